@@ -1,0 +1,105 @@
+"""How a hyperparameter is written down: its default, its range and its meaning on one line.
+
+    @dataclass(frozen=True)
+    class Params:
+        slope: float = param(10.0, loguniform(1.0, 50.0), "sharpness of the weight curve")
+
+Help texts, README tables, search spaces and the validation of user input are all derived from these lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+
+def uniform(low: float, high: float) -> FloatDistribution:
+    return FloatDistribution(low, high)
+
+
+def loguniform(low: float, high: float) -> FloatDistribution:
+    return FloatDistribution(low, high, log=True)
+
+
+def integer(low: int, high: int, *, log: bool = False) -> IntDistribution:
+    return IntDistribution(low, high, log=log)
+
+
+def choice(*values: Any) -> CategoricalDistribution:
+    return CategoricalDistribution(values)
+
+
+def param(default: Any, range_: BaseDistribution, doc: str, *, when: dict[str, tuple] | None = None,
+          searched: bool = True, burn_in: bool = False) -> Any:
+    """A dataclass field that carries its own search range.
+
+    ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
+    ``searched=False``: a search leaves it at its default unless a space file names it.
+    ``burn_in=True``: it acts before the method's ``start`` too, so trials that differ in it share no trunk.
+    """
+    return dataclasses.field(default=default, metadata={
+        "range": range_, "doc": doc, "when": when or {}, "searched": searched, "burn_in": burn_in})
+
+
+@dataclass(frozen=True)
+class Param:
+    """One hyperparameter as read back from a ``Params`` dataclass."""
+
+    name: str
+    default: Any
+    range: BaseDistribution
+    doc: str
+    when: dict[str, tuple]
+    searched: bool
+    burn_in: bool
+
+    def active(self, values: dict[str, Any]) -> bool:
+        """Whether the parameter exists beside these values of the others."""
+        return all(values.get(name) in allowed for name, allowed in self.when.items())
+
+
+def params_of(cls: type) -> dict[str, Param]:
+    """The hyperparameters of a ``Params`` dataclass in the order of their lines.
+
+    A condition always names an earlier line, so one pass in this order can decide what is active.
+    """
+    return {f.name: Param(f.name, f.default, **f.metadata) for f in dataclasses.fields(cls)}
+
+
+def describe(dist: BaseDistribution) -> str:
+    """A range in words: ``[0.1, 10] log``, ``[1, 5] integer`` or ``ce | focal | ldam``."""
+    if isinstance(dist, CategoricalDistribution):
+        return " | ".join(str(c) for c in dist.choices)
+    kind = " integer" if isinstance(dist, IntDistribution) else ""
+    step = f" step {dist.step:g}" if dist.step not in (None, 1) else ""
+    return f"[{dist.low:g}, {dist.high:g}]{kind}{step}{' log' if dist.log else ''}"
+
+
+def coerce(param: Param, value: Any) -> Any:
+    """``value`` as the parameter's own type, or ``ValueError`` naming the value and what is allowed."""
+    dist = param.range
+    problem = ValueError(f"{param.name}={value!r} is not allowed; {param.name} takes {describe(dist)}")
+    if isinstance(dist, CategoricalDistribution):
+        for allowed in dist.choices:
+            if value is allowed or str(value).lower() == str(allowed).lower():
+                return allowed
+        raise problem
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise problem from None
+    if isinstance(value, bool) or not dist.low <= number <= dist.high:
+        raise problem
+    if isinstance(dist, IntDistribution):
+        if number != int(number):
+            raise problem
+        return int(number)
+    return number

@@ -1,0 +1,49 @@
+"""The knobs every method shares: optimiser, attack, evaluation. `--set KEY=VALUE` changes one for the whole search.
+
+Pixels are in [0, 1] and `eps`, `step_size` are in the same unit. A space file may also put one of them into the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_spaces.param import choice, integer, loguniform, param, uniform
+
+PIXEL = 1 / 255
+
+
+@dataclass(frozen=True)
+class Training:
+    batch_size: int = param(128, integer(2, 4096, log=True), "images per training step", searched=False, burn_in=True)
+    lr: float = param(0.1, loguniform(1e-4, 1.0), "peak learning rate of SGD", searched=False, burn_in=True)
+    momentum: float = param(0.9, uniform(0.0, 0.99), "SGD momentum", searched=False, burn_in=True)
+    weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", searched=False, burn_in=True)
+    schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at 75 % and 90 %", searched=False, burn_in=True)
+    augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", searched=False, burn_in=True)
+    eps: float = param(8 * PIXEL, uniform(0.0, 1.0), "L-inf radius of the training attack and of the evaluation", searched=False, burn_in=True)
+    attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", searched=False, burn_in=True)
+    step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", searched=False, burn_in=True)
+    attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", searched=False, burn_in=True)
+    attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", searched=False, burn_in=True)
+    eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", searched=False)
+    class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), sum over classes = K", searched=False, burn_in=True)
+    label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", searched=False, burn_in=True)
+    awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", searched=False, burn_in=True)
+    ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, which is then what is evaluated; 0 = off", searched=False, burn_in=True)
+    precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, else fp32", searched=False, burn_in=True)
+
+
+# What differs from the lines above: small grey images want a larger radius, digits must not be mirrored.
+_GREY = {"augment": "crop", "lr": 0.05}
+DATASET_DEFAULTS: dict[str, dict] = {
+    "digits": {**_GREY, "eps": 0.1, "batch_size": 32},
+    "mnist": {**_GREY, "eps": 0.3},
+    "fashion-mnist": {**_GREY, "eps": 0.1},
+    "svhn": {"augment": "crop", "lr": 0.05},
+    "gtsrb": {"augment": "crop", "lr": 0.05},
+}
+
+
+def training_for(dataset: str, **changes) -> Training:
+    """The defaults for a dataset, with ``changes`` on top."""
+    return Training(**{**DATASET_DEFAULTS.get(dataset, {}), **changes})

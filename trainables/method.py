@@ -1,0 +1,209 @@
+"""The one interface of every method: what a training step hands over, and the hooks a method may fill in.
+
+Shapes: B batch, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know before training: the data it will see and the length of the run."""
+
+    class_counts: Tensor  # (K,) training images per class, int64
+    max_epochs: int
+    eps: float  # L-inf radius in pixel units, images in [0, 1]
+    attack_steps: int = 10
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_counts)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack of a training step. ``step`` is a fraction of the (per-sample) radius.
+
+    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "kl", "margin" (CW) or "dlr-targeted" (simplified APGD, see LRAT).
+    ``stop_after``: a sample stands still once it has been misclassified for that many steps (FAT's tau); None: never.
+    """
+
+    steps: int
+    step: float
+    start: str = "uniform"
+    loss: str = "inner"
+    stop_after: int | None = None
+    targets: int = 3
+
+
+@dataclass
+class Adversary:
+    """One attack's result: ``x`` (B, ...), training-mode ``logits`` (B, K), ``features`` (B, D), and ``survived`` (B,),
+    the number of iterates (start included, final one excluded) that were still classified right."""
+
+    x: Tensor
+    logits: Tensor
+    features: Tensor
+    survived: Tensor
+
+
+@dataclass
+class Batch:
+    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if read."""
+
+    x: Tensor  # (B, C, H, W) in [0, 1], after augmentation and mixing
+    y: Tensor  # (B,)
+    adversaries: Sequence[Adversary]  # one per attack of the method, usually one
+    epoch: int  # 0-based
+    max_epochs: int
+    forward_clean: Callable[[], tuple[Tensor, Tensor]]  # -> logits (B, K), features (B, D)
+    class_weights: Tensor | None = None  # (K,) the shared option `class_weights`; applied by `mean`
+    label_smoothing: float = 0.0  # the shared option; applied by `cross_entropy`
+    weights: Tensor | None = None  # (B,) what `mean` last weighted with; reported as `weight_ess`
+    _clean: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """(B,) cross-entropy against this batch's labels, with the shared label smoothing."""
+        return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=self.label_smoothing)
+
+    def mean(self, losses: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(1/B) sum_i weights_i * losses_i, the one reduction of per-sample losses (B,).
+
+        ``weights`` (B,) carry no gradient; the shared class weights multiply them. Not divided by their sum.
+        """
+        if self.class_weights is not None:
+            shared = self.class_weights[self.y]
+            weights = shared if weights is None else shared * weights
+        if weights is None:
+            return losses.mean()
+        self.weights = weights.detach()
+        return (self.weights * losses).mean()
+
+    @property
+    def progress(self) -> float:
+        """Epochs done as a fraction of all, in [0, 1)."""
+        return self.epoch / self.max_epochs
+
+    @property
+    def x_adv(self) -> Tensor:
+        return self.adversaries[0].x
+
+    @property
+    def logits_adv(self) -> Tensor:
+        return self.adversaries[0].logits
+
+    @property
+    def features_adv(self) -> Tensor:
+        return self.adversaries[0].features
+
+    @property
+    def survived(self) -> Tensor:
+        return self.adversaries[0].survived
+
+    def _forward_clean(self) -> tuple[Tensor, Tensor]:
+        if self._clean is None:
+            self._clean = self.forward_clean()
+        return self._clean
+
+    @property
+    def logits(self) -> Tensor:
+        return self._forward_clean()[0]
+
+    @property
+    def features(self) -> Tensor:
+        return self._forward_clean()[1]
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """Counts and sums of one finished epoch, per class, float64 on the CPU. "robust" on `train` is against the training
+    attack, on `val` against the evaluation's."""
+
+    epoch: int
+    train_count: Tensor  # (K,)
+    train_robust: Tensor  # (K,) adversarial images still classified right
+    train_probs: Tensor  # (K, K) row i: softmax mass summed over adversarial images of class i
+    train_predicted: Tensor  # (K,) adversarial images predicted as that class
+    val_count: Tensor  # (K,)
+    val_clean: Tensor  # (K,) clean images classified right
+    val_robust: Tensor  # (K,) images that no evaluation attack fools
+    val_ce: Tensor  # (K,) sum of the clean cross-entropy
+    val_kl: Tensor  # (K,) sum of KL(p(x) || p(x')) on the CE-PGD example
+
+    def train_robust_acc(self) -> Tensor:
+        return self.train_robust / self.train_count.clamp(min=1)
+
+    def val_clean_acc(self) -> Tensor:
+        return self.val_clean / self.val_count.clamp(min=1)
+
+    def val_robust_acc(self) -> Tensor:
+        return self.val_robust / self.val_count.clamp(min=1)
+
+
+class Method(nn.Module):
+    """A reweighting method. ``params`` is its space's ``Params``; state that must survive a checkpoint lives in buffers.
+
+    Only ``forward`` is required; the other hooks have the plain choice as their default.
+    """
+
+    head = "linear"  # the classifier the equation needs: "linear" or "cosine"
+    needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
+    min_batch = 1  # smallest batch the equation makes sense for
+
+    def __init__(self, params: Any, task: Task):
+        super().__init__()
+        self.params = params
+        self.task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The scalar training loss."""
+        raise NotImplementedError
+
+    def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
+        """(B,) what the attack maximises. ``logits_clean`` is given only if ``inner_needs_clean``."""
+        return F.cross_entropy(logits_adv, y, reduction="none")
+
+    inner_needs_clean = False
+
+    def attacks(self, base: Attack, epoch: int) -> Sequence[Attack]:
+        """The attacks of a step; ``base`` is the one the user configured."""
+        return (base,)
+
+    def eps_scale(self, y: Tensor) -> Tensor:
+        """(B,) factor on the radius of each sample's attack."""
+        return torch.ones(len(y), device=y.device)
+
+    def mix(self, x: Tensor, y: Tensor, partners: Tensor, generator: torch.Generator) -> Tensor:
+        """Images to attack and train on in place of ``x``; ``partners`` (B, ...) share the labels. Needs ``needs_partners``."""
+        return x
+
+    def sampling_weights(self) -> Tensor | None:
+        """(K,) probability with which the next batch draws each class; None: every image once per epoch."""
+        return None
+
+    def end_step(self, batch: Batch) -> None:
+        """After the optimiser step."""
+
+    def end_epoch(self, stats: EpochStats) -> None:
+        """After the epoch's evaluation."""
+
+    def average_decay(self, stats: EpochStats) -> float | None:
+        """Decay d of the epoch-wise weight average (avg <- d avg + (1-d) model); 1 leaves it, 0 copies; None: no average."""
+        return None
+
+    def started(self, epoch: int) -> bool:
+        """Whether reweighting applies in this epoch: from ``params.start`` (a fraction of the epochs) on."""
+        return epoch >= start_epoch(self.params, self.task.max_epochs)
+
+
+def start_epoch(params: Any, max_epochs: int) -> int:
+    """First 0-based epoch at which a method reweights; 0 for methods without a deferred start."""
+    return round(getattr(params, "start", 0.0) * max_epochs)
