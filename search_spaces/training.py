@@ -20,7 +20,7 @@ class Training:
     weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", searched=False, burn_in=True)
     schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at 75 % and 90 %", searched=False, burn_in=True)
     augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", searched=False, burn_in=True)
-    eps: float = param(8 * PIXEL, uniform(0.0, 1.0), "L-inf radius of the training attack and of the evaluation", searched=False, burn_in=True)
+    eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "L-inf radius of the training attack and of the evaluation", searched=False, burn_in=True)
     attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", searched=False, burn_in=True)
     step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", searched=False, burn_in=True)
     attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", searched=False, burn_in=True)

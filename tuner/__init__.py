@@ -1,0 +1,1 @@
+"""How to search: spec, sampler, driver, fronts, tracking, command line."""

@@ -1,0 +1,96 @@
+"""Non-dominated trials, their hypervolume and their knee.
+
+Conventions: a row with a missing or NaN value is left out of everything; exact duplicates do not dominate each other;
+a point that is not strictly better than the reference in every objective adds no hypervolume (Zitzler and Thiele, 1999).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Point = Sequence[float | None]
+
+
+def _valid(points: Sequence[Point]) -> list[int]:
+    return [i for i, row in enumerate(points) if all(v is not None and not math.isnan(v) for v in row)]
+
+
+def _dominates(a: Point, b: Point, maximise: Sequence[bool]) -> bool:
+    pairs = [(x, y) if up else (-x, -y) for x, y, up in zip(a, b, maximise)]
+    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+
+def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]:
+    """Indices, ascending, of the rows that no other row dominates; every copy of a duplicate is kept."""
+    valid = _valid(points)
+    return [i for i in valid if not any(_dominates(points[j], points[i], maximise) for j in valid)]
+
+
+def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: Sequence[bool]) -> float:
+    """Lebesgue measure of what the rows dominate down to ``reference``; exact, any number of objectives."""
+    gains = [[(v - r) if up else (r - v) for v, r, up in zip(points[i], reference, maximise)] for i in _valid(points)]
+    return _volume([g for g in gains if min(g) > 0])
+
+
+def _volume(gains: list[list[float]]) -> float:
+    """Volume of the union of boxes [0, g]: slice along the last axis, recurse on the rest."""
+    if not gains:
+        return 0.0
+    if len(gains[0]) == 1:
+        return max(g[0] for g in gains)
+    total, upper = 0.0, sorted(gains, key=lambda g: -g[-1])
+    for i, g in enumerate(upper):
+        below = upper[i + 1][-1] if i + 1 < len(upper) else 0.0
+        if g[-1] > below:
+            total += (g[-1] - below) * _volume([h[:-1] for h in upper[: i + 1]])
+    return total
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated rows among trials of equal budget, best average first. All objectives are maximised.
+
+    A row is a dict with at least ``trial`` and the objectives.
+    """
+
+    objectives: tuple[str, ...]
+    rows: tuple[dict, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[dict], objectives: Sequence[str]) -> Front:
+        points = [[row.get(name) for name in objectives] for row in rows]
+        best = [rows[i] for i in nondominated(points, [True] * len(objectives))]
+        return cls(tuple(objectives), tuple(sorted(best, key=lambda r: [-r[n] for n in objectives])))
+
+    @property
+    def reference(self) -> list[float]:
+        return [0.0] * len(self.objectives)
+
+    @property
+    def hypervolume(self) -> float:
+        """Against the reference point 0 in every objective (accuracies are fractions)."""
+        points = [[row[n] for n in self.objectives] for row in self.rows]
+        return hypervolume(points, self.reference, [True] * len(self.objectives))
+
+    def knee(self) -> dict:
+        """The row farthest from the plane through the front's extremes: largest sum of range-normalised objectives."""
+        low = {n: min(r[n] for r in self.rows) for n in self.objectives}
+        span = {n: max(r[n] for r in self.rows) - low[n] or 1.0 for n in self.objectives}
+        return max(self.rows, key=lambda r: sum((r[n] - low[n]) / span[n] for n in self.objectives))
+
+    def pick(self, which: str | int) -> dict:
+        """``knee``, ``average`` (best first objective), ``worst`` (best second) or a trial number on the front."""
+        if not self.rows:
+            raise ValueError("the front is empty: no trial has finished its full budget")
+        if which == "knee":
+            return self.knee()
+        if which in ("average", "worst"):
+            name = self.objectives[0] if which == "average" else self.objectives[-1]
+            return max(self.rows, key=lambda r: r[name])
+        for row in self.rows:
+            if str(row["trial"]) == str(which):
+                return row
+        on_front = ", ".join(str(r["trial"]) for r in self.rows)
+        raise ValueError(f"trial {which!r} is not on the front; choose knee, worst, average or one of: {on_front}")

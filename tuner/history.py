@@ -1,0 +1,105 @@
+"""What happened in a search, as an append-only log: the truth that fronts, reports and a resume are built from.
+
+One JSON object per line in ``history.jsonl``; ``history.parquet`` is the same as one tidy table (trials x epochs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
+
+
+@dataclass
+class TrialRecord:
+    """One trial as the log tells it. ``epochs`` holds one metrics dict per finished epoch, in order."""
+
+    trial: int
+    params: dict
+    method: str
+    state: str = RUNNING
+    reason: str = ""
+    seed: int = 0
+    epochs: list[dict] = field(default_factory=list)
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def last(self) -> dict:
+        return self.epochs[-1] if self.epochs else {}
+
+    def row(self, objectives: Iterable[str]) -> dict:
+        """The trial as a row of the front, at its last epoch."""
+        values = {name: self.last.get(name) for name in (*objectives, "clean_acc")}
+        return {"trial": self.trial, "epoch": self.last.get("epoch", 0), **values, "params": self.params}
+
+
+class History:
+    """Reads and appends the log. One writer (the driver); readers may come at any time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.path = folder / "history.jsonl"
+        self.trials: dict[int, TrialRecord] = {}
+        if self.path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        for line in self.path.read_text().splitlines():
+            try:
+                self._apply(json.loads(line))
+            except json.JSONDecodeError:  # the last line of a writer that was killed
+                continue
+
+    def _apply(self, event: dict) -> None:
+        kind, trial = event["event"], event.get("trial")
+        if kind == "start" and trial not in self.trials:
+            self.trials[trial] = TrialRecord(trial, event["params"], event["method"], seed=event.get("seed", 0),
+                                             started=event["time"])
+        elif kind == "epoch":
+            record = self.trials[trial]
+            metrics = event["metrics"]
+            record.epochs = [e for e in record.epochs if e["epoch"] < metrics["epoch"]] + [metrics]
+        elif kind == "end":
+            record = self.trials[trial]
+            record.state, record.reason, record.ended = event["state"], event.get("reason", ""), event["time"]
+
+    def append(self, event: str, trial: int | None = None, **fields) -> None:
+        record = {"event": event, "trial": trial, "time": time.time(), **fields}
+        self._apply(record)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def with_state(self, *states: str) -> list[TrialRecord]:
+        return [t for t in self.trials.values() if t.state in states]
+
+    def rows(self, objectives: Iterable[str]) -> list[dict]:
+        """One row per trial of full budget: what a front is drawn from."""
+        return [t.row(objectives) for t in self.with_state(FULL)]
+
+    def table(self):
+        """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric."""
+        import pyarrow as pa
+
+        rows = [{"trial": t.trial, "method": t.method, "state": t.state, "seed": t.seed,
+                 **{f"param/{k}": v for k, v in t.params.items()}, **metrics}
+                for t in self.trials.values() for metrics in t.epochs]
+        names = list(dict.fromkeys(k for row in rows for k in row))
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+    def write_parquet(self) -> Path:
+        import pyarrow.parquet as pq
+
+        path = self.folder / "history.parquet"
+        aside = path.with_suffix(".tmp")
+        pq.write_table(self.table(), aside)
+        os.replace(aside, path)
+        return path

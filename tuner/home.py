@@ -1,0 +1,67 @@
+"""The home folder: everything local to a user (`--home`, `TUNER_HOME`, default `tuner-home/`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class UsageError(ValueError):
+    """Wrong usage: one sentence that carries the value and what is allowed; the command line exits with 2."""
+
+
+def check_name(name: str) -> str:
+    """A search's name is also a folder's: letters, digits, '.', '_', '-', so it cannot leave the home folder."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"search name {name!r} is not allowed; use 1 to 100 of letters, digits, '.', '_', '-', "
+                         "starting with a letter or digit")
+    return name
+
+
+class Home:
+    """Paths below the home folder. Nothing is created until it is needed."""
+
+    def __init__(self, root: str | os.PathLike | None = None):
+        self.root = Path(root or os.environ.get("TUNER_HOME") or "tuner-home").absolute()
+
+    @property
+    def searches(self) -> Path:
+        return self.root / "searches"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    def search(self, name: str) -> Path:
+        return self.searches / check_name(name)
+
+    def names(self) -> list[str]:
+        """The searches in this home, oldest first."""
+        specs = self.searches.glob("*/spec.yaml")
+        return [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+
+    def require_writable(self) -> None:
+        """Create the folder, or say in one sentence why it cannot be used."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UsageError(f"home folder {str(self.root)!r} cannot be written ({error.strerror}); "
+                             "choose another with --home or TUNER_HOME") from None
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write aside, then rename: a reader or a crash never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.replace(aside, path)

@@ -1,0 +1,145 @@
+"""What a search varies: a method's ranges, narrowed or fixed by the user, and how a trial draws from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search_spaces import method_space
+from search_spaces.param import Param, coerce, describe, params_of
+from search_spaces.training import Training
+from tuner.home import UsageError
+
+
+@dataclass(frozen=True)
+class Space:
+    """``params``: every parameter of a trial in order; ``searched``: the names that vary; ``fixed``: the user's values."""
+
+    params: dict[str, Param]
+    searched: tuple[str, ...]
+    fixed: dict[str, Any]
+
+    def default(self) -> dict[str, Any]:
+        """The paper's setting (with what the user fixed): the first trial of every search."""
+        return self.resolve(lambda param: param.default)
+
+    def sample(self, trial) -> dict[str, Any]:
+        """What an Optuna trial proposes, conditional parameters only where their condition holds."""
+        return self.resolve(lambda param: _suggest(trial, param))
+
+    def resolve(self, propose) -> dict[str, Any]:
+        """Every active parameter: fixed, else ``propose(param)`` if it is searched, else its default."""
+        values: dict[str, Any] = {}
+        for name, param in self.params.items():
+            if not param.active({**self.fixed, **values}):
+                continue
+            if name in self.fixed:
+                values[name] = self.fixed[name]
+            else:
+                values[name] = propose(param) if name in self.searched else param.default
+        return values
+
+    @property
+    def conditional(self) -> bool:
+        """Whether what is searched depends on a searched choice."""
+        return any(set(self.params[name].when) & set(self.searched) for name in self.searched)
+
+    def contains(self, values: dict[str, Any]) -> bool:
+        """Whether a setting lies inside the searched ranges."""
+        return all(name not in values or _inside(self.params[name].range, values[name]) for name in self.searched)
+
+
+def _inside(dist, value) -> bool:
+    return value in dist.choices if isinstance(dist, CategoricalDistribution) else dist.low <= value <= dist.high
+
+
+def _suggest(trial, param: Param):
+    dist = param.range
+    if isinstance(dist, CategoricalDistribution):
+        return trial.suggest_categorical(param.name, dist.choices)
+    suggest = trial.suggest_int if isinstance(dist, IntDistribution) else trial.suggest_float
+    return suggest(param.name, dist.low, dist.high, log=dist.log)
+
+
+def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> Space:
+    """The method's space with ``space`` (ranges narrowed, replaced or fixed) and ``fix`` (values) applied.
+
+    A key may also name a common training knob. ``UsageError`` names a wrong key, value or range and what is allowed.
+    """
+    own = params_of(method_space(method).Params)
+    common = params_of(Training)
+    fixed = {key: _value(own, common, key, value, "--fix") for key, value in fix.items()}
+    ranges: dict[str, Param] = {}
+    for key, value in space.items():
+        param = _known(own, common, key, "--space")
+        if key in fix:
+            continue
+        if isinstance(value, (dict, list)):
+            ranges[key] = dataclasses.replace(param, range=_narrowed(param, value), searched=True)
+        else:
+            fixed[key] = _value(own, common, key, value, "--space")
+    params = {name: ranges.get(name, param) for name, param in {**own, **common}.items()
+              if name in own or name in ranges or name in fixed}
+    _check_reachable(params, fixed)
+    searched = tuple(n for n, p in params.items() if p.searched and n not in fixed and _reachable(p, params, fixed))
+    return Space(params, searched, fixed)
+
+
+def _known(own: dict[str, Param], common: dict[str, Param], key: str, flag: str) -> Param:
+    if key not in own and key not in common:
+        raise UsageError(f"unknown key {key!r} in {flag}; choose one of: {', '.join([*own, *common])}")
+    return own.get(key) or common[key]
+
+
+def _value(own, common, key: str, value: Any, flag: str) -> Any:
+    try:
+        return coerce(_known(own, common, key, flag), value)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{flag} {error}") from None
+
+
+def _reachable(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> bool:
+    """Whether some setting of the other parameters makes this one active."""
+    for other, allowed in param.when.items():
+        values = (fixed[other],) if other in fixed else getattr(params[other].range, "choices", (params[other].default,))
+        if not set(values) & set(allowed):
+            return False
+    return True
+
+
+def _check_reachable(params: dict[str, Param], fixed: dict[str, Any]) -> None:
+    for key in fixed:
+        if not _reachable(params[key], params, fixed):
+            needs = " and ".join(f"{o} in {{{', '.join(map(str, a))}}}" for o, a in params[key].when.items())
+            raise UsageError(f"{key}={fixed[key]!r} has no effect here: {key} exists only with {needs}")
+
+
+def _narrowed(param: Param, value: dict | list):
+    allowed, given = param.range, f"--space {param.name}={value!r}"
+    if isinstance(allowed, CategoricalDistribution):
+        if not isinstance(value, list) or not value:
+            raise UsageError(f"{given} is not allowed; give a list out of: {describe(allowed)}")
+        try:
+            return CategoricalDistribution([coerce(param, v) for v in value])
+        except ValueError as error:
+            raise UsageError(f"--space {error}") from None
+    if isinstance(value, list) and len(value) == 2:
+        value = {"low": value[0], "high": value[1]}
+    if not isinstance(value, dict) or not {"low", "high"} <= set(value) or set(value) - {"low", "high", "log"}:
+        raise UsageError(f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside {describe(allowed)}")
+    try:
+        low, high = coerce(param, value["low"]), coerce(param, value["high"])
+    except ValueError as error:
+        raise UsageError(f"--space {error}") from None
+    if low > high:
+        raise UsageError(f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes {describe(allowed)}")
+    log = bool(value.get("log", allowed.log))
+    if log and low <= 0:
+        raise UsageError(f"{given} cannot be logarithmic: low {low:g} is not above 0")
+    kind = IntDistribution if isinstance(allowed, IntDistribution) else FloatDistribution
+    return kind(low, high, log=log)
