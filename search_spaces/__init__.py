@@ -3,11 +3,37 @@
 A method's equation is in ``trainables/methods/<name>.py``, its hyperparameters in ``search_spaces/<name>.py``.
 """
 
-from search_spaces import at, srat
+from search_spaces import (
+    at, bsl, cfa, cfol, codat, dafa, done, ewat, faal, fairfront, fat, frl, gairat, lrat, lsat, mail, mart, mixup, reat,
+    robal, sovr, srat, trades, wat, wmmr,
+)
 
 METHODS = {
     "at": at,
+    "bsl": bsl,
+    "cfa": cfa,
+    "cfol": cfol,
+    "codat": codat,
+    "dafa": dafa,
+    "done": done,
+    "ewat": ewat,
+    "faal": faal,
+    "fairfront": fairfront,
+    "fat": fat,
+    "frl": frl,
+    "gairat": gairat,
+    "lrat": lrat,
+    "lsat": lsat,
+    "mail": mail,
+    "mart": mart,
+    "mixup": mixup,
+    "reat": reat,
+    "robal": robal,
+    "sovr": sovr,
     "srat": srat,
+    "trades": trades,
+    "wat": wat,
+    "wmmr": wmmr,
 }
 
 

@@ -22,3 +22,4 @@ class Params:
     gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss", when={"loss": ("focal",)}, burn_in=True)
     max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class", when={"loss": ("ldam",)}, burn_in=True)
     scale: float = param(1.0, loguniform(1.0, 30.0), "LDAM logit scale s; 1 with a plain linear head (RoBal), 30 saturates the attack (LDAM-DRW)", when={"loss": ("ldam",)}, burn_in=True)
+    reduction: str = param("data", choice("data", "batch"), "class weights scaled to mean 1 over the training data, or over each batch as LDAM-DRW (ours)", searched=False)

@@ -15,6 +15,7 @@ PIXEL = 1 / 255
 @dataclass(frozen=True)
 class Training:
     batch_size: int = param(128, integer(2, 4096, log=True), "images per training step", searched=False, burn_in=True)
+    passes: int = param(1, integer(1, 64), "passes over the training images that count as one epoch, for very small data", searched=False, burn_in=True)
     lr: float = param(0.1, loguniform(1e-4, 1.0), "peak learning rate of SGD", searched=False, burn_in=True)
     momentum: float = param(0.9, uniform(0.0, 0.99), "SGD momentum", searched=False, burn_in=True)
     weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", searched=False, burn_in=True)
@@ -36,7 +37,7 @@ class Training:
 # What differs from the lines above: small grey images want a larger radius, digits must not be mirrored.
 _GREY = {"augment": "crop", "lr": 0.05}
 DATASET_DEFAULTS: dict[str, dict] = {
-    "digits": {**_GREY, "eps": 0.1, "batch_size": 32},
+    "digits": {**_GREY, "eps": 0.1, "batch_size": 32, "passes": 8, "eval_attack": 20},
     "mnist": {**_GREY, "eps": 0.3},
     "fashion-mnist": {**_GREY, "eps": 0.1},
     "svhn": {"augment": "crop", "lr": 0.05},

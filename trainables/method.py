@@ -6,12 +6,15 @@ Shapes: B batch, K classes, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainables import losses
+from trainables.class_weights import require_every_class
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Batch:
     epoch: int  # 0-based
     max_epochs: int
     forward_clean: Callable[[], tuple[Tensor, Tensor]]  # -> logits (B, K), features (B, D)
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None  # train-mode model on other images (DONE's barrier)
     class_weights: Tensor | None = None  # (K,) the shared option `class_weights`; applied by `mean`
     label_smoothing: float = 0.0  # the shared option; applied by `cross_entropy`
     weights: Tensor | None = None  # (B,) what `mean` last weighted with; reported as `weight_ess`
@@ -74,10 +78,11 @@ class Batch:
         """(B,) cross-entropy against this batch's labels, with the shared label smoothing."""
         return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=self.label_smoothing)
 
-    def mean(self, losses: Tensor, weights: Tensor | None = None) -> Tensor:
+    def mean(self, losses: Tensor, weights: Tensor | None = None, *, detach: bool = True) -> Tensor:
         """(1/B) sum_i weights_i * losses_i, the one reduction of per-sample losses (B,).
 
-        ``weights`` (B,) carry no gradient; the shared class weights multiply them. Not divided by their sum.
+        The shared class weights multiply ``weights`` (B,). Not divided by their sum. Weights carry no gradient unless
+        ``detach=False`` (WMMR as published).
         """
         if self.class_weights is not None:
             shared = self.class_weights[self.y]
@@ -85,7 +90,7 @@ class Batch:
         if weights is None:
             return losses.mean()
         self.weights = weights.detach()
-        return (self.weights * losses).mean()
+        return ((self.weights if detach else weights).to(losses.dtype) * losses).mean()
 
     @property
     def progress(self) -> float:
@@ -154,28 +159,63 @@ class Method(nn.Module):
     Only ``forward`` is required; the other hooks have the plain choice as their default.
     """
 
-    head = "linear"  # the classifier the equation needs: "linear" or "cosine"
+    head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are cosines in [-1, 1]
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
+    needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
+    needs_every_class = False  # True: the equation divides by, or takes the logarithm of, class counts
     min_batch = 1  # smallest batch the equation makes sense for
+    form = "at"  # the plain loss underneath: "at", "trades" or "mart"; a parameter ``form`` overrides it
 
     def __init__(self, params: Any, task: Task):
         super().__init__()
         self.params = params
         self.task = task
+        self.form = getattr(params, "form", self.form)
+        if self.needs_every_class:
+            require_every_class(task.class_counts, type(self).__name__.lower())
 
     def forward(self, batch: Batch) -> Tensor:
         """The scalar training loss."""
         raise NotImplementedError
 
+    def terms(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The two per-sample losses (B,) of the plain base; the second is the regulariser, None for plain AT.
+
+        at: cross-entropy on x'. trades: cross-entropy on x, KL(p(x) || p(x')). mart: boosted cross-entropy on x',
+        KL(p(x) || p(x')) (1 - p_y(x)).
+        """
+        if self.form == "at":
+            return batch.cross_entropy(batch.logits_adv), None
+        if self.form == "trades":
+            return batch.cross_entropy(batch.logits), losses.kl(batch.logits, batch.logits_adv)
+        boosted = batch.cross_entropy(batch.logits_adv) + losses.mart_margin_term(batch.logits_adv, batch.y)
+        return boosted, losses.mart_regulariser(batch.logits, batch.logits_adv, batch.y)
+
+    def reduce(self, batch: Batch, main_weights: Tensor | None = None, reg_weights: Tensor | None = None) -> Tensor:
+        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted form."""
+        main, regulariser = self.terms(batch)
+        loss = batch.mean(main, main_weights)
+        if regulariser is None:
+            return loss
+        return loss + self.params.beta * batch.mean(regulariser, reg_weights)
+
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
-        """(B,) what the attack maximises. ``logits_clean`` is given only if ``inner_needs_clean``."""
+        """(B,) what the attack maximises: cross-entropy, for the trades form KL(p(x) || p(x')).
+
+        ``logits_clean`` is given, without gradient, only if ``inner_needs_clean``.
+        """
+        if self.form == "trades":
+            return losses.kl(logits_clean, logits_adv)
         return F.cross_entropy(logits_adv, y, reduction="none")
 
-    inner_needs_clean = False
+    @property
+    def inner_needs_clean(self) -> bool:
+        return self.form == "trades"
 
     def attacks(self, base: Attack, epoch: int) -> Sequence[Attack]:
-        """The attacks of a step; ``base`` is the one the user configured."""
-        return (base,)
+        """The attacks of a step; ``base`` is the one the user configured. A KL attack starts at x + 0.001 N(0, 1): it has
+        no gradient at x itself, and this is the published start."""
+        return (replace(base, start="gaussian") if self.form == "trades" else base,)
 
     def eps_scale(self, y: Tensor) -> Tensor:
         """(B,) factor on the radius of each sample's attack."""
@@ -196,8 +236,12 @@ class Method(nn.Module):
         """After the epoch's evaluation."""
 
     def average_decay(self, stats: EpochStats) -> float | None:
-        """Decay d of the epoch-wise weight average (avg <- d avg + (1-d) model); 1 leaves it, 0 copies; None: no average."""
+        """Asked once per epoch after ``end_epoch``. Decay d of the epoch-wise weight average (avg <- d avg + (1-d) model); 1 leaves it, 0 copies; None: no average."""
         return None
+
+    def notes(self) -> list[str]:
+        """What the user should be told after training, e.g. that weights had to be clipped."""
+        return []
 
     def started(self, epoch: int) -> bool:
         """Whether reweighting applies in this epoch: from ``params.start`` (a fraction of the epochs) on."""

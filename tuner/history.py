@@ -61,6 +61,8 @@ class History:
         if kind == "start" and trial not in self.trials:
             self.trials[trial] = TrialRecord(trial, event["params"], event["method"], seed=event.get("seed", 0),
                                              started=event["time"])
+        elif kind == "resume":
+            self.trials[trial].state = RUNNING
         elif kind == "epoch":
             record = self.trials[trial]
             metrics = event["metrics"]

@@ -1,0 +1,18 @@
+"""CFOL: classes are drawn (or weighted) by Exp3, more often the more often they are misclassified."""
+
+from dataclasses import dataclass
+
+from search_spaces.param import choice, loguniform, param, uniform
+
+PAPER = "Pethick et al., Revisiting AT for the worst-performing class, TMLR 2023"
+SUMMARY = "class-focused online learning: Exp3 over the classes"
+
+
+@dataclass(frozen=True)
+class Params:
+    mode: str = param("sample", choice("sample", "reweight"), "the mixture draws the classes of a batch, or weights the loss")
+    gamma: float = param(0.5, uniform(0.05, 0.95), "share of the base distribution in the mixture")
+    eta: float = param(0.01, loguniform(1e-5, 0.1), "learning rate per misclassified sample (the authors' class default)")
+    base: str = param("uniform", choice("uniform", "empirical"), "base distribution: uniform, or the training frequencies", searched=False)
+    prior: str = param("uniform", choice("uniform", "empirical"), "distribution the online learner starts from", searched=False)
+    eta_beta: float = param(0.0, uniform(0.0, 1.0), "added to every sample's update", searched=False)

@@ -1,0 +1,16 @@
+"""FAAL: per batch, the worst class weighting within a KL ball around uniform."""
+
+from dataclasses import dataclass
+
+from search_spaces.param import choice, loguniform, param, uniform
+
+PAPER = "Zhang et al., Towards Fairness-Aware Adversarial Learning (FAAL), CVPR 2024"
+SUMMARY = "per-batch class weights: worst case in a KL ball"
+
+
+@dataclass(frozen=True)
+class Params:
+    form: str = param("at", choice("at", "trades", "mart"), "plain base whose per-sample loss is weighted", burn_in=True)
+    radius: float = param(0.5, loguniform(0.01, 1.0), "KL(uniform || weights) allowed; 0.05: heaviest class x1.7, 0.5: x5.1")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades", "mart")}, burn_in=True)
+    start: float = param(0.9, uniform(0.0, 0.98), "fraction of the epochs trained without weights first (ours; the paper fine-tunes a finished model for 2 epochs)")

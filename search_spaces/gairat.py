@@ -1,0 +1,17 @@
+"""GAIRAT: the fewer attack steps an image survives, the more it weighs."""
+
+from dataclasses import dataclass
+
+from search_spaces.param import choice, param, uniform
+
+PAPER = "Zhang et al., Geometry-aware Instance-reweighted AT, ICLR 2021, arXiv:2010.01736"
+SUMMARY = "instance weights by the number of attack steps survived"
+
+
+@dataclass(frozen=True)
+class Params:
+    start: float = param(0.5, uniform(0.0, 0.8), "fraction of the epochs trained as plain AT first (60 of 120)")
+    func: str = param("tanh", choice("tanh", "sigmoid", "discrete"), "weight as a function of the steps survived")
+    lam: float = param(-1.0, uniform(-3.0, 3.0), "Lambda: larger = flatter weights", when={"func": ("tanh", "sigmoid")})
+    schedule: str = param("fixed", choice("fixed", "linear"), "Lambda over the epochs after `start`", when={"func": ("tanh", "sigmoid")}, searched=False)
+    lam_max: float = param(3.0, uniform(-3.0, 10.0), "Lambda at epoch 0 of the linear schedule (ours; theirs is infinite, which gives NaN)", when={"schedule": ("linear",)}, searched=False)

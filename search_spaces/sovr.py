@@ -1,0 +1,16 @@
+"""SOVR: one-vs-the-rest loss for the images with the smallest logit margins."""
+
+from dataclasses import dataclass
+
+from search_spaces.param import choice, loguniform, param, uniform
+
+PAPER = "Kanai et al., One-vs-the-Rest Loss to Focus on Important Samples in AT, ICML 2023"
+SUMMARY = "one-vs-rest loss on the images with the smallest margins"
+
+
+@dataclass(frozen=True)
+class Params:
+    form: str = param("at", choice("at", "trades"), "SOVR, or TSOVR with the TRADES attack and regulariser (its exact form is ours)")
+    fraction: float = param(0.4, uniform(0.1, 0.7), "share of the batch that gets the one-vs-rest loss (M; recalled, not verified)")
+    lam: float = param(0.5, uniform(0.1, 1.0), "weight of the one-vs-rest loss (recalled, not verified)")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)})

@@ -1,0 +1,15 @@
+"""WAT: hedge over the classes and their average, driven by validation losses."""
+
+from dataclasses import dataclass
+
+from search_spaces.param import loguniform, param, uniform
+
+PAPER = "Li and Liu, WAT: Improve the Worst-class Robustness in AT, AAAI 2023, arXiv:2302.04025"
+SUMMARY = "class weights by hedge on validation TRADES losses"
+
+
+@dataclass(frozen=True)
+class Params:
+    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term")
+    memory: float = param(1.0, uniform(0.9, 1.0), "factor on the past validation losses per epoch; 1 = never forget, the paper's (ours)")

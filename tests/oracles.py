@@ -1,0 +1,127 @@
+"""Compare our methods with numbers made by the authors' code: ``python -m tests.oracles [FILE...]`` (default: all stored).
+
+Every case of every file is run through the production classes in float64 and every output field is compared at the file's own
+tolerance. Exit 1, naming file, case and field, on the first difference in each file, an unknown method or an unknown kind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tests import oracle_cases, oracle_tools
+
+STORED = Path(__file__).parent / "data" / "oracles"
+QUIRK = "_official_quirk"
+
+
+class Difference(Exception):
+    """A field that differs, or one we do not produce; the text names case and field."""
+
+
+@dataclass
+class Report:
+    """What was compared in one file, and what was left out and why."""
+
+    path: Path
+    cases: int = 0
+    fields: int = 0
+    skipped: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        left_out = "".join(f"; skipped {n}: {why}" for why, n in self.skipped.items())
+        return f"{self.path}: {self.cases} cases, {self.fields} fields compared{left_out}"
+
+
+def flat(value, where: str = ""):
+    """Every leaf of nested dicts and lists of dicts as (path, value); a numeric array is one leaf."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{where}.{key}" if where else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for i, inner in enumerate(value):
+            yield from flat(inner, f"{where}[{i}]")
+    else:
+        yield where, value
+
+
+def array(value) -> np.ndarray:
+    """A leaf as float64: "inf" and "nan" strings, null = NaN, booleans and tensors included."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().tolist()
+    return np.asarray(oracle_tools.numbers(value), dtype=np.float64)
+
+
+def tolerance_of(document: dict, name: str) -> dict:
+    """Fields checked by exact arithmetic have a tolerance of their own (FAAL's authors used an iterative solver)."""
+    exact = document.get("tolerance_exact_fields")
+    return exact if exact and name.endswith("_exact") else document["tolerance"]
+
+
+def compare(case: str, where: str, expected, got, tolerance: dict) -> None:
+    want, have = array(expected), array(got)
+    if want.shape != have.shape:
+        raise Difference(f"case {case}, field {where}: expected shape {want.shape}, got {have.shape}")
+    wrong = ~np.isclose(have, want, rtol=tolerance["rtol"], atol=tolerance["atol"], equal_nan=True)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0]) if want.shape else ""
+        raise Difference(f"case {case}, field {where}{list(at) if at else ''}: expected {want[at] if at else want}, "
+                         f"got {have[at] if at else have} ({int(wrong.sum())} of {want.size} values differ)")
+
+
+def check_case(document: dict, case: dict, report: Report) -> None:
+    name, kind = case["name"], case["params"].get("kind")
+    if kind and kind.endswith(QUIRK):
+        report.skipped["cases of a fault of the authors' code"] += 1
+        return
+    run = oracle_cases.find(document["method"], kind)
+    produced = dict(flat(run(case["inputs"], case["params"])))
+    for where, expected in flat(case["outputs"]):
+        if QUIRK in where:
+            report.skipped["fields of a fault of the authors' code"] += 1
+        elif where not in produced:
+            raise Difference(f"case {name}, field {where}: expected {str(expected)[:80]}, got nothing")
+        elif isinstance(produced[where], oracle_tools.Skip):
+            report.skipped[produced[where].reason] += 1
+        else:
+            compare(name, where, expected, produced[where], tolerance_of(document, where))
+            report.fields += 1
+
+
+def check_file(path: Path) -> Report:
+    """Compare one file; ``Difference`` on the first field that differs."""
+    document, report = json.loads(path.read_text()), Report(path)
+    if not document["cases"]:
+        raise Difference("the file has no cases")
+    for case in document["cases"]:
+        try:
+            check_case(document, case, report)
+        except oracle_tools.Unknown as unknown:
+            raise Difference(f"case {case['name']}: {unknown}") from None
+        report.cases += 1
+    return report
+
+
+def main(arguments: list[str]) -> int:
+    paths = [Path(a) for a in arguments] or sorted(STORED.glob("*.json"))
+    failed, total = False, 0
+    for path in paths:
+        try:
+            report = check_file(path)
+        except (Difference, OSError, KeyError, ValueError) as problem:
+            print(f"{path}: DIFFERS: {problem if not isinstance(problem, KeyError) else f'key {problem} is missing'}")
+            failed = True
+            continue
+        total += report.fields
+        print(report)
+    print(f"{total} fields compared in {len(paths)} files" + (", with differences" if failed else ""))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""Models: one contract for all of them, folding that changes nothing, and published sizes."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trainables.models import MODELS, build_model, check_model, conv_bn_pairs, parse_model
+
+GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
+CASES = [  # name, shape, conv-BN pairs
+    ("cnn", GREY8, 3), ("cnn", (3, 9, 12), 3), ("cnn", GREY28, 4), ("cnn", RGB32, 4), ("cnn", RGB64, 4), ("cnn:2", GREY8, 3),
+    ("resnet18:0.1", GREY8, 20), ("resnet18:0.25", RGB32, 20), ("resnet18:0.1", RGB64, 20),
+    ("preact-resnet18:0.1", GREY8, 8), ("preact-resnet18:0.25", RGB32, 8),
+    ("wrn-34-10:0.1", GREY8, 15), ("wrn-34-10:0.1", RGB32, 15),
+    ("mobilenet_v3_small", RGB32, 34), ("mobilenet_v3_small", GREY8, 34), ("resnet34", GREY28, 36),
+    ("squeezenet1_1", RGB32, 0), ("shufflenet_v2_x0_5", RGB32, 56), ("regnet_y_400mf", RGB32, 53),
+]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def shake_batch_norms(model: nn.Module) -> nn.Module:
+    """Statistics and scales as after training, so that a fold has something to get wrong."""
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.3)
+            m.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name, shape, pairs", CASES)
+def test_contract(name, shape, pairs):
+    model = build_model(name, 5, shape, mean=[0.4] * shape[0], std=[0.2] * shape[0])
+    x, y = torch.rand(4, *shape, requires_grad=True), torch.arange(4)
+    logits = model.train()(x)
+    assert logits.shape == (4, 5) and logits.isfinite().all()
+    nn.functional.cross_entropy(logits, y).backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    shake_batch_norms(model)
+    with torch.no_grad():
+        z = model.features(x)
+        assert z.ndim == 2 and torch.equal(model(x), model.head(z))
+        assert (model.head(z) != model.head.bias).any()
+
+        folded = copy.deepcopy(model)
+        listed = conv_bn_pairs(folded)
+        assert len(listed) == len(set(listed)) == pairs
+        for conv, bn in listed:
+            folded.set_submodule(conv, fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
+            folded.set_submodule(bn, nn.Identity())
+        left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+        assert left == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) - pairs
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, parameters", [("resnet18", 11_173_962), ("wrn-34-10", 46_160_474), ("preact-resnet18", 11_172_170)])
+def test_sizes_are_those_of_the_published_models(name, parameters):
+    """CIFAR ResNet-18 (kuangliu), WRN-34-10 (TRADES), pre-activation ResNet-18 with its final batch norm (Rice et al.)."""
+    with torch.device("meta"):
+        model = build_model(name, 10, RGB32)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_own_preactivation_differs_from_what_a_fold_could_reach():
+    """No pair may start in front of a pre-activation batch norm or at the stem, whose output is also the shortcut."""
+    names = [conv for conv, _ in conv_bn_pairs(build_model("preact-resnet18:0.1", 5, GREY8))]
+    assert names == [f"backbone.{i}.body.0" for i in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", ["cnn", "mobilenet_v3_small"])
+def test_cosine_head(name):
+    model = shake_batch_norms(build_model(name, 5, GREY8, head="cosine"))
+    x = torch.rand(4, *GREY8)
+    logits, z = model(x), model.features(x)
+    expected = 10 * nn.functional.cosine_similarity(z[:, None], model.head.weight[None], dim=2)
+    torch.testing.assert_close(logits, expected)
+    assert torch.equal(logits, model.head(z)) and logits.abs().max() <= 10
+
+
+def test_normalisation_is_inside_and_no_parameter():
+    model = build_model("cnn", 5, RGB32, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0]).eval()
+    plain = build_model("cnn", 5, RGB32, mean=[0.0] * 3, std=[1.0] * 3).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in ("mean", "std")}, strict=False)
+    x = torch.rand(2, *RGB32)
+    by_hand = torch.stack([(x[:, 0] - 0.1) / 0.5, (x[:, 1] - 0.2) / 0.25, x[:, 2] - 0.3], dim=1)
+    torch.testing.assert_close(model(x), plain(by_hand))
+    assert {"mean", "std"} <= set(dict(model.named_buffers())) and "mean" not in dict(model.named_parameters())
+
+
+def test_width_changes_the_channels():
+    sizes = [build_model(f"cnn{w}", 5, GREY8).head.in_features for w in ("", ":2", ":0.5")]
+    assert sizes == [256, 512, 128]
+    assert parse_model("resnet18:0.5") == ("resnet18", 0.5) and parse_model("cnn") == ("cnn", 1.0)
+
+
+def test_same_seed_same_weights():
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(build_model("mobilenet_v3_small", 5, RGB32).state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(m.values() for m in models)))
+
+
+@pytest.mark.parametrize("name, shape, sentence", [
+    ("nonsense", RGB32, "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10 or"),
+    ("nonsense:2", RGB32, "unknown model 'nonsense'"),
+    ("", RGB32, "unknown model ''"),
+    ("fcn_resnet50", RGB32, "unknown model 'fcn_resnet50'"),
+    ("cnn:", RGB32, "model 'cnn:' has width ''.*0.1 to 16"),
+    ("cnn:x", RGB32, "model 'cnn:x' has width 'x'.*0.1 to 16"),
+    ("cnn:0", RGB32, "model 'cnn:0' has width '0'"),
+    ("cnn:nan", RGB32, "model 'cnn:nan' has width 'nan'"),
+    ("cnn:17", RGB32, "model 'cnn:17' has width '17'"),
+    ("mobilenet_v3_small:2", RGB32, "'mobilenet_v3_small:2' is not allowed; only cnn, .* take a width"),
+    ("cnn", (1, 7, 8), "model 'cnn' does not take images of 7x8 pixels; it takes 8x8 to 64x64"),
+    ("resnet18", (3, 96, 96), "does not take images of 96x96 pixels"),
+    ("alexnet", RGB32, "'alexnet' does not take images of 32x32"),
+    ("vit_b_16", RGB32, "'vit_b_16' does not take images of 32x32"),
+])
+def test_wrong_models(name, shape, sentence):
+    for attempt in (lambda: check_model(name, shape), lambda: build_model(name, 5, shape)):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    (dict(head="tanh"), "head 'tanh' is not allowed; it takes linear or cosine"),
+    (dict(mean=[0.5]), r"mean \[0.5\] .*3 number"),
+    (dict(std=[0.5, 0.0, 0.5]), "std .*positive"),
+])
+def test_wrong_build_arguments(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_model("cnn", 5, RGB32, **wrong)
+
+
+def test_names_are_checked_without_torch():
+    code = ("import sys; from trainables.model_names import check_model, MODELS\n"
+            "for name in MODELS: check_model(name + ':0.5', (3, 32, 32))\n"
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10"]

@@ -1,0 +1,32 @@
+"""A trial's checkpoint: its whole state after the last finished epoch, in its folder, never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+NAME = "checkpoint.pt"
+
+
+def save_checkpoint(folder: Path, trainer, metrics: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{NAME}.{os.getpid()}"
+    torch.save({**trainer.state_dict(), "metrics": metrics}, aside)
+    os.replace(aside, folder / NAME)
+
+
+def read_checkpoint(folder: Path) -> dict | None:
+    """The state, or None where the folder has no checkpoint. Foreign code is never unpickled."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(folder: Path, trainer) -> None:
+    """Continue ``trainer`` from the folder's checkpoint, if there is one."""
+    state = read_checkpoint(folder)
+    if state is not None:
+        trainer.load_state_dict(state)

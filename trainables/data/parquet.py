@@ -1,0 +1,120 @@
+"""Parquet files as dataset hubs publish them: which column is the image, which the label, and what the labels are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.data.spec import DataError
+
+_IMAGE_NAMES = ("image", "img", "bytes", "png", "jpg")
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y", "coarse_label")
+
+
+@dataclass
+class ParquetImages:
+    """One file: labels (N,) int64 read, images still encoded."""
+
+    rows: int
+    labels: np.ndarray
+    classes: list[str] | None
+    paths: list[str] | None
+    chunks: Callable[[], Iterator[list[bytes]]]
+    place: Callable[[int], str]
+
+
+def read_parquet(file: Path, chunk: int) -> ParquetImages:
+    """Open ``file``; ``chunks()`` yields its encoded images in lists of at most ``chunk``. `DataError` on wrong columns."""
+    try:
+        parquet = pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as problem:
+        raise DataError(f"{file} is no readable Parquet file ({str(problem).splitlines()[0]})") from problem
+    schema, features = parquet.schema_arrow, _features(parquet.schema_arrow)
+    image, label = _image_column(schema, file), _label_column(schema, features, file)
+    rows = parquet.metadata.num_rows
+    if rows == 0:
+        raise DataError(f"{file} has 0 rows; at least one image of each class is needed")
+    is_struct = pa.types.is_struct(schema.field(image).type)
+
+    def chunks() -> Iterator[list[bytes]]:
+        columns = [f"{image}.bytes" if is_struct else image]
+        for batch in pq.ParquetFile(file).iter_batches(chunk, columns=columns):
+            column = batch.column(0)
+            yield (column.field("bytes") if is_struct else column).to_pylist()
+
+    return ParquetImages(rows, _labels(parquet, label, file), _class_names(features, label), _paths(parquet, image),
+                         chunks, lambda row: f"{file} row {row}")
+
+
+def _features(schema: pa.Schema) -> dict:
+    """The feature description that Hugging Face `datasets` leaves in a schema, else {}."""
+    try:
+        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _class_names(features: dict, label: str) -> list[str] | None:
+    names = features.get(label, {}).get("names")
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names, key=int)]
+    return [str(name) for name in names] if names else None
+
+
+def _is_binary(dtype: pa.DataType) -> bool:
+    return pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype)
+
+
+def _is_image(dtype: pa.DataType) -> bool:
+    if not pa.types.is_struct(dtype):
+        return _is_binary(dtype)
+    return any(child.name == "bytes" and _is_binary(child.type) for child in dtype)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})" for field in schema)
+
+
+def _image_column(schema: pa.Schema, file: Path) -> str:
+    fitting = [field.name for field in schema if _is_image(field.type)]
+    preferred = [name for name in _IMAGE_NAMES if name in fitting]
+    if not fitting:
+        raise DataError(f"{file} has no image column (binary, or a struct with bytes); its columns are {_columns(schema)}")
+    return (preferred or fitting)[0]
+
+
+def _label_column(schema: pa.Schema, features: dict, file: Path) -> str:
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    named = [name for name in _LABEL_NAMES if name in schema.names]
+    others = [name for name in schema.names if name.endswith("label")]
+    # among several ClassLabels (CIFAR-100: fine and coarse) the order of _LABEL_NAMES decides
+    candidates = [name for name in named if name in marked] or marked or named or others
+    if not candidates:
+        raise DataError(f"{file} has no label column (an integer column named {', '.join(_LABEL_NAMES)}); "
+                        f"its columns are {_columns(schema)}")
+    return candidates[0]
+
+
+def _labels(parquet: pq.ParquetFile, name: str, file: Path) -> np.ndarray:
+    column = parquet.read(columns=[name]).column(0)
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); "
+                        "labels must be integers from 0")
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{file} row {row} has label null; labels must be integers from 0")
+    return column.to_numpy().astype(np.int64)
+
+
+def _paths(parquet: pq.ParquetFile, image: str) -> list[str] | None:
+    dtype = parquet.schema_arrow.field(image).type
+    if not pa.types.is_struct(dtype) or "path" not in [child.name for child in dtype]:
+        return None
+    column = parquet.read(columns=[f"{image}.path"]).column(0)
+    return [path for part in column.chunks for path in part.field("path").to_pylist()]

@@ -1,0 +1,160 @@
+"""The decoded dataset on disk: two Arrow files per dataset, written once per machine, mapped read-only by everyone.
+
+    home/datasets/NAME-HASH/train.arrow   image fixed_shape_tensor<uint8, (C, H, W)>, label int64, group int64 (if any)
+    home/datasets/NAME-HASH/test.arrow    the same without group; in its own file so that a search never opens it
+
+The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears under its
+name only when it is complete: it is written aside and renamed under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from trainables.data.encoded import load_folder, load_parquet, source_files
+from trainables.data.sources import Decoded, load_digits, load_torchvision
+from trainables.data.spec import DATASETS, TORCHVISION, DataError
+
+FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
+
+try:
+    import fcntl
+except ImportError:  # no file locks on this system: two processes may decode twice, the rename keeps it right
+    fcntl = None
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One mapped file; the arrays are read-only and belong to the page cache."""
+
+    images: np.ndarray  # (N, C, H, W) uint8
+    labels: np.ndarray  # (N,) int64
+    groups: np.ndarray | None  # (N,) int64
+    meta: dict  # classes, grouped_by, note, mean, std
+
+
+def prepare(dataset: str, home: Path) -> Path:
+    """The folder with the decoded ``dataset``, made now if it is not there yet. Any number of processes may call at once.
+
+    `DataError` for an unknown name, missing or wrong files, or a home that cannot be written.
+    """
+    datasets = Path(home).expanduser().resolve() / "datasets"
+    key, load = _locate(dataset, datasets)
+    folder = datasets / key
+    if folder.is_dir():
+        return folder
+    try:
+        datasets.mkdir(parents=True, exist_ok=True)
+        with _locked(datasets / f".{key}.lock"):
+            if not folder.is_dir():
+                _write_aside(folder, load)
+    except OSError as problem:
+        raise DataError(f"home {str(home)!r} cannot be written ({problem}); "
+                        "it must be a folder that can be created and written") from problem
+    return folder
+
+
+def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded]]:
+    """Name of the decoded folder, and how to decode."""
+    kind, _, where = dataset.partition(":")
+    if dataset == "digits":
+        return f"digits-v{FORMAT}", load_digits
+    if dataset in TORCHVISION:
+        return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
+    if kind not in ("parquet", "folder"):
+        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
+    files = source_files(kind, where)
+    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    digest = hashlib.sha256(repr((FORMAT, kind, stats)).encode()).hexdigest()[:16]
+    name = re.sub(r"[^\w.-]", "_", Path(where).expanduser().resolve().name)
+    return f"{kind}-{name}-{digest}", lambda: (load_parquet if kind == "parquet" else load_folder)(where)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with open(file, "w") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a killed process
+        yield
+
+
+def _write_aside(folder: Path, load: Callable[[], Decoded]) -> None:
+    if fcntl is not None:  # we hold the lock: what lies here was left by a killed process
+        for stale in folder.parent.glob(f".{folder.name}.part-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
+    try:
+        data = load()
+        _validate(data)
+        meta = {"classes": [name.replace("/", "-") for name in data.classes],  # "/" separates parts of metric names
+                "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
+        _write(aside / "train.arrow", *data.train, data.groups, meta)
+        _write(aside / "test.arrow", *data.test, None, meta)
+        os.chmod(aside, 0o755)  # mkdtemp makes it private, but the home may be shared
+        with contextlib.suppress(OSError):  # without locks another process may have been quicker
+            os.rename(aside, folder)
+        if not folder.is_dir():
+            raise OSError(f"{folder} could not be created")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _validate(data: Decoded) -> None:
+    """Labels are 0..K-1, and every class has images in both splits."""
+    classes = len(data.classes)
+    for split, (images, labels) in (("train", data.train), ("test", data.test)):
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(wrong):
+            what = "is not a label of train" if split == "test" and labels[wrong[0]] >= 0 else "is out of range"
+            raise DataError(f"{split} row {wrong[0]} has label {labels[wrong[0]]}, which {what}; "
+                            f"labels must be integers from 0 to {classes - 1}")
+        if classes > len(labels):
+            raise DataError(f"label {classes - 1} is out of range for a {split} set of {len(labels)} images; "
+                            "labels must be integers from 0 without gaps")
+        missing = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
+        if len(missing):
+            raise DataError(f"class {data.classes[missing[0]]!r} (label {missing[0]}) has 0 images in {split}; "
+                            "every class needs at least one")
+
+
+def _statistics(images: np.ndarray) -> dict[str, list[float]]:
+    """Per-channel mean and standard deviation of pixels in [0, 1], from exact integer histograms."""
+    values = np.arange(256) / 255
+    share = [np.bincount(np.ascontiguousarray(images[:, c]).ravel(), minlength=256) / images[:, c].size
+             for c in range(images.shape[1])]
+    mean = [float(s @ values) for s in share]
+    return {"mean": mean, "std": [max(float(s @ (values - m) ** 2) ** 0.5, 1e-3) for s, m in zip(share, mean)]}
+
+
+def _write(file: Path, images: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, meta: dict) -> None:
+    shape = images.shape[1:]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(shape)))
+    tensors = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), flat)
+    columns = {"image": tensors, "label": pa.array(labels)}
+    if groups is not None:
+        columns["group"] = pa.array(groups)
+    batch = pa.record_batch(columns).replace_schema_metadata({"tuner": json.dumps(meta)})
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+@lru_cache(maxsize=8)
+def mapped(file: Path) -> Mapped:
+    """Map a decoded file; once per process."""
+    batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
+    groups = batch["group"].to_numpy() if "group" in batch.schema.names else None
+    meta = json.loads(batch.schema.metadata[b"tuner"])
+    return Mapped(batch["image"].to_numpy_ndarray(), batch["label"].to_numpy(), groups, meta)

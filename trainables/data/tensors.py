@@ -1,0 +1,99 @@
+"""Splits as torch tensors: views of the mapped file on the CPU, one copy on a GPU. torch is imported on first use."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainables.data.spec import DataSpec, validate_spec
+from trainables.data.split import choose
+from trainables.data.store import Mapped, mapped, prepare
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """N images of one dataset. On the CPU ``base`` is the mapped file: never write into it.
+
+    Everything that hands out images gathers them in one tensor operation, no Python per image.
+    """
+
+    base: Tensor  # (M, C, H, W) uint8, M >= N
+    index: Tensor  # (N,) int64, rows of base
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def images(self, rows: Tensor | slice) -> Tensor:
+        """(B, C, H, W) uint8 of ``rows`` (0..N-1): a copy, free to change."""
+        return self.base[self.index[rows]]
+
+    def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images of ``rows`` as float32 in [0, 1], (B, C, H, W), and their labels (B,)."""
+        return self.images(rows).float().div_(255), self.labels[rows]
+
+    @property
+    def x(self) -> Tensor:
+        """(N, C, H, W) uint8: all images, copied."""
+        return self.images(slice(None))
+
+    @property
+    def y(self) -> Tensor:
+        return self.labels
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a search may see. There is no way from here to the test images."""
+
+    train: Split
+    val: Split
+    classes: list[str]
+    shape: tuple[int, int, int]  # (C, H, W)
+    class_counts: list[int]  # training images per class
+    mean: list[float]  # per channel, for the model's normalisation
+    std: list[float]
+
+
+def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
+    """``train`` and ``val`` on ``device``. Repeated calls in one process give the same object: nothing is mapped again."""
+    validate_spec(spec)
+    return _open_splits(spec, Path(home).expanduser().resolve(), str(device))
+
+
+def open_test(spec: DataSpec, home: Path, device="cpu") -> Split:
+    """The source's own test set, whatever the imbalance and the seed."""
+    validate_spec(spec)
+    source = mapped(prepare(spec.dataset, home) / "test.arrow")
+    return _split(source, np.arange(len(source.labels)), str(device))
+
+
+@lru_cache(maxsize=2)  # each holds device memory
+def _open_splits(spec: DataSpec, home: Path, device: str) -> Splits:
+    source = mapped(prepare(spec.dataset, home) / "train.arrow")
+    train, val = choose(source, spec)
+    meta = source.meta
+    counts = np.bincount(source.labels[train], minlength=len(meta["classes"])).tolist()
+    return Splits(_split(source, train, device), _split(source, val, device), meta["classes"],
+                  tuple(source.images.shape[1:]), counts, meta["mean"], meta["std"])
+
+
+def _split(source: Mapped, rows: np.ndarray, device: str) -> Split:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # read-only on purpose
+        base = torch.from_numpy(source.images)
+    index = torch.from_numpy(rows)
+    labels = torch.from_numpy(source.labels[rows])
+    if torch.device(device).type == "cpu":
+        return Split(base, index, labels)
+    return Split(base[index].to(device), torch.arange(len(rows), device=device), labels.to(device))

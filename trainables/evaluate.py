@@ -1,0 +1,94 @@
+"""The one evaluation: an image counts as robust only if it survives CE-PGD and then margin-PGD.
+
+Each attack runs only on the images that are still classified right; predictions are judged in float32. The gap between
+CE-PGD alone and both attacks is reported because a large one means that a loss masks its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.attack import pgd, start_point
+from trainables.losses import logit_margin
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-class counts, (K,) float64 on the CPU."""
+
+    count: Tensor
+    clean: Tensor  # classified right without an attack
+    ce_robust: Tensor  # of these, right under CE-PGD
+    robust: Tensor  # of these, right under margin-PGD too
+    ce: Tensor  # sum of the clean cross-entropy
+    kl: Tensor  # sum of KL(p(x) || p(x')) on the CE-PGD example; only filled if asked for
+
+    def metrics(self, classes: list[str]) -> dict[str, float]:
+        """The evaluation as the metrics of DESIGN: fractions in [0, 1]; classes without images are left out."""
+        present = self.count > 0
+        clean = (self.clean / self.count)[present]
+        robust = (self.robust / self.count)[present]
+        names = [name for name, there in zip(classes, present.tolist()) if there]
+        tail = max(1, round(0.3 * len(robust)))
+        return {
+            "clean_acc": clean.mean().item(), "robust_acc": robust.mean().item(),
+            "worst_class_clean_acc": clean.min().item(), "worst_class_robust_acc": robust.min().item(),
+            "tail_robust_acc": robust.sort().values[:tail].mean().item(),
+            "robust_acc_gap": (robust.max() - robust.min()).item(),
+            "masking_gap": ((self.ce_robust - self.robust) / self.count)[present].mean().item(),
+            **{f"clean_acc/{n}": v for n, v in zip(names, clean.tolist())},
+            **{f"robust_acc/{n}": v for n, v in zip(names, robust.tolist())},
+        }
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    return logit_margin(logits, y)
+
+
+@torch.no_grad()
+def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, attacked: Forward | None = None,
+             batch_size: int = 512, with_kl: bool = False, seed: int = 0) -> Evaluation:
+    """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
+
+    ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
+    ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses.
+    """
+    attacked = attacked or judge
+    device = split.labels.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=device)
+    for start in range(0, len(split), batch_size):
+        x, y = split.batch(slice(start, start + batch_size))
+        logits = judge(x)
+        count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
+        ce.index_add_(0, y, _cross_entropy(logits, y).double())
+        right = logits.argmax(1) == y
+        clean.index_add_(0, y, right.double())
+        todo = torch.arange(len(y), device=device) if with_kl else right.nonzero().squeeze(1)
+        for loss, survivors in ((_cross_entropy, ce_robust), (_margin, robust)):
+            if not len(todo):
+                break
+            x_adv = _attack(attacked, x[todo], y[todo], loss, eps, steps, generator)
+            logits_adv = judge(x_adv)
+            if with_kl and loss is _cross_entropy:
+                p, q = logits.log_softmax(1), logits_adv.log_softmax(1)
+                kl.index_add_(0, y, (p.exp() * (p - q)).sum(1).double())
+            todo = todo[(logits_adv.argmax(1) == y[todo]) & right[todo]]
+            survivors.index_add_(0, y[todo], torch.ones(len(todo), dtype=torch.float64, device=device))
+    return Evaluation(*(t.cpu() for t in (count, clean, ce_robust, robust, ce, kl)))
+
+
+def _attack(forward: Forward, x: Tensor, y: Tensor, loss, eps: float, steps: int, generator: torch.Generator) -> Tensor:
+    begin = start_point(x, torch.as_tensor(eps, device=x.device), "uniform", generator)
+    return pgd(forward, x, y, loss, eps=eps, step=2.5 * eps / steps, steps=steps, x_start=begin)[0]

@@ -1,0 +1,68 @@
+"""A fast stand-in for the model while it is attacked or judged: evaluation mode, no parameter gradients, batch norm
+folded into the convolutions, channels_last, and bf16 where the device has it.
+
+The weights are those of the last ``refresh``; folding changes logits by rounding only. See docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models import conv_bn_pairs
+
+
+class Frozen:
+    """Callable like the model: x (B, C, H, W) in [0, 1] -> logits (B, K) in float32 (float64 if the model is)."""
+
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False):
+        """``batch_stats``: batch norm uses the batch's statistics (and nothing is folded), running ones stay untouched."""
+        self.source = model
+        self.dtype = dtype
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.module.train(batch_stats)
+        self.pairs = [] if batch_stats else conv_bn_pairs(model)
+        for layer in self.module.modules():
+            if batch_stats and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.momentum = 0.0
+        for conv_name, bn_name in self.pairs:
+            conv = self.module.get_submodule(conv_name)
+            if conv.bias is None:
+                conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
+            self.module.set_submodule(bn_name, nn.Identity())
+        folded = {n for pair in self.pairs for n in pair}
+        self.module.to(memory_format=torch.channels_last)
+        if dtype is not None:
+            self.module.to(dtype)
+        mine, theirs = self.module.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+        plain = [k for k in mine if k.rpartition(".")[0] not in folded]
+        self._mine, self._theirs = [mine[k].data for k in plain], [theirs[k].data for k in plain]
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> Frozen:
+        """Take over the model's present weights."""
+        if self._mine:
+            torch._foreach_copy_(self._mine, self._theirs)
+        for conv_name, bn_name in self.pairs:
+            conv, bn = self.source.get_submodule(conv_name), self.source.get_submodule(bn_name)
+            target = self.module.get_submodule(conv_name)
+            scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+            target.weight.copy_(conv.weight * scale[:, None, None, None])
+            shift = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
+            target.bias.copy_(bn.bias + shift * scale)
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.dtype is None:
+            return self.module(x)
+        return self.module(x.to(self.dtype)).float()
+
+
+def attack_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The arithmetic of the attack model: bf16 if asked for, or under "auto" on a GPU that has it; None: the model's own."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        return torch.bfloat16
+    return None

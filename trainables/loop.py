@@ -1,0 +1,215 @@
+"""The one training loop: an epoch of adversarial training and its evaluation, resumable bit by bit at every epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from trainables.attack import pgd, start_point
+from trainables.augment import augment
+from trainables.averages import WeightAverage, perturbed_weights
+from trainables.batches import Batches
+from trainables.class_weights import class_weights
+from trainables.config import TrialConfig
+from trainables.data import DataSpec, open_splits
+from trainables.evaluate import Evaluation, evaluate
+from trainables.frozen import Frozen, attack_dtype
+from trainables.method import Adversary, Attack, Batch, EpochStats, Task
+from trainables.methods import build_method
+from trainables.models import build_model
+
+
+class Diverged(RuntimeError):
+    """The training loss is not finite; the message says in which epoch."""
+
+
+class Trainer:
+    """One trial. ``run_epoch`` trains and judges one epoch; ``state_dict`` holds everything the next one depends on.
+
+    Random numbers are drawn from a generator seeded by (seed, epoch), so a run continued from a checkpoint ends with
+    exactly the weights of one that was never interrupted (same device, same threads).
+    """
+
+    def __init__(self, config: TrialConfig, device: str | torch.device | None = None):
+        self.config, self.knobs = config, config.knobs()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        data = DataSpec(config.dataset, config.imbalance, config.seed)
+        self.splits = open_splits(data, config.home, device=self.device)
+        self.classes = len(self.splits.classes)
+        counts = torch.as_tensor(self.splits.class_counts)
+        self.task = Task(counts, config.max_epochs, self.knobs.eps, self.knobs.attack_steps)
+        torch.manual_seed(config.seed)
+        self.method = build_method(config.method, config.params, self.task).to(self.device)
+        self.model = build_model(config.model, self.classes, self.splits.shape, head=self.method.head).to(self.device)
+        self.model.to(memory_format=torch.channels_last)
+        self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
+        if self.batches.batch_size < self.method.min_batch:
+            raise ValueError(f"batch_size={self.batches.batch_size} is too small for {config.method}, which needs at "
+                             f"least {self.method.min_batch} images per step")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
+                                         weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
+        self.autocast = attack_dtype(self.knobs.precision, self.device)
+        self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
+        self.class_weights = class_weights(self.knobs.class_weights, counts)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.device)
+        self.average = WeightAverage(self.model) if self.knobs.ema else None
+        self.epoch = 0
+
+    # ---- one epoch -------------------------------------------------------------------------------------------
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train epoch ``self.epoch`` (0-based), judge it on `val`, and return the metrics of DESIGN (`epoch` is 1-based)."""
+        begin = time.perf_counter()
+        totals = self._train()
+        loss = totals["loss"].item()  # the epoch's one synchronisation with the device
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} in epoch {self.epoch + 1}")
+        trained = time.perf_counter()
+        result = self._judge(self.average.model if self.average and self.knobs.ema else self.model)
+        stats = self._stats(totals, result)
+        self.method.end_epoch(stats)
+        result = self._average(stats, result)
+        self.epoch += 1
+        steps = len(self.batches)
+        return {"epoch": self.epoch, **result.metrics(self.splits.classes), "train_loss": loss / steps,
+                "weight_ess": totals["ess"].item() / steps, "train_s": trained - begin,
+                "eval_s": time.perf_counter() - trained}
+
+    def _train(self) -> dict[str, Tensor]:
+        generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        k = self.classes
+        totals = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in
+                  {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k)}.items()}
+        self.model.train()
+        self.method.train()
+        for i, rows in enumerate(self.batches.epoch(self.method, generator)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.epoch + i / len(self.batches))
+            batch, loss = self._step(rows, generator)
+            self._count(totals, batch, loss)
+        return totals
+
+    def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        x, y = self.splits.train.batch(rows)
+        x = augment(x, self.knobs.augment, generator)
+        if self.method.needs_partners:
+            partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
+            x = self.method.mix(x, y, augment(partners, self.knobs.augment, generator), generator)
+        self.attacked.refresh()
+        base = Attack(self.knobs.attack_steps, self.knobs.step_size, self.knobs.attack_start)
+        found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
+
+        def batch_and_loss() -> tuple[Batch, Tensor]:
+            batch = self._batch(x, y, found)
+            return batch, self.method(batch)
+
+        moves = []
+        if self.knobs.awp:
+            moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.knobs.awp)
+        batch, loss = batch_and_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if moves:
+            with torch.no_grad():
+                torch._foreach_sub_([w for w, _ in moves], [m for _, m in moves])
+        self.optimizer.step()
+        self.method.end_step(batch)
+        if self.average and self.knobs.ema:
+            self.average.update(self.model, self.knobs.ema)
+        return batch, loss.detach()
+
+    def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        eps = (self.knobs.eps * self.method.eps_scale(y)).to(x.dtype)
+        begin = start_point(x, eps[:, None, None, None], attack.start, generator)
+        with torch.no_grad():
+            clean = self.attacked(x) if attack.loss == "inner" and self.method.inner_needs_clean else None
+        losses = {"inner": lambda z, t: self.method.inner_loss(z, t, clean)}
+        return pgd(self.attacked, x, y, losses.get(attack.loss), eps=eps, step=attack.step * eps, steps=attack.steps,
+                   x_start=begin, stop_after=attack.stop_after)
+
+    def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
+        adversaries = []
+        for x_adv, survived in found:
+            logits, features = self._forward(x_adv)
+            adversaries.append(Adversary(x_adv, logits, features, survived))
+        return Batch(x, y, adversaries, self.epoch, self.config.max_epochs, lambda: self._forward(x),
+                     class_weights=self.class_weights, label_smoothing=self.knobs.label_smoothing)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            features = self.model.features(x.contiguous(memory_format=torch.channels_last))
+            logits = self.model.head(features)
+        return logits.float(), features.float()
+
+    def _count(self, totals: dict[str, Tensor], batch: Batch, loss: Tensor) -> None:
+        y, logits = batch.y, batch.logits_adv.detach()
+        predicted, one = logits.argmax(1), torch.ones_like(y, dtype=torch.float64)
+        totals["loss"] += loss
+        w = batch.weights
+        totals["ess"] += 1.0 if w is None else w.sum().square() / (w.square().sum() * len(w)).clamp(min=1e-300)
+        totals["count"].index_add_(0, y, one)
+        totals["robust"].index_add_(0, y, (predicted == y).double())
+        totals["predicted"].index_add_(0, predicted, one)
+        totals["probs"].index_add_(0, y, logits.softmax(1).double())
+
+    def learning_rate(self, progress: float) -> float:
+        """The schedule at ``progress`` epochs (0 .. max_epochs)."""
+        done, peak = progress / self.config.max_epochs, self.knobs.lr
+        match self.knobs.schedule:
+            case "piecewise":
+                return peak * (1.0 if done < 0.75 else 0.1 if done < 0.9 else 0.01)
+            case "cosine":
+                return peak * 0.5 * (1 + math.cos(math.pi * done))
+            case "onecycle":
+                return peak * (done / 0.3 if done < 0.3 else (1 - done) / 0.7)
+            case _:
+                return peak
+
+    # ---- evaluation ------------------------------------------------------------------------------------------
+
+    def _judge(self, model) -> Evaluation:
+        judge = Frozen(model)
+        attacked = Frozen(model, dtype=self.autocast) if self.autocast else judge
+        return evaluate(judge, self.splits.val, self.classes, eps=self.knobs.eps, steps=self.knobs.eval_attack,
+                        attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses)
+
+    def _stats(self, totals: dict[str, Tensor], result: Evaluation) -> EpochStats:
+        t = {name: value.cpu() for name, value in totals.items()}
+        return EpochStats(self.epoch, t["count"], t["robust"], t["probs"], t["predicted"], result.count, result.clean,
+                          result.robust, result.ce, result.kl)
+
+    def _average(self, stats: EpochStats, result: Evaluation) -> Evaluation:
+        """Where the method keeps an epoch-wise weight average, that is the model which is judged and saved."""
+        decay = self.method.average_decay(stats)
+        if decay is None:
+            return result
+        if self.average is None:
+            self.average = WeightAverage(self.model)
+        if decay < 1:
+            self.average.update(self.model, decay)
+        return self._judge(self.average.model)
+
+    # ---- state -----------------------------------------------------------------------------------------------
+
+    @property
+    def final_model(self):
+        """The model that evaluations speak of: the weight average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def state_dict(self) -> dict:
+        return {"epoch": self.epoch, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "method": self.method.state_dict(),
+                "average": self.average.model.state_dict() if self.average else None}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch = state["epoch"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        if state["average"] is not None:
+            self.average = self.average or WeightAverage(self.model)
+            self.average.model.load_state_dict(state["average"])

@@ -1,0 +1,66 @@
+"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL ball."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainables.losses import class_sizes, class_sums, prob_margin
+from trainables.method import Batch, Method
+
+# Every round keeps one of GRID - 1 cells of log(s), so 12 rounds narrow [-250, 60] to the spacing of float64.
+GRID, ROUNDS = 65, 12
+
+
+def class_margins(logits_adv: Tensor, y: Tensor) -> Tensor:
+    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is absent."""
+    classes = logits_adv.shape[1]
+    margins = prob_margin(logits_adv.detach(), y).double()
+    sizes = class_sizes(y, classes, torch.float64)
+    return torch.where(sizes > 0, class_sums(margins, y, classes) / sizes.clamp(min=1), -1.0)
+
+
+def _shares(gaps: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, K) p proportional to 1 / (1 + gap / s) and (G,) KL(uniform || p), for log s (G,)."""
+    ratio = gaps / log_s.exp()[:, None]
+    inverse = 1 / (1 + ratio)
+    divergence = torch.log1p(ratio).mean(1) + inverse.mean(1).log()
+    return inverse / inverse.sum(1, keepdim=True), divergence
+
+
+def worst_case_weights(gains: Tensor, radius: float) -> Tensor:
+    """(K,) argmax_p sum_c p_c gains_c over the simplex subject to KL(uniform || p) <= radius.
+
+    Stationarity gives p_c proportional to 1 / (mu - gains_c) with mu > max gains, and the divergence falls as mu grows, so
+    mu is found by bisection, 64 cells at a time to keep a GPU busy with few kernels (the authors call a cone solver on the
+    CPU for this). float64, no host synchronisation.
+    """
+    gaps = gains.double().max() - gains.double()
+    low, high = gaps.new_tensor(-250.0), gaps.new_tensor(60.0)  # log of s = mu - max gains
+    fractions = torch.linspace(0, 1, GRID, dtype=torch.float64, device=gains.device)
+    for _ in range(ROUNDS):
+        grid = low + fractions * (high - low)
+        inside = _shares(gaps, grid)[1] <= radius
+        first = torch.where(inside.any(), inside.int().argmax(), GRID - 1).clamp(min=1)
+        low, high = grid[first - 1], grid[first]
+    return _shares(gaps, high[None])[0][0]
+
+
+class Faal(Method):
+    """(K/B) sum_i p_{y_i} L_i, p from the batch's class margins times class sizes; weights carry no gradient.
+
+    Batch frequency enters twice, in the solver's objective and in the sum, as in the authors' code.
+    """
+
+    def class_weights(self, batch: Batch) -> Tensor:
+        """(K,) p, sum 1."""
+        classes = batch.logits_adv.shape[1]
+        margins = class_margins(batch.logits_adv, batch.y)
+        return worst_case_weights(margins * class_sizes(batch.y, classes, torch.float64), self.params.radius)
+
+    def forward(self, batch: Batch):
+        if not self.started(batch.epoch):
+            return self.reduce(batch)
+        p = self.class_weights(batch)
+        weights = len(p) * p[batch.y]
+        return self.reduce(batch, weights, weights)

@@ -1,0 +1,29 @@
+"""WMMR (Zeng et al., AAAI 2021): w_i = exp(-alpha m_i), m_i = p_y - max_{k != y} p_k on the adversarial logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from trainables.losses import prob_margin
+from trainables.method import Batch, Method
+
+
+def exponential_weights(logits_adv: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors' code."""
+    return (alpha * prob_margin(logits_adv, y)).exp()
+
+
+class Wmmr(Method):
+    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL. In their code the gradient flows through w: ``detach``."""
+
+    def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
+        loss = super().inner_loss(logits_adv, y, logits_clean)
+        return exponential_weights(logits_adv, y, self.params.alpha) * loss if self.params.weight_attack else loss
+
+    def forward(self, batch: Batch):
+        main, regulariser = self.terms(batch)
+        weights = exponential_weights(batch.logits_adv, batch.y, self.params.alpha)
+        detach = self.params.detach
+        if regulariser is None:
+            return batch.mean(main, weights, detach=detach)
+        return batch.mean(main) + self.params.beta * batch.mean(regulariser, weights, detach=detach)

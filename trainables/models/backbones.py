@@ -1,0 +1,111 @@
+"""The own backbones: (B, C, H, W) normalised -> (B, D). Small images keep their resolution in the stem.
+
+A convolution with its batch norm are neighbours in an `nn.Sequential`, which is what `conv_bn_pairs` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, int, int]
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(4, round(channels * width))
+
+
+def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """conv-BN-ReLU blocks, then a 2x2 grid of averages (more than global pooling: 8x8 images have little else).
+
+    Up to 16 pixels: 16, 32, 64 channels with strides 1, 2, 2. Above: 32, 64, 128, 128 with strides 1, 2, 2, 2.
+    """
+    small = max(shape[1:]) <= 16
+    stages = ((16, 1), (32, 2), (64, 2)) if small else ((32, 1), (64, 2), (128, 2), (128, 2))
+    layers: list[nn.Module] = []
+    cin = shape[0]
+    for channels, stride in stages:
+        cout = _scaled(channels, width)
+        layers += [_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)]
+        cin = cout
+    # a stride-2 convolution turns n into ceil(n / 2): two of them leave 8x8 images at 2x2 already
+    if shape[1:] != (8, 8):
+        layers.append(nn.AdaptiveAvgPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten()), 4 * cin
+
+
+class Residual(nn.Module):
+    """ReLU(body(x) + shortcut(x)), He et al. 2015."""
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+                                  _conv(cout, cout), nn.BatchNorm2d(cout))
+        same = stride == 1 and cin == cout
+        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(cin, cout, stride, 1), nn.BatchNorm2d(cout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class PreActivation(nn.Module):
+    """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its first ReLU gives."""
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__()
+        self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU(inplace=False))  # x itself may be the shortcut
+        self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+                                  _conv(cout, cout))
+        self.shortcut = None if stride == 1 and cin == cout else _conv(cin, cout, stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pre(x)
+        return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
+
+
+def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int], blocks: int) -> list[nn.Module]:
+    """``blocks`` blocks per width; every stage but the first halves the resolution."""
+    layers = []
+    for stage, cout in enumerate(widths):
+        for i in range(blocks):
+            layers.append(block(cin, cout, 2 if stage and not i else 1))
+            cin = cout
+    return layers
+
+
+def resnet18(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """ResNet-18 as adversarial training uses it on 32x32: 3x3 stride-1 stem, no max-pool."""
+    widths = [_scaled(c, width) for c in (64, 128, 256, 512)]
+    stem = [_conv(shape[0], widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+    blocks = _stages(Residual, widths[0], widths, 2)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()), widths[-1]
+
+
+def preact_resnet18(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """Pre-activation ResNet-18 with the final BN-ReLU (Rice et al. 2020)."""
+    widths = [_scaled(c, width) for c in (64, 128, 256, 512)]
+    return _preactivation(shape, widths[0], widths, 2), widths[-1]
+
+
+def wrn_34_10(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """WideResNet-34-10 without dropout (TRADES), with its He initialisation."""
+    widths = [_scaled(10 * c, width) for c in (16, 32, 64)]
+    backbone = _preactivation(shape, 16, widths, 5)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return backbone, widths[-1]
+
+
+def _preactivation(shape: Shape, stem: int, widths: list[int], blocks: int) -> nn.Sequential:
+    last = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(_conv(shape[0], stem), *_stages(PreActivation, stem, widths, blocks), *last)
+
+
+BACKBONES = {"cnn": cnn, "resnet18": resnet18, "preact-resnet18": preact_resnet18, "wrn-34-10": wrn_34_10}

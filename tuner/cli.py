@@ -1,0 +1,202 @@
+"""The command line: thin commands over the Python API. Results on stdout, progress on stderr.
+
+Nothing heavy (torch, ray, mlflow) is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from tuner.home import Home, UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Find how much to reweight adversarial training: the Pareto front of average against "
+                       "worst-class robust accuracy.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
+Pairs = Optional[list[str]]
+
+
+def _option(help_: str, *names: str):
+    return typer.Option(*names, help=help_, show_default=False)
+
+
+def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
+    import yaml
+
+    values = {}
+    for item in given or []:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE")
+        values[key] = yaml.safe_load(text)
+    return values
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    from tuner.spec import load_mapping
+
+    try:
+        return load_mapping(path.read_text(), what)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the {what} file {str(path)!r} cannot be read: {error}") from None
+
+
+def _merge(base: dict[str, Any], flags: dict[str, Any], fix: Pairs, set_: Pairs, space: Path | None) -> dict[str, Any]:
+    """A spec file and flags mean the same fields; flags win (key by key for fix and set)."""
+    merged = {**base, **{k: v for k, v in flags.items() if v is not None}}
+    for field, changes in (("fix", _pairs(fix, "--fix")), ("set", _pairs(set_, "--set"))):
+        if changes:
+            merged[field] = {**(merged.get(field) or {}), **changes}
+    if space:
+        merged["space"] = _read(space, "--space")
+    return merged
+
+
+@app.command()
+def search(
+    method: Annotated[Optional[str], _option("Method; see `tuner methods` [srat].")] = None,
+    dataset: Annotated[Optional[str], _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, "
+                                              "parquet:DIR or folder:DIR [digits].")] = None,
+    imbalance: Annotated[Optional[str], _option("none, exp:K or step:K, K = largest class / smallest [exp:10].")] = None,
+    model: Annotated[Optional[str], _option("cnn, resnet18, preact-resnet18, wrn-34-10 or torchvision's by name; "
+                                            "':0.5' halves the width [cnn].")] = None,
+    trials: Annotated[Optional[int], _option("Number of trials [16].")] = None,
+    max_epochs: Annotated[Optional[int], _option("Epochs of a full trial [12].")] = None,
+    seed: Annotated[Optional[int], _option("Seed of data split, training and sampler [0].")] = None,
+    objective: Annotated[Optional[list[str]], _option("An objective, maximised; repeat for several "
+                                                      "[robust_acc, worst_class_robust_acc].")] = None,
+    sampler: Annotated[Optional[str], _option("random, qmc, tpe, nsga2, nsga3, gp [tpe].")] = None,
+    fix: Annotated[Pairs, _option("KEY=VALUE: take a hyperparameter out of the search; repeatable.")] = None,
+    set_: Annotated[Pairs, _option("KEY=VALUE: change a common training knob; repeatable.", "--set")] = None,
+    space: Annotated[Optional[Path], _option("YAML file of ranges: narrow or replace what is searched.")] = None,
+    spec: Annotated[Optional[Path], _option("YAML file with any of these fields; flags win.")] = None,
+    name: Annotated[Optional[str], _option("Name of the search [made of what it is].")] = None,
+    experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
+    max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
+    cpus_per_trial: Annotated[Optional[float], _option("CPUs of one trial [1].")] = None,
+    gpus_per_trial: Annotated[Optional[float], _option("GPUs of one trial, fractions too [0].")] = None,
+    time_budget: Annotated[Optional[float], _option("Seconds after which no training goes on.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the merged spec and stop.")] = False,
+    home: HomeOption = None,
+    as_json: Json = False,
+):
+    """Search a method's reweighting values; prints the front of average against worst-class robust accuracy.
+
+    Example: tuner search --method srat --dataset digits --trials 16
+    """
+    from tuner.spec import SearchSpec
+
+    flags = {"method": method, "dataset": dataset, "imbalance": imbalance, "model": model, "trials": trials,
+             "max_epochs": max_epochs, "seed": seed, "objectives": objective, "sampler": sampler, "name": name,
+             "experiment": experiment, "max_concurrent": max_concurrent, "cpus_per_trial": cpus_per_trial,
+             "gpus_per_trial": gpus_per_trial, "time_budget": time_budget}
+    merged = SearchSpec.from_dict(_merge(_read(spec, "--spec") if spec else {}, flags, fix, set_, space))
+    if dry_run:
+        print(json.dumps(merged.to_dict(), indent=1) if as_json else merged.to_yaml(), end="\n" if as_json else "")
+        return
+    from tuner.driver import Interrupted
+    from tuner.driver import search as run
+    from tuner.show import show_result
+
+    where = Home(home)
+    try:
+        result = run(merged, where)
+    except Interrupted as stop:
+        show_result(stop.result, merged, where, as_json)
+        raise
+    show_result(result, merged, where, as_json)
+    if result["state"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def front(searches: Annotated[list[str], typer.Argument(help="Names of searches; see `tuner ls`.")],
+          home: HomeOption = None, as_json: Json = False):
+    """The Pareto front of finished searches."""
+    from tuner.show import show_front
+
+    show_front(Home(home), searches, as_json)
+
+
+@app.command()
+def ls(home: HomeOption = None, as_json: Json = False):
+    """The searches in the home folder."""
+    from tuner.show import show_searches
+
+    show_searches(Home(home), as_json)
+
+
+@app.command()
+def methods(as_json: Json = False):
+    """The methods that can be searched, with their hyperparameters."""
+    from tuner.show import show_methods
+
+    show_methods(as_json)
+
+
+@app.command()
+def space(method: Annotated[str, typer.Argument(help="A method; see `tuner methods`.")], as_json: Json = False):
+    """A method's hyperparameters: default, range, meaning, condition."""
+    from tuner.show import show_space
+
+    show_space(method, as_json)
+
+
+@app.command()
+def ui(home: HomeOption = None,
+       port: Annotated[Optional[int], _option("Port on loopback [a free one].")] = None,
+       search_name: Annotated[Optional[str], _option("Link to this search.", "--search")] = None):
+    """Start MLflow on loopback for this home folder and print its address; Ctrl-C ends it."""
+    from tuner.mlflow_ui import serve
+
+    serve(Home(home), port, search_name)
+
+
+def main() -> None:
+    """The `tuner` script: every error is one sentence with the right exit code."""
+    code = 0
+    try:
+        code = app(standalone_mode=False) or 0
+    except UsageError as error:
+        code = _complain(str(error), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _complain("interrupted", 130)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except Exception as error:
+        code = _failure(error)
+    sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def _failure(error: Exception) -> int:
+    if hasattr(error, "format_message"):  # typer's own: a wrong flag or type (newer typers carry their own click)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 0
+        return _complain(error.format_message(), getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Interrupted":
+        return 130
+    if os.environ.get("TUNER_DEBUG"):
+        raise error
+    return _complain(f"{type(error).__name__}: {error}", 1)
+
+
+def _complain(sentence: str, code: int) -> int:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": sentence}))
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Runs a search: proposals to Ray Tune's actors, results into the history, the fronts and MLflow."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from search_spaces.param import params_of
+from search_spaces.training import Training
+from trainables.config import TrialConfig
+from tuner.history import History
+from tuner.home import Home, UsageError, write_atomically
+from tuner.progress import Progress, duration
+from tuner.proposals import Proposal, Proposer
+from tuner.result import front_json, save_result, saved_result, state_of, total_trials
+from tuner.spec import SearchSpec
+
+
+class Interrupted(Exception):
+    """The user stopped the search; what is finished is kept. ``result`` is what `--json` prints."""
+
+    def __init__(self, result: dict[str, Any]):
+        super().__init__("interrupted")
+        self.result = result
+
+
+def check(spec: SearchSpec, home: Home) -> None:
+    """Everything that can be wrong with a search, found before Ray starts; raises ``UsageError`` (one sentence)."""
+    from trainables.data import DataSpec
+    from trainables.data import check as check_data
+    from trainables.model_names import check_model
+
+    home.require_writable()
+    try:
+        summary = check_data(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root)
+        check_model(spec.model, summary.shape)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
+    """Run, or go on with, the search that ``spec`` names, and return its result (see DESIGN's JSON).
+
+    A search that is finished already is not run again: its stored result comes back. Raises ``UsageError`` for what is
+    wrong with the input and ``Interrupted`` after Ctrl-C, SIGTERM.
+    """
+    home = home or Home()
+    check(spec, home)
+    name = spec.search_name
+    folder = home.search(name)
+    with _owned(folder, name):
+        _claim(folder, spec, name)
+        history = History(folder)
+        done = saved_result(folder)
+        if done and state_of(spec, history) != "stopped":
+            return done
+        return _run(spec, home, name, folder, history)
+
+
+@contextmanager
+def _owned(folder: Path, name: str):
+    """One driver per search at a time; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"search {name!r} is running already; wait for it, or give this one another --name") from None
+        yield
+
+
+def _claim(folder: Path, spec: SearchSpec, name: str) -> None:
+    """A name belongs to one spec: the same spec goes on, another one is refused."""
+    path = folder / "spec.yaml"
+    if path.exists():
+        theirs = SearchSpec.from_yaml(path.read_text())
+        if theirs.identity() != spec.identity():
+            differs = [k for k, v in spec.identity().items() if theirs.identity()[k] != v]
+            raise UsageError(f"search {name!r} exists with another {', '.join(differs)}; choose another --name")
+    write_atomically(path, spec.to_yaml())
+
+
+def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History) -> dict[str, Any]:
+    from tuner.tracking import Tracker
+
+    begin = time.time()
+    before = sum(len(t.epochs) for t in history.trials.values())
+    with Progress(spec, total_trials(spec), before) as progress:
+        progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of {spec.method} on "
+                     f"{spec.dataset} ({spec.imbalance}), model {spec.model}, eps {spec.training().eps:.4g}")
+        tracker = Tracker(spec, home, name, warn=progress.say, run_ids=_read_run_ids(folder))
+        state = "failed"
+        try:
+            interrupted = _tune(spec, home, folder, history, progress, tracker)
+            state = "stopped" if interrupted else state_of(spec, history)
+        finally:
+            history.write_parquet()
+            tracker.close(state, folder, history)
+        _write_run_ids(folder, tracker.run_ids)
+    result = {**front_json(spec, name, home, history), "state": state,
+              "epochs_trained": sum(len(t.epochs) for t in history.trials.values()) - before, "epochs_saved": 0,
+              "wall_s": round(time.time() - begin, 2),
+              "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id}}
+    save_result(folder, result)
+    if interrupted == "signal":
+        raise Interrupted(result)
+    return result
+
+
+def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker) -> str | None:
+    """Run the trials; returns why it ended early ("signal", "time budget") or None."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our history replaces csv, json and tensorboard
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    from ray import tune
+
+    from trainables.ray_adapter import TrialActor
+    from tuner.cluster import connect
+    from tuner.searcher import ProposalSearcher
+    from tuner.watch import Watch
+
+    proposer = Proposer(spec, folder, history)
+    watch = Watch(spec, history, proposer, [progress, tracker])
+
+    def configure(proposal: Proposal) -> dict[str, Any]:
+        watch.started(proposal.trial, proposal.params)
+        return {"trial": trial_config(spec, home, folder, proposal).to_dict(), "threads": int(spec.cpus_per_trial)}
+
+    with connect(spec) as _, _stoppable(spec.time_budget) as stop:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialActor, {"cpu": spec.cpus_per_trial, "gpu": spec.gpus_per_trial}),
+            tune_config=tune.TuneConfig(search_alg=ProposalSearcher(proposer, configure), num_samples=proposer.total,
+                                        max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
+            run_config=tune.RunConfig(name="ray", storage_path=str(folder), callbacks=[watch], verbose=0))
+        tuner.fit()
+    shutil.rmtree(folder / "ray", ignore_errors=True)  # the history has it all
+    return stop["why"]
+
+
+def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal) -> TrialConfig:
+    """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
+    common = params_of(Training)
+    own = {k: v for k, v in proposal.params.items() if k not in common}
+    knobs = {**asdict(spec.training()), **{k: v for k, v in proposal.params.items() if k in common}}
+    return TrialConfig(method=spec.method, params=own, training=knobs, dataset=spec.dataset, imbalance=spec.imbalance,
+                       model=spec.model, max_epochs=spec.max_epochs, seed=spec.seed, home=str(home.root),
+                       trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
+
+
+@contextmanager
+def _stoppable(time_budget: float | None):
+    """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once.
+
+    Ray Tune always listens to SIGUSR1 and then stops its trials and returns.
+    """
+    stop: dict[str, str | None] = {"why": None}
+
+    def end(why: str) -> None:
+        stop["why"] = stop["why"] or why
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_signal(number, frame) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        end("signal")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    timer = threading.Timer(time_budget, end, ["time budget"]) if time_budget else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield stop
+    finally:
+        if timer:
+            timer.cancel()
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _read_run_ids(folder: Path) -> dict | None:
+    import json
+
+    path = folder / "mlflow.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _write_run_ids(folder: Path, run_ids: dict) -> None:
+    import json
+
+    write_atomically(folder / "mlflow.json", json.dumps(run_ids))
+
+
+__all__ = ["Interrupted", "check", "duration", "search", "trial_config"]

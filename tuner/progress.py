@@ -1,0 +1,111 @@
+"""What a person sees while a search runs, on stderr: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from tuner.front import Front
+from tuner.history import FAILED, FULL, RUNNING, TrialRecord
+from tuner.spec import SearchSpec
+
+
+def short(value) -> str:
+    """A parameter or metric in few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Progress:
+    """Listens to the search (see ``watch.Watch``). ``say`` prints one line at any time."""
+
+    def __init__(self, spec: SearchSpec, total: int, done_epochs: int = 0):
+        self.spec, self.total = spec, total
+        self.console = Console(stderr=True)
+        self.begin = time.time()
+        self.epochs_before = self.epochs = done_epochs
+        self.trials: dict[int, TrialRecord] = {}
+        self.best = Front((), ())
+        self.live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live = Live(get_renderable=self._view, console=self.console, refresh_per_second=2, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    # ---- events ----------------------------------------------------------------------------------------------
+
+    def trial_started(self, record: TrialRecord) -> None:
+        self.trials[record.trial] = record
+
+    def epoch(self, trial: int, metrics: dict) -> None:
+        self.epochs += 1
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        if self.live:
+            return
+        if record.state == FULL:
+            what = ", ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives)
+        else:
+            what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
+        self.say(f"[{duration(time.time() - self.begin):>7}] trial {record.trial} {record.state}: {what}"
+                 f"  ({self._status()})")
+
+    def front(self, front: Front, finished: int) -> None:
+        self.best = front
+
+    # ---- text ------------------------------------------------------------------------------------------------
+
+    def _count(self, *states: str) -> int:
+        return sum(t.state in states for t in self.trials.values())
+
+    def _status(self) -> str:
+        parts = [f"{self._count(FULL)}/{self.total} done", f"{self._count(RUNNING)} running"]
+        if self._count(FAILED):
+            parts.append(f"{self._count(FAILED)} failed")
+        left = self._left()
+        return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
+
+    def _left(self) -> float | None:
+        trained = self.epochs - self.epochs_before
+        if not trained:
+            return None
+        ended = [t for t in self.trials.values() if t.state != RUNNING]
+        todo = (self.total - len(ended)) * self.spec.max_epochs - sum(
+            len(t.epochs) for t in self.trials.values() if t.state == RUNNING)
+        return max(0, todo) * (time.time() - self.begin) / trained
+
+    def _view(self) -> Group:
+        elapsed = duration(time.time() - self.begin)
+        head = f"[bold]{self.spec.search_name}[/]  {elapsed}  {self._status()}"
+        running = Table(box=None, pad_edge=False, show_header=False)
+        for record in [t for t in self.trials.values() if t.state == RUNNING]:
+            values = "  ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives if n in record.last)
+            running.add_row(f"trial {record.trial}", f"epoch {len(record.epochs)}/{self.spec.max_epochs}", values)
+        parts = [head, running]
+        if self.best.rows:
+            table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}", title_justify="left")
+            for name in ("trial", *self.spec.objectives, "clean_acc"):
+                table.add_column(name, justify="right")
+            for row in self.best.rows:
+                table.add_row(*(short(row[n]) for n in ("trial", *self.spec.objectives, "clean_acc")))
+            parts.append(table)
+        return Group(*parts)
+
+

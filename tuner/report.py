@@ -1,0 +1,196 @@
+"""What a search found, for people: the front as a table, the gain over the paper's setting in words, pictures, a summary.
+
+Everything here reads the history alone, so a report can be made again at any time. All numbers are of split ``val``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.front import Front, hypervolume
+from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.home import write_atomically
+from tuner.spec import SearchSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SPLIT = "val"
+LABELS = {
+    "robust_acc": "average robust accuracy",
+    "worst_class_robust_acc": "worst-class robust accuracy",
+    "tail_robust_acc": "tail robust accuracy (worst 30 % of classes)",
+    "clean_acc": "clean accuracy",
+    "worst_class_clean_acc": "worst-class clean accuracy",
+}
+SHORT = {"robust_acc": "average", "worst_class_robust_acc": "worst class", "tail_robust_acc": "tail",
+         "clean_acc": "clean", "worst_class_clean_acc": "worst clean"}
+EMPTY = "The front is empty: no trial has finished its full budget."
+
+
+def short(value: Any) -> str:
+    """A parameter's value in a few characters: 3 significant digits."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def fraction(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def paper_row(history: History, spec: SearchSpec) -> dict | None:
+    """The finished trial that ran the paper's setting, as a row of the front."""
+    default = spec.search_space().default()
+    for record in sorted(history.with_state(FULL), key=lambda t: t.trial):
+        if all(name in record.params and record.params[name] == value for name, value in default.items()):
+            return record.row(spec.objectives)
+    return None
+
+
+def front_of(history: History, spec: SearchSpec) -> Front:
+    return Front.of(history.rows(spec.objectives), spec.objectives)
+
+
+def per_class(record: TrialRecord, metric: str = "robust_acc") -> dict[str, float]:
+    """Class name to accuracy, at the trial's last epoch."""
+    prefix = metric + "/"
+    found = {k[len(prefix):]: v for k, v in record.last.items() if k.startswith(prefix)}
+    return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
+
+
+def counts(history: History) -> str:
+    """``16 trials: 9 finished, 6 stopped early, 1 failed``"""
+    names = {FULL: "finished", STOPPED: "stopped early", FAILED: "failed", RUNNING: "not finished"}
+    parts = [f"{len(history.with_state(s))} {n}" for s, n in names.items() if history.with_state(s) or s == FULL]
+    number = len(history.trials)
+    return f"{number} trial{'' if number == 1 else 's'}: " + ", ".join(parts)
+
+
+def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, as text: the front, then the paper's setting if it is not on the front."""
+    shown = [n for n in searched if any(n in r["params"] for r in front.rows)]
+    extra = [] if "clean_acc" in front.objectives else ["clean_acc"]
+    metrics = [*front.objectives, *extra]
+    on_front = {r["trial"] for r in front.rows}
+    rows = list(front.rows)
+    if paper is not None and paper["trial"] not in on_front:
+        rows.append(paper)
+    cells = []
+    for row in rows:
+        is_paper = paper is not None and row["trial"] == paper["trial"]
+        mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, not on the front)"
+        cells.append([f"{row['trial']}{mark}", *(fraction(row.get(n)) for n in metrics),
+                      *(short(row["params"].get(n)) for n in shown)])
+    return ["trial", *(SHORT.get(n, n) for n in metrics), *shown], cells
+
+
+def front_table(front: Front, paper: dict | None, searched: tuple[str, ...]) -> Table:
+    """The front for the terminal; the paper's setting is marked, and added below when it is not on the front."""
+    from rich.table import Table
+
+    header, rows = front_cells(front, paper, searched)
+    table = Table(title=f"Pareto front on {SPLIT}" if front.rows else EMPTY)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=0 < i <= len(front.objectives) + 1)
+    for cells in rows:
+        table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
+    return table
+
+
+def gain(front: Front, paper: dict | None) -> str:
+    """What the front gains over the paper's setting, in one or two sentences; plain about it when that is nothing."""
+    if not front.rows:
+        return EMPTY
+    if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
+        return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
+    where = ", ".join(f"{SHORT.get(n, n)} {paper[n]:.3f}" for n in front.objectives)
+    found = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
+    ours, theirs = front.hypervolume, hypervolume([[paper[n] for n in front.objectives]], front.reference,
+                                                  [True] * len(front.objectives))
+    volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
+    start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, one seed) the front "
+    if found:
+        return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
+    if ours > theirs:
+        return start + f"gains nothing without a loss elsewhere, but offers other trade-offs: {volume}."
+    return start + f"gains nothing: no finished trial is better in any objective; {volume}."
+
+
+def _gain_in(front: Front, paper: dict, name: str) -> str:
+    """``+0.050 worst-class robust accuracy at no loss of average (trial 3)``, or nothing."""
+    others = [n for n in front.objectives if n != name]
+    rows = [r for r in front.rows if all(r[n] >= paper[n] for n in others) and r[name] > paper[name]]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda r: r[name])
+    loss = " at no loss of " + " or ".join(SHORT.get(n, n) for n in others) if others else ""
+    return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
+
+
+def headline(spec: SearchSpec) -> tuple[str, str]:
+    """A title and a line below it: method, data; split, budget, attack."""
+    training, searched = spec.training(), spec.search_space().searched
+    eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
+    title = f"{spec.method} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
+    return title, (f"split {SPLIT} · budget {spec.max_epochs} epochs · L-inf attack, eps {eps} of a pixel range of 1, "
+                   f"{training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
+                   f"seed {spec.seed}")
+
+
+def summary_markdown(spec: SearchSpec, history: History) -> str:
+    """The run's description in MLflow: what was searched, the front, the gain over the paper's setting."""
+    front, paper, space = front_of(history, spec), paper_row(history, spec), spec.search_space()
+    title, line = headline(spec)
+    header, rows = front_cells(front, paper, space.searched)
+    table = ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *rows]] if rows else [EMPTY]
+    fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
+    return "\n".join([
+        f"### {title}", "", line, "", gain(front, paper), "",
+        f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
+        + (f". Fixed: {fixed}" if fixed else "") + f". {counts(history).capitalize()}.", "",
+        *table, "",
+        "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over classes of "
+        "robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.", ""])
+
+
+def front_parquet(history: History, spec: SearchSpec) -> bytes:
+    """One row per front member: trial, epoch, objectives, clean_acc, split, budget, param/<name>, robust_acc/<class>."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metrics = list(dict.fromkeys([*spec.objectives, "clean_acc"]))
+    rows = [{"trial": r["trial"], "epoch": r["epoch"], **{n: r[n] for n in metrics},
+             "method": spec.method, "split": SPLIT, "budget": spec.max_epochs,
+             **{f"param/{k}": v for k, v in r["params"].items()},
+             **{f"robust_acc/{k}": v for k, v in per_class(history.trials[r["trial"]]).items()}}
+            for r in front_of(history, spec).rows]
+    types = {"trial": pa.int64(), "epoch": pa.int64(), **dict.fromkeys(metrics, pa.float64()),
+             "method": pa.string(), "split": pa.string(), "budget": pa.int64()}
+    names = list(dict.fromkeys([*types, *(k for row in rows for k in row)]))
+    columns = {n: _column([row.get(n) for row in rows], types.get(n)) for n in names}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _column(values: list, kind):
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a choice of mixed types, such as "auto" or 4
+        return pa.array([None if v is None else str(v) for v in values])
+
+
+def write_pictures(folder: Path, history: History, spec: SearchSpec) -> dict[str, Path]:
+    """Write ``front.html``, ``front.png`` and ``front.parquet`` into ``folder``; each appears whole or not at all."""
+    from tuner import plots
+
+    data = plots.picture_data(history, spec)
+    made = {"front.html": plots.page(data), "front.png": plots.png(data), "front.parquet": front_parquet(history, spec)}
+    for name, content in made.items():
+        write_atomically(folder / name, content)
+    return {name: folder / name for name in made}

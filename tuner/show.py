@@ -1,0 +1,133 @@
+"""What the commands print on stdout: tables for people, or the JSON that outside scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search_spaces import METHODS, method_space
+from search_spaces.param import describe, params_of
+from tuner.home import Home, UsageError
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None:
+    """The end of a search: the front, the gain over the paper's setting, where the pictures are."""
+    if as_json:
+        print_json(result)
+        return
+    from tuner.front import Front
+    from tuner.report import front_table, gain
+
+    console = _console()
+    best = Front.of(result["front"], spec.objectives)
+    folder, counts = home.search(result["search"]), result["trials"]
+    console.print(front_table(best, result["paper"], spec.search_space().searched))
+    console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
+    lines = [
+        f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
+        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s",
+        f"split     {result['split']} (the test split is untouched)",
+        f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
+        f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
+    ]
+    if result["state"] == "stopped":
+        lines.append(f"go on     tuner resume {result['search']}{_home_flag(home)}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _home_flag(home: Home) -> str:
+    return "" if home.root == Home().root else f" --home {home.root}"
+
+
+def show_front(home: Home, names: list[str], as_json: bool) -> None:
+    from tuner.front import Front
+    from tuner.report import front_table, gain
+    from tuner.result import front_json, load_search
+
+    found = [(name, *load_search(home, name)) for name in names]
+    rows = [front_json(spec, name, home, history) for name, spec, history in found]
+    if as_json:
+        print_json(rows)
+        return
+    console = _console()
+    for (name, spec, _), row in zip(found, rows):
+        best = Front.of(row["front"], spec.objectives)
+        console.print(f"{name} ({row['state']}, split {row['split']})", highlight=False)
+        console.print(front_table(best, row["paper"], spec.search_space().searched))
+        console.print(gain(best, row["paper"]), highlight=False, soft_wrap=True)
+
+
+def show_searches(home: Home, as_json: bool) -> None:
+    from tuner.result import load_search, state_of
+
+    rows = []
+    for name in home.names():
+        spec, history = load_search(home, name)
+        created = min((t.started for t in history.trials.values()), default=None)
+        rows.append({"search": name, "method": spec.method, "dataset": spec.dataset, "state": state_of(spec, history),
+                     "trials": len(history.trials), "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created))})
+    if as_json:
+        print_json(rows)
+        return
+    table = Table()
+    for name in ("search", "method", "dataset", "state", "trials", "created"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    _console().print(table if rows else f"no searches in {home.root}", highlight=False)
+
+
+def method_json(name: str) -> dict[str, Any]:
+    space = METHODS[name]
+    params = [{"name": p.name, "default": p.default, "range": describe(p.range), "doc": p.doc, "when": _when(p)}
+              for p in params_of(space.Params).values()]
+    return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params}
+
+
+def _when(param) -> str | None:
+    return " and ".join(f"{k} in {{{', '.join(map(str, v))}}}" for k, v in param.when.items()) or None
+
+
+def show_methods(as_json: bool) -> None:
+    if as_json:
+        print_json([method_json(name) for name in METHODS])
+        return
+    table = Table()
+    for name in ("method", "summary", "searched", "paper"):
+        table.add_column(name)
+    for name, space in METHODS.items():
+        searched = ", ".join(p.name for p in params_of(space.Params).values() if p.searched)
+        table.add_row(name, space.SUMMARY, searched, space.PAPER)
+    _console().print(table)
+
+
+def show_space(method: str, as_json: bool) -> None:
+    try:
+        method_space(method)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        print_json(method_json(method))
+        return
+    console, row = _console(), method_json(method)
+    console.print(f"{method}: {row['summary']}\n{row['paper']}", highlight=False, soft_wrap=True)
+    table = Table()
+    for name in ("name", "default", "range", "doc", "when"):
+        table.add_column(name)
+    for p in row["params"]:
+        table.add_row(*("" if p[k] is None else str(p[k]) for k in ("name", "default", "range", "doc", "when")))
+    console.print(table)
