@@ -1,11 +1,47 @@
-"""Plain PGD adversarial training: nothing to reweight, the reference every other method is compared with."""
+"""Our own family: instance weight x class weight x class radius x regulariser; its corners are the published methods."""
 
 from dataclasses import dataclass
 
-PAPER = "Madry et al., ICLR 2018, arXiv:1706.06083"
-SUMMARY = "plain PGD adversarial training, no reweighting"
+from search_spaces.param import choice, loguniform, param, uniform
+
+PAPER = "this project (after the table of shared knobs of the field)"
+SUMMARY = "one family of instance weight, class weight, radius and regulariser"
+
+_REGULARISED = {"form": ("trades", "mart")}
+_TERMS = choice("both", "main", "regulariser")
 
 
 @dataclass(frozen=True)
 class Params:
-    pass
+    form: str = param("at", choice("at", "trades", "mart"), "plain base and its regulariser", burn_in=True)
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the regulariser", when=_REGULARISED, burn_in=True)
+    start: float = param(0.5, uniform(0.0, 0.9), "fraction of the epochs trained as the plain base first (ours)")
+
+    instance: str = param("none", choice("none", "geometry", "sigmoid", "exponential", "entropy"), "instance weight of GAIRAT, MAIL, WMMR, EWAT")
+    instance_on: str = param("both", _TERMS, "terms the instance weight multiplies", when={**_REGULARISED, "instance": ("geometry", "sigmoid", "exponential", "entropy")})
+    lam: float = param(-1.0, uniform(-3.0, 3.0), "flatness of the geometry weights (GAIRAT)", when={"instance": ("geometry",)})
+    slope: float = param(10.0, loguniform(1.0, 20.0), "slope of the sigmoid weights (MAIL)", when={"instance": ("sigmoid",)})
+    bias: float = param(-0.5, uniform(-1.5, 0.5), "bias of the sigmoid weights (MAIL)", when={"instance": ("sigmoid",)})
+    alpha: float = param(0.5, loguniform(0.1, 5.0), "sharpness of the exponential weights (WMMR, without gradient)", when={"instance": ("exponential",)})
+    strength: float = param(1.0, uniform(0.0, 1.0), "share of the entropy weights (EWAT)", when={"instance": ("entropy",)})
+
+    class_weight: str = param("none", choice("none", "prior", "hedge", "ball", "similarity", "dual"), "class weight of SRAT, WAT, FAAL, DAFA, FRL")
+    class_on: str = param("both", _TERMS, "terms the class weight multiplies", when={**_REGULARISED, "class_weight": ("prior", "hedge", "ball", "similarity", "dual")})
+    power: float = param(1.0, uniform(0.0, 2.0), "exponent of the effective-number weights (SRAT)", when={"class_weight": ("prior",)})
+    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge (WAT)", when={"class_weight": ("hedge",)})
+    ball: float = param(0.5, loguniform(0.01, 1.0), "radius of the KL ball (FAAL)", when={"class_weight": ("ball",)})
+    similarity: float = param(1.0, loguniform(0.2, 3.0), "lambda of the class similarity weights (DAFA)", when={"class_weight": ("similarity",)})
+    rate: float = param(0.05, loguniform(0.01, 0.2), "step of the dual ascent (FRL)", when={"class_weight": ("dual",)})
+
+    class_radius: str = param("none", choice("none", "accuracy", "similarity", "dual"), "class radius of CFA, DAFA, FRL")
+    radius_base: float = param(0.5, uniform(0.2, 1.5), "radius factor at class accuracy 0 (CFA)", when={"class_radius": ("accuracy",)})
+    radius_slope: float = param(1.0, uniform(-1.0, 1.0), "its change with class accuracy; 1 = CFA, negative favours hard classes", when={"class_radius": ("accuracy",)})
+    radius_similarity: float = param(1.0, loguniform(0.2, 3.0), "lambda of the class similarity radii (DAFA)", when={"class_radius": ("similarity",)})
+    margin_rate: float = param(0.2, loguniform(0.05, 0.5), "step of the dual ascent on the radii (FRL)", when={"class_radius": ("dual",)})
+
+    class_beta: bool = param(False, choice(False, True), "share of the KL term by class accuracy (CFA)", when={"form": ("trades",)})
+    beta_base: float = param(0.5, uniform(0.2, 1.0), "its base (CFA's lambda_2)", when={"class_beta": (True,)})
+    logit_prior: float = param(0.0, uniform(0.0, 2.0), "factor on log class count added to the adversarial logits; 1 = balanced softmax", when={"form": ("at",)})
+    separation: bool = param(False, choice(False, True), "add SRAT's separation loss", burn_in=True)
+    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "weight of the separation loss", when={"separation": (True,)}, burn_in=True)
+    temperature: float = param(0.1, loguniform(0.05, 1.0), "temperature of the separation loss", when={"separation": (True,)}, burn_in=True)

@@ -12,7 +12,8 @@ _RADII = {"mode": ("remargin", "both")}
 @dataclass(frozen=True)
 class Params:
     mode: str = param("reweight", choice("reweight", "remargin", "both"), "what the dual variables move: loss weights, attack radii, both")
-    bound: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of a class's error over the average (with radii: 0.07)")
+    bound_clean: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of a class's clean error over the average (with radii: 0.07)")
+    bound_boundary: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of its boundary error, clean minus robust accuracy (with radii: 0.07)")
     rate: float = param(0.05, loguniform(0.01, 0.2), "step of the dual ascent on the weights; theirs is halved every 40 epochs, ours is not", when={"mode": ("reweight", "both")})
     margin_rate: float = param(0.2, loguniform(0.05, 0.5), "step of the dual ascent on the radii", when=_RADII)
     limit: float = param(0.5, uniform(0.2, 1.0), "largest sum of the dual variables of the weights", when={"mode": ("reweight", "both")})

@@ -5,6 +5,7 @@ Everything is derived from the case; the functions under test are those that tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,7 @@ def run_attack(inputs, params):
         objective = lambda z, t: losses.kl(clean, z)  # noqa: E731
     elif kind in ("ce", "cw"):
         objective = losses.logit_margin if kind == "cw" else lambda z, t: F.cross_entropy(z, t, reduction="none")
+        begin = x.clamp(0, 1)
     else:
         raise Unknown(f"unknown attack loss {kind!r}; known: ce, cw, kl")
     found, survived = pgd(network, x, y, objective, eps=tensor(params["eps"]), step=tensor(params["step"]),
@@ -183,12 +185,10 @@ def run_frl(inputs, params):
     modes = {"rw": ("reweight", 2.5), "rw_rm": ("both", 3.0)}
     if params["variant"] not in modes:
         raise Unknown(f"unknown variant {params['variant']!r}; known: {', '.join(modes)}")
-    if params["bound0"] != params["bound1"]:
-        raise Unknown(f"two bounds ({params['bound0']}, {params['bound1']}) where frl has one")
     mode, largest = modes[params["variant"]]
     k = width(inputs)
-    method = build("frl", k, mode=mode, bound=params["bound0"], rate=params["rate1"], margin_rate=params["rate2"],
-                   limit=params["lim"], max_radius=largest, beta=params["beta"])
+    method = build("frl", k, mode=mode, bound_clean=params["bound0"], bound_boundary=params["bound1"],
+                   rate=params["rate1"], margin_rate=params["rate2"], limit=params["lim"], max_radius=largest, beta=params["beta"])
     rows = []
     for errors in zip(*(tensor(inputs[name]) for name in (
             "class_clean_error", "class_boundary_error", "total_clean_error", "total_boundary_error"))):
@@ -213,10 +213,16 @@ def run_gairat_schedule(inputs, params):
                                         params["schedule"], switch) for epoch in inputs["epoch_1based"]]}
 
 
+def _ratio(factor: float) -> float:
+    """The ratio whose reciprocal is ``factor`` to the last bit, where there is one: counts are truncated products."""
+    near = (1 / factor, math.nextafter(1 / factor, 0), math.nextafter(1 / factor, math.inf))
+    return next((r for r in near if 1 / r == factor), near[0])
+
+
 @oracle("imbalance")
 def run_imbalance(inputs, params):
     k = params["num_classes"]
-    counts = class_counts(params["total_samples"] / k, k, params["type"], 1 / params["factor"])
+    counts = class_counts(params["total_samples"] / k, k, params["type"], _ratio(params["factor"]))
     if "targets" not in inputs:
         return {"class_counts": counts}
     from trainables.data.split import thin
@@ -229,19 +235,19 @@ def run_imbalance(inputs, params):
 def run_kl_dro(inputs, params):
     if "logits" in inputs:
         logits, y = tensor(inputs["logits"], grad=True), inputs["y"]
-        values = F.cross_entropy(logits, labels(y), reduction="none").detach().requires_grad_()
-    else:  # logits with exactly these cross-entropies: class 0 of two, z = (0, log(e^l - 1))
-        values, y = tensor(inputs["losses"], grad=True), [0] * len(inputs["losses"])
-        other = values.detach() + torch.log(-torch.expm1(-values.detach()))
-        logits = torch.stack([torch.zeros_like(other), other], 1).requires_grad_()
-    method = build("done", logits.shape[1], r=params["r"])
-    here = batch(y, [logits])
+        values = F.cross_entropy(logits, labels(y), reduction="none")
+    else:
+        values = tensor(inputs["losses"], grad=True)
+        logits, y = values[:, None].expand(-1, 2), [0] * len(values)
+    method, here = build("done", logits.shape[1], r=params["r"]), batch(y, [logits])
+    here.cross_entropy = lambda _: values  # the file gives losses, not always logits
     loss = method(here)
     weights = here.weights / len(y)
     objective = done.soft_maximum(values, params["r"])
-    return {"losses": values, "weights": weights, "objective": objective, "weighted_loss": loss,
-            "grad_losses": gradients(objective, values)[0], "grad_logits": gradients(loss, logits)[0],
-            "kl_to_uniform": (loss - objective) / params["r"], "ess": 1 / weights.square().sum()}
+    out = {"losses": values, "weights": weights, "objective": objective, "weighted_loss": loss,
+           "grad_losses": torch.autograd.grad(objective, values, retain_graph=True)[0],
+           "kl_to_uniform": (loss - objective) / params["r"], "ess": 1 / weights.square().sum()}
+    return out | ({"grad_logits": gradients(loss, logits)[0]} if "logits" in inputs else {})
 
 
 @oracle("lrat")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,6 @@ EPOCHS = 200  # length of the pretended run
 
 class Unknown(Exception):
     """A method or kind of case this harness has no code for."""
-
-
-@dataclass(frozen=True)
-class Skip:
-    """In place of a field that cannot be compared, with the reason that is printed."""
-
-    reason: str
 
 
 def numbers(value):

@@ -1,7 +1,7 @@
 """Compare our methods with numbers made by the authors' code: ``python -m tests.oracles [FILE...]`` (default: all stored).
 
 Every case of every file is run through the production classes in float64 and every output field is compared at the file's own
-tolerance. Exit 1, naming file, case and field, on the first difference in each file, an unknown method or an unknown kind.
+tolerance. Every difference is printed with file, case, field, expected and got. Exit 1 on a difference, an unknown method or kind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ STORED = Path(__file__).parent / "data" / "oracles"
 QUIRK = "_official_quirk"
 
 
-class Difference(Exception):
-    """A field that differs, or one we do not produce; the text names case and field."""
-
-
 @dataclass
 class Report:
     """What was compared in one file, and what was left out and why."""
@@ -32,10 +28,12 @@ class Report:
     cases: int = 0
     fields: int = 0
     skipped: Counter = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        differ = "".join(f"\n{self.path}: DIFFERS: {text}" for text in self.differences)
         left_out = "".join(f"; skipped {n}: {why}" for why, n in self.skipped.items())
-        return f"{self.path}: {self.cases} cases, {self.fields} fields compared{left_out}"
+        return f"{self.path}: {self.cases} cases, {self.fields} fields compared{left_out}{differ}"
 
 
 def flat(value, where: str = ""):
@@ -63,19 +61,21 @@ def tolerance_of(document: dict, name: str) -> dict:
     return exact if exact and name.endswith("_exact") else document["tolerance"]
 
 
-def compare(case: str, where: str, expected, got, tolerance: dict) -> None:
+def difference(expected, got, tolerance: dict) -> str | None:
+    """What is wrong with a field, in words, or None."""
     want, have = array(expected), array(got)
     if want.shape != have.shape:
-        raise Difference(f"case {case}, field {where}: expected shape {want.shape}, got {have.shape}")
+        return f"expected shape {want.shape}, got {have.shape}"
     wrong = ~np.isclose(have, want, rtol=tolerance["rtol"], atol=tolerance["atol"], equal_nan=True)
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0]) if want.shape else ""
-        raise Difference(f"case {case}, field {where}{list(at) if at else ''}: expected {want[at] if at else want}, "
-                         f"got {have[at] if at else have} ({int(wrong.sum())} of {want.size} values differ)")
+    if not wrong.any():
+        return None
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    place = f"at {list(at)} " if at else ""
+    return f"{place}expected {want[at]}, got {have[at]} ({int(wrong.sum())} of {want.size} values differ)"
 
 
 def check_case(document: dict, case: dict, report: Report) -> None:
-    name, kind = case["name"], case["params"].get("kind")
+    kind = case["params"].get("kind")
     if kind and kind.endswith(QUIRK):
         report.skipped["cases of a fault of the authors' code"] += 1
         return
@@ -84,25 +84,25 @@ def check_case(document: dict, case: dict, report: Report) -> None:
     for where, expected in flat(case["outputs"]):
         if QUIRK in where:
             report.skipped["fields of a fault of the authors' code"] += 1
-        elif where not in produced:
-            raise Difference(f"case {name}, field {where}: expected {str(expected)[:80]}, got nothing")
-        elif isinstance(produced[where], oracle_tools.Skip):
-            report.skipped[produced[where].reason] += 1
-        else:
-            compare(name, where, expected, produced[where], tolerance_of(document, where))
-            report.fields += 1
+            continue
+        problem = f"expected {str(expected)[:80]}, got nothing"
+        if where in produced:
+            problem = difference(expected, produced[where], tolerance_of(document, where))
+        report.fields += 1
+        if problem:
+            report.differences.append(f"case {case['name']}, field {where}: {problem}")
 
 
 def check_file(path: Path) -> Report:
-    """Compare one file; ``Difference`` on the first field that differs."""
+    """Compare one file. A case that we cannot run, for whatever reason, is a difference."""
     document, report = json.loads(path.read_text()), Report(path)
     if not document["cases"]:
-        raise Difference("the file has no cases")
+        report.differences.append("the file has no cases")
     for case in document["cases"]:
         try:
             check_case(document, case, report)
-        except oracle_tools.Unknown as unknown:
-            raise Difference(f"case {case['name']}: {unknown}") from None
+        except Exception as problem:  # noqa: BLE001 - the other cases are still worth comparing
+            report.differences.append(f"case {case['name']}: {type(problem).__name__}: {problem}")
         report.cases += 1
     return report
 
@@ -113,13 +113,12 @@ def main(arguments: list[str]) -> int:
     for path in paths:
         try:
             report = check_file(path)
-        except (Difference, OSError, KeyError, ValueError) as problem:
-            print(f"{path}: DIFFERS: {problem if not isinstance(problem, KeyError) else f'key {problem} is missing'}")
-            failed = True
-            continue
+        except (OSError, KeyError, ValueError) as problem:
+            report = Report(path, differences=[f"not an oracle file: {type(problem).__name__}: {problem}"])
+        failed |= bool(report.differences)
         total += report.fields
         print(report)
-    print(f"{total} fields compared in {len(paths)} files" + (", with differences" if failed else ""))
+    print(f"{total} fields compared in {len(paths)} files" + (", with differences" if failed else ", all equal"))
     return int(failed)
 
 

@@ -16,7 +16,8 @@ from trainables.models import MODELS, build_model, check_model, conv_bn_pairs, p
 
 GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
 CASES = [  # name, shape, conv-BN pairs
-    ("cnn", GREY8, 3), ("cnn", (3, 9, 12), 3), ("cnn", GREY28, 4), ("cnn", RGB32, 4), ("cnn", RGB64, 4), ("cnn:2", GREY8, 3),
+    ("cnn", GREY8, 3), ("cnn", (3, 9, 12), 3), ("cnn", GREY28, 4), ("cnn", RGB32, 4), ("cnn", RGB64, 4),
+         ("cnn:2", GREY8, 3),
     ("resnet18:0.1", GREY8, 20), ("resnet18:0.25", RGB32, 20), ("resnet18:0.1", RGB64, 20),
     ("preact-resnet18:0.1", GREY8, 8), ("preact-resnet18:0.25", RGB32, 8),
     ("wrn-34-10:0.1", GREY8, 15), ("wrn-34-10:0.1", RGB32, 15),
@@ -60,23 +61,28 @@ def test_contract(name, shape, pairs):
         listed = conv_bn_pairs(folded)
         assert len(listed) == len(set(listed)) == pairs
         for conv, bn in listed:
-            folded.set_submodule(conv, fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
+            folded.set_submodule(conv,
+                                 fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
             folded.set_submodule(bn, nn.Identity())
         left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         assert left == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) - pairs
         torch.testing.assert_close(folded(x), model(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, parameters", [("resnet18", 11_173_962), ("wrn-34-10", 46_160_474), ("preact-resnet18", 11_172_170)])
+@pytest.mark.parametrize("name, parameters",
+                         [("resnet18", 11_173_962), ("wrn-34-10", 46_160_474),
+                          ("preact-resnet18", 11_172_170)])
 def test_sizes_are_those_of_the_published_models(name, parameters):
-    """CIFAR ResNet-18 (kuangliu), WRN-34-10 (TRADES), pre-activation ResNet-18 with its final batch norm (Rice et al.)."""
+    """CIFAR ResNet-18 (kuangliu), WRN-34-10 (TRADES), pre-activation ResNet-18 with its final batch norm
+    (Rice et al.)."""
     with torch.device("meta"):
         model = build_model(name, 10, RGB32)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_own_preactivation_differs_from_what_a_fold_could_reach():
-    """No pair may start in front of a pre-activation batch norm or at the stem, whose output is also the shortcut."""
+    """No pair may start in front of a pre-activation batch norm or at the stem, whose output is also the
+    shortcut."""
     names = [conv for conv, _ in conv_bn_pairs(build_model("preact-resnet18:0.1", 5, GREY8))]
     assert names == [f"backbone.{i}.body.0" for i in range(1, 9)]
 
@@ -94,11 +100,13 @@ def test_cosine_head(name):
 def test_normalisation_is_inside_and_no_parameter():
     model = build_model("cnn", 5, RGB32, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0]).eval()
     plain = build_model("cnn", 5, RGB32, mean=[0.0] * 3, std=[1.0] * 3).eval()
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in ("mean", "std")}, strict=False)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in ("mean", "std")},
+                          strict=False)
     x = torch.rand(2, *RGB32)
     by_hand = torch.stack([(x[:, 0] - 0.1) / 0.5, (x[:, 1] - 0.2) / 0.25, x[:, 2] - 0.3], dim=1)
     torch.testing.assert_close(model(x), plain(by_hand))
-    assert {"mean", "std"} <= set(dict(model.named_buffers())) and "mean" not in dict(model.named_parameters())
+    assert {"mean",
+            "std"} <= set(dict(model.named_buffers())) and "mean" not in dict(model.named_parameters())
 
 
 def test_width_changes_the_channels():

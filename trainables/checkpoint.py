@@ -13,7 +13,7 @@ NAME = "checkpoint.pt"
 def save_checkpoint(folder: Path, trainer, metrics: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{NAME}.{os.getpid()}"
-    torch.save({**trainer.state_dict(), "metrics": metrics}, aside)
+    torch.save({**trainer.state_dict(), "metrics": metrics, "config": trainer.config.to_dict()}, aside)
     os.replace(aside, folder / NAME)
 
 

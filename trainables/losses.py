@@ -54,6 +54,14 @@ def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
     return _without_label(logits, y, float("-inf")).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) -log softmax(logits)_y."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+ATTACK_LOSSES = {"ce": cross_entropy, "margin": logit_margin}  # what ``Attack.loss`` names, besides the method's own
+
+
 def mart_margin_term(logits_adv: Tensor, y: Tensor) -> Tensor:
     """(B,) -log(1.0001 - q_k*), q_k* the largest wrong adversarial probability: what MART adds to the cross-entropy."""
     probs = F.softmax(full_precision(logits_adv), dim=1)

@@ -159,7 +159,7 @@ class Method(nn.Module):
     Only ``forward`` is required; the other hooks have the plain choice as their default.
     """
 
-    head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are cosines in [-1, 1]
+    head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are 10 * cosine
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
     needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
     needs_every_class = False  # True: the equation divides by, or takes the logarithm of, class counts

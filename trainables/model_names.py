@@ -1,4 +1,5 @@
-"""Which models exist, without importing torch: the command line checks names before anything heavy is loaded."""
+"""Which models exist, without importing torch: the command line checks names before anything heavy is
+loaded."""
 
 from __future__ import annotations
 

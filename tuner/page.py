@@ -12,7 +12,7 @@ TEMPLATE = r"""<!doctype html>
   p { margin: .35em 0 } .small { color: #555; font-size: .9em; overflow-wrap: anywhere }
   #front { height: clamp(380px, 62vh, 600px) } #classes { height: 260px }
   #params { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 270px), 1fr)); gap: 4px }
-  #params > div { height: 230px; min-width: 0 }
+  #params > div { height: 230px; min-width: 0; overflow: hidden }
   select { font: inherit; max-width: 100% }
 </style>
 </head>
@@ -27,16 +27,17 @@ TEMPLATE = r"""<!doctype html>
 <p class="small" id="chosen"></p>
 <div id="classes"></div>
 <h2>What each searched parameter buys</h2>
-<p class="small">Trials of full budget. Blue circles and vermillion triangles: the two objectives. Larger: on the front.</p>
+<p class="small">Trials of full budget, over the searched range. Blue circles: <span id="namex"></span>; vermillion triangles:
+<span id="namey"></span>; larger ones are on the front.</p>
 <div id="params"></div>
 </section>
 <script>@@PLOTLY@@</script>
 <script>
 const D = @@DATA@@;
-const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"]};
-const narrow = () => window.innerWidth < 600;
+const narrow = window.innerWidth < 600;
+const config = {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover"};
 const font = {family: "system-ui, sans-serif", size: 12};
-const title = (text) => ({text: narrow() && text.length > 40 ? text.replace(" robust accuracy", "<br>robust accuracy") : text});
+const title = (text) => ({text: narrow && text.length > 40 ? text.replace(" robust accuracy", "<br>robust accuracy") : text});
 
 function frontTraces() {
   const traces = [{x: D.staircase[0], y: D.staircase[1], mode: "lines", line: {color: D.colours.x, width: 2},
@@ -61,7 +62,8 @@ function drawFront() {
   const layout = {font, margin: {l: 62, r: 12, t: 10, b: 50}, hovermode: "closest", plot_bgcolor: "#fafafa",
     xaxis: {title: title(D.axis[0]), range: D.range[0], automargin: true},
     yaxis: {title: title(D.axis[1]), range: D.range[1], automargin: true},
-    legend: {orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom"}, hoverlabel: {align: "left"}};
+    legend: {orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", traceorder: "reversed"},
+    hoverlabel: {align: "left"}};
   if (!D.points.length) layout.annotations = [{text: "no trial has reported yet", showarrow: false, font: {size: 16},
                                                xref: "paper", yref: "paper", x: .5, y: .5}];
   Plotly.newPlot("front", frontTraces(), layout, config);
@@ -74,30 +76,35 @@ function choose(trial) {
   document.getElementById("trial").value = trial;
   document.getElementById("chosen").textContent =
     Object.entries(p.params).map(([k, v]) => `${k} = ${typeof v === "number" ? +v.toPrecision(3) : v}`).join(", ");
-  const bar = (q, name, color) => ({type: "bar", name, x: Object.keys(q.robust).map(c => "class " + c),
-                                    y: Object.values(q.robust), marker: {color}});
+  const bar = (q, name, color) => ({type: "bar", name, x: Object.keys(q.robust), y: Object.values(q.robust), marker: {color}});
   const traces = [bar(p, `trial ${trial}`, D.colours.x)];
   const paper = D.points.find(q => q.trial === D.paper);
   if (paper && paper !== p) traces.push(bar(paper, `the paper’s setting (trial ${D.paper})`, D.colours.grey));
   Plotly.react("classes", traces, {font, margin: {l: 50, r: 8, t: 8, b: 50}, showlegend: true,
-    legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0}, xaxis: {type: "category", automargin: true},
-    yaxis: {title: {text: "robust accuracy on val"}, rangemode: "tozero"}}, config);
+    legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0}, xaxis: {type: "category", title: {text: "class"}, automargin: true},
+    yaxis: {title: {text: "robust accuracy (fraction)"}, rangemode: "tozero"}}, config);
 }
 
 function drawParams() {
   const full = D.points.filter(p => p.group === "front" || p.group === "finished");
-  for (const s of D.searched) {
+  const grid = document.getElementById("params");
+  for (const key of ["x", "y"]) document.getElementById("name" + key).textContent = D[key];
+  // all places first: the grid gives them their width before anything is drawn
+  for (const s of D.searched) grid.appendChild(document.createElement("div"));
+  D.searched.forEach((s, i) => {
     const some = full.filter(p => s.name in p.params);
-    const div = document.getElementById("params").appendChild(document.createElement("div"));
-    const trace = (key, color, symbol) => ({x: some.map(p => s.choice ? String(p.params[s.name]) : p.params[s.name]), y: some.map(p => p[key]),
+    const trace = (key, color, symbol) => ({
+      x: some.map(p => s.choice ? String(p.params[s.name]) : p.params[s.name]), y: some.map(p => p[key]),
       mode: "markers", name: D[key], hovertext: some.map(p => p.text), hoverinfo: "text", customdata: some.map(p => p.trial),
-      marker: {color, symbol, size: some.map(p => p.group === "front" ? 11 : 6)}});
-    Plotly.newPlot(div, [trace("x", D.colours.x, "circle"), trace("y", D.colours.y, "triangle-up")],
+      marker: {color, symbol, size: some.map(p => p.group === "front" ? 11 : 7)}});
+    const xaxis = {title: {text: s.name}, type: s.choice ? "category" : s.log ? "log" : "linear", automargin: true};
+    if (s.choice) Object.assign(xaxis, {categoryorder: "array", categoryarray: s.ticks.map(t => t[1]), range: [-.5, s.ticks.length - .5]});
+    else Object.assign(xaxis, {range: s.range, tickvals: s.ticks.map(t => t[0]), ticktext: s.ticks.map(t => t[1])});
+    Plotly.newPlot(grid.children[i], [trace("x", D.colours.x, "circle"), trace("y", D.colours.y, "triangle-up")],
       {font: {...font, size: 11}, margin: {l: 40, r: 8, t: 8, b: 40}, showlegend: false, hovermode: "closest",
-       plot_bgcolor: "#fafafa", xaxis: {title: {text: s.name}, type: s.choice ? "category" : s.log ? "log" : "linear", automargin: true}},
-      {...config, displayModeBar: false});
-    div.on("plotly_click", e => choose(e.points[0].customdata));
-  }
+       plot_bgcolor: "#fafafa", xaxis, yaxis: {range: D.paramRange}}, {...config, displayModeBar: false});
+    grid.children[i].on("plotly_click", e => choose(e.points[0].customdata));
+  });
 }
 
 drawFront();

@@ -18,11 +18,11 @@ from tuner.spec import SearchSpec
 # Okabe and Ito's palette: told apart with any kind of colour vision. Shape differs too.
 BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#8A8A8A"
 AXIS = {
-    "robust_acc": f"mean over classes of robust accuracy on {SPLIT}",
-    "worst_class_robust_acc": f"worst-class robust accuracy on {SPLIT}",
-    "tail_robust_acc": f"robust accuracy of the worst 30 % of classes on {SPLIT}",
-    "clean_acc": f"clean accuracy on {SPLIT}",
-    "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT}",
+    "robust_acc": f"mean over classes of robust accuracy on {SPLIT} (fraction)",
+    "worst_class_robust_acc": f"worst-class robust accuracy on {SPLIT} (fraction)",
+    "tail_robust_acc": f"robust accuracy of the worst 30 % of classes on {SPLIT} (fraction)",
+    "clean_acc": f"clean accuracy on {SPLIT} (fraction)",
+    "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT} (fraction)",
 }
 # group: (legend, colour, plotly symbol, matplotlib marker, size)
 GROUPS = {
@@ -59,8 +59,20 @@ def picture_data(history: History, spec: SearchSpec) -> dict:
             "x": x_name, "y": y_name, "points": points, "range": [_range(points, "x"), _range(points, "y")],
             "stairs": len(spec.objectives) == 2, "empty": not front.rows,
             "paper": paper["trial"] if paper else None, "picked": front.knee()["trial"] if front.rows else None,
-            "searched": [{"name": n, "doc": space.params[n].doc, "log": bool(getattr(space.params[n].range, "log", False)),
-                          "choice": isinstance(space.params[n].range, CategoricalDistribution)} for n in space.searched]}
+            "searched": [_param_axis(space.params[n]) for n in space.searched],
+            "paramRange": _range([{"v": p[a]} for p in points for a in "xy" if p["group"] in ("front", FULL)], "v")}
+
+
+def _param_axis(param) -> dict:
+    """The searched range as an axis: limits as plotly takes them, three ticks, or one for each choice."""
+    dist = param.range
+    if isinstance(dist, CategoricalDistribution):
+        return {"name": param.name, "choice": True, "log": False, "ticks": [[str(c), str(c)] for c in dist.choices]}
+    middle = math.sqrt(dist.low * dist.high) if dist.log else (dist.low + dist.high) / 2
+    low, high = (math.log10(dist.low), math.log10(dist.high)) if dist.log else (dist.low, dist.high)
+    pad = 0.05 * (high - low) or 0.5
+    return {"name": param.name, "choice": False, "log": dist.log, "range": [low - pad, high + pad],
+            "ticks": [[v, short(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))]}
 
 
 def _finite(value) -> bool:
@@ -175,12 +187,20 @@ def _draw_front(axes, data: dict) -> None:
 
 def _draw_param(axes, data: dict, param: dict, first: bool) -> None:
     some = [p for p in data["points"] if p["group"] in ("front", FULL) and param["name"] in p["params"]]
-    xs = [p["params"][param["name"]] for p in some]
-    xs = [str(x) for x in xs] if param["choice"] else xs
+    at = {text: i for i, (_, text) in enumerate(param["ticks"])}
+    xs = [at[str(p["params"][param["name"]])] if param["choice"] else p["params"][param["name"]] for p in some]
     for key, colour, marker in (("x", BLUE, "o"), ("y", VERMILLION, "^")):
         axes.scatter(xs, [p[key] for p in some], s=16, color=colour, marker=marker, label=data[key])
-    if param["log"] and some:
-        axes.set_xscale("log")
+    if param["choice"]:
+        axes.set(xlim=(-0.5, len(at) - 0.5))
+        axes.set_xticks(range(len(at)), list(at))
+    else:
+        if param["log"]:
+            axes.set_xscale("log")
+        axes.set(xlim=[10 ** v for v in param["range"]] if param["log"] else param["range"])
+        axes.set_xticks([v for v, _ in param["ticks"]], [t for _, t in param["ticks"]])
+        axes.minorticks_off()
+    axes.set_ylim(data["paramRange"])
     axes.set_xlabel(param["name"], fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)

@@ -32,6 +32,7 @@ class Proposer:
     def __init__(self, spec: SearchSpec, folder: Path, history: History):
         self.spec, self.space, self.history = spec, spec.search_space(), history
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
         self.study = optuna.create_study(
@@ -62,10 +63,8 @@ class Proposer:
         outside = number == 0 and not self.space.contains(paper)
         if number == 0 and not outside:
             self.study.enqueue_trial({k: v for k, v in paper.items() if k in self.space.searched})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = self.study.ask()
-            params = paper if outside else self.space.sample(trial)
+        trial = self.study.ask()
+        params = paper if outside else self.space.sample(trial)
         trial.set_user_attr("paper", number == 0)
         return Proposal(trial.number, params)
 

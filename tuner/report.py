@@ -27,13 +27,17 @@ LABELS = {
 }
 SHORT = {"robust_acc": "average", "worst_class_robust_acc": "worst class", "tail_robust_acc": "tail",
          "clean_acc": "clean", "worst_class_clean_acc": "worst clean"}
+MAX_ROWS = 20  # of the summary: MLflow cuts a description at 8000 characters
 EMPTY = "The front is empty: no trial has finished its full budget."
 
 
 def short(value: Any) -> str:
-    """A parameter's value in a few characters: 3 significant digits."""
+    """A parameter's value in a few characters: 3 significant digits, ``2.1e-4`` rather than ``0.000212``."""
     if value is None:
         return "-"
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -70,21 +74,25 @@ def counts(history: History) -> str:
 
 
 def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as text: the front, then the paper's setting if it is not on the front."""
-    shown = [n for n in searched if any(n in r["params"] for r in front.rows)]
-    extra = [] if "clean_acc" in front.objectives else ["clean_acc"]
-    metrics = [*front.objectives, *extra]
+    """Header and rows, as text: the front, then the paper's setting if it is not on the front.
+
+    Up to five parameters have a column each; more are one text, so that the table still fits a terminal.
+    """
+    metrics = list(dict.fromkeys([*front.objectives, "clean_acc"]))
     on_front = {r["trial"] for r in front.rows}
     rows = list(front.rows)
     if paper is not None and paper["trial"] not in on_front:
         rows.append(paper)
+    shown = [n for n in searched if any(n in r["params"] for r in rows)]
     cells = []
     for row in rows:
         is_paper = paper is not None and row["trial"] == paper["trial"]
-        mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, not on the front)"
+        mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, off the front)"
+        values = {n: short(row["params"].get(n)) for n in shown}
         cells.append([f"{row['trial']}{mark}", *(fraction(row.get(n)) for n in metrics),
-                      *(short(row["params"].get(n)) for n in shown)])
-    return ["trial", *(SHORT.get(n, n) for n in metrics), *shown], cells
+                      *(values.values() if len(shown) <= 5 else
+                        [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")])])
+    return ["trial", *(SHORT.get(n, n) for n in metrics), *(shown if len(shown) <= 5 else ["parameters"])], cells
 
 
 def front_table(front: Front, paper: dict | None, searched: tuple[str, ...]) -> Table:
@@ -93,8 +101,9 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
 
     header, rows = front_cells(front, paper, searched)
     table = Table(title=f"Pareto front on {SPLIT}" if front.rows else EMPTY)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=0 < i <= len(front.objectives) + 1)
+    for name in header:
+        number = name in SHORT.values()
+        table.add_column(name, justify="right" if number else "left", no_wrap=number)
     for cells in rows:
         table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
     return table
@@ -115,7 +124,7 @@ def gain(front: Front, paper: dict | None) -> str:
     if found:
         return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
     if ours > theirs:
-        return start + f"gains nothing without a loss elsewhere, but offers other trade-offs: {volume}."
+        return start + f"gains nothing without a loss elsewhere, but offers other trade-offs{_trade(front, paper)}; {volume}."
     return start + f"gains nothing: no finished trial is better in any objective; {volume}."
 
 
@@ -128,6 +137,16 @@ def _gain_in(front: Front, paper: dict, name: str) -> str:
     best = max(rows, key=lambda r: r[name])
     loss = " at no loss of " + " or ".join(SHORT.get(n, n) for n in others) if others else ""
     return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
+
+
+def _trade(front: Front, paper: dict) -> str:
+    """The largest gain in the last objective, with what it costs in the first."""
+    first, last = front.objectives[0], front.objectives[-1]
+    best = max(front.rows, key=lambda r: r[last])
+    if first == last or best[last] <= paper[last]:
+        return ""
+    return (f", such as {best[last] - paper[last]:+.3f} {SHORT.get(last, last)} for {best[first] - paper[first]:+.3f} "
+            f"{SHORT.get(first, first)} (trial {best['trial']})")
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
@@ -145,7 +164,8 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
     front, paper, space = front_of(history, spec), paper_row(history, spec), spec.search_space()
     title, line = headline(spec)
     header, rows = front_cells(front, paper, space.searched)
-    table = ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *rows]] if rows else [EMPTY]
+    table = ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *rows[:MAX_ROWS]]] if rows else [EMPTY]
+    table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
     return "\n".join([
         f"### {title}", "", line, "", gain(front, paper), "",

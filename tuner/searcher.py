@@ -32,3 +32,6 @@ class ProposalSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         pass
+
+    def __getstate__(self) -> dict:
+        return {}  # Ray pickles its searcher for a restore of its own, which is never used

@@ -7,87 +7,44 @@ the history, not from the clock), so a resume goes on with the same runs and `sy
 
 from __future__ import annotations
 
-import os
+import logging
 import queue
-import re
 import threading
 import time
-import uuid
-import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
+from tuner import mlflow_layout as layout
 from tuner.front import Front
-from tuner.history import FULL, RUNNING, STOPPED, History, TrialRecord
-from tuner.home import Home, write_atomically
+from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.home import Home
+from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec import SearchSpec
 
 GATHER_S = 1.0  # how long messages are collected before they are written
 ATTEMPTS_AT_CLOSE = 3
-_STATUS = {FULL: "FINISHED", STOPPED: "KILLED", "failed": "FAILED", RUNNING: "KILLED"}
+_STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # trying again cannot help
 PARENT = -1  # the search's own run, among trial numbers
-
-
-def tracking_uri(home: Home) -> str:
-    """Where runs go: ``MLFLOW_TRACKING_URI``, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
-
-
-def without_secrets(text: str) -> str:
-    """The text without a password in an address and without the values of MLflow's secret variables."""
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
-
-
-def metric_name(name: str) -> str:
-    """A name that MLflow takes; one that had to be changed carries a checksum, so that two classes never share a name."""
-    clean = "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(" .") or "_" for part in name.split("/"))[:200]
-    return name if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"
-
-
-@dataclass
-class _Changes:
-    """What is still to be written to one run. Later messages are merged into earlier ones."""
-
-    name: str = ""
-    started: float = 0.0
-    params: dict = field(default_factory=dict)
-    tags: dict = field(default_factory=dict)
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # key, value, ms, step
-    status: str = ""
-    ended: float = 0.0
-    files: list[Path] = field(default_factory=list)
-
-    def add(self, new: _Changes) -> None:
-        self.params.update(new.params)
-        self.tags.update(new.tags)
-        self.metrics += new.metrics
-        self.files += new.files
-        self.name, self.started = new.name or self.name, new.started or self.started
-        if new.status:
-            self.status, self.ended = new.status, new.ended
 
 
 class Tracker:
     """What the driver calls while a search runs. Every method returns at once; only ``close`` waits."""
 
     def __init__(self, spec: SearchSpec, home: Home, name: str, *, run_ids: dict | None = None,
-                 warn: Callable[[str], None]):
-        self.spec, self.home, self.name, self._warn = spec, home, name, warn
-        self._uri = tracking_uri(home)
+                 warn: Callable[[str], None], began: float | None = None):
+        self.spec, self.home, self.name, self.warn = spec, home, name, warn
+        self._uri = layout.tracking_uri(home)
         self.tracking_uri = without_secrets(self._uri)
-        self._known_parent = (run_ids or {}).get("parent")
+        self.began = began or time.time()
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # of every epoch of every trial: the time axis of its metrics
         self._started: dict[int, float] = {}
         self._ended: dict[int, bool] = {}  # trials that have ended: on the front?
         self._last_end = 0.0
         self._writer = _Writer(self)
-        self._send(PARENT, _Changes(status="RUNNING"))
+        self._send(PARENT, layout.parent_changes(spec))
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -99,7 +56,7 @@ class Tracker:
         tags = {"tuner.kind": "trial", "tuner.trial": str(trial), "tuner.search": self.name,
                 "tuner.method": record.method, "tuner.pareto": "false"}
         self._ended.pop(trial, None)
-        self._send(trial, _Changes(f"trial {trial}", record.started, params, tags, status="RUNNING"))
+        self._send(trial, Changes(f"trial {trial}", record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
             self.epoch(trial, metrics)
 
@@ -108,7 +65,7 @@ class Tracker:
         step = int(metrics.get("epoch", len(seconds) + 1))
         seconds[step] = sum(metrics.get(k) or 0.0 for k in ("train_s", "eval_s"))
         when = _ms(self._started.get(trial, 0.0) + sum(s for e, s in seconds.items() if e <= step))
-        self._send(trial, _Changes(metrics=[(metric_name(k), float(v), when, step) for k, v in metrics.items()
+        self._send(trial, Changes(metrics=[(metric_name(k), float(v), when, step) for k, v in metrics.items()
                                             if isinstance(v, (int, float)) and not isinstance(v, bool)]))
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -117,17 +74,17 @@ class Tracker:
             tags["tuner.reason"] = record.reason
         self._ended[record.trial] = False
         self._last_end = max(self._last_end, record.ended)
-        self._send(record.trial, _Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
+        self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
 
     def front(self, front: Front, finished: int) -> None:
         """The front after ``finished`` trials: a point on the parent's curves, and who is on it now."""
         when, members = _ms(self._last_end), {row["trial"] for row in front.rows}
-        self._send(PARENT, _Changes(metrics=[("hypervolume", front.hypervolume, when, finished),
+        self._send(PARENT, Changes(metrics=[("hypervolume", front.hypervolume, when, finished),
                                              ("front_size", float(len(front.rows)), when, finished)]))
         for trial in set(self._ended) | members:
             if self._ended.get(trial) is not (trial in members):
                 self._ended[trial] = trial in members
-                self._send(trial, _Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
+                self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
 
     def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
         """Write the pictures, end every run, wait for the writer. False if MLflow does not have everything (then: sync)."""
@@ -141,9 +98,9 @@ class Tracker:
             tags = {"mlflow.note.content": summary_markdown(self.spec, history)}
             files += write_pictures(folder, history, self.spec).values()
         except Exception as error:  # a picture is not worth a search
-            self._warn(f"the pictures could not be made: {type(error).__name__}: {error}")
-        self._send(PARENT, _Changes(tags={**tags, "tuner.state": state}, status=_STATUS.get(state, "FAILED"),
-                                    ended=self._last_end or time.time(), files=[f for f in files if f.exists()]))
+            self.warn(f"the pictures could not be made: {type(error).__name__}: {error}")
+        self._send(PARENT, Changes(tags={**tags, "tuner.state": state}, status=_STATUS.get(state, "FAILED"),
+                                    ended=max(self._last_end, self.began), files=[f for f in files if f.exists()]))
         return self._writer.finish(self._thread, deadline)
 
     @property
@@ -157,7 +114,7 @@ class Tracker:
         runs = dict(self._writer.runs)
         return {"parent": runs.pop(PARENT, None), "trials": {str(t): r for t, r in runs.items()}}
 
-    def _send(self, run: int, changes: _Changes) -> None:
+    def _send(self, run: int, changes: Changes) -> None:
         self._inbox.put((run, changes))
 
 
@@ -168,7 +125,7 @@ class _Writer:
         self.tracker = tracker
         self.connected = threading.Event()
         self.runs: dict[int, str] = {}
-        self._todo: dict[int, _Changes] = {}
+        self._todo: dict[int, Changes] = {}
         self._client = self._experiment = None
         self._closing = threading.Event()
         self._complete, self._lost, self._away = False, False, False
@@ -193,7 +150,7 @@ class _Writer:
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
         if not self._complete:
-            self.tracker._warn(f"MLflow at {self.tracker.tracking_uri} does not have all of this search yet; "
+            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} does not have all of this search yet; "
                                f"the history has, and `tuner sync {self.tracker.name}` fills it in")
         return self._complete
 
@@ -213,7 +170,7 @@ class _Writer:
 
     def _merge(self, message) -> None:
         if message is not None:
-            self._todo.setdefault(message[0], _Changes()).add(message[1])
+            self._todo.setdefault(message[0], Changes()).add(message[1])
 
     def _write(self) -> None:
         if not self._todo:
@@ -234,45 +191,57 @@ class _Writer:
             del self._todo[run]
 
     def _connect(self) -> None:
-        from tuner import mlflow_runs
+        layout.quiet()
+        from mlflow import MlflowClient, __version__
 
-        t = self.tracker
-        client = mlflow_runs.client(t._uri)
-        experiment = mlflow_runs.experiment(client, t.spec.experiment_name, None if "://" in t._uri and t._uri.startswith(
-            ("http", "databricks")) else t.home.artifacts)
-        key = _key(t.home.search(t.name))
-        parent = mlflow_runs.find_parent(client, experiment, key, t._known_parent)
-        if parent is None:
-            parent = mlflow_runs.create_parent(client, experiment, t.spec, t.name, key)
-        else:
-            self.runs.update(mlflow_runs.trials(client, experiment, parent))
-        self.runs[PARENT], self._experiment, self._client = parent, experiment, client
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        t, spec = self.tracker, self.tracker.spec
+        local = not t._uri.startswith(("http:", "https:", "databricks"))
+        if local:
+            t.home.root.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=t._uri)
+        experiment = layout.experiment_id(client, spec.experiment_name, t.home.artifacts.as_uri() if local else None)
+        key = layout.search_key(t.home.search(t.name))
+        parent = layout.parent_run(client, experiment, spec, t.name, key, t.began)
+        self.runs = {PARENT: parent, **layout.trial_runs(client, experiment, parent)}
+        self._experiment, self._client = experiment, client
         self.connected.set()
-        mlflow_runs.save_view(client, experiment, parent, t.spec, t.name, t._warn)
+        try:
+            layout.save_view(client, experiment, parent, spec, t.name, __version__)
+        except Exception as error:  # the pictures on the search's run show the same
+            t.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
 
-    def _write_run(self, run: int, changes: _Changes) -> None:
-        from tuner import mlflow_runs
-
+    def _write_run(self, run: int, changes: Changes) -> None:
         if run not in self.runs:
-            self.runs[run] = mlflow_runs.create_trial(self._client, self._experiment, self.runs[PARENT], changes.name,
-                                                      changes.started, changes.tags)
-        mlflow_runs.write(self._client, self.runs[run], changes)
+            self.runs[run] = layout.trial_run(self._client, self._experiment, self.runs[PARENT], changes)
+        write(self._client, self.runs[run], changes)
 
     def _report(self, error: Exception) -> None:
         """Once per outage, without secrets."""
         if not self._away:
             text = without_secrets(" ".join(str(error).split()))
-            self.tracker._warn(f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
+            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
                                f"tried again ({type(error).__name__}: {text[:300]})")
         self._away = True
 
 
-def _key(folder: Path) -> str:
-    """What ties a search folder to its runs, written before the first run exists: a killed driver leaves no orphan."""
-    path = folder / "mlflow.key"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex)
-    return path.read_text().strip()
+def write(client, run: str, changes: Changes) -> None:
+    """All changes of one run, in as few requests as MLflow allows; its end last."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    params = [Param(k, str(v)) for k, v in changes.params.items()]
+    tags = [RunTag(k, str(v)) for k, v in changes.tags.items()]
+    metrics = [Metric(key, value, when, step) for key, value, when, step in changes.metrics]
+    for i in range(max(-(-len(params) // 100), -(-len(tags) // 100), -(-len(metrics) // 800))):
+        client.log_batch(run, metrics[i * 800:(i + 1) * 800], params[i * 100:(i + 1) * 100],
+                         tags[i * 100:(i + 1) * 100])
+    for path in changes.files:
+        client.log_artifact(run, str(path))
+    if changes.status == "RUNNING":
+        client.update_run(run, status="RUNNING")
+    elif changes.status:
+        client.set_terminated(run, changes.status, _ms(changes.ended))
 
 
 def _ms(seconds: float) -> int:
@@ -284,8 +253,10 @@ def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Cal
     """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
     from tuner.result import state_of
 
-    tracker, finished = Tracker(spec, home, name, warn=warn), []
-    for record in sorted(history.trials.values(), key=lambda t: (t.ended or float("inf"), t.trial)):
+    records = sorted(history.trials.values(), key=lambda t: (t.ended or float("inf"), t.trial))
+    tracker = Tracker(spec, home, name, warn=warn, began=min((t.started for t in records), default=None))
+    finished = []
+    for record in records:
         tracker.trial_started(record)
         if record.state != RUNNING:
             tracker.trial_ended(record)

@@ -45,6 +45,9 @@ class Watch(tune.Callback):
         error = trial.get_error()
         self._end(_number(trial), FAILED, " ".join(str(error).strip().splitlines()[-1:]) or "the trial's process died")
 
+    def __getstate__(self) -> dict:
+        return {}  # Ray pickles its callbacks for a restore of its own, which is never used
+
     def _end(self, number: int, state: str, reason: str = "") -> None:
         record = self.history.trials[number]
         if record.state in (FULL, STOPPED, FAILED):

@@ -1,4 +1,5 @@
-"""Images for training: decoded once per machine, mapped by every trial, split so that a search never meets the test set.
+"""Images for training: decoded once per machine, mapped by every trial, split so that a search never meets
+the test set.
 
     prepare / check          no torch, quick: the driver calls them before Ray starts
     open_splits              what a trial trains and is judged on: `train` and `val`
@@ -11,5 +12,6 @@ from trainables.data.split import Summary, check
 from trainables.data.store import prepare
 from trainables.data.tensors import Split, Splits, open_splits, open_test
 
-__all__ = ["DATASETS", "DataError", "DataSpec", "Split", "Splits", "Summary", "absolute", "check", "class_counts",
+__all__ = ["DATASETS", "DataError", "DataSpec", "Split", "Splits", "Summary", "absolute", "check",
+           "class_counts",
            "open_splits", "open_test", "parse_imbalance", "prepare"]

@@ -1,4 +1,5 @@
-"""Datasets that are the user's own files: Parquet with encoded images, and folders of images. Decoded in threads."""
+"""Datasets that are the user's own files: Parquet with encoded images, and folders of images. Decoded in
+threads."""
 
 from __future__ import annotations
 
@@ -23,14 +24,16 @@ _TRACK = re.compile(r"(?:^|/)(\d+)/(\d+)_\d+\.\w+$")
 
 
 def absolute(dataset: str) -> str:
-    """``dataset`` with the folder of ``parquet:DIR`` or ``folder:DIR`` made absolute, so that a worker that runs in
+    """``dataset`` with the folder of ``parquet:DIR`` or ``folder:DIR`` made absolute, so that a worker that
+    runs in
     another folder finds it; other names as they are."""
     kind, colon, where = dataset.partition(":")
     return f"{kind}:{Path(where).expanduser().resolve()}" if colon and where else dataset
 
 
 def source_files(kind: str, where: str) -> list[Path]:
-    """The files a dataset is made of, sorted; `DataError` if the folder or one of its two halves is missing."""
+    """The files a dataset is made of, sorted; `DataError` if the folder or one of its two halves is
+    missing."""
     folder = Path(where).expanduser()
     if not where or not folder.is_dir():
         raise DataError(f"dataset '{kind}:{where}' names no folder; {kind}:DIR takes an existing folder")

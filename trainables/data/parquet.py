@@ -1,7 +1,9 @@
-"""Parquet files as dataset hubs publish them: which column is the image, which the label, and what the labels are called."""
+"""Parquet files as dataset hubs publish them: which column is the image, which the label, and what the
+labels are called."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,11 +32,10 @@ class ParquetImages:
 
 
 def read_parquet(file: Path, chunk: int) -> ParquetImages:
-    """Open ``file``; ``chunks()`` yields its encoded images in lists of at most ``chunk``. `DataError` on wrong columns."""
-    try:
+    """Open ``file``; ``chunks()`` yields its encoded images in lists of at most ``chunk``. `DataError` on
+    wrong columns."""
+    with _readable(file):
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{file} is no readable Parquet file ({str(problem).splitlines()[0]})") from problem
     schema, features = parquet.schema_arrow, _features(parquet.schema_arrow)
     image, label = _image_column(schema, file), _label_column(schema, features, file)
     rows = parquet.metadata.num_rows
@@ -44,19 +45,33 @@ def read_parquet(file: Path, chunk: int) -> ParquetImages:
 
     def chunks() -> Iterator[list[bytes]]:
         columns = [f"{image}.bytes" if is_struct else image]
-        for batch in pq.ParquetFile(file).iter_batches(chunk, columns=columns):
-            column = batch.column(0)
-            yield (column.field("bytes") if is_struct else column).to_pylist()
+        with _readable(file):
+            for batch in pq.ParquetFile(file).iter_batches(chunk, columns=columns):
+                column = batch.column(0)
+                yield (column.field("bytes") if is_struct else column).to_pylist()
 
-    return ParquetImages(rows, _labels(parquet, label, file), _class_names(features, label), _paths(parquet, image),
-                         chunks, lambda row: f"{file} row {row}")
+    with _readable(file):
+        labels, paths = _labels(parquet, label, file), _paths(parquet, image)
+    return ParquetImages(rows, labels, _class_names(features, label), paths, chunks,
+                         lambda row: f"{file} row {row}")
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Whatever Arrow finds wrong with the bytes of ``file``, as a sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as problem:
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise DataError(f"{file} is no readable Parquet file ({reason})") from problem
 
 
 def _features(schema: pa.Schema) -> dict:
     """The feature description that Hugging Face `datasets` leaves in a schema, else {}."""
     try:
-        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -78,7 +93,8 @@ def _is_image(dtype: pa.DataType) -> bool:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})" for field in schema)
+    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})"
+                     for field in schema)
 
 
 def _image_column(schema: pa.Schema, file: Path) -> str:

@@ -25,7 +25,8 @@ _FILES = {
     "svhn": ("SVHN", "svhn", "train_32x32.mat and test_32x32.mat"),
     "mnist": ("MNIST", "mnist/MNIST/raw", "the four *-ubyte.gz files"),
     "fashion-mnist": ("FashionMNIST", "fashion-mnist/FashionMNIST/raw", "the four *-ubyte.gz files"),
-    "gtsrb": ("GTSRB", "gtsrb", "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
+    "gtsrb": ("GTSRB", "gtsrb",
+              "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
 }
 
 
@@ -42,7 +43,8 @@ class Decoded:
 
 
 def load_digits() -> Decoded:
-    """scikit-learn's 1,797 handwritten 8x8 digits, 0..16 scaled to 0..255; a fixed stratified fifth is `test`."""
+    """scikit-learn's 1,797 handwritten 8x8 digits, 0..16 scaled to 0..255; a fixed stratified fifth is
+    `test`."""
     from sklearn.datasets import load_digits as load
 
     values, labels = load(return_X_y=True)
@@ -57,7 +59,8 @@ def load_digits() -> Decoded:
 
 
 def load_torchvision(name: str, raw: Path) -> Decoded:
-    """One of torchvision's datasets from ``raw`` (home/datasets/raw), downloaded into it where there is a network."""
+    """One of torchvision's datasets from ``raw`` (home/datasets/raw), downloaded into it where there is a
+    network."""
     train, test = (_open_torchvision(name, raw, is_train) for is_train in (True, False))
     if name == "gtsrb":
         from trainables.data.encoded import decode_samples  # not at the top: encoded.py needs Decoded
@@ -84,7 +87,8 @@ def _open_torchvision(name: str, raw: Path, is_train: bool):
         (raw / where).mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
             return make(root, **split, download=True)
-    except Exception as problem:  # URLError, RuntimeError, zipfile and tarfile errors: all mean "no usable files"
+    # URLError, RuntimeError, zipfile and tarfile errors: all mean "no usable files"
+    except Exception as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0].rstrip(":. ")
         raise DataError(f"dataset {name!r} is not on this machine and could not be downloaded ({reason}); "
                         f"put {files} into {raw / where}") from problem

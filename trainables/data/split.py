@@ -1,6 +1,8 @@
-"""Which images are `train` and which `val`. Chosen from the source's training set alone; `test` is another file.
+"""Which images are `train` and which `val`. Chosen from the source's training set alone; `test` is another
+file.
 
-`val` is taken first and balanced, then `train` is thinned, so the rare classes pay nothing for their validation images.
+`val` is taken first and balanced, then `train` is thinned, so the rare classes pay nothing for their
+validation images.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Summary:
 
 
 def check(spec: DataSpec, home: Path) -> Summary:
-    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong later."""
+    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong
+    later."""
     validate_spec(spec)
     folder = prepare(spec.dataset, home)
     source = mapped(folder / "train.arrow")
@@ -36,7 +39,8 @@ def check(spec: DataSpec, home: Path) -> Summary:
     tests = mapped(folder / "test.arrow").labels
     classes = len(source.meta["classes"])
     counts = {name: np.bincount(labels, minlength=classes).tolist()
-              for name, labels in (("train", source.labels[train]), ("val", source.labels[val]), ("test", tests))}
+              for name,
+              labels in (("train", source.labels[train]), ("val", source.labels[val]), ("test", tests))}
     return Summary(source.meta["classes"], tuple(source.images.shape[1:]), counts, source.meta["grouped_by"],
                    source.meta["note"], source.meta["mean"], source.meta["std"])
 
@@ -44,9 +48,12 @@ def check(spec: DataSpec, home: Path) -> Summary:
 def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Rows (int64) of ``source`` that are train and val under ``spec``.
 
-    ``val`` is drawn with numpy's ``RandomState([seed, 1])``: of each class ``val_fraction`` of the smallest class if the
-    data are thinned (balanced), else of the class itself; at least one image; whole groups where rows are grouped.
-    ``train`` is thinned with ``RandomState(seed)`` as in the published codes, from ``n_max`` = smallest class left.
+    ``val`` is drawn with numpy's ``RandomState([seed, 1])``: of each class ``val_fraction`` of the smallest
+    class if the
+    data are thinned (balanced), else of the class itself; at least one image; whole groups where rows are
+    grouped.
+    ``train`` is thinned with ``RandomState(seed)`` as in the published codes, from ``n_max`` = smallest
+    class left.
     """
     kind, ratio = parse_imbalance(spec.imbalance)
     names, labels = source.meta["classes"], source.labels

@@ -1,9 +1,13 @@
-"""The decoded dataset on disk: two Arrow files per dataset, written once per machine, mapped read-only by everyone.
+"""The decoded dataset on disk: two Arrow files per dataset, written once per machine, mapped read-only by
+everyone.
 
-    home/datasets/NAME-HASH/train.arrow   image fixed_shape_tensor<uint8, (C, H, W)>, label int64, group int64 (if any)
-    home/datasets/NAME-HASH/test.arrow    the same without group; in its own file so that a search never opens it
+    home/datasets/NAME-HASH/train.arrow   image fixed_shape_tensor<uint8, (C, H, W)>, label int64, group
+    int64 (if any)
+    home/datasets/NAME-HASH/test.arrow    the same without group; in its own file so that a search never
+    opens it
 
-The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears under its
+The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears
+under its
 name only when it is complete: it is written aside and renamed under a lock.
 """
 
@@ -47,7 +51,8 @@ class Mapped:
 
 
 def prepare(dataset: str, home: Path) -> Path:
-    """The folder with the decoded ``dataset``, made now if it is not there yet. Any number of processes may call at once.
+    """The folder with the decoded ``dataset``, made now if it is not there yet. Any number of processes may
+    call at once.
 
     `DataError` for an unknown name, missing or wrong files, or a home that cannot be written.
     """
@@ -99,7 +104,8 @@ def _write_aside(folder: Path, load: Callable[[], Decoded]) -> None:
     try:
         data = load()
         _validate(data)
-        meta = {"classes": [name.replace("/", "-") for name in data.classes],  # "/" separates parts of metric names
+        # "/" separates parts of metric names
+        meta = {"classes": [name.replace("/", "-") for name in data.classes],
                 "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
         _write(aside / "train.arrow", *data.train, data.groups, meta)
         _write(aside / "test.arrow", *data.test, None, meta)

@@ -1,4 +1,5 @@
-"""Splits as torch tensors: views of the mapped file on the CPU, one copy on a GPU. torch is imported on first use."""
+"""Splits as torch tensors: views of the mapped file on the CPU, one copy on a GPU. torch is imported on
+first use."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Splits:
 
 
 def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
-    """``train`` and ``val`` on ``device``. Repeated calls in one process give the same object: nothing is mapped again."""
+    """``train`` and ``val`` on ``device``. Repeated calls in one process give the same object: nothing is
+    mapped again."""
     validate_spec(spec)
     return _open_splits(spec, Path(home).expanduser().resolve(), str(device))
 

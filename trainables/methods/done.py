@@ -17,7 +17,7 @@ from trainables.method import Batch, Method, start_epoch
 
 def soft_maximum(losses: Tensor, r: float) -> Tensor:
     """Scalar r log mean_i exp(losses_i / r), the worst case over weights (eq. 6); entries of -inf are left out."""
-    return r * (torch.logsumexp(losses / r, 0) - losses.isfinite().sum().log())
+    return r * (torch.logsumexp(losses / r, 0) - losses.isfinite().sum().to(losses.dtype).log())
 
 
 def dro_weights(losses: Tensor, r: float) -> Tensor:

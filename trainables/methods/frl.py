@@ -43,8 +43,8 @@ class Frl(Method):
     def update(self, clean_error: Tensor, boundary_error: Tensor, mean_clean: Tensor, mean_boundary: Tensor) -> None:
         """One dual step from per-class errors (K,) and the overall ones (scalars). boundary = clean minus robust accuracy."""
         p = self.params
-        clean_gap = clean_error - mean_clean - p.bound
-        boundary_gap = boundary_error - mean_boundary - p.bound
+        clean_gap = clean_error - mean_clean - p.bound_clean
+        boundary_gap = boundary_error - mean_boundary - p.bound_boundary
         if p.mode != "remargin":
             self.lam_clean.copy_(ascend(self.lam_clean, clean_gap, p.rate, p.limit))
             self.lam_boundary.copy_(ascend(self.lam_boundary, boundary_gap, 2 * p.rate, p.limit))

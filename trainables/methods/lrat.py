@@ -10,13 +10,16 @@ from torch import Tensor
 from trainables.losses import prob_shortfall
 from trainables.method import Attack, Batch, Method
 
-KINDS = {"pgd": Attack(10, 0.1, loss="ce"), "cw": Attack(10, 0.1, loss="margin"),
-         "saa": Attack(20, 0.25, loss="dlr-targeted", targets=3)}
+LOSSES = {"pgd": "ce", "cw": "margin", "saa": "dlr-targeted"}
 
 
 def simulated(names: str, base: Attack) -> tuple[Attack, ...]:
-    """The attacks of a list such as "saa+cw" with ``base``'s start: the paper's steps (pgd, cw: 10 of eps/10; saa: 20)."""
-    return tuple(replace(KINDS[name], start=base.start) for name in names.split("+"))
+    """The attacks of a list such as "saa+cw", with the configured steps; SAA, which adapts its step, takes twice as many.
+
+    The paper's are 10 steps of eps / 10 for pgd and cw and 20 for saa with 3 targets.
+    """
+    return tuple(replace(base, loss=LOSSES[name], steps=base.steps * (2 if name == "saa" else 1))
+                 for name in names.split("+"))
 
 
 def pair_weights(shortfall: Tensor, alpha: float, power: float) -> Tensor:

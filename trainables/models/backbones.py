@@ -22,9 +22,11 @@ def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
 
 
 def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
-    """conv-BN-ReLU blocks, then a 2x2 grid of averages (more than global pooling: 8x8 images have little else).
+    """conv-BN-ReLU blocks, then a 2x2 grid of averages (more than global pooling: 8x8 images have little
+    else).
 
-    Up to 16 pixels: 16, 32, 64 channels with strides 1, 2, 2. Above: 32, 64, 128, 128 with strides 1, 2, 2, 2.
+    Up to 16 pixels: 16, 32, 64 channels with strides 1, 2, 2. Above: 32, 64, 128, 128 with strides 1, 2, 2,
+    2.
     """
     small = max(shape[1:]) <= 16
     stages = ((16, 1), (32, 2), (64, 2)) if small else ((32, 1), (64, 2), (128, 2), (128, 2))
@@ -48,18 +50,20 @@ class Residual(nn.Module):
         self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
                                   _conv(cout, cout), nn.BatchNorm2d(cout))
         same = stride == 1 and cin == cout
-        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(cin, cout, stride, 1), nn.BatchNorm2d(cout))
+        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(cin, cout, stride, 1),
+                                                                 nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
 class PreActivation(nn.Module):
-    """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its first ReLU gives."""
+    """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its
+    first ReLU gives."""
 
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()
-        self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU(inplace=False))  # x itself may be the shortcut
+        self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU(inplace=True))
         self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
                                   _conv(cout, cout))
         self.shortcut = None if stride == 1 and cin == cout else _conv(cin, cout, stride, 1)
@@ -69,7 +73,8 @@ class PreActivation(nn.Module):
         return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
 
 
-def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int], blocks: int) -> list[nn.Module]:
+def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int],
+            blocks: int) -> list[nn.Module]:
     """``blocks`` blocks per width; every stage but the first halves the resolution."""
     layers = []
     for stage, cout in enumerate(widths):

@@ -35,7 +35,8 @@ HEADS = {"linear": nn.Linear, "cosine": CosineHead}
 
 
 class Classifier(nn.Module):
-    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not parameters."""
+    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not
+    parameters."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -57,9 +58,11 @@ def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: s
                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Classifier:
     """A new model with random weights (torch's global generator: seed it first).
 
-    ``name``: one of `MODELS` or a torchvision classification model; own models take a width, ``"resnet18:0.5"``.
+    ``name``: one of `MODELS` or a torchvision classification model; own models take a width,
+    ``"resnet18:0.5"``.
     ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and 0.25 if not given.
-    `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a wrong number of channels.
+    `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a wrong number of
+    channels.
     """
     check_model(name, shape)
     if head not in HEADS:
@@ -75,9 +78,11 @@ def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: s
 
 
 def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of every convolution whose output goes into one batch norm and nowhere else: they can be folded in eval mode.
+    """Names of every convolution whose output goes into one batch norm and nowhere else: they can be folded
+    in eval mode.
 
-    Known by construction, not by tracing: neighbours in an `nn.Sequential`, and convN/bnN of torchvision's ResNets. A
+    Known by construction, not by tracing: neighbours in an `nn.Sequential`, and convN/bnN of torchvision's
+    ResNets. A
     batch norm in front of a convolution (pre-activation) is not listed.
     """
     pairs = []

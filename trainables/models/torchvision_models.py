@@ -1,4 +1,5 @@
-"""torchvision's classification models by their own names, cut into backbone and head. Made for 224x224: small images
+"""torchvision's classification models by their own names, cut into backbone and head. Made for 224x224:
+small images
 may be too small for some, which `check_torchvision` finds out without computing anything (meta tensors)."""
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
     """The model without its last linear layer, and the number of features that layer took."""
     auxiliary = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     net = torchvision.models.get_model(name, weights=None, **auxiliary)
-    if name.startswith("squeezenet"):  # its classifier is a convolution; pooled features and a linear head do the same
+    # its classifier is a convolution; pooled features and a linear head do the same
+    if name.startswith("squeezenet"):
         net.classifier = nn.AdaptiveAvgPool2d(1)
         return RGB(net), 512
     path, last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1]
@@ -45,7 +47,8 @@ def _fits(name: str, shape: tuple[int, int, int], device: str) -> bool:
 
 
 def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> None:
-    """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``."""
+    """`ValueError` unless torchvision has a classification model of this name that takes images of
+    ``shape``."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(f"unknown model {name!r}; it takes {', '.join(MODELS)} "

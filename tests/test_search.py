@@ -1,0 +1,172 @@
+"""One real search through the command line, read back from every place it leaves results."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tests.conftest import SMALL, tuner
+from tuner.front import nondominated
+from tuner.history import History
+
+OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
+
+
+def test_result_json_has_what_scripts_rely_on(finished):
+    result, home, _ = finished
+    assert {"search", "state", "objectives", "split", "front", "hypervolume", "reference", "paper", "trials",
+            "epochs_trained", "epochs_saved", "wall_s", "home", "mlflow"} <= set(result)
+    assert result["state"] == "finished" and result["split"] == "val" and result["objectives"] == OBJECTIVES
+    assert result["trials"] == {"finished": 6, "stopped": 0, "failed": 0} and result["epochs_trained"] == 18
+    assert result["reference"] == [0, 0] and result["home"] == str(home)
+    for row in [*result["front"], result["paper"]]:
+        assert {"trial", "epoch", *OBJECTIVES, "clean_acc", "params"} <= set(row) and row["epoch"] == 3
+    assert result["paper"]["trial"] == 0
+    assert result["paper"]["params"] == {"loss": "ce", "one_minus_beta": 1e-4, "strength": 1.0, "start": 0.8,
+                                         "sep_weight": 0.5, "temperature": 0.1, **_unsearched(result["paper"]["params"])}
+
+
+def _unsearched(params):
+    return {k: params[k] for k in ("reduction",) if k in params}
+
+
+def test_front_is_the_nondominated_set_of_the_history(finished):
+    result, home, _ = finished
+    trials = list(History(home / "searches" / "first").trials.values())
+    points = [[t.last[o] for o in OBJECTIVES] for t in trials]
+    assert {r["trial"] for r in result["front"]} == {trials[i].trial for i in nondominated(points, [True, True])}
+
+
+def test_each_trial_received_what_the_sampler_proposed(finished):
+    """The echo test: the study's proposals, the history and what the trials say they trained with are the same."""
+    _, home, _ = finished
+    folder = home / "searches" / "first"
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    (study,) = [optuna.load_study(study_name=s.study_name, storage=storage) for s in optuna.get_all_study_summaries(storage)]
+    history = History(folder)
+    assert len(study.trials) == len(history.trials) == 6
+    for trial in study.trials:
+        echo = torch.load(folder / "trials" / str(trial.number) / "checkpoint.pt", weights_only=True)["config"]
+        assert echo["trial"] == trial.number
+        assert echo["params"] == history.trials[trial.number].params
+        assert trial.params.items() <= echo["params"].items() and trial.params
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [history.trials[trial.number].last[o] for o in OBJECTIVES]
+    assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == 6
+
+
+def test_history_parquet_is_tidy(finished):
+    _, home, _ = finished
+    table = pq.read_table(home / "searches" / "first" / "history.parquet").to_pydict()
+    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
+    assert {"clean_acc", "tail_robust_acc", "robust_acc_gap", "robust_acc/0", "clean_acc/9", "train_loss", "weight_ess",
+            "train_s", "eval_s", "param/sep_weight"} <= set(table)
+    assert all(0 <= v <= 1 for v in table["robust_acc"] + table["worst_class_robust_acc"] + table["clean_acc"])
+
+
+def test_mlflow_layout(finished):
+    result, home, _ = finished
+    client = MlflowClient(result["mlflow"]["tracking_uri"])
+    assert result["mlflow"]["tracking_uri"] == f"sqlite:///{home}/mlflow.db"
+    parent = client.get_run(result["mlflow"]["run_id"])
+    assert client.get_experiment(parent.info.experiment_id).name == "digits-exp:10-cnn"
+    assert parent.data.tags["tuner.search"] == "first" and parent.data.tags["tuner.method"] == "srat"
+    assert parent.info.status == "FINISHED" and "method: srat" in parent.data.tags["tuner.spec"]
+    assert parent.data.metrics["hypervolume"] == pytest.approx(result["hypervolume"])
+    assert parent.data.metrics["front_size"] == len(result["front"])
+    names = {f.path for f in client.list_artifacts(parent.info.run_id)}
+    assert {"front.html", "front.png", "front.parquet", "spec.yaml"} <= names
+    runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert len(runs) == 6 and all(r.info.status == "FINISHED" for r in runs)
+    front = {r["trial"] for r in result["front"]}
+    assert sum(r.data.tags["tuner.pareto"] == "true" for r in runs) == len(front)
+    assert all(r.data.tags["tuner.budget"] == "full" for r in runs)
+    for run in runs:
+        steps = client.get_metric_history(run.info.run_id, "robust_acc")
+        assert [m.step for m in steps] == [1, 2, 3]
+        assert {"loss", "sep_weight", "start"} <= set(run.data.params)
+
+
+def test_plain_lines_on_stderr_and_no_terminal_codes(finished):
+    _, _, stderr = finished
+    assert "trial 0 finished" in stderr and "6/6 done" in stderr and "\x1b[" not in stderr
+
+
+def test_starting_a_finished_search_again_is_harmless_and_quick(finished):
+    result, home, _ = finished
+    begin = time.perf_counter()
+    again = tuner("search", "--method", "srat", "--trials", 6, *SMALL, "--name", "first", "--home", home, "--json")
+    assert json.loads(again.stdout) == result and time.perf_counter() - begin < 15
+
+
+def test_a_name_belongs_to_one_spec(finished):
+    _, home, _ = finished
+    done = tuner("search", "--trials", 7, *SMALL, "--name", "first", "--home", home, "--json")
+    assert done.returncode == 2 and "'first'" in json.loads(done.stdout)["error"] and "trials" in done.stdout
+
+
+def test_front_and_ls_read_it_back(finished):
+    result, home, _ = finished
+    (row,) = json.loads(tuner("front", "first", "--home", home, "--json").stdout)
+    assert row["front"] == result["front"] and row["hypervolume"] == result["hypervolume"]
+    (line,) = json.loads(tuner("ls", "--home", home, "--json").stdout)
+    assert {"search", "method", "dataset", "state", "trials", "created"} <= set(line) and line["state"] == "finished"
+    near = tuner("front", "frist", "--home", home)
+    assert near.returncode == 2 and "did you mean first" in near.stderr
+
+
+def test_seeded_runs_repeat(tmp_path):
+    """Same spec and seed, one trial at a time: the same metrics for every trial."""
+    seen = []
+    for home in (tmp_path / "a", tmp_path / "b"):
+        done = tuner("search", "--trials", 3, *SMALL, "--max-concurrent", 1, "--home", home, "--json")
+        assert done.returncode == 0, done.stderr
+        history = History(home / "searches" / json.loads(done.stdout)["search"])
+        seen.append([[{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs]
+                     for t in history.trials.values()])
+    assert seen[0] == seen[1] and len(seen[0]) == 3
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(tmp_path, parquet_dir):
+    """A real divergence: a network without batch norm at learning rates up to 1, on a real Parquet data set."""
+    (tmp_path / "space.yaml").write_text("lr: [0.09, 1.0]")
+    done = tuner("search", "--method", "at", "--dataset", f"parquet:{parquet_dir}", "--imbalance", "none", "--model",
+                 "squeezenet1_1", "--space", tmp_path / "space.yaml", "--trials", 4, "--max-epochs", 2, "--set",
+                 "attack_steps=2", "--set", "eval_attack=2", "--set", "batch_size=16", "--sampler", "random",
+                 "--name", "div", "--home", tmp_path, "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0 and result["state"] == "finished"
+    assert result["trials"]["failed"] >= 1 and result["trials"]["finished"] >= 1 and sum(result["trials"].values()) == 4
+    failed = [t for t in History(tmp_path / "searches" / "div").trials.values() if t.state == "failed"]
+    assert all("loss is" in t.reason and "in epoch 1" in t.reason for t in failed) and failed
+    client = MlflowClient(result["mlflow"]["tracking_uri"])
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "attributes.status = 'FAILED'")
+    assert len(runs) == len(failed) and all("loss is" in r.data.tags["tuner.reason"] for r in runs)
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    command = [sys.executable, "-m", "tuner.cli", "search", "--trials", "40", *SMALL, "--name", "stopped", "--home",
+               str(tmp_path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    path = tmp_path / "searches" / "stopped" / "history.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and (not path.exists() or path.read_text().count('"end"') < 2):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 130, err
+    result = json.loads(out)
+    assert result["state"] == "stopped" and result["trials"]["finished"] >= 2 and result["front"]
+    client = MlflowClient(result["mlflow"]["tracking_uri"])
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")

@@ -1,0 +1,120 @@
+"""Wrong input ends at once, before Ray starts, with exit 2 and one sentence that carries the value and what is allowed."""
+
+import json
+import os
+import sys
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tuner.cli import main
+
+CASES = [
+    (["--method", "srta"], ["'srta'", "srat"]),
+    (["--dataset", "cifar11"], ["'cifar11'", "cifar10"]),
+    (["--model", "resnet19"], ["'resnet19'", "resnet18"]),
+    (["--sampler", "grid"], ["'grid'", "tpe"]),
+    (["--sampler", "cmaes"], ["'cmaes'", "gp"]),
+    (["--objective", "robustness"], ["'robustness'", "robust_acc"]),
+    (["--fix", "lamda=1"], ["'lamda'", "sep_weight"]),
+    (["--fix", "start"], ["'start'", "KEY=VALUE"]),
+    (["--fix", "start=7"], ["start=7", "[0.2, 0.95]"]),
+    (["--fix", "loss=ce", "--fix", "gamma=1"], ["gamma=1.0", "loss in {focal}"]),
+    (["--set", "learning_rate=1"], ["'learning_rate'", "lr"]),
+    (["--set", "eps=0"], ["eps=0", "[0.0001, 1]"]),
+    (["--set", "eps=-0.1"], ["eps=-0.1"]),
+    (["--set", "schedule=linear"], ["'linear'", "piecewise"]),
+    (["--max-epochs", "0"], ["--max-epochs 0", "at least 1"]),
+    (["--trials", "0"], ["--trials 0"]),
+    (["--trials", "many"], ["--trials"]),
+    (["--seed", "-1"], ["--seed -1"]),
+    (["--cpus-per-trial", "0"], ["--cpus-per-trial 0"]),
+    (["--gpus-per-trial", "-1"], ["--gpus-per-trial -1"]),
+    (["--time-budget", "0"], ["--time-budget 0"]),
+    (["--imbalance", "exp"], ["'exp'", "exp:K"]),
+    (["--imbalance", "step:0.5"], ["step:0.5"]),
+    (["--imbalance", "exp:100000"], ["exp:100000"]),
+    (["--name", "../outside"], ["'../outside'"]),
+    (["--spec", "/no/such/file.yaml"], ["/no/such/file.yaml"]),
+    (["--dataset", "parquet:/no/such"], ["/no/such"]),
+    (["--dataset", "cifar10"], ["cifar10", "datasets"]),
+    (["--no-such-flag"], ["--no-such-flag"]),
+]
+
+
+def run(capsys, monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["tuner", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.mark.parametrize("args, parts", CASES, ids=[" ".join(a) for a, _ in CASES])
+def test_wrong_flag(capsys, monkeypatch, tmp_path, args, parts):
+    code, out, err = run(capsys, monkeypatch, "search", *args, "--home", tmp_path / "home", "--json")
+    message = json.loads(out)["error"]
+    assert code == 2 and all(part in message for part in parts), message
+    assert "\n" not in message and "Traceback" not in err
+    assert not (tmp_path / "home" / "searches").exists()
+
+
+SPACES = [("start: [0.9, 0.3]", "upside down"), ("start: [0.1, 2.0]", "0.1"), ("loss: [ce, hinge]", "'hinge'"),
+          ("nothing: [0, 1]", "'nothing'"), ("start: {low: 0.3}", "low"), ("[1, 2]", "key: value"), ("a: [", "YAML")]
+
+
+@pytest.mark.parametrize("text, part", SPACES)
+def test_wrong_space_file(capsys, monkeypatch, tmp_path, text, part):
+    (tmp_path / "space.yaml").write_text(text)
+    code, out, _ = run(capsys, monkeypatch, "search", "--space", tmp_path / "space.yaml", "--home", tmp_path, "--json")
+    assert code == 2 and part in json.loads(out)["error"]
+
+
+def test_unknown_spec_field(capsys, monkeypatch, tmp_path):
+    (tmp_path / "spec.yaml").write_text("metod: srat")
+    code, out, _ = run(capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--json")
+    assert code == 2 and "'metod'" in json.loads(out)["error"] and "method" in out
+
+
+def _png(size=(32, 32)):
+    buffer = BytesIO()
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _rows(labels, image=None):
+    return [{"img": {"bytes": image or _png(), "path": f"{i}.png"}, "label": label} for i, label in enumerate(labels)]
+
+
+PARQUET = [
+    ([{"picture": 1, "label": 0}], "picture"),
+    ([{"img": {"bytes": _png(), "path": "a.png"}}], "label"),
+    (_rows([0] * 9 + [1], b"no image"), "row 0"),
+    (_rows([0] * 9 + [-3]), "-3"),
+]
+
+
+@pytest.mark.parametrize("rows, part", PARQUET, ids=["no image column", "no label column", "undecodable", "label"])
+def test_wrong_parquet(capsys, monkeypatch, tmp_path, rows, part):
+    for split in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+    code, out, _ = run(capsys, monkeypatch, "search", "--dataset", f"parquet:{tmp_path}", "--imbalance", "none",
+                       "--home", tmp_path / "home", "--json")
+    assert code == 2 and part in json.loads(out)["error"], out
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/1"), reason="needs /proc, a folder nobody can write to")
+def test_unwritable_home(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "search", "--home", "/proc/1/home", "--json")
+    assert code == 2 and "/proc/1/home" in json.loads(out)["error"] and "--home" in out
+
+
+@pytest.mark.parametrize("args", [["front", "nothing"], ["space", "srta"]])
+def test_other_commands(capsys, monkeypatch, tmp_path, args):
+    extra = ["--home", tmp_path] if args[0] == "front" else []
+    code, out, _ = run(capsys, monkeypatch, *args, *extra, "--json")
+    assert code == 2 and repr(args[1]) in json.loads(out)["error"]

@@ -1,0 +1,141 @@
+"""`tuner ui`: MLflow's own pages on loopback, with links that open at a search's trials."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+from tuner import mlflow_layout as layout
+from tuner.home import Home, UsageError
+
+START_S = 180  # MLflow's server needs up to a minute on a busy laptop
+
+
+def serve(home: Home, port: int | None = None, open_link: str | None = None) -> None:
+    """Start MLflow on 127.0.0.1, print the address (and a search's links), run until Ctrl-C.
+
+    Where ``MLFLOW_TRACKING_URI`` is a server already, its address is printed instead.
+    """
+    uri = layout.tracking_uri(home)
+    if uri.startswith(("http:", "https:")):
+        _print_links(layout.without_secrets(uri).replace("//***@", "//"), uri, home, open_link)
+        return
+    if open_link is not None and not home.search(open_link).exists():
+        raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
+    home.require_writable()
+    port = port or _free_port()
+    with server(uri, home, port) as (process, address), _until_signal() as stop:
+        print(f"starting MLflow on {address} ...", file=sys.stderr, flush=True)
+        if not _answers(process, address, stop):
+            if stop.is_set():
+                raise KeyboardInterrupt
+            raise RuntimeError(f"MLflow did not start on {address}; its output is in {home.root / 'mlflow-server.log'}")
+        _print_links(address, uri, home, open_link)
+        print("Ctrl-C ends it", file=sys.stderr, flush=True)
+        while not stop.wait(0.5):
+            if process.poll() is not None:
+                raise RuntimeError(f"MLflow ended by itself; its output is in {home.root / 'mlflow-server.log'}")
+
+
+@contextmanager
+def server(uri: str, home: Home, port: int):
+    """MLflow's server as a process group of its own, which ends with the block."""
+    _check_port(port)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port",
+               str(port), "--workers", "1", "--artifacts-destination", home.artifacts.as_uri()]
+    layout.quiet()
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
+    with open(home.root / "mlflow-server.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home.root, start_new_session=True)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End the server and its workers: the group was made for them and holds nothing else."""
+    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+@contextmanager
+def _until_signal():
+    """An event that Ctrl-C and SIGTERM set; a terminal that goes away counts too."""
+    stop = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    in_main = threading.current_thread() is threading.main_thread()
+    old = {s: signal.signal(s, lambda *_: stop.set()) for s in signals} if in_main else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _answers(process: subprocess.Popen, address: str, stop: threading.Event) -> bool:
+    for _ in range(START_S * 4):
+        if process.poll() is not None or stop.is_set():
+            return False
+        try:
+            with urllib.request.urlopen(address + "/health", timeout=5) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            stop.wait(0.25)
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _check_port(port: int) -> None:
+    try:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "a port is 1 to 65535"
+        raise UsageError(f"--port {port} cannot be used ({reason}); choose another or leave it out") from None
+
+
+def _print_links(address: str, uri: str, home: Home, name: str | None) -> None:
+    print(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning", flush=True)
+    for search, pages in search_links(address, uri, [name] if name else home.names()[-1:]).items():
+        for what, link in pages.items():
+            print(f"{search} {what:8} {link}", flush=True)
+
+
+def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str, str]]:
+    """For each search that MLflow at ``uri`` has: its pages at ``address``."""
+    layout.quiet()
+    from mlflow import MlflowClient
+
+    if not names:
+        return {}
+    client, links = MlflowClient(tracking_uri=uri), {}
+    experiments = {e.experiment_id: e for e in client.search_experiments()}
+    for name in names:
+        found = client.search_runs(list(experiments), f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'",
+                                   max_results=1)
+        for run in found:
+            experiment = experiments[run.info.experiment_id]
+            view = layout.VIEW_TAG + run.info.run_id in experiment.tags
+            links[name] = layout.links(address, experiment.experiment_id, run.info.run_id, view)
+    return links
