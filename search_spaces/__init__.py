@@ -1,11 +1,35 @@
 """What may vary: one file per method, and the registry of methods.
 
-A method's equation is in ``trainables/methods/<name>.py``, its hyperparameters in ``search_spaces/<name>.py``.
+A method's equation is in ``trainables/methods/<name>.py``, its hyperparameters in
+``search_spaces/<name>.py``.
 """
 
 from search_spaces import (
-    at, bsl, cfa, cfol, codat, dafa, done, ewat, faal, fairfront, fat, frl, gairat, lrat, lsat, mail, mart, mixup, reat,
-    robal, sovr, srat, trades, wat, wmmr,
+    at,
+    bsl,
+    cfa,
+    cfol,
+    codat,
+    dafa,
+    done,
+    ewat,
+    faal,
+    fairfront,
+    fat,
+    frl,
+    gairat,
+    lrat,
+    lsat,
+    mail,
+    mart,
+    mixup,
+    reat,
+    robal,
+    sovr,
+    srat,
+    trades,
+    wat,
+    wmmr,
 )
 
 METHODS = {
@@ -38,7 +62,8 @@ METHODS = {
 
 
 def method_space(name: str):
-    """The module with a method's ``Params``, ``PAPER`` and ``SUMMARY``; ``ValueError`` lists the known names."""
+    """The module with a method's ``Params``, ``PAPER`` and ``SUMMARY``; ``ValueError`` lists the known
+    names."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}")
     return METHODS[name]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from search_spaces.param import choice, loguniform, param, uniform
+from search_spaces.param import choice, loguniform, param
 
 PAPER = "Gao et al., Local Reweighting for Adversarial Training, 2021, arXiv:2106.15776"
 SUMMARY = "weights per image and attack, several attacks per image"

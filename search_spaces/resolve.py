@@ -1,4 +1,5 @@
-"""From what a user or a sampler wrote to the values a method gets: known, in range, complete, nothing that does not apply."""
+"""From what a user or a sampler wrote to the values a method gets: known, in range, complete, nothing that
+does not apply."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from search_spaces.param import Param, coerce, params_of
 def resolve(method: str, values: dict[str, Any]) -> dict[str, Any]:
     """Every active parameter of ``method`` with its value or default, in the order of the space file.
 
-    ``ValueError`` in one sentence for an unknown name, a value outside its range, or a parameter that does not exist beside
-    the others (`gamma` without `loss=focal`).
+    ``ValueError`` in one sentence for an unknown name, a value outside its range, or a parameter that does
+    not exist beside the others (`gamma` without `loss=focal`).
     """
     params = params_of(method_space(method).Params)
     for name in values:
@@ -31,6 +32,5 @@ def resolve(method: str, values: dict[str, Any]) -> dict[str, Any]:
 def _condition(param: Param, resolved: dict[str, Any]) -> str:
     """What would have to hold, in words, e.g. ``loss is focal (it is ce)``."""
     missing = [(name, allowed) for name, allowed in param.when.items() if resolved.get(name) not in allowed]
-    return " and ".join(
-        f"{name} is {' or '.join(map(str, allowed))}" + (f" (it is {resolved[name]})" if name in resolved else "")
-        for name, allowed in missing)
+    now = {name: f" (it is {resolved[name]})" if name in resolved else "" for name, _ in missing}
+    return " and ".join(f"{name} is {' or '.join(map(str, allowed))}{now[name]}" for name, allowed in missing)

@@ -96,10 +96,11 @@ class Browser:
 
     def picture(self, path: Path, whole: bool = False) -> Path:
         """A screenshot; ``whole``: of the page's full height."""
-        shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=True, **({} if not whole else {"clip": {
-            "x": 0, "y": 0, "width": self.width, "height": self.js("return document.documentElement.scrollHeight"),
-            "scale": 1}}))
-        path.write_bytes(base64.b64decode(shot["data"]))
+        if whole:
+            height = self.js("return document.documentElement.scrollHeight")
+            self.cdp("Emulation.setDeviceMetricsOverride", width=self.width, height=height, deviceScaleFactor=1,
+                     mobile=self.width < 600)
+        path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
         return path
 
 

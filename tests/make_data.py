@@ -33,8 +33,7 @@ def row_numbers(images: torch.Tensor) -> list[int]:
 def write_parquet(folder: Path, counts=(20, 15, 10), *, track: int = 0, channels: int = 3, names=None,
                   **replace) -> str:
     """A small dataset; train rows are numbered from 0, test rows from 1000. ``replace`` changes columns of
-    train:
-    images={row: bytes}, labels={row: value}, columns=callable(table) -> table."""
+    train: images={row: bytes}, labels={row: value}, columns=callable(table) -> table."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, first in (("train", 0), ("test", 1000)):
         labels = [c for c, n in enumerate(counts) for _ in range(n if split == "train" else 4)]
@@ -52,7 +51,8 @@ def write_parquet(folder: Path, counts=(20, 15, 10), *, track: int = 0, channels
         table = pa.table({"img": images, "label": labels})
         if names:
             features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
-            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+            description = json.dumps({"info": {"features": features}})
+            table = table.replace_schema_metadata({"huggingface": description})
         if split == replace.get("split", "train"):
             table = replace.get("columns", lambda t: t)(table)
         pq.write_table(table, folder / f"{split}.parquet")
@@ -65,5 +65,6 @@ def write_folder(folder: Path, sizes=(8,)) -> str:
             (folder / split / name).mkdir(parents=True)
             for i in range(10 if split == "train" else 3):
                 row = first + 10 * c + i
-                Image.fromarray(picture(row, sizes[row % len(sizes)])).save(folder / split / name / f"{row}.png")
+                image = Image.fromarray(picture(row, sizes[row % len(sizes)]))
+                image.save(folder / split / name / f"{row}.png")
     return f"folder:{folder}"

@@ -1,4 +1,5 @@
-"""Batches, statistics and parameter draws for the tests of the methods: lopsided on purpose, float64 unless told."""
+"""Batches, statistics and parameter draws for the tests of the methods: lopsided on purpose, float64 unless
+told."""
 
 from __future__ import annotations
 
@@ -23,9 +24,11 @@ def make(name: str, task: Task = TASK, **values) -> Method:
     return build_method(name, values, task)
 
 
-def make_batch(method: Method, y: list[int] | None = None, *, seed: int = 0, epoch: int = EPOCHS - 1, dtype=torch.float64,
-               logits: Tensor | None = None, order: Tensor | None = None, **fields) -> Batch:
-    """A random batch as the loop would hand it over; ``order`` permutes it. Every logit tensor requires grad."""
+def make_batch(method: Method, y: list[int] | None = None, *, seed: int = 0, epoch: int = EPOCHS - 1,
+               dtype=torch.float64, logits: Tensor | None = None, order: Tensor | None = None,
+               **fields) -> Batch:
+    """A random batch as the loop would hand it over; ``order`` permutes it. Every logit tensor requires
+    grad."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.tensor([0, 0, 0, 1, 2, 0, 1, 3, 0, 1, 2, 0] if y is None else y)
     n, k = len(labels), method.task.classes
@@ -39,15 +42,17 @@ def make_batch(method: Method, y: list[int] | None = None, *, seed: int = 0, epo
     for _ in method.attacks(BASE, epoch):
         survived = torch.randint(0, BASE.steps + 1, (n,), generator=g)[order]
         shift = (torch.rand(x.shape, generator=g, dtype=torch.float64).to(dtype)[order] * 2 - 1) * TASK.eps
-        found.append(Adversary((x + shift).clamp(0, 1), draw(k) * 2 if logits is None else logits, draw(7), survived))
+        found.append(Adversary((x + shift).clamp(0, 1), draw(k) * 2 if logits is None else logits, draw(7),
+                               survived))
     clean = (draw(k) * 2 if logits is None else logits.flip(0), draw(7))
     net = torch.randn(9, k, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-    return Batch(x, labels[order], found, epoch, EPOCHS, lambda: clean, lambda z: ((z.flatten(1) @ net).tanh(), z.flatten(1)),
-                 **fields)
+    return Batch(x, labels[order], found, epoch, EPOCHS, lambda: clean,
+                 lambda z: ((z.flatten(1) @ net).tanh(), z.flatten(1)), **fields)
 
 
 def loss_and_grads(method: Method, batch: Batch) -> list[Tensor]:
-    """Loss and its gradients with respect to the first adversary's and the clean logits (zeros where unused)."""
+    """Loss and its gradients with respect to the first adversary's and the clean logits (zeros where
+    unused)."""
     inputs = [batch.logits_adv, batch.forward_clean()[0]]
     loss = method(batch)
     found = torch.autograd.grad(loss, inputs, allow_unused=True)

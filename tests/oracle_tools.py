@@ -1,9 +1,10 @@
-"""Small helpers of the oracle harness: tensors from JSON, batches from logits, the toy networks of the attack files."""
+"""Small helpers of the oracle harness: tensors from JSON, batches from logits, the toy networks of the attack
+files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,29 @@ EPOCHS = 200  # length of the pretended run
 
 class Unknown(Exception):
     """A method or kind of case this harness has no code for."""
+
+
+RUN: dict[tuple[str, str | None], Callable[[dict, dict], dict]] = {}
+
+
+def oracle(method: str, kind: str | None = None):
+    def keep(function):
+        RUN[method, kind] = function
+        return function
+    return keep
+
+
+def find(method: str, kind: str | None):
+    if (method, kind) in RUN:
+        return RUN[method, kind]
+    kinds = [k for m, k in RUN if m == method]
+    if not kinds:
+        raise Unknown(f"unknown method {method!r}; known: {', '.join(sorted({m for m, _ in RUN}))}")
+    raise Unknown(f"unknown kind {kind!r} of method {method}; known: {', '.join(map(str, kinds))}")
+
+
+def width(inputs: dict, key: str = "logits_adv") -> int:
+    return len(inputs[key][0])
 
 
 def numbers(value):
@@ -35,9 +59,10 @@ def labels(value) -> Tensor:
     return torch.tensor(value, dtype=torch.int64)
 
 
-def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start: int = 0, steps: int = 10, eps: float = 8 / 255,
-          **values) -> Method:
-    """A method in float64. ``values`` go in unchecked: oracles may lie outside the ranges a search would use."""
+def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start: int = 0, steps: int = 10,
+          eps: float = 8 / 255, **values) -> Method:
+    """A method in float64. ``values`` go in unchecked: oracles may lie outside the ranges a search would
+    use."""
     params = method_space(name).Params
     if "start" in params.__dataclass_fields__:
         values["start"] = start / EPOCHS
@@ -45,8 +70,8 @@ def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start
     return method_class(name)(params(**values), task).double()
 
 
-def batch(y, adv: Sequence[Tensor], clean: Tensor | None = None, *, features: Tensor | None = None, survived=None,
-          epoch: int = EPOCHS - 1) -> Batch:
+def batch(y, adv: Sequence[Tensor], clean: Tensor | None = None, *, features: Tensor | None = None,
+          survived=None, epoch: int = EPOCHS - 1) -> Batch:
     y, blank = labels(y), torch.zeros(len(y), 1, dtype=torch.float64)
     features = blank if features is None else features
     survived = torch.zeros(len(y), dtype=torch.int64) if survived is None else labels(survived)
@@ -63,7 +88,7 @@ def gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
 def loss_and_gradients(method: Method, inputs: dict, *, suffix: str = "", epoch: int = EPOCHS - 1) -> dict:
     """loss, grad_logits_adv and grad_logits_nat of one batch, as the files name them."""
     adv = tensor(inputs["logits_adv"], grad=True)
-    clean = tensor(inputs["logits_nat"], grad=True) if "logits_nat" in inputs else torch.zeros_like(adv).requires_grad_()
+    clean = tensor(inputs.get("logits_nat", inputs["logits_adv"]), grad=True)
     loss = method(batch(inputs["y"], [adv], clean, survived=inputs.get("kappa"), epoch=epoch))
     g_adv, g_clean = gradients(loss, adv, clean)
     return {f"loss{suffix}": loss, f"grad_logits_adv{suffix}": g_adv, f"grad_logits_nat{suffix}": g_clean}
@@ -72,13 +97,15 @@ def loss_and_gradients(method: Method, inputs: dict, *, suffix: str = "", epoch:
 def stats(classes: int, *, epoch: int = 0, **known) -> EpochStats:
     """Statistics of an epoch, zero (counts: one) where not given, so that a sum is also an accuracy."""
     zero, one = torch.zeros(classes, dtype=torch.float64), torch.ones(classes, dtype=torch.float64)
-    fields = dict(train_count=one, train_robust=zero, train_probs=torch.zeros(classes, classes, dtype=torch.float64),
-                  train_predicted=zero, val_count=one, val_clean=zero, val_robust=zero, val_ce=zero, val_kl=zero)
+    fields = dict(train_count=one, train_robust=zero,
+                  train_probs=torch.zeros(classes, classes, dtype=torch.float64), train_predicted=zero,
+                  val_count=one, val_clean=zero, val_robust=zero, val_ce=zero, val_kl=zero)
     return EpochStats(epoch, **{**fields, **known})
 
 
 class Network:
-    """The attack files' network: flatten, linear layers with ReLU between; remembers the smallest gradient it met."""
+    """The attack files' network: flatten, linear layers with ReLU between; remembers the smallest gradient it
+    met."""
 
     def __init__(self, spec: dict, scale: float = 1.0):
         self.layers = [(tensor(w), tensor(b)) for w, b in zip(spec["W"], spec["b"])]

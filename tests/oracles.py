@@ -1,7 +1,9 @@
-"""Compare our methods with numbers made by the authors' code: ``python -m tests.oracles [FILE...]`` (default: all stored).
+"""Compare our methods with numbers made by the authors' code: ``python -m tests.oracles [FILE...]`` (default:
+all stored).
 
-Every case of every file is run through the production classes in float64 and every output field is compared at the file's own
-tolerance. Every difference is printed with file, case, field, expected and got. Exit 1 on a difference, an unknown method or kind.
+Every case of every file is run through the production classes in float64 and every output field is compared
+at the file's own tolerance. Every difference is printed with file, case, field, expected and got. Exit 1 on a
+difference, an unknown method or kind.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import oracle_cases, oracle_tools
+from tests import oracle_classes, oracle_instances, oracle_tools  # noqa: F401 - two register cases
 
 STORED = Path(__file__).parent / "data" / "oracles"
 QUIRK = "_official_quirk"
@@ -56,7 +58,8 @@ def array(value) -> np.ndarray:
 
 
 def tolerance_of(document: dict, name: str) -> dict:
-    """Fields checked by exact arithmetic have a tolerance of their own (FAAL's authors used an iterative solver)."""
+    """Fields checked by exact arithmetic have a tolerance of their own (FAAL's authors used an iterative
+    solver)."""
     exact = document.get("tolerance_exact_fields")
     return exact if exact and name.endswith("_exact") else document["tolerance"]
 
@@ -79,7 +82,7 @@ def check_case(document: dict, case: dict, report: Report) -> None:
     if kind and kind.endswith(QUIRK):
         report.skipped["cases of a fault of the authors' code"] += 1
         return
-    run = oracle_cases.find(document["method"], kind)
+    run = oracle_tools.find(document["method"], kind)
     produced = dict(flat(run(case["inputs"], case["params"])))
     for where, expected in flat(case["outputs"]):
         if QUIRK in where:
@@ -118,7 +121,8 @@ def main(arguments: list[str]) -> int:
         failed |= bool(report.differences)
         total += report.fields
         print(report)
-    print(f"{total} fields compared in {len(paths)} files" + (", with differences" if failed else ", all equal"))
+    verdict = "with differences" if failed else "all equal"
+    print(f"{total} fields compared in {len(paths)} files, {verdict}")
     return int(failed)
 
 

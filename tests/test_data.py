@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from make_data import picture, row_numbers, write_folder, write_parquet
 
+from tests.make_data import picture, row_numbers, write_folder, write_parquet
 from trainables.data import DataSpec, check, class_counts, open_splits, open_test, parse_imbalance, prepare
 from trainables.data.split import _take_val, thin
 from trainables.data.store import mapped
@@ -91,7 +91,8 @@ def test_splits_never_meet(small, home, name, imbalance):
         assert len(set(splits.val.y.bincount().tolist())) == 1  # balanced
     assert splits.train.y.bincount().tolist() == splits.class_counts
     summary = check(spec, home)
-    assert summary.counts["train"] == splits.class_counts and summary.shape == splits.shape == tuple(test.x.shape[1:])
+    assert summary.counts["train"] == splits.class_counts
+    assert summary.shape == splits.shape == tuple(test.x.shape[1:])
     assert summary.counts["val"] == splits.val.y.bincount().tolist()
     assert summary.counts["test"] == test.y.bincount().tolist()
 
@@ -107,9 +108,10 @@ def test_real_datasets(home, name):
     if name == "cifar10":
         assert splits.class_counts == [4000] * 5 + [40] * 5
         assert splits.val.y.bincount().tolist() == [1000] * 10
-        assert splits.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-4)  # the known figures of CIFAR-10
+        assert splits.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-4)  # known figures
     else:
-        paths = pq.ParquetFile(SHARED / name / "train.parquet").read(columns=["image.path"])["image"].to_pylist()
+        file = pq.ParquetFile(SHARED / name / "train.parquet")
+        paths = file.read(columns=["image.path"])["image"].to_pylist()
         track = np.array([p["path"].rsplit("_", 1)[0] for p in paths])
         assert not set(track[train]) & set(track[val])
         assert len(train) + len(val) == 39209 and check(spec, home).grouped_by == "track"
@@ -122,7 +124,8 @@ def test_tracks_stay_together(small, home):
     track = np.array([p["path"].rsplit("_", 1)[0] for p in paths])
     assert not set(track[splits.train.index]) & set(track[splits.val.index])
     assert splits.val.y.bincount().tolist() == [6, 6, 6]  # one track each
-    assert check(spec, home).grouped_by == "track" and check(DataSpec(small["parquet"], "none"), home).grouped_by is None
+    assert check(spec, home).grouped_by == "track"
+    assert check(DataSpec(small["parquet"], "none"), home).grouped_by is None
 
 
 def test_tracks_of_different_length_leak_nothing_when_val_is_evened_out(tmp_path, home):
@@ -130,7 +133,8 @@ def test_tracks_of_different_length_leak_nothing_when_val_is_evened_out(tmp_path
         return table.take([i for i in range(len(table)) if i % 5 or 20 < i < 90])
 
     dataset = write_parquet(tmp_path / "d", counts=(60, 48, 30), track=6, columns=shorten)
-    tracks = [p["path"].rsplit("_", 1)[0] for p in pq.read_table(tmp_path / "d/train.parquet")["img"].to_pylist()]
+    images = pq.read_table(tmp_path / "d/train.parquet")["img"].to_pylist()
+    tracks = [image["path"].rsplit("_", 1)[0] for image in images]
     for seed in range(4):
         splits = open_splits(DataSpec(dataset, "exp:2", seed, 0.4), home)
         assert not {tracks[i] for i in splits.train.index} & {tracks[i] for i in splits.val.index}
@@ -211,7 +215,7 @@ def test_batch_and_images(home, small):
     assert splits.train.images(rows).any()
 
 
-# --- the store -------------------------------------------------------------------------------------------------------
+# --- the store ----------------------------------------------------------------------------------------------
 
 def test_images_are_the_mapped_file_and_nothing_is_copied(home, small):
     spec = DataSpec(small["parquet"], "none")
@@ -255,7 +259,8 @@ def test_two_processes_decode_once(tmp_path):
     dataset, home = write_parquet(tmp_path / "source", counts=(300, 300)), tmp_path / "home"
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_prepare_and_count, args=(dataset, home, barrier, results)) for _ in range(2)]
+    arguments = (dataset, home, barrier, results)
+    workers = [context.Process(target=_prepare_and_count, args=arguments) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]
@@ -297,4 +302,5 @@ def test_only_the_rows_of_the_split_move_to_the_gpu(home):
     assert splits.train.base.is_cuda and len(splits.train.base) == len(splits.train)
     rows = torch.randperm(len(splits.train), device="cuda")[:5]
     x, y = splits.train.batch(rows)
-    assert torch.equal(x.cpu(), host.train.batch(rows.cpu())[0]) and torch.equal(y.cpu(), host.train.y[rows.cpu()])
+    expected = host.train.batch(rows.cpu())
+    assert torch.equal(x.cpu(), expected[0]) and torch.equal(y.cpu(), expected[1])

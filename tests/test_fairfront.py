@@ -1,4 +1,5 @@
-"""The corners of the fairfront family: which setting gives which published method, equal in loss, gradient, radius, state."""
+"""The corners of the fairfront family: which setting gives which published method, equal in loss, gradient,
+radius, state."""
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from tests.method_batches import EPOCHS, loss_and_grads, make, make_batch, trained
 
 TRADES, MART = {"form": "trades", "beta": 4.0}, {"form": "mart", "beta": 4.0}
-# fairfront's parameters, the published method, its parameters; `start` is the same on both sides where the method has one
+# fairfront's parameters, the published method, its parameters; `start` is the same on both sides
 CORNERS = [
     ({}, "at", {}),
     (TRADES, "trades", {"beta": 4.0}),
@@ -19,20 +20,23 @@ CORNERS = [
     ({**TRADES, "instance": "exponential", "alpha": 2.0, "instance_on": "regulariser"}, "wmmr",
      {**TRADES, "alpha": 2.0, "detach": True}),
     ({"instance": "entropy", "strength": 0.8}, "ewat", {"strength": 0.8}),
-    ({"class_weight": "prior", "power": 0.7, "separation": True, "sep_weight": 0.9, "temperature": 0.2}, "srat",
-     {"strength": 0.7, "sep_weight": 0.9, "temperature": 0.2}),
+    ({"class_weight": "prior", "power": 0.7, "separation": True, "sep_weight": 0.9, "temperature": 0.2},
+     "srat", {"strength": 0.7, "sep_weight": 0.9, "temperature": 0.2}),
     ({**TRADES, "class_weight": "hedge", "eta": 0.2}, "wat", {"beta": 4.0, "eta": 0.2}),
     ({"class_weight": "ball", "ball": 0.2}, "faal", {"radius": 0.2}),
     ({**TRADES, "class_weight": "ball", "ball": 0.2}, "faal", {**TRADES, "radius": 0.2}),
     ({**MART, "class_weight": "ball", "ball": 0.2}, "faal", {**MART, "radius": 0.2}),
-    ({"class_weight": "similarity", "similarity": 1.5, "class_radius": "similarity", "radius_similarity": 1.5}, "dafa",
-     {"form": "at", "lam": 1.5}),
-    ({**TRADES, "class_weight": "similarity", "class_on": "main", "class_radius": "similarity"}, "dafa", TRADES),
+    ({"class_weight": "similarity", "similarity": 1.5, "class_radius": "similarity",
+      "radius_similarity": 1.5}, "dafa", {"form": "at", "lam": 1.5}),
+    ({**TRADES, "class_weight": "similarity", "class_on": "main", "class_radius": "similarity"}, "dafa",
+     TRADES),
     ({**TRADES, "class_weight": "dual", "rate": 0.1}, "frl", {"beta": 4.0, "rate": 0.1}),
-    ({**TRADES, "class_radius": "dual", "margin_rate": 0.1}, "frl", {"beta": 4.0, "mode": "remargin", "margin_rate": 0.1}),
+    ({**TRADES, "class_radius": "dual", "margin_rate": 0.1}, "frl",
+     {"beta": 4.0, "mode": "remargin", "margin_rate": 0.1}),
     ({**TRADES, "class_weight": "dual", "class_radius": "dual"}, "frl", {"beta": 4.0, "mode": "both"}),
     ({"class_radius": "accuracy", "radius_base": 0.4}, "cfa", {"form": "at", "lambda_1": 0.4}),
-    ({**TRADES, "class_radius": "accuracy", "class_beta": True, "beta_base": 0.6}, "cfa", {"beta": 4.0, "lambda_2": 0.6}),
+    ({**TRADES, "class_radius": "accuracy", "class_beta": True, "beta_base": 0.6}, "cfa",
+     {"beta": 4.0, "lambda_2": 0.6}),
     ({"logit_prior": 1.0}, "bsl", {}),
 ]
 
@@ -52,15 +56,16 @@ def test_corner(ours, method, theirs):
                     loss_and_grads(published, make_batch(published, seed=seed)))
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(family.eps_scale(torch.arange(4)).double(), published.eps_scale(torch.arange(4)).double())
+    radii = [m.eps_scale(torch.arange(4)).double() for m in (family, published)]
+    torch.testing.assert_close(*radii)
     z, clean, y = torch.randn(4, 4), torch.randn(4, 4), torch.arange(4)
-    if method != "wmmr":  # whose attack maximises the weighted loss: the same sign steps up to the weight's own gradient
+    if method != "wmmr":  # whose attack maximises the weighted loss
         assert torch.equal(family.inner_loss(z, y, clean), published.inner_loss(z, y, clean))
 
 
 def test_the_corners_are_not_all_the_same():
-    losses = [round(float(trained(make("fairfront", start=0.5, **ours))(make_batch(make("fairfront", **ours)))), 10)
-              for ours, _, _ in CORNERS if "start" not in ours]
+    family = [trained(make("fairfront", start=0.5, **ours)) for ours, _, _ in CORNERS]
+    losses = [round(method(make_batch(method)).item(), 10) for method in family]
     radii_only = 2  # settings that change nothing but the radius: equal to at and trades
     assert len(set(losses)) >= len(losses) - radii_only
 

@@ -1,4 +1,5 @@
-"""Our equations give the numbers of the authors' code; and the harness that says so notices when they do not."""
+"""Our equations give the numbers of the authors' code; and the harness that says so notices when they do
+not."""
 
 import json
 

@@ -1,6 +1,8 @@
-"""The "simplified" targeted APGD that LRAT calls SAA: few targets, few steps, an adaptive step, a scale-free margin loss.
+"""The "simplified" targeted APGD that LRAT calls SAA: few targets, few steps, an adaptive step, a scale-free
+margin loss.
 
-After Croce and Hein, ICML 2020 (alg. 1); the conventions are those of ``trainables.attack``. Nothing synchronises with the host.
+After Croce and Hein, ICML 2020 (alg. 1); the conventions are those of ``trainables.attack``. Nothing
+synchronises with the host.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from torch import Tensor
 
 from trainables.losses import logit_margin
 
-MOMENTUM, SHARE = 0.75, 0.75  # Croce and Hein's alpha, and the share of successful steps below which the step is halved
+# Croce and Hein's alpha, and the share of successful steps below which the step is halved.
+MOMENTUM, SHARE = 0.75, 0.75
 
 
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """(B,) -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), larger = closer to ``target`` (B,); below 4 classes the divisor is
-    z_(1) - z_(K)."""
+    """(B,) -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), larger = closer to ``target`` (B,); below 4 classes
+    the divisor is z_(1) - z_(K)."""
     ordered = logits.sort(1, descending=True).values
     low = (ordered[:, 2] + ordered[:, 3]) / 2 if logits.shape[1] > 3 else ordered[:, -1]
     pick = lambda index: logits.gather(1, index[:, None]).squeeze(1)  # noqa: E731
@@ -25,7 +28,8 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def checkpoints(steps: int) -> set[int]:
-    """The steps after which the step size is reconsidered: 0.22 of all, then ever closer, no closer than 0.06."""
+    """The steps after which the step size is reconsidered: 0.22 of all, then ever closer, no closer than
+    0.06."""
     at, gap, found = 0.22, 0.22, set()
     while at < 1:
         found.add(max(round(at * steps), 1))
@@ -34,18 +38,20 @@ def checkpoints(steps: int) -> set[int]:
     return found
 
 
-def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float | Tensor, steps: int = 20,
-                  targets: int = 3, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits at ``x``.
+def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float | Tensor,
+                  steps: int = 20, targets: int = 3, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
+    at ``x``.
 
-    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 1) + 1 forward passes. Returns ``x'``, for
-    every sample the one of largest margin (largest wrong logit minus true one), and ``survived`` (B,) int64, the fewest
-    iterates 0 .. steps-1 classified right on the way to any target.
+    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 1) + 1 forward passes.
+    Returns ``x'``, for every sample the one of largest margin (largest wrong logit minus true one), and
+    ``survived`` (B,) int64, the fewest iterates 0 .. steps-1 classified right on the way to any target.
     """
     eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
     with torch.no_grad():
         logits = forward(x)
-        wrong = logits.scatter(1, y[:, None], float("-inf")).topk(min(targets, logits.shape[1] - 1), 1).indices
+        others = logits.scatter(1, y[:, None], float("-inf"))
+        wrong = others.topk(min(targets, logits.shape[1] - 1), 1).indices
     best, best_margin, fewest = None, None, None
     for target in wrong.T:
         found, survived = _towards(forward, x, y, target, eps, steps, x if x_start is None else x_start)
@@ -65,8 +71,8 @@ def eps_shape(x: Tensor) -> tuple[int, ...]:
     return (-1,) + (1,) * (x.dim() - 1)
 
 
-def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: Tensor, eps: Tensor, steps: int,
-             x_start: Tensor) -> tuple[Tensor, Tensor]:
+def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: Tensor, eps: Tensor,
+             steps: int, x_start: Tensor) -> tuple[Tensor, Tensor]:
     """One targeted run: (iterate of largest loss, iterates classified right)."""
     shape, due = eps_shape(x), checkpoints(steps)
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
@@ -74,18 +80,22 @@ def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: 
     best_grad = torch.zeros_like(x)
     best_loss = last_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     step = (2 * eps).expand((len(x),) + shape[1:]).clone()
-    rises, survived = torch.zeros(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    survived = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    rises = torch.zeros(len(x), device=x.device)
     loss_then, since, halved = best_loss, 0, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for i in range(steps):
         loss, grad, right = _loss_and_grad(forward, now, y, target)
         survived, rises, since = survived + right, rises + (loss > last_loss), since + 1
         better = loss > best_loss
-        best, best_grad = (torch.where(better.reshape(shape), a, b) for a, b in ((now, best), (grad, best_grad)))
+        best = torch.where(better.reshape(shape), now, best)
+        best_grad = torch.where(better.reshape(shape), grad, best_grad)
         best_loss, last_loss = torch.maximum(loss, best_loss), loss
-        if i in due:  # halve where steps rarely helped, or nothing improved although the step was not just halved
+        if i in due:
+            # halve where steps rarely helped, or nothing improved although the step was not just halved
             halved = (rises < SHARE * since) | (~halved & (best_loss <= loss_then))
             at = halved.reshape(shape)
-            step, now, grad = torch.where(at, step / 2, step), torch.where(at, best, now), torch.where(at, best_grad, grad)
+            step, now = torch.where(at, step / 2, step), torch.where(at, best, now)
+            grad = torch.where(at, best_grad, grad)
             rises, since, loss_then = torch.zeros_like(rises), 0, best_loss
         moved = torch.minimum(torch.maximum(now + step * grad.sign(), low), high)
         if i:

@@ -25,8 +25,10 @@ def read_checkpoint(folder: Path) -> dict | None:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_checkpoint(folder: Path, trainer) -> None:
-    """Continue ``trainer`` from the folder's checkpoint, if there is one."""
+def load_checkpoint(folder: Path, trainer) -> dict | None:
+    """Continue ``trainer`` from the folder's checkpoint; returns the metrics of its last epoch, None where there is none."""
     state = read_checkpoint(folder)
-    if state is not None:
-        trainer.load_state_dict(state)
+    if state is None:
+        return None
+    trainer.load_state_dict(state)
+    return state["metrics"]

@@ -1,4 +1,5 @@
-"""Weights and margins that depend on nothing but how many training images each class has. float64, shape (K,)."""
+"""Weights and margins that depend on nothing but how many training images each class has. float64, shape
+(K,)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ def sum_to_classes(weights: Tensor) -> Tensor:
 
 
 def effective_number(counts: Tensor, one_minus_beta: float) -> Tensor:
-    """(1 - beta) / (1 - beta^n_c), scaled to sum K (Cui et al. 2019, eq. 2). beta = 0 gives ones, beta -> 1 gives 1/n."""
+    """(1 - beta) / (1 - beta^n_c), scaled to sum K (Cui et al. 2019, eq. 2). beta = 0 gives ones, beta -> 1
+    gives 1/n."""
     log_beta = torch.log1p(torch.tensor(-one_minus_beta, dtype=torch.float64, device=counts.device))
     return sum_to_classes(one_minus_beta / -torch.expm1(counts.double() * log_beta))
 
@@ -31,7 +33,8 @@ def class_weights(kind: str, counts: Tensor) -> Tensor | None:
 
 
 def ldam_margins(counts: Tensor, max_margin: float) -> Tensor:
-    """max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets ``max_margin`` (Cao et al. 2019, eq. 12)."""
+    """max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets ``max_margin`` (Cao et al. 2019, eq.
+    12)."""
     margins = counts.double() ** -0.25
     return max_margin * margins / margins.max()
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from search_spaces.resolve import resolve
 from search_spaces.training import Training
 
 
@@ -24,9 +25,21 @@ class TrialConfig:
     home: str = "tuner-home"
     trial: int = 0
     folder: str | None = None  # where the trial keeps its checkpoint; None: nowhere
+    trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of plain AT)
+    trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
+    trunk_storage: str | None = None  # None: <home>/trunks
 
     def knobs(self) -> Training:
         return Training(**self.training)
+
+    def branch_epoch(self) -> int:
+        """How many epochs come from the trunk; 0: the trial trains alone. The last epoch is always the trial's own."""
+        if self.trunk.startswith("at:"):
+            return int(self.trunk[3:])
+        if self.trunk != "auto":
+            return 0
+        start = resolve(self.method, self.params).get("start", 0.0)
+        return min(round(start * self.max_epochs), self.max_epochs - 1)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

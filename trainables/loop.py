@@ -33,7 +33,7 @@ class Trainer:
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
-    def __init__(self, config: TrialConfig, device: str | torch.device | None = None):
+    def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
         self.config, self.knobs = config, config.knobs()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         data = DataSpec(config.dataset, config.imbalance, config.seed)
@@ -43,7 +43,8 @@ class Trainer:
         self.task = Task(counts, config.max_epochs, self.knobs.eps, self.knobs.attack_steps)
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.params, self.task).to(self.device)
-        self.model = build_model(config.model, self.classes, self.splits.shape, head=self.method.head).to(self.device)
+        self.model = build_model(config.model, self.classes, self.splits.shape, head=head or self.method.head,
+                                 mean=self.splits.mean, std=self.splits.std).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
         if self.batches.batch_size < self.method.min_batch:
@@ -58,6 +59,7 @@ class Trainer:
             self.class_weights = self.class_weights.to(self.device)
         self.average = WeightAverage(self.model) if self.knobs.ema else None
         self.epoch = 0
+        self.stats: EpochStats | None = None  # of the last epoch, for who branches from here
 
     # ---- one epoch -------------------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ class Trainer:
             raise Diverged(f"the training loss is {loss} in epoch {self.epoch + 1}")
         trained = time.perf_counter()
         result = self._judge(self.average.model if self.average and self.knobs.ema else self.model)
-        stats = self._stats(totals, result)
+        self.stats = stats = self._stats(totals, result)
         self.method.end_epoch(stats)
         result = self._average(stats, result)
         self.epoch += 1
@@ -182,7 +184,7 @@ class Trainer:
         return EpochStats(self.epoch, t["count"], t["robust"], t["probs"], t["predicted"], result.count, result.clean,
                           result.robust, result.ce, result.kl)
 
-    def _average(self, stats: EpochStats, result: Evaluation) -> Evaluation:
+    def _average(self, stats: EpochStats, result: Evaluation | None) -> Evaluation | None:
         """Where the method keeps an epoch-wise weight average, that is the model which is judged and saved."""
         decay = self.method.average_decay(stats)
         if decay is None:

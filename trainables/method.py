@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.param import params_of
 from trainables import losses
 from trainables.class_weights import require_every_class
 
@@ -35,8 +36,9 @@ class Task:
 class Attack:
     """One attack of a training step. ``step`` is a fraction of the (per-sample) radius.
 
-    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "kl", "margin" (CW) or "dlr-targeted" (simplified APGD, see LRAT).
-    ``stop_after``: a sample stands still once it has been misclassified for that many steps (FAT's tau); None: never.
+    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "kl", "margin" (CW) or "dlr-targeted" (simplified
+    APGD, see LRAT). ``stop_after``: a sample stands still once it has been misclassified for that many steps
+    (FAT's tau); None: never.
     """
 
     steps: int
@@ -49,8 +51,9 @@ class Attack:
 
 @dataclass
 class Adversary:
-    """One attack's result: ``x`` (B, ...), training-mode ``logits`` (B, K), ``features`` (B, D), and ``survived`` (B,),
-    the number of iterates (start included, final one excluded) that were still classified right."""
+    """One attack's result: ``x`` (B, ...), training-mode ``logits`` (B, K), ``features`` (B, D), and
+    ``survived`` (B,), the number of iterates (start included, final one excluded) that were still classified
+    right."""
 
     x: Tensor
     logits: Tensor
@@ -60,7 +63,8 @@ class Adversary:
 
 @dataclass
 class Batch:
-    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if read."""
+    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if
+    read."""
 
     x: Tensor  # (B, C, H, W) in [0, 1], after augmentation and mixing
     y: Tensor  # (B,)
@@ -68,7 +72,8 @@ class Batch:
     epoch: int  # 0-based
     max_epochs: int
     forward_clean: Callable[[], tuple[Tensor, Tensor]]  # -> logits (B, K), features (B, D)
-    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None  # train-mode model on other images (DONE's barrier)
+    # the train-mode model on other images, needed only by DONE's barrier
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     class_weights: Tensor | None = None  # (K,) the shared option `class_weights`; applied by `mean`
     label_smoothing: float = 0.0  # the shared option; applied by `cross_entropy`
     weights: Tensor | None = None  # (B,) what `mean` last weighted with; reported as `weight_ess`
@@ -81,8 +86,8 @@ class Batch:
     def mean(self, losses: Tensor, weights: Tensor | None = None, *, detach: bool = True) -> Tensor:
         """(1/B) sum_i weights_i * losses_i, the one reduction of per-sample losses (B,).
 
-        The shared class weights multiply ``weights`` (B,). Not divided by their sum. Weights carry no gradient unless
-        ``detach=False`` (WMMR as published).
+        The shared class weights multiply ``weights`` (B,). Not divided by their sum. Weights carry no
+        gradient unless ``detach=False`` (WMMR as published).
         """
         if self.class_weights is not None:
             shared = self.class_weights[self.y]
@@ -129,8 +134,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class EpochStats:
-    """Counts and sums of one finished epoch, per class, float64 on the CPU. "robust" on `train` is against the training
-    attack, on `val` against the evaluation's."""
+    """Counts and sums of one finished epoch, per class, float64 on the CPU. "robust" on `train` is against
+    the training attack, on `val` against the evaluation's."""
 
     epoch: int
     train_count: Tensor  # (K,)
@@ -154,7 +159,8 @@ class EpochStats:
 
 
 class Method(nn.Module):
-    """A reweighting method. ``params`` is its space's ``Params``; state that must survive a checkpoint lives in buffers.
+    """A reweighting method. ``params`` is its space's ``Params``; state that must survive a checkpoint lives
+    in buffers.
 
     Only ``forward`` is required; the other hooks have the plain choice as their default.
     """
@@ -181,8 +187,8 @@ class Method(nn.Module):
     def terms(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The two per-sample losses (B,) of the plain base; the second is the regulariser, None for plain AT.
 
-        at: cross-entropy on x'. trades: cross-entropy on x, KL(p(x) || p(x')). mart: boosted cross-entropy on x',
-        KL(p(x) || p(x')) (1 - p_y(x)).
+        at: cross-entropy on x'. trades: cross-entropy on x, KL(p(x) || p(x')). mart: boosted cross-entropy on
+        x', KL(p(x) || p(x')) (1 - p_y(x)).
         """
         if self.form == "at":
             return batch.cross_entropy(batch.logits_adv), None
@@ -191,8 +197,10 @@ class Method(nn.Module):
         boosted = batch.cross_entropy(batch.logits_adv) + losses.mart_margin_term(batch.logits_adv, batch.y)
         return boosted, losses.mart_regulariser(batch.logits, batch.logits_adv, batch.y)
 
-    def reduce(self, batch: Batch, main_weights: Tensor | None = None, reg_weights: Tensor | None = None) -> Tensor:
-        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted form."""
+    def reduce(self, batch: Batch, main_weights: Tensor | None = None,
+               reg_weights: Tensor | None = None) -> Tensor:
+        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted
+        form."""
         main, regulariser = self.terms(batch)
         loss = batch.mean(main, main_weights)
         if regulariser is None:
@@ -213,8 +221,8 @@ class Method(nn.Module):
         return self.form == "trades"
 
     def attacks(self, base: Attack, epoch: int) -> Sequence[Attack]:
-        """The attacks of a step; ``base`` is the one the user configured. A KL attack starts at x + 0.001 N(0, 1): it has
-        no gradient at x itself, and this is the published start."""
+        """The attacks of a step; ``base`` is the one the user configured. A KL attack starts at x + 0.001
+        N(0, 1): it has no gradient at x itself, and this is the published start."""
         return (replace(base, start="gaussian") if self.form == "trades" else base,)
 
     def eps_scale(self, y: Tensor) -> Tensor:
@@ -222,7 +230,8 @@ class Method(nn.Module):
         return torch.ones(len(y), device=y.device)
 
     def mix(self, x: Tensor, y: Tensor, partners: Tensor, generator: torch.Generator) -> Tensor:
-        """Images to attack and train on in place of ``x``; ``partners`` (B, ...) share the labels. Needs ``needs_partners``."""
+        """Images to attack and train on in place of ``x``; ``partners`` (B, ...) share the labels. Needs
+        ``needs_partners``."""
         return x
 
     def sampling_weights(self) -> Tensor | None:
@@ -236,8 +245,24 @@ class Method(nn.Module):
         """After the epoch's evaluation."""
 
     def average_decay(self, stats: EpochStats) -> float | None:
-        """Asked once per epoch after ``end_epoch``. Decay d of the epoch-wise weight average (avg <- d avg + (1-d) model); 1 leaves it, 0 copies; None: no average."""
+        """Asked once per epoch after ``end_epoch``. Decay d of the epoch-wise weight average (avg <- d avg +
+        (1-d) model); 1 leaves it, 0 copies; None: no average."""
         return None
+
+    @property
+    def averages_epochs(self) -> bool:
+        """Whether ``average_decay`` ever gives a number."""
+        return False
+
+    def base(self) -> tuple[str, dict[str, Any]]:
+        """What is trained before ``start``, bit by bit: a method's name and parameters. Here the plain loss of `form`."""
+        return self.form, {} if self.form == "at" else {"beta": self.params.beta}
+
+    def own_base(self, **values) -> tuple[str, dict[str, Any]]:
+        """A ``base`` that is the method itself, as it is before ``start``: what acts there, and the latest start there is."""
+        known, mine = params_of(type(self.params)), vars(self.params)
+        acting = {n: mine[n] for n, p in known.items() if p.burn_in and p.active(mine)}
+        return type(self).__name__.lower(), {**acting, **values, "start": known["start"].range.high}
 
     def notes(self) -> list[str]:
         """What the user should be told after training, e.g. that weights had to be clipped."""

@@ -1,5 +1,5 @@
-"""Which models exist, without importing torch: the command line checks names before anything heavy is
-loaded."""
+"""Which models exist, without importing torch: the command line checks names before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def parse_model(name: str) -> tuple[str, float]:
     except ValueError:
         width = math.nan
     if not 0.1 <= width <= 16:
-        raise ValueError(f"model {name!r} has width {suffix!r}; after the colon it takes a number from 0.1 to 16")
+        raise ValueError(f"model {name!r} has width {suffix!r}; "
+                         "after the colon it takes a number from 0.1 to 16")
     return base, width
 
 
 def check_model(name: str, shape: tuple[int, int, int]) -> None:
-    """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for torchvision's names."""
+    """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for
+    torchvision's names."""
     base, width = parse_model(name)
     if base not in MODELS:
         from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed

@@ -15,6 +15,9 @@ from trainables.config import TrialConfig
 class TrialActor(tune.Trainable):
     """Reports ``{"trial", "metrics", "done"}`` after every epoch, or ``"failed": reason`` where a trial diverged.
 
+    On its way to the trunk's end ``metrics`` is None and ``trunk`` says what this step did: ``{"trained": epoch or None}``. The
+    step that leaves the trunk reports its last epoch, and in ``trunk`` all of them: ``{"epochs", "past", "name"}``.
+
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whoever started it.
     """
@@ -24,12 +27,14 @@ class TrialActor(tune.Trainable):
 
         from trainables.checkpoint import load_checkpoint
         from trainables.loop import Trainer
+        from trainables.trunk import open_branch
 
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
         self.trainer = Trainer(self.trial)
-        if self.trial.folder:
-            load_checkpoint(Path(self.trial.folder), self.trainer)
+        self.unreported = load_checkpoint(Path(self.trial.folder), self.trainer) if self.trial.folder else None
+        self.branch = open_branch(self.trainer)
+        self.silent = False  # the branch has been reported already
 
     def reset_config(self, new_config: dict) -> bool:
         self.setup(new_config)
@@ -39,21 +44,35 @@ class TrialActor(tune.Trainable):
         from trainables.checkpoint import save_checkpoint
         from trainables.loop import Diverged
 
-        if self.trainer.epoch >= self.trial.max_epochs:  # nothing left: it was killed between its last epoch and its report
-            return {"trial": self.trial.trial, "metrics": None, "done": True}
+        if self.unreported:  # whoever trained the last epoch may have died before it could say so: say it again
+            metrics, self.unreported = self.unreported, None
+            return self._report(metrics)
         try:
+            if self.branch and (report := self._on_trunk()):
+                return report
             metrics = self.trainer.run_epoch()
         except Diverged as error:
             return {"trial": self.trial.trial, "failed": str(error), "done": True}
         if self.trial.folder:
             save_checkpoint(Path(self.trial.folder), self.trainer, metrics)
-        return {"trial": self.trial.trial, "metrics": metrics,
-                "done": self.trainer.epoch >= self.trial.max_epochs}
+        return self._report(metrics)
+
+    def _on_trunk(self) -> dict | None:
+        """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: go on with an epoch of its own."""
+        past = self.branch.leave() if self.branch.ready() else None
+        if past is None:
+            return {"trial": self.trial.trial, "metrics": None, "trunk": {"trained": self.branch.advance()}, "done": False}
+        trunk, self.branch = {"epochs": len(past), "past": past, "name": self.branch.name}, None
+        return None if self.silent else {**self._report(past[-1]), "trunk": trunk}
+
+    def _report(self, metrics: dict) -> dict:
+        done = self.trainer.epoch >= self.trial.max_epochs
+        return {"trial": self.trial.trial, "metrics": metrics, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.trainer.epoch}  # the real one is in the trial's folder
 
     def load_checkpoint(self, checkpoint: dict) -> None:
-        from trainables.checkpoint import load_checkpoint
-
-        load_checkpoint(Path(self.trial.folder), self.trainer)
+        if self.trainer.epoch == checkpoint["epoch"]:  # a trial that was paused has reported this epoch already
+            self.unreported = None
+        self.silent = bool(self.branch) and checkpoint["epoch"] >= self.branch.epoch  # paused where it left the trunk

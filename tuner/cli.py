@@ -103,17 +103,30 @@ def search(
     if dry_run:
         print(json.dumps(merged.to_dict(), indent=1) if as_json else merged.to_yaml(), end="\n" if as_json else "")
         return
+    _run(merged, Home(home), as_json)
+
+
+@app.command()
+def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")],
+           home: HomeOption = None, as_json: Json = False):
+    """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
+    from tuner.result import load_search
+
+    where = Home(home)
+    _run(load_search(where, search)[0], where, as_json)
+
+
+def _run(spec, home: Home, as_json: bool) -> None:
     from tuner.driver import Interrupted
     from tuner.driver import search as run
     from tuner.show import show_result
 
-    where = Home(home)
     try:
-        result = run(merged, where)
+        result = run(spec, home)
     except Interrupted as stop:
-        show_result(stop.result, merged, where, as_json)
+        show_result(stop.result, spec, home, as_json)
         raise
-    show_result(result, merged, where, as_json)
+    show_result(result, spec, home, as_json)
     if result["state"] == "failed":
         raise typer.Exit(1)
 

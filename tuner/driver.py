@@ -18,7 +18,7 @@ from search_spaces.training import Training
 from trainables.config import TrialConfig
 from tuner.history import History
 from tuner.home import Home, UsageError, write_atomically
-from tuner.progress import Progress, duration
+from tuner.progress import Progress
 from tuner.proposals import Proposal, Proposer
 from tuner.result import front_json, save_result, saved_result, state_of, total_trials
 from tuner.spec import SearchSpec
@@ -89,14 +89,14 @@ def _claim(folder: Path, spec: SearchSpec, name: str) -> None:
 
 
 def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History) -> dict[str, Any]:
-    from tuner.tracking import Tracker
+    from tuner.tracking import Tracker, sync
 
     begin = time.time()
     before = sum(len(t.epochs) for t in history.trials.values())
     with Progress(spec, total_trials(spec), before) as progress:
         progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of {spec.method} on "
                      f"{spec.dataset} ({spec.imbalance}), model {spec.model}, eps {spec.training().eps:.4g}")
-        tracker = Tracker(spec, home, name, warn=progress.say, run_ids=_read_run_ids(folder))
+        tracker = Tracker(spec, home, name, warn=progress.say)
         state = "failed"
         try:
             interrupted = _tune(spec, home, folder, history, progress, tracker)
@@ -104,7 +104,8 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
         finally:
             history.write_parquet()
             tracker.close(state, folder, history)
-        _write_run_ids(folder, tracker.run_ids)
+        if before:  # what a killed driver had not sent yet
+            sync(spec, home, name, history, warn=progress.say)
     result = {**front_json(spec, name, home, history), "state": state,
               "epochs_trained": sum(len(t.epochs) for t in history.trials.values()) - before, "epochs_saved": 0,
               "wall_s": round(time.time() - begin, 2),
@@ -148,10 +149,12 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 
 def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal) -> TrialConfig:
     """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
+    from trainables.data import absolute
+
     common = params_of(Training)
     own = {k: v for k, v in proposal.params.items() if k not in common}
     knobs = {**asdict(spec.training()), **{k: v for k, v in proposal.params.items() if k in common}}
-    return TrialConfig(method=spec.method, params=own, training=knobs, dataset=spec.dataset, imbalance=spec.imbalance,
+    return TrialConfig(method=spec.method, params=own, training=knobs, dataset=absolute(spec.dataset), imbalance=spec.imbalance,
                        model=spec.model, max_epochs=spec.max_epochs, seed=spec.seed, home=str(home.root),
                        trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
 
@@ -185,19 +188,3 @@ def _stoppable(time_budget: float | None):
             timer.cancel()
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _read_run_ids(folder: Path) -> dict | None:
-    import json
-
-    path = folder / "mlflow.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _write_run_ids(folder: Path, run_ids: dict) -> None:
-    import json
-
-    write_atomically(folder / "mlflow.json", json.dumps(run_ids))
-
-
-__all__ = ["Interrupted", "check", "duration", "search", "trial_config"]

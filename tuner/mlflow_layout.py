@@ -1,11 +1,12 @@
 """How a search looks in MLflow: experiment, runs, tags, names and the saved chart view.
 
-These functions work on a client that is handed in; MLflow itself is imported in ``tracking.py`` and ``mlflow_ui.py`` alone.
+These functions work on a client that is handed in; ``tracking.py`` and ``mlflow_ui.py`` alone import MLflow.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import getpass
 import json
 import os
@@ -46,7 +47,7 @@ def quiet() -> None:
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes; one that had to be changed carries a checksum, so that two classes never share a name."""
+    """A name that MLflow takes; one that had to be changed carries a checksum, so no two classes share one."""
     clean = "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(" .") or "_" for part in name.split("/"))[:200]
     return name if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"
 
@@ -72,6 +73,23 @@ class Changes:
         self.name, self.started = new.name or self.name, new.started or self.started
         if new.status:
             self.status, self.ended = new.status, new.ended
+
+
+def make_store(home: Home, client_of) -> None:
+    """The home's own database, made once and whole.
+
+    MLflow's first connection migrates for seconds; two at once, or one that is killed, leave a database that no MLflow
+    can open. So it is made under a lock, beside its place, and then renamed.
+    """
+    home.root.mkdir(parents=True, exist_ok=True)
+    with open(home.root / ".mlflow.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if home.mlflow_db.exists():
+            return
+        aside = home.root / ".mlflow.db.new"
+        aside.unlink(missing_ok=True)
+        client_of(f"sqlite:///{aside}").search_experiments(max_results=1)
+        os.replace(aside, home.mlflow_db)
 
 
 def search_key(folder: Path) -> str:
@@ -154,14 +172,16 @@ def save_view(client, experiment: str, parent: str, spec: SearchSpec, name: str,
 
 
 def _view_state(parent: str, spec: SearchSpec) -> dict:
-    searched = list(spec.search_space().searched)
+    space = spec.search_space()
+    searched = list(space.searched)
+    always = [n for n in searched if not space.params[n].when]  # a run without a value would empty parallel coordinates
     section = "tuner-charts"
     charts = []
     if len(spec.objectives) > 1:
         x, y = spec.objectives[:2]
         charts.append({"type": "SCATTER", "uuid": "tuner-scatter", "runsCountToCompare": 1000,
                        "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}})
-    charts.append({"type": "PARALLEL", "uuid": "tuner-parallel", "selectedParams": searched, "showAllRuns": True,
+    charts.append({"type": "PARALLEL", "uuid": "tuner-parallel", "selectedParams": always, "showAllRuns": True,
                    "selectedMetrics": list(spec.objectives), "runsCountToCompare": 1000})
     charts += [{"type": "LINE", "uuid": f"tuner-line-{name}", "metricKey": name, "selectedMetricKeys": [name],
                 "xAxisKey": "step", "yAxisKey": "metric", "scaleType": "linear", "xAxisScaleType": "linear",
@@ -176,7 +196,8 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         "selectedColumns": columns, "runsHiddenMode": "SHOW_ALL", "hideEmptyCharts": True, "runListHidden": False,
         "columnOrder": columns, "isAccordionReordered": True,  # else MLflow sorts: by letter, its own charts first
         "compareRunCharts": [{"metricSectionId": section, "deleted": False, "isGenerated": False, **c} for c in charts],
-        "compareRunSections": [{"uuid": section, "name": "Search", "display": True, "isReordered": True}],
+        "compareRunSections": [{"uuid": section, "name": "Search", "display": True, "isReordered": True,
+                                "columns": 2, "cardHeight": 420}],
     }
 
 

@@ -30,6 +30,11 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
     if open_link is not None and not home.search(open_link).exists():
         raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
     home.require_writable()
+    if uri == f"sqlite:///{home.mlflow_db}" and not home.mlflow_db.exists():
+        layout.quiet()
+        from mlflow import MlflowClient
+
+        layout.make_store(home, lambda uri: MlflowClient(tracking_uri=uri))
     port = port or _free_port()
     with server(uri, home, port) as (process, address), _until_signal() as stop:
         print(f"starting MLflow on {address} ...", file=sys.stderr, flush=True)
@@ -53,7 +58,8 @@ def server(uri: str, home: Home, port: int):
     layout.quiet()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
     with open(home.root / "mlflow-server.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home.root, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home.root,
+                                   start_new_session=True)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:
@@ -132,8 +138,8 @@ def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str
     client, links = MlflowClient(tracking_uri=uri), {}
     experiments = {e.experiment_id: e for e in client.search_experiments()}
     for name in names:
-        found = client.search_runs(list(experiments), f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'",
-                                   max_results=1)
+        mine = f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'"
+        found = client.search_runs(list(experiments), mine, max_results=1)
         for run in found:
             experiment = experiments[run.info.experiment_id]
             view = layout.VIEW_TAG + run.info.run_id in experiment.tags

@@ -115,7 +115,8 @@ def page(data: dict) -> str:
     """A whole HTML page with plotly inside: it opens from a disk, in MLflow's sandboxed frame, without a network."""
     from plotly.offline import get_plotlyjs
 
-    shown = {**data, "axis": [_axis(data["x"]), _axis(data["y"])], "groups": {k: v[:3] + v[4:] for k, v in GROUPS.items()},
+    shown = {**data, "axis": [_axis(data["x"]), _axis(data["y"])],
+             "groups": {k: v[:3] + v[4:] for k, v in GROUPS.items()},
              "staircase": staircase(data), "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY}}
     # "</" would end the script element, whatever a class or a parameter is called
     values = json.dumps(_plain(shown)).replace("</", "<\\/")
@@ -167,8 +168,8 @@ def _draw_front(axes, data: dict) -> None:
         some = [p for p in data["points"] if p["group"] == name]
         if some:
             hollow = name in (STOPPED, RUNNING)
-            axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=size * 5, marker=marker, zorder=2, label=label,
-                         facecolors="none" if hollow else colour, edgecolors=None if marker == "x" else colour)
+            axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=size * 5, marker=marker, zorder=2,
+                         label=label, facecolors="none" if hollow else colour, edgecolors=None if marker == "x" else colour)
     for p in data["points"]:
         if p["group"] == "front":
             axes.annotate(str(p["trial"]), (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)

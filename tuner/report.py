@@ -1,4 +1,4 @@
-"""What a search found, for people: the front as a table, the gain over the paper's setting in words, pictures, a summary.
+"""What a search found, for people: the front as a table, the gain over the paper's setting, pictures, a summary.
 
 Everything here reads the history alone, so a report can be made again at any time. All numbers are of split ``val``.
 """
@@ -124,7 +124,8 @@ def gain(front: Front, paper: dict | None) -> str:
     if found:
         return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
     if ours > theirs:
-        return start + f"gains nothing without a loss elsewhere, but offers other trade-offs{_trade(front, paper)}; {volume}."
+        return (start + "gains nothing without a loss elsewhere, but offers other trade-offs"
+                + f"{_trade(front, paper)}; {volume}.")
     return start + f"gains nothing: no finished trial is better in any objective; {volume}."
 
 
@@ -164,7 +165,8 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
     front, paper, space = front_of(history, spec), paper_row(history, spec), spec.search_space()
     title, line = headline(spec)
     header, rows = front_cells(front, paper, space.searched)
-    table = ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *rows[:MAX_ROWS]]] if rows else [EMPTY]
+    lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
+    table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
     table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
     return "\n".join([
@@ -172,8 +174,8 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
         f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
         + (f". Fixed: {fixed}" if fixed else "") + f". {counts(history).capitalize()}.", "",
         *table, "",
-        "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over classes of "
-        "robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.", ""])
+        "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over classes "
+        "of robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.", ""])
 
 
 def front_parquet(history: History, spec: SearchSpec) -> bytes:
@@ -210,7 +212,8 @@ def write_pictures(folder: Path, history: History, spec: SearchSpec) -> dict[str
     from tuner import plots
 
     data = plots.picture_data(history, spec)
-    made = {"front.html": plots.page(data), "front.png": plots.png(data), "front.parquet": front_parquet(history, spec)}
+    made = {"front.html": plots.page(data), "front.png": plots.png(data),
+            "front.parquet": front_parquet(history, spec)}
     for name, content in made.items():
         write_atomically(folder / name, content)
     return {name: folder / name for name in made}

@@ -1,8 +1,9 @@
 """A search in MLflow: one parent run, one child run per trial. Logging never slows or stops training.
 
-Every call puts a message into a queue; one background thread imports MLflow, merges what has come in since, and writes it
-in batches. Whatever cannot be written stays and is tried again. All writes can be repeated without harm (times come from
-the history, not from the clock), so a resume goes on with the same runs and `sync` can replay a whole history.
+Every call puts a message into a queue; one background thread imports MLflow, merges what has come in since, and
+writes it in batches. Whatever cannot be written stays and is tried again. All writes can be repeated without harm
+(times come from the history, not from the clock), so a resume goes on with the same runs, found by the key in the
+search's folder, and `sync` can replay a whole history.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ PARENT = -1  # the search's own run, among trial numbers
 class Tracker:
     """What the driver calls while a search runs. Every method returns at once; only ``close`` waits."""
 
-    def __init__(self, spec: SearchSpec, home: Home, name: str, *, run_ids: dict | None = None,
-                 warn: Callable[[str], None], began: float | None = None):
+    def __init__(self, spec: SearchSpec, home: Home, name: str, *, warn: Callable[[str], None],
+                 began: float | None = None):
         self.spec, self.home, self.name, self.warn = spec, home, name, warn
         self._uri = layout.tracking_uri(home)
         self.tracking_uri = without_secrets(self._uri)
@@ -87,7 +88,7 @@ class Tracker:
                 self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
 
     def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
-        """Write the pictures, end every run, wait for the writer. False if MLflow does not have everything (then: sync)."""
+        """Write the pictures, end every run, wait for the writer; False if MLflow lacks something (then: sync)."""
         deadline = time.monotonic() + timeout
         for record in history.with_state(RUNNING):
             self.trial_ended(record)
@@ -198,8 +199,8 @@ class _Writer:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         t, spec = self.tracker, self.tracker.spec
         local = not t._uri.startswith(("http:", "https:", "databricks"))
-        if local:
-            t.home.root.mkdir(parents=True, exist_ok=True)
+        if t._uri == f"sqlite:///{t.home.mlflow_db}":
+            layout.make_store(t.home, lambda uri: MlflowClient(tracking_uri=uri))
         client = MlflowClient(tracking_uri=t._uri)
         experiment = layout.experiment_id(client, spec.experiment_name, t.home.artifacts.as_uri() if local else None)
         key = layout.search_key(t.home.search(t.name))

@@ -1,5 +1,4 @@
-"""Images for training: decoded once per machine, mapped by every trial, split so that a search never meets
-the test set.
+"""Images, decoded once per machine, mapped by every trial, split so that no search meets the test set.
 
     prepare / check          no torch, quick: the driver calls them before Ray starts
     open_splits              what a trial trains and is judged on: `train` and `val`
@@ -13,5 +12,4 @@ from trainables.data.store import prepare
 from trainables.data.tensors import Split, Splits, open_splits, open_test
 
 __all__ = ["DATASETS", "DataError", "DataSpec", "Split", "Splits", "Summary", "absolute", "check",
-           "class_counts",
-           "open_splits", "open_test", "parse_imbalance", "prepare"]
+           "class_counts", "open_splits", "open_test", "parse_imbalance", "prepare"]

@@ -1,5 +1,4 @@
-"""Datasets that are the user's own files: Parquet with encoded images, and folders of images. Decoded in
-threads."""
+"""The user's own files, Parquet with encoded images and folders of images, decoded in threads."""
 
 from __future__ import annotations
 
@@ -25,15 +24,13 @@ _TRACK = re.compile(r"(?:^|/)(\d+)/(\d+)_\d+\.\w+$")
 
 def absolute(dataset: str) -> str:
     """``dataset`` with the folder of ``parquet:DIR`` or ``folder:DIR`` made absolute, so that a worker that
-    runs in
-    another folder finds it; other names as they are."""
+    runs in another folder finds it; other names as they are."""
     kind, colon, where = dataset.partition(":")
     return f"{kind}:{Path(where).expanduser().resolve()}" if colon and where else dataset
 
 
 def source_files(kind: str, where: str) -> list[Path]:
-    """The files a dataset is made of, sorted; `DataError` if the folder or one of its two halves is
-    missing."""
+    """The files a dataset is made of, sorted; `DataError` if the folder or one of its halves is missing."""
     folder = Path(where).expanduser()
     if not where or not folder.is_dir():
         raise DataError(f"dataset '{kind}:{where}' names no folder; {kind}:DIR takes an existing folder")
@@ -44,7 +41,8 @@ def source_files(kind: str, where: str) -> list[Path]:
         else:
             found = sorted(p for p in folder.glob(f"{split}/*/*") if _is_image(p))
         if not found:
-            layout = f"{split}.parquet" if kind == "parquet" else f"images {split}/CLASS/* ({' '.join(_EXTENSIONS)})"
+            images = f"images {split}/CLASS/* ({' '.join(_EXTENSIONS)})"
+            layout = f"{split}.parquet" if kind == "parquet" else images
             raise DataError(f"{folder} holds no {layout}; a {kind} dataset needs it for both train and test")
         files += found
     return files
@@ -67,27 +65,35 @@ def load_parquet(where: str) -> Decoded:
     groups = tracks_of(train.paths)
     labels, names = train.labels, train.classes or test.classes
     return Decoded((arrays[0], labels), (arrays[1], test.labels),
-                   names or [str(c) for c in range(int(labels.max(initial=-1)) + 1)], groups,
-                   None if groups is None else "track")
+                   names or _numbers(labels), groups, None if groups is None else "track")
+
+
+def _numbers(labels: np.ndarray) -> list[str]:
+    """Names for classes that have none; no more than there are images, so that a label of 10**12 is no memory
+    error."""
+    return [str(c) for c in range(min(max(int(labels.max()), 0), len(labels)) + 1)]
 
 
 def load_folder(where: str) -> Decoded:
-    """torchvision's ImageFolder layout: ``train/CLASS/*`` and ``test/CLASS/*``; classes in alphabetical order."""
+    """torchvision's ImageFolder layout: ``train/CLASS/*`` and ``test/CLASS/*``; classes in alphabetical
+    order."""
     folder, files = Path(where).expanduser(), source_files("folder", where)
     classes = sorted({f.parent.name for f in files if f.parent.parent.name == "train"})
     samples: dict[str, list] = {"train": [], "test": []}
     for file in files:
         split, name = file.relative_to(folder).parts[:2]
         if name not in classes:
-            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: {', '.join(classes)}")
+            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: "
+                            f"{', '.join(classes)}")
         samples[split].append((str(file), classes.index(name)))
     return decode_samples(samples["train"], samples["test"], classes)
 
 
 def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], classes: list[str],
                    size: tuple[int, int] | None = None) -> Decoded:
-    """Image files with their labels as one `Decoded`; resized to ``size`` (W, H), or to 32x32 if they differ in size."""
-    sizes = {_header(path, path).size for path, _ in train + test}
+    """Image files with their labels as one `Decoded`; resized to ``size`` (W, H), or to 32x32 if they differ
+    in size."""
+    sizes = {probe(path, path)[0] for path, _ in train + test}
     common = size or (sizes.pop() if len(sizes) == 1 else FALLBACK_SIZE)
     resized = size is not None or len(sizes) > 1
     grey = probe(train[0][0], train[0][0])[1]
@@ -103,7 +109,7 @@ def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], cl
 
 
 def tracks_of(paths: list[str] | None) -> np.ndarray | None:
-    """(N,) number of the track each row belongs to, or None unless every path is ``class/track_frame.ext``."""
+    """(N,) number of each row's track, or None unless every path is ``class/track_frame.ext``."""
     found = [_TRACK.search(path or "") for path in paths or ()]
     if not found or not all(found):
         return None
@@ -125,9 +131,10 @@ def probe(source: bytes | str, place: str) -> tuple[tuple[int, int], bool]:
         return image.size, image.mode in ("L", "1")
 
 
-def decode(chunks: Iterable[list], rows: int, place: Callable[[int], str], size: tuple[int, int], grey: bool, *,
-           resize: bool = False) -> np.ndarray:
-    """(rows, C, H, W) uint8 from lists of encoded images (bytes or file names) in order; C is 1 if ``grey``, else 3."""
+def decode(chunks: Iterable[list], rows: int, place: Callable[[int], str], size: tuple[int, int],
+           grey: bool, *, resize: bool = False) -> np.ndarray:
+    """(rows, C, H, W) uint8 from lists of encoded images (bytes or file names) in order; C is 1 if ``grey``,
+    else 3."""
     width, height = size
     images = np.empty((rows, 1 if grey else 3, height, width), dtype=np.uint8)
 
@@ -156,7 +163,8 @@ def _pixels(source: bytes | str, place: str, size: tuple[int, int], grey: bool, 
     if image.mode[0] in "IF":
         raise DataError(f"{place} has pixels of type {image.mode!r}; only 8-bit images are supported")
     if grey and image.mode not in ("L", "1"):
-        raise DataError(f"{place} is a colour image while the first image of train is grey; use one kind for all")
+        raise DataError(f"{place} is a colour image while the first image of train is grey; "
+                        "all images must be of one kind")
     if image.size != size and not resize:
         raise DataError(f"{place} is {image.width}x{image.height} while the first image of train is "
                         f"{size[0]}x{size[1]}; all images must share one size")

@@ -1,5 +1,5 @@
-"""Parquet files as dataset hubs publish them: which column is the image, which the label, and what the
-labels are called."""
+"""Parquet files as dataset hubs publish them: which column is the image, which the label, and what the labels
+are called."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def _image_column(schema: pa.Schema, file: Path) -> str:
     fitting = [field.name for field in schema if _is_image(field.type)]
     preferred = [name for name in _IMAGE_NAMES if name in fitting]
     if not fitting:
-        raise DataError(f"{file} has no image column (binary, or a struct with bytes); its columns are {_columns(schema)}")
+        raise DataError(f"{file} has no image column (binary, or a struct with bytes); "
+                        f"its columns are {_columns(schema)}")
     return (preferred or fitting)[0]
 
 

@@ -25,13 +25,15 @@ def validate_spec(spec: DataSpec) -> None:
     """Raise `DataError` unless the fields that need no data make sense."""
     parse_imbalance(spec.imbalance)
     if isinstance(spec.seed, bool) or not isinstance(spec.seed, int) or not 0 <= spec.seed < 2**32:
-        raise DataError(f"data seed {spec.seed!r} is not allowed; it must be a whole number from 0 to 2**32 - 1")
+        raise DataError(f"data seed {spec.seed!r} is not allowed; "
+                        "it must be a whole number from 0 to 2**32 - 1")
     if not 0 < spec.val_fraction < 1:
-        raise DataError(f"val_fraction {spec.val_fraction!r} is not allowed; it must lie between 0 and 1, both excluded")
+        raise DataError(f"val_fraction {spec.val_fraction!r} is not allowed; "
+                        "it must lie between 0 and 1, both excluded")
 
 
 def parse_imbalance(text: str) -> tuple[str, float]:
-    """``"none" | "exp:K" | "step:K"`` as (kind, K); K = largest over smallest class >= 1, and 1.0 for none."""
+    """``"none" | "exp:K" | "step:K"`` as (kind, K); K >= 1 is largest over smallest class, 1.0 for none."""
     kind, colon, number = str(text).strip().lower().partition(":")
     if kind == "none" and not colon:
         return "none", 1.0
@@ -40,16 +42,17 @@ def parse_imbalance(text: str) -> tuple[str, float]:
     except ValueError:
         ratio = math.nan
     if kind not in ("exp", "step") or not (1 <= ratio < math.inf):
-        raise DataError(f"imbalance {text!r} is not allowed; it takes none, exp:K or step:K with a number K >= 1")
+        raise DataError(f"imbalance {text!r} is not allowed; "
+                        "it takes none, exp:K or step:K with a number K >= 1")
     return kind, ratio
 
 
 def class_counts(n_max: float, classes: int, kind: str, ratio: float) -> list[int]:
     """Images per class of a thinned dataset, most frequent class first (Cao et al. 2019, LDAM-DRW).
 
-    exp: ``trunc(n_max * f^(c / (classes-1)))``; step: the first half ``trunc(n_max)``, the rest ``trunc(n_max * f)``;
-    ``f = 1 / ratio``; truncation is of the IEEE product. For an odd number of classes the official step list loses its
-    last class; here the smaller half is the head and every other class the tail.
+    exp: ``trunc(n_max * f^(c / (classes-1)))``; step: the first half ``trunc(n_max)``, the rest ``trunc(n_max
+    * f)``; ``f = 1 / ratio``; truncation is of the IEEE product. For an odd number of classes the official
+    step list loses its last class; here the smaller half is the head and every other class the tail.
     """
     factor = 1.0 / ratio
     if kind == "exp":

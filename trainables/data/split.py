@@ -30,17 +30,16 @@ class Summary:
 
 
 def check(spec: DataSpec, home: Path) -> Summary:
-    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong
-    later."""
+    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong later.
+    """
     validate_spec(spec)
     folder = prepare(spec.dataset, home)
     source = mapped(folder / "train.arrow")
     train, val = choose(source, spec)
     tests = mapped(folder / "test.arrow").labels
     classes = len(source.meta["classes"])
-    counts = {name: np.bincount(labels, minlength=classes).tolist()
-              for name,
-              labels in (("train", source.labels[train]), ("val", source.labels[val]), ("test", tests))}
+    labels = {"train": source.labels[train], "val": source.labels[val], "test": tests}
+    counts = {split: np.bincount(of_split, minlength=classes).tolist() for split, of_split in labels.items()}
     return Summary(source.meta["classes"], tuple(source.images.shape[1:]), counts, source.meta["grouped_by"],
                    source.meta["note"], source.meta["mean"], source.meta["std"])
 
@@ -49,11 +48,9 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Rows (int64) of ``source`` that are train and val under ``spec``.
 
     ``val`` is drawn with numpy's ``RandomState([seed, 1])``: of each class ``val_fraction`` of the smallest
-    class if the
-    data are thinned (balanced), else of the class itself; at least one image; whole groups where rows are
-    grouped.
-    ``train`` is thinned with ``RandomState(seed)`` as in the published codes, from ``n_max`` = smallest
-    class left.
+    class if the data are thinned (balanced), else of the class itself; at least one image; whole groups where
+    rows are grouped. ``train`` is thinned with ``RandomState(seed)`` as in the published codes, from
+    ``n_max`` = smallest class left.
     """
     kind, ratio = parse_imbalance(spec.imbalance)
     names, labels = source.meta["classes"], source.labels
@@ -65,12 +62,14 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     if min(counts) == 0:
         c = counts.index(0)
         raise DataError(f"class {names[c]!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
-                        f"the smallest class has {left.min()} training images, so K must be less than {left.min()}")
+                        f"the smallest class has {left.min()} training images, "
+                        f"so K must be less than {left.min()}")
     return rest[thin(labels[rest], counts, spec.seed)], val
 
 
 def thin(labels: np.ndarray, counts: list[int], seed: int) -> np.ndarray:
-    """Positions in ``labels`` of a random ``counts[c]`` images of each class c, class after class (LDAM-DRW's order)."""
+    """Positions in ``labels`` of a random ``counts[c]`` images of each class c, class after class (LDAM-DRW's
+    order)."""
     rng = np.random.RandomState(seed)
     kept = []
     for c, count in enumerate(counts):
@@ -92,8 +91,9 @@ def _take_val(source: Mapped, spec: DataSpec, *, balanced: bool) -> tuple[np.nda
         count = max(1, round(spec.val_fraction * (smallest if balanced else len(members))))
         if count >= len(members):
             what = source.meta["grouped_by"] or "image"
-            raise DataError(f"class {names[c]!r} has {len(members)} {what}(s) and val_fraction {spec.val_fraction} would "
-                            f"take {count} of them for val; at least one must be left for train")
+            raise DataError(f"class {names[c]!r} has {len(members)} {what}(s) and val_fraction "
+                            f"{spec.val_fraction} would take {count} of them for val; "
+                            "at least one must be left for train")
         taken.append(rng.permutation(members)[:count])
     in_val = np.isin(groups, np.concatenate(taken))
     val = [np.flatnonzero(in_val & (labels == c)) for c in range(len(names))]

@@ -1,14 +1,10 @@
-"""The decoded dataset on disk: two Arrow files per dataset, written once per machine, mapped read-only by
-everyone.
+"""The decoded dataset on disk: two Arrow files, written once per machine, mapped read-only by everyone.
 
-    home/datasets/NAME-HASH/train.arrow   image fixed_shape_tensor<uint8, (C, H, W)>, label int64, group
-    int64 (if any)
-    home/datasets/NAME-HASH/test.arrow    the same without group; in its own file so that a search never
-    opens it
+    home/datasets/NAME-HASH/train.arrow   image tensor<uint8, (C, H, W)>, label int64, perhaps group int64
+    home/datasets/NAME-HASH/test.arrow    image, label: a file of its own, which a search never opens
 
 The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears
-under its
-name only when it is complete: it is written aside and renamed under a lock.
+under its name only when it is complete: it is written aside and renamed under a lock.
 """
 
 from __future__ import annotations
@@ -124,15 +120,17 @@ def _validate(data: Decoded) -> None:
     for split, (images, labels) in (("train", data.train), ("test", data.test)):
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(wrong):
-            what = "is not a label of train" if split == "test" and labels[wrong[0]] >= 0 else "is out of range"
-            raise DataError(f"{split} row {wrong[0]} has label {labels[wrong[0]]}, which {what}; "
+            row, label = wrong[0], labels[wrong[0]]
+            what = "is not a label of train" if split == "test" and label >= 0 else "is out of range"
+            raise DataError(f"{split} row {row} has label {label}, which {what}; "
                             f"labels must be integers from 0 to {classes - 1}")
         if classes > len(labels):
             raise DataError(f"label {classes - 1} is out of range for a {split} set of {len(labels)} images; "
                             "labels must be integers from 0 without gaps")
         missing = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
         if len(missing):
-            raise DataError(f"class {data.classes[missing[0]]!r} (label {missing[0]}) has 0 images in {split}; "
+            label = missing[0]
+            raise DataError(f"class {data.classes[label]!r} (label {label}) has 0 images in {split}; "
                             "every class needs at least one")
 
 
@@ -142,7 +140,8 @@ def _statistics(images: np.ndarray) -> dict[str, list[float]]:
     share = [np.bincount(np.ascontiguousarray(images[:, c]).ravel(), minlength=256) / images[:, c].size
              for c in range(images.shape[1])]
     mean = [float(s @ values) for s in share]
-    return {"mean": mean, "std": [max(float(s @ (values - m) ** 2) ** 0.5, 1e-3) for s, m in zip(share, mean)]}
+    variance = [float(s @ (values - m) ** 2) for s, m in zip(share, mean)]
+    return {"mean": mean, "std": [max(v**0.5, 1e-3) for v in variance]}
 
 
 def _write(file: Path, images: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, meta: dict) -> None:

@@ -1,4 +1,5 @@
-"""The equations, one file per method. The registry is ``search_spaces.METHODS``; a file's class has the method's name."""
+"""The equations, one file per method. The registry is ``search_spaces.METHODS``; a file's class has the
+method's name."""
 
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(name: str, params: dict[str, Any], task: Task) -> Method:
-    """A method ready to train: ``params`` checked and completed; ``ValueError`` says in one sentence what does not fit."""
+    """A method ready to train: ``params`` checked and completed; ``ValueError`` says in one sentence what
+    does not fit."""
     values = resolve(name, params)
     return method_class(name)(method_space(name).Params(**values), task)

@@ -1,4 +1,5 @@
-"""AT-BSL (Yue et al., CVPR 2024, eq. 3; Ren et al. 2020): mean CE(z(x') + log n). The attack and evaluation use plain z."""
+"""AT-BSL (Yue et al., CVPR 2024, eq. 3; Ren et al. 2020): mean CE(z(x') + log n). The attack and evaluation
+use plain z."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from trainables.method import Batch, Method
 
 
 def balanced_logits(logits: Tensor, prior: Tensor, strength: float = 1.0) -> Tensor:
-    """(B, K) logits + strength * log n_c; a class without training images gets -inf: probability and gradient 0."""
+    """(B, K) logits + strength * log n_c; a class without training images gets -inf: probability and gradient
+    0."""
     return logits + strength * prior.to(logits.dtype) if strength else logits
 
 
@@ -19,4 +21,5 @@ class Bsl(Method):
         self.register_buffer("prior", log_prior(task.class_counts))
 
     def forward(self, batch: Batch):
-        return batch.mean(batch.cross_entropy(balanced_logits(batch.logits_adv, self.prior, self.params.strength)))
+        shifted = balanced_logits(batch.logits_adv, self.prior, self.params.strength)
+        return batch.mean(batch.cross_entropy(shifted))

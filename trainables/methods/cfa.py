@@ -1,4 +1,5 @@
-"""CFA (Wei et al., CVPR 2023): class-wise radius (eq. 6), class-wise beta (eq. 8), fairness-aware weight average (alg. 1)."""
+"""CFA (Wei et al., CVPR 2023): class-wise radius (eq. 6), class-wise beta (eq. 8), fairness-aware weight
+average (alg. 1)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from trainables.method import Batch, EpochStats, Method
 
 
 def calibrated(base: float, robust_acc: Tensor) -> Tensor:
-    """(K,) base + class accuracy, the factor on eps or beta; 1 for a class whose accuracy is not known yet (NaN)."""
+    """(K,) base + class accuracy, the factor on eps or beta; 1 for a class whose accuracy is not known yet
+    (NaN)."""
     return torch.where(robust_acc.isnan(), torch.ones_like(robust_acc), base + robust_acc)
 
 
@@ -19,8 +21,9 @@ def mixing(beta: Tensor) -> Tensor:
 
 
 class Cfa(Method):
-    """trades: mean[(1 - b_y) CE(x) + b_y KL], b_y = beta_y / (1 + beta_y), so plain TRADES / (1 + beta) before ``start``;
-    at: mean CE(x'), where only the radius changes. Note the sign: easy classes get the larger radius, opposite to DAFA.
+    """trades: mean[(1 - b_y) CE(x) + b_y KL], b_y = beta_y / (1 + beta_y), so plain TRADES / (1 + beta)
+    before ``start``; at: mean CE(x'), where only the radius changes. Note the sign: easy classes get the
+    larger radius, opposite to DAFA.
     """
 
     def __init__(self, params, task):
@@ -58,6 +61,13 @@ class Cfa(Method):
         keep = self.params.decay if self.averaging else 0.0  # the first that passes is copied
         self.decay.fill_(keep if passed else 1.0)
         self.averaging |= passed
+
+    @property
+    def averages_epochs(self) -> bool:
+        return self.params.average != "none"
+
+    def base(self):
+        return super().base() if self.form == "at" else self.own_base(average="none")  # TRADES / (1 + beta)
 
     def average_decay(self, stats: EpochStats) -> float | None:
         return None if self.params.average == "none" else float(self.decay)

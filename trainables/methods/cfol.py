@@ -1,4 +1,5 @@
-"""CFOL (Pethick et al., TMLR 2023, alg. 1): log-weights over the classes, updated after every batch, importance weighted."""
+"""CFOL (Pethick et al., TMLR 2023, alg. 1): log-weights over the classes, updated after every batch,
+importance weighted."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ def mixture(log_weights: Tensor, base: Tensor, gamma: float) -> Tensor:
     return gamma * base + (1 - gamma) * torch.softmax(log_weights, 0)
 
 
-def updated(log_weights: Tensor, wrong: Tensor, y: Tensor, p: Tensor, eta: float, eta_beta: float = 0.0) -> Tensor:
-    """(K,) log_weights + sum over the samples of class c of (eta * wrong_i + eta_beta) / p_c; ``wrong`` (B,) is 0 or 1."""
+def updated(log_weights: Tensor, wrong: Tensor, y: Tensor, p: Tensor, eta: float,
+            eta_beta: float = 0.0) -> Tensor:
+    """(K,) log_weights + sum over the samples of class c of (eta * wrong_i + eta_beta) / p_c; ``wrong`` (B,)
+    is 0 or 1."""
     return log_weights + class_sums(eta * wrong.to(p) + eta_beta, y, len(p)) / p
 
 
 class Cfol(Method):
-    """sample: classes are drawn from the mixture, loss the plain mean CE(x'). reweight: images are drawn from the base
-    distribution and weigh K * mixture_y, with the mixture from before this batch."""
+    """sample: classes are drawn from the mixture, loss the plain mean CE(x'). reweight: images are drawn from
+    the base distribution and weigh K * mixture_y, with the mixture from before this batch."""
 
     def __init__(self, params, task):
         super().__init__(params, task)

@@ -1,4 +1,5 @@
-"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours lose."""
+"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours
+lose."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from trainables.method import Batch, EpochStats, Method, start_epoch
 def similarity_weights(similarity: Tensor, lam: float) -> Tensor:
     """(K,) class weights from ``similarity`` (K, K), row i the mean softmax of adversarial images of class i.
 
-    w_i = 1 + sum over j != i of lam S_ij S_jj where S_ii < S_jj (i is harder), else -lam S_ji S_ii. The sum is K without
-    ties; with a tie both classes lose, as in the authors' code.
+    w_i = 1 + sum over j != i of lam S_ij S_jj where S_ii < S_jj (i is harder), else -lam S_ji S_ii. The sum
+    is K without ties; with a tie both classes lose, as in the authors' code.
     """
     own = similarity.diagonal()
     harder = own[:, None] < own[None, :]
@@ -23,14 +24,16 @@ def similarity_weights(similarity: Tensor, lam: float) -> Tensor:
 class Dafa(Method):
     """trades: mean w_y CE(x) + beta mean KL (unweighted); at: mean w_y CE(x'). Radius w_y eps, step w_y step.
 
-    Weights are computed once, at the end of the last epoch before ``start``, and never below ``floor``. The authors' AT code
-    follows its class-wise attack step with a plain one, which cancels radii above eps; ours does not.
+    Weights are computed once, at the end of the last epoch before ``start``, and never below ``floor``. The
+    authors' AT code follows its class-wise attack step with a plain one, which cancels radii above eps; ours
+    does not.
     """
 
     def __init__(self, params, task):
         super().__init__(params, task)
         self.register_buffer("class_weights", torch.ones(task.classes, dtype=torch.float64))
-        self.register_buffer("clipped", torch.zeros((), dtype=torch.int64))  # how many weights the floor has raised
+        # how many weights the floor has raised
+        self.register_buffer("clipped", torch.zeros((), dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
 
     def end_epoch(self, stats: EpochStats) -> None:
@@ -46,7 +49,8 @@ class Dafa(Method):
         """What to tell the user after training."""
         if not self.clipped:
             return []
-        return [f"{int(self.clipped)} class weights were raised to floor={self.params.floor:g}: lam={self.params.lam:g} "
+        p = self.params
+        return [f"{int(self.clipped)} class weights were raised to floor={p.floor:g}: lam={p.lam:g} "
                 "would have made them smaller or negative"]
 
     def eps_scale(self, y: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""DONE (Sow et al., ICLR 2024, eq. 5-7): the closed-form weights of KL-regularised distributionally robust training.
+"""DONE (Sow et al., ICLR 2024, eq. 5-7): the closed-form weights of KL-regularised distributionally robust
+training.
 
-Without ``barrier``, the default, the adversarial image is a constant: KL-DRO weighted PGD-AT. The authors' exact solver and
-constants could not be read; the compositional estimate below is the standard SCGD form.
+Without ``barrier``, the default, the adversarial image is a constant: KL-DRO weighted PGD-AT. The authors'
+exact solver and constants could not be read; the compositional estimate below is the standard SCGD form.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from trainables.method import Batch, Method, start_epoch
 
 
 def soft_maximum(losses: Tensor, r: float) -> Tensor:
-    """Scalar r log mean_i exp(losses_i / r), the worst case over weights (eq. 6); entries of -inf are left out."""
+    """Scalar r log mean_i exp(losses_i / r), the worst case over weights (eq. 6); entries of -inf are left
+    out."""
     return r * (torch.logsumexp(losses / r, 0) - losses.isfinite().sum().to(losses.dtype).log())
 
 
 def dro_weights(losses: Tensor, r: float) -> Tensor:
-    """(B,) exp(l_i / r) / sum_j exp(l_j / r), sum 1 (eq. 5); the gradient of ``soft_maximum``, itself without gradient."""
+    """(B,) exp(l_i / r) / sum_j exp(l_j / r), sum 1 (eq. 5); the gradient of ``soft_maximum``, itself without
+    gradient."""
     return torch.softmax(losses.detach() / r, 0)
 
 
 def running_log_mean(previous: Tensor, losses: Tensor, r: float, eta: float) -> Tensor:
-    """Scalar r log u with u <- (1 - eta) u + eta mean exp(losses / r), in log space; ``previous`` = -inf: the first batch."""
+    """Scalar r log u with u <- (1 - eta) u + eta mean exp(losses / r), in log space; ``previous`` = -inf: the
+    first batch."""
     now = soft_maximum(losses.detach(), r)
     mixed = r * torch.logaddexp(math.log1p(-eta) + previous / r, math.log(eta) + now / r)
     return torch.where(previous.isinf(), now, mixed)
@@ -39,10 +43,12 @@ def class_risks(losses: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor
 
 
 def implicit_term(x: Tensor, x_adv: Tensor, losses: Tensor, eps: Tensor, c: float) -> Tensor:
-    """(B,) a term of value 0 whose gradient is d delta*/d theta dl/d delta for the log-barrier inner problem (eq. 7).
+    """(B,) a term of value 0 whose gradient is d delta*/d theta dl/d delta for the log-barrier inner problem
+    (eq. 7).
 
-    delta = x_adv - x lies inside the box [max(-eps, -x), min(eps, 1 - x)]; ``losses`` (B,) were computed from ``x_adv``,
-    which requires grad. With ReLU networks the Hessian is that of the barrier, diag(c / (ub - d)^2 + c / (d - lb)^2).
+    delta = x_adv - x lies inside the box [max(-eps, -x), min(eps, 1 - x)]; ``losses`` (B,) were computed from
+    ``x_adv``, which requires grad. With ReLU networks the Hessian is that of the barrier, diag(c / (ub - d)^2
+    + c / (d - lb)^2).
     """
     (slope,) = torch.autograd.grad(losses.sum(), x_adv, create_graph=True)
     with torch.no_grad():
@@ -55,7 +61,8 @@ def implicit_term(x: Tensor, x_adv: Tensor, losses: Tensor, eps: Tensor, c: floa
 
 
 class Done(Method):
-    """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the running one."""
+    """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the
+    running one."""
 
     def __init__(self, params, task):
         super().__init__(params, task)
@@ -91,9 +98,11 @@ class Done(Method):
         return loss
 
     def _implicit(self, batch: Batch) -> Tensor:
-        """One more forward pass: sign attacks end on the box's corners, where the barrier has no interior to move in."""
+        """One more forward pass: sign attacks end on the box's corners, where the barrier has no interior to
+        move in."""
         inside = (batch.x + self.params.shrink * (batch.x_adv - batch.x)).detach().requires_grad_(True)
-        eps = (self.task.eps * self.eps_scale(batch.y)).to(inside.dtype).reshape((-1,) + (1,) * (inside.dim() - 1))
+        eps = (self.task.eps * self.eps_scale(batch.y)).to(inside.dtype)
+        eps = eps.reshape((-1,) + (1,) * (inside.dim() - 1))
         losses = batch.cross_entropy(batch.forward(inside)[0])
         return implicit_term(batch.x, inside, losses, eps, self.params.barrier_weight)
 

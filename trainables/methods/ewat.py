@@ -1,4 +1,5 @@
-"""EWAT (Kim et al., 2021): w_i proportional to the entropy of p(x'_i). No public code: the scaling to mean 1 is ours."""
+"""EWAT (Kim et al., 2021): w_i proportional to the entropy of p(x'_i). No public code: the scaling to mean 1
+is ours."""
 
 from __future__ import annotations
 

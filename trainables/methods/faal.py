@@ -1,4 +1,5 @@
-"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL ball."""
+"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL
+ball."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ GRID, ROUNDS = 65, 12
 
 
 def class_margins(logits_adv: Tensor, y: Tensor) -> Tensor:
-    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is absent."""
+    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is
+    absent."""
     classes = logits_adv.shape[1]
     margins = prob_margin(logits_adv.detach(), y).double()
     sizes = class_sizes(y, classes, torch.float64)
@@ -31,19 +33,19 @@ def _shares(gaps: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
 def worst_case_weights(gains: Tensor, radius: float) -> Tensor:
     """(K,) argmax_p sum_c p_c gains_c over the simplex subject to KL(uniform || p) <= radius.
 
-    Stationarity gives p_c proportional to 1 / (mu - gains_c) with mu > max gains, and the divergence falls as mu grows, so
-    mu is found by bisection, 64 cells at a time to keep a GPU busy with few kernels (the authors call a cone solver on the
-    CPU for this). float64, no host synchronisation.
+    Stationarity gives p_c proportional to 1 / (mu - gains_c) with mu > max gains, and the divergence falls as
+    mu grows, so mu is found by bisection, 64 cells at a time to keep a GPU busy with few kernels (the authors
+    call a cone solver on the CPU for this). float64, no host synchronisation.
     """
     gaps = gains.double().max() - gains.double()
-    low, high = gaps.new_tensor(-250.0), gaps.new_tensor(60.0)  # log of s = mu - max gains
+    low, high = gaps.new_full((1,), -250.0), gaps.new_full((1,), 60.0)  # log of s = mu - max gains
     fractions = torch.linspace(0, 1, GRID, dtype=torch.float64, device=gains.device)
     for _ in range(ROUNDS):
         grid = low + fractions * (high - low)
-        inside = _shares(gaps, grid)[1] <= radius
-        first = torch.where(inside.any(), inside.int().argmax(), GRID - 1).clamp(min=1)
+        outside = _shares(gaps, grid)[1] > radius
+        first = outside.sum().clamp(1, GRID - 1).reshape(1)  # the first grid point inside the ball
         low, high = grid[first - 1], grid[first]
-    return _shares(gaps, high[None])[0][0]
+    return _shares(gaps, high)[0][0]
 
 
 class Faal(Method):

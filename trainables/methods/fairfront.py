@@ -1,7 +1,9 @@
-"""Fairfront, ours: sum_i v_i [CE-type_i + beta Reg_i] with v_i an instance weight times a class weight, radius eps * e_y.
+"""Fairfront, ours: sum_i v_i [CE-type_i + beta Reg_i] with v_i an instance weight times a class weight,
+radius eps * e_y.
 
-Its corners are the published methods; tests/test_fairfront.py lists which setting gives which, loss and gradient. Class-level
-state lives in the published methods themselves, held as parts, so that there is one place where each is computed.
+Its corners are the published methods; tests/test_fairfront.py lists which setting gives which, loss and
+gradient. Class-level state lives in the published methods themselves, held as parts, so that there is one
+place where each is computed.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Fairfront(Method):
         if p.class_radius == "similarity":
             self.parts["dafa_radius"] = part(Dafa, task, lam=p.radius_similarity, **shared)
         if "dual" in (p.class_weight, p.class_radius):
-            mode = "both" if p.class_weight == p.class_radius else "reweight" if p.class_weight == "dual" else "remargin"
+            only = "reweight" if p.class_weight == "dual" else "remargin"
+            mode = "both" if p.class_weight == p.class_radius else only
             self.parts["frl"] = part(Frl, task, mode=mode, rate=p.rate, margin_rate=p.margin_rate, **shared)
         if p.class_weight == "hedge":
             self.parts["wat"] = part(Wat, task, eta=p.eta, beta=p.beta)
@@ -71,13 +74,17 @@ class Fairfront(Method):
         for method in self.parts.values():
             method.end_epoch(stats)
 
+    def base(self):
+        return self.own_base() if self.params.separation else super().base()
+
     def notes(self) -> list[str]:
         return [note for method in self.parts.values() for note in method.notes()]
 
     def eps_scale(self, y: Tensor) -> Tensor:
         p = self.params
         if p.class_radius == "accuracy":
-            return calibrated(p.radius_base, p.radius_slope * self.parts["cfa"].robust_acc).clamp(min=SMALLEST_RADIUS)[y]
+            factor = calibrated(p.radius_base, p.radius_slope * self.parts["cfa"].robust_acc)
+            return factor.clamp(min=SMALLEST_RADIUS)[y]
         if p.class_radius == "none":
             return super().eps_scale(y)
         return self.parts["dafa_radius" if p.class_radius == "similarity" else "frl"].eps_scale(y)
@@ -131,7 +138,8 @@ class Fairfront(Method):
 
     def _weighted(self, batch: Batch) -> Tensor:
         main, regulariser = self.terms(batch)
-        instance = on_terms(self.instance_weights(batch), self.params.instance_on if regulariser is not None else "both")
+        where = self.params.instance_on if regulariser is not None else "both"
+        instance = on_terms(self.instance_weights(batch), where)
         by_class = self.class_weights(batch)
         main_weights, reg_weights = (a * b for a, b in zip(instance, by_class))
         if regulariser is None:

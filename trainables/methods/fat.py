@@ -9,7 +9,8 @@ from trainables.method import Attack, Batch, Method
 
 
 def tau_at(progress: float) -> int:
-    """The published dynamic schedule at ``progress`` = epoch / all epochs: 0, then 1 from 50/120, then 2 from 90/120."""
+    """The published dynamic schedule at ``progress`` = epoch / all epochs: 0, then 1 from 50/120, then 2 from
+    90/120."""
     return int(progress >= 50 / 120) + int(progress >= 90 / 120)
 
 

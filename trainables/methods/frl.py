@@ -1,4 +1,5 @@
-"""FRL (Xu et al., ICML 2021, alg. 1 and 2): fairness constraints on validation errors, solved by dual ascent per epoch."""
+"""FRL (Xu et al., ICML 2021, alg. 1 and 2): fairness constraints on validation errors, solved by dual ascent
+per epoch."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ def radius_of(lam: Tensor, largest: float) -> Tensor:
 class Frl(Method):
     """mean W_y CE(x) + beta * mean V_y KL, with W_y and V_y scaled to mean 1 in each batch.
 
-    Only the weights' dual variables are clamped and limited, as in the authors' code. Their attack with radii steps by a
-    quarter of the batch's largest radius; ours by the same fraction of each sample's own radius as everywhere.
+    Only the weights' dual variables are clamped and limited, as in the authors' code. Their attack with radii
+    steps by a quarter of the batch's largest radius; ours by the same fraction of each sample's own radius as
+    everywhere.
     """
 
     form = "trades"
@@ -40,8 +42,10 @@ class Frl(Method):
         for name in ("clean", "boundary", "remargin"):
             self.register_buffer(f"lam_{name}", torch.zeros(task.classes, dtype=torch.float64))
 
-    def update(self, clean_error: Tensor, boundary_error: Tensor, mean_clean: Tensor, mean_boundary: Tensor) -> None:
-        """One dual step from per-class errors (K,) and the overall ones (scalars). boundary = clean minus robust accuracy."""
+    def update(self, clean_error: Tensor, boundary_error: Tensor, mean_clean: Tensor,
+               mean_boundary: Tensor) -> None:
+        """One dual step from per-class errors (K,) and the overall ones (scalars). boundary = clean minus
+        robust accuracy."""
         p = self.params
         clean_gap = clean_error - mean_clean - p.bound_clean
         boundary_gap = boundary_error - mean_boundary - p.bound_boundary

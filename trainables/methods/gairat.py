@@ -1,4 +1,5 @@
-"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image survived."""
+"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image
+survived."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def geometry_weights(kappa: Tensor, steps: int, lam: float, func: str) -> Tensor
     """(B,) weights of mean 1 from ``kappa`` (B,) in 0..steps.
 
     With a = lam + 5 (1 - kappa / h), h = floor(steps / 2): tanh (1 + tanh a) / 2, sigmoid sigma(a), discrete
-    (steps + 1 - kappa) / (steps + 1). ``lam`` = inf gives ones. For steps = 1 h is 1/2, where theirs divides by 0.
+    (steps + 1 - kappa) / (steps + 1). ``lam`` = inf gives ones. For steps = 1 h is 1/2, where theirs divides
+    by 0.
     """
     kappa = kappa.double()
     if func == "discrete":
@@ -26,8 +28,9 @@ def geometry_weights(kappa: Tensor, steps: int, lam: float, func: str) -> Tensor
 
 
 def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float, schedule: str, switch: int) -> float:
-    """Lambda of the 1-based ``epoch``: ``lam_max`` before ``switch``, then ``lam``, or on the line from ``lam_max`` (epoch 0)
-    to ``lam`` (last epoch). "piecewise" equals "fixed", as in the authors' code, whose later branches are unreachable."""
+    """Lambda of the 1-based ``epoch``: ``lam_max`` before ``switch``, then ``lam``, or on the line from
+    ``lam_max`` (epoch 0) to ``lam`` (last epoch). "piecewise" equals "fixed", as in the authors' code, whose
+    later branches are unreachable."""
     if epoch < switch:
         return lam_max
     return lam_max - epoch / epochs * (lam_max - lam) if schedule == "linear" else lam

@@ -1,4 +1,5 @@
-"""LRAT (Gao et al., arXiv:2106.15776, eq. 7, 11, 12, 15): weights per image and attack by the probability margin."""
+"""LRAT (Gao et al., arXiv:2106.15776, eq. 7, 11, 12, 15): weights per image and attack by the probability
+margin."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ LOSSES = {"pgd": "ce", "cw": "margin", "saa": "dlr-targeted"}
 
 
 def simulated(names: str, base: Attack) -> tuple[Attack, ...]:
-    """The attacks of a list such as "saa+cw", with the configured steps; SAA, which adapts its step, takes twice as many.
+    """The attacks of a list such as "saa+cw", with the configured steps; SAA, which adapts its step, takes
+    twice as many.
 
     The paper's are 10 steps of eps / 10 for pgd and cw and 20 for saa with 3 targets.
     """
@@ -23,7 +25,8 @@ def simulated(names: str, base: Attack) -> tuple[Attack, ...]:
 
 
 def pair_weights(shortfall: Tensor, alpha: float, power: float) -> Tensor:
-    """(M, B) w_ij = alpha (1 - t_ij)^power from the shortfall 1 - t_ij (M attacks, B images), clamped at 0 (eq. 12)."""
+    """(M, B) w_ij = alpha (1 - t_ij)^power from the shortfall 1 - t_ij (M attacks, B images), clamped at 0
+    (eq. 12)."""
     return alpha * shortfall.clamp(min=0) ** power
 
 
@@ -33,10 +36,12 @@ def residual_weights(weights: Tensor, minimum: float) -> Tensor:
 
 
 class Lrat(Method):
-    """mean_i { [C - sum_j w_ij]_+ CE(x*_i) + sum_j w_ij CE(x_ij) }; x* is nothing, x or the SAA image (appendix B a, b, c).
+    """mean_i { [C - sum_j w_ij]_+ CE(x*_i) + sum_j w_ij CE(x_ij) }; x* is nothing, x or the SAA image
+    (appendix B a, b, c).
 
-    The weights are constants for the gradient and are normalised per batch; the paper says neither, both are its natural
-    reading. Where SAA is among the attacks its image serves as x* too, else it is one more attack, the last.
+    The weights are constants for the gradient and are normalised per batch; the paper says neither, both are
+    its natural reading. Where SAA is among the attacks its image serves as x* too, else it is one more
+    attack, the last.
     """
 
     def attacks(self, base: Attack, epoch: int):

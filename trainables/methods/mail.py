@@ -1,4 +1,5 @@
-"""MAIL (Wang et al., NeurIPS 2021, eq. 9): w_i = sigmoid(slope (margin_i + bias)), margins on the adversarial logits."""
+"""MAIL (Wang et al., NeurIPS 2021, eq. 9): w_i = sigmoid(slope (margin_i + bias)), margins on the adversarial
+logits."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from trainables.losses import prob_margin, to_mean_one
 from trainables.method import Batch, Method
 
 
-def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float, normalise: bool = False) -> Tensor:
-    """(B,) 3 sigmoid(slope (max_{k != y} p_k - p_y + bias)), no gradient; with ``normalise`` scaled to mean 1 instead of 3x.
+def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float,
+                   normalise: bool = False) -> Tensor:
+    """(B,) 3 sigmoid(slope (max_{k != y} p_k - p_y + bias)), no gradient; with ``normalise`` scaled to mean 1
+    instead of 3x.
 
     The 3 is the authors' code, where the result is named normalised but is not.
     """
@@ -19,7 +22,8 @@ def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float, nor
 
 
 class Mail(Method):
-    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL; mart: mean w BCE(x') + beta * the unweighted KL term."""
+    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL; mart: mean w BCE(x') + beta * the unweighted KL
+    term."""
 
     def weights(self, batch: Batch) -> Tensor:
         p = self.params

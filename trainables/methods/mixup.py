@@ -1,4 +1,5 @@
-"""Domain Mixup (Zhong and Tandon, arXiv:2411.14424): attack and train on a x_i + (1 - a) x_j with y_i = y_j."""
+"""Domain Mixup (Zhong and Tandon, arXiv:2411.14424): attack and train on a x_i + (1 - a) x_j with y_i =
+y_j."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ def mixed(x: Tensor, partners: Tensor, share: Tensor) -> Tensor:
 def beta_shares(n: int, q: float, generator: torch.Generator) -> Tensor:
     """(n,) draws from Beta(q, q), as the ratio of gamma draws, on the generator's device."""
     shape = torch.full((2, n), q, dtype=torch.float64, device=generator.device)
-    first, second = torch._standard_gamma(shape, generator=generator).clamp(min=1e-300)  # the only one with a generator
+    # private, but the only one that takes a generator
+    first, second = torch._standard_gamma(shape, generator=generator).clamp(min=1e-300)
     return first / (first + second)
 
 
@@ -27,8 +29,9 @@ class Mixup(Method):
 
     def mix(self, x: Tensor, y: Tensor, partners: Tensor, generator: torch.Generator) -> Tensor:
         p = self.params
-        share = beta_shares(len(x), p.q, generator) if p.kind == "beta" else torch.full((len(x),), p.share)
-        return mixed(x, partners, share.to(x.device))
+        if p.kind == "beta":
+            return mixed(x, partners, beta_shares(len(x), p.q, generator))
+        return mixed(x, partners, torch.full((len(x),), p.share, device=x.device))
 
     def forward(self, batch: Batch):
         return batch.mean(batch.cross_entropy(batch.logits_adv))

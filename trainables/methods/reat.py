@@ -1,7 +1,7 @@
 """REAT (Li et al., 2023): balanced softmax, rebalanced attack loss, tail feature alignment (TAIL).
 
-TAIL is per pair here. The authors' code asks for an unreduced KL in a way torch reads as "mean", so that their pair weights
-multiply one number; the size of the term, a mean over the feature dimensions, is kept.
+TAIL is per pair here. The authors' code asks for an unreduced KL in a way torch reads as "mean", so that
+their pair weights multiply one number; the size of the term, a mean over the feature dimensions, is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from trainables.methods.bsl import balanced_logits
 
 
 def tail_classes(counts: Tensor) -> Tensor:
-    """(K,) bool: the rarest K - 1 - 2 floor(K / 3) classes, at least one (for ten classes three; ties: the last ones)."""
+    """(K,) bool: the rarest K - 1 - 2 floor(K / 3) classes, at least one (for ten classes three; ties: the
+    last ones)."""
     size = max(len(counts) - 1 - 2 * (len(counts) // 3), 1)
     tail = torch.zeros(len(counts), dtype=torch.bool)
     tail[counts.cpu().argsort(descending=True, stable=True)[-size:]] = True
@@ -25,9 +26,11 @@ def tail_classes(counts: Tensor) -> Tensor:
 
 
 def tail_term(features: Tensor, y: Tensor, tail: Tensor, weights: Tensor) -> Tensor:
-    """Scalar: mean over tail anchors b and samples j of s (w_b + w_j) KL(softmax f_b || softmax f_j) / D, f_b detached.
+    """Scalar: mean over tail anchors b and samples j of s (w_b + w_j) KL(softmax f_b || softmax f_j) / D, f_b
+    detached.
 
-    ``features`` (B, D), ``tail`` and ``weights`` (K,); s = -1 within the class (it spreads out), +1 across. No tail anchor: 0.
+    ``features`` (B, D), ``tail`` and ``weights`` (K,); s = -1 within the class (it spreads out), +1 across.
+    No tail anchor: 0.
     """
     log_q = F.log_softmax(full_precision(features), dim=1)
     p = log_q.detach().exp()
@@ -40,7 +43,8 @@ def tail_term(features: Tensor, y: Tensor, tail: Tensor, weights: Tensor) -> Ten
 
 
 def prediction_weights(predicted: Tensor, counts: Tensor) -> Tensor:
-    """(K,) 1 / E_c scaled to sum K, E_c = (1 - b^m_c) / (1 - b), b = (n_c - 1) / n_c, m_c adversarial predictions as c."""
+    """(K,) 1 / E_c scaled to sum K, E_c = (1 - b^m_c) / (1 - b), b = (n_c - 1) / n_c, m_c adversarial
+    predictions as c."""
     n = counts.double()
     effective = n * (1 - ((n - 1) / n) ** predicted.to(n))
     return sum_to_classes(1 / (effective + 1e-5))

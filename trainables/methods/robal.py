@@ -20,7 +20,8 @@ def count_margins(counts: Tensor, margin: float, tau: float, scale: float) -> Te
 
 
 class Robal(Method):
-    """mean CE(s (cos - m_y) + tau_b log(n / N)) on x' + beta mean KL(p(x) || p(x')), p = softmax(s cos), s = 10."""
+    """mean CE(s (cos - m_y) + tau_b log(n / N)) on x' + beta mean KL(p(x) || p(x')), p = softmax(s cos), s =
+    10."""
 
     head = "cosine"
     needs_every_class = True

@@ -1,6 +1,8 @@
-"""SOVR (Kanai et al., ICML 2023): the images with the smallest margin z_y - max z_k get lam * one-vs-rest, the others CE.
+"""SOVR (Kanai et al., ICML 2023): the images with the smallest margin z_y - max z_k get lam * one-vs-rest,
+the others CE.
 
-No public code. The trades form (TSOVR) is ours: the same switch on the clean logits, chosen by the margin on x', plus KL.
+No public code. The trades form (TSOVR) is ours: the same switch on the clean logits, chosen by the margin on
+x', plus KL.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class Sovr(Method):
         p = self.params
         hard = smallest_margins(batch.logits_adv, batch.y, p.fraction)
         logits = batch.logits if self.form == "trades" else batch.logits_adv
-        loss = batch.mean(torch.where(hard, p.lam * one_vs_rest(logits, batch.y), batch.cross_entropy(logits)))
+        loss = batch.mean(torch.where(hard, p.lam * one_vs_rest(logits, batch.y),
+                                      batch.cross_entropy(logits)))
         if self.form == "trades":
             loss = loss + p.beta * batch.mean(kl(batch.logits, batch.logits_adv))
         return loss

@@ -1,7 +1,7 @@
 """SRAT: class weights by effective number switched on late, and a separation loss on adversarial features.
 
-Wang et al., Imbalanced Adversarial Training with Reweighting, arXiv:2107.13639. The shape of the objective is the paper's;
-its constants could not be read, so lambda, tau and the reduction below are ours.
+Wang et al., Imbalanced Adversarial Training with Reweighting, arXiv:2107.13639. The shape of the objective is
+the paper's; its constants could not be read, so lambda, tau and the reduction below are ours.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from trainables.method import Batch, Method
 
 def supcon(features: Tensor, y: Tensor, temperature: float, *, base_temperature: float | None = None,
            anchors: int | None = None) -> Tensor:
-    """Scalar supervised contrastive loss (Khosla et al. 2020, eq. 2) of unit vectors ``features`` (N, D) with labels (N,).
+    """Scalar supervised contrastive loss (Khosla et al. 2020, eq. 2) of unit vectors ``features`` (N, D) with
+    labels (N,).
 
     Mean over the anchors (the first ``anchors`` rows, default all) of
-    -(temperature / base_temperature) * mean over positives p of log( exp(s_ap / t) / sum_{k != a} exp(s_ak / t) ),
-    where ``base_temperature`` defaults to ``temperature``. An anchor without a positive adds 0, counts in the mean, and
-    stays in the others' denominators.
+    -(temperature / base_temperature) * mean over positives p of
+        log( exp(s_ap / temperature) / sum_{k != a} exp(s_ak / temperature) ),
+    where ``base_temperature`` defaults to ``temperature``. An anchor without a positive adds 0, counts
+    in the mean, and stays in the others' denominators.
     """
     n = len(features) if anchors is None else anchors
     similarity = features[:n] @ features.T / temperature
@@ -35,7 +37,8 @@ def supcon(features: Tensor, y: Tensor, temperature: float, *, base_temperature:
 
 
 def separation_loss(features: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """Scalar: ``supcon`` of the L2-normalised features (B, D), in float32 or better (half precision overflows at tau 0.1)."""
+    """Scalar: ``supcon`` of the L2-normalised features (B, D), in float32 or better (half precision overflows
+    at tau 0.1)."""
     return supcon(F.normalize(losses.full_precision(features), dim=1), y, temperature)
 
 
@@ -47,10 +50,10 @@ def deferred_weights(counts: Tensor, one_minus_beta: float, strength: float) -> 
 class Srat(Method):
     """(1/N) sum_i [ w_{y_i} L(x'_i) + lambda Lsep(x'_i) ], w = 1 before ``start``, Lsep on throughout.
 
-    The weights are divided by their mean over the TRAINING DATA. "They sum to K" is not enough: at step imbalance 100 such
-    weights average 0.044 over the images, and the mean over the batch would shrink the classification loss 23-fold
-    against Lsep and the weight decay in the epoch the weights set in. ``reduction="batch"`` divides by the batch's sum of
-    weights instead, as LDAM-DRW does.
+    The weights are divided by their mean over the TRAINING DATA. "They sum to K" is not enough: at step
+    imbalance 100 such weights average 0.044 over the images, and the mean over the batch would shrink the
+    classification loss 23-fold against Lsep and the weight decay in the epoch the weights set in.
+    ``reduction="batch"`` divides by the batch's sum of weights instead, as LDAM-DRW does.
     """
 
     needs_every_class = True
@@ -58,9 +61,13 @@ class Srat(Method):
     def __init__(self, params, task):
         super().__init__(params, task)
         counts = task.class_counts.double()
-        self.register_buffer("class_weights", deferred_weights(counts, params.one_minus_beta, params.strength))
+        weights = deferred_weights(counts, params.one_minus_beta, params.strength)
+        self.register_buffer("class_weights", weights)
         self.register_buffer("data_mean", data_mean(self.class_weights, counts))
         self.register_buffer("margins", ldam_margins(counts, params.max_margin))
+
+    def base(self):
+        return self.own_base()  # the separation loss acts from the first epoch
 
     def weights_at(self, epoch: int) -> Tensor:
         """(K,) class weights of an epoch, summing to K."""
@@ -84,4 +91,5 @@ class Srat(Method):
             loss = batch.mean(loss)
         if self.params.sep_weight == 0:
             return loss
-        return loss + self.params.sep_weight * separation_loss(batch.features_adv, batch.y, self.params.temperature)
+        separation = separation_loss(batch.features_adv, batch.y, self.params.temperature)
+        return loss + self.params.sep_weight * separation

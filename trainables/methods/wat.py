@@ -22,7 +22,8 @@ def hedge_weights(total_cost: Tensor, eta: float) -> Tensor:
 
 
 class Wat(Method):
-    """mean v_y L + v_C mean L with L = CE(x) + beta KL; before the first validation every v is 1, as published."""
+    """mean v_y L + v_C mean L with L = CE(x) + beta KL; before the first validation every v is 1, as
+    published."""
 
     form = "trades"
     needs_val_losses = True

@@ -1,4 +1,5 @@
-"""WMMR (Zeng et al., AAAI 2021): w_i = exp(-alpha m_i), m_i = p_y - max_{k != y} p_k on the adversarial logits."""
+"""WMMR (Zeng et al., AAAI 2021): w_i = exp(-alpha m_i), m_i = p_y - max_{k != y} p_k on the adversarial
+logits."""
 
 from __future__ import annotations
 
@@ -9,16 +10,20 @@ from trainables.method import Batch, Method
 
 
 def exponential_weights(logits_adv: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors' code."""
+    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors'
+    code."""
     return (alpha * prob_margin(logits_adv, y)).exp()
 
 
 class Wmmr(Method):
-    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL. In their code the gradient flows through w: ``detach``."""
+    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL. In their code the gradient flows through w:
+    ``detach``."""
 
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
         loss = super().inner_loss(logits_adv, y, logits_clean)
-        return exponential_weights(logits_adv, y, self.params.alpha) * loss if self.params.weight_attack else loss
+        if not self.params.weight_attack:
+            return loss
+        return exponential_weights(logits_adv, y, self.params.alpha) * loss
 
     def forward(self, batch: Batch):
         main, regulariser = self.terms(batch)

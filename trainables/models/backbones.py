@@ -22,11 +22,9 @@ def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
 
 
 def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
-    """conv-BN-ReLU blocks, then a 2x2 grid of averages (more than global pooling: 8x8 images have little
-    else).
+    """conv-BN-ReLU blocks, then a 2x2 grid of averages: one global average is too little for 8x8 images.
 
-    Up to 16 pixels: 16, 32, 64 channels with strides 1, 2, 2. Above: 32, 64, 128, 128 with strides 1, 2, 2,
-    2.
+    Up to 16 pixels: 16, 32, 64 channels, strides 1, 2, 2. Above: 32, 64, 128, 128, strides 1, 2, 2, 2.
     """
     small = max(shape[1:]) <= 16
     stages = ((16, 1), (32, 2), (64, 2)) if small else ((32, 1), (64, 2), (128, 2), (128, 2))
@@ -37,7 +35,7 @@ def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
         layers += [_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)]
         cin = cout
     # a stride-2 convolution turns n into ceil(n / 2): two of them leave 8x8 images at 2x2 already
-    if shape[1:] != (8, 8):
+    if tuple(shape[1:]) != (8, 8):
         layers.append(nn.AdaptiveAvgPool2d(2))
     return nn.Sequential(*layers, nn.Flatten()), 4 * cin
 
@@ -49,17 +47,17 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
                                   _conv(cout, cout), nn.BatchNorm2d(cout))
-        same = stride == 1 and cin == cout
-        self.shortcut = nn.Identity() if same else nn.Sequential(_conv(cin, cout, stride, 1),
-                                                                 nn.BatchNorm2d(cout))
+        self.shortcut = nn.Identity()
+        if stride != 1 or cin != cout:
+            self.shortcut = nn.Sequential(_conv(cin, cout, stride, 1), nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
 class PreActivation(nn.Module):
-    """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its
-    first ReLU gives."""
+    """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its first
+    ReLU gives."""
 
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()

@@ -59,10 +59,9 @@ def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: s
     """A new model with random weights (torch's global generator: seed it first).
 
     ``name``: one of `MODELS` or a torchvision classification model; own models take a width,
-    ``"resnet18:0.5"``.
-    ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and 0.25 if not given.
-    `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a wrong number of
-    channels.
+    ``"resnet18:0.5"``. ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and
+    0.25 if not given. `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a
+    wrong number of channels.
     """
     check_model(name, shape)
     if head not in HEADS:
@@ -82,8 +81,7 @@ def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
     in eval mode.
 
     Known by construction, not by tracing: neighbours in an `nn.Sequential`, and convN/bnN of torchvision's
-    ResNets. A
-    batch norm in front of a convolution (pre-activation) is not listed.
+    ResNets. A batch norm in front of a convolution (pre-activation) is not listed.
     """
     pairs = []
     for prefix, module in model.named_modules():

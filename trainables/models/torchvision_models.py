@@ -1,6 +1,6 @@
-"""torchvision's classification models by their own names, cut into backbone and head. Made for 224x224:
-small images
-may be too small for some, which `check_torchvision` finds out without computing anything (meta tensors)."""
+"""torchvision's classification models by their own names, cut into backbone and head. Made for 224x224: small
+images may be too small for some, which `check_torchvision` finds out without computing anything (meta
+tensors)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _fits(name: str, shape: tuple[int, int, int], device: str) -> bool:
 
 
 def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> None:
-    """`ValueError` unless torchvision has a classification model of this name that takes images of
-    ``shape``."""
+    """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``.
+    """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(f"unknown model {name!r}; it takes {', '.join(MODELS)} "
@@ -61,4 +61,5 @@ def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> N
         fits = _fits(name, shape, "cpu")
     if not fits:
         raise ValueError(f"model {name!r} does not take images of {shape[1]}x{shape[2]} pixels; "
-                         f"it takes larger ones (torchvision's are made for 224x224), or use {', '.join(MODELS)}")
+                         f"it takes larger ones (torchvision's are made for 224x224), "
+                         f"or use {', '.join(MODELS)}")

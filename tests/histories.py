@@ -1,0 +1,52 @@
+"""Made-up but realistic histories for tests of reports and tracking."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from tuner.history import History
+from tuner.spec import SearchSpec
+
+STATES = ("finished", "finished", "stopped")
+
+
+def fill(history: History, spec: SearchSpec, trials: int = 6, classes=range(4), failed: bool = True) -> History:
+    """Trial 0 runs the paper's setting; every third is stopped at epoch 2; the last one fails before its first epoch."""
+    numbers = random.Random(0)
+    space = spec.search_space()
+    for trial in range(trials):
+        params = space.default() if trial == 0 else space.resolve(lambda p: _draw(p.range, numbers))
+        start(history, spec, trial, params)
+        state = STATES[trial % 3]
+        mean, worst = 0.5 + 0.2 * numbers.random(), 0.1 + 0.2 * numbers.random()
+        for number in range(1, (spec.max_epochs if state == "finished" else 2) + 1):
+            history.append("epoch", trial, metrics=metrics(number, mean, worst, classes))
+        history.append("end", trial, state=state)
+    if failed:
+        start(history, spec, trials, space.default())
+        history.append("end", trials, state="failed", reason="the loss is not finite at epoch 1")
+    return history
+
+
+def start(history: History, spec: SearchSpec, trial: int, params: dict) -> None:
+    history.append("start", trial, params=params, method=spec.method, seed=spec.seed)
+
+
+def metrics(epoch: int, mean: float, worst: float, classes=range(4)) -> dict:
+    grown = 1 - math.exp(-epoch)
+    names = list(classes)
+    each = {f"robust_acc/{c}": (mean + (mean - worst) * (1 - 2 * i / (len(names) - 1))) * grown
+            for i, c in enumerate(names)}
+    return {"epoch": epoch, "robust_acc": mean * grown, "worst_class_robust_acc": worst * grown,
+            "clean_acc": (mean + 0.2) * grown, "tail_robust_acc": worst * grown, "worst_class_clean_acc": worst * grown,
+            "robust_acc_gap": mean - worst, **each, "train_loss": 2 - grown, "weight_ess": 0.9, "train_s": 0.4,
+            "eval_s": 0.1}
+
+
+def _draw(dist, numbers: random.Random):
+    if hasattr(dist, "choices"):
+        return numbers.choice(dist.choices)
+    if dist.log:
+        return math.exp(numbers.uniform(math.log(dist.low), math.log(dist.high)))
+    return numbers.uniform(dist.low, dist.high)

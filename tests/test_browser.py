@@ -1,0 +1,155 @@
+"""Real pages in a real Chromium: the interactive page from a disk, and MLflow's own; only loopback is reachable."""
+
+import shutil
+import threading
+
+import pytest
+
+from tests.browser import MISSING, Browser, free_port
+from tests.histories import fill
+from tuner import mlflow_layout as layout
+from tuner import mlflow_ui, report
+from tuner.history import History
+from tuner.home import Home
+from tuner.spec import SearchSpec
+from tuner.tracking import sync
+
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.timeout(300)]
+FRONT = "document.getElementById('front')"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(home, spec, history) with everything in MLflow."""
+    home, spec = Home(tmp_path_factory.mktemp("home")), SearchSpec(max_epochs=4, trials=6)
+    folder = home.search(spec.search_name)
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    history = fill(History(folder), spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert sync(spec, home, spec.search_name, history)
+    return home, spec, history
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
+    home, spec, history = made
+    page = shutil.copy(home.search(spec.search_name) / "front.html", tmp_path)
+    best = report.front_of(history, spec)
+    with Browser(width, 844) as browser:
+        browser.open(f"file://{page}")
+        assert browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
+        shown = {t["meta"]: t["n"] for t in browser.js(f"return {FRONT}.data.map(t => ({{meta: t.meta, n: t.x.length}}))")}
+        assert shown.pop("staircase") == 2 * len(best.rows) + 1
+        assert shown == {"front": len(best.rows), "finished": 4 - len(best.rows), "stopped": 2, "paper": 1}
+        # drawn, not only in the data
+        assert browser.js(f"return {FRONT}.querySelectorAll('.scatterlayer .point').length") == 7
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        assert browser.js("return performance.getEntriesByType('resource').length") == 0
+        assert browser.errors() == []
+
+
+def place(browser, trial: int) -> tuple[float, float]:
+    """Where a trial's point is on the screen."""
+    return browser.js(f"""const g = {FRONT}, l = g._fullLayout, b = g.getBoundingClientRect();
+        const p = D.points.find(q => q.trial === arguments[0]);
+        return [b.left + l._size.l + l.xaxis.d2p(p.x), b.top + l._size.t + l.yaxis.d2p(p.y)]""", trial)
+
+
+def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
+    home, spec, history = made
+    with Browser(1280, 900) as browser:
+        browser.open((home.search(spec.search_name) / "front.html").as_uri())
+        browser.wait(f"{FRONT}.querySelectorAll('.point').length")
+        browser.hover(*place(browser, 2))
+        text = browser.wait(f"{FRONT}.querySelector('.hoverlayer text')?.textContent")
+        assert "trial 2" in text and "epoch 2 of 4" in text and "sep_weight = " in text and "robust_acc: " in text
+        browser.hover(*place(browser, 2), click=True)
+        browser.wait("document.getElementById('trial').value === '2'")
+        bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.x, t.y])")
+        assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
+        assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)])
+        assert "paper" in bars[1][0]
+
+
+def test_an_empty_front_says_so(tmp_path):
+    spec = SearchSpec(max_epochs=4)
+    files = report.write_pictures(tmp_path, History(tmp_path), spec)
+    with Browser(390, 844) as browser:
+        browser.open(files["front.html"].as_uri())
+        assert "no trial has finished its full budget" in browser.wait("document.body.innerText")
+        assert "no trial has reported yet" in browser.wait(f"{FRONT}.textContent")
+        assert browser.errors() == []
+
+
+@pytest.fixture(scope="module")
+def pages(made):
+    """MLflow's server, and the links that `tuner ui` prints for the search."""
+    home, spec, _ = made
+    uri = f"sqlite:///{home.mlflow_db}"
+    with mlflow_ui.server(uri, home, free_port()) as (process, address):
+        assert mlflow_ui._answers(process, address, threading.Event())
+        yield mlflow_ui.search_links(address, uri, [spec.search_name])[spec.search_name]
+
+
+def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pages):
+    _, spec, history = made
+    with Browser(2400, 1000) as browser:
+        browser.open(pages["trials"])
+        # by place on the screen: the grid moves columns after it has made them
+        browser.wait("document.querySelectorAll('.ag-header-cell').length > 12", 90)
+        heads = ("[...document.querySelectorAll('.ag-header-cell')].sort((a, b) => a.getBoundingClientRect().left - "
+                 "b.getBoundingClientRect().left).map(e => e.getAttribute('col-id')).filter(c => c.includes('`') "
+                 "&& !c.startsWith('attributes'))")
+        browser.wait(f"{heads}[0].startsWith('metrics')")
+        named = browser.js(f"return {heads}")
+        assert named[:2] == [f"metrics.`{n}`" for n in spec.objectives]
+        assert "tags.`tuner.pareto`" in named and "params.`loss`" in named and "params.`one_minus_beta`" in named
+        text = browser.wait("(t => t.includes('trial 6') && t)(document.body.innerText)")
+        assert "7 matching runs" in text and f"{history.trials[0].last['robust_acc']:.6f}" in text
+
+
+def test_the_chart_view_shows_all_trials(made, pages):
+    _, spec, _ = made
+    with Browser(1700, 1000) as browser:
+        browser.open(pages["charts"])
+        text = browser.wait("(t => t.includes('Parallel Coordinates') && t)(document.body.innerText)", 90)
+        assert "robust_acc vs. worst_class" in text
+        assert browser.wait("[...document.querySelectorAll('.js-plotly-plot')].map(g => (g.data || []).filter("
+                            "t => t.type === 'scatter' && t.x && t.x.length === 1).length).includes(6) || "
+                            "document.querySelectorAll('.scatterlayer .point').length >= 6")
+
+
+def test_the_artifact_view_shows_the_interactive_page(made, pages):
+    with Browser(1700, 1000) as browser:
+        browser.open(pages["picture"])
+        browser.wait("document.querySelectorAll('iframe').length", 90)
+        listed = browser.js("return document.body.innerText")
+        assert all(name in listed for name in ("front.html", "front.png", "front.parquet", "spec.yaml"))
+        browser.frame(0)
+        assert browser.wait(f"{FRONT} && {FRONT}.querySelectorAll('.scatterlayer .point').length") == 7
+
+
+def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    home, spec, _ = made
+    code = ("from tuner.mlflow_ui import serve; from tuner.home import Home; "
+            f"serve(Home({str(home.root)!r}), None, {spec.search_name!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    lines = [process.stdout.readline() for _ in range(5)]
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    children = listed.stdout.split()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert lines[0].startswith("http://127.0.0.1:") and "workflowType=machine_learning" in lines[0]
+    assert any("charts" in line and "viewStateShareKey" in line for line in lines)
+    assert children
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)
+    assert layout.tracking_uri(home)

@@ -1,0 +1,89 @@
+"""Any process may be killed at any moment: real kills of real searches, and nothing finished is trained twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tests.conftest import tuner
+from tuner.history import History
+
+# Sixteen steps a trial, slow enough to be caught in the middle of one.
+ARGS = ["search", "--method", "srat", "--trials", "6", "--max-epochs", "4", "--set", "passes=2", "--set", "eval_attack=4",
+        "--name", "killed", "--json"]
+
+
+def start_and_wait(home, ends, extra_epochs=1):
+    """Start the search and return its process once ``ends`` trials have ended and another is in its middle."""
+    command = [sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
+                               start_new_session=True)
+    path, deadline = home / "searches" / "killed" / "history.jsonl", time.time() + 150
+    while time.time() < deadline:
+        history = History(path.parent) if path.exists() else None
+        if history and len(history.with_state("finished")) >= ends and any(
+                len(t.epochs) >= extra_epochs for t in history.with_state("running")):
+            return process
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("the search never got that far")
+
+
+def read(home):
+    return [json.loads(line) for line in (home / "searches" / "killed" / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_killed_driver_then_resume(tmp_path, how):
+    process = start_and_wait(tmp_path, ends=2)
+    process.send_signal(how)
+    process.communicate(timeout=90)
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+    before = read(tmp_path)
+    finished = {e["trial"] for e in before if e["event"] == "end" and e["state"] == "finished"}
+    done = tuner("resume", "killed", "--home", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["state"] == "finished" and result["trials"] == {"finished": 6, "stopped": 0, "failed": 0}
+
+    events = read(tmp_path)
+    assert events[:len(before)] == before
+    epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
+    assert set(epochs) == {(t, e) for t in range(max(t for t, _ in epochs) + 1) for e in (1, 2, 3, 4)
+                           if t in {n for n, _ in epochs}}
+    assert all(epochs[t, e] == 1 for t in finished for e in (1, 2, 3, 4)), "a finished trial was trained again"
+    again = [k for k, n in epochs.items() if n > 1]
+    assert len(again) <= 2, "an interrupted trial repeats at most the report of its last epoch"
+
+    folder = tmp_path / "searches" / "killed"
+    study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))))
+    states = Counter(t.state.name for t in study.trials)
+    assert states["RUNNING"] == states["WAITING"] == 0 and states["COMPLETE"] == 6
+
+    client = MlflowClient(result["mlflow"]["tracking_uri"])
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len(runs) == 7 and {r.info.status for r in runs} == {"FINISHED"}
+    trial_runs = [r for r in runs if r.data.tags["tuner.kind"] == "trial"]
+    for run in trial_runs:
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "robust_acc")]
+        assert sorted(set(steps)) == [1, 2, 3, 4]
+
+
+def test_two_drivers_of_one_search_are_refused(tmp_path):
+    process = start_and_wait(tmp_path, ends=0)
+    try:
+        second = tuner(*ARGS, "--home", tmp_path)
+        assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
+    finally:
+        process.kill()
+        process.communicate(timeout=60)

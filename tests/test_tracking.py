@@ -1,0 +1,267 @@
+"""A search in MLflow: written to a real SQLite store, read back with MLflow's own client."""
+
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from tests.browser import free_port
+from tests.histories import fill, metrics, start
+from tuner import mlflow_layout as layout
+from tuner.front import Front
+from tuner.history import History
+from tuner.home import Home
+from tuner.spec import SearchSpec
+from tuner.tracking import Tracker, sync
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def no_outer_server(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def spec():
+    return SearchSpec(max_epochs=4, trials=6)
+
+
+def search_in(home: Home, spec: SearchSpec, **kinds) -> History:
+    folder = home.search(spec.search_name)
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    return fill(History(folder), spec, **kinds)
+
+
+def read_back(home: Home, spec: SearchSpec):
+    """(client, parent run, {trial number: run})"""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.mlflow_db}")
+    experiment = client.get_experiment_by_name(spec.experiment_name)
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if r.data.tags["tuner.kind"] == "search"]
+    assert len(parents) == 1
+    return client, parents[0], {int(r.data.tags["tuner.trial"]): r for r in runs if r is not parents[0]}
+
+
+def drive(tracker: Tracker, spec: SearchSpec, history: History) -> None:
+    """The calls that a driver makes, trial after trial."""
+    rows = []
+    for record in history.trials.values():
+        begun = type(record)(record.trial, record.params, record.method, started=record.started)
+        tracker.trial_started(begun)
+        for values in record.epochs:
+            tracker.epoch(record.trial, values)
+        tracker.trial_ended(record)
+        if record.state == "finished":
+            rows.append(record.row(spec.objectives))
+            tracker.front(Front.of(rows, spec.objectives), len(rows))
+
+
+def test_the_layout_of_a_search(tmp_path, spec):
+    home, said = Home(tmp_path), []
+    history = search_in(home, spec)
+    begin = time.monotonic()
+    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    drive(tracker, spec, history)
+    assert time.monotonic() - begin < 0.5  # MLflow's import alone takes seconds: none of it happens here
+    assert tracker.close("finished", history.folder, history, timeout=120)
+    assert said == []
+
+    client, parent, trials = read_back(home, spec)
+    assert parent.info.run_name == spec.search_name and parent.info.status == "FINISHED"
+    assert parent.info.run_id == tracker.run_id
+    assert tracker.run_ids == {"parent": tracker.run_id, "trials": {str(t): r.info.run_id for t, r in trials.items()}}
+    assert parent.data.tags["tuner.method"] == "srat"
+    assert SearchSpec.from_yaml(parent.data.tags["tuner.spec"]) == spec
+    assert "Against the paper's setting" in parent.data.tags["mlflow.note.content"]
+    files = {f.path for f in client.list_artifacts(parent.info.run_id)}
+    assert files == {"front.html", "front.png", "front.parquet", "spec.yaml"}
+    assert parent.info.artifact_uri.startswith(home.artifacts.as_uri())
+
+    front = Front.of(history.rows(spec.objectives), spec.objectives)
+    curve = client.get_metric_history(parent.info.run_id, "hypervolume")
+    assert [m.step for m in curve] == [1, 2, 3, 4] and curve[-1].value == pytest.approx(front.hypervolume)
+    assert parent.data.metrics["front_size"] == len(front.rows)
+    members = {r["trial"] for r in front.rows}
+    assert {t for t, r in trials.items() if r.data.tags["tuner.pareto"] == "true"} == members
+
+
+def test_the_layout_of_trials(tmp_path, spec):
+    home = Home(tmp_path)
+    history = search_in(home, spec)
+    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    drive(tracker, spec, history)
+    assert tracker.close("finished", history.folder, history, timeout=120)
+    client, parent, trials = read_back(home, spec)
+    assert sorted(trials) == list(range(7))
+    status = {"finished": ("FINISHED", "full"), "stopped": ("KILLED", "stopped"), "failed": ("FAILED", "stopped")}
+    for record in history.trials.values():
+        run = trials[record.trial]
+        assert (run.info.status, run.data.tags["tuner.budget"]) == status[record.state]
+        assert run.info.run_name == f"trial {record.trial}"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert all(run.data.params[k] == str(v) for k, v in record.params.items())
+        assert run.data.params["eps"] == "0.1"
+        assert run.data.metrics == pytest.approx({k: v for k, v in record.last.items()})
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "robust_acc")]
+        assert steps == [e["epoch"] for e in record.epochs]
+    assert trials[6].data.tags["tuner.reason"] == "the loss is not finite at epoch 1"
+    first = client.get_metric_history(trials[0].info.run_id, "robust_acc/3")
+    assert [b.timestamp - a.timestamp for a, b in zip(first, first[1:])] == [500, 500, 500]  # 0.4 s train + 0.1 s eval
+
+
+def test_an_interrupted_search_leaves_nothing_running_and_a_resume_goes_on(tmp_path, spec):
+    home = Home(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False)
+    start(history, spec, 2, spec.search_space().default())
+    history.append("epoch", 2, metrics=metrics(1, 0.5, 0.2))
+    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    for record in history.trials.values():
+        tracker.trial_started(record)
+    assert tracker.close("stopped", history.folder, history, timeout=120)
+    _, parent, trials = read_back(home, spec)
+    assert (parent.info.status, trials[2].info.status) == ("KILLED", "KILLED")
+
+    again = History(history.folder)
+    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker.trial_started(again.trials[2])
+    for epoch in (2, 3, 4):
+        again.append("epoch", 2, metrics=metrics(epoch, 0.5, 0.2))
+        tracker.epoch(2, again.trials[2].last)
+    again.append("end", 2, state="finished")
+    tracker.trial_ended(again.trials[2])
+    assert tracker.close("finished", again.folder, again, timeout=120)
+    client, parent2, trials2 = read_back(home, spec)
+    assert parent2.info.run_id == parent.info.run_id and trials2.keys() == trials.keys()
+    assert trials2[2].info.run_id == trials[2].info.run_id and trials2[2].info.status == "FINISHED"
+    assert trials2[2].data.tags["tuner.budget"] == "full" and parent2.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(trials2[2].info.run_id, "robust_acc")] == [1, 2, 3, 4]
+
+
+def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch):
+    home, said = Home(tmp_path), []
+    history = search_in(home, spec)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:geheim@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tok-3141")
+    begin = time.monotonic()
+    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    drive(tracker, spec, history)
+    assert time.monotonic() - begin < 0.5
+    time.sleep(5)
+    begin = time.monotonic()
+    assert tracker.close("finished", history.folder, history, timeout=15) is False
+    assert time.monotonic() - begin < 20
+    assert tracker.run_id is None and "geheim" not in tracker.tracking_uri
+    assert len(said) == 2 and "tried again" in said[0] and "tuner sync" in said[1]
+    assert not any("geheim" in s or "tok-3141" in s for s in said)
+    assert (history.folder / "front.html").exists()
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert sync(spec, home, spec.search_name, history, warn=print)
+    _, parent, trials = read_back(home, spec)
+    assert parent.info.status == "FINISHED" and len(trials) == 7
+
+
+def everything(home, spec):
+    client, parent, trials = read_back(home, spec)
+    runs = {-1: parent, **trials}
+    return {t: (r.info.run_id, r.info.status, r.info.end_time, r.data.tags, r.data.params,
+                {k: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(r.info.run_id, k)]
+                 for k in r.data.metrics}) for t, r in runs.items()}
+
+
+def test_sync_changes_nothing_that_is_there_already(tmp_path, spec):
+    home = Home(tmp_path)
+    history = search_in(home, spec)
+    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    drive(tracker, spec, history)
+    assert tracker.close("finished", history.folder, history, timeout=120)
+    before = everything(home, spec)
+    assert sync(spec, home, spec.search_name, History(history.folder), warn=print)
+    after = everything(home, spec)
+    for run, values in before.items():
+        assert after[run][:2] == values[:2] and after[run][3:] == values[3:], run
+
+
+def in_process(folder, name, answers):
+    spec, home = SearchSpec(max_epochs=4, trials=6, name=name), Home(folder)
+    history = search_in(home, spec, trials=2)
+    answers.put(sync(spec, home, name, history, warn=print))
+
+
+def test_searches_that_start_together_share_a_new_home(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.Queue()
+    searches = [spawn.Process(target=in_process, args=(tmp_path, f"s{i}", answers)) for i in range(3)]
+    for p in searches:
+        p.start()
+    assert [answers.get(timeout=200) for _ in searches] == [True] * 3
+    for p in searches:
+        p.join(60)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    named = [e for e in client.search_experiments() if e.name != "Default"]
+    assert len(named) == 1
+    runs = client.search_runs([named[0].experiment_id], "tags.`tuner.kind` = 'search'")
+    assert sorted(r.info.run_name for r in runs) == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("name", ["robust_acc", "robust_acc/0", "clean_acc/traffic light", "train_s"])
+def test_ordinary_metric_names_stay(name):
+    assert layout.metric_name(name) == name
+
+
+def test_any_class_name_becomes_a_metric(tmp_path, spec):
+    from mlflow.utils.validation import _validate_metric_name
+
+    odd = ["a%b", "a?b", "é", "..", "/", "", " x ", "a//b", "a:b", "\n", "x" * 400, "cat/../dog", "."]
+    names = [layout.metric_name(f"robust_acc/{c}") for c in odd]
+    for name in names:
+        _validate_metric_name(name)
+        assert len(name) <= 250
+    assert len(set(names)) == len(odd)
+    home = Home(tmp_path)
+    history = search_in(home, spec, trials=1, classes=odd, failed=False)
+    assert sync(spec, home, spec.search_name, history)
+    _, _, trials = read_back(home, spec)
+    assert set(names) <= set(trials[0].data.metrics)
+
+
+def test_a_value_that_mlflow_refuses_is_named_and_stops_nothing_else(tmp_path, spec):
+    home, said = Home(tmp_path), []
+    history = search_in(home, spec, trials=2, failed=False)
+    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    drive(tracker, spec, history)
+    history.trials[1].params["start"] = 0.123  # MLflow never changes a parameter
+    while not tracker.run_ids["trials"]:
+        time.sleep(0.2)
+    time.sleep(2.5)
+    tracker.trial_started(history.trials[1])
+    tracker.trial_ended(history.trials[1])
+    assert tracker.close("finished", history.folder, history, timeout=120) is False
+    assert any("start" in s for s in said)
+    _, parent, trials = read_back(home, spec)
+    assert parent.info.status == "FINISHED" and trials[0].info.status == "FINISHED"
+
+
+def test_the_saved_view_is_only_written_for_known_versions(spec):
+    class Client:
+        tags = {}
+
+        def set_experiment_tag(self, experiment, key, value):
+            self.tags[key] = value
+
+    with pytest.raises(RuntimeError, match="3.99"):
+        layout.save_view(Client(), "1", "abc", spec, "s", "3.99.0")
+    layout.save_view(Client(), "1", "abc", spec, "s", "3.17.2")
+    view = json.loads(Client.tags["mlflow.sharedViewState.abc"])
+    assert view["name"] == "s: objectives" and view["state"].startswith("deflate;")
+    assert len(json.dumps(view)) < 20000  # MLflow's limit for a tag of an experiment
+    assert "viewStateShareKey=abc" in layout.links("http://h:1/", "1", "abc", True)["charts"]
+    assert "viewStateShareKey" not in layout.links("http://h:1/", "1", "abc", False)["charts"]

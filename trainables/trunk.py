@@ -1,0 +1,179 @@
+"""The trunk: what trials have in common before they reweight is trained once and branched from.
+
+Several trials, searches, methods and machines may need the same trunk at once. Whoever holds its lock trains one epoch and
+lets go, so any of them can go on where another was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from trainables.config import TrialConfig
+from trainables.data.store import prepare
+from trainables.frozen import attack_dtype
+from trainables.loop import Trainer
+from trainables.method import EpochStats
+from trainables.trunk_store import TrunkStore
+
+FORMAT = 1  # raise it when the files' content changes: old trunks are then not found
+PACKAGE = Path(__file__).parent
+# Everything that decides a plain epoch's bits; the base method's own file is added.
+SOURCES = ("loop", "attack", "apgd", "frozen", "augment", "batches", "averages", "evaluate", "class_weights", "losses",
+           "method", "models", "data", "methods/__init__")
+
+
+@lru_cache
+def code_version(base: str) -> str:
+    """A hash of the source files that a trunk of this base method depends on; any edit, even of a comment, changes it."""
+    names = [*SOURCES, "methods" if base == "fairfront" else f"methods/{base}"]  # fairfront is made of the other methods
+    files = [f for n in names for f in (sorted((PACKAGE / n).rglob("*.py")) or [PACKAGE / f"{n}.py"])]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(PACKAGE)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def base_config(trainer: Trainer) -> TrialConfig:
+    """The trial that the trunk is: same data, model, seed and knobs, but the method's base."""
+    name, params = ("at", {}) if trainer.config.trunk.startswith("at:") else trainer.method.base()
+    return dataclasses.replace(trainer.config, method=name, params=params, trunk="none", trial=-1, folder=None)
+
+
+def trunk_key(trainer: Trainer) -> dict:
+    """Everything that a trunk's weights and metrics depend on; its hash is the trunk's name."""
+    config, base = trainer.config, base_config(trainer)
+    key = {"format": FORMAT, "base": base.method, "params": base.params, "head": trainer.method.head,
+           "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
+           "data": prepare(config.dataset, Path(config.home)).name, "imbalance": config.imbalance, "seed": config.seed,
+           "model": config.model, "training": dataclasses.asdict(trainer.knobs), "max_epochs": config.max_epochs,
+           "torch": ".".join(torch.__version__.split(".")[:2]), "device": trainer.device.type,
+           "precision": str(attack_dtype(trainer.knobs.precision, trainer.device)), "code": code_version(base.method)}
+    if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
+        key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    return key
+
+
+def key_hash(key: dict) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Branch:
+    """A trial on its way to the epoch where it leaves its trunk. ``advance`` until ``ready``, then ``leave``."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.epoch = trainer, trainer.config.branch_epoch()
+        # an epoch-wise weight average needs the weights after every epoch, all others only the last
+        every = trainer.method.averages_epochs and not trainer.config.trunk.startswith("at:")
+        self.needed = range(1, self.epoch + 1) if every else (self.epoch,)
+        key = trunk_key(trainer)
+        self.name = key_hash(key)
+        self.store = TrunkStore(trainer.config.home, trainer.config.trunk_storage, self.name)
+        self.store.describe(key)
+        self._trunk: Trainer | None = None
+        self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for those who branch
+        self._rolling: int | None = None  # a file of ours that nobody branches from: goes when the next one is there
+
+    def ready(self) -> bool:
+        return self._missing() is None
+
+    def _missing(self) -> int | None:
+        there = self.store.epochs()
+        return next((e for e in self.needed if e not in there), None)
+
+    def advance(self, wait_s: float = 2.0) -> int | None:
+        """Train one epoch of the trunk and return its number, or wait a moment while somebody else does (None)."""
+        deadline = time.monotonic() + wait_s
+        while not self.ready():
+            with self.store.lock() as mine:
+                if mine and not self.ready():
+                    return self._train_one()
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return None
+
+    def leave(self) -> list[dict] | None:
+        """Put the trial where it would be had it trained alone; the metrics of every epoch so far.
+
+        None: a file was damaged. It has been removed, and the branch is no longer ``ready``.
+        """
+        if any(self.store.read(e) is None for e in self.needed[:-1]):
+            return None
+        state = self.store.read(self.epoch)
+        if state is None:
+            return None
+        trainer, past = self.trainer, []
+        late = trainer.config.trunk.startswith("at:")  # the method knows nothing of the epochs before it began
+        for entry in state["epochs"][-1:] if late else state["epochs"]:
+            stats = EpochStats(**entry["stats"])
+            trainer.method.end_epoch(stats)
+            if trainer.method.averages_epochs:
+                trainer.model.load_state_dict(self.store.read(stats.epoch + 1)["model"])
+                entry["metrics"].update(trainer._average(stats, None).metrics(trainer.splits.classes))
+        past = [{**entry["metrics"], "trunk": True} for entry in state["epochs"]]
+        trainer.load_state_dict({**state, "method": trainer.method.state_dict(),
+                                 "average": state["average"] if trainer.knobs.ema else None})
+        self._trunk = None
+        return past
+
+    def _train_one(self) -> int:
+        target = self._missing()
+        self._go_to(target - 1)
+        metrics = self._trunk.run_epoch()
+        stats = {f.name: getattr(self._trunk.stats, f.name) for f in dataclasses.fields(EpochStats)}
+        self._epochs.append({"metrics": metrics, "stats": stats})
+        epoch = self._trunk.epoch
+        self.store.write(epoch, {**self._trunk.state_dict(), "epochs": self._epochs})
+        if self._rolling is not None:
+            self.store.remove(self._rolling)
+        keep_from = min(self.needed[0], self.trainer.config.trunk_from or self.needed[0])
+        self._rolling = epoch if epoch < keep_from else None
+        return epoch
+
+    def _go_to(self, latest: int) -> None:
+        """Our trunk trainer at the longest trajectory stored that is not past ``latest``."""
+        for epoch in sorted((e for e in self.store.epochs() if e <= latest), reverse=True):
+            if self._trunk is not None and self._trunk.epoch == epoch:
+                return
+            state = self.store.read(epoch)
+            if state is not None:
+                break
+        else:
+            epoch, state = 0, None
+        self._trunk = self._new_trunk()
+        self._epochs, self._rolling = [], None
+        if state is not None:
+            self._trunk.load_state_dict(state)
+            self._epochs = state["epochs"]
+
+    def _new_trunk(self) -> Trainer:
+        trunk = Trainer(base_config(self.trainer), self.trainer.device, head=self.trainer.method.head)
+        trunk.method.needs_val_losses = self.trainer.method.needs_val_losses
+        return trunk
+
+
+def open_branch(trainer: Trainer) -> Branch | None:
+    """The way to the trial's branch point; None for a trial that trains alone or is past it already."""
+    if trainer.epoch or not trainer.config.branch_epoch():
+        return None
+    if trainer.method.averages_epochs and trainer.knobs.ema:
+        return None  # two averages of the same weights, per step and per epoch: not to be had from a trunk
+    return Branch(trainer)
+
+
+def run_to_branch(trainer: Trainer) -> list[dict]:
+    """Train or load the trunk here and now and leave it; the metrics of its epochs (none for a trial that trains alone)."""
+    branch = open_branch(trainer)
+    past = None if branch else []
+    while past is None:
+        while not branch.ready():
+            branch.advance()
+        past = branch.leave()
+    return past

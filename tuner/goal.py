@@ -1,0 +1,91 @@
+"""What a search tries to reach: its objectives as the sampler and the scheduler see them, and its constraints.
+
+The report always shows the plain metrics; only what decides may be smoothed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.home import UsageError
+
+WORST = "worst_class_robust_acc"
+METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")
+BOUNDED = (*METRICS, "robust_acc_gap", "train_loss", "weight_ess")  # what a constraint may speak of
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``metric >= bound`` (``sign`` 1) or ``metric <= bound`` (``sign`` -1)."""
+
+    metric: str
+    sign: int
+    bound: float
+
+    def violation(self, metrics: dict[str, Any]) -> float:
+        """At most 0 where it holds (Optuna's convention); 1 where the metric is missing or NaN."""
+        value = metrics.get(self.metric)
+        return 1.0 if value is None or math.isnan(value) else self.sign * (self.bound - value)
+
+
+def parse_constraint(text: str) -> Constraint:
+    match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", str(text))
+    if not match:
+        raise UsageError(f"--constraint {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
+    name, sign, bound = match.groups()
+    if name not in BOUNDED:
+        raise UsageError(f"--constraint {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
+    try:
+        number = float(bound)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--constraint {text!r} is not allowed: {bound!r} is not a number")
+    return Constraint(name, 1 if sign == ">=" else -1, number)
+
+
+def parse_smoothing(text: str | None) -> float | None:
+    """``cvar:0.2`` -> 0.2."""
+    if text is None:
+        return None
+    kind, _, share = str(text).partition(":")
+    try:
+        value = float(share)
+    except ValueError:
+        value = math.nan
+    if kind != "cvar" or not 0 < value <= 1:
+        raise UsageError(f"--smooth-worst {text!r} is not allowed; write cvar:SHARE with a share of the classes in (0, 1]")
+    return value
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``objectives`` are maximised. ``smooth``: replace the worst class by the mean of that share of worst classes."""
+
+    objectives: tuple[str, ...]
+    constraints: tuple[Constraint, ...] = ()
+    smooth: float | None = None
+
+    def point(self, metrics: dict[str, Any], objectives: Sequence[str] | None = None) -> tuple[float, ...]:
+        """The objectives as sampler and scheduler see them; NaN where one is missing."""
+        return tuple(self._value(metrics, name) for name in objectives or self.objectives)
+
+    def _value(self, metrics: dict[str, Any], name: str) -> float:
+        if name == WORST and self.smooth:
+            classes = sorted(v for k, v in metrics.items() if k.startswith("robust_acc/"))
+            if classes:
+                worst = classes[:max(1, math.ceil(self.smooth * len(classes)))]
+                return sum(worst) / len(worst)
+        value = metrics.get(name)
+        return math.nan if value is None else float(value)
+
+    def violations(self, metrics: dict[str, Any]) -> dict[str, float]:
+        """Constraint by name -> violation, at most 0 where it holds."""
+        return {f"{c.metric}{'>=' if c.sign > 0 else '<='}{c.bound:g}": c.violation(metrics) for c in self.constraints}
+
+    def feasible(self, metrics: dict[str, Any]) -> bool:
+        return all(c.violation(metrics) <= 0 for c in self.constraints)
