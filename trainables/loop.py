@@ -8,6 +8,7 @@ import time
 import torch
 from torch import Tensor
 
+from trainables.apgd import apgd_targeted
 from trainables.attack import pgd, start_point
 from trainables.augment import augment
 from trainables.averages import WeightAverage, perturbed_weights
@@ -17,6 +18,7 @@ from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.frozen import Frozen, attack_dtype
+from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Task
 from trainables.methods import build_method
 from trainables.models import build_model
@@ -129,8 +131,10 @@ class Trainer:
         begin = start_point(x, eps[:, None, None, None], attack.start, generator)
         with torch.no_grad():
             clean = self.attacked(x) if attack.loss == "inner" and self.method.inner_needs_clean else None
-        losses = {"inner": lambda z, t: self.method.inner_loss(z, t, clean)}
-        return pgd(self.attacked, x, y, losses.get(attack.loss), eps=eps, step=attack.step * eps, steps=attack.steps,
+        if attack.loss == "dlr-targeted":
+            return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin)
+        losses = {**ATTACK_LOSSES, "inner": lambda z, t: self.method.inner_loss(z, t, clean)}
+        return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=attack.step * eps, steps=attack.steps,
                    x_start=begin, stop_after=attack.stop_after)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
@@ -139,7 +143,7 @@ class Trainer:
             logits, features = self._forward(x_adv)
             adversaries.append(Adversary(x_adv, logits, features, survived))
         return Batch(x, y, adversaries, self.epoch, self.config.max_epochs, lambda: self._forward(x),
-                     class_weights=self.class_weights, label_smoothing=self.knobs.label_smoothing)
+                     forward=self._forward, class_weights=self.class_weights, label_smoothing=self.knobs.label_smoothing)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):

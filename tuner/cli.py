@@ -79,6 +79,10 @@ def search(
     set_: Annotated[Pairs, _option("KEY=VALUE: change a common training knob; repeatable.", "--set")] = None,
     space: Annotated[Optional[Path], _option("YAML file of ranges: narrow or replace what is searched.")] = None,
     spec: Annotated[Optional[Path], _option("YAML file with any of these fields; flags win.")] = None,
+    trunk: Annotated[Optional[str], _option("auto: train the epochs before the reweighting once; at:N: start from N "
+                                            "epochs of plain AT [auto].")] = None,
+    no_trunk: Annotated[bool, typer.Option("--no-trunk", help="Every trial trains all its epochs itself.")] = False,
+    trunk_storage: Annotated[Optional[str], _option("Folder or URL where trunks are kept [trunks in the home].")] = None,
     name: Annotated[Optional[str], _option("Name of the search [made of what it is].")] = None,
     experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
     max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
@@ -97,6 +101,7 @@ def search(
 
     flags = {"method": method, "dataset": dataset, "imbalance": imbalance, "model": model, "trials": trials,
              "max_epochs": max_epochs, "seed": seed, "objectives": objective, "sampler": sampler, "name": name,
+             "trunk": "none" if no_trunk else trunk, "trunk_storage": trunk_storage,
              "experiment": experiment, "max_concurrent": max_concurrent, "cpus_per_trial": cpus_per_trial,
              "gpus_per_trial": gpus_per_trial, "time_budget": time_budget}
     merged = SearchSpec.from_dict(_merge(_read(spec, "--spec") if spec else {}, flags, fix, set_, space))

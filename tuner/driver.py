@@ -21,6 +21,7 @@ from tuner.home import Home, UsageError, write_atomically
 from tuner.progress import Progress
 from tuner.proposals import Proposal, Proposer
 from tuner.result import front_json, save_result, saved_result, state_of, total_trials
+from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 
 
@@ -83,7 +84,8 @@ def _claim(folder: Path, spec: SearchSpec, name: str) -> None:
     if path.exists():
         theirs = SearchSpec.from_yaml(path.read_text())
         if theirs.identity() != spec.identity():
-            differs = [k for k, v in spec.identity().items() if theirs.identity()[k] != v]
+            ours, others = spec.identity(), theirs.identity()
+            differs = [k for k in ours | others if ours.get(k) != others.get(k)]
             raise UsageError(f"search {name!r} exists with another {', '.join(differs)}; choose another --name")
     write_atomically(path, spec.to_yaml())
 
@@ -92,10 +94,12 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     from tuner.tracking import Tracker, sync
 
     begin = time.time()
-    before = sum(len(t.epochs) for t in history.trials.values())
+    before, saved = sum(len(t.epochs) for t in history.trials.values()), history.epochs_saved()
+    trained = history.epochs_trained()
     with Progress(spec, total_trials(spec), before) as progress:
         progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of {spec.method} on "
                      f"{spec.dataset} ({spec.imbalance}), model {spec.model}, eps {spec.training().eps:.4g}")
+        progress.say(trunk_line(spec))
         tracker = Tracker(spec, home, name, warn=progress.say)
         state = "failed"
         try:
@@ -107,7 +111,7 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
         if before:  # what a killed driver had not sent yet
             sync(spec, home, name, history, warn=progress.say)
     result = {**front_json(spec, name, home, history), "state": state,
-              "epochs_trained": sum(len(t.epochs) for t in history.trials.values()) - before, "epochs_saved": 0,
+              "epochs_trained": history.epochs_trained() - trained, "epochs_saved": history.epochs_saved() - saved,
               "wall_s": round(time.time() - begin, 2),
               "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id}}
     save_result(folder, result)
@@ -156,7 +160,24 @@ def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal)
     knobs = {**asdict(spec.training()), **{k: v for k, v in proposal.params.items() if k in common}}
     return TrialConfig(method=spec.method, params=own, training=knobs, dataset=absolute(spec.dataset), imbalance=spec.imbalance,
                        model=spec.model, max_epochs=spec.max_epochs, seed=spec.seed, home=str(home.root),
-                       trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
+                       trunk=spec.trunk if latest_branch(spec) else "none", trunk_from=max(1, trunk_epochs(spec)),
+                       trunk_storage=spec.trunk_storage, trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
+
+
+def trunk_line(spec: SearchSpec) -> str:
+    """What trials share before they differ, or why they share nothing."""
+    first, last = trunk_epochs(spec), latest_branch(spec)
+    reach = burn_in_reach(spec.search_space())
+    if last and spec.trunk != "auto":
+        return f"trunk: every trial starts from {first} epochs of plain AT"
+    if last:
+        return f"trunk: the first {first if first == last else f'{first} to {last}'} epochs are trained once for all trials"
+    if spec.trunk == "none":
+        return "no trunk: --no-trunk"
+    if reach and "start" in spec.search_space().params:
+        return (f"no trunk: {', '.join(reach)} {'act' if len(reach) > 1 else 'acts'} before the start of the reweighting and "
+                f"is searched; {' '.join(f'--fix {n}=VALUE' for n in reach)} lets all trials share those epochs")
+    return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
 
 
 @contextmanager

@@ -28,6 +28,13 @@ class TrialRecord:
     epochs: list[dict] = field(default_factory=list)
     started: float = 0.0
     ended: float = 0.0
+    trunk_epochs: int = 0  # of ``epochs``, those that came from the trunk
+    trunk_trained: int = 0  # epochs that this trial trained for the trunk
+
+    @property
+    def trained(self) -> int:
+        """Epochs really trained for this trial, for the trunk included."""
+        return len(self.epochs) - self.trunk_epochs + self.trunk_trained
 
     @property
     def last(self) -> dict:
@@ -67,6 +74,10 @@ class History:
             record = self.trials[trial]
             metrics = event["metrics"]
             record.epochs = [e for e in record.epochs if e["epoch"] < metrics["epoch"]] + [metrics]
+        elif kind == "trunk":
+            self.trials[trial].trunk_trained += 1
+        elif kind == "branch":
+            self.trials[trial].epochs, self.trials[trial].trunk_epochs = event["epochs"], len(event["epochs"])
         elif kind == "end":
             record = self.trials[trial]
             record.state, record.reason, record.ended = event["state"], event.get("reason", ""), event["time"]
@@ -79,6 +90,14 @@ class History:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def epochs_trained(self) -> int:
+        """Epochs really trained, those of a trunk once."""
+        return sum(t.trained for t in self.trials.values())
+
+    def epochs_saved(self) -> int:
+        """Epochs that trials have but nobody had to train in this search, because the trunk had them."""
+        return sum(t.trunk_epochs - t.trunk_trained for t in self.trials.values())
 
     def with_state(self, *states: str) -> list[TrialRecord]:
         return [t for t in self.trials.values() if t.state in states]

@@ -62,6 +62,7 @@ class Progress:
             return
         if record.state == FULL:
             what = ", ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives)
+            what += f" ({record.reason})" if record.reason else ""
         else:
             what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
         self.say(f"[{duration(time.time() - self.begin):>7}] trial {record.trial} {record.state}: {what}"

@@ -38,7 +38,8 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
     lines = [
         f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
-        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s",
+        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s"
+        + (f", {result['epochs_saved']} more came from the trunk" if result["epochs_saved"] else ""),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),

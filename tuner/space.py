@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,11 @@ class Space:
                 values[name] = propose(param) if name in self.searched else param.default
         return values
 
+    def at(self, point) -> dict[str, Any]:
+        """The setting at a point of the unit cube, one coordinate per searched parameter, in the order of ``searched``."""
+        coordinate = dict(zip(self.searched, point))
+        return self.resolve(lambda param: _scaled(param.range, float(coordinate[param.name])))
+
     @property
     def conditional(self) -> bool:
         """Whether what is searched depends on a searched choice."""
@@ -50,6 +56,44 @@ class Space:
     def contains(self, values: dict[str, Any]) -> bool:
         """Whether a setting lies inside the searched ranges."""
         return all(name not in values or _inside(self.params[name].range, values[name]) for name in self.searched)
+
+
+def burn_in_reach(space: Space) -> list[str]:
+    """The searched parameters that act before the method's start already: trials that differ in them share no trunk."""
+    return [name for name in space.searched if space.params[name].burn_in]
+
+
+def trunk_epochs(spec) -> int:
+    """How many epochs at least every trial of this ``SearchSpec`` takes from the trunk; 0 where there is none.
+
+    With a searched start: the smallest possible one, trials may leave later. Rungs count from here.
+    """
+    if spec.trunk.startswith("at:"):
+        return int(spec.trunk[3:])
+    space = spec.search_space()
+    start = space.params.get("start")
+    if spec.trunk == "none" or start is None or burn_in_reach(space):
+        return 0
+    share = space.fixed.get("start", start.range.low if "start" in space.searched else start.default)
+    return min(round(share * spec.max_epochs), spec.max_epochs - 1)
+
+
+def latest_branch(spec) -> int:
+    """The latest epoch at which a trial of this search can leave the trunk; 0: there is no trunk."""
+    space = spec.search_space()
+    if spec.trunk == "auto" and "start" in space.searched and not burn_in_reach(space):
+        return min(round(space.params["start"].range.high * spec.max_epochs), spec.max_epochs - 1)
+    return trunk_epochs(spec)
+
+
+def _scaled(dist, share: float):
+    """The value at ``share`` (0 to 1) of a range, of its logarithm where the range is logarithmic."""
+    if isinstance(dist, CategoricalDistribution):
+        return dist.choices[min(int(share * len(dist.choices)), len(dist.choices) - 1)]
+    whole = isinstance(dist, IntDistribution)
+    low, high = (dist.low - 0.5, dist.high + 0.5) if whole else (dist.low, dist.high)
+    value = math.exp(math.log(low) + share * math.log(high / low)) if dist.log else low + share * (high - low)
+    return min(max(round(value) if whole else value, dist.low), dist.high)
 
 
 def _inside(dist, value) -> bool:

@@ -13,13 +13,16 @@ import yaml
 from search_spaces import method_space
 from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
+from tuner.goal import METRICS, Goal, parse_constraint, parse_smoothing
 from tuner.home import UsageError, check_name
+from tuner.rungs import check_scheduler
 from tuner.space import Space, build_space
 
-METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")
-SAMPLERS = ("random", "qmc", "tpe", "nsga2", "nsga3", "gp", "cmaes")
+SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp", "cmaes")
+SCHEDULERS = ("pareto-asha", "asha", "median", "none")
 # What changes how a search runs but not what it finds stays out of the hash.
-_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget")
+_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget",
+               "trunk_storage", "study_storage")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,21 @@ class SearchSpec:
     max_epochs: int = 12
     seed: int = 0
     objectives: tuple[str, ...] = ("robust_acc", "worst_class_robust_acc")
-    sampler: str = "tpe"
+    sampler: str = "auto"
+    scheduler: str | None = None  # None: pareto-asha where there are two rungs for it
+    asha_metric: str | None = None
+    reduction: int = 3
+    grace: int | None = None
+    on_rung: str = "stop"
+    constraint: tuple[str, ...] = ()
+    smooth_worst: str | None = None
+    warm_start: str | None = None
+    study_storage: str | None = None
     fix: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
+    trunk: str = "auto"
+    trunk_storage: str | None = None
     name: str | None = None
     experiment: str | None = None
     max_concurrent: int | None = None
@@ -46,12 +60,15 @@ class SearchSpec:
     time_budget: float | None = None
 
     def __post_init__(self):
-        for name in ("objectives",):
+        for name in ("objectives", "constraint"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_choices()
         self._check_numbers()
         object.__setattr__(self, "set", self._checked_set())
         self.search_space()  # raises what is wrong with fix and space
+        _ = self.goal  # raises what is wrong with constraints and smoothing
+        self._check_trunk()
+        check_scheduler(self)
 
     def _check_choices(self) -> None:
         try:
@@ -59,6 +76,10 @@ class SearchSpec:
         except ValueError as error:
             raise UsageError(str(error)) from None
         _one_of("sampler", self.sampler, SAMPLERS)
+        _one_of("on-rung", self.on_rung, ("stop", "pause"))
+        for name, value, allowed in (("scheduler", self.scheduler, SCHEDULERS), ("asha-metric", self.asha_metric, METRICS)):
+            if value is not None:
+                _one_of(name, value, allowed)
         for name in self.objectives:
             _one_of("objective", name, METRICS)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
@@ -71,12 +92,25 @@ class SearchSpec:
             check_name(self.name)
 
     def _check_numbers(self) -> None:
-        for name in ("trials", "max_epochs", "max_concurrent"):
+        for name in ("trials", "max_epochs", "max_concurrent", "grace"):
             _number(name, getattr(self, name), int, above=0)
+        _number("reduction", self.reduction, int, above=1)
         _number("seed", self.seed, int, above=-1)
         _number("cpus_per_trial", self.cpus_per_trial, float, above=0)
         _number("gpus_per_trial", self.gpus_per_trial, float, above=-1e-12)
         _number("time_budget", self.time_budget, float, above=0)
+
+    def _check_trunk(self) -> None:
+        kind, _, epochs = str(self.trunk).partition(":")
+        if self.trunk in ("auto", "none"):
+            return
+        if kind != "at" or not epochs.isdecimal() or not 0 < int(epochs) < self.max_epochs:
+            raise UsageError(f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 to "
+                             f"{self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})")
+        space = self.search_space()
+        if "start" in space.params and space.fixed.get("start") != 0:
+            raise UsageError(f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has a "
+                             "start of its own, which --fix start=VALUE sets (0 allows at:N)")
 
     def _checked_set(self) -> dict[str, Any]:
         known = params_of(Training)
@@ -91,9 +125,23 @@ class SearchSpec:
         """What is searched and what is fixed."""
         return build_space(self.method, fix=self.fix, space=self.space)
 
+    @property
+    def goal(self) -> Goal:
+        """The objectives as sampler and scheduler see them, and the constraints."""
+        return Goal(self.objectives, tuple(parse_constraint(text) for text in self.constraint),
+                    parse_smoothing(self.smooth_worst))
+
+    @property
+    def scheduler_objectives(self) -> tuple[str, ...]:
+        """What the scheduler compares by: all objectives, or one."""
+        return self.objectives if self.scheduler in (None, "pareto-asha") else (self.asha_metric or self.objectives[0],)
+
     def identity(self) -> dict[str, Any]:
         """What the search's hash is taken of: every field that can change a result."""
-        return {k: v for k, v in self.to_dict().items() if k not in _NOT_HASHED}
+        hashed = {k: v for k, v in self.to_dict().items() if k not in _NOT_HASHED}
+        if self.trunk in ("auto", "none"):  # the same results, bit by bit on the CPU
+            del hashed["trunk"]
+        return hashed
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
@@ -110,7 +158,7 @@ class SearchSpec:
 
     def to_dict(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
-        return {**plain, "objectives": list(self.objectives)}
+        return {**plain, "objectives": list(self.objectives), "constraint": list(self.constraint)}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
@@ -145,7 +193,7 @@ def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _number(name: str, value: Any, kind: type, above: float) -> None:
-    if value is None and name in ("max_concurrent", "time_budget"):
+    if value is None and name in ("max_concurrent", "time_budget", "grace"):
         return
     flag = "--" + name.replace("_", "-")
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and (kind is float or value == int(value))

@@ -73,6 +73,8 @@ class Tracker:
         tags = {"tuner.budget": "full" if record.state == FULL else "stopped"}
         if record.reason:
             tags["tuner.reason"] = record.reason
+        if record.trunk_epochs:
+            tags["tuner.trunk_epochs"] = str(record.trunk_epochs)
         self._ended[record.trial] = False
         self._last_end = max(self._last_end, record.ended)
         self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))

@@ -30,13 +30,24 @@ class Watch(tune.Callback):
         if "failed" in result:
             self._end(number, FAILED, result["failed"])
             return
-        metrics = result["metrics"]
-        if metrics is not None:
+        metrics, trunk = result["metrics"], result.get("trunk") or {}
+        if trunk.get("trained"):
+            self.history.append("trunk", number, trunk_epoch=trunk["trained"])
+        if trunk.get("past"):
+            self._branch(number, trunk)
+        elif metrics is not None:
             self.history.append("epoch", number, metrics=metrics)
             for listener in self.listeners:
                 listener.epoch(number, metrics)
         if self.history.trials[number].last.get("epoch", 0) >= self.spec.max_epochs:
-            self._end(number, FULL)
+            self._end(number, FULL, "; ".join(result.get("notes", [])))
+
+    def _branch(self, number: int, trunk: dict) -> None:
+        """The trial leaves the trunk: its curve is whole from the first epoch on."""
+        self.history.append("branch", number, epochs=trunk["past"], trunk=trunk["name"])
+        for metrics in trunk["past"]:
+            for listener in self.listeners:
+                listener.epoch(number, metrics)
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
         self._end(_number(trial), STOPPED)  # no effect on a trial that has ended already

@@ -1,0 +1,141 @@
+"""What a proposal model may know: values of ONE budget, who is still running, who was given up. No Ray here.
+
+As in BOHB (Falkner et al., 2018) that budget is the highest one at which enough trials have a value; a trial counts there
+with its values at exactly that epoch, never with those of another. Who was given up below that budget has no value, but
+the model knows that it was.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tuner.goal import Goal
+from tuner.history import FAILED, FULL, RUNNING, STOPPED, TrialRecord
+from tuner.rungs import ranked
+from tuner.space import Space
+
+SEEN = 250  # most trials a model is shown: Optuna's TPE has at most 25 good ones, and a Gaussian process costs n^3
+ELITE = 50  # of those, the best ones; the others are drawn at random from all the rest
+
+
+@dataclass(frozen=True)
+class Value:
+    """A trial's objectives and constraint violations at one budget."""
+
+    params: dict[str, Any]
+    point: tuple[float, ...]
+    violations: dict[str, float]
+
+
+@dataclass
+class Knowledge:
+    """Every trial's values at every budget, kept up to date from the history at a cost that follows what changed."""
+
+    levels: list[int]  # the budgets in epochs, the full one last
+    goal: Goal
+    start: Any  # params -> the epoch (from 0) at which such a trial begins to reweight
+    values: dict[int, dict[int, Value]] = field(default_factory=dict)  # budget -> trial -> value
+    open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still change
+    given_up: dict[int, TrialRecord] = field(default_factory=dict)
+    _known: int = 0
+
+    def __post_init__(self):
+        self.values = {level: {} for level in self.levels}
+
+    def update(self, trials: dict[int, TrialRecord]) -> None:
+        """Take in what has happened since the last call."""
+        for record in islice(trials.values(), self._known, None):
+            self.open[record.trial] = record
+        self._known = len(trials)
+        for number, record in list(self.open.items()):
+            self._take(record)
+            if record.state != RUNNING:
+                del self.open[number]
+                if record.state in (STOPPED, FAILED):
+                    self.given_up[number] = record
+
+    def _take(self, record: TrialRecord) -> None:
+        begun = self.start(record.params)
+        for metrics in reversed(record.epochs):
+            found = self.values.get(metrics["epoch"])
+            if found is None or record.trial in found:
+                continue
+            full = metrics["epoch"] == self.levels[-1]
+            if metrics["epoch"] > begun or full:  # before that it was every other trial's plain training
+                point = self.goal.point(metrics)
+                if all(v == v for v in point):
+                    found[record.trial] = Value(record.params, point, self.goal.violations(metrics))
+
+    def budget(self, least: int, enough: int) -> int | None:
+        """The highest budget with ``enough`` values; else the lowest one, once it has ``least`` of them."""
+        for level in reversed(self.levels):
+            if len(self.values[level]) >= enough:
+                return level
+        return max((level for level in self.levels if len(self.values[level]) >= least),
+                   key=lambda level: (len(self.values[level]), level), default=None)
+
+    def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int) -> list[FrozenTrial]:
+        """What a model at this budget is shown, in the order of trial numbers; at most ``SEEN`` that have ended."""
+        valued, waiting = self.values[level], set(waiting)
+        bad = {t: r.params for t, r in self.given_up.items() if t not in valued and _epochs(r) < level}
+        bad |= {t: r.params for t, r in self.open.items() if t in waiting and t not in valued}
+        pending = {t: r.params for t, r in self.open.items() if t not in valued and t not in waiting}
+        shown = set(_sample(valued, bad, seed)) | set(pending)
+        names = list(self.goal.violations({}))
+        made = []
+        for trial in sorted(shown):
+            if trial in valued:
+                value = valued[trial]
+                made.append(_frozen(space, value.params, TrialState.COMPLETE, value.point, value.violations))
+            else:
+                state = TrialState.RUNNING if trial in pending else TrialState.PRUNED
+                none_violated = {} if state == TrialState.RUNNING else dict.fromkeys(names, 0.0)
+                made.append(_frozen(space, (pending | bad)[trial], state, None, none_violated))
+        return [trial for trial in made if trial is not None]
+
+
+def _epochs(record: TrialRecord) -> int:
+    return record.last.get("epoch", 0)
+
+
+def _sample(valued: dict[int, Value], bad: dict[int, dict], seed: int) -> list[int]:
+    """All ended trials, or where there are too many the best ones and a random draw of the others."""
+    if len(valued) + len(bad) <= SEEN:
+        return [*valued, *bad]
+    numbers = list(valued)
+    points = np.array([valued[t].point for t in numbers])
+    most = np.argsort(-np.prod(np.maximum(points, 0), axis=1), kind="stable")[:4 * ELITE]  # largest boxes first
+    elite = [numbers[most[i]] for i in ranked(points[most])[:ELITE]]
+    rest = sorted((set(valued) | set(bad)) - set(elite))
+    return elite + random.Random(seed).sample(rest, SEEN - len(elite))
+
+
+def _frozen(space: Space, params: dict, state: TrialState, point, violations: dict) -> FrozenTrial | None:
+    """A trial for a model; None where its setting lies outside the searched ranges (the paper's may)."""
+    if not space.contains(params):
+        return None
+    searched = {name: params[name] for name in space.searched if name in params}
+    distributions = {name: space.params[name].range for name in searched}
+    return create_trial(state=state, values=None if point is None else list(point), params=searched,
+                        distributions=distributions, constraints=violations or None)
+
+
+def propose(space: Space, objectives: int, seen: list[FrozenTrial], sampler) -> dict[str, Any]:
+    """One setting, by a model that knows ``seen`` and nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+        study.add_trials(seen)
+        return space.sample(study.ask())
+
+
+__all__ = ["ELITE", "FULL", "Knowledge", "SEEN", "Value", "propose"]
