@@ -42,7 +42,7 @@ def code_version(base: str) -> str:
 
 def base_config(trainer: Trainer) -> TrialConfig:
     """The trial that the trunk is: same data, model, seed and knobs, but the method's base."""
-    name, params = ("at", {}) if trainer.config.trunk.startswith("at:") else trainer.method.base()
+    name, params = ("at", {}) if trainer.config.trunk.startswith("at:") else trainer.method.burn_in()
     return dataclasses.replace(trainer.config, method=name, params=params, trunk="none", trial=-1, folder=None)
 
 

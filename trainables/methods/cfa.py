@@ -66,8 +66,8 @@ class Cfa(Method):
     def averages_epochs(self) -> bool:
         return self.params.average != "none"
 
-    def base(self):
-        return super().base() if self.form == "at" else self.own_base(average="none")  # TRADES / (1 + beta)
+    def burn_in(self):
+        return super().burn_in() if self.form == "at" else self.own_burn_in(average="none")  # TRADES / (1 + beta)
 
     def average_decay(self, stats: EpochStats) -> float | None:
         return None if self.params.average == "none" else float(self.decay)

@@ -74,8 +74,8 @@ class Fairfront(Method):
         for method in self.parts.values():
             method.end_epoch(stats)
 
-    def base(self):
-        return self.own_base() if self.params.separation else super().base()
+    def burn_in(self):
+        return self.own_burn_in() if self.params.separation else super().burn_in()
 
     def notes(self) -> list[str]:
         return [note for method in self.parts.values() for note in method.notes()]

@@ -66,8 +66,8 @@ class Srat(Method):
         self.register_buffer("data_mean", data_mean(self.class_weights, counts))
         self.register_buffer("margins", ldam_margins(counts, params.max_margin))
 
-    def base(self):
-        return self.own_base()  # the separation loss acts from the first epoch
+    def burn_in(self):
+        return self.own_burn_in()  # the separation loss acts from the first epoch
 
     def weights_at(self, epoch: int) -> Tensor:
         """(K,) class weights of an epoch, summing to K."""
