@@ -215,6 +215,16 @@ def test_damaged_file_is_trained_again(fresh, damage):
     assert same(whole, trainer)
 
 
+def test_damaged_earlier_file_of_an_averaging_method_is_trained_again(fresh):
+    config = replace(fresh, method="cfa", params={"start": 0.3})
+    whole, trainer = Trainer(config), Trainer(config)
+    run_to_branch(whole)
+    branch = open_branch(trainer)
+    (Path(branch.store.folder) / "epoch-0001.pt").write_bytes(b"x")
+    assert branch.ready() and branch.leave() is None and trained_by(branch) == [1]
+    assert same(trainer, Trainer(config)) and branch.leave() and same(whole, trainer)
+
+
 @pytest.mark.parametrize("where", ["file://{}", "memory://{}"])
 def test_storage_by_url(config, tmp_path, where):
     config = replace(config, trunk_storage=where.format(tmp_path))

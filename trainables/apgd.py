@@ -1,5 +1,5 @@
-"""The "simplified" targeted APGD that LRAT calls SAA: few targets, few steps, an adaptive step, a scale-free
-margin loss.
+"""Auto-PGD: signed steps with momentum and a step size that adapts. Its targeted form with few targets and few steps
+and a scale-free margin loss is what LRAT calls SAA; with 100 steps it is the heart of AutoAttack (``verification``).
 
 After Croce and Hein, ICML 2020 (alg. 1); the conventions are those of ``trainables.attack``. Nothing
 synchronises with the host.
@@ -8,6 +8,7 @@ synchronises with the host.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
         wrong = others.topk(min(targets, logits.shape[1] - 1), 1).indices
     best, best_margin, fewest = None, None, None
     for target in wrong.T:
-        found, survived = _towards(forward, x, y, target, eps, steps, x if x_start is None else x_start)
+        found, survived = apgd(forward, x, y, partial(dlr_targeted, target=target), eps=eps, steps=steps, x_start=x_start)
         with torch.no_grad():
             margin = logit_margin(forward(found), y)
         if best is None:
@@ -71,10 +72,13 @@ def eps_shape(x: Tensor) -> tuple[int, ...]:
     return (-1,) + (1,) * (x.dim() - 1)
 
 
-def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: Tensor, eps: Tensor,
-             steps: int, x_start: Tensor) -> tuple[Tensor, Tensor]:
-    """One targeted run: (iterate of largest loss, iterates classified right)."""
+def apgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], *,
+         eps: float | Tensor, steps: int, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One run that maximises ``loss_of(logits, y)`` (B,): (iterate of largest loss, how many of the iterates 0 .. steps-1
+    were classified right)."""
     shape, due = eps_shape(x), checkpoints(steps)
+    eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape(shape)
+    x_start = x if x_start is None else x_start
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     now = previous = best = torch.minimum(torch.maximum(x_start, low), high).detach()
     best_grad = torch.zeros_like(x)
@@ -84,7 +88,7 @@ def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: 
     rises = torch.zeros(len(x), device=x.device)
     loss_then, since, halved = best_loss, 0, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for i in range(steps):
-        loss, grad, right = _loss_and_grad(forward, now, y, target)
+        loss, grad, right = _loss_and_grad(forward, now, y, loss_of)
         survived, rises, since = survived + right, rises + (loss > last_loss), since + 1
         better = loss > best_loss
         best = torch.where(better.reshape(shape), now, best)
@@ -103,15 +107,15 @@ def _towards(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, target: 
             moved = torch.minimum(torch.maximum(moved, low), high)
         previous, now = now, moved
     with torch.no_grad():
-        better = dlr_targeted(forward(now), y, target) > best_loss
+        better = loss_of(forward(now), y) > best_loss
     return torch.where(better.reshape(shape), now, best), survived
 
 
-def _loss_and_grad(forward, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_and_grad(forward, x: Tensor, y: Tensor, loss_of) -> tuple[Tensor, Tensor, Tensor]:
     """(B,) loss, its gradient like ``x``, (B,) whether still classified right."""
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = forward(x)
-        loss = dlr_targeted(logits, y, target)
+        loss = loss_of(logits, y)
         (grad,) = torch.autograd.grad(loss.sum(), x)
     return loss.detach(), grad, logits.detach().argmax(1) == y

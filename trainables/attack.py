@@ -48,13 +48,14 @@ def pgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: Callabl
         x_adv.requires_grad_(True)
         with torch.enable_grad():
             logits = forward(x_adv)
-            (grad,) = torch.autograd.grad(loss(logits, y).sum(), x_adv)
+            losses = loss(logits, y)
+            (grad,) = torch.autograd.grad(losses, x_adv, torch.ones_like(losses))
         with torch.no_grad():
             right = logits.argmax(1) == y
             survived += right
-            move = step * grad.sign()
+            direction = grad.sign()
             if stop_after is not None:
                 wrong += ~right
-                move = move * (wrong <= stop_after).to(move.dtype).reshape(shape)
-            x_adv = torch.minimum(torch.maximum(x_adv + move, low), high)
+                direction *= (wrong <= stop_after).to(grad.dtype).reshape(shape)
+            x_adv = torch.addcmul(x_adv, direction, step).clamp_(low, high)
     return x_adv.detach(), survived

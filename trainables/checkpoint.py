@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
 from pathlib import Path
 
 import torch
 
 NAME = "checkpoint.pt"
+
+
+class DamagedCheckpoint(ValueError):
+    """One sentence that names the file."""
 
 
 def save_checkpoint(folder: Path, trainer, metrics: dict) -> None:
@@ -18,11 +24,21 @@ def save_checkpoint(folder: Path, trainer, metrics: dict) -> None:
 
 
 def read_checkpoint(folder: Path) -> dict | None:
-    """The state, or None where the folder has no checkpoint. Foreign code is never unpickled."""
+    """The state, or None where the folder has no checkpoint. Foreign code is never unpickled.
+
+    ``DamagedCheckpoint`` where the file is not what was written: torch writes a CRC-32 of every tensor, but does not look.
+    """
     path = folder / NAME
     if not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with zipfile.ZipFile(path) as file:
+            whole = file.testzip() is None
+        if whole:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, pickle.UnpicklingError, RuntimeError):
+        pass
+    raise DamagedCheckpoint(f"checkpoint {str(path)!r} is cut or altered (its checksum does not fit)")
 
 
 def load_checkpoint(folder: Path, trainer) -> dict | None:

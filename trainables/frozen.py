@@ -34,8 +34,9 @@ class Frozen:
             self.module.set_submodule(bn_name, nn.Identity())
         folded = {n for pair in self.pairs for n in pair}
         self.module.to(memory_format=torch.channels_last)
-        if dtype is not None:
-            self.module.to(dtype)
+        if dtype is not None:  # but pixels are normalised before they are rounded, which keeps more of a small step
+            self.module.backbone.to(dtype)
+            self.module.head.to(dtype)
         mine, theirs = self.module.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
         plain = [k for k in mine if k.rpartition(".")[0] not in folded]
         self._mine, self._theirs = [mine[k].data for k in plain], [theirs[k].data for k in plain]
@@ -58,11 +59,26 @@ class Frozen:
     def __call__(self, x: Tensor) -> Tensor:
         if self.dtype is None:
             return self.module(x)
-        return self.module(x.to(self.dtype)).float()
+        pixels = (x - self.module.mean) / self.module.std
+        return self.module.head(self.module.backbone(pixels.to(self.dtype))).float()
 
 
-def attack_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The arithmetic of the attack model: bf16 if asked for, or under "auto" on a GPU that has it; None: the model's own."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
-        return torch.bfloat16
-    return None
+def fast_dtype(precision: str, device: torch.device, shape: tuple[int, int, int]) -> torch.dtype | None:
+    """The arithmetic of training and attack: bf16 or None, the model's own.
+
+    "auto" is bf16 on a GPU that has it, and on a CPU whose instructions have it for images above 16 pixels: below, the
+    cost is per call and nothing is gained (benchmarks/attack_speed.py).
+    """
+    pays = precision == "bf16"
+    if precision == "auto" and device.type == "cuda":
+        pays = torch.cuda.is_bf16_supported()
+    elif precision == "auto" and device.type == "cpu":
+        pays = native_bf16() and max(shape[1:]) > 16
+    return torch.bfloat16 if pays else None
+
+
+def native_bf16() -> bool:
+    """Whether the CPU multiplies bf16 itself; emulated, it is slower than float32."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":  # also when the user has switched it off
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -17,7 +17,7 @@ from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_splits
 from trainables.evaluate import Evaluation, evaluate
-from trainables.frozen import Frozen, attack_dtype
+from trainables.frozen import Frozen, fast_dtype
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Task
 from trainables.methods import build_method
@@ -54,7 +54,7 @@ class Trainer:
                              f"least {self.method.min_batch} images per step")
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
                                          weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
-        self.autocast = attack_dtype(self.knobs.precision, self.device)
+        self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
         self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:

@@ -17,7 +17,6 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.data.store import prepare
-from trainables.frozen import attack_dtype
 from trainables.loop import Trainer
 from trainables.method import EpochStats
 from trainables.trunk_store import TrunkStore
@@ -54,7 +53,7 @@ def trunk_key(trainer: Trainer) -> dict:
            "data": prepare(config.dataset, Path(config.home)).name, "imbalance": config.imbalance, "seed": config.seed,
            "model": config.model, "training": dataclasses.asdict(trainer.knobs), "max_epochs": config.max_epochs,
            "torch": ".".join(torch.__version__.split(".")[:2]), "device": trainer.device.type,
-           "precision": str(attack_dtype(trainer.knobs.precision, trainer.device)), "code": code_version(base.method)}
+           "precision": str(trainer.autocast), "code": code_version(base.method)}
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
         key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key

@@ -1,6 +1,7 @@
 """Where trunks lie: one file per epoch under ``<storage>/<hash>/``, and the lock that lets one process train at a time.
 
 ``storage`` is a folder or any URL that pyarrow or fsspec opens (default ``<home>/trunks``); the lock is always a file in the home.
+torch is imported on first use: the driver checks a storage before Ray starts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from pyarrow import fs
 
 NAME = re.compile(r"epoch-(\d{4,})\.pt")
@@ -35,9 +35,14 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
 
         try:
             system, path = fsspec.core.url_to_fs(where)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"trunk storage {where!r} cannot be opened: {error}") from None
+        except Exception as error:  # every protocol has errors of its own
+            raise ValueError(f"trunk storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
         return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+def absolute_storage(where: str | None) -> str | None:
+    """The same place for a process in another folder."""
+    return where if where is None or "://" in where else os.path.abspath(os.path.expanduser(where))
 
 
 class TrunkStore:
@@ -72,9 +77,13 @@ class TrunkStore:
         if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
             self.remove(epoch)
             return None
+        import torch
+
         return torch.load(io.BytesIO(data[DIGEST:]), map_location="cpu", weights_only=True)
 
     def write(self, epoch: int, state: dict) -> None:
+        import torch
+
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()

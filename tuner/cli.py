@@ -13,7 +13,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from tuner.home import Home, UsageError
+from tuner import cli_cluster, cli_results
+from tuner.home import Failed, Home, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,6 +62,18 @@ def _merge(base: dict[str, Any], flags: dict[str, Any], fix: Pairs, set_: Pairs,
     return merged
 
 
+def spec_of(given: dict[str, Any]):
+    """The spec that `search`'s options mean; an option is the spec's field of the same name."""
+    from dataclasses import fields
+
+    from tuner.spec import SearchSpec
+
+    flags = {f.name: given.get(f.name) for f in fields(SearchSpec) if f.name not in ("fix", "set", "space")}
+    flags.update(objectives=given["objective"], trunk="none" if given["no_trunk"] else given["trunk"])
+    base = _read(given["spec"], "--spec") if given["spec"] else {}
+    return SearchSpec.from_dict(_merge(base, flags, given["fix"], given["set_"], given["space"]))
+
+
 @app.command()
 def search(
     method: Annotated[Optional[str], _option("Method; see `tuner methods` [srat].")] = None,
@@ -74,7 +87,20 @@ def search(
     seed: Annotated[Optional[int], _option("Seed of data split, training and sampler [0].")] = None,
     objective: Annotated[Optional[list[str]], _option("An objective, maximised; repeat for several "
                                                       "[robust_acc, worst_class_robust_acc].")] = None,
-    sampler: Annotated[Optional[str], _option("random, qmc, tpe, nsga2, nsga3, gp [tpe].")] = None,
+    sampler: Annotated[Optional[str], _option("auto, random, qmc, tpe, nsga2, nsga3, gp; auto: a Gaussian process in flat "
+                                              "spaces, TPE in conditional ones [auto].")] = None,
+    scheduler: Annotated[Optional[str], _option("pareto-asha, asha, median or none: stop trials that fall behind "
+                                                "[pareto-asha where two rungs fit].")] = None,
+    asha_metric: Annotated[Optional[str], _option("What asha and median compare [the first objective].")] = None,
+    reduction: Annotated[Optional[int], _option("One trial in so many passes a rung [3].")] = None,
+    grace: Annotated[Optional[int], _option("Epochs from the reweighting start to the first rung [a tenth].")] = None,
+    on_rung: Annotated[Optional[str], _option("stop, or pause: who falls behind waits and may go on later [stop].")] = None,
+    constraint: Annotated[Optional[list[str]], _option("METRIC>=VALUE or <=, e.g. clean_acc>=0.8; repeatable.")] = None,
+    smooth_worst: Annotated[Optional[str], _option("cvar:0.2: sampler and scheduler see the mean of the worst 20 % of the "
+                                                   "classes instead of the worst one.")] = None,
+    warm_start: Annotated[Optional[str], _option("An earlier search whose full trials the model learns from.")] = None,
+    study_storage: Annotated[Optional[str], _option("Database of the Optuna study, sqlite:///FILE or postgresql://... "
+                                                    "[study.log in the search's folder].")] = None,
     fix: Annotated[Pairs, _option("KEY=VALUE: take a hyperparameter out of the search; repeatable.")] = None,
     set_: Annotated[Pairs, _option("KEY=VALUE: change a common training knob; repeatable.", "--set")] = None,
     space: Annotated[Optional[Path], _option("YAML file of ranges: narrow or replace what is searched.")] = None,
@@ -97,14 +123,7 @@ def search(
 
     Example: tuner search --method srat --dataset digits --trials 16
     """
-    from tuner.spec import SearchSpec
-
-    flags = {"method": method, "dataset": dataset, "imbalance": imbalance, "model": model, "trials": trials,
-             "max_epochs": max_epochs, "seed": seed, "objectives": objective, "sampler": sampler, "name": name,
-             "trunk": "none" if no_trunk else trunk, "trunk_storage": trunk_storage,
-             "experiment": experiment, "max_concurrent": max_concurrent, "cpus_per_trial": cpus_per_trial,
-             "gpus_per_trial": gpus_per_trial, "time_budget": time_budget}
-    merged = SearchSpec.from_dict(_merge(_read(spec, "--spec") if spec else {}, flags, fix, set_, space))
+    merged = spec_of(locals())
     if dry_run:
         print(json.dumps(merged.to_dict(), indent=1) if as_json else merged.to_yaml(), end="\n" if as_json else "")
         return
@@ -113,8 +132,14 @@ def search(
 
 @app.command()
 def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")],
+           address: Annotated[Optional[str], _option("On this Ray cluster, as `tuner submit` would.")] = None,
+           follow: Annotated[bool, typer.Option("--follow", help="With --address: show its progress, end with its "
+                                                                 "exit code.")] = False,
            home: HomeOption = None, as_json: Json = False):
     """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
+    if address:
+        cli_cluster.resume(address, search, home, follow, as_json)
+        return
     from tuner.result import load_search
 
     where = Home(home)
@@ -179,6 +204,10 @@ def ui(home: HomeOption = None,
     serve(Home(home), port, search_name)
 
 
+cli_cluster.register(app, search, spec_of)
+cli_results.register(app)
+
+
 def main() -> None:
     """The `tuner` script: every error is one sentence with the right exit code."""
     code = 0
@@ -186,6 +215,8 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
     except UsageError as error:
         code = _complain(str(error), 2)
+    except Failed as error:
+        code = _complain(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         code = _complain("interrupted", 130)
     except typer.Exit as stop:

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tuner.home import Home, UsageError, write_atomically
 from tuner.progress import Progress
 from tuner.proposals import Proposal, Proposer
 from tuner.result import front_json, save_result, saved_result, state_of, total_trials
+from tuner.rungs import describe_scheduler, rungs_for, start_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
+from tuner.warm import check_warm, warm_trials
 
 
 class Interrupted(Exception):
@@ -38,13 +41,17 @@ def check(spec: SearchSpec, home: Home) -> None:
     from trainables.data import DataSpec
     from trainables.data import check as check_data
     from trainables.model_names import check_model
+    from trainables.trunk_store import open_storage
 
     home.require_writable()
     try:
         summary = check_data(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root)
         check_model(spec.model, summary.shape)
+        if spec.trunk_storage:
+            open_storage(spec.trunk_storage)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    check_warm(spec, home)
 
 
 def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
@@ -130,10 +137,16 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 
     from trainables.ray_adapter import TrialActor
     from tuner.cluster import connect
+    from tuner.scheduler import RungScheduler
     from tuner.searcher import ProposalSearcher
     from tuner.watch import Watch
 
-    proposer = Proposer(spec, folder, history)
+    rungs = rungs_for(spec)
+    if rungs:
+        rungs.replay(history, partial(spec.goal.point, objectives=spec.scheduler_objectives), partial(start_of, spec))
+    proposer = Proposer(spec, history, rungs, folder, warm_trials(spec, home, folder))
+    progress.say(proposer.description)
+    progress.say(describe_scheduler(spec))
     watch = Watch(spec, history, proposer, [progress, tracker])
 
     def configure(proposal: Proposal) -> dict[str, Any]:
@@ -144,6 +157,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {"cpu": spec.cpus_per_trial, "gpu": spec.gpus_per_trial}),
             tune_config=tune.TuneConfig(search_alg=ProposalSearcher(proposer, configure), num_samples=proposer.total,
+                                        scheduler=RungScheduler(spec, rungs, proposer) if rungs else None,
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
             run_config=tune.RunConfig(name="ray", storage_path=str(folder), callbacks=[watch], verbose=0))
         tuner.fit()
@@ -154,6 +168,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal) -> TrialConfig:
     """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
     from trainables.data import absolute
+    from trainables.trunk_store import absolute_storage
 
     common = params_of(Training)
     own = {k: v for k, v in proposal.params.items() if k not in common}
@@ -161,7 +176,7 @@ def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal)
     return TrialConfig(method=spec.method, params=own, training=knobs, dataset=absolute(spec.dataset), imbalance=spec.imbalance,
                        model=spec.model, max_epochs=spec.max_epochs, seed=spec.seed, home=str(home.root),
                        trunk=spec.trunk if latest_branch(spec) else "none", trunk_from=max(1, trunk_epochs(spec)),
-                       trunk_storage=spec.trunk_storage, trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
+                       trunk_storage=absolute_storage(spec.trunk_storage), trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
 
 
 def trunk_line(spec: SearchSpec) -> str:

@@ -47,13 +47,13 @@ class TrialRecord:
 
 
 class History:
-    """Reads and appends the log. One writer (the driver); readers may come at any time."""
+    """Reads and appends the log. One writer (the driver); readers may come at any time. Without a folder: in memory."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
         self.folder = folder
-        self.path = folder / "history.jsonl"
+        self.path = folder / "history.jsonl" if folder else None
         self.trials: dict[int, TrialRecord] = {}
-        if self.path.exists():
+        if self.path and self.path.exists():
             self._load()
 
     def _load(self) -> None:
@@ -85,6 +85,8 @@ class History:
     def append(self, event: str, trial: int | None = None, **fields) -> None:
         record = {"event": event, "trial": trial, "time": time.time(), **fields}
         self._apply(record)
+        if self.folder is None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -97,14 +99,27 @@ class History:
 
     def epochs_saved(self) -> int:
         """Epochs that trials have but nobody had to train in this search, because the trunk had them."""
-        return sum(t.trunk_epochs - t.trunk_trained for t in self.trials.values())
+        return max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.trials.values()))
+
+    def before_last_start(self) -> History:
+        """The history as it was when the newest trial was about to start."""
+        past = History(None)
+        for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if event["event"] == "start" and event["trial"] == max(self.trials):
+                break
+            past._apply(event)
+        return past
 
     def with_state(self, *states: str) -> list[TrialRecord]:
         return [t for t in self.trials.values() if t.state in states]
 
-    def rows(self, objectives: Iterable[str]) -> list[dict]:
-        """One row per trial of full budget: what a front is drawn from."""
-        return [t.row(objectives) for t in self.with_state(FULL)]
+    def rows(self, objectives: Iterable[str], goal=None) -> list[dict]:
+        """One row per trial of full budget, with a ``goal`` only those that keep its constraints: what a front is drawn from."""
+        return [t.row(objectives) for t in self.with_state(FULL) if goal is None or goal.feasible(t.last)]
 
     def table(self):
         """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric."""

@@ -14,6 +14,10 @@ class UsageError(ValueError):
     """Wrong usage: one sentence that carries the value and what is allowed; the command line exits with 2."""
 
 
+class Failed(RuntimeError):
+    """Ran but failed: one sentence; the command line exits with 1."""
+
+
 def check_name(name: str) -> str:
     """A search's name is also a folder's: letters, digits, '.', '_', '-', so it cannot leave the home folder."""
     if not NAME.fullmatch(name):

@@ -7,10 +7,11 @@ the model knows that it was.
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,9 +20,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.goal import Goal
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, TrialRecord
+from tuner.history import FAILED, RUNNING, STOPPED, TrialRecord
 from tuner.rungs import ranked
 from tuner.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 SEEN = 250  # most trials a model is shown: Optuna's TPE has at most 25 good ones, and a Gaussian process costs n^3
 ELITE = 50  # of those, the best ones; the others are drawn at random from all the rest
@@ -46,6 +50,7 @@ class Knowledge:
     values: dict[int, dict[int, Value]] = field(default_factory=dict)  # budget -> trial -> value
     open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still change
     given_up: dict[int, TrialRecord] = field(default_factory=dict)
+    taken: set[frozenset] = field(default_factory=set)  # settings that were proposed
     _known: int = 0
 
     def __post_init__(self):
@@ -54,7 +59,7 @@ class Knowledge:
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""
         for record in islice(trials.values(), self._known, None):
-            self.open[record.trial] = record
+            self.expect(record)
         self._known = len(trials)
         for number, record in list(self.open.items()):
             self._take(record)
@@ -62,6 +67,16 @@ class Knowledge:
                 del self.open[number]
                 if record.state in (STOPPED, FAILED):
                     self.given_up[number] = record
+
+    def add_past(self, records: Iterable[TrialRecord]) -> None:
+        """Trials of an earlier search; their numbers are negative here."""
+        for number, record in enumerate(records):
+            self._take(replace(record, trial=-1 - number))
+
+    def expect(self, record: TrialRecord) -> None:
+        """A trial that the history does not have yet is on its way."""
+        self.open[record.trial] = record
+        self.taken.add(frozenset(record.params.items()))
 
     def _take(self, record: TrialRecord) -> None:
         begun = self.start(record.params)
@@ -119,14 +134,23 @@ def _sample(valued: dict[int, Value], bad: dict[int, dict], seed: int) -> list[i
     return elite + random.Random(seed).sample(rest, SEEN - len(elite))
 
 
+class _Shown(FrozenTrial):
+    """A trial that a study copies at the cost of one object: deep copies were half the price of a proposal."""
+
+    def __deepcopy__(self, memo) -> FrozenTrial:
+        return copy.copy(self)
+
+
 def _frozen(space: Space, params: dict, state: TrialState, point, violations: dict) -> FrozenTrial | None:
     """A trial for a model; None where its setting lies outside the searched ranges (the paper's may)."""
     if not space.contains(params):
         return None
     searched = {name: params[name] for name in space.searched if name in params}
     distributions = {name: space.params[name].range for name in searched}
-    return create_trial(state=state, values=None if point is None else list(point), params=searched,
-                        distributions=distributions, constraints=violations or None)
+    trial = create_trial(state=state, values=None if point is None else list(point), params=searched,
+                         distributions=distributions, constraints=violations or None)
+    trial.__class__ = _Shown
+    return trial
 
 
 def propose(space: Space, objectives: int, seen: list[FrozenTrial], sampler) -> dict[str, Any]:
@@ -137,5 +161,3 @@ def propose(space: Space, objectives: int, seen: list[FrozenTrial], sampler) -> 
         study.add_trials(seen)
         return space.sample(study.ask())
 
-
-__all__ = ["ELITE", "FULL", "Knowledge", "SEEN", "Value", "propose"]

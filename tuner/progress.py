@@ -98,7 +98,8 @@ class Progress:
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in [t for t in self.trials.values() if t.state == RUNNING]:
             values = "  ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives if n in record.last)
-            running.add_row(f"trial {record.trial}", f"epoch {len(record.epochs)}/{self.spec.max_epochs}", values)
+            running.add_row(f"trial {record.trial}", f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
+                            values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""))
         parts = [head, running]
         if self.best.rows:
             table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}", title_justify="left")

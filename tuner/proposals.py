@@ -1,20 +1,32 @@
-"""What to try next: the paper's setting first, then what the sampler proposes. Ray knows nothing of this file."""
+"""What to try next: the paper's setting first, then what the sampler proposes. Ray knows nothing of this file.
+
+    history = History(None)                      # in memory; with a folder: the log of a search
+    rungs = rungs_for(spec)                      # None where nothing is stopped early
+    proposer = Proposer(spec, history, rungs)
+    while (proposal := proposer.next()) is not None:
+        history.append("start", proposal.trial, params=proposal.params, method=spec.method)
+        ...                                      # per epoch: history.append("epoch", ..), rungs.feed(..)
+        history.append("end", proposal.trial, state=FULL or STOPPED)
+        proposer.tell(proposal.trial, state, last_metrics)
+
+A proposal depends on the spec, its number and what was known, never on timing. Gaussian processes take about a second, so
+where one may be used every proposal is worked out ahead, from what was known when the one before it was handed out.
+"""
 
 from __future__ import annotations
 
-import math
-import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
-
-from tuner.history import FAILED, FULL, RUNNING, History
-from tuner.sampler import make_sampler
+from tuner.history import RUNNING, History, TrialRecord
+from tuner.model import SEEN, Knowledge, propose
+from tuner.record import Record
+from tuner.rungs import Rungs, start_of
+from tuner.sampler import OWN_HISTORY, describe_sampler, make_sampler, model_kind, own_seed, quasi_random, start_trials
 from tuner.spec import SearchSpec
 
 
@@ -27,59 +39,115 @@ class Proposal:
 
 
 class Proposer:
-    """Asks the study for settings and tells it results. The study lives in ``<folder>/study.log`` (Optuna journal)."""
+    """Proposes settings from what the history says, and keeps the recorded study (in ``folder``, or in memory)."""
 
-    def __init__(self, spec: SearchSpec, folder: Path, history: History):
-        self.spec, self.space, self.history = spec, spec.search_space(), history
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
-        self.study = optuna.create_study(
-            storage=self.storage, study_name=spec.search_name,
-            directions=["maximize"] * len(spec.objectives), load_if_exists=True)
-        self.study.set_metric_names(list(spec.objectives))
+    def __init__(self, spec: SearchSpec, history: History, rungs: Rungs | None = None, folder: Path | None = None,
+                 warm: Iterable[TrialRecord] = ()):
+        self.spec, self.space, self.history, self.rungs = spec, spec.search_space(), history, rungs
         self.total = spec.trials if self.space.searched else 1  # nothing to search: the paper's setting once
-        self._unfinished = [t for t in history.trials.values() if t.state == RUNNING]
-        self._clear_zombies()
+        self.warm = list(warm)
+        self.known = self._knowledge(history)
+        self.ahead = spec.sampler in ("auto", "gp") and self._kind(0) == "gp"
+        self._worker = ThreadPoolExecutor(1, "proposals") if self.ahead else None
+        self._next: Future | None = None
+        # written at every start and end; without a folder only for samplers that read it
+        recorded = folder is not None or spec.sampler in OWN_HISTORY
+        self.record = Record(spec, history, folder) if recorded else None
+        self._waiting = [Proposal(t.trial, t.params) for t in history.trials.values() if t.state == RUNNING]
+        self._lost = [Proposal(n, p) for n, p in self.record.lost.items()] if self.record else []
+        if self.ahead and history.trials and not self._lost:
+            self._prepare(len(history.trials), self._knowledge(history.before_last_start(), last=history))
 
-    def _clear_zombies(self) -> None:
-        """A trial that was proposed but never reached the log would stay RUNNING in the study for ever."""
-        known = set(self.history.trials)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            if trial.number not in known and trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
+    @property
+    def description(self) -> str:
+        """One line: what this search proposes with."""
+        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.total, SEEN)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``next`` answers at once."""
+        return bool(self._waiting or self._lost) or self._next is None or self._next.done()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every trial asked for has been handed out."""
+        return not self._waiting and not self._lost and len(self.history.trials) >= self.total
 
     def next(self) -> Proposal | None:
-        """The next trial to run, or None when every trial asked for has been proposed."""
-        if self._unfinished:
-            record = self._unfinished.pop(0)
-            return Proposal(record.trial, record.params)
-        if len(self.history.trials) >= self.total:
+        """The next trial to run, or None when every trial asked for has been proposed.
+
+        The caller appends its "start" to the history before it asks again.
+        """
+        if self._waiting:
+            return self._waiting.pop(0)
+        if self._lost:
+            proposal = self._lost.pop(0)
+        elif len(self.history.trials) >= self.total:
             return None
-        number = len(self.history.trials)
-        self.study.sampler = make_sampler(self.spec.sampler, seed=self.spec.seed, number=number, trials=self.total)
-        paper = self.space.default()
-        outside = number == 0 and not self.space.contains(paper)
-        if number == 0 and not outside:
-            self.study.enqueue_trial({k: v for k, v in paper.items() if k in self.space.searched})
-        trial = self.study.ask()
-        params = paper if outside else self.space.sample(trial)
-        trial.set_user_attr("paper", number == 0)
-        return Proposal(trial.number, params)
+        else:
+            proposal = self._new(len(self.history.trials))
+        if self.ahead and not self._lost and proposal.trial + 1 < self.total:
+            self.known.update(self.history.trials)
+            self.known.expect(TrialRecord(proposal.trial, proposal.params, self.spec.method))
+            self._prepare(proposal.trial + 1, self.known)
+        return proposal
 
     def tell(self, trial: int, state: str, metrics: dict[str, float]) -> None:
-        """Record how a trial ended. Only full budgets carry values; others keep what they had as attributes."""
-        frozen = self.study.get_trials(deepcopy=False)[trial]
-        if frozen.state.is_finished():
-            return
-        values = [metrics.get(name, math.nan) for name in self.spec.objectives]
-        in_study = bool(frozen.params) or not self.space.searched  # a paper's setting outside the ranges is not
-        if state == FULL and in_study and not any(map(math.isnan, values)):
-            self.study.tell(trial, values)
-            return
-        study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial)
-        self.storage.set_trial_user_attr(trial_id, "values_at_end", values)
-        self.storage.set_trial_user_attr(trial_id, "epoch", metrics.get("epoch", 0))
-        self.study.tell(trial, state=TrialState.FAIL if state == FAILED else TrialState.PRUNED)
+        """Write down in the study how a trial ended; the model itself reads the history."""
+        if self.rungs:
+            self.rungs.forget(trial)
+        if self.record:
+            self.record.end(trial, state, metrics)
+
+    def _new(self, number: int) -> Proposal:
+        if self.spec.sampler in OWN_HISTORY and number > 0:
+            return Proposal(number, self.record.ask(number, self.total))
+        if number == 0:
+            params = self.space.default()
+        elif self._next is not None:
+            (params, self._next) = (self._next.result(), None)
+        else:
+            self.known.update(self.history.trials)
+            params = self._plan(number, self.known)()
+        if number > 0 and self._repeats(params):
+            params = quasi_random(self.space, self.spec.seed, number)
+        if self.record:
+            self.record.start(number, params)
+        return Proposal(number, params)
+
+    def _repeats(self, params: dict[str, Any]) -> bool:
+        """Training is seeded: a setting that was tried can only give the same numbers again."""
+        self.known.update(self.history.trials)
+        return frozenset(params.items()) in self.known.taken
+
+    def _prepare(self, number: int, known: Knowledge) -> None:
+        if number < self.total:
+            self._next = self._worker.submit(self._plan(number, known))
+
+    def _plan(self, number: int, known: Knowledge) -> Callable[[], dict[str, Any]]:
+        """How proposal ``number`` will be made: what is known is fixed now, the work may be done later."""
+        spec, start = self.spec, start_trials(self.total)
+        sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.total)
+        if spec.sampler == "random":
+            return lambda: propose(self.space, len(spec.objectives), [], sampler("random"))
+        level = known.budget(start, max(start, 2 * len(self.space.searched)))
+        if spec.sampler == "qmc" or level is None or (number < start and not self.warm):
+            return lambda: quasi_random(self.space, spec.seed, number)
+        kind = self._kind(len(known.values[level]))
+        waiting = self.rungs.paused if self.rungs else ()
+        seen = known.frozen(level, self.space, waiting, own_seed(spec.seed, number))
+        return lambda: propose(self.space, len(spec.objectives), seen, sampler(kind))
+
+    def _kind(self, values: int) -> str:
+        return model_kind(self.spec.sampler, self.space, len(self.spec.objectives), values, SEEN)
+
+    def _knowledge(self, history: History, last: History | None = None) -> Knowledge:
+        """What ``history`` tells; with ``last``, also that the trial it starts last is under way."""
+        levels = [*(self.rungs.levels if self.rungs and self.rungs.rule == "asha" else ()), self.spec.max_epochs]
+        known = Knowledge(levels, self.spec.goal, partial(start_of, self.spec))
+        known.add_past(self.warm)
+        known.update(history.trials)
+        if last is not None and len(last.trials) > len(history.trials):
+            newest = last.trials[max(last.trials)]
+            known.expect(TrialRecord(newest.trial, newest.params, newest.method))
+        return known

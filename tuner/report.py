@@ -55,7 +55,7 @@ def paper_row(history: History, spec: SearchSpec) -> dict | None:
 
 
 def front_of(history: History, spec: SearchSpec) -> Front:
-    return Front.of(history.rows(spec.objectives), spec.objectives)
+    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 
 def per_class(record: TrialRecord, metric: str = "robust_acc") -> dict[str, float]:

@@ -27,11 +27,17 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
     return SearchSpec.from_yaml(path.read_text()), History(folder)
 
 
+def load_front(name: str, home: Home | None = None) -> Front:
+    """The Pareto front of a search by name, over its trials of full budget."""
+    spec, history = load_search(home or Home(), name)
+    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+
+
 def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dict[str, Any]:
     """What ``tuner front --json`` prints for one search."""
-    front = Front.of(history.rows(spec.objectives), spec.objectives)
+    front = Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
     paper = history.trials.get(0)
-    return {
+    found = {
         "search": name, "state": state_of(spec, history), "objectives": list(spec.objectives), "split": SPLIT,
         "front": list(front.rows), "hypervolume": front.hypervolume, "reference": [0] * len(spec.objectives),
         "paper": paper.row(spec.objectives) if paper and paper.state == FULL else None,
@@ -39,6 +45,11 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
                    "failed": len(history.with_state(FAILED))},
         "home": str(home.root),
     }
+    if spec.constraint:  # who is off the front because of them
+        found["infeasible"] = [t.trial for t in history.with_state(FULL) if not spec.goal.feasible(t.last)]
+        if found["paper"]:
+            found["paper"]["feasible"] = spec.goal.feasible(paper.last)
+    return found
 
 
 def total_trials(spec: SearchSpec) -> int:

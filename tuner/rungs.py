@@ -144,7 +144,7 @@ class Rungs:
         ``start``: the epoch (from 0) at which this trial began to reweight; it is never judged by what it was before.
         """
         self.note(trial, epoch, point, start)
-        if epoch not in self.rungs or epoch <= start or trial in self.protected or epoch <= self._promoted.get(trial, 0):
+        if epoch not in self.rungs or trial in self.protected or epoch <= self._promoted.get(trial, 0):
             return CONTINUE
         if self._passes(trial, self.rungs[epoch]):
             self._promoted[trial] = epoch
@@ -166,7 +166,7 @@ class Rungs:
 
     def _passes(self, trial: int, rung: Rung) -> bool:
         if trial not in rung.points:
-            return True  # nothing is known of it, e.g. NaN
+            return True  # nothing is known of it: not started yet, or NaN
         if self.rule == "median":
             others = [p[0] for t, p in rung.points.items() if t != trial]
             return len(others) < MEDIAN_NEEDS or rung.points[trial][0] >= float(np.median(others[-WINDOW:]))
@@ -217,7 +217,7 @@ def first_rung_base(spec) -> int:
 def rung_levels(spec) -> list[int]:
     """Where trials of this search would be compared. The default first rung lies a tenth of what is left behind the base."""
     base = first_rung_base(spec)
-    grace = spec.grace or max(1, round(0.1 * (spec.max_epochs - base)))
+    grace = spec.grace or math.ceil(0.1 * (spec.max_epochs - base))
     if spec.scheduler == "median":
         return list(range(base + grace, int(0.8 * spec.max_epochs) + 1))
     return levels(base, grace, spec.reduction, spec.max_epochs)

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from tuner.space import Space
 
 GP_OBJECTIVES = 3  # beyond, expected hypervolume improvement is too slow
-OWN_HISTORY = ("nsga2", "nsga3", "cmaes")  # keep their state in the recorded study, which has full budgets alone
+OWN_HISTORY = ("nsga2", "nsga3")  # keep their state in the recorded study, which has full budgets alone
 
 
 def start_trials(trials: int) -> int:
@@ -53,8 +53,7 @@ def quasi_random(space: Space, seed: int, number: int) -> dict:
     sobol = qmc.Sobol(len(space.searched), scramble=True, rng=np.random.default_rng(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the count need not be a power of two
-        sobol.fast_forward(number)
-        return space.at(sobol.random(1)[0])
+        return space.at((sobol.fast_forward(number) if number else sobol).random(1)[0])
 
 
 def make_sampler(name: str, *, seed: int, number: int, trials: int) -> BaseSampler:
@@ -77,6 +76,4 @@ def make_sampler(name: str, *, seed: int, number: int, trials: int) -> BaseSampl
             case "gp":
                 return optuna.samplers.GPSampler(seed=own, n_startup_trials=1, deterministic_objective=False,
                                                  warn_independent_sampling=False)
-            case "cmaes":
-                return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
     raise ValueError(f"unknown sampler {name!r}")

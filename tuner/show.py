@@ -12,6 +12,7 @@ from rich.table import Table
 from search_spaces import METHODS, method_space
 from search_spaces.param import describe, params_of
 from tuner.home import Home, UsageError
+from tuner.space import build_space
 
 
 def print_json(value: Any) -> None:
@@ -111,7 +112,7 @@ def show_methods(as_json: bool) -> None:
     for name in ("method", "summary", "searched", "paper"):
         table.add_column(name)
     for name, space in METHODS.items():
-        searched = ", ".join(p.name for p in params_of(space.Params).values() if p.searched)
+        searched = ", ".join(build_space(name, fix={}, space={}).searched)
         table.add_row(name, space.SUMMARY, searched, space.PAPER)
     _console().print(table)
 

@@ -18,7 +18,7 @@ from tuner.home import UsageError, check_name
 from tuner.rungs import check_scheduler
 from tuner.space import Space, build_space
 
-SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp", "cmaes")
+SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
 # What changes how a search runs but not what it finds stays out of the hash.
 _NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget",
@@ -85,9 +85,9 @@ class SearchSpec:
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise UsageError(f"objectives {list(self.objectives)} must be one or more different ones of: "
                              + ", ".join(METRICS))
-        if self.sampler == "cmaes" and len(self.objectives) > 1:
-            raise UsageError(f"sampler 'cmaes' has one objective only, but this search has {len(self.objectives)}; "
-                             "choose one of: gp, nsga2, nsga3, qmc, random, tpe")
+        if self.study_storage and not self.study_storage.startswith(("sqlite:", "postgresql", "mysql")):
+            raise UsageError(f"--study-storage {self.study_storage!r} is not allowed; it takes sqlite:///FILE, "
+                             "postgresql://... or mysql://...")
         if self.name is not None:
             check_name(self.name)
 

@@ -263,7 +263,7 @@ def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Cal
         tracker.trial_started(record)
         if record.state != RUNNING:
             tracker.trial_ended(record)
-        if record.state == FULL:
+        if record.state == FULL and spec.goal.feasible(record.last):
             finished.append(record.row(spec.objectives))
             tracker.front(Front.of(finished, spec.objectives), len(finished))
     return tracker.close(state_of(spec, history), home.search(name), history, timeout=timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray import tune
 
 from tuner.front import Front
-from tuner.history import FAILED, FULL, STOPPED, History
+from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.proposals import Proposer
 from tuner.spec import SearchSpec
 
@@ -15,6 +15,7 @@ class Watch(tune.Callback):
 
     def __init__(self, spec: SearchSpec, history: History, proposer: Proposer, listeners: list):
         self.spec, self.history, self.proposer, self.listeners = spec, history, proposer, listeners
+        self.front: Front | None = None  # not worked out yet
 
     def started(self, trial: int, params: dict) -> None:
         """A proposal is on its way: written down before anything can be lost."""
@@ -35,7 +36,7 @@ class Watch(tune.Callback):
             self.history.append("trunk", number, trunk_epoch=trunk["trained"])
         if trunk.get("past"):
             self._branch(number, trunk)
-        elif metrics is not None:
+        elif metrics is not None and metrics["epoch"] > self.history.trials[number].last.get("epoch", 0):  # else: said again
             self.history.append("epoch", number, metrics=metrics)
             for listener in self.listeners:
                 listener.epoch(number, metrics)
@@ -67,10 +68,16 @@ class Watch(tune.Callback):
         self.proposer.tell(number, state, record.last)
         for listener in self.listeners:
             listener.trial_ended(record)
-        if state == FULL:
-            rows = self.history.rows(self.spec.objectives)
-            for listener in self.listeners:
-                listener.front(Front.of(rows, self.spec.objectives), len(rows))
+        if state == FULL and self.spec.goal.feasible(record.last):
+            self._front(record)
+
+    def _front(self, record: TrialRecord) -> None:
+        """The front with one trial more: of the old front and the new trial, which costs the same however many there were."""
+        before = self.front.rows if self.front else self.history.rows(self.spec.objectives, self.spec.goal)
+        rows = [*before, record.row(self.spec.objectives)] if self.front else before
+        self.front = Front.of(rows, self.spec.objectives)
+        for listener in self.listeners:
+            listener.front(self.front, len(self.history.with_state(FULL)))
 
 
 def _number(trial) -> int:

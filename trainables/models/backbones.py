@@ -52,7 +52,7 @@ class Residual(nn.Module):
             self.shortcut = nn.Sequential(_conv(cin, cout, stride, 1), nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+        return torch.relu_(self.body(x) + self.shortcut(x))
 
 
 class PreActivation(nn.Module):

@@ -1,0 +1,40 @@
+# One image for Ray's head and workers, the MLflow server and the command line.
+#   docker build -t tuner:0.1.0 .                                                      GPUs (runs on CPUs too)
+#   docker build -t tuner:0.1.0 --build-arg ACCELERATOR=cpu --build-arg TORCH_INDEX=URL .   small, CPUs only
+# ACCELERATOR=cpu takes PyTorch from its project's index of CPU builds, whose address you give as TORCH_INDEX.
+FROM python:3.11-slim-bookworm AS build
+ARG ACCELERATOR=cuda
+ARG TORCH_INDEX=
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY search_spaces search_spaces
+COPY trainables trainables
+COPY tuner tuner
+RUN case "$ACCELERATOR" in cpu|cuda) ;; *) echo "ACCELERATOR=$ACCELERATOR is not allowed: cpu or cuda" >&2; exit 2 ;; esac \
+ && python -m venv /opt/tuner \
+ && if [ "$ACCELERATOR" = cpu ]; then \
+        : "${TORCH_INDEX:?--build-arg ACCELERATOR=cpu needs --build-arg TORCH_INDEX=URL}" \
+     && grep -vE '^(nvidia-|cuda-|triton)' constraints.txt > pinned.txt \
+     && /opt/tuner/bin/pip install --no-deps --index-url "$TORCH_INDEX" $(grep -E '^(torch|torchvision)==' pinned.txt); \
+    else cp constraints.txt pinned.txt; fi \
+ && /opt/tuner/bin/pip install -c pinned.txt '.[service]' \
+ && /opt/tuner/bin/tuner methods > /dev/null
+
+FROM python:3.11-slim-bookworm
+# wget: KubeRay's probes. openssh-client and rsync: Ray's cluster launcher.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends wget openssh-client rsync procps \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --user-group --create-home tuner \
+ && mkdir -p /tuner-home && chown tuner:tuner /tuner-home
+COPY --from=build /opt/tuner /opt/tuner
+ENV PATH=/opt/tuner/bin:$PATH TUNER_HOME=/tuner-home PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
+    RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 1000:1000
+WORKDIR /home/tuner
+VOLUME /tuner-home
+HEALTHCHECK --interval=60s --timeout=30s --start-period=20s CMD ["tuner", "doctor"]
+CMD ["tuner", "--help"]

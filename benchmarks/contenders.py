@@ -1,0 +1,161 @@
+"""Who is compared in `search_quality`: random, Optuna, stock Ray Tune, Syne Tune's MOASHA, and ours in parts."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import optuna
+
+from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
+from tuner.front import nondominated
+from tuner.history import FULL, STOPPED, History
+from tuner.proposals import Proposer
+from tuner.rungs import CONTINUE, Rungs, rungs_for
+from tuner.space import Space
+from tuner.spec import SearchSpec
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class WithOptuna(Contender):
+    """Optuna's own sampler at full budget; a user is shown the non-dominated complete trials."""
+
+    def __init__(self, problem: Problem, sampler):
+        self.problem = problem
+        self.study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
+        self.told: list[tuple[int, int, tuple[float, float]]] = []
+        self.asked: dict[int, optuna.Trial] = {}
+        self.last: dict[int, tuple[int, tuple[float, float]]] = {}
+
+    def propose(self, number: int) -> dict:
+        if number == 0:  # every contender starts with the paper's setting
+            self.study.enqueue_trial({k: v for k, v in self.problem.params[0].items() if v is not None})
+        self.asked[number] = self.study.ask()
+        return self.problem.space.sample(self.asked[number])
+
+    def report(self, job: Job, epoch: int, point) -> bool:
+        self.last[job.number] = (epoch, point)
+        return True
+
+    def end(self, job: Job, complete: bool) -> None:
+        epoch, point = self.last[job.number]
+        self.study.tell(self.asked[job.number], list(point))
+        self.told.append((job.config, epoch, point))
+
+    def shown(self) -> list[tuple[int, int]]:
+        return [self.told[i][:2] for i in nondominated([t[2] for t in self.told], [True, True])]
+
+
+class StockRay(WithOptuna):
+    """Ray Tune as documented: multi-objective OptunaSearch, ASHAScheduler on one objective; a stopped trial is told
+    COMPLETE with the values it had (what OptunaSearch does), and so it may be on the front that is shown."""
+
+    def __init__(self, problem: Problem, seed: int):
+        super().__init__(problem, optuna.samplers.TPESampler(seed=seed))
+        from ray.tune.schedulers import ASHAScheduler
+
+        self.asha = ASHAScheduler(time_attr="epoch", metric=OBJECTIVES[0], mode="max", max_t=problem.epochs)
+        self.trials: dict[int, SimpleNamespace] = {}
+
+    def report(self, job: Job, epoch: int, point) -> bool:
+        super().report(job, epoch, point)
+        trial = self.trials.setdefault(job.number, SimpleNamespace(trial_id=str(job.number), status="RUNNING"))
+        if epoch == 1:
+            self.asha.on_trial_add(None, trial)
+        return self.asha.on_trial_result(None, trial, {"epoch": epoch, OBJECTIVES[0]: point[0]}) == self.asha.CONTINUE
+
+
+class SyneTune(WithOptuna):
+    """Syne Tune's MOASHA (random proposals, non-dominated sorting with epsilon-net at its rungs), the real library."""
+
+    def __init__(self, problem: Problem, seed: int):
+        super().__init__(problem, optuna.samplers.RandomSampler(seed=seed))
+        from syne_tune.backend.trial_status import Trial
+        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+
+        self.trial_of = lambda n: Trial(trial_id=n, config={}, creation_time=None)
+        self.moasha = MOASHA(config_space={}, metrics=list(OBJECTIVES), mode="max", time_attr="epoch", max_t=problem.epochs,
+                             grace_period=1, reduction_factor=3)
+        self.full: list[tuple[int, int, tuple[float, float]]] = []
+
+    def begin(self, job: Job, params: dict) -> None:
+        self.moasha.on_trial_add(self.trial_of(job.number))
+
+    def report(self, job: Job, epoch: int, point) -> bool:
+        super().report(job, epoch, point)
+        result = {"epoch": epoch, **dict(zip(OBJECTIVES, point))}
+        return self.moasha.on_trial_result(self.trial_of(job.number), result) != "STOP"
+
+    def end(self, job: Job, complete: bool) -> None:
+        super().end(job, complete)
+        if complete:
+            self.full.append(self.told[-1])
+
+    def shown(self) -> list[tuple[int, int]]:
+        return [self.full[i][:2] for i in nondominated([t[2] for t in self.full], [True, True])]
+
+
+@dataclass(frozen=True)
+class TableSpec(SearchSpec):
+    """Our spec over a table's space instead of a method's."""
+
+    table_space: Space | None = None
+
+    def search_space(self) -> Space:
+        return self.table_space
+
+
+class Ours(Contender):
+    """The production Proposer and Rungs, driven without Ray."""
+
+    def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None,
+                 on_rung: str = "stop"):
+        self.problem = problem
+        self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), max_epochs=problem.epochs,
+                              seed=seed, sampler=sampler, scheduler=scheduler, on_rung=on_rung)
+        self.history = History(None)
+        self.rungs: Rungs | None = rungs_for(self.spec)
+        self.proposer = Proposer(self.spec, self.history, self.rungs)
+        self.configs: dict[int, int] = {}
+
+    def propose(self, number: int) -> dict:
+        return self.proposer.next().params
+
+    def begin(self, job: Job, params: dict) -> None:
+        self.configs[job.number] = job.config
+        self.history.append("start", job.number, params=params, method="table", seed=0)
+
+    def report(self, job: Job, epoch: int, point) -> bool:
+        self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
+        return self.rungs is None or self.rungs.feed(job.number, epoch, point, self.problem.start(job.config)) == CONTINUE
+
+    def end(self, job: Job, complete: bool) -> None:
+        state = FULL if complete else STOPPED
+        self.history.append("end", job.number, state=state)
+        self.proposer.tell(job.number, state, self.history.trials[job.number].last)
+
+    def shown(self) -> list[tuple[int, int]]:
+        rows = self.history.rows(OBJECTIVES)
+        best = nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])
+        return [(self.configs[rows[i]["trial"]], rows[i]["epoch"]) for i in best]
+
+
+def contenders() -> dict:
+    """Name -> (maker, uses the trunk)."""
+    samplers = optuna.samplers
+    return {
+        "random, full budget": (lambda p, s: WithOptuna(p, samplers.RandomSampler(seed=s)), False),
+        "Optuna TPE, full budget": (lambda p, s: WithOptuna(p, samplers.TPESampler(seed=s)), False),
+        "Optuna NSGA-II, full budget": (lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)), False),
+        "Ray Tune stock (OptunaSearch + ASHA)": (StockRay, False),
+        "Syne Tune MOASHA": (SyneTune, False),
+        "ours": (Ours, False),
+        "ours, trunk": (Ours, True),
+        "ours without early stopping": (lambda p, s: Ours(p, s, scheduler="none"), False),
+        "ours with a random sampler": (lambda p, s: Ours(p, s, sampler="random"), False),
+        "ours with TPE": (lambda p, s: Ours(p, s, sampler="tpe"), False),
+        "ours, pausing": (lambda p, s: Ours(p, s, on_rung="pause"), False),
+    }

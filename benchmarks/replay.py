@@ -1,0 +1,169 @@
+"""Recorded learning curves, and searches replayed over them in simulated time.
+
+Layout of a table (Parquet): any config columns, then trial, seed, epoch, robust_acc, worst_class_robust_acc, cost_s; one row
+per epoch, several seeds per trial. A `method` column splits a table into problems. A proposal is answered by the nearest
+configuration that was not used yet; every contender gets the same answer rule, and is told which setting it really got.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from search_spaces.param import Param, choice, loguniform, uniform
+from tuner.front import hypervolume, nondominated
+from tuner.space import Space
+
+OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
+KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess", *OBJECTIVES}
+
+
+class Problem:
+    """One method's table. ``curves[config][seed]`` is (epochs, 2); ``cost[config]`` seconds per epoch."""
+
+    def __init__(self, name: str, rows: dict[str, list]):
+        self.name = name
+        keys = list(zip(rows["trial"], rows["seed"], rows["epoch"]))
+        self.epochs, seeds = max(rows["epoch"]), sorted(set(rows["seed"]))
+        at = {key: i for i, key in enumerate(keys)}
+        configs = [t for t in sorted(set(rows["trial"])) if all((t, s, e) in at for s in seeds for e in range(1, self.epochs + 1))]
+        table = np.array([rows[o] for o in OBJECTIVES], dtype=float).T
+        where = np.array([[[at[t, s, e] for e in range(1, self.epochs + 1)] for s in seeds] for t in configs])
+        self.curves = table[where]  # (configs, seeds, epochs, 2)
+        self.cost = np.array(rows["cost_s"], dtype=float)[where].mean(axis=(1, 2))
+        names = [c for c in rows if c not in KNOWN and len({rows[c][at[t, seeds[0], 1]] for t in configs}) > 1]
+        self.params = [{c: rows[c][at[t, seeds[0], 1]] for c in names} for t in configs]
+        self.space = self._space(names)
+        self.unit = np.array([self._coordinates(p) for p in self.params])
+        self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
+        final = self.true[:, -1].tolist()
+        self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
+        self.front_size = len(nondominated(final, [True, True]))
+
+    def _space(self, names: list[str]) -> Space:
+        params = {}
+        for c in names:
+            values = [p[c] for p in self.params if p[c] is not None]
+            if any(isinstance(v, (str, bool)) for v in values):
+                span = choice(*sorted(set(values), key=str))
+            else:
+                low, high = float(min(values)), float(max(values))
+                span = loguniform(low, high) if low > 0 and high / low > 30 else uniform(low, high)
+            params[c] = Param(c, self.params[0][c], span, "", {}, True, False)
+        return Space(params, tuple(names), {})
+
+    def _coordinates(self, params: dict) -> list[float]:
+        """The setting in the unit cube; a categorical takes one coordinate per choice."""
+        found: list[float] = []
+        for name, param in self.space.params.items():
+            value, span = params.get(name), param.range
+            if hasattr(span, "choices"):
+                found += [float(value == c) for c in span.choices]
+            elif value is None:
+                found.append(0.5)
+            else:
+                f = math.log if span.log else float
+                found.append((f(value) - f(span.low)) / ((f(span.high) - f(span.low)) or 1.0))
+        return found
+
+    def nearest(self, params: dict, used: set[int]) -> int:
+        """The unused configuration closest to a proposal."""
+        gap = ((self.unit - np.array(self._coordinates(params))) ** 2).sum(axis=1)
+        gap[list(used)] = np.inf
+        return int(np.argmin(gap))
+
+    def start(self, config: int) -> int:
+        """First epoch at which the configuration reweights: its ``p/start`` (a fraction), else 0."""
+        return round(float(self.params[config].get("p/start", 0.0)) * self.epochs)
+
+
+def load(path: str) -> list[Problem]:
+    rows = pq.read_table(path).to_pydict()
+    if "method" not in rows:
+        return [Problem("table", rows)]
+    problems = []
+    for method in dict.fromkeys(rows["method"]):
+        pick = [i for i, m in enumerate(rows["method"]) if m == method]
+        problems.append(Problem(method, {c: [v[i] for i in pick] for c, v in rows.items()}))
+    return problems
+
+
+@dataclass
+class Job:
+    """A trial under way in the simulation."""
+
+    number: int
+    config: int
+    seed: int
+    epoch: int = 0
+
+
+class Contender:
+    """A search strategy. ``propose(number)`` gives a setting; ``report(job, epoch, point)`` says whether to go on."""
+
+    def propose(self, number: int) -> dict:
+        raise NotImplementedError
+
+    def begin(self, job: Job, params: dict) -> None:
+        """The job that answers proposal ``job.number`` with the real setting ``params``."""
+
+    def report(self, job: Job, epoch: int, point: tuple[float, float]) -> bool:
+        return True
+
+    def end(self, job: Job, complete: bool) -> None:
+        """The trial has ended."""
+
+    def shown(self) -> list[tuple[int, int]]:
+        """(config, epoch) of the front that a user is shown."""
+        raise NotImplementedError
+
+
+def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, workers: int, budget: int, seed: int,
+           trunk: bool = False) -> list[tuple[int, float]]:
+    """Simulate a search that may train ``budget`` epochs; returns (epochs trained, true hypervolume shown) per trial end.
+
+    With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already.
+    """
+    rng = np.random.default_rng(seed)
+    contender, used, queue, curve = make(problem, seed), set(), [], []
+    spent = shared = number = 0
+
+    def launch(now: float) -> None:
+        nonlocal number, spent, shared
+        if len(used) == len(problem.params):
+            return
+        wanted = contender.propose(number)
+        config = 0 if number == 0 and wanted is None else problem.nearest(wanted, used)
+        used.add(config)
+        job = Job(number, config, int(rng.integers(problem.curves.shape[1])))
+        contender.begin(job, problem.params[config])
+        number += 1
+        skip = 0
+        if trunk:
+            skip = min(problem.start(config), shared)
+            shared = max(shared, problem.start(config))
+        spent -= skip
+        heapq.heappush(queue, (now + problem.cost[config] * max(0, 1 - skip), job.number, job, skip))
+
+    for _ in range(workers):
+        launch(0.0)
+    while queue and spent < budget:
+        now, _, job, skip = heapq.heappop(queue)
+        job.epoch += 1
+        spent += 1
+        point = problem.curves[job.config, job.seed, job.epoch - 1]
+        go_on = contender.report(job, job.epoch, (float(point[0]), float(point[1])))
+        if go_on and job.epoch < problem.epochs:
+            free = job.epoch < skip
+            heapq.heappush(queue, (now + (0.0 if free else problem.cost[job.config]), job.number, job, skip))
+            continue
+        contender.end(job, job.epoch >= problem.epochs)
+        front = [problem.true[c, e - 1].tolist() for c, e in contender.shown()]
+        curve.append((spent, hypervolume(front, [0, 0], [True, True])))
+        launch(now)
+    return curve

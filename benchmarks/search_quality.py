@@ -1,0 +1,95 @@
+"""How many epochs of training a search needs for its front: ours against the field, replayed over real learning curves.
+
+    python -m benchmarks.search_quality --table benchmarks/curves.parquet [--seeds 20] [--json OUT]
+
+Hypervolume is that of the front a user is shown, scored with true values (mean over the table's seeds), as a fraction of
+the best the table holds. For every contender: epochs to 95 %, and the hypervolume at shares of the budget, mean with a
+95 % bootstrap interval over the replications. Contenders that are not installed are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.contenders import contenders
+from benchmarks.replay import load, replay
+from search_spaces import METHODS
+from search_spaces.param import params_of
+
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+
+
+def reached(curve: list[tuple[int, float]], level: float) -> float:
+    """Epochs spent when the hypervolume first reaches ``level``; inf where it never does."""
+    return next((float(spent) for spent, value in curve if value >= level), float("inf"))
+
+
+def value_at(curve: list[tuple[int, float]], spent: float) -> float:
+    """The hypervolume shown when ``spent`` epochs have been trained."""
+    return ([0.0] + [v for s, v in curve if s <= spent])[-1]
+
+
+def interval(values: list[float], rng) -> tuple[float, float]:
+    means = rng.choice(np.array(values), (2000, len(values))).mean(axis=1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def measure(problem, name: str, make, trunk: bool, workers: int, budget: int, seeds: int) -> dict:
+    rng, curves, begin = np.random.default_rng(0), [], time.time()
+    for seed in range(seeds):
+        curves.append(replay(problem, make, workers=workers, budget=budget, seed=seed, trunk=trunk))
+    to_95 = [reached(c, 0.95 * problem.best_hypervolume) for c in curves]
+    at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
+    return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget, "seeds": seeds,
+            "epochs_to_95_median": float(np.median(to_95)), "reached_95": int(np.isfinite(to_95).sum()),
+            "hypervolume": {share: [float(np.mean(v)), *interval(v, rng)] for share, v in at.items()},
+            "seconds": round(time.time() - begin, 1)}
+
+
+def shares_burn_in(problem) -> bool:
+    """Whether the trunk is real here: a known method, none of whose searched parameters acts before its start."""
+    if problem.name not in METHODS or "p/start" not in problem.space.searched:
+        return False
+    known = params_of(METHODS[problem.name].Params)
+    return not any(known[c.removeprefix("p/")].burn_in for c in problem.space.searched)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--workers", type=int, action="append")
+    parser.add_argument("--full-trials", type=int, default=60, help="budget: this many trials of full length")
+    parser.add_argument("--only", action="append", help="contender; repeatable")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    rows = []
+    for problem in load(args.table):
+        print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
+              f"{problem.curves.shape[1]} seeds, {len(problem.space.searched)} parameters, best hypervolume "
+              f"{problem.best_hypervolume:.4f}, front of {problem.front_size}", flush=True)
+        for workers in args.workers or (4, 16):
+            for name, (make, trunk) in contenders().items():
+                if (args.only and name not in args.only) or (trunk and not shares_burn_in(problem)):
+                    continue
+                try:
+                    row = measure(problem, name, make, trunk, workers, args.full_trials * problem.epochs, args.seeds)
+                except ImportError as error:
+                    print(f"  {name}: left out, {error}", file=sys.stderr)
+                    continue
+                rows.append(row)
+                shares = "  ".join(f"{s:.0%} {v[0]:.3f}" for s, v in row["hypervolume"].items())
+                print(f"  {workers:2d} workers  {name:38s} 95 % after {row['epochs_to_95_median']:7.0f} epochs "
+                      f"({row['reached_95']}/{row['seeds']})  {shares}  [{row['seconds']} s]", flush=True)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Random images behind the real data code, for benchmarks of cost: no download, any size and number."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def write_table(rows: list[dict], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def random_images(folder: Path, each: int, *, size: int = 32, channels: int = 3, classes: int = 10) -> str:
+    """A balanced `parquet:` data set of ``each`` noise images per class (test: a tenth); returns its name as a dataset."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", each), ("test", max(1, each // 10))):
+        rows = []
+        for label in range(classes):
+            for number in range(count):
+                pixels = rng.integers(0, 256, (size, size, channels), dtype=np.uint8).squeeze()
+                png = io.BytesIO()
+                Image.fromarray(pixels).save(png, "PNG")
+                rows.append({"img": {"bytes": png.getvalue(), "path": f"{split}/{label}/{number}.png"}, "label": label})
+        write_table(rows, folder / f"{split}.parquet")
+    return f"parquet:{folder}"
+
+
+def thinned(source: Path, folder: Path, total: int, *, seed: int = 0) -> str:
+    """``total`` random images of a parquet data set, as many of each class, and its whole test set; its name as a dataset."""
+    table = pq.read_table(source / "train.parquet")
+    labels = table["label"].to_numpy()
+    rng, classes = np.random.default_rng(seed), np.unique(labels)
+    kept = [rng.permutation(np.flatnonzero(labels == c))[:total // len(classes)] for c in classes]
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.take(np.sort(np.concatenate(kept))), folder / "train.parquet")
+    pq.write_table(pq.read_table(source / "test.parquet"), folder / "test.parquet")
+    return f"parquet:{folder}"

@@ -1,0 +1,274 @@
+"""What `deploy/` holds, checked as far as one machine can: schemas, shell, parsing, and every command it names."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+KUBE = DEPLOY / "kubernetes"
+SCRIPTS = sorted([*DEPLOY.rglob("*.sh"), *DEPLOY.rglob("*.sbatch")])
+TEXTS = sorted(p for p in [*DEPLOY.rglob("*"), ROOT / "Dockerfile"] if p.is_file() and p.suffix != ".env")
+
+
+def documents(path):
+    return [d for d in yaml.safe_load_all(path.read_text()) if d]
+
+
+MANIFESTS = [(p, d) for p in sorted(KUBE.rglob("*.yaml")) for d in documents(p) if isinstance(d, dict) and "kind" in d]
+
+
+def strict(schema):
+    """Fields that a schema does not name are mistakes, as the API server's strict validation says."""
+    if isinstance(schema, dict):
+        schema = {k: strict(v) for k, v in schema.items()}
+        if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema \
+                and not schema.get("x-kubernetes-preserve-unknown-fields"):
+            schema["additionalProperties"] = False
+        if schema.get("x-kubernetes-int-or-string"):
+            schema.pop("type", None)
+        return schema
+    return [strict(v) for v in schema] if isinstance(schema, list) else schema
+
+
+def check_manifest(manifest):
+    if manifest["apiVersion"] == "ray.io/v1":
+        import jsonschema
+
+        schema = json.loads((ROOT / f"tests/data/schemas/kuberay-{manifest['kind'].lower()}-v1.schema.json").read_text())
+        schema = strict(schema)
+        schema["properties"]["metadata"] = {"type": "object"}
+        jsonschema.validate(manifest, schema)
+    elif manifest["kind"] != "Kustomization":
+        import kubernetes_validate
+
+        kubernetes_validate.validate(manifest, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("path, manifest", MANIFESTS, ids=lambda v: f"{v['kind']}-{v.get('metadata', {}).get('name', '')}"
+                         if isinstance(v, dict) else v.parent.name)
+def test_manifest_is_what_its_schema_says(path, manifest):
+    check_manifest(manifest)
+
+
+def test_schemas_do_refuse():
+    """The check above is worth something: a wrong field and a wrong type are found."""
+    cluster = next(d for _, d in MANIFESTS if d["kind"] == "RayCluster")
+    for wrong in ({"spec": {**cluster["spec"], "headGruop": {}}}, {"spec": {**cluster["spec"], "rayVersion": 2}}):
+        with pytest.raises(Exception, match="headGruop|is not of type"):
+            check_manifest({**cluster, **wrong})
+
+
+def patched(overlay):
+    """The overlay's RayCluster, its JSON patches applied (add and replace are all they use)."""
+    cluster = next(d for _, d in MANIFESTS if d["kind"] == "RayCluster")
+    cluster = json.loads(json.dumps(cluster))
+    kustomization = documents(KUBE / "overlays" / overlay / "kustomization.yaml")[0]
+    for patch in kustomization["patches"]:
+        assert patch["target"] == {"kind": "RayCluster", "name": cluster["metadata"]["name"]}
+        text = patch.get("patch") or (KUBE / "overlays" / overlay / patch["path"]).read_text()
+        for step in yaml.safe_load(text):
+            *keys, last = step["path"].strip("/").split("/")
+            place = cluster
+            for key in keys:
+                place = place[int(key) if isinstance(place, list) else key]
+            if last == "-":
+                place.append(step["value"])
+            else:
+                assert step["op"] == "add" or last in place
+                place[last] = step["value"]
+    return cluster
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_overlay(overlay):
+    cluster = patched(overlay)
+    check_manifest(cluster)
+    gpus = [c["resources"]["limits"].get("nvidia.com/gpu") for g in cluster["spec"]["workerGroupSpecs"]
+            for c in g["template"]["spec"]["containers"]]
+    assert any(gpus) == (overlay == "gpu")
+
+
+def test_kustomizations_name_files_that_exist():
+    for path in KUBE.rglob("kustomization.yaml"):
+        wanted = documents(path)[0]
+        for name in [*wanted["resources"], *(p["path"] for p in wanted.get("patches", []) if "path" in p)]:
+            assert (path.parent / name).exists(), f"{path}: {name}"
+
+
+def test_kubernetes_is_locked():
+    kinds = {(d["kind"], d["metadata"]["name"]): d for _, d in MANIFESTS if d["kind"] != "Kustomization"}
+    assert not [k for k in kinds if k[0] == "Secret"], "secrets are referred to, never written down"
+    assert ("NetworkPolicy", "nothing-comes-in") in kinds
+    pods = []
+    for (kind, _), d in kinds.items():
+        spec = d["spec"] if kind == "RayCluster" else d.get("spec", {}).get("rayClusterSpec")
+        if spec:
+            assert spec["authOptions"] == {"mode": "token"}
+            pods += [spec["headGroupSpec"]["template"]["spec"], *(g["template"]["spec"] for g in spec["workerGroupSpecs"])]
+        elif kind in ("Deployment", "StatefulSet"):
+            pods.append(d["spec"]["template"]["spec"])
+    assert len(pods) >= 6
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False and container["resources"]["limits"]["memory"]
+            for variable in container.get("env", []):
+                assert "value" not in variable or not re.search("PASSWORD|TOKEN|SECRET", variable["name"])
+    import ray
+
+    assert {s["rayVersion"] for s in (d["spec"] if d["kind"] == "RayCluster" else d["spec"].get("rayClusterSpec", {})
+                                      for _, d in MANIFESTS if d["apiVersion"] == "ray.io/v1")} == {ray.__version__}
+
+
+def test_compose():
+    compose = documents(DEPLOY / "compose/compose.yaml")[0]
+    services = compose["services"]
+    assert {"postgres", "s3", "mlflow", "ray-head", "ray-worker"} <= set(services)
+    for name, service in services.items():
+        assert "image" in service and (name == "bucket" or "healthcheck" in service), name
+        for needed in service.get("depends_on", {}):
+            assert needed in services
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[0] in compose["volumes"]
+        assert set(service["networks"]) <= set(compose["networks"])
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} is reachable from outside"
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|SECRET|TOKEN|KEY", variable):
+                assert re.fullmatch(r"\$\{\w+:\?.+\}", value), f"{name}: {variable} has a default"
+    bucket = services["bucket"]["command"]
+    ast.parse(bucket[2])
+
+
+def test_make_env(tmp_path):
+    script = tmp_path / "make-env.sh"
+    script.write_bytes((DEPLOY / "compose/make-env.sh").read_bytes())
+    for _ in range(2):  # the second run keeps what is there
+        subprocess.run(["bash", script], check=True, capture_output=True)
+        text = (tmp_path / ".env").read_text()
+    values = dict(line.split("=") for line in text.splitlines())
+    wanted = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose/compose.yaml").read_text()))
+    assert set(values) == wanted and all(len(v) == 48 for v in values.values()) and len(set(values.values())) == len(values)
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_cluster_launcher_files(cloud):
+    import jsonschema
+    import ray
+
+    config = documents(DEPLOY / f"cloud/{cloud}.yaml")[0]
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(config, schema)
+    assert config["provider"]["type"] == cloud and config["head_node_type"] in config["available_node_types"]
+    for name, kind in config["available_node_types"].items():
+        spot = "spot" in json.dumps(kind["node_config"]).lower()
+        assert spot == (name != config["head_node_type"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(DEPLOY)))
+def test_shellcheck(script):
+    found = subprocess.run([Path(sys.executable).parent / "shellcheck", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_dockerfile():
+    """The rules of a Dockerfile linter that matter: pinned bases, no root, clean apt, pipefail, health check, exec form."""
+    text = (ROOT / "Dockerfile").read_text()
+    lines = [" ".join(line.split()) for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    steps = [line.split(" ", 1) for line in lines]
+    known = {"FROM", "ARG", "SHELL", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "HEALTHCHECK", "CMD"}
+    assert {name for name, _ in steps} <= known
+    for name, rest in steps:
+        if name == "FROM":
+            assert re.search(r":\S*\d", rest) and "latest" not in rest
+        if name == "CMD":
+            json.loads(rest)
+        if name == "COPY" and "--from" not in rest:
+            for source in rest.split()[:-1]:
+                assert (ROOT / source).exists(), source
+        if name == "RUN" and "apt-get install" in rest:
+            assert "--no-install-recommends" in rest and "-y" in rest and "rm -rf /var/lib/apt/lists" in rest
+    users = [rest for name, rest in steps if name == "USER"]
+    assert users and users[-1].split(":")[0] not in ("0", "root")
+    assert any(name == "HEALTHCHECK" for name, _ in steps) and "constraints.txt" in text
+    assert "pipefail" in text
+    run = "\n".join(rest for name, rest in steps if name == "RUN")
+    checked = subprocess.run([Path(sys.executable).parent / "shellcheck", "-s", "bash", "-e", "SC2046", "-"], input=run,
+                             capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    assert "*" in (ROOT / ".dockerignore").read_text().split(), "data and homes stay out of the image"
+
+
+def commands():
+    """Every `tuner ...` that a file of deploy/ tells someone to type or runs itself."""
+    for path in TEXTS:
+        text = path.read_text().replace("\\\n", " ")
+        for found in re.finditer(r"(?:^\s*(?:\$ )?|entrypoint: |&& |exec |then )tuner ([a-z]+)([^\n|;&`>]*)", text, re.MULTILINE):
+            yield path, found[1], found[2]
+
+
+def test_commands_exist():
+    from typer.main import get_command
+
+    from tuner.cli import app
+
+    known, seen = get_command(app).commands, 0
+    for path, name, rest in commands():
+        assert name in known, f"{path}: tuner {name}"
+        flags = {o for p in known[name].params for o in p.opts} | {"--help"}
+        rest = re.sub(r"\s#.*| {2,}[a-zA-Z(].*", "", rest)
+        for word in shlex.split(rest):
+            if word.startswith("--"):
+                assert word.split("=")[0] in flags, f"{path}: tuner {name} {word}"
+        seen += 1
+    assert seen >= 8
+
+
+def test_pages_and_no_host_names():
+    for folder in ("local", "compose", "kubernetes", "slurm", "cloud"):
+        page = DEPLOY / folder / "README.md"
+        for name in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / name).exists(), f"{page}: {name}"
+
+
+FAKES = {"scontrol": 'echo "scontrol $*" >> "$LOG"; if [ "$1" = show ]; then echo node1; fi',
+         "srun": 'while [ "${1#-}" != "$1" ]; do [ "$1" = -w ] && shift; shift; done; exec "$@"',
+         "hostname": "echo 127.0.0.9",
+         "ray": 'echo "ray $*" >> "$LOG"; if [ "$1" = start ]; then exec sleep 60; fi',
+         "tuner": 'echo "tuner $*" >> "$LOG"; trap "exit 130" TERM; touch "$LOG.up"; for i in $(seq 300); do sleep 0.1; done; exit 0'}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["SIGTERM", "to-its-end"])
+def test_sbatch_forwards_the_signal_and_requeues(tmp_path, told):
+    """The script itself, run by bash; SLURM's and Ray's programs are stand-ins that write down how they were called."""
+    for name, body in FAKES.items():
+        if name == "tuner" and not told:
+            body = 'echo "tuner $*" >> "$LOG"; exit 0'
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "SLURM_JOB_ID": "77",
+           "SLURM_JOB_NODELIST": "node1", "TUNER_HOME": str(tmp_path / "home")}
+    script = subprocess.Popen(["bash", DEPLOY / "slurm/search.sbatch", "--method", "srat"], env=env, stderr=subprocess.PIPE, text=True)
+    if told:
+        deadline = time.time() + 30
+        while not (tmp_path / "log.up").exists():
+            assert time.time() < deadline and script.poll() is None
+            time.sleep(0.1)
+        script.send_signal(signal.SIGTERM)
+    _, errors = script.communicate(timeout=30)
+    log = (tmp_path / "log").read_text()
+    assert "tuner search --method srat" in log and "ray start --head" in log
+    assert (script.returncode, "scontrol requeue 77" in log) == ((130, True) if told else (0, False)), errors
+    assert not list((tmp_path / "home").glob(".ray-token*"))

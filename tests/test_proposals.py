@@ -1,0 +1,373 @@
+"""What the proposal model is told: values of one budget, who is running, what is not feasible; and nothing that is not so."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search_spaces.param import params_of
+from search_spaces.srat import Params as Srat
+from tuner.goal import parse_constraint
+from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.home import UsageError
+from tuner.model import ELITE, SEEN, Knowledge
+from tuner.proposals import Proposer
+from tuner.record import Record
+from tuner.rungs import STOP, rungs_for, start_of
+from tuner.sampler import make_sampler, model_kind, quasi_random
+from tuner.spec import SearchSpec
+
+AT_LEVEL = {1: 0.1, 3: 0.3, 9: 0.6, 12: 0.9}
+
+
+def metrics(epoch, params, worst=None):
+    mean = epoch / 100 + 0.001 * params.get("beta", 1.0)
+    return {"epoch": epoch, "robust_acc": mean, "worst_class_robust_acc": mean / 2 if worst is None else worst,
+            "clean_acc": 0.8}
+
+
+def trial(history, number, params, epochs, state):
+    history.append("start", number, params=params, method="trades")
+    for epoch in range(1, epochs + 1):
+        history.append("epoch", number, metrics=metrics(epoch, params))
+    if state != RUNNING:
+        history.append("end", number, state=state)
+
+
+def spec_of(**changes):
+    return SearchSpec(**{"method": "trades", "trials": 40, "max_epochs": 12, "grace": 1, "sampler": "tpe", **changes})
+
+
+def knowledge(spec, history, levels=(1, 3, 9, 12)):
+    known = Knowledge(list(levels), spec.goal, lambda params: start_of(spec, params))
+    known.update(history.trials)
+    return known
+
+
+def test_values_of_one_budget_only():
+    spec, history = spec_of(), History(None)
+    for number in range(12):
+        trial(history, number, {"beta": 1.0 + number / 10}, (1, 3, 12, 12)[number % 4], (STOPPED, STOPPED, FULL, FULL)[number % 4])
+    known = knowledge(spec, history)
+    for level in (1, 3, 12):
+        seen = known.frozen(level, spec.search_space(), (), 0)
+        assert len(seen) == 12
+        for number, shown in enumerate(seen):
+            reached = history.trials[number].last["epoch"] >= level
+            assert shown.state == (TrialState.COMPLETE if reached else TrialState.PRUNED)
+            if reached:
+                assert shown.values == list(spec.goal.point(metrics(level, history.trials[number].params)))
+
+
+def test_the_highest_budget_with_enough_values():
+    spec, history = spec_of(), History(None)
+    for number in range(20):
+        trial(history, number, {"beta": 2.0}, 12 if number < 4 else 3 if number < 12 else 1, STOPPED)
+    known = knowledge(spec, history)
+    assert known.budget(4, 12) == 3 and known.budget(4, 4) == 12 and known.budget(4, 13) == 1
+    assert known.budget(4, 21) == 1 and known.budget(21, 30) is None
+
+
+def test_running_trials_are_known_and_those_that_reached_the_budget_count():
+    spec, history = spec_of(), History(None)
+    trial(history, 0, {"beta": 2.0}, 12, FULL)
+    trial(history, 1, {"beta": 3.0}, 3, RUNNING)
+    trial(history, 2, {"beta": 4.0}, 2, RUNNING)
+    trial(history, 3, {"beta": 5.0}, 0, RUNNING)
+    trial(history, 4, {"beta": 6.0}, 1, RUNNING)  # this one waits at a rung
+    seen = knowledge(spec, history).frozen(3, spec.search_space(), [4], 0)
+    assert [t.state.name for t in seen] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING", "PRUNED"]
+    assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_knowledge_follows_the_history():
+    spec, history = spec_of(), History(None)
+    trial(history, 0, {"beta": 2.0}, 1, RUNNING)
+    known = knowledge(spec, history)
+    assert set(known.values[1]) == {0} and not known.values[3] and 0 in known.open
+    for epoch in (2, 3):
+        history.append("epoch", 0, metrics=metrics(epoch, {"beta": 2.0}))
+    history.append("end", 0, state=STOPPED)
+    known.update(history.trials)
+    assert set(known.values[3]) == {0} and not known.open and 0 in known.given_up
+
+
+def test_what_a_trial_was_before_its_start_is_no_value_of_it():
+    spec = SearchSpec(method="srat", max_epochs=12)
+    history = History(None)
+    trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, FULL)
+    known = knowledge(spec, history)
+    assert [len(known.values[level]) for level in (1, 3, 9, 12)] == [0, 0, 1, 1]
+
+
+def test_nan_has_no_value_and_is_no_error(tmp_path):
+    spec = spec_of(trials=3, sampler="random")
+    history = History(tmp_path)
+    proposer = Proposer(spec, history, folder=tmp_path)
+    for _ in range(2):
+        proposal = proposer.next()
+        history.append("start", proposal.trial, params=proposal.params, method="trades")
+    history.append("epoch", 0, metrics={"epoch": 12, "robust_acc": float("nan"), "worst_class_robust_acc": 0.1})
+    history.append("end", 0, state=FULL)
+    proposer.tell(0, FULL, history.trials[0].last)
+    proposer.tell(1, FAILED, {})
+    assert [t.state.name for t in proposer.record.study.trials] == ["PRUNED", "FAIL"]
+    assert proposer.record.study.trials[0].user_attrs["values_at_end"] == [None, 0.1]
+    assert not knowledge(spec, history).values[12]
+
+
+# ---- constraints and smoothing ------------------------------------------------------------------------------------
+
+
+def test_constraints_are_on_every_trial_that_ended():
+    spec, history = spec_of(constraint=("clean_acc>=0.85", "robust_acc<=0.1")), History(None)
+    for number in range(4):
+        trial(history, number, {"beta": 2.0}, (12, 3, 12, 2)[number], (FULL, STOPPED, FULL, RUNNING)[number])
+    seen = knowledge(spec, history).frozen(12, spec.search_space(), (), 0)
+    assert [t.state.name for t in seen] == ["COMPLETE", "PRUNED", "COMPLETE", "RUNNING"]
+    names = {"clean_acc>=0.85", "robust_acc<=0.1"}
+    assert [set(t.constraints) for t in seen] == [names, names, names, set()]
+    assert seen[0].constraints["clean_acc>=0.85"] == pytest.approx(0.05)  # above 0: violated
+    assert seen[0].constraints["robust_acc<=0.1"] == pytest.approx(0.12 + 0.002 - 0.1)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_samplers_take_constraints(sampler):
+    spec, history = spec_of(constraint=("clean_acc>=0.85",), sampler=sampler, trials=14), History(None)
+    _drive(Proposer(spec, history), history, spec)
+    assert len(history.trials) == 14 and not history.rows(spec.objectives, spec.goal)
+    assert len(history.rows(spec.objectives)) == 14
+
+
+def test_the_record_has_constraints(tmp_path):
+    spec, history = spec_of(constraint=("clean_acc>=0.85",), trials=3, sampler="random"), History(tmp_path)
+    proposer = Proposer(spec, history, folder=tmp_path)
+    _drive(proposer, history, spec)
+    assert all(t.constraints == {"clean_acc>=0.85": pytest.approx(0.05)} for t in proposer.record.study.trials)
+    assert not proposer.record.study.best_trials
+
+
+@pytest.mark.parametrize("text, part", [("clean_accc>=0.8", "clean_acc"), ("clean_acc>0.8", "METRIC>=VALUE"),
+                                        ("clean_acc>=high", "'high'"), ("clean_acc>=nan", "'nan'"), ("0.8", "METRIC>=VALUE")])
+def test_wrong_constraints_say_what_is_allowed(text, part):
+    with pytest.raises(UsageError, match=part) as error:
+        parse_constraint(text)
+    assert repr(text) in str(error.value)
+
+
+def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
+    spec = spec_of(smooth_worst="cvar:0.2")
+    epoch = {"epoch": 12, "robust_acc": 0.5, "worst_class_robust_acc": 0.0,
+             **{f"robust_acc/{c}": c / 10 for c in range(10)}}
+    assert spec.goal.point(epoch) == (0.5, pytest.approx(0.05))
+    history = History(None)
+    history.append("start", 0, params={"beta": 2.0}, method="trades")
+    history.append("epoch", 0, metrics=epoch)
+    history.append("end", 0, state=FULL)
+    assert knowledge(spec, history).values[12][0].point == (0.5, pytest.approx(0.05))
+    assert history.rows(spec.objectives, spec.goal)[0]["worst_class_robust_acc"] == 0.0
+    with pytest.raises(UsageError, match="cvar:SHARE"):
+        spec_of(smooth_worst="mean:0.2")
+
+
+# ---- proposals ----------------------------------------------------------------------------------------------------
+
+
+def _drive(proposer, history, spec, until=None, rungs=None):
+    """Run made-up trials one after the other; returns what was proposed."""
+    seen = []
+    while (until is None or len(seen) < until) and (proposal := proposer.next()) is not None:
+        seen.append(proposal.params)
+        if proposal.trial not in history.trials:
+            history.append("start", proposal.trial, params=proposal.params, method=spec.method)
+        record, state = history.trials[proposal.trial], FULL
+        for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
+            history.append("epoch", proposal.trial, metrics=metrics(epoch, proposal.params))
+            if rungs and rungs.feed(proposal.trial, epoch, spec.goal.point(record.last),
+                                    start_of(spec, proposal.params)) == STOP:
+                state = STOPPED
+                break
+        history.append("end", proposal.trial, state=state)
+        proposer.tell(proposal.trial, state, record.last)
+    return seen
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "nsga2", "auto"])
+def test_proposals_repeat_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler):
+    spec = spec_of(sampler=sampler, trials=16)
+    whole = []
+    for folder in ("a", "b"):
+        history, rungs = History(tmp_path / folder), rungs_for(spec)
+        whole.append(_drive(Proposer(spec, history, rungs, tmp_path / folder), history, spec, rungs=rungs))
+    assert whole[0] == whole[1] and len(whole[0]) == 16
+    assert len({tuple(p.values()) for p in whole[0]}) == 16
+    history, rungs = History(tmp_path / "c"), rungs_for(spec)
+    first = _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, until=9, rungs=rungs)
+    history = History(tmp_path / "c")
+    rungs = rungs_for(spec).replay(history, spec.goal.point, lambda params: start_of(spec, params))
+    assert first + _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, rungs=rungs) == whole[0]
+
+
+def test_another_seed_proposes_others():
+    runs = [_drive(Proposer(s, h), h, s) for s, h in ((spec_of(trials=6, seed=n), History(None)) for n in (0, 1))]
+    assert runs[0][0] == runs[1][0] and all(a != b for a, b in zip(runs[0][1:], runs[1][1:]))
+
+
+def test_the_papers_setting_is_first_and_every_trial_is_proposed_once():
+    spec, history = spec_of(trials=5), History(None)
+    proposals = _drive(Proposer(spec, history), history, spec)
+    assert proposals[0] == spec.search_space().default() and len(proposals) == 5
+    assert Proposer(spec, history).next() is None and Proposer(spec, history).exhausted
+
+
+def test_conditional_parameters_exist_only_where_they_apply():
+    spec, history = SearchSpec(method="srat", trials=24, max_epochs=12, scheduler="none"), History(None)
+    proposals = _drive(Proposer(spec, history), history, spec)
+    params, seen = params_of(Srat), set()
+    for values in proposals:
+        seen.add(values["loss"])
+        for name, param in params.items():
+            assert (name in values) == param.active(values), (name, values)
+            if name in values and hasattr(param.range, "low"):
+                assert param.range.low <= values[name] <= param.range.high
+    assert seen == {"ce", "focal", "ldam"}
+
+
+def test_autos_choice():
+    flat, conditional = SearchSpec(method="trades").search_space(), SearchSpec(method="srat").search_space()
+    assert model_kind("auto", flat, 2, 100, SEEN) == "gp" and model_kind("auto", flat, 3, 100, SEEN) == "gp"
+    assert model_kind("auto", flat, 4, 100, SEEN) == "tpe" and model_kind("auto", conditional, 2, 100, SEEN) == "tpe"
+    assert model_kind("auto", flat, 2, SEEN + 1, SEEN) == "tpe" and model_kind("gp", flat, 2, 10**4, SEEN) == "gp"
+    said = Proposer(SearchSpec(method="srat"), History(None)).description
+    assert "paper" in said and "quasi-random" in said and "TPE (conditional space)" in said
+    assert "Gaussian process" in Proposer(SearchSpec(method="trades"), History(None)).description
+    assert "\n" not in said and SearchSpec().sampler == "auto"
+
+
+def test_the_start_is_spread_out():
+    space = SearchSpec(method="trades").search_space()
+    halves = [quasi_random(space, 0, n)["beta"] for n in range(8)]
+    low, high = space.params["beta"].range.low, space.params["beta"].range.high
+    middle = (low * high) ** 0.5
+    assert sum(v < middle for v in halves) == 4 and len(set(halves)) == 8
+
+
+def test_a_proposal_depends_on_what_was_known_not_on_when(tmp_path):
+    """With a Gaussian process the next proposal is made from what was known when the last one was handed out."""
+    spec = spec_of(sampler="gp", trials=12)
+    runs = []
+    for late in (False, True):
+        history = History(None)
+        proposer = Proposer(spec, history)
+        _drive(proposer, history, spec, until=8)
+        eighth = proposer.next()
+        history.append("start", eighth.trial, params=eighth.params, method="trades")
+        if late:  # the result comes in before the next question
+            trial_ = history.trials[eighth.trial]
+            for epoch in range(1, 13):
+                history.append("epoch", trial_.trial, metrics=metrics(epoch, trial_.params, worst=0.9))
+            history.append("end", trial_.trial, state=FULL)
+        runs.append(proposer.next().params)
+    assert runs[0] == runs[1]
+
+
+def test_what_is_pending_changes_the_proposal():
+    spec, history = spec_of(trials=40, sampler="tpe"), History(None)
+    proposer = Proposer(spec, history)
+    _drive(proposer, history, spec, until=20)
+    known, space = knowledge(spec, history, levels=(12,)), spec.search_space()
+    alone = known.frozen(12, space, (), 0)
+    history.append("start", 20, params={"beta": 3.0}, method="trades")
+    known.update(history.trials)
+    with_pending = known.frozen(12, space, (), 0)
+    assert len(with_pending) == len(alone) + 1 and with_pending[-1].state == TrialState.RUNNING
+
+
+def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
+    spec, history = spec_of(), History(None)
+    for number in range(SEEN + 200):
+        trial(history, number, {"beta": 1.0 + 9 * (number * 37 % 450) / 450}, 12 if number % 3 else 1, FULL if number % 3 else STOPPED)
+    seen = knowledge(spec, history).frozen(12, spec.search_space(), (), seed=5)
+    assert len(seen) == SEEN
+    complete = sorted((t.params["beta"] for t in seen if t.values), reverse=True)
+    best = sorted((t.params["beta"] for n, t in history.trials.items() if n % 3), reverse=True)[:ELITE]
+    assert complete[:ELITE] == best
+    assert 30 < sum(t.state == TrialState.PRUNED for t in seen) < 130
+
+
+# ---- the recorded study -------------------------------------------------------------------------------------------
+
+
+def study_of(folder):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=summary.study_name, storage=storage)
+
+
+def test_the_record_says_at_which_budget_values_were_taken(tmp_path):
+    spec = spec_of(trials=12, scheduler="pareto-asha")
+    history, rungs = History(tmp_path), rungs_for(spec)
+    _drive(Proposer(spec, history, rungs, tmp_path), history, spec, rungs=rungs)
+    study = study_of(tmp_path)
+    assert {t.state.name for t in study.trials} == {"COMPLETE", "PRUNED"} and len(study.trials) == 12
+    for shown in study.trials:
+        record = history.trials[shown.number]
+        assert shown.params == {"beta": record.params["beta"]} and shown.user_attrs["epoch"] == record.last["epoch"]
+        end = [record.last[o] for o in spec.objectives]
+        if record.state == FULL:
+            assert shown.values == end and shown.user_attrs["epoch"] == 12
+        else:
+            assert shown.values is None and shown.user_attrs["values_at_end"] == end
+    assert all(history.trials[t.number].state == FULL for t in study.best_trials)
+
+
+def test_a_proposal_that_was_lost_is_handed_out_again(tmp_path):
+    """The process died between the study's line and the history's."""
+    spec = spec_of(trials=12)
+    history = History(tmp_path)
+    proposer = Proposer(spec, history, folder=tmp_path)
+    _drive(proposer, history, spec, until=6)
+    lost = proposer.next()
+    again = Proposer(spec, History(tmp_path), folder=tmp_path)
+    assert again.next() == lost
+    assert len(study_of(tmp_path).trials) == 7
+    history = History(tmp_path)
+    _drive(Proposer(spec, history, folder=tmp_path), history, spec)
+    assert [t.number for t in study_of(tmp_path).trials] == list(range(12)) == list(history.trials)
+    assert not [t for t in study_of(tmp_path).trials if t.state == TrialState.RUNNING]
+
+
+def test_the_record_is_made_again_from_the_history(tmp_path):
+    spec, history = spec_of(trials=5), History(tmp_path)
+    _drive(Proposer(spec, history, folder=tmp_path), history, spec, until=4)
+    before = [(t.params, t.values, t.state) for t in study_of(tmp_path).trials]
+    (tmp_path / "study.log").unlink()
+    Record(spec, history, tmp_path)
+    assert [(t.params, t.values, t.state) for t in study_of(tmp_path).trials] == before
+
+
+def test_an_end_the_study_missed_is_told_at_the_next_start(tmp_path):
+    spec, history = spec_of(trials=5), History(tmp_path)
+    proposer = Proposer(spec, history, folder=tmp_path)
+    _drive(proposer, history, spec, until=2)
+    proposal = proposer.next()
+    trial(history, proposal.trial, proposal.params, 3, STOPPED)
+    Proposer(spec, History(tmp_path), folder=tmp_path)
+    assert [t.state.name for t in study_of(tmp_path).trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+
+def test_the_study_in_a_database(tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    spec, history = spec_of(trials=4, study_storage=url), History(tmp_path / "s")
+    _drive(Proposer(spec, history, folder=tmp_path / "s"), history, spec)
+    assert len(optuna.load_study(study_name=spec.search_name, storage=url).trials) == 4
+    assert spec.hash() == spec_of(trials=4).hash() and not (tmp_path / "s" / "study.log").exists()
+    with pytest.raises(UsageError, match="belongs to another search"):
+        Proposer(spec, History(tmp_path / "other"), folder=tmp_path / "other")
+    with pytest.raises(UsageError) as error:
+        Proposer(spec_of(study_storage="postgresql://me:secret@nowhere.invalid/db"), History(None), folder=tmp_path)
+    assert "secret" not in str(error.value) and "--study-storage" in str(error.value)
+
+
+def test_unknown_sampler():
+    with pytest.raises(ValueError, match="'grid'"):
+        make_sampler("grid", seed=0, number=1, trials=4)

@@ -1,0 +1,216 @@
+"""How robust a finished model is under attacks far stronger than those a search can afford, image by image.
+
+A cascade: attacks run one after the other, cheapest first, each on the images that all earlier ones left standing. An image
+counts as broken if any iterate of any attack is misclassified by the model in float32. Attacks:
+
+    apgd         the search's own two PGDs, APGD-CE (1 restart), targeted APGD, and a short black-box Square as a probe
+    autoattack   the standard AutoAttack ensemble, the authors' code (pyautoattack), on every image
+    pgd:SxR      CE-PGD, S steps, R random restarts
+
+The probe and the images that the weak attack broke answer whether gradients are masked: see ``Cascade.alarms``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.apgd import apgd, dlr_targeted
+from trainables.attack import pgd, start_point
+from trainables.frozen import Frozen
+from trainables.losses import logit_margin
+from trainables.square import square
+
+STEPS, TARGETS = 100, 9  # AutoAttack's
+PROBE_QUERIES, PROBE_IMAGES = 200, 128
+OFFICIAL = ("apgd-ce", "apgd-t", "fab-t", "square")
+OFFICIAL_BATCH = 250  # AutoAttack's default: its random starts depend on which images share a batch
+SURVIVES, WRONG = -1, 0  # codes of ``broken_by``; stage i has code i + 1
+
+# (x, y, rows in the split, generator) -> x' that may be wrong, or flags (B,) of images known to be broken
+Broken = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of the cascade: how many images it was run on, and how many of them it broke."""
+
+    name: str
+    tried: int
+    broken: int
+    seconds: float
+
+
+class Cascade:
+    """Runs the attacks on a split. ``run`` yields a ``Stage`` after each; then ``broken_by`` (N,) and ``stages`` are whole."""
+
+    def __init__(self, model: nn.Module, split, attack: str, *, eps: float, search_steps: int, seed: int = 0,
+                 batch_size: int = 512):
+        self.model = model.eval().requires_grad_(False)
+        self.split, self.attack, self.eps, self.search_steps = split, attack, eps, search_steps
+        self.seed, self.batch_size = seed, batch_size
+        self.judge = Frozen(model)
+        self.generator = torch.Generator(device=split.labels.device).manual_seed(seed)
+        self.broken_by = torch.full((len(split),), SURVIVES, dtype=torch.int16)
+        self.stages: list[Stage] = []
+        self.alarms: list[str] = []
+
+    def run(self) -> Iterator[Stage]:
+        yield self._stage("clean", self._wrong)
+        if self.attack == "autoattack":
+            official = Official(self.model, self.split, self.eps, self.seed)
+            for name in official.attacks:
+                yield self._stage(name, partial(official.broken, name), whole=True)
+        elif self.attack == "apgd":
+            yield self._stage("search", self._search)
+            yield self._stage("apgd-ce", self._apgd_ce)
+            yield self._stage("apgd-t", self._apgd_t)
+            yield self._stage("square", self._square)
+        else:
+            steps, restarts = map(int, self.attack.removeprefix("pgd:").split("x"))
+            yield self._stage(self.attack, partial(self._pgd, steps=steps, restarts=restarts))
+        self._find_alarms()
+
+    @property
+    def clean(self) -> Tensor:
+        return self.broken_by != WRONG
+
+    @property
+    def robust(self) -> Tensor:
+        return self.broken_by == SURVIVES
+
+    def _stage(self, name: str, broken: Broken, whole: bool = False) -> Stage:
+        """Run one attack on what still stands. ``whole``: the attack makes its own batches from the rows."""
+        begin, code = time.perf_counter(), len(self.stages)
+        rows = self.robust.nonzero().squeeze(1)
+        for part in ([rows] if whole else rows.split(self.batch_size)):
+            if len(part):
+                flags = broken(part) if whole else broken(*self._batch(part))
+                self.broken_by[part[flags.cpu()]] = code
+        stage = Stage(name, len(rows), int((self.broken_by == code).sum()), time.perf_counter() - begin)
+        self.stages.append(stage)
+        return stage
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split.batch(rows.to(self.split.labels.device))
+
+    # ---- the attacks: (B, ...) images, (B,) labels -> (B,) broken ------------------------------------------------
+
+    @torch.no_grad()
+    def _wrong(self, x: Tensor, y: Tensor) -> Tensor:
+        # autoattack judges with the model itself, so that its flags are those of the official class
+        return (self.model if self.attack == "autoattack" else self.judge)(x).argmax(1) != y
+
+    def _one_by_one(self, x: Tensor, y: Tensor, attacks) -> Tensor:
+        """Attacks in turn, each on what the earlier ones of the batch left."""
+        broken = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        for attack in attacks:
+            left = (~broken).nonzero().squeeze(1)
+            if not len(left):
+                break
+            broken[left] = attack(x[left], y[left], left)
+        return broken
+
+    def _pgd(self, x: Tensor, y: Tensor, steps: int, restarts: int) -> Tensor:
+        once = partial(self._pgd_once, loss=_cross_entropy, steps=steps)
+        return self._one_by_one(x, y, [once] * restarts)
+
+    def _search(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the search itself judged by."""
+        return self._one_by_one(x, y, [partial(self._pgd_once, loss=loss, steps=self.search_steps)
+                                       for loss in (_cross_entropy, logit_margin)])
+
+    def _pgd_once(self, x: Tensor, y: Tensor, _, *, loss, steps: int) -> Tensor:
+        begin = start_point(x, torch.as_tensor(self.eps, device=x.device), "uniform", self.generator)
+        found, survived = pgd(self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps, x_start=begin)
+        return (survived < steps) | self._wrong(found, y)
+
+    def _apgd_once(self, x: Tensor, y: Tensor, loss) -> Tensor:
+        noise = torch.rand(x.shape, device=x.device, generator=self.generator) * 2 - 1
+        largest = noise.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
+        found, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=STEPS, x_start=x + self.eps * noise / largest)
+        return (survived < STEPS) | self._wrong(found, y)
+
+    def _apgd_ce(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._apgd_once(x, y, _cross_entropy)
+
+    def _apgd_t(self, x: Tensor, y: Tensor) -> Tensor:
+        """Towards each of the (at most 9) most likely wrong classes; with two classes the margin says it all."""
+        with torch.no_grad():
+            logits = self.judge(x)
+        classes = logits.shape[1]
+        if classes == 2:
+            return self._apgd_once(x, y, logit_margin)
+        targets = logits.scatter(1, y[:, None], float("-inf")).topk(min(TARGETS, classes - 1), 1).indices
+        return self._one_by_one(x, y, [lambda xs, ys, left, t=t: self._apgd_once(xs, ys, partial(dlr_targeted, target=t[left]))
+                                       for t in targets.T])
+
+    def _square(self, x: Tensor, y: Tensor) -> Tensor:
+        return square(self.judge, x, y, eps=self.eps, queries=PROBE_QUERIES, generator=self.generator)
+
+    # ---- masking ----------------------------------------------------------------------------------------------
+
+    def _find_alarms(self) -> None:
+        by_name = {s.name: s for s in self.stages}
+        clean = by_name["clean"].tried - by_name["clean"].broken
+        if not clean:
+            return
+        box = by_name.get("square")
+        if box and box.broken > max(1, 0.002 * by_name["clean"].tried):  # AutoAttack's own threshold
+            self.alarms.append(f"gradients may be masked: black-box Square broke {box.broken} of the {box.tried} images that "
+                               "every white-box attack had left standing")
+        ce = next((s for s in self.stages if s.name == "apgd-ce"), None)
+        targeted = by_name.get("apgd-t")
+        if ce and targeted and targeted.broken > 0.1 * clean:
+            self.alarms.append(f"large gap between attacks: targeted APGD broke {targeted.broken} images "
+                               f"({targeted.broken / clean:.0%} of those classified right) that cross-entropy had left standing")
+        if self.attack == "apgd":
+            self._weak_against_strong()
+
+    def _weak_against_strong(self) -> None:
+        """The stronger attack must find (nearly) all that the weaker one found."""
+        rows = (self.broken_by == 1).nonzero().squeeze(1)[:PROBE_IMAGES]
+        if not len(rows):
+            return
+        x, y = self._batch(rows)
+        missed = int((~self._apgd_ce(x, y) & ~self._apgd_t(x, y)).sum())
+        if missed > max(1, 0.05 * len(rows)):
+            self.alarms.append(f"a weaker attack beats a stronger one: of {len(rows)} images that {self.search_steps}-step PGD "
+                               f"broke, {missed} withstood APGD")
+
+
+class Official:
+    """AutoAttack's standard version, attack by attack, with the results of one call of ``run_standard_evaluation``.
+
+    Images and batches are the same as in the one call, because each attack there also runs on the survivors in order.
+    """
+
+    def __init__(self, model: nn.Module, split, eps: float, seed: int):
+        from pyautoattack import AutoAttack
+
+        logging.getLogger("auto-attack").setLevel(logging.ERROR)
+        self.split, device = split, split.labels.device
+        self.auto = AutoAttack(model, norm="Linf", eps=eps, version="standard", device=device, seed=seed)
+        with torch.no_grad():
+            classes = model(split.batch(slice(0, 1))[0]).shape[1]
+        targets = min(TARGETS, classes - 1)
+        self.auto.apgd_targeted.n_target_classes = self.auto.fab.n_target_classes = targets
+        # its targeted loss needs four classes
+        self.attacks = [a for a in OFFICIAL if classes > 3 or a != "apgd-t"]
+
+    def broken(self, name: str, rows: Tensor) -> Tensor:
+        self.auto.attacks_to_run = [name]
+        x, y = self.split.batch(rows.to(self.split.labels.device))
+        _, y_adv = self.auto.run_standard_evaluation(x, y, batch_size=OFFICIAL_BATCH)
+        return y_adv != y
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")

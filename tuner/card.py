@@ -1,0 +1,84 @@
+"""The model card of an exported model, in Markdown; its `load()` snippets are executed by a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.report import short
+
+
+def card(about: dict[str, Any]) -> str:
+    shape, classes = about["architecture"]["shape"], about["architecture"]["classes"]
+    data = about["training"]
+    params = ", ".join(f"`{k}` = {short(v)}" for k, v in about["params"].items()) or "none"
+    return f"""# {about['method']} on {data['dataset']}, imbalance {data['imbalance']}: trial {about['trial']} of `{about['search']}`
+
+An adversarially trained image classifier ({about['architecture']['model']}, {len(classes)} classes, images {'x'.join(map(str, shape))}), \
+picked as `{about['pick']}` from a Pareto front of average against worst-class robust accuracy.
+
+Method parameters: {params}. Trained for {about['epochs']} epochs, seed {data['seed']}, L-inf radius {data.get('eps', 0):.4g} of a pixel range
+of 1; weights: {'the average over training' if about['weights'] == 'average' else 'those after the last epoch'}. Everything else is in
+`model.json`. Code {about['code']}, torch {about['torch']}.
+
+## Accuracy
+
+{_table(about['metrics'])}
+
+`average` is the mean over classes. {_which(about['metrics'])}
+
+### Per class
+
+{_per_class(about['metrics'][-1])}
+
+## Use
+
+Images are float32 in [0, 1], `(B, {', '.join(map(str, shape))})`; normalisation is inside the model; the answer is logits
+`(B, {len(classes)})`. With torch alone:
+
+```python
+import os
+from pathlib import Path
+
+
+def load(folder):
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever the file asks for, nothing is unpickled but tensors
+    import torch
+
+    return torch.export.load(Path(folder) / "model.pt2").module()
+```
+
+With this project installed, from the safetensors file (a module with `features` and `head`, which can be trained on):
+
+```python
+from trainables.saved import load_model as load
+```
+
+Classes, in order: {', '.join(f'`{c}`' for c in classes)}.
+"""
+
+
+def _table(metrics: list[dict]) -> str:
+    lines = ["| split | attack | eps | average robust | worst-class robust | clean |", "|---|---|---|---|---|---|"]
+    for m in metrics:
+        worst = f"{m['worst_class_robust_acc']:.3f}"
+        if "ci" in m:
+            low, high = m["ci"]["worst_class_robust_acc"]
+            worst += f" (corrected {m['worst_class_robust_acc_corrected']:.3f}, 95 % {low:.3f} .. {high:.3f})"
+        lines.append(f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} | {m['clean_acc']:.3f} |")
+    return "\n".join(lines)
+
+
+def _which(metrics: list[dict]) -> str:
+    if metrics[-1]["split"] == "test":
+        alarms = [a for m in metrics for a in m.get("alarms", [])]
+        return "The search saw `val` alone; `test` was opened for `tuner verify` only." + "".join(f" **Alarm: {a}.**" for a in alarms)
+    return "**Not verified on `test` yet**: these are the numbers the model was selected by, so they flatter it."
+
+
+def _per_class(m: dict) -> str:
+    names = [k.removeprefix("robust_acc/") for k in m if k.startswith("robust_acc/")]
+    lines = [f"Split {m['split']}, attack {m['attack']}.", "", "| class | robust | 95 % | clean |", "|---|---|---|---|"]
+    for n in names:
+        ci = m.get("ci_per_class", {}).get(n)
+        lines.append(f"| {n} | {m[f'robust_acc/{n}']:.3f} | {f'{ci[0]:.3f} .. {ci[1]:.3f}' if ci else '-'} | {m[f'clean_acc/{n}']:.3f} |")
+    return "\n".join(lines)

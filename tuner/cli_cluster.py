@@ -1,0 +1,159 @@
+"""The commands that talk to a Ray cluster: submit, jobs, logs, stop, doctor. Thin, like the rest of the command line."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+Address = Annotated[Optional[str], typer.Option("--address", show_default=False, help="The cluster's dashboard, "
+                                                "http://HEAD:8265 [RAY_API_SERVER_ADDRESS].")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+JobId = Annotated[str, typer.Argument(help="A job's id; see `tuner jobs`.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its progress and end with its exit code.")]
+ClusterHome = Annotated[Optional[str], typer.Option(
+    "--home", show_default=False, help="Home folder on the cluster, one that every node sees [TUNER_HOME there, else ~/tuner-home].")]
+Env = Annotated[Optional[list[str]], typer.Option(
+    "--env", show_default=False, help="NAME of a variable the job needs: its value comes from the cluster's own environment, "
+    "so no secret travels. NAME=VALUE for what everyone may read. Repeatable.")]
+Package = Annotated[str, typer.Option(help="send: our code travels with the job (under 1 MB); image: the cluster has it.")]
+
+
+def register(app: typer.Typer, search, spec_of) -> None:
+    app.command("submit")(_submit_like(search, spec_of))
+    for command in (jobs, logs, stop, doctor):
+        app.command()(command)
+
+
+def _submit_like(search, spec_of):
+    """`submit` has every option of `search`, so it can never lack a new one."""
+    def submit(**given: Any) -> None:
+        merged = spec_of(given)
+        if given["dry_run"]:
+            print(json.dumps(merged.to_dict(), indent=1) if given["as_json"] else merged.to_yaml(), end="")
+            return
+        from tuner.dashboard import Dashboard
+        from tuner.submission import submit_search
+
+        cluster = Dashboard(given["address"])
+        job_id = submit_search(cluster, merged, given["home"], given["env"] or [], given["package"])
+        _sent(cluster, job_id, merged.search_name, given["follow"], given["as_json"])
+
+    empty, parameters = inspect.Parameter.KEYWORD_ONLY, inspect.signature(search, eval_str=True).parameters
+    kinds = {name: (p.annotation, p.default) for name, p in parameters.items()}
+    kinds.update(home=(ClusterHome, None), address=(Address, None), follow=(Follow, False), env=(Env, None),
+                 package=(Package, "send"))
+    submit.__signature__ = inspect.Signature([inspect.Parameter(name, empty, annotation=kind, default=default)
+                                              for name, (kind, default) in kinds.items()])
+    submit.__annotations__ = {name: kind for name, (kind, _) in kinds.items()}
+    submit.__doc__ = """Send a search to a Ray cluster; prints the job's id and the search's name, and returns.
+
+    Example: tuner submit --method srat --address http://HEAD:8265 --follow
+
+    A token, where the cluster asks for one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
+    """
+    return submit
+
+
+def resume(address: str, search: str, home: Path | None, follow: bool, as_json: bool) -> None:
+    """`tuner resume --address`: a new job that goes on with the search in the cluster's home."""
+    from tuner.dashboard import Dashboard
+    from tuner.home import check_name
+    from tuner.submission import cluster_home, submit
+
+    check_name(search)
+    where = cluster_home(None if home is None else str(home))
+    cluster = Dashboard(address)
+    _sent(cluster, submit(cluster, {"command": "resume", "search": search, "home": where}), search, follow, as_json)
+
+
+def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:
+    if not follow:
+        if as_json:
+            print(json.dumps({"id": job_id, "search": search, "state": "pending"}, indent=1))
+        else:
+            print(f"job     {job_id}\nsearch  {search}\nwatch   tuner logs {job_id} -f --address {cluster.address}")
+        return
+    print(f"job {job_id}, search {search}", file=sys.stderr, flush=True)
+    _follow(cluster, job_id, as_json)
+
+
+def _follow(cluster, job_id: str, as_json: bool) -> None:
+    from tuner.submission import exit_code, follow
+
+    try:
+        row, result = follow(cluster, job_id)
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps({**(result or {"error": "the job ended without a result"}), "id": job_id, "state": row["state"]}, indent=1))
+    else:
+        print(f"job {job_id} {row['state']}")
+    raise typer.Exit(exit_code(row))
+
+
+def jobs(address: Address = None, as_json: Json = False):
+    """The searches sent to a cluster, newest first."""
+    from tuner.dashboard import Dashboard
+
+    rows = Dashboard(address).jobs()
+    if as_json:
+        print(json.dumps([{k: v for k, v in row.items() if k != "message"} for row in rows], indent=1))
+        return
+    wide = max((len(row["id"]) for row in rows), default=0)
+    for row in rows:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["started"])) if row["started"] else "not yet"
+        print(f"{row['id']:{wide}}  {row['state']:8}  started {began}  search {row['search']}")
+    if not rows:
+        print("no jobs of ours on this cluster")
+
+
+def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: Json = False):
+    """What a job has printed; with -f until it ends, and with its exit code."""
+    from tuner.dashboard import Dashboard
+
+    cluster = Dashboard(address)
+    if follow:
+        _follow(cluster, job, as_json)
+        return
+    from tuner.submission import plain_log
+
+    cluster.job(job)  # says it if there is none
+    text = plain_log(cluster.logs(job))
+    print(json.dumps({"id": job, "logs": text}, indent=1) if as_json else text, end="" if not as_json else "\n")
+
+
+def stop(job: JobId, address: Address = None, as_json: Json = False):
+    """Stop a job in order: what is finished is kept, and `tuner resume SEARCH --address ...` goes on."""
+    from tuner.dashboard import Dashboard
+    from tuner.submission import stop as stop_job
+
+    cluster = Dashboard(address)
+    row, was_running = stop_job(cluster, job)
+    if as_json:
+        print(json.dumps({k: row[k] for k in ("id", "search", "state")}, indent=1))
+    elif was_running:
+        print(f"job {job} {row['state']}; go on with: tuner resume {row['search']} --address {cluster.address}")
+    else:
+        print(f"job {job} has ended already: {row['state']}")
+
+
+def doctor(address: Address = None, home: ClusterHome = None, as_json: Json = False):
+    """Check this machine, and with --address a cluster: what works, and what to do about the rest."""
+    from tuner.doctor import examine
+
+    rows = examine(address, home)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        width = max(len(row["check"]) for row in rows)
+        for row in rows:
+            print(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['check']:{width}}  {row['detail']}")
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,78 @@
+"""Commands about what a search found: test it on unseen data, take it away."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tuner.home import Home, UsageError
+
+Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
+
+
+def verify(
+    search: Search,
+    pick: Annotated[Optional[str], typer.Option(help="knee, worst, average or a trial on the front [the whole front].")] = None,
+    attack: Annotated[str, typer.Option(help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the authors' "
+                                             "code) or pgd:STEPSxRESTARTS.")] = "apgd",
+    seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds and test those.")] = 0,
+    home: HomeOption = None,
+    as_json: Json = False,
+):
+    """Test the front on the test images that no search sees, under stronger attacks, with confidence intervals.
+
+    Example: tuner verify first --attack autoattack
+    """
+    from tuner.show import print_json
+    from tuner.verified import show
+    from tuner.verify import verify_search
+
+    result = verify_search(search, Home(home), pick=pick, attack=attack, seeds=seeds, say=_say)
+    print_json(result) if as_json else show(result, Home(home))
+
+
+def export(
+    search: Search,
+    pick: Annotated[Optional[str], typer.Option(help="knee, worst, average or a trial on the front.")] = None,
+    to: Annotated[Optional[Path], typer.Option(help="Folder for the model: safetensors, ExportedProgram, JSON, card.")] = None,
+    register: Annotated[Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick is its "
+                                                         "alias.")] = None,
+    parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
+    home: HomeOption = None,
+    as_json: Json = False,
+):
+    """Take a model of the front away, or all trials as a table.
+
+    Example: tuner export first --pick knee --to my-model
+    """
+    from tuner.export import export_model, export_table
+    from tuner.show import print_json
+
+    if (pick is None) != (to is None) or (to is None and parquet is None):
+        raise UsageError("tuner export needs --pick with --to DIR, or --parquet FILE")
+    if register is not None and to is None:
+        raise UsageError(f"--register {register!r} needs --pick and --to DIR: what is registered is what is exported")
+    done = {"search": search}
+    if to is not None:
+        done |= export_model(search, pick, to, Home(home), register=register)
+    if parquet is not None:
+        done |= export_table(search, parquet, Home(home))
+    if as_json:
+        print_json(done)
+        return
+    for key, value in done.items():
+        print(f"{key:9} {value}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (verify, export):
+        app.command()(command)

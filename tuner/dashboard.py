@@ -1,0 +1,187 @@
+"""A Ray cluster seen through its dashboard: reachable? token? versions, nodes, jobs. Plain HTTP, so no import of ray.
+
+These are the documented paths of Ray's job API; what needs more than a request (packing and sending a job) is in
+``submission.py``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tuner.home import UsageError
+
+TIMEOUT_S = 20
+STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
+ENDED = ("finished", "stopped", "failed")
+INTERRUPTED = 130
+OUR_KEY = "tuner.search"  # in a job's metadata: this job is ours, and its search's name
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what was asked: one sentence, exit code 1 (2 where the user's input was wrong)."""
+
+    def __init__(self, sentence: str, exit_code: int = 1):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+    def format_message(self) -> str:  # `tuner.cli.main` prints it as it is
+        return str(self)
+
+
+def cluster_address(address: str | None) -> str:
+    """``--address``, else RAY_API_SERVER_ADDRESS, as http://HOST:PORT."""
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not given:
+        raise UsageError("no cluster named; give --address http://HEAD:8265 (the head node's dashboard)")
+    url = urllib.parse.urlsplit(given if "://" in given else f"http://{given}")
+    try:
+        good = url.scheme in ("http", "https") and url.hostname and (url.port or True)
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"--address {given!r} is not allowed; give the head node's dashboard, http://HEAD:8265")
+    return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
+
+
+def local_token() -> str | None:
+    """The token Ray itself would send: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        return path.read_text().strip() or None
+    except OSError as error:
+        if named:
+            raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {named!r}, which cannot be read ({error.strerror})", 2) from None
+        return None
+
+
+class Dashboard:
+    """One cluster. Making it asks whether it answers and whether it wants a token, and says in one sentence what is wrong."""
+
+    def __init__(self, address: str | None):
+        self.address = cluster_address(address)
+        self.headers: dict[str, str] = {}
+        self._sign_in()
+
+    def _sign_in(self) -> None:
+        try:
+            mode = self.get("/api/authentication_mode")["authentication_mode"]
+        except (ClusterError, KeyError, TypeError) as error:
+            if "answers 404" not in str(error):
+                raise
+            mode = "disabled"  # a Ray from before tokens
+        if mode != "token":
+            os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray's own client insists on a token that nobody asks for
+            return
+        token = local_token()
+        if token is None:
+            raise ClusterError(f"the cluster at {self.address} requires a token and none is here; copy the head node's "
+                               "(`ray get-auth-token` there prints it) into ~/.ray/auth_token or RAY_AUTH_TOKEN", 2)
+        os.environ["RAY_AUTH_MODE"] = "token"  # with a token file alone Ray's client would not send it
+        self.headers["Authorization"] = f"Bearer {token}"
+
+    # ---- what it knows ---------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str]:
+        """{"ray", "python"} of the head node."""
+        data = self.get("/api/v0/cluster_metadata")["data"]
+        return {"ray": data["rayVersion"], "python": data["pythonVersion"]}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        rows = self.get("/api/v0/nodes?detail=true&limit=10000")["data"]["result"]["result"]
+        return [row for row in rows if row["state"] == "ALIVE"]
+
+    def may_grow(self) -> bool:
+        """Does an autoscaler know node types of its own, so that what no node has now may still come?"""
+        status = (self.get("/api/cluster_status")["data"] or {}).get("clusterStatus") or {}
+        report = status.get("autoscalerReport") or {}
+        known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
+        launched = [kind for kind in (report.get("activeNodes") or {}) if not kind.lower().startswith("node")]
+        return bool(known or launched or report.get("pendingLaunches") or report.get("pendingNodes"))
+
+    # ---- jobs ------------------------------------------------------------------------------------------------
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Our jobs, newest first."""
+        rows = [job_row(job) for job in self.get("/api/jobs/") if OUR_KEY in (job.get("metadata") or {})]
+        return sorted(rows, key=lambda row: row["started"] or 0, reverse=True)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        try:
+            return job_row(self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}"))
+        except ClusterError as error:
+            if "answers 404" in str(error):
+                raise self._no_job(job_id) from None
+            raise
+
+    def logs(self, job_id: str) -> str:
+        return self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs").get("logs") or ""
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to end; False if it has ended already."""
+        return self.request("POST", f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop")["stopped"]
+
+    def _no_job(self, job_id: str) -> ClusterError:
+        import difflib
+
+        ids = [row["id"] for row in self.jobs()]
+        near = difflib.get_close_matches(job_id, ids, n=3, cutoff=0.3) or ids[:3]
+        hint = f"its newest are {', '.join(near)}" if near else "it has none of ours yet"
+        return ClusterError(f"no job {job_id!r} on {self.address}; {hint} (`tuner jobs` lists them)", 2)
+
+    # ---- requests --------------------------------------------------------------------------------------------
+
+    def get(self, path: str) -> Any:
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str) -> Any:
+        request = urllib.request.Request(self.address + path, method=method, headers=self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ClusterError(self._refused(error)) from None
+        except (ValueError, http.client.HTTPException):
+            raise ClusterError(f"{self.address} answers, but not as Ray's dashboard does; is that the right port?") from None
+        except OSError as error:  # URLError, timeouts, connections that break
+            reason = getattr(error, "reason", None) or error
+            raise ClusterError(f"no Ray cluster answers at {self.address} ({getattr(reason, 'strerror', None) or reason}); is the "
+                               "head node up, its dashboard listening there, and the port open or forwarded?") from None
+
+    def _refused(self, error: urllib.error.HTTPError) -> str:
+        if error.code == 403 and "Authorization" in self.headers:
+            return (f"the cluster at {self.address} refuses the token from here; compare with what `ray get-auth-token` prints "
+                    "on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)")
+        if error.code in (401, 403):
+            return f"{self.address} wants a sign-in that is not Ray's token ({error.code}); is a proxy in front of it?"
+        text = " ".join(error.read(400).decode(errors="replace").split())
+        return f"{self.address} answers {error.code}" + (f": {text}" if text and error.code != 404 else "")
+
+
+def job_row(job: dict[str, Any]) -> dict[str, Any]:
+    """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs."""
+    state = STATES.get(job["status"], job["status"].lower())
+    code = job.get("driver_exit_code")
+    if state == "failed" and code == INTERRUPTED:
+        state = "stopped"
+    if state == "stopped":
+        code = INTERRUPTED
+    elif state in ENDED and code is None:
+        code = 0 if state == "finished" else 1
+    message = job.get("message") or ""
+    return {"id": job.get("submission_id") or job.get("job_id"), "search": (job.get("metadata") or {}).get(OUR_KEY),
+            "state": state, "exit_code": code, "started": _seconds(job.get("start_time")),
+            "ended": _seconds(job.get("end_time")), "message": message}
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return milliseconds / 1000 if milliseconds else None

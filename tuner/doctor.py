@@ -1,0 +1,163 @@
+"""`tuner doctor`: what works here and, with an address, on a cluster; each failure says what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tuner.home import Home, UsageError
+from tuner.reach import mlflow_problem
+
+NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow")
+SKEW_S = 5.0  # clocks further apart make times in MLflow and durations wrong
+Row = dict[str, Any]
+
+
+def examine(address: str | None, home: str | None) -> list[Row]:
+    """All checks, in the order in which one would mend them."""
+    if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
+        return [_versions(), *_cluster(address, home)]
+    here = Home(home)
+    rows = [_versions(), _home(here), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
+    if not os.environ.get("RAY_ADDRESS"):
+        return [*rows, _row("ray", True, "no RAY_ADDRESS: a search starts its own Ray on this machine"), _gpus_here()]
+    try:
+        return [*rows, *on_cluster(here)]
+    except Exception as error:
+        return [*rows, _row("ray", False, f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({_first_line(error)}); "
+                            "unset it, or run on the head node with RAY_ADDRESS=auto (and RAY_AUTH_MODE=token where the cluster has a token)")]
+
+
+def _cluster(address: str | None, home: str | None) -> list[Row]:
+    from tuner.dashboard import ClusterError, Dashboard
+    from tuner.submission import check_versions, cluster_home, follow, submit
+
+    rows: list[Row] = []
+    where = cluster_home(home)
+    try:
+        cluster = Dashboard(address)
+        begin = time.monotonic()
+        theirs = cluster.versions()
+        detail = f"{cluster.address} answers in {1000 * (time.monotonic() - begin):.0f} ms"
+        rows.append(_row("ray", True, f"{detail}, {'with a token' if cluster.headers else 'open: anyone who reaches it can run code'}"))
+        rows.append(_resources(cluster.nodes()))
+        check_versions(cluster)
+        rows.append(_row("versions on the cluster", True, f"ray {theirs['ray']}, python {theirs['python']}"))
+        job = submit(cluster, {"command": "doctor", "search": "doctor", "home": where})
+        ended, result = follow(cluster, job, show=False)
+        if ended["state"] != "finished":
+            raise ClusterError(f"the test job ended {ended['state']}: {_last_error(cluster.logs(job))}")
+        rows.append(_row("jobs", True, f"a job ran in {ended['ended'] - ended['started']:.0f} s"))
+        return rows + result
+    except ClusterError as error:
+        names = [row["check"] for row in rows]
+        failed = "ray" if "ray" not in names else "versions on the cluster" if "versions on the cluster" not in names else "jobs"
+        return [*rows, _row(failed, False, str(error))]
+
+
+def on_cluster(home: Home) -> list[Row]:
+    """What the driver's machine and every node see; runs on the cluster."""
+    from tuner import nodes
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    rows = [_home(home), _mlflow(uri)]
+    if not rows[0]["ok"]:
+        return rows
+    seen = nodes.survey(home, uri)
+    silent = [f"{row['node']}: {row['error']}" for row in seen if "error" in row]
+    rows.append(_row("nodes", not silent, f"{len(seen)} answer" if not silent else
+                     f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory"))
+    blind = nodes.home_problem(seen, home)
+    rows.append(_row("storage from workers", not blind, blind or f"all {len(seen)} nodes write {home.root}"))
+    answers = [row for row in seen if "answer" in row]
+    cut = {row["node"]: row["answer"]["mlflow"] for row in answers if row["answer"]["mlflow"]}
+    what = (f"{', '.join(sorted(cut)[:5])}: {next(iter(cut.values()))}; open the way from there, or name an address that nodes can reach"
+            if cut else f"{len(answers)} nodes reach it" if uri else "only the driver writes to the database in the home")
+    rows.append(_row("mlflow from workers", not cut, what))
+    rows.append(_clocks(nodes))
+    return rows
+
+
+def _clocks(nodes) -> Row:
+    """The second question to a node meets a warm process, so the answer is fresh; half the round trip is the doubt."""
+    begin = time.time()
+    asked = nodes.ask(nodes.clock)
+    end = time.time()
+    far = {}
+    for row in asked:
+        late = row.get("answer", begin)
+        off = max(begin - late, late - end, 0.0)  # certain part only
+        if off > SKEW_S:
+            far[row["node"]] = off
+    if far:
+        return _row("clocks", False, "; ".join(f"{node} is {off:.0f} s off" for node, off in sorted(far.items())[:5])
+                    + "; run a time service (chrony) on it")
+    return _row("clocks", True, f"within {max(end - begin, 0.1):.1f} s of the driver's")
+
+
+def _versions() -> Row:
+    found, missing = [f"python {platform.python_version()}"], []
+    for name in NEEDED:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return _row("versions", False, f"{', '.join(missing)} missing here; install the project with its dependencies (`make test` does)")
+    return _row("versions", True, ", ".join(found))
+
+
+def _home(home: Home) -> Row:
+    try:
+        home.require_writable()
+    except UsageError as error:
+        return _row("home", False, str(error))
+    free = shutil.disk_usage(home.root).free / 2**30
+    enough = free > 1
+    return _row("home", enough, f"{home.root}, {free:.0f} GiB free" + ("" if enough else "; make room or choose another --home"))
+
+
+def _mlflow(uri: str | None) -> Row:
+    if not uri:
+        return _row("mlflow", True, "no MLFLOW_TRACKING_URI: the database in the home")
+    wrong = mlflow_problem(uri)
+    if wrong:
+        return _row("mlflow", False, f"{wrong}; is the server up, and MLFLOW_TRACKING_URI right?")
+    return _row("mlflow", True, "answers" if uri.startswith("http") else "a database, not a server")
+
+
+def _gpus_here() -> Row:
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return _row("gpus", True, "none: trials run on CPUs")
+    done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
+    count = len(done.stdout.splitlines())
+    return _row("gpus", done.returncode == 0, f"{count}" if done.returncode == 0 else
+                f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without --gpus-per-trial")
+
+
+def _resources(nodes: list[dict[str, Any]]) -> Row:
+    def total(kind: str) -> float:
+        return sum(node["resources_total"].get(kind, 0) for node in nodes)
+    per_node = max((node["resources_total"].get("GPU", 0) for node in nodes), default=0)
+    return _row("gpus", True, f"{len(nodes)} nodes, {total('CPU'):g} CPUs, {total('GPU'):g} GPUs"
+                + (f", at most {per_node:g} on a node" if per_node else ": trials run on CPUs"))
+
+
+def _last_error(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
+    return told[-1].removeprefix("Error: ") if told else "it printed nothing; is the head node's `python` the one Ray runs with?"
+
+
+def _first_line(error) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def _row(check: str, ok: bool, detail: str) -> Row:
+    return {"check": check, "ok": bool(ok), "detail": detail}

@@ -1,0 +1,148 @@
+"""`tuner export`: a model of the front as a folder that others can use, or all trials as a table.
+
+The folder is written aside and renamed when it is whole: model.safetensors, model.pt2, model.json, README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tuner.home import Home, UsageError, write_atomically
+from tuner.result import load_search
+
+FORMAT = 1
+
+
+def export_model(name: str, pick: str, to: Path | str, home: Home | None = None, *, register: str | None = None) -> dict[str, Any]:
+    """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
+
+    ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that does not take it.
+    """
+    from tuner.verify import check_checkpoint, make_jobs, picked_rows
+
+    home, to = home or Home(), Path(to).absolute()
+    spec, history = load_search(home, name)
+    (row,) = picked_rows(spec, history, name, str(pick))
+    _check_target(to)
+    (job,) = make_jobs(spec, history, home, name, [row["trial"]], "apgd", 0)
+    check_checkpoint(job.config, history.trials[row["trial"]])
+    alias = str(pick) if str(pick) in ("knee", "worst", "average") else f"trial-{row['trial']}"
+    _make_parent(to)
+    aside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    try:
+        about = _write(aside, job, spec, history, home, name, str(pick))
+        done = {"trial": row["trial"], "folder": str(to)}
+        if register is not None:
+            from tuner.mlflow_runs import register as to_registry
+
+            version = to_registry(aside, about, spec, home, name, register, alias)
+            done |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
+        os.chmod(aside, 0o755)
+        _replace(aside, to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return done
+
+
+def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -> dict[str, Any]:
+    import torch
+
+    from trainables.saved import load_trial, write_weights
+    from tuner.card import card
+
+    record = history.trials[job.trial]
+    model, saved = load_trial(Path(job.config.folder), home.root)
+    write_weights(model, folder, saved["architecture"]["shape"])
+    about = {
+        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": spec.method, "params": record.params,
+        "architecture": saved["architecture"], "weights": saved["weights"], "epochs": saved["epoch"],
+        "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
+        "training": {**saved["config"]["training"], "dataset": spec.dataset, "imbalance": spec.imbalance, "seed": spec.seed},
+        "spec": spec.to_dict(), "metrics": [_val_metrics(record, job), *_test_metrics(home.search(name), job)],
+        "code": code_version(), "torch": torch.__version__}
+    (folder / "model.json").write_text(json.dumps(about, indent=1))
+    (folder / "README.md").write_text(card(about))
+    return about
+
+
+def _val_metrics(record, job) -> dict[str, Any]:
+    knobs = job.config.knobs()
+    return {"split": "val", "attack": f"{knobs.eval_attack} steps each of CE-PGD and margin-PGD", "eps": knobs.eps,
+            **{k: v for k, v in record.last.items() if "acc" in k}}
+
+
+def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
+    """What `tuner verify` has found about this very checkpoint."""
+    from trainables.retest import fingerprint
+    from tuner.verified import row_of
+
+    found = []
+    for path in sorted((folder / "verify").glob(f"*/{job.trial}.json")):
+        result = json.loads(path.read_text())
+        if result.get("checkpoint") == fingerprint(Path(job.config.folder)):
+            row = row_of(result, path.with_suffix(".parquet"))
+            found.append({"split": "test", "attack": result["attack"], "eps": row["eps"], "ci": row["ci"], "alarms": row["alarms"],
+                          **{k: v for k, v in row.items() if "acc" in k},
+                          **{f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in row["per_class"].items()},
+                          "ci_per_class": {c: v["ci"] for c, v in row["per_class"].items()}})
+    return found
+
+
+def code_version() -> str:
+    """The package's version, and the commit where the code runs from a checkout."""
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("tuner")
+    except PackageNotFoundError:
+        number = "unknown"
+    root = Path(__file__).parent.parent
+    if (root / ".git").exists():
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        number += f"+{done.stdout.strip()}" if done.returncode == 0 else ""
+    return number
+
+
+def _check_target(to: Path) -> None:
+    if to.exists() and not (to.is_dir() and (not any(to.iterdir()) or (to / "model.json").exists())):
+        raise UsageError(f"--to {str(to)!r} exists and is not an earlier export; choose another folder")
+
+
+def _make_parent(to: Path) -> None:
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=to.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{str(to.parent)!r} cannot be written ({error.strerror})") from None
+
+
+def _replace(new: Path, to: Path) -> None:
+    """A folder cannot be renamed over one that holds files: the earlier export steps aside first."""
+    old = to.with_name(f".{to.name}.old-{os.getpid()}")
+    if to.exists():
+        os.rename(to, old)
+    os.rename(new, to)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def export_table(name: str, file: Path | str, home: Home | None = None) -> dict[str, Any]:
+    """All trials x epochs as one tidy Parquet table, in any state of the search."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    home, file = home or Home(), Path(file).absolute()
+    _, history = load_search(home, name)
+    if file.is_dir():
+        raise UsageError(f"--parquet {str(file)!r} is a folder; give a file")
+    _make_parent(file)
+    table, sink = history.table(), pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomically(file, sink.getvalue().to_pybytes())
+    return {"parquet": str(file), "rows": table.num_rows}

@@ -1,0 +1,34 @@
+"""Does MLflow answer? Asked by `doctor` here and on every node; plain HTTP, no import of mlflow."""
+
+from __future__ import annotations
+
+import base64
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+
+
+def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
+    """None: it answers (or is no server). Else what is wrong, without the address's password."""
+    if not uri or not uri.startswith(("http:", "https:")):
+        return None
+    url = urllib.parse.urlsplit(uri)
+    plain = urllib.parse.urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or url.username
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or url.password or ""
+    request = urllib.request.Request(f"{plain}/api/2.0/mlflow/experiments/search?max_results=1")
+    if user:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+    elif os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return None
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return f"{plain} refuses the sign-in ({error.code}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD there"
+        return f"{plain} answers {error.code}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return f"{plain} does not answer ({getattr(reason, 'strerror', None) or reason})"

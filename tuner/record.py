@@ -1,0 +1,114 @@
+"""The study as people see it: an Optuna journal in the search's folder, or a database, which optuna-dashboard opens.
+
+It is a record, not the truth: what is missing is filled in from the history. Only trials of full budget carry values; the
+user attribute ``epoch`` says at how many epochs a trial's values were taken, ``values_at_end`` holds those of the others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from tuner.goal import WORST
+from tuner.history import FAILED, FULL, RUNNING, History
+from tuner.home import UsageError
+from tuner.sampler import make_sampler
+
+
+def open_storage(url: str | None, folder: Path | None):
+    """The database at ``url``, else the journal ``study.log`` in ``folder``, else memory."""
+    if url:
+        try:
+            return RDBStorage(url)
+        except Exception as error:  # a missing driver, a refused connection, no such host: one sentence each
+            raise UsageError(f"--study-storage {_without_password(url)!r} cannot be opened: "
+                             f"{type(error).__name__}: {_without_password(str(error).splitlines()[0])}") from None
+    if folder is None:
+        return InMemoryStorage()
+    folder.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder / "study.log")))
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+class Record:
+    """Writes trials down as they start and end. Trial numbers are the history's."""
+
+    def __init__(self, spec, history: History, folder: Path | None = None):
+        self.spec, self.space, self.goal = spec, spec.search_space(), spec.goal
+        self.storage = open_storage(spec.study_storage, folder)
+        self.study = optuna.create_study(storage=self.storage, study_name=spec.search_name, load_if_exists=True,
+                                         directions=["maximize"] * len(spec.objectives))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names([f"{n} ({spec.smooth_worst})" if spec.smooth_worst and n == WORST else n
+                                         for n in spec.objectives])
+        self.lost: dict[int, dict[str, Any]] = {}  # proposed, but the process died before the history heard of it
+        self._catch_up(history)
+
+    def _catch_up(self, history: History) -> None:
+        """Make the study say what the history says."""
+        recorded = self.study.get_trials(deepcopy=False)
+        unknown = [t for t in recorded if t.number not in history.trials]
+        if any(t.state == TrialState.COMPLETE for t in unknown):
+            raise UsageError(f"the study {self.study.study_name!r} in that storage belongs to another search; "
+                             "give this one another --name")
+        for trial in unknown:
+            if trial.state == TrialState.RUNNING and trial.number == len(history.trials) + len(self.lost):
+                self.lost[trial.number] = self._params(trial)
+            elif not trial.state.is_finished():
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        for number, trial in sorted(history.trials.items()):
+            if number >= len(recorded):
+                self.start(number, trial.params)
+            if trial.state != RUNNING:
+                self.end(number, trial.state, trial.last)
+
+    def _params(self, trial) -> dict[str, Any]:
+        if trial.user_attrs.get("paper"):
+            return self.space.default()
+        return self.space.resolve(lambda param: trial.params.get(param.name, param.default))
+
+    def start(self, number: int, params: dict[str, Any]) -> None:
+        """A proposal is on its way."""
+        inside = self.space.contains(params)  # the paper's setting may lie outside the ranges
+        searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
+        self.study.add_trial(create_trial(
+            state=TrialState.RUNNING, params=searched, distributions={n: self.space.params[n].range for n in searched},
+            user_attrs={"paper": number == 0}))
+
+    def ask(self, number: int, total: int) -> dict[str, Any]:
+        """A proposal by a sampler that keeps its state in this study; it is written down already."""
+        self.study.sampler = make_sampler(self.spec.sampler, seed=self.spec.seed, number=number, trials=total)
+        trial = self.study.ask()
+        trial.set_user_attr("paper", False)
+        return self.space.sample(trial)
+
+    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
+        """A trial has ended; does nothing where that is known already."""
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial = self.storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            return
+        values = self.goal.point(metrics)
+        live = optuna.trial.Trial(self.study, trial_id)
+        for name, violation in self.goal.violations(metrics).items():  # on every trial: the samplers want all or none
+            live.set_constraint(name, violation)
+        live.set_user_attr("epoch", metrics.get("epoch", 0))
+        in_study = bool(trial.params) or not self.space.searched
+        if state == FULL and in_study and not any(map(math.isnan, values)):
+            self.study.tell(number, values)
+            return
+        live.set_user_attr("values_at_end", [None if math.isnan(v) else v for v in values])
+        self.study.tell(number, state=TrialState.FAIL if state == FAILED else TrialState.PRUNED)

@@ -1,0 +1,50 @@
+"""Ray Tune's side of the rungs: hands over what trials report, starts what may go on. Decides nothing itself."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from tuner.proposals import Proposer
+from tuner.rungs import CONTINUE, PAUSE, STOP, Rungs, start_of
+from tuner.spec import SearchSpec
+
+_ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
+
+
+class RungScheduler(FIFOScheduler):
+    """A stopped trial ends as "stopped" through the driver's callback; a paused one keeps its checkpoint and waits."""
+
+    _supports_buffered_results = False  # every epoch is looked at before the next one starts
+
+    def __init__(self, spec: SearchSpec, rungs: Rungs, proposer: Proposer):
+        super().__init__()
+        self.rungs, self.proposer = rungs, proposer
+        self.point = partial(spec.goal.point, objectives=spec.scheduler_objectives)
+        self.start = partial(start_of, spec)
+
+    def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
+        metrics = {k.removeprefix("metrics/"): v for k, v in result.items() if k.startswith("metrics/")}
+        if "epoch" not in metrics:  # a step that trained for the trunk only
+            return TrialScheduler.CONTINUE
+        told = trial.config["trial"]
+        return _ANSWER[self.rungs.feed(told["trial"], metrics["epoch"], self.point(metrics), self.start(told["params"]))]
+
+    def choose_trial_to_run(self, tune_controller) -> Trial | None:
+        """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones have ended."""
+        trials = tune_controller.get_live_trials()
+        waiting = {t.config["trial"]["trial"]: t for t in trials if t.status == Trial.PAUSED}
+        number = self.rungs.promotable()
+        if number in waiting:
+            self.rungs.promote(number)
+            return waiting[number]
+        pending = next((t for t in trials if t.status == Trial.PENDING), None)
+        if pending is None and len(waiting) == len(trials) and self.proposer.exhausted:
+            for trial in waiting.values():
+                tune_controller.stop_trial(trial)
+        return pending
+
+    def __getstate__(self) -> dict:
+        return {}  # Ray pickles its scheduler for a restore of its own, which is never used

@@ -1,0 +1,209 @@
+"""A search sent to a Ray cluster: checked, packed, submitted, followed, stopped.
+
+What travels is one folder: ``job.json`` (what to run, by which versions), the spec, and the three packages unless the
+image has them. Data never travels, nor does a secret: the values of environment variables come from the cluster's own
+environment, a job only names the ones it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, ClusterError, Dashboard
+from tuner.home import UsageError
+from tuner.spec import SearchSpec
+
+PACKAGES = ("search_spaces", "trainables", "tuner")
+UPLOAD_LIMIT = 100 * 2**20  # of Ray's dashboard, zipped (its documentation says more: ray#55877)
+STOP_WAIT_S = 180  # how long Ray waits between SIGTERM and SIGKILL; its own 3 s are too few for a driver to write its end
+POLL_S = 0.5
+RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
+ENTRYPOINT = 'exec "${TUNER_PYTHON:-python}" -m tuner.job'
+_OF_RAY = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
+_SECRET = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|(^|_)KEY($|_)|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
+
+
+def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: list[str], package: str) -> str:
+    """Send a search, return the job's id."""
+    check_fits(cluster, spec)
+    check_travels(spec)
+    job = {"command": "search", "search": spec.search_name, "home": cluster_home(home)}
+    return submit(cluster, job, env, package, spec=spec.to_yaml())
+
+
+def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package: str = "send", spec: str = "") -> str:
+    """Send what ``tuner.job`` understands; ``env``: NAME (must be set on the cluster) or NAME=VALUE (in plain sight)."""
+    check_versions(cluster)
+    names, values = parse_env(env)
+    if package not in ("send", "image"):
+        raise UsageError(f"--package {package!r} is not allowed; choose one of: image, send")
+    job_id = f"{job['search']}-{uuid.uuid4().hex[:6]}"
+    job = {**job, "env": names, "versions": ours()}
+    with tempfile.TemporaryDirectory(prefix="tuner-submit-") as folder:
+        pack(Path(folder), job, spec, package)
+        return _send(cluster, job_id, job["search"], folder, {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)})
+
+
+def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging", "ray.job_submission"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        client = JobSubmissionClient(cluster.address, headers=dict(cluster.headers))
+        return client.submit_job(entrypoint=ENTRYPOINT, submission_id=job_id, metadata={OUR_KEY: search},
+                                 runtime_env={"working_dir": folder, "env_vars": values})
+    except (RuntimeError, ConnectionError) as error:
+        raise ClusterError(f"the cluster at {cluster.address} did not take the job: {' '.join(str(error).split())[:300]}") from None
+
+
+# ---- what can be wrong before anything is sent -------------------------------------------------------------------
+
+
+def ours() -> dict[str, str]:
+    return {"ray": version("ray"), "python": platform.python_version(), "tuner": version("tuner")}
+
+
+def check_versions(cluster: Dashboard) -> None:
+    theirs, here = cluster.versions(), ours()
+    for what in ("ray", "python"):
+        if theirs[what].split(".")[:2] != here[what].split(".")[:2]:
+            raise ClusterError(f"this machine has {what} {here[what]} and the cluster at {cluster.address} {theirs[what]}; submit from "
+                               f"an environment with {what} {'.'.join(theirs[what].split('.')[:2])}, or upgrade the cluster")
+
+
+def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
+    """A trial that asks for more than any node has would wait for ever; an autoscaler may bring such a node."""
+    nodes = [node["resources_total"] for node in cluster.nodes()]
+    for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
+        most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+        if asked > most and not cluster.may_grow():
+            raise ClusterError(f"--{kind.lower()}s-per-trial {asked:g} is more than any node of {cluster.address} has: the most is "
+                               f"{most:g}", 2)
+
+
+def check_travels(spec: SearchSpec) -> None:
+    """Data stays where it is, so its path must mean the same on every node; a password must not travel in the spec."""
+    kind, colon, path = spec.dataset.partition(":")
+    if colon and not path.startswith("/") and "://" not in path:
+        raise UsageError(f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL under "
+                         "which every node of the cluster sees it")
+    for flag in ("trunk_storage", "study_storage"):
+        value = getattr(spec, flag)
+        if value and _SECRET.search(value):
+            raise UsageError(f"--{flag.replace('_', '-')} holds a password, and a job's spec can be read by everyone on the cluster; "
+                             "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass, the cloud's own sign-in)")
+
+
+def cluster_home(home: str | None) -> str | None:
+    if home is not None and not str(home).startswith(("/", "~")):
+        raise UsageError(f"--home {str(home)!r} is relative; on a cluster it is an absolute path that every node sees")
+    return None if home is None else str(home)
+
+
+def parse_env(given: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Names that must be set on the cluster, and values that everyone may read."""
+    names, values = [], {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise UsageError(f"--env {item!r} is not allowed; give a variable's NAME, or NAME=VALUE for one that is no secret")
+        if not equals:
+            names.append(name)
+        elif _SECRET.search(name) or _SECRET.search(value):
+            raise UsageError(f"--env {name}=... looks like a secret, and a job's environment can be read by everyone on the cluster; "
+                             f"set {name} where Ray starts (container secret, service file) and give --env {name}")
+        else:
+            values[name] = value
+    return names, values
+
+
+def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
+    """Fill the folder that travels; raises if Ray would refuse it."""
+    (folder / "job.json").write_text(json.dumps(job))
+    (folder / "spec.yaml").write_text(spec)
+    if package == "send":
+        root = Path(__file__).parent.parent
+        for name in PACKAGES:
+            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    if size > UPLOAD_LIMIT:
+        raise ClusterError(f"the package is {size / 2**20:.0f} MiB and Ray takes {UPLOAD_LIMIT // 2**20} MiB; is there data in the "
+                           "package folders? install the package in the cluster's image and give --package image")
+
+
+# ---- a job that runs ---------------------------------------------------------------------------------------------
+
+
+def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Stream a job's lines to stderr until its status (never the stream) says it has ended; (its row, its result)."""
+    stream, failures = _Stream(show), 0
+    while True:
+        try:
+            row = cluster.job(job_id)
+            stream.write(cluster.logs(job_id) if row["state"] != "pending" else "", done=row["state"] in ENDED)
+            failures = 0
+        except ClusterError:
+            failures += 1  # a dashboard that is busy or restarting
+            if failures * POLL_S > 30:
+                raise
+            row = {"state": "unknown"}
+        if row["state"] in ENDED:
+            if show and not stream.text and row["message"]:
+                print(row["message"], file=sys.stderr)
+            return row, stream.result
+        time.sleep(max(POLL_S, len(stream.text) / 4e6))  # the whole log comes each time; a long one is asked for less often
+
+
+class _Stream:
+    """Prints what is new of a growing log, whole lines only; keeps the result line for itself."""
+
+    def __init__(self, show: bool) -> None:
+        self.text, self.result = "", None
+        self._show, self._printed = show, 0
+
+    def write(self, text: str, done: bool) -> None:
+        self.text = text or self.text
+        end = len(self.text) if done else self.text.rfind("\n") + 1
+        for line in self.text[self._printed:end].splitlines():
+            if line.startswith(RESULT):
+                self.result = json.loads(line[len(RESULT):])
+            elif self._show and not _OF_RAY.match(line):
+                print(line, file=sys.stderr, flush=True)
+        self._printed = max(self._printed, end)
+
+
+def plain_log(text: str) -> str:
+    """A job's log as a person wants it."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(RESULT) and not _OF_RAY.match(line))
+
+
+def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> tuple[dict[str, Any], bool]:
+    """SIGTERM to the job's driver, which keeps what is finished; wait for its end. (its row, was it still running?)"""
+    row = cluster.job(job_id)
+    if row["state"] in ENDED:
+        return row, False
+    cluster.stop(job_id)
+    deadline = time.monotonic() + wait_s
+    while row["state"] not in ENDED:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"job {job_id!r} was told to stop {wait_s:.0f} s ago and is {row['state']} still; see `tuner logs {job_id}`")
+        time.sleep(POLL_S)
+        row = cluster.job(job_id)
+    return row, True
+
+
+def exit_code(row: dict[str, Any]) -> int:
+    return INTERRUPTED if row["state"] == "stopped" else row["exit_code"]

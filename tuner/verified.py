@@ -1,0 +1,187 @@
+"""What verification found: DESIGN's JSON, a terminal table, `verified.parquet` and `verified.html`."""
+
+from __future__ import annotations
+
+import html
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuner.front import nondominated
+from tuner.history import History
+from tuner.home import Home, write_atomically
+from tuner.intervals import class_mean, wilson, worst_class
+from tuner.report import fraction
+from tuner.spec import SearchSpec
+
+SPLIT = "test"
+CORRECTION = ("Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value subtracts the bias "
+              "that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, widened to hold the Wilson "
+              "interval of the lowest class. Classes have Wilson intervals.")
+
+
+def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
+    """One tested model: what the flags of its images say."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(flags)
+    labels, clean, robust = (table[n].to_numpy() for n in ("label", "clean", "robust"))
+    classes = found["classes"]
+    count, is_clean, is_robust = (np.bincount(labels[m], minlength=len(classes)) for m in (slice(None), clean, robust))
+    there = count > 0
+    acc, rob = is_clean[there] / count[there], is_robust[there] / count[there]
+    names = [c for c, some in zip(classes, there) if some]
+    corrected, worst_ci = worst_class(is_robust[there], count[there])
+    return {
+        "trial": found["trial"], "seed": found["seed"], "epoch": found["epoch"], "eps": found["eps"], "images": len(labels),
+        "robust_acc": float(rob.mean()), "worst_class_robust_acc": float(rob.min()), "clean_acc": float(acc.mean()),
+        "worst_class_clean_acc": float(acc.min()),
+        "tail_robust_acc": float(np.sort(rob)[:max(1, round(0.3 * len(rob)))].mean()),
+        "worst_class": names[int(rob.argmin())], "worst_class_robust_acc_corrected": corrected,
+        "ci": {"robust_acc": class_mean(is_robust[there], count[there]), "worst_class_robust_acc": worst_ci,
+               "clean_acc": class_mean(is_clean[there], count[there]), "level": 0.95},
+        "per_class": {c: {"robust_acc": float(r), "ci": wilson(int(k), int(n)), "clean_acc": float(a), "images": int(n)}
+                      for c, r, k, n, a in zip(names, rob, is_robust[there], count[there], acc)},
+        "stages": found["stages"], "alarms": found["alarms"], "seconds": found["seconds"], "device": found["device"],
+        "checkpoint": found["checkpoint"], "flags": str(flags)}
+
+
+def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: str, done: list[tuple]) -> dict[str, Any]:
+    """``done``: (job, its stored result) pairs. Rows are the search's own models; retrained ones are summed up in ``seeds``."""
+    rows, retrained = [], {}
+    for job, found in done:
+        if job.seed is None:
+            rows.append(row_of(found, job.path.with_suffix(".parquet")))
+        else:
+            retrained.setdefault(job.trial, []).append(
+                {"seed": job.seed, "failed": found["failed"]} if "failed" in found
+                else row_of(found, job.path.with_suffix(".parquet")))
+    for row in rows:
+        row["val"] = {n: history.trials[row["trial"]].last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
+        if row["trial"] in retrained:
+            row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
+    front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
+    front_trials = [rows[i]["trial"] for i in front]
+    return {"search": name, "split": SPLIT, "attack": attack, "rows": rows, "objectives": list(spec.objectives),
+            "front": front_trials, "fell_off": [r["trial"] for r in rows if r["trial"] not in front_trials],
+            "note": CORRECTION, "home": str(home.root)}
+
+
+def _over_seeds(rows: list[dict], objectives) -> dict[str, Any]:
+    """Mean and standard deviation over fresh seeds. The search's own seed is left out: it was selected for its luck."""
+    good = [r for r in rows if "failed" not in r]
+    values = {n: [r[n] for r in good] for n in dict.fromkeys(["robust_acc", "worst_class_robust_acc", "clean_acc", *objectives])}
+    return {"seeds": [r["seed"] for r in good], "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
+            **{n: {"mean": statistics.fmean(v) if v else None, "std": statistics.stdev(v) if len(v) > 1 else None, "values": v}
+               for n, v in values.items()}}
+
+
+# ---- for people --------------------------------------------------------------------------------------------------------
+
+
+def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    header = ["trial", "average on val", "on test", "worst class on val", "on test", "corrected", "95 %", "clean on test", ""]
+    rows = []
+    for r in result["rows"]:
+        low, high = r["ci"]["worst_class_robust_acc"]
+        val = r["val"]
+        rows.append([str(r["trial"]), fraction(val.get("robust_acc")), _with_ci(r, "robust_acc"),
+                     fraction(val.get("worst_class_robust_acc")), f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
+                     fraction(r["worst_class_robust_acc_corrected"]), f"{low:.3f} .. {high:.3f}", fraction(r["clean_acc"]),
+                     "fell off the front" if r["trial"] in result["fell_off"] else ""])
+    return header, rows
+
+
+def _with_ci(row: dict, name: str) -> str:
+    low, high = row["ci"][name]
+    return f"{row[name]:.3f} ± {(high - low) / 2:.3f}"
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What to know beside the table: what fell off, seeds, alarms."""
+    rows, fell = result["rows"], result["fell_off"]
+    lines = []
+    if len(rows) > 1:
+        lines.append(f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the test images"
+                     + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off." if fell else "."))
+    for r in rows:
+        if "seeds" in r:
+            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in ("robust_acc", "worst_class_robust_acc", "clean_acc"))
+            lines.append(f"Trial {r['trial']} trained anew with seeds {', '.join(map(str, r['seeds']['seeds'])) or 'none'}: {means}.")
+            lines += [f"Trial {r['trial']} with seed {s} failed: {why}." for s, why in r["seeds"]["failed"].items()]
+    alarms = [f"ALARM, trial {r['trial']}: {a}." for r in rows for a in r["alarms"]]
+    return lines + (alarms or ["No sign of masked gradients."])
+
+
+def _mean_std(values: dict) -> str:
+    return "-" if values["mean"] is None else f"{values['mean']:.3f}" + ("" if values["std"] is None else f" ± {values['std']:.3f}")
+
+
+def show(result: dict[str, Any], home: Home) -> None:
+    from rich.table import Table
+
+    from tuner.show import _console
+
+    console, (header, rows) = _console(), cells(result)
+    table = Table(title=f"{result['search']} on split {SPLIT}, attack {result['attack']}")
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    folder = home.search(result["search"])
+    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}", f"table     {folder / 'verified.parquet'}"]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def write_report(result: dict[str, Any], spec: SearchSpec, history: History, home: Home) -> None:
+    folder = home.search(result["search"])
+    write_atomically(folder / "verified.parquet", _parquet(folder))
+    write_atomically(folder / "verified.html", page(result, spec))
+
+
+def _parquet(folder: Path) -> bytes:
+    """Every model tested so far, under every attack, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for path in sorted((folder / "verify").glob("*/*.json")):
+        found = json.loads(path.read_text())
+        if "failed" in found:
+            continue
+        r = row_of(found, path.with_suffix(".parquet"))
+        plain = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
+        intervals = {f"{n}_{end}": r["ci"][n][i] for n in ("robust_acc", "worst_class_robust_acc", "clean_acc")
+                     for i, end in enumerate(("low", "high"))}
+        classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
+        rows.append({"search": folder.name, "split": SPLIT, "attack": found["attack"], "retrained": "-seed" in path.stem,
+                     **plain, "alarms": "; ".join(r["alarms"]), **intervals, **classes})
+    names = list(dict.fromkeys(k for row in rows for k in row))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def page(result: dict[str, Any], spec: SearchSpec) -> str:
+    from tuner.plots import BLUE, GREY, VERMILLION, _axis
+    from tuner.verified_page import TEMPLATE, fill
+
+    x, y = spec.objectives[0], spec.objectives[-1] if len(spec.objectives) > 1 else "worst_class_robust_acc"
+    points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],
+               "ci": [r["ci"].get(x), r["ci"].get(y)], "on": r["trial"] not in result["fell_off"],
+               "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()}} for r in result["rows"]]
+    header, rows = cells(result)
+    table = "".join(f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in line)}</tr>"
+                    for tag, line in [("th", header), *(("td", row) for row in rows)])
+    data = {"points": points, "colours": [BLUE, GREY, VERMILLION],
+            "axis": [_axis(n).replace(" on val", "") for n in (x, y)]}
+    return fill(TEMPLATE, {
+        "TITLE": html.escape(f"{result['search']} verified on {SPLIT}"),
+        "LINE": html.escape(f"{spec.method} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · attack "
+                            f"{result['attack']}, L-inf, eps {result['rows'][0]['eps']:.3g} · {result['rows'][0]['images']} images"),
+        "SENTENCES": "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)),
+        "TABLE": table, "NOTE": html.escape(CORRECTION), "DATA": json.dumps(data).replace("</", "<\\/")})

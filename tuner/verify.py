@@ -1,0 +1,215 @@
+"""`tuner verify`: the front's models, judged on the test images that no search ever sees, under far stronger attacks.
+
+Every result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written when it
+is whole: started again, only what is missing is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.config import TrialConfig
+from tuner.cluster import connect
+from tuner.driver import trial_config
+from tuner.front import Front
+from tuner.history import History
+from tuner.home import Failed, Home, UsageError, write_atomically
+from tuner.proposals import Proposal
+from tuner.result import load_search
+from tuner.spec import SearchSpec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to test: the search's own trial, or (``seed`` given) the same setting trained anew."""
+
+    trial: int
+    config: TrialConfig
+    path: Path  # of the result, without suffix
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        return f"trial {self.trial}" + ("" if self.seed is None else f" seed {self.seed}")
+
+
+def parse_attack(text: str) -> str:
+    """``apgd``, ``autoattack`` or ``pgd:STEPSxRESTARTS``."""
+    if text == "autoattack":
+        from importlib.util import find_spec
+
+        if not find_spec("pyautoattack"):
+            raise UsageError("--attack 'autoattack' needs the package pyautoattack; pip install 'tuner[verify]'")
+    elif text != "apgd" and not re.fullmatch(r"pgd:[1-9]\d{0,4}x[1-9]\d{0,3}", text):
+        raise UsageError(f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as pgd:100x10")
+    return text
+
+
+def verify_search(name: str, home: Home | None = None, *, pick: str | None = None, attack: str = "apgd", seeds: int = 0,
+           say: Say = lambda text: None) -> dict[str, Any]:
+    """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; DESIGN's JSON.
+
+    ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint that is missing or damaged.
+    """
+    from tuner.verified import summary, write_report
+
+    home, attack = home or Home(), parse_attack(attack)
+    if seeds < 0:
+        raise UsageError(f"--seeds {seeds} is not allowed; it takes a whole number of at least 0")
+    spec, history = load_search(home, name)
+    picked = picked_rows(spec, history, name, pick)
+    jobs = make_jobs(spec, history, home, name, [r["trial"] for r in picked], attack, seeds)
+    todo = [job for job in jobs if stored(job) is None]
+    if len(todo) < len(jobs):
+        say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
+    if todo:
+        run_jobs(todo, spec, attack, say)
+    result = summary(spec, history, home, name, attack, [(job, stored(job)) for job in jobs])
+    write_report(result, spec, history, home)
+    _to_mlflow(result, spec, home, name, say)
+    return result
+
+
+def picked_rows(spec: SearchSpec, history: History, name: str, pick: str | None) -> list[dict]:
+    """The whole front, or one of its rows."""
+    front = Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+    if not front.rows:
+        raise UsageError(f"search {name!r} has no finished full-budget trial yet; tuner resume {name} goes on with it")
+    try:
+        return list(front.rows) if pick is None else [front.pick(pick)]
+    except ValueError as error:
+        raise UsageError(f"--pick: {error}") from None
+
+
+def folder_of(attack: str) -> str:
+    return attack.replace(":", "-")
+
+
+def make_jobs(spec: SearchSpec, history: History, home: Home, name: str, trials: Iterable[int], attack: str,
+              seeds: int) -> list[Job]:
+    folder = home.search(name)
+    results = folder / "verify" / folder_of(attack)
+    jobs = []
+    for trial in trials:
+        record = history.trials[trial]
+        config = trial_config(spec, home, folder, Proposal(trial, record.params))
+        check_checkpoint(config, record)
+        jobs.append(Job(trial, config, results / str(trial)))
+        for seed in range(spec.seed + 1, spec.seed + 1 + seeds):
+            where = folder / "verify" / "seeds" / str(trial) / str(seed)
+            again = dataclasses.replace(config, seed=seed, folder=str(where))
+            jobs.append(Job(trial, again, results / f"{trial}-seed{seed}", seed))
+    return jobs
+
+
+def check_checkpoint(config: TrialConfig, record) -> None:
+    """``Failed`` unless the trial's checkpoint is whole and is the one that the history speaks of."""
+    from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
+
+    path = Path(config.folder) / NAME
+    try:
+        state = read_checkpoint(path.parent)
+    except DamagedCheckpoint as error:
+        raise Failed(str(error)) from None
+    if state is None:
+        raise Failed(f"checkpoint {str(path)!r} is missing")
+    told = (state["config"]["trial"], state["config"]["params"], state["epoch"])
+    if told != (record.trial, config.params, record.last.get("epoch")):
+        raise Failed(f"checkpoint {str(path)!r} is not the one that trial {record.trial} ended with")
+
+
+def stored(job: Job) -> dict[str, Any] | None:
+    """The job's result if it is there and belongs to the checkpoint that is there now."""
+    from trainables.checkpoint import NAME
+    from trainables.retest import fingerprint
+
+    path, folder = job.path.with_suffix(".json"), Path(job.config.folder)
+    if not path.exists() or not job.path.with_suffix(".parquet").exists():
+        return None
+    result = json.loads(path.read_text())
+    if "failed" in result:
+        return result
+    return result if (folder / NAME).exists() and result["checkpoint"] == fingerprint(folder) else None
+
+
+def _remote(job: Job, attack: str, threads: int):
+    """What runs on a worker: a generator, so that progress arrives while it works."""
+    from trainables.retest import retest
+
+    yield from retest(job.config, attack, retrain=job.seed is not None, threads=threads)
+
+
+def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
+    """One Ray task per job, as many at a time as fit; each result is written as soon as it is whole."""
+    with connect(spec) as ray:
+        task = ray.remote(_remote).options(num_returns="streaming", num_cpus=spec.cpus_per_trial, num_gpus=spec.gpus_per_trial)
+        running = {task.remote(job, attack, int(spec.cpus_per_trial)): job for job in jobs}
+        done = 0
+        while running:
+            (stream,), _ = ray.wait(list(running), num_returns=1)
+            try:
+                event = ray.get(next(stream))
+            except StopIteration:
+                del running[stream]
+                continue
+            except ray.exceptions.RayError as error:
+                raise Failed(f"{running[stream].label}: {_one_line(error)}") from None
+            job = running[stream]
+            if "result" in event or "failed" in event:
+                done += 1
+                store(job, attack, event)
+            say(f"{job.label}: {_told(job, event)}" + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else ""))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "cause", None) or error).split())[:500]
+
+
+def _told(job: Job, event: dict[str, Any]) -> str:
+    if "stage" in event:
+        s = event["stage"]
+        what = "classified wrong" if s["name"] == "clean" else "broken"
+        return f"{s['name']}: {s['broken']} of {s['tried']} images {what} in {s['seconds']:.1f} s"
+    if "epoch" in event:
+        return f"trained epoch {event['epoch']} of {job.config.max_epochs}"
+    return f"failed: {event['failed']}" if "failed" in event else f"tested in {event['result']['seconds']:.1f} s"
+
+
+def store(job: Job, attack: str, event: dict[str, Any]) -> None:
+    """Flags first: the JSON file says that both are whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    result = {"trial": job.trial, "seed": job.config.seed, "attack": attack, "split": "test"}
+    names = ["index", "label", "clean", "robust", "broken_by"]
+    if "failed" in event:
+        table, result["failed"] = pa.table({n: [] for n in names}), event["failed"]
+    else:
+        found = dict(event["result"])
+        labels, broken_by = found.pop("labels"), found.pop("broken_by")
+        stages = [s["name"] for s in found["stages"]]
+        table = pa.table({"index": range(len(labels)), "label": labels, "clean": broken_by != 0, "robust": broken_by < 0,
+                          "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()]})
+        result |= found
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomically(job.path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
+    write_atomically(job.path.with_suffix(".json"), json.dumps(result, indent=1))
+
+
+def _to_mlflow(result: dict[str, Any], spec: SearchSpec, home: Home, name: str, say: Say) -> None:
+    """MLflow is told on every call, so a server that was away gets it the next time; the results do not depend on it."""
+    from tuner.mlflow_runs import log_test
+
+    try:
+        log_test(result, spec, home, name)
+    except Failed as error:
+        say(f"{error}; the results are kept, and `tuner verify {name}` tries again")
