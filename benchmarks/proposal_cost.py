@@ -23,11 +23,13 @@ from tuner.rungs import CONTINUE, rungs_for, start_of
 from tuner.sampler import quasi_random
 from tuner.spec import SearchSpec
 
-CASES = {"auto, conditional (srat)": {"method": "srat"}, "auto, flat (srat, loss=ce)": {"method": "srat", "fix": {"loss": "ce"}},
+CASES = {"auto, conditional (srat)": {"method": "srat"},
+         "auto, flat (srat, loss=ce)": {"method": "srat", "fix": {"loss": "ce"}},
          "tpe": {"method": "srat", "sampler": "tpe"}, "random": {"method": "srat", "sampler": "random"}}
 
 
-def train(history: History, rungs, spec: SearchSpec, trial: int, params: dict, rng, decisions: list[float] | None) -> None:
+def train(history: History, rungs, spec: SearchSpec, trial: int, params: dict, rng,
+          decisions: list[float] | None) -> None:
     """One made-up trial: a curve that rises to a height which depends on its parameters."""
     history.append("start", trial, params=params, method=spec.method)
     height = 0.3 + 0.3 * np.exp(-abs(np.log(params["sep_weight"]))) + 0.05 * rng.random()
@@ -62,7 +64,8 @@ def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
         if proposer.ahead:
             time.sleep(trial_s)
         train(history, rungs, spec, proposal.trial, proposal.params, rng, decisions)
-    return {"wait_ms": 1000 * statistics.median(waits), "worst_wait_ms": 1000 * max(waits), "wait_cpu_ms": 1000 * statistics.median(computed),
+    return {"wait_ms": 1000 * statistics.median(waits), "worst_wait_ms": 1000 * max(waits),
+            "wait_cpu_ms": 1000 * statistics.median(computed),
             "decision_ms": 1000 * statistics.median(decisions), "worst_decision_ms": 1000 * max(decisions)}
 
 
@@ -70,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--asks", type=int, default=15)
-    parser.add_argument("--trial-s", type=float, default=3.0, help="training time of one trial beside a Gaussian process")
+    parser.add_argument("--trial-s", type=float, default=3.0, help="seconds one trial trains beside a Gaussian process")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = []
@@ -79,7 +82,8 @@ def main() -> None:
         for count in args.counts:
             row = {"sampler": name, "trials": count, **measure(case, count, args.asks, args.trial_s)}
             rows.append(row)
-            print(f"{name:28} {count:7d} {row['wait_ms']:9.2f} {row['worst_wait_ms']:9.2f} {row['wait_cpu_ms']:9.2f} {row['decision_ms']:12.3f} "
+            print(f"{name:28} {count:7d} {row['wait_ms']:9.2f} {row['worst_wait_ms']:9.2f} {row['wait_cpu_ms']:9.2f} "
+                  f"{row['decision_ms']:12.3f} "
                   f"{row['worst_decision_ms']:9.3f}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

@@ -155,3 +155,14 @@ def test_an_epoch_is_every_image_once_and_sampling_weights_draw_classes():
     method.sampling_weights = lambda: torch.tensor([0.0, 1.0])
     drawn = torch.cat(list(batches.epoch(method, generator)))
     assert set(drawn.tolist()) == {6, 7}
+
+
+def test_training_and_evaluation_never_touch_the_test_split(config, tmp_path):
+    """With the test images destroyed on disk a trial trains and is judged as before."""
+    from trainables.data import DataSpec, open_test, prepare
+
+    (prepare("digits", tmp_path) / "test.arrow").write_bytes(b"no images here")
+    trainer = Trainer(replace(config, home=str(tmp_path)))
+    assert trainer.run_epoch() and not hasattr(trainer.splits, "test")
+    with pytest.raises(Exception):
+        open_test(DataSpec(), tmp_path)

@@ -1,4 +1,4 @@
-"""What the proposal model is told: values of one budget, who is running, what is not feasible; and nothing that is not so."""
+"""What the proposal model is told: values of one budget, who is running, what is not feasible; and nothing else."""
 
 import optuna
 import pytest
@@ -8,21 +8,27 @@ from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.goal import parse_constraint
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.home import UsageError
+from tuner.home import Home, UsageError
 from tuner.model import ELITE, SEEN, Knowledge
 from tuner.proposals import Proposer
 from tuner.record import Record
 from tuner.rungs import STOP, rungs_for, start_of
 from tuner.sampler import make_sampler, model_kind, quasi_random
 from tuner.spec import SearchSpec
-
-AT_LEVEL = {1: 0.1, 3: 0.3, 9: 0.6, 12: 0.9}
+from tuner.warm import check_warm, warm_trials
 
 
 def metrics(epoch, params, worst=None):
     mean = epoch / 100 + 0.001 * params.get("beta", 1.0)
     return {"epoch": epoch, "robust_acc": mean, "worst_class_robust_acc": mean / 2 if worst is None else worst,
             "clean_acc": 0.8}
+
+
+def peaked(epoch, params):
+    """A front in the middle of the range: average is best at beta 3, the worst class at beta 6."""
+    beta = params.get("beta", 1.0)
+    return {"epoch": epoch, "clean_acc": 0.8, "robust_acc": 0.5 + epoch / 100 - 0.01 * (beta - 3) ** 2,
+            "worst_class_robust_acc": 0.4 + epoch / 100 - 0.01 * (beta - 6) ** 2}
 
 
 def trial(history, number, params, epochs, state):
@@ -46,7 +52,8 @@ def knowledge(spec, history, levels=(1, 3, 9, 12)):
 def test_values_of_one_budget_only():
     spec, history = spec_of(), History(None)
     for number in range(12):
-        trial(history, number, {"beta": 1.0 + number / 10}, (1, 3, 12, 12)[number % 4], (STOPPED, STOPPED, FULL, FULL)[number % 4])
+        epochs = (1, 3, 12, 12)[number % 4]
+        trial(history, number, {"beta": 1.0 + number / 10}, epochs, FULL if epochs == 12 else STOPPED)
     known = knowledge(spec, history)
     for level in (1, 3, 12):
         seen = known.frozen(level, spec.search_space(), (), 0)
@@ -88,7 +95,7 @@ def test_knowledge_follows_the_history():
         history.append("epoch", 0, metrics=metrics(epoch, {"beta": 2.0}))
     history.append("end", 0, state=STOPPED)
     known.update(history.trials)
-    assert set(known.values[3]) == {0} and not known.open and 0 in known.given_up
+    assert set(known.values[3]) == {0} and not known.open and 0 in known.given_up[9] and not known.given_up[3]
 
 
 def test_what_a_trial_was_before_its_start_is_no_value_of_it():
@@ -97,6 +104,13 @@ def test_what_a_trial_was_before_its_start_is_no_value_of_it():
     trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, FULL)
     known = knowledge(spec, history)
     assert [len(known.values[level]) for level in (1, 3, 9, 12)] == [0, 0, 1, 1]
+
+
+def test_who_was_not_yet_itself_at_a_budget_is_not_called_bad_there():
+    spec, history = SearchSpec(method="srat", max_epochs=12), History(None)
+    trial(history, 0, {**spec.search_space().default(), "start": 0.5}, 9, STOPPED)
+    seen = knowledge(spec, history).frozen(3, spec.search_space(), (), 0)
+    assert seen == [] and len(knowledge(spec, history).frozen(9, spec.search_space(), (), 0)) == 1
 
 
 def test_nan_has_no_value_and_is_no_error(tmp_path):
@@ -147,7 +161,8 @@ def test_the_record_has_constraints(tmp_path):
 
 
 @pytest.mark.parametrize("text, part", [("clean_accc>=0.8", "clean_acc"), ("clean_acc>0.8", "METRIC>=VALUE"),
-                                        ("clean_acc>=high", "'high'"), ("clean_acc>=nan", "'nan'"), ("0.8", "METRIC>=VALUE")])
+                                        ("clean_acc>=high", "'high'"), ("clean_acc>=nan", "'nan'"),
+                                        ("0.8", "METRIC>=VALUE")])
 def test_wrong_constraints_say_what_is_allowed(text, part):
     with pytest.raises(UsageError, match=part) as error:
         parse_constraint(text)
@@ -181,7 +196,7 @@ def _drive(proposer, history, spec, until=None, rungs=None):
             history.append("start", proposal.trial, params=proposal.params, method=spec.method)
         record, state = history.trials[proposal.trial], FULL
         for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
-            history.append("epoch", proposal.trial, metrics=metrics(epoch, proposal.params))
+            history.append("epoch", proposal.trial, metrics=peaked(epoch, proposal.params))
             if rungs and rungs.feed(proposal.trial, epoch, spec.goal.point(record.last),
                                     start_of(spec, proposal.params)) == STOP:
                 state = STOPPED
@@ -285,7 +300,8 @@ def test_what_is_pending_changes_the_proposal():
 def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
     spec, history = spec_of(), History(None)
     for number in range(SEEN + 200):
-        trial(history, number, {"beta": 1.0 + 9 * (number * 37 % 450) / 450}, 12 if number % 3 else 1, FULL if number % 3 else STOPPED)
+        beta = 1.0 + 9 * (number * 37 % 450) / 450
+        trial(history, number, {"beta": beta}, *((12, FULL) if number % 3 else (1, STOPPED)))
     seen = knowledge(spec, history).frozen(12, spec.search_space(), (), seed=5)
     assert len(seen) == SEEN
     complete = sorted((t.params["beta"] for t in seen if t.values), reverse=True)
@@ -371,3 +387,37 @@ def test_the_study_in_a_database(tmp_path):
 def test_unknown_sampler():
     with pytest.raises(ValueError, match="'grid'"):
         make_sampler("grid", seed=0, number=1, trials=4)
+
+
+# ---- warm start ---------------------------------------------------------------------------------------------------
+
+
+def test_warm_start(tmp_path):
+    home, earlier = Home(tmp_path), spec_of(trials=8, name="earlier", seed=1)
+    folder = home.search("earlier")
+    history = History(folder)
+    _drive(Proposer(earlier, history), history, earlier)
+    (folder / "spec.yaml").write_text(earlier.to_yaml())
+    spec = spec_of(trials=6, warm_start="earlier")
+    check_warm(spec, home)
+    warm = warm_trials(spec, home, tmp_path / "new")
+    assert len(warm) == 8 and all(t.state == FULL for t in warm)
+    proposer = Proposer(spec, History(None), warm=warm)
+    assert proposer.known.budget(4, 8) == 12 and len(proposer.known.frozen(12, proposer.space, (), 0)) == 8
+    cold, hot = History(None), History(None)
+    plain = _drive(Proposer(spec_of(trials=6), cold), cold, spec)
+    told = _drive(Proposer(spec, hot, warm=warm), hot, spec)
+    assert plain[0] == told[0] and plain[1] != told[1]  # the model needs no start of its own
+    (folder / "history.jsonl").unlink()  # what it learnt from is kept with the search
+    assert len(warm_trials(spec, home, tmp_path / "new")) == 8
+
+
+@pytest.mark.parametrize("changes, part", [({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
+                                           ({"method": "srat"}, "method"), ({"max_epochs": 27}, "max_epochs 12 there"),
+                                           ({"space": {"lr": [0.01, 0.1]}}, "another space: beta there, beta, lr here")])
+def test_warm_start_from_something_else_is_refused(tmp_path, changes, part):
+    home, earlier = Home(tmp_path), spec_of(trials=2, name="earlier")
+    home.search("earlier").mkdir(parents=True)
+    (home.search("earlier") / "spec.yaml").write_text(earlier.to_yaml())
+    with pytest.raises(UsageError, match=part):
+        check_warm(spec_of(warm_start="earlier", **changes), home)

@@ -36,7 +36,8 @@ def test_ranks_with_three_objectives_against_the_definition():
     points = np.random.default_rng(0).integers(0, 6, (60, 3)).astype(float)
     left, rank, number = set(range(60)), {}, 0
     while left:
-        front = {i for i in left if not any((points[j] >= points[i]).all() and (points[j] > points[i]).any() for j in left)}
+        front = {i for i in left if not any((points[j] >= points[i]).all() and (points[j] > points[i]).any()
+                                            for j in left)}
         rank.update(dict.fromkeys(front, number))
         left, number = left - front, number + 1
     assert ranks(points).tolist() == [rank[i] for i in range(60)]

@@ -13,8 +13,8 @@ from tuner.history import FULL, STOPPED, History
 from tuner.rungs import rung_levels
 from tuner.spec import SearchSpec
 
-QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2",
-         "--grace", 1]
+QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",
+         "eval_attack=2", "--grace", 1]
 
 
 def searched(home, name, *args):

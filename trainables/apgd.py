@@ -44,7 +44,8 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
     """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
     at ``x``.
 
-    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 1) + 1 forward passes.
+    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). All targets run as one batch of targets * B
+    images: steps + 2 calls of that size and one of B.
     Returns ``x'``, for every sample the one of largest margin (largest wrong logit minus true one), and
     ``survived`` (B,) int64, the fewest iterates 0 .. steps-1 classified right on the way to any target.
     """
@@ -53,18 +54,18 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
         logits = forward(x)
         others = logits.scatter(1, y[:, None], float("-inf"))
         wrong = others.topk(min(targets, logits.shape[1] - 1), 1).indices
-    best, best_margin, fewest = None, None, None
-    for target in wrong.T:
-        found, survived = apgd(forward, x, y, partial(dlr_targeted, target=target), eps=eps, steps=steps, x_start=x_start)
-        with torch.no_grad():
-            margin = logit_margin(forward(found), y)
-        if best is None:
-            best, best_margin, fewest = found, margin, survived
-            continue
-        better = margin > best_margin
-        best = torch.where(better.reshape(eps_shape(x)), found, best)
-        best_margin, fewest = torch.maximum(margin, best_margin), torch.minimum(fewest, survived)
-    return best, fewest
+    count = wrong.shape[1]
+
+    def copies(t: Tensor) -> Tensor:
+        return t.repeat(count, *[1] * (t.dim() - 1))
+
+    start, eps = copies(x if x_start is None else x_start), copies(eps) if len(eps) > 1 else eps
+    towards = partial(dlr_targeted, target=wrong.T.flatten())
+    found, survived = apgd(forward, copies(x), copies(y), towards, eps=eps, steps=steps, x_start=start)
+    with torch.no_grad():
+        margin = logit_margin(forward(found), copies(y)).reshape(count, -1)
+    best = margin.argmax(0) * len(x) + torch.arange(len(x), device=x.device)  # ties: the likelier target
+    return found[best], survived.reshape(count, -1).amin(0)
 
 
 def eps_shape(x: Tensor) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ class Trainer:
                                          weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
         self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
+        if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share the compiled code
+            self.attacked.module.backbone.compile(dynamic=False)
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)

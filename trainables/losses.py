@@ -42,7 +42,10 @@ def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
     """(B,) largest wrong probability minus the true one, in [-1, 1]; positive = misclassified (MAIL,
     FAAL)."""
     probs = F.softmax(full_precision(logits), dim=1)
-    return _without_label(probs, y, -1.0).amax(1) - probs.gather(1, y[:, None]).squeeze(1)
+    with torch.no_grad():  # which two, without a graph: WMMR has this in every step of its attack
+        pair = torch.stack((wrong_class(probs, y), y), 1)
+    wrong, true = probs.gather(1, pair).unbind(1)
+    return wrong - true
 
 
 def prob_shortfall(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import logging
 import os
 from contextlib import contextmanager
 
-from tuner.home import UsageError
+from tuner.home import Failed, UsageError
 from tuner.spec import SearchSpec
+
+GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def connect(spec: SearchSpec):
     if mine:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
+            join(ray, quiet)
         else:
             ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
     try:
@@ -30,8 +32,24 @@ def connect(spec: SearchSpec):
             ray.shutdown()
 
 
+def join(ray, quiet: dict) -> None:
+    """The cluster that RAY_ADDRESS names, from one of its nodes; Ray itself does not send a token unless told to."""
+    from tuner.dashboard import local_token
+
+    if not os.environ.get("RAY_AUTH_MODE") and local_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise Failed(f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us ({' '.join(str(error).split())[:200]}); "
+                     "is its head up, is this one of its nodes, and if it has a token, is the same one in ~/.ray/auth_token, RAY_AUTH_TOKEN "
+                     "or RAY_AUTH_TOKEN_PATH here? (from elsewhere: tuner submit --address http://HEAD:8265)") from None
+
+
 def _check_resources(ray, spec: SearchSpec) -> None:
     """A trial that asks for more than any node has would wait for ever."""
+    if os.environ.get(GROWS):
+        return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -105,7 +106,7 @@ class Dashboard:
         status = (self.get("/api/cluster_status")["data"] or {}).get("clusterStatus") or {}
         report = status.get("autoscalerReport") or {}
         known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
-        launched = [kind for kind in (report.get("activeNodes") or {}) if not kind.lower().startswith("node")]
+        launched = [kind for kind in (report.get("activeNodes") or {}) if not re.fullmatch(r"node_?[0-9a-f]{40,}", kind, re.IGNORECASE)]
         return bool(known or launched or report.get("pendingLaunches") or report.get("pendingNodes"))
 
     # ---- jobs ------------------------------------------------------------------------------------------------

@@ -190,8 +190,8 @@ def trunk_line(spec: SearchSpec) -> str:
     if spec.trunk == "none":
         return "no trunk: --no-trunk"
     if reach and "start" in spec.search_space().params:
-        return (f"no trunk: {', '.join(reach)} {'act' if len(reach) > 1 else 'acts'} before the start of the reweighting and "
-                f"is searched; {' '.join(f'--fix {n}=VALUE' for n in reach)} lets all trials share those epochs")
+        return (f"no trunk: what is searched acts before the reweighting starts ({', '.join(reach)}); "
+                "--fix them and all trials share those epochs")
     return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
 
 

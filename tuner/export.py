@@ -33,7 +33,9 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
     check_checkpoint(job.config, history.trials[row["trial"]])
     alias = str(pick) if str(pick) in ("knee", "worst", "average") else f"trial-{row['trial']}"
     _make_parent(to)
-    aside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    aside = work / "bundle"
+    aside.mkdir()
     try:
         about = _write(aside, job, spec, history, home, name, str(pick))
         done = {"trial": row["trial"], "folder": str(to)}
@@ -42,10 +44,9 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
 
             version = to_registry(aside, about, spec, home, name, register, alias)
             done |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
-        os.chmod(aside, 0o755)
         _replace(aside, to)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return done
 
 

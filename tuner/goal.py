@@ -58,7 +58,7 @@ def parse_smoothing(text: str | None) -> float | None:
     except ValueError:
         value = math.nan
     if kind != "cvar" or not 0 < value <= 1:
-        raise UsageError(f"--smooth-worst {text!r} is not allowed; write cvar:SHARE with a share of the classes in (0, 1]")
+        raise UsageError(f"--smooth-worst {text!r} is not allowed; write cvar:SHARE, a share of the classes in (0, 1]")
     return value
 
 

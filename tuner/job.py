@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,15 +63,21 @@ def main() -> None:
 
 
 def _search(job: dict, home: Home) -> None:
+    import tempfile
+
     from tuner import cli
     from tuner.nodes import shared_home_problem
     from tuner.result import saved_result
 
+    # Ray may unpack this folder anew under our feet (two nodes on one machine): stand somewhere else.
+    spec = Path(tempfile.mkdtemp(prefix="tuner-job-")) / "spec.yaml"
+    spec.write_text(Path("spec.yaml").read_text())
+    os.chdir(spec.parent)
     wrong = shared_home_problem(home)
     if wrong:
         print(f"Error: {wrong}", file=sys.stderr)
         raise SystemExit(2)
-    what = ["search", "--spec", "spec.yaml"] if job["command"] == "search" else ["resume", job["search"]]
+    what = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
     sys.argv = ["tuner", *what, "--home", str(home.root)]
     try:
         cli.main()
@@ -78,6 +85,7 @@ def _search(job: dict, home: Home) -> None:
         result = saved_result(home.search(job["search"]))
         if result:
             _emit(result)
+        shutil.rmtree(spec.parent, ignore_errors=True)
 
 
 def _emit(value) -> None:

@@ -1,13 +1,15 @@
 """What a proposal model may know: values of ONE budget, who is still running, who was given up. No Ray here.
 
-As in BOHB (Falkner et al., 2018) that budget is the highest one at which enough trials have a value; a trial counts there
-with its values at exactly that epoch, never with those of another. Who was given up below that budget has no value, but
-the model knows that it was.
+As in BOHB (Falkner et al., 2018) that budget is the highest one at which enough trials have a value; a trial counts
+there with its values at exactly that epoch, never with those of another. Who was given up below that budget has no
+value, but the model knows that it was.
 """
 
 from __future__ import annotations
 
 import copy
+import heapq
+import math
 import random
 import warnings
 from collections.abc import Iterable
@@ -49,12 +51,14 @@ class Knowledge:
     start: Any  # params -> the epoch (from 0) at which such a trial begins to reweight
     values: dict[int, dict[int, Value]] = field(default_factory=dict)  # budget -> trial -> value
     open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still change
-    given_up: dict[int, TrialRecord] = field(default_factory=dict)
+    given_up: dict[int, dict[int, TrialRecord]] = field(default_factory=dict)  # budget -> trials that ended below it
+    _largest: dict[int, list] = field(default_factory=dict)  # budget -> heap of (box, -trial), the largest boxes
     taken: set[frozenset] = field(default_factory=set)  # settings that were proposed
     _known: int = 0
 
     def __post_init__(self):
-        self.values = {level: {} for level in self.levels}
+        self.values, self.given_up = {n: {} for n in self.levels}, {n: {} for n in self.levels}
+        self._largest = {n: [] for n in self.levels}
 
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""
@@ -65,8 +69,9 @@ class Knowledge:
             self._take(record)
             if record.state != RUNNING:
                 del self.open[number]
-                if record.state in (STOPPED, FAILED):
-                    self.given_up[number] = record
+                for level in self.levels if record.state in (STOPPED, FAILED) else ():
+                    if record.last.get("epoch", 0) < level:
+                        self.given_up[level][number] = record
 
     def add_past(self, records: Iterable[TrialRecord]) -> None:
         """Trials of an earlier search; their numbers are negative here."""
@@ -89,6 +94,9 @@ class Knowledge:
                 point = self.goal.point(metrics)
                 if all(v == v for v in point):
                     found[record.trial] = Value(record.params, point, self.goal.violations(metrics))
+                    heapq.heappush(largest := self._largest[metrics["epoch"]], (_box(point), -record.trial))
+                    if len(largest) > 4 * ELITE:
+                        heapq.heappop(largest)
 
     def budget(self, least: int, enough: int) -> int | None:
         """The highest budget with ``enough`` values; else the lowest one, once it has ``least`` of them."""
@@ -101,10 +109,9 @@ class Knowledge:
     def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int) -> list[FrozenTrial]:
         """What a model at this budget is shown, in the order of trial numbers; at most ``SEEN`` that have ended."""
         valued, waiting = self.values[level], set(waiting)
-        bad = {t: r.params for t, r in self.given_up.items() if t not in valued and _epochs(r) < level}
-        bad |= {t: r.params for t, r in self.open.items() if t in waiting and t not in valued}
-        pending = {t: r.params for t, r in self.open.items() if t not in valued and t not in waiting}
-        shown = set(_sample(valued, bad, seed)) | set(pending)
+        bad = self.given_up[level] | {t: r for t, r in self.open.items() if t in waiting and t not in valued}
+        pending = {t: r for t, r in self.open.items() if t not in valued and t not in waiting}
+        shown = set(self._sample(level, bad, seed)) | set(pending)
         names = list(self.goal.violations({}))
         made = []
         for trial in sorted(shown):
@@ -114,24 +121,24 @@ class Knowledge:
             else:
                 state = TrialState.RUNNING if trial in pending else TrialState.PRUNED
                 none_violated = {} if state == TrialState.RUNNING else dict.fromkeys(names, 0.0)
-                made.append(_frozen(space, (pending | bad)[trial], state, None, none_violated))
+                record = pending.get(trial) or bad[trial]
+                made.append(_frozen(space, record.params, state, None, none_violated))
         return [trial for trial in made if trial is not None]
 
+    def _sample(self, level: int, bad: dict[int, TrialRecord], seed: int) -> list[int]:
+        """All ended trials, or where there are too many the best ones and a random draw of the others."""
+        valued = self.values[level]
+        ended = sorted([*valued, *bad])
+        if len(ended) <= SEEN:
+            return ended
+        most = [-trial for _, trial in sorted(self._largest[level], reverse=True)]
+        elite = [most[i] for i in ranked(np.array([valued[t].point for t in most]))[:ELITE]] if most else []
+        rest = sorted(set(ended).difference(elite))
+        return elite + random.Random(seed).sample(rest, SEEN - len(elite))
 
-def _epochs(record: TrialRecord) -> int:
-    return record.last.get("epoch", 0)
 
-
-def _sample(valued: dict[int, Value], bad: dict[int, dict], seed: int) -> list[int]:
-    """All ended trials, or where there are too many the best ones and a random draw of the others."""
-    if len(valued) + len(bad) <= SEEN:
-        return [*valued, *bad]
-    numbers = list(valued)
-    points = np.array([valued[t].point for t in numbers])
-    most = np.argsort(-np.prod(np.maximum(points, 0), axis=1), kind="stable")[:4 * ELITE]  # largest boxes first
-    elite = [numbers[most[i]] for i in ranked(points[most])[:ELITE]]
-    rest = sorted((set(valued) | set(bad)) - set(elite))
-    return elite + random.Random(seed).sample(rest, SEEN - len(elite))
+def _box(point: tuple[float, ...]) -> float:
+    return math.prod(max(v, 0.0) for v in point)
 
 
 class _Shown(FrozenTrial):

@@ -20,7 +20,9 @@ def connect():
     import ray
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        from tuner.cluster import join
+
+        join(ray, {"log_to_driver": False, "logging_level": logging.ERROR})
     return ray
 
 

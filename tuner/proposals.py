@@ -9,8 +9,8 @@
         history.append("end", proposal.trial, state=FULL or STOPPED)
         proposer.tell(proposal.trial, state, last_metrics)
 
-A proposal depends on the spec, its number and what was known, never on timing. Gaussian processes take about a second, so
-where one may be used every proposal is worked out ahead, from what was known when the one before it was handed out.
+A proposal depends on the spec, its number and what was known, never on timing. Gaussian processes take about a second,
+so where one may be used every proposal is worked out ahead, from what was known when the one before was handed out.
 """
 
 from __future__ import annotations

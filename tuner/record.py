@@ -1,7 +1,7 @@
 """The study as people see it: an Optuna journal in the search's folder, or a database, which optuna-dashboard opens.
 
-It is a record, not the truth: what is missing is filled in from the history. Only trials of full budget carry values; the
-user attribute ``epoch`` says at how many epochs a trial's values were taken, ``values_at_end`` holds those of the others.
+It is a record, not the truth: what is missing is filled in from the history. Only trials of full budget carry values;
+the user attribute ``epoch`` says at how many epochs values were taken, ``values_at_end`` holds those of the others.
 """
 
 from __future__ import annotations

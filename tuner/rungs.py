@@ -1,4 +1,4 @@
-"""Asynchronous successive halving over epochs, on all objectives at once. Pure decisions: Ray knows nothing of this file.
+"""Asynchronous successive halving over epochs, on all objectives at once. Ray knows nothing of this file.
 
 A rung is a number of epochs. Who reaches it is compared with everybody who reached it before, at that same number of
 epochs, and goes on if it is among the best 1/reduction (Li et al., 2020, ASHA). "Best" with several objectives is that
@@ -33,8 +33,8 @@ Point = tuple[float, ...]
 def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
     """base + grace * reduction^k: the epochs at which trials are compared.
 
-    The last one leaves at least a fifth of all epochs: stopping a trial at epoch 11 of 12 saves next to nothing and loses a
-    point of the front.
+    The last one leaves at least a fifth of all epochs: stopping a trial at epoch 11 of 12 saves next to nothing and
+    loses a point of the front.
     """
     found, step = [], grace
     while base + step <= 0.8 * max_epochs:
@@ -44,7 +44,7 @@ def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
 
 
 def start_of(spec, params: dict) -> int:
-    """First epoch (from 0) at which a trial reweights: ``trainables.method.start_epoch``, and not before its trunk ends."""
+    """First epoch (from 0) at which a trial reweights (``trainables.method.start_epoch``), not before its trunk ends."""
     start = round(params.get("start", 0.0) * spec.max_epochs)
     return max(start, trunk_epochs(spec)) if spec.trunk.startswith("at:") else start
 
@@ -52,14 +52,14 @@ def start_of(spec, params: dict) -> int:
 def best(points: Sequence[Point]) -> Point:
     """The epoch a trial is judged by: the one whose box down to 0 is largest, the latest of equals.
 
-    A point that was really reached (a component-wise best would promise a mix of epochs that no checkpoint holds), one of
-    the trial's own non-dominated ones, and independent of the other trials, so that rungs can be rebuilt in any order.
+    A point that was really reached (a component-wise best would promise a mix of epochs that no checkpoint holds), one
+    of the trial's own non-dominated ones, and independent of the other trials, so that rungs can be rebuilt in any order.
     """
     return max(enumerate(points), key=lambda item: (math.prod(max(v, 0.0) for v in item[1]), sum(item[1]), item[0]))[1]
 
 
 def ranks(points: np.ndarray) -> np.ndarray:
-    """(n,) number of the non-dominated front each row of ``points`` (n, objectives), all maximised, lies on; 0 is best."""
+    """(n,) number of the non-dominated front on which each row of ``points`` (n, objectives, maximised) lies; 0 is best."""
     at_least = np.ones((len(points), len(points)), dtype=bool)
     for column in points.T:
         at_least &= column[:, None] >= column[None, :]
@@ -76,7 +76,7 @@ def ranks(points: np.ndarray) -> np.ndarray:
 
 
 def net_order(points: np.ndarray) -> list[int]:
-    """Epsilon-net order of the rows of one front: best first objective first, then always the farthest from those taken.
+    """Epsilon-net order of the rows of one front: best first objective first, then the farthest from those taken.
 
     Objectives are scaled by the front's range; equals go by their row number.
     """
@@ -122,8 +122,8 @@ class Rung:
 class Rungs:
     """``feed`` it every epoch of every trial; it answers CONTINUE, STOP or PAUSE.
 
-    ``on_rung="pause"``: who is not among the best waits (``paused``) and goes on when ``promotable`` names it, because the
-    rung has grown. ``rule="median"``: every level stops whoever is below the median of the others (one objective).
+    ``on_rung="pause"``: who is not among the best waits (``paused``) and goes on when ``promotable`` names it, because
+    the rung has grown. ``rule="median"``: every level stops whoever is below the median of the others (one objective).
     """
 
     def __init__(self, at: Iterable[int], reduction: int = 3, on_rung: str = STOP, *, rule: str = "asha",
@@ -159,7 +159,7 @@ class Rungs:
             return
         curve = self._curves.setdefault(trial, {})
         curve[epoch] = point
-        if epoch in self.rungs and trial not in self.rungs[epoch].points:  # an epoch may be reported again after a restart
+        if epoch in self.rungs and trial not in self.rungs[epoch].points:  # after a restart it is reported again
             self.rungs[epoch].add(trial, best([curve[e] for e in sorted(curve) if e <= epoch]))
         if epoch >= max(self.rungs, default=0):
             del self._curves[trial]  # there is nothing left to judge
@@ -195,7 +195,7 @@ class Rungs:
         self._curves.pop(trial, None)
 
     def replay(self, history, point: Callable[[dict], Point], start: Callable[[dict], int]) -> Rungs:
-        """Rebuild the state from a history alone. ``point(metrics)``: the objectives; ``start(params)``: see ``feed``."""
+        """Rebuild the state from a history. ``point(metrics)``: the objectives; ``start(params)``: see ``feed``."""
         for record in history.trials.values():
             for metrics in record.epochs:
                 self.note(record.trial, metrics["epoch"], point(metrics), start(record.params))
@@ -210,12 +210,14 @@ def first_rung_base(spec) -> int:
     """The earliest epoch at which a trial of this search can begin to reweight, and not before its trunk ends."""
     space = spec.search_space()
     start = space.params.get("start")
-    share = 0.0 if start is None else space.fixed.get("start", start.range.low if "start" in space.searched else start.default)
+    if start is None:
+        return trunk_epochs(spec)
+    share = space.fixed.get("start", start.range.low if "start" in space.searched else start.default)
     return max(round(share * spec.max_epochs), trunk_epochs(spec))
 
 
 def rung_levels(spec) -> list[int]:
-    """Where trials of this search would be compared. The default first rung lies a tenth of what is left behind the base."""
+    """Where trials of this search are compared. By default the first rung lies a tenth of the rest behind the base."""
     base = first_rung_base(spec)
     grace = spec.grace or math.ceil(0.1 * (spec.max_epochs - base))
     if spec.scheduler == "median":
@@ -236,16 +238,16 @@ def check_scheduler(spec) -> None:
         return
     base, found = first_rung_base(spec), rung_levels(spec)
     if len(found) < 2:
-        raise UsageError(f"--scheduler {spec.scheduler} has {len(found)} rung{'s' * (len(found) != 1)} here, but needs 2: "
-                         f"reweighting starts at epoch {base} of {spec.max_epochs}, --grace {spec.grace or 'default'}, "
-                         f"--reduction {spec.reduction}; give more --max-epochs, or --scheduler none")
+        raise UsageError(f"--scheduler {spec.scheduler} has {len(found)} rung{'s' * (len(found) != 1)} here, but "
+                         f"needs 2: reweighting starts at epoch {base} of {spec.max_epochs}, "
+                         f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; give more --max-epochs, or --scheduler none")
 
 
 def describe_scheduler(spec) -> str:
     """One line for the user: who is compared when, or why nobody is stopped."""
     name, found = scheduler_name(spec), rung_levels(spec)
     if name == "none":
-        why = "" if spec.scheduler else f": {spec.max_epochs} epochs leave {len(found)} rung after the reweighting start"
+        why = "" if spec.scheduler else f": {spec.max_epochs} epochs leave fewer than 2 rungs after the start"
         return f"scheduler none{why}; every trial runs to its end"
     at = f"epochs {found[0]} to {found[-1]}" if name == "median" else "epochs " + ", ".join(map(str, found))
     on = spec.scheduler_objectives

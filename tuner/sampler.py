@@ -40,7 +40,7 @@ def describe_sampler(name: str, space: Space, objectives: int, trials: int, most
         return f"sampler {name}, after the paper's setting"
     start = start_trials(trials) - 1
     if model_kind(name, space, objectives, 0, most) == "gp":
-        what = f"a Gaussian process (flat space, {objectives} objective{'s' * (objectives > 1)}; TPE beyond {most} values)"
+        what = f"a Gaussian process (flat space, objectives: {objectives}; TPE after {most} values)"
     else:
         what = f"TPE ({'conditional space' if space.conditional else f'{objectives} objectives'})"
     return f"sampler auto: the paper's setting, {start} quasi-random ones, then {what}"

@@ -30,10 +30,11 @@ class RungScheduler(FIFOScheduler):
         if "epoch" not in metrics:  # a step that trained for the trunk only
             return TrialScheduler.CONTINUE
         told = trial.config["trial"]
-        return _ANSWER[self.rungs.feed(told["trial"], metrics["epoch"], self.point(metrics), self.start(told["params"]))]
+        point, start = self.point(metrics), self.start(told["params"])
+        return _ANSWER[self.rungs.feed(told["trial"], metrics["epoch"], point, start)]
 
     def choose_trial_to_run(self, tune_controller) -> Trial | None:
-        """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones have ended."""
+        """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones end."""
         trials = tune_controller.get_live_trials()
         waiting = {t.config["trial"]["trial"]: t for t in trials if t.status == Trial.PAUSED}
         number = self.rungs.promotable()

@@ -11,7 +11,7 @@ from tuner.proposals import Proposal, Proposer
 
 
 class ProposalSearcher(Searcher):
-    """``configure(proposal)`` makes the trainable's config. Results reach the proposer through the callback, not here."""
+    """``configure(proposal)`` makes the trainable's config. Results reach the proposer by the callback."""
 
     def __init__(self, proposer: Proposer, configure: Callable[[Proposal], dict[str, Any]]):
         super().__init__()

@@ -75,6 +75,9 @@ class SearchSpec:
             method_space(self.method)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        if str(self.sampler).replace("-", "") == "cmaes":
+            raise UsageError(f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
+                             f"choose one of: {', '.join(sorted(SAMPLERS))}")
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("on-rung", self.on_rung, ("stop", "pause"))
         for name, value, allowed in (("scheduler", self.scheduler, SCHEDULERS), ("asha-metric", self.asha_metric, METRICS)):

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tuner.cluster import GROWS
 from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, ClusterError, Dashboard
 from tuner.home import UsageError
 from tuner.spec import SearchSpec
@@ -52,7 +53,10 @@ def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package
     job = {**job, "env": names, "versions": ours()}
     with tempfile.TemporaryDirectory(prefix="tuner-submit-") as folder:
         pack(Path(folder), job, spec, package)
-        return _send(cluster, job_id, job["search"], folder, {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)})
+        values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        if cluster.may_grow():
+            values[GROWS] = "1"
+        return _send(cluster, job_id, job["search"], folder, values)
 
 
 def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:

@@ -24,9 +24,10 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
     if differs:
         pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
-    if set(theirs.search_space().searched) != set(spec.search_space().searched):
-        raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: "
-                         f"{', '.join(theirs.search_space().searched)} there, {', '.join(spec.search_space().searched)} here")
+    there, here = theirs.search_space().searched, spec.search_space().searched
+    if set(there) != set(here):
+        raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there)} there, "
+                         f"{', '.join(here)} here")
     if not history.with_state(FULL):
         raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
 

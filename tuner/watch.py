@@ -36,7 +36,8 @@ class Watch(tune.Callback):
             self.history.append("trunk", number, trunk_epoch=trunk["trained"])
         if trunk.get("past"):
             self._branch(number, trunk)
-        elif metrics is not None and metrics["epoch"] > self.history.trials[number].last.get("epoch", 0):  # else: said again
+        elif metrics is not None and metrics["epoch"] > self.history.trials[number].last.get("epoch", 0):
+            # a restarted trial says its last epoch again
             self.history.append("epoch", number, metrics=metrics)
             for listener in self.listeners:
                 listener.epoch(number, metrics)
@@ -72,7 +73,7 @@ class Watch(tune.Callback):
             self._front(record)
 
     def _front(self, record: TrialRecord) -> None:
-        """The front with one trial more: of the old front and the new trial, which costs the same however many there were."""
+        """The front with one trial more: of the old front and that trial alone, however many there were."""
         before = self.front.rows if self.front else self.history.rows(self.spec.objectives, self.spec.goal)
         rows = [*before, record.row(self.spec.objectives)] if self.front else before
         self.front = Front.of(rows, self.spec.objectives)

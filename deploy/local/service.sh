@@ -27,7 +27,7 @@ find_postgres() {
 needs() {
     find_postgres
     "$PYTHON" -c 'import ray, mlflow, tuner' 2>/dev/null || die "$PYTHON lacks the project; activate its environment or set PYTHON"
-    "$PYTHON" -c 'import psycopg2' 2>/dev/null || die "$PYTHON lacks psycopg2; install the project with its service extra: pip install -e '.[service]'"
+    "$PYTHON" -c 'import psycopg' 2>/dev/null || die "$PYTHON lacks psycopg; install the project with its service extra: pip install -e '.[service]'"
 }
 
 # PostgreSQL refuses to run as root: then it runs as the user that Debian's package made.
@@ -85,7 +85,7 @@ pg_up() {
 
 mlflow_up() {
     export PGPASSFILE=$dir/pgpass MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
-    export MLFLOW_BACKEND_STORE_URI=postgresql://tuner@127.0.0.1:$pg_port/mlflow   # the password is in PGPASSFILE
+    export MLFLOW_BACKEND_STORE_URI=postgresql+psycopg://tuner@127.0.0.1:$pg_port/mlflow   # the password is in PGPASSFILE
     alive mlflow || start mlflow env -u MLFLOW_TRACKING_URI "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$mlflow_port" \
         --workers 1 --artifacts-destination "$dir/artifacts"
     wait_for "MLflow on $MLFLOW_TRACKING_URI" mlflow 240 answers "$MLFLOW_TRACKING_URI/health"
@@ -94,20 +94,21 @@ mlflow_up() {
 ray_up() {
     local i temp=$dir/ray
     [ -s "$RAY_AUTH_TOKEN_PATH" ] || secret "$RAY_AUTH_TOKEN_PATH"
-    if [ ${#temp} -gt 40 ]; then   # the path of a socket has 107 characters at most
+    if [ ${#temp} -gt 36 ]; then   # the path of a socket has 107 characters at most
         temp=$(cat "$dir/ray-temp" 2>/dev/null || mktemp -d "${TMPDIR:-/tmp}/tuner-ray-XXXXXX")
         echo "$temp" > "$dir/ray-temp"
     fi
     export PATH=$bin:$PATH
     alive ray-head || start ray-head "$bin/ray" start --head --block --node-ip-address "$head_ip" --port "$gcs_port" \
         --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" --dashboard-agent-listen-port $((base + 4)) \
-        --ray-client-server-port $((base + 5)) --num-cpus "$worker_cpus" --temp-dir "$temp" --disable-usage-stats
+        --ray-client-server-port $((base + 5)) --num-cpus "$worker_cpus" --temp-dir "$temp/h" --disable-usage-stats
     wait_for "Ray's head on $RAY_API_SERVER_ADDRESS" ray-head 120 answers "$RAY_API_SERVER_ADDRESS/api/authentication_mode"
-    for ((i = 1; i <= $1; i++)); do
+    for ((i = 1; i <= $1; i++)); do   # each with its own folder: in a shared one they overwrite each other's sockets and jobs' packages
         alive "ray-worker-$i" || start "ray-worker-$i" "$bin/ray" start --block --address "$head_ip:$gcs_port" \
-            --node-ip-address "127.0.0.$((2 + i))" --dashboard-agent-listen-port $((base + 9 + i)) --num-cpus "$worker_cpus" --disable-usage-stats
+            --node-ip-address "127.0.0.$((2 + i))" --dashboard-agent-listen-port $((base + 9 + i)) --num-cpus "$worker_cpus" \
+            --temp-dir "$temp/w$i" --disable-usage-stats
+        wait_for "Ray's worker $i" "ray-worker-$i" 180 nodes_are $((i + 1))
     done
-    wait_for "Ray with $(($1 + 1)) nodes" ray-head 180 nodes_are $(($1 + 1))
 }
 
 nodes_are() { [ "$(node_count)" -ge "$1" ]; }

@@ -1,0 +1,136 @@
+"""docs/methods.md from the stored runs of `benchmarks.methods_table`: a table per setting, and each paper's claim judged."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+HEAD = """# What the methods do
+
+Written by `python -m benchmarks.methods_table --table` from `benchmarks/results/methods.jsonl`; do not edit. Every method
+runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as robust if it
+survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +- standard deviation
+over the seeds. "rarest 5" are the five classes with the fewest training images.
+
+A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard error,
+**false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing.
+"""
+
+
+def average(row: dict) -> float:
+    return statistics.mean(row["robust"])
+
+
+def worst(row: dict) -> float:
+    return min(row["robust"])
+
+
+def rarest(row: dict) -> float:
+    order = sorted(range(len(row["train_counts"])), key=lambda c: (row["train_counts"][c], -c))
+    return statistics.mean(row["robust"][c] for c in order[:5])
+
+
+def tail(row: dict) -> float:
+    """The worst 30 % of classes."""
+    return statistics.mean(sorted(row["robust"])[:max(1, round(0.3 * len(row["robust"])))])
+
+
+def gap(row: dict) -> float:
+    return max(row["robust"]) - min(row["robust"])
+
+
+def unseen(row: dict) -> float:
+    """Plain CE-PGD, which LRAT's published pair of attacks (SAA and CW) does not contain."""
+    return statistics.mean(row["pgd"])
+
+
+def clean(row: dict) -> float:
+    return statistics.mean(row["clean"])
+
+
+@dataclass(frozen=True)
+class Claim:
+    text: str
+    method: str
+    control: str
+    figure: Callable[[dict], float]
+    settings: tuple[str, ...]
+    sign: int = 1  # -1: the method's figure is to be smaller
+
+
+ALL, LONG_TAIL = ("step:100", "exp:50", "none"), ("step:100", "exp:50")
+CLAIMS = [
+    Claim("SRAT is above class-balanced AT on the rarest 5 classes", "srat", "at+effective", rarest, LONG_TAIL),
+    Claim("LRAT is above LSAT under an attack that neither trained on (CE-PGD)", "lrat", "lsat", unseen, ("none",)),
+    Claim("DONE is above AT on the worst 30 % of classes", "done", "at", tail, ALL),
+    Claim("Domain Mixup has a smaller gap between classes than AT", "mixup", "at", gap, ("none",), -1),
+    Claim("CFA is above TRADES on the worst class", "cfa", "trades", worst, ("none",)),
+    Claim("DAFA is above TRADES on the worst class", "dafa", "trades", worst, ("none",)),
+]
+
+
+def verdict(differences: list[float]) -> str:
+    """``differences`` per seed, positive = as claimed."""
+    if len(differences) < 2:
+        return "undecided"
+    mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+    if abs(mean) < 2 * error or mean == 0:
+        return "undecided"
+    if all(d > 0 for d in differences):
+        return "true"
+    return "false" if all(d < 0 for d in differences) else "undecided"
+
+
+def judged(claim: Claim, setting: str, rows: list[dict]) -> str:
+    """One line of the claims' table; seeds that only one side has finished do not count."""
+    mine, theirs = ({r["seed"]: claim.figure(r) for r in rows if r["method"] == name}
+                    for name in (claim.method, claim.control))
+    seeds = sorted(mine.keys() & theirs.keys())
+    if not seeds:
+        return f"| {claim.text} | {setting} | - | - | not run |"
+    each = [claim.sign * (mine[s] - theirs[s]) for s in seeds]
+    shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
+    return f"| {claim.text} | {setting} | {100 * claim.sign * statistics.mean(each):+.1f} | {shown} | **{verdict(each)}** |"
+
+
+def cell(values: list[float]) -> str:
+    spread = f" +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def setting_table(setting: str, rows: list[dict]) -> list[str]:
+    figures = {"average": average, "worst class": worst, "rarest 5": rarest, "worst 30 %": tail, "gap": gap, "clean": clean}
+    if setting == "none":
+        del figures["rarest 5"]
+    by_method: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        by_method[row["method"]].append(row)
+    lines = [f"### {setting}", "", f"| method | seeds | {' | '.join(figures)} |", "|---|---|" + "---|" * len(figures)]
+    for method, mine in sorted(by_method.items()):
+        lines.append(f"| {method} | {len(mine)} | {' | '.join(cell([f(r) for r in mine]) for f in figures.values())} |")
+    return [*lines, ""]
+
+
+def report(rows: list[dict]) -> str:
+    """The page; runs of different models, lengths, data sizes or machines are never mixed in a table."""
+    lines, groups = [HEAD], defaultdict(list)
+    for row in rows:
+        about = ("model", "epochs", "images", "batch_size", "test_images", "device", "torch", "precision")
+        groups[tuple(row.get(k) for k in about)].append(row)
+    if not rows:
+        lines.append("No runs are stored yet.\n")
+    for (model, epochs, images, batch, tested, device, torch, precision), group in groups.items():
+        fine = [r for r in group if "failed" not in r]
+        lines += [f"## {model}, {epochs} epochs", "", f"{images or 'All'} training images before the imbalance, "
+                  f"batch {batch}, {tested} test images; {device}, torch {torch}, arithmetic {precision}.", ""]
+        for setting in ALL:
+            of_setting = [r for r in fine if r["setting"] == setting]
+            if of_setting:
+                lines += setting_table(setting, of_setting)
+        lines += ["| claim | setting | difference | per seed | verdict |", "|---|---|---|---|---|"]
+        lines += [judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings]
+        lines += ["", *(f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group
+                        if "failed" in r), ""]
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,71 @@
+"""What `tuner verify`'s default attack costs against the standard AutoAttack ensemble, and how far the results are apart.
+
+    python -m benchmarks.verify_cost [--images 359] [--models 2] [--epochs 12] [--json OUT]
+
+Digits CNNs are trained in full (imbalance exp:10), one per method of at and srat; both attacks judge the same test images. Cost
+is CPU time of the process on one thread, because wall time on a shared machine says little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from search_spaces.training import training_for
+from trainables.config import TrialConfig
+from trainables.data import DataSpec, Split, open_test
+from trainables.loop import Trainer
+from trainables.verification import Cascade
+
+METHODS = ("at", "srat", "trades", "bsl")
+
+
+def measure(method: str, home: str, images: int, epochs: int) -> dict:
+    knobs = training_for("digits")
+    trainer = Trainer(TrialConfig(method, training=asdict(knobs), home=home, max_epochs=epochs), "cpu")
+    for _ in range(epochs):
+        trainer.run_epoch()
+    whole = open_test(DataSpec("digits"), Path(home))
+    split = Split(whole.base, whole.index[:images], whole.labels[:images])
+    row = {"method": method, "images": len(split)}
+    for attack in ("apgd", "autoattack"):
+        cascade = Cascade(trainer.final_model, split, attack, eps=knobs.eps, search_steps=knobs.eval_attack)
+        begin = time.process_time()
+        stages = list(cascade.run())
+        row[attack] = {"cpu_s": time.process_time() - begin, "robust": cascade.robust.float().mean().item(),
+                       "clean": cascade.clean.float().mean().item(), "broken": {s.name: s.broken for s in stages},
+                       "alarms": cascade.alarms}
+    row["share"] = row["apgd"]["cpu_s"] / row["autoattack"]["cpu_s"]
+    row["points"] = 100 * (row["apgd"]["robust"] - row["autoattack"]["robust"])
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=359)
+    parser.add_argument("--models", type=int, default=2, choices=range(1, len(METHODS) + 1))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as home:
+        rows = [measure(m, home, args.images, args.epochs) for m in METHODS[:args.models]]
+    for r in rows:
+        print(f"{r['method']:6} {r['images']} images: apgd {r['apgd']['cpu_s']:.1f} CPU-s, {r['apgd']['robust']:.4f} robust; "
+              f"autoattack {r['autoattack']['cpu_s']:.1f} CPU-s, {r['autoattack']['robust']:.4f}; share {r['share']:.1%}, "
+              f"{r['points']:+.2f} points")
+        print("      ", r["apgd"]["broken"], r["autoattack"]["broken"], r["apgd"]["alarms"], r["autoattack"]["alarms"])
+    if args.json:
+        args.json.write_text(json.dumps({"torch": torch.__version__, "machine": platform.processor() or platform.machine(),
+                                         "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Export: what is taken away is the model that was judged, whole or not at all, and others can use it."""
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from search_spaces.training import training_for
+from tests.conftest import tuner
+from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
+from trainables.config import TrialConfig
+from trainables.data import DataSpec, open_splits, open_test
+from trainables.evaluate import evaluate
+from trainables.frozen import Frozen
+from trainables.loop import Trainer
+from trainables.saved import load_model, load_trial
+from tuner.export import export_model
+from tuner.history import History
+from tuner.home import Failed, Home, UsageError
+
+ROOT = Path(__file__).parent.parent
+FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """(folder, result JSON, home) of one export through the command line, registered too."""
+    _, home, _ = finished
+    to = tmp_path_factory.mktemp("export") / "model"
+    done = tuner("export", "first", "--pick", "knee", "--to", to, "--register", "digits", "--home", home, "--json")
+    assert done.returncode == 0, done.stderr
+    return to, json.loads(done.stdout), home
+
+
+def test_folder_is_whole(exported):
+    to, result, _ = exported
+    assert {f.name for f in to.iterdir()} == FILES and result["folder"] == str(to)
+    assert [p.name for p in to.parent.iterdir()] == ["model"], "nothing is left beside it"
+    about = json.loads((to / "model.json").read_text())
+    assert {"architecture", "preprocessing", "training", "spec", "metrics", "code", "torch", "params", "method"} <= set(about)
+    assert about["architecture"]["classes"] == [str(c) for c in range(10)] and about["architecture"]["shape"] == [1, 8, 8]
+    assert about["code"].startswith("0.1.0")
+
+
+def test_exported_model_has_the_metrics_it_was_picked_for(exported):
+    """Judged again by the search's own evaluation, the weights give the numbers of the history."""
+    to, result, home = exported
+    about = json.loads((to / "model.json").read_text())
+    val = open_splits(DataSpec("digits", "exp:10", 0), home).val
+    found = evaluate(Frozen(load_model(to)), val, 10, eps=0.1, steps=4, seed=0).metrics([str(c) for c in range(10)])
+    last = History(home / "searches" / "first").trials[result["trial"]].last
+    assert about["metrics"][0]["split"] == "val" and about["metrics"][0]["eps"] == 0.1
+    for name, value in found.items():
+        assert value == pytest.approx(last[name], abs=1e-6), name
+        assert "acc" not in name or about["metrics"][0][name] == last[name]
+
+
+def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
+    """With the per-class table; a result that belongs to another checkpoint is left out."""
+    from tests.test_verify import copied
+    from tuner.verify import verify_search
+
+    home = Home(copied(finished[1], tmp_path))
+    from tuner import verify as module
+
+    def here(jobs, spec, attack, say):  # no Ray: this test is about what happens with the results
+        for job in jobs:
+            *_, last = module._remote(job, attack, 1)
+            module.store(job, attack, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_jobs", here)
+        patch.setattr(module, "_to_mlflow", lambda *args: None)
+        (row,) = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
+    export_model("first", "knee", tmp_path / "out", home)
+    about, text = json.loads((tmp_path / "out" / "model.json").read_text()), (tmp_path / "out" / "README.md").read_text()
+    (tested,) = [m for m in about["metrics"] if m["attack"] == "pgd:2x1"]
+    assert tested["split"] == "test" and tested["robust_acc"] == row["robust_acc"]
+    assert "Not verified" not in text and "Split test" in text
+    low, high = row["per_class"]["4"]["ci"]
+    line = next(line for line in text.splitlines() if line.startswith("| 4 |"))
+    if about["metrics"][-1]["attack"] == "pgd:2x1":
+        assert line == f"| 4 | {row['per_class']['4']['robust_acc']:.3f} | {low:.3f} .. {high:.3f} | " \
+                       f"{row['per_class']['4']['clean_acc']:.3f} |"
+
+
+def snippets(markdown):
+    return re.findall(r"```python\n(.*?)```", markdown, re.S)
+
+
+def test_load_snippets_of_the_card(exported):
+    to, _, home = exported
+    x, _ = open_test(DataSpec("digits"), home).batch(slice(0, 5))
+    answers = []
+    for snippet in snippets((to / "README.md").read_text()):
+        space = {}
+        exec(snippet, space)
+        with torch.no_grad():
+            answers.append(space["load"](to)(x))
+    assert len(answers) == 2 and torch.allclose(answers[0], answers[1], atol=1e-5) and answers[0].shape == (5, 10)
+
+
+def test_program_needs_torch_alone(exported):
+    """In a process of its own, away from the project: no package of ours is loaded, any batch size works."""
+    to, _, _ = exported
+    code = snippets((to / "README.md").read_text())[0] + f"""
+import sys, torch
+model = load({str(to)!r})
+print([tuple(model(torch.rand(n, 1, 8, 8)).shape) for n in (1, 2, 7)])
+print([m for m in ("trainables", "tuner", "search_spaces") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout.splitlines() == ["[(1, 10), (2, 10), (7, 10)]", "[]"], done.stderr
+
+
+def test_loading_never_unpickles_foreign_code(exported, tmp_path):
+    """A `.pt2` whose sample inputs are a pickle that would run a command: plain torch runs it, the card's `load` does not."""
+    to, _, _ = exported
+    bait, trap = tmp_path / "model.pt2", tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(trap),))
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    with zipfile.ZipFile(to / "model.pt2") as old, zipfile.ZipFile(bait, "w", zipfile.ZIP_STORED) as new:
+        for item in old.infolist():
+            evil = "sample_inputs" in item.filename
+            new.writestr(item, (tmp_path / "evil.pt").read_bytes() if evil else old.read(item))
+    code = snippets((to / "README.md").read_text())[0] + f"\nload({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode != 0 and not trap.exists()
+    plain = f"import torch; torch.export.load({str(bait)!r})"
+    subprocess.run([sys.executable, "-I", "-c", plain], capture_output=True, cwd="/")
+    assert trap.exists(), "the bait is a real one"
+
+
+def test_registered_model_answers_on_real_images(exported, monkeypatch):
+    import mlflow
+
+    to, result, home = exported
+    assert {"model": "digits", "version": "1", "alias": "knee"}.items() <= result.items()
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    try:
+        model = mlflow.pyfunc.load_model("models:/digits@knee")
+        version = mlflow.MlflowClient().get_model_version_by_alias("digits", "knee")
+    finally:
+        mlflow.set_tracking_uri(before)
+    x, y = open_test(DataSpec("digits"), home).batch(slice(None))
+    answers = model.predict(x.numpy())
+    with torch.no_grad():
+        assert np.allclose(answers, load_model(to)(x).numpy(), atol=1e-5)
+    assert (answers.argmax(1) == y.numpy()).mean() > 0.5
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert version.tags == {"tuner.search": "first", "tuner.trial": str(result["trial"])}
+    files = [p.name for p in (home / "artifacts").rglob("model-knee/**/*")]
+    assert "mlflow_served.py" in files and not [f for f in files if f.endswith((".pkl", ".pickle", ".pth", ".pt"))]
+
+
+def test_weights_are_those_that_were_judged(tmp_path):
+    """Where a trial keeps a weight average, that is the model its metrics speak of."""
+    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, ema=0.9))
+    trainer = Trainer(TrialConfig("srat", training=knobs, home=str(tmp_path), max_epochs=2), "cpu")
+    save_checkpoint(tmp_path / "trial", trainer, trainer.run_epoch())
+    model, about = load_trial(tmp_path / "trial", tmp_path)
+    assert about["weights"] == "average"
+    mine, theirs, last = model.state_dict(), trainer.average.model.state_dict(), trainer.model.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine) and not torch.equal(mine["head.weight"], last["head.weight"])
+
+
+def test_a_cosine_head_is_built_again(tmp_path):
+    trainer = Trainer(TrialConfig("robal", training=asdict(training_for("digits")), home=str(tmp_path)), "cpu")
+    save_checkpoint(tmp_path / "trial", trainer, {})
+    model, about = load_trial(tmp_path / "trial", tmp_path)
+    x = torch.rand(3, 1, 8, 8)
+    assert about["architecture"]["head"] == "cosine" and torch.equal(model(x), trainer.model.eval()(x))
+
+
+def test_table_of_all_trials(finished, tmp_path):
+    done = tuner("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
+    assert json.loads(done.stdout)["rows"] == 18 and done.returncode == 0
+    table = pq.read_table(tmp_path / "t.parquet").to_pydict()
+    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
+    assert {"state", "seed", "robust_acc", "param/sep_weight"} <= set(table)
+
+
+def test_python_page_runs(tmp_path):
+    """docs/python.md, from top to bottom, as one script."""
+    blocks = snippets((ROOT / "docs" / "python.md").read_text())
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks))
+    env = {**os.environ, "TUNER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240)
+    assert done.returncode == 0 and len(blocks) == 4, done.stderr
+    assert "finished {'finished': 4" in done.stdout and "hypervolume" in done.stdout
+    assert {f.name for f in (tmp_path / "my-model").iterdir()} == FILES
+
+
+# ---- wrong input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args, parts", [
+    (["--pick", "99", "--to", "OUT"], ["'99'", "not on the front"]),
+    (["--pick", "best", "--to", "OUT"], ["'best'", "knee"]),
+    (["--pick", "knee"], ["--to DIR"]),
+    (["--to", "OUT"], ["--pick"]),
+    ([], ["--parquet FILE"]),
+    (["--register", "m", "--parquet", "OUT"], ["'m'", "--to DIR"]),
+    (["--pick", "knee", "--to", "/proc/nowhere/x"], ["/proc/nowhere", "cannot be written"]),
+    (["--pick", "knee", "--to", "TAKEN"], ["exists", "not an earlier export"]),
+])
+def test_wrong_input(finished, tmp_path, capsys, monkeypatch, args, parts):
+    from tests.test_wrong_input import run
+
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("x")
+    args = [{"OUT": str(tmp_path / "out"), "TAKEN": str(tmp_path / "taken")}.get(a, a) for a in args]
+    code, out, _ = run(capsys, monkeypatch, "export", "first", *args, "--home", finished[1], "--json")
+    error = json.loads(out)["error"]
+    assert code == 2 and all(p in error for p in parts) and "\n" not in error
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"] and os.listdir(tmp_path / "taken") == ["mine.txt"]
+
+
+def flip(path):
+    """One bit in the middle of the weights."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def other_trial(path):
+    others = [p for p in sorted(path.parent.parent.glob("*/checkpoint.pt")) if p != path]
+    shutil.copy(others[0], path)
+
+
+@pytest.mark.parametrize("damage, part", [
+    (lambda path: path.unlink(), "is missing"), (flip, "is cut or altered"), (other_trial, "is not the one"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is cut or altered"),
+    (lambda path: path.write_bytes(b""), "is cut or altered")])
+def test_a_damaged_checkpoint(finished, tmp_path, capsys, monkeypatch, damage, part):
+    from tests.test_verify import copied
+    from tests.test_wrong_input import run
+
+    home = copied(finished[1], tmp_path)
+    trial = json.loads(tuner_front(home))["trial"]
+    damage(home / "searches" / "first" / "trials" / str(trial) / "checkpoint.pt")
+    for command in (["export", "first", "--pick", "knee", "--to", tmp_path / "out"], ["verify", "first", "--pick", "knee"]):
+        code, out, _ = run(capsys, monkeypatch, *command, "--home", home, "--json")
+        error = json.loads(out)["error"]
+        assert code == 1 and error.startswith("checkpoint") and part in error and f"trials/{trial}/" in error
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def tuner_front(home):
+    from tuner import load_front
+
+    return json.dumps(load_front("first", Home(home)).knee())
+
+
+def test_every_byte_of_the_weights_is_guarded(tmp_path):
+    trainer = Trainer(TrialConfig("at", training=asdict(training_for("digits")), home=str(tmp_path)), "cpu")
+    save_checkpoint(tmp_path, trainer, {})
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    assert read_checkpoint(tmp_path)["epoch"] == 0
+    with zipfile.ZipFile(path) as file:
+        places = [i.header_offset + 200 + i.file_size // 2 for i in file.infolist() if i.file_size > 1000]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(DamagedCheckpoint):
+            read_checkpoint(tmp_path)
+
+
+@contextlib.contextmanager
+def refusing_server():
+    """An MLflow that refuses the password."""
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b"You are not authenticated.")
+
+        do_POST = do_PATCH = do_PUT = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_registry_that_refuses_the_password_leaves_nothing(finished, tmp_path, monkeypatch):
+    with refusing_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//user:secret@"))
+        with pytest.raises(Failed, match="refuses the user or password") as error:
+            export_model("first", "knee", tmp_path / "out", Home(finished[1]), register="m")
+    assert "secret" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_an_earlier_export_is_replaced_whole(finished, tmp_path):
+    for _ in range(2):
+        export_model("first", "average", tmp_path / "out", Home(finished[1]))
+        assert {f.name for f in (tmp_path / "out").iterdir()} == FILES and [p.name for p in tmp_path.iterdir()] == ["out"]
+        (tmp_path / "out" / "model.safetensors").write_bytes(b"old")
+    with pytest.raises(UsageError, match="nobody"):
+        export_model("first", "nobody", tmp_path / "out", Home(finished[1]))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"old"
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, tuner; from tuner import SearchSpec, Home; " \
+           "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]); from tuner import search, load_front; " \
+           "print(callable(search), callable(load_front))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "True True"], done.stderr

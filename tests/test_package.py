@@ -1,0 +1,27 @@
+"""What is installed is whole: a wheel built from the tree works from another folder, and lists the three packages."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_wheel_works_from_another_folder(tmp_path):
+    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path / "dist", ROOT], check=True,
+                   env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    (wheel,) = (tmp_path / "dist").glob("tuner-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if not n.startswith("tuner-")} == {"tuner", "trainables", "search_spaces"}
+    assert {n.split("/")[1] for n in names if n.startswith("trainables/") and n.count("/") > 1} >= {"data", "methods", "models"}
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    code = "import tuner, trainables.methods.srat, search_spaces; print(tuner.__file__); from tuner.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "space", "srat"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stderr
+    assert str(site) in done.stdout and "sep_weight" in done.stdout
+    scripts = [n for n in names if n.endswith("entry_points.txt")]
+    assert "tuner = tuner.cli:main" in zipfile.ZipFile(wheel).read(scripts[0]).decode()

@@ -1,0 +1,36 @@
+"""On a terminal the search shows a live view, and nothing but the result goes to stdout."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+
+from tests.conftest import SMALL
+
+
+def test_live_view_on_a_terminal(tmp_path):
+    screen, terminal = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(screen, 65536)
+            except OSError:  # the terminal is closed
+                return
+            seen.append(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--trials", "3", *SMALL, "--home", str(tmp_path),
+                                "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True,
+                               env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"})
+    os.close(terminal)
+    out, _ = process.communicate(timeout=240)
+    reader.join(5)
+    screen_text = b"".join(seen).decode(errors="replace")
+    assert process.returncode == 0 and json.loads(out)["trials"]["finished"] == 3
+    assert "front on val, hypervolume" in screen_text and "running" in screen_text and "epoch" in screen_text
+    assert "\x1b[" in screen_text, "a live view moves the cursor"

@@ -1,0 +1,353 @@
+"""Verification: the attacks against models whose robustness is known, the intervals by simulation, the command on a real search."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+from tests.conftest import tuner
+from trainables.apgd import apgd
+from trainables.data import DataSpec, Split, open_test
+from trainables.saved import load_trial
+from trainables.square import square
+from trainables.verification import Cascade
+from tuner import verify as module
+from tuner.history import History
+from tuner.home import Home, UsageError
+from tuner.intervals import wilson, worst_class
+from tuner.result import load_search
+from tuner.verified import row_of, sentences, summary
+from tuner.verify import make_jobs, parse_attack, store, stored, verify_search
+
+# ---- the attacks ---------------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """Logits W x + b: an image is robust exactly if z_y - z_t > eps * |w_y - w_t|_1 for every other class t."""
+
+    def __init__(self, classes, scale=1.0):
+        super().__init__()
+        self.head = nn.Linear(16, classes)
+        nn.init.normal_(self.head.weight)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * self.head(x.flatten(1))
+
+
+def linear_case(classes, eps, n=200, scale=1.0):
+    torch.manual_seed(classes)
+    model = Linear(classes, scale).eval()
+    images = torch.randint(100, 156, (n, 1, 4, 4), dtype=torch.uint8)  # so far from 0 and 1 that clamping plays no part
+    x = images.float() / 255
+    y = model(x).argmax(1)
+    y[::10] = (y[::10] + 1) % classes  # some are wrong to begin with
+    z, w = model(x).detach() / scale, model.head.weight.detach()
+    reach = z.gather(1, y[:, None]) - z - eps * (w[y][:, None] - w[None]).abs().sum(2)
+    reach.scatter_(1, y[:, None], torch.inf)
+    return model, Split(images, torch.arange(n), y), reach.amin(1)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("attack", ["apgd", "pgd:20x2"])
+def test_flags_are_exact_on_linear_models(classes, attack):
+    """Signed steps on a linear two-class model are optimal; with more classes the targeted attack is."""
+    if attack == "pgd:20x2" and classes > 2:
+        pytest.skip("cross-entropy alone need not find the closest class")
+    eps = 0.1 if classes == 2 else 0.02
+    model, split, reach = linear_case(classes, eps)
+    cascade = Cascade(model, split, attack, eps=eps, search_steps=4)
+    stages = list(cascade.run())
+    sure = reach.abs() > 1e-4  # on the border rounding decides
+    assert torch.equal(cascade.robust[sure], (reach > 0)[sure]) and 0.1 < cascade.robust.float().mean() < 0.9
+    assert stages[0].name == "clean" and stages[0].broken >= 20
+    for before, after in zip(stages, stages[1:]):  # each attack runs on what stood before it
+        assert after.tried == before.tried - before.broken
+    assert cascade.alarms == []
+
+
+def test_targeted_attack_finds_what_cross_entropy_cannot():
+    """Logits times 1e4: the softmax is saturated and cross-entropy has no gradient; margins do not care. The alarm says so."""
+    model, split, reach = linear_case(10, eps=0.02, scale=1e4)
+    cascade = Cascade(model, split, "apgd", eps=0.02, search_steps=4)
+    stages = {s.name: s for s in cascade.run()}
+    sure = reach.abs() > 1e-4
+    assert torch.equal(cascade.robust[sure], (reach > 0)[sure])
+    assert stages["pgd-ce"].broken < stages["pgd-margin"].broken and "large gap" in cascade.alarms[0]
+
+
+class Steps(nn.Module):
+    """A staircase in front of the model: no gradient anywhere, so only a black box gets through."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + ((x * 64).round() / 64 - x).detach() - x + x.detach())
+
+
+def test_masked_gradients_raise_the_alarm():
+    model, split, _ = linear_case(10, eps=0.05)
+    cascade = Cascade(Steps(model), split, "apgd", eps=0.05, search_steps=4)
+    stages = {s.name: s for s in cascade.run()}
+    assert stages["square"].broken > 5 and any("masked" in a and "Square" in a for a in cascade.alarms)
+
+
+def test_a_weak_attack_that_beats_a_strong_one_raises_the_alarm(monkeypatch):
+    nothing = lambda self, x, y: torch.zeros(len(y), dtype=torch.bool)  # noqa: E731
+    monkeypatch.setattr(Cascade, "_apgd_ce", nothing)
+    monkeypatch.setattr(Cascade, "_apgd_t", nothing)
+    model, split, _ = linear_case(10, eps=0.02)
+    cascade = Cascade(model, split, "apgd", eps=0.02, search_steps=4)
+    list(cascade.run())
+    assert any("weaker attack beats a stronger one" in a for a in cascade.alarms)
+
+
+def test_attacks_stay_in_the_ball_and_in_the_pixel_range():
+    torch.manual_seed(0)
+    model, seen = Linear(10), []
+
+    def forward(x):
+        seen.append(x.detach())
+        return model(x)
+
+    x, y = torch.rand(8, 1, 4, 4).round(), torch.arange(8)
+    apgd(forward, x, y, nn.CrossEntropyLoss(reduction="none"), eps=0.1, steps=10, x_start=x + 0.1)
+    for images in seen:
+        assert (images - x).abs().max() <= 0.1 + 1e-6 and images.min() >= 0 and images.max() <= 1
+    seen.clear()
+    model.head.weight.data.zero_()  # never broken: every query sees all images
+    model.head.bias.data.copy_(torch.full((10,), -1.0))
+    square(lambda z: forward(z).scatter(1, y[:, None], 1.0), x, y, eps=0.1, queries=30)
+    assert len(seen) == 31
+    for images in seen:
+        assert (images - x).abs().max() <= 0.1 + 1e-6 and images.min() >= 0 and images.max() <= 1
+
+
+def test_attack_names(monkeypatch):
+    assert [parse_attack(a) for a in ("apgd", "pgd:100x10")] == ["apgd", "pgd:100x10"]
+    for wrong in ("pgd", "pgd:0x1", "pgd:10", "fgsm", "pgd:10x", ""):
+        with pytest.raises(UsageError, match=f"'{wrong}'.*autoattack"):
+            parse_attack(wrong)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pyautoattack"):
+        parse_attack("autoattack")
+
+
+# ---- how sure ------------------------------------------------------------------------------------------------------------
+
+
+def test_wilson_intervals_by_hand():
+    """Newcombe 1998, table I: 81/263 and 15/148; 0 of n reaches z^2 / (n + z^2)."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 36) == pytest.approx((0, 1.96 ** 2 / (36 + 1.96 ** 2)), abs=1e-4) and wilson(36, 36)[1] == 1
+
+
+@pytest.mark.parametrize("p, least, gone", [(np.linspace(0.4, 0.6, 10), 0.9, 0.5), (np.linspace(0.2, 0.8, 10), 0.9, 0.5),
+                                            (np.full(10, 0.5), 0.7, 0.3), (np.array([0.02] + [0.5] * 9), 0.9, None)])
+def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least, gone):
+    """Simulated test sets; ``gone``: the share of the bias that the correction must remove."""
+    rng, count = np.random.default_rng(0), np.full(10, 36)
+    right = rng.binomial(36, p, size=(150, 10))
+    found = [worst_class(r, count, seed=i) for i, r in enumerate(right)]
+    assert np.mean([low <= p.min() <= high for _, (low, high) in found]) >= least
+    bias, corrected = np.mean(right.min(1) / 36 - p.min()), np.mean([c for c, _ in found]) - p.min()
+    assert gone is None or abs(corrected) < (1 - gone) * abs(bias)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def verified(finished):
+    """(result JSON, home, stderr) of one verification through the command line, with one retrained seed."""
+    _, home, _ = finished
+    done = tuner("verify", "first", "--seeds", 1, "--home", home, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), home, done.stderr
+
+
+def test_json_has_what_scripts_rely_on(verified, finished):
+    result, home, _ = verified
+    assert {"search": "first", "split": "test", "attack": "apgd"}.items() <= result.items()
+    assert [r["trial"] for r in result["rows"]] == [r["trial"] for r in finished[0]["front"]]
+    for row in result["rows"]:
+        assert {"trial", "robust_acc", "worst_class_robust_acc", "clean_acc", "ci", "per_class"} <= set(row)
+        robust = [c["robust_acc"] for c in row["per_class"].values()]
+        assert row["robust_acc"] == pytest.approx(np.mean(robust)) and row["worst_class_robust_acc"] == min(robust)
+        assert row["clean_acc"] == pytest.approx(np.mean([c["clean_acc"] for c in row["per_class"].values()]))
+        for name in ("robust_acc", "worst_class_robust_acc", "clean_acc"):
+            low, high = row["ci"][name]
+            assert 0 <= low <= row[name] <= high <= 1 and low < high
+        assert sum(c["images"] for c in row["per_class"].values()) == row["images"] == 359
+        val = History(home / "searches" / "first").trials[row["trial"]].last
+        assert row["val"]["robust_acc"] == val["robust_acc"] and row["robust_acc"] < row["clean_acc"]
+        assert row["seeds"]["seeds"] == [1] and len(row["seeds"]["robust_acc"]["values"]) == 1
+        assert row["seeds"]["robust_acc"]["values"][0] != row["robust_acc"] and row["seeds"]["robust_acc"]["std"] is None
+    assert set(result["front"]) | set(result["fell_off"]) == {r["trial"] for r in result["rows"]}
+
+
+def test_flags_report_and_table(verified):
+    result, home, stderr = verified
+    folder = home / "searches" / "first"
+    for row in result["rows"]:
+        flags = pq.read_table(row["flags"]).to_pydict()
+        assert flags["index"] == list(range(359)) and set(flags["broken_by"]) <= {"", *(s["name"] for s in row["stages"])}
+        assert [b == "" for b in flags["broken_by"]] == flags["robust"]
+        assert [b != "clean" for b in flags["broken_by"]] == flags["clean"]
+        assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
+    table = pq.read_table(folder / "verified.parquet").to_pydict()
+    assert {"robust_acc", "worst_class_robust_acc_low", "robust_acc/0"} <= set(table)
+    assert sorted(zip(table["trial"], table["retrained"])) == sorted((r["trial"], again) for r in result["rows"]
+                                                                     for again in (False, True))
+    page = (folder / "verified.html").read_text()
+    assert "@@" not in page.replace("@@iterator", "") and f'"trial": {result["rows"][0]["trial"]}' in page
+    assert "apgd-t" in stderr and "done)" in stderr and "\x1b[" not in stderr
+
+
+def test_mlflow_has_the_test_metrics(verified, finished):
+    result, home, _ = verified
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    parent = finished[0]["mlflow"]["run_id"]
+    assert {"verified.html", "verified.parquet"} <= {f.path for f in client.list_artifacts(parent)}
+    experiment = client.get_run(parent).info.experiment_id
+    for row in result["rows"]:
+        query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tuner.trial` = '{row['trial']}'"
+        (run,) = client.search_runs([experiment], query)
+        assert run.data.metrics["test/robust_acc"] == pytest.approx(row["robust_acc"])
+        assert run.data.metrics["test/robust_acc/3"] == pytest.approx(row["per_class"]["3"]["robust_acc"])
+        assert run.data.metrics["robust_acc"] == pytest.approx(row["val"]["robust_acc"])  # of val, untouched
+        assert run.data.tags["tuner.test_attack"] == "apgd" and run.info.status == "FINISHED"
+
+
+def copied(home, tmp_path):
+    """A home of one's own with the same search."""
+    shutil.copytree(home / "searches", tmp_path / "searches")
+    (tmp_path / "datasets").symlink_to(home / "datasets")
+    return tmp_path
+
+
+def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_path, monkeypatch):
+    result, home, _ = verified
+    home, todo, said = Home(copied(home, tmp_path)), [], []
+    monkeypatch.setattr(module, "_to_mlflow", lambda *args: None)
+
+    def run(jobs, spec, attack, say):
+        todo.extend(jobs)
+        for job in jobs:
+            store(job, attack, {"failed": "only a test"} if job.seed else saved[job.trial])
+
+    monkeypatch.setattr(module, "run_jobs", run)
+    assert verify_search("first", home, seeds=1, say=said.append)["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
+    assert todo == [] and "done already" in said[0]
+    folder, trial = tmp_path / "searches" / "first" / "verify" / "apgd", result["rows"][0]["trial"]
+    found = json.loads((folder / f"{trial}.json").read_text())
+    flags = pq.read_table(folder / f"{trial}.parquet").to_pydict()
+    names = [s["name"] for s in found["stages"]]
+    saved = {trial: {"result": {**found, "labels": np.array(flags["label"]),
+                                "broken_by": np.array([names.index(b) if b else -1 for b in flags["broken_by"]])}}}
+    (folder / f"{trial}.json").unlink()  # killed before it was whole
+    shutil.rmtree(tmp_path / "searches" / "first" / "verify" / "seeds" / str(trial))  # a retrained model was lost
+    again = verify_search("first", home, seeds=1)
+    assert [(job.trial, job.seed) for job in todo] == [(trial, None), (trial, 1)]
+    row = again["rows"][0]
+    assert row["per_class"] == result["rows"][0]["per_class"]
+    assert row["seeds"]["failed"] == {"1": "only a test"} and any("seed 1 failed" in s for s in sentences(again))
+
+
+def test_official_class_by_hand_gives_the_same_flags(finished):
+    """`--attack autoattack` against pyautoattack as its documentation uses it."""
+    from pyautoattack import AutoAttack
+
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    result, home, _ = finished
+    trial = home / "searches" / "first" / "trials" / str(result["front"][0]["trial"])
+    model, _ = load_trial(trial, home)
+    whole = open_test(DataSpec("digits"), home)
+    split = Split(whole.base, whole.index[:24], whole.labels[:24])
+    cascade = Cascade(model, split, "autoattack", eps=0.1, search_steps=4)
+    assert [s.name for s in cascade.run()] == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
+    x, y = split.batch(slice(None))
+    _, y_adv = AutoAttack(model, norm="Linf", eps=0.1, version="standard", device="cpu", seed=0).run_standard_evaluation(x, y)
+    assert torch.equal(y_adv == y, cascade.robust)
+    ours = Cascade(model, split, "apgd", eps=0.1, search_steps=4)
+    list(ours.run())
+    assert (ours.robust != cascade.robust).sum() <= 1
+
+
+def test_what_falls_off_the_front_is_said(finished, tmp_path):
+    """Two made-up models: the better one of val is worse on test in both objectives."""
+    result, home, _ = finished
+    spec, history = load_search(Home(home), "first")
+    trials = list(history.trials)[:2]
+    jobs = make_jobs(spec, history, Home(home), "first", trials, "apgd", 0)
+    rows = []
+    for job, robust in zip(jobs, (0.5, 0.25)):
+        job = module.Job(job.trial, job.config, tmp_path / str(job.trial))
+        labels = np.repeat([0, 1], 20)
+        flags = np.where(np.arange(40) % 20 < 20 * robust, -1, 1)
+        store(job, "apgd", {"result": {
+            "labels": labels, "broken_by": flags, "alarms": [], "classes": ["0", "1"], "eps": 0.1, "epoch": 3, "device": "cpu",
+            "stages": [{"name": "clean"}, {"name": "pgd"}], "seconds": 1, "torch": "", "checkpoint": "x"}})
+        rows.append((job, json.loads(job.path.with_suffix(".json").read_text())))
+    found = summary(spec, history, Home(home), "first", "apgd", rows)
+    assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
+    assert found["front"] == [trials[0]] and found["fell_off"] == [trials[1]]
+    assert any(f"trial {trials[1]} fell off" in s for s in sentences(found)) and "No sign" in sentences(found)[-1]
+    assert row_of(rows[0][1], Path(found["rows"][0]["flags"]))["images"] == 40
+
+
+# ---- wrong input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args, code, parts", [
+    (["verify", "frist"], 2, ["'frist'", "did you mean first"]),
+    (["verify", "first", "--pick", "99"], 2, ["'99'", "not on the front", "knee"]),
+    (["verify", "first", "--attack", "fgsm"], 2, ["'fgsm'", "pgd:STEPSxRESTARTS"]),
+    (["verify", "first", "--seeds", "-1"], 2, ["-1", "at least 0"]),
+])
+def test_wrong_input(finished, args, code, parts):
+    done = tuner(*args, "--home", finished[1], "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == code and all(p in error for p in parts) and "\n" not in error
+
+
+def test_a_search_without_a_finished_trial(finished, tmp_path):
+    folder = tmp_path / "searches" / "first"
+    folder.mkdir(parents=True)
+    shutil.copy(finished[1] / "searches" / "first" / "spec.yaml", folder)
+    with pytest.raises(UsageError, match="no finished full-budget trial.*tuner resume first"):
+        verify_search("first", Home(tmp_path))
+
+
+def test_a_server_that_refuses_does_not_lose_results(verified, monkeypatch):
+    from tests.test_export import refusing_server
+
+    result, home, _ = verified
+    said = []
+    with refusing_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//user:secret@"))
+        again = verify_search("first", Home(home), seeds=1, say=said.append)
+    assert again["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
+    assert "refuses the user or password" in said[-1] and "secret" not in said[-1] and os.linesep not in said[-1]
+
+
+def test_stored_results_belong_to_a_checkpoint(verified, tmp_path):
+    _, home, _ = verified
+    home = Home(copied(home, tmp_path))
+    spec, history = load_search(home, "first")
+    (job,) = make_jobs(spec, history, home, "first", [module.picked_rows(spec, history, "first", "knee")[0]["trial"]], "apgd", 0)
+    assert stored(job) is not None
+    path = Path(job.config.folder) / "checkpoint.pt"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert stored(job) is None
