@@ -1,10 +1,10 @@
 """Does the speed core cost robust accuracy? The same training run, plain float32 loop against ours, over seeds.
 
-    nice -n 10 python -m benchmarks.attack_accuracy --data ../shared/data/cifar10 [--images 5000] [--epochs 5] [--seeds 3]
+    nice -n 10 python -m benchmarks.attack_accuracy --data ../shared/data/cifar10 [--epochs 5] [--seeds 3]
 
-Plain adversarial training (PGD-10) of the small CNN on thinned CIFAR-10, same initial weights, batches and schedule in
-both arms. Judged at the end in float32 by CE-PGD-20 and margin-PGD-20 on every fifth test image (2,000). The difference is
-measured where it stands beside the spread between seeds.
+Plain adversarial training (PGD-10) of the small CNN on thinned CIFAR-10, same initial weights, batches and schedule
+in both arms. Judged at the end in float32 by CE-PGD-20 and margin-PGD-20 on every fifth test image (2,000). The
+difference is measured where it stands beside the spread between seeds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Naive(Trainer):
         x, y = self.splits.train.batch(rows)
         x = augment(x, self.knobs.augment, generator).contiguous()
         eps = self.knobs.eps
-        return None, naive_step(self.model, self.optimizer, x, y, eps, self.knobs.step_size * eps, self.knobs.attack_steps)
+        step, steps = self.knobs.step_size * eps, self.knobs.attack_steps
+        return None, naive_step(self.model, self.optimizer, x, y, eps, step, steps)
 
     def _count(self, totals, batch, loss):
         totals["loss"] += loss
@@ -57,7 +58,8 @@ def train(arm: str, config: TrialConfig, device: str) -> dict:
     fifth = Split(test.base, test.index[::5], test.labels[::5])
     result = evaluate(Frozen(trainer.model), fifth, 10, eps=trainer.knobs.eps, steps=20)
     metrics = result.metrics(trainer.splits.classes)
-    return {"arm": arm, "seed": config.seed, "epochs": config.max_epochs, "bf16": arm == "ours" and trainer.autocast is not None, **spent,
+    return {"arm": arm, "seed": config.seed, "epochs": config.max_epochs, **spent,
+            "bf16": arm == "ours" and trainer.autocast is not None,
             **{k: metrics[k] for k in ("clean_acc", "robust_acc", "worst_class_robust_acc")}}
 
 
@@ -65,7 +67,8 @@ def table(rows: list[dict]) -> str:
     lines = ["| arm | clean | robust | robust per seed | worst class | training CPU s |", "|---|---|---|---|---|---|"]
     for arm in ("plain fp32", "ours"):
         mine = [r for r in rows if r["arm"] == arm]
-        columns = {k: [r[k] for r in mine] for k in ("clean_acc", "robust_acc", "worst_class_robust_acc", "train_cpu_s")}
+        names = ("clean_acc", "robust_acc", "worst_class_robust_acc", "train_cpu_s")
+        columns = {k: [r[k] for r in mine] for k in names}
         clean, robust, worst = (f"{100 * statistics.mean(columns[k]):.1f}" for k in list(columns)[:3])
         spread = f" +- {100 * statistics.stdev(columns['robust_acc']):.1f}" if len(mine) > 1 else ""
         each = ", ".join(f"{100 * v:.1f}" for v in columns["robust_acc"])
@@ -76,7 +79,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10's train.parquet and test.parquet")
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10's train.parquet and test.parquet")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)

@@ -3,9 +3,9 @@
     python -m benchmarks.attack_speed [--device cpu|cuda] [--rounds 5] [--compile] [--json OUT]
 
 "ours" is `Trainer._step` as a trial runs it (augmentation, frozen folded attack copy, no parameter gradients,
-channels_last, bf16 where `precision=auto` chooses it). On the CPU the figure is process CPU time of one thread, which other
-jobs on the machine disturb least; on a GPU it is wall time between synchronisations, and the share of a bf16 matrix
-product measured just before is given too (useful work only: 2 K + 3 forward-equivalents per step).
+channels_last, bf16 where `precision=auto` chooses it). On the CPU the figure is process CPU time of one thread, which
+other jobs on the machine disturb least; on a GPU it is wall time between synchronisations, and the share of a bf16
+matrix product measured just before is given too (useful work only: 2 K + 3 forward-equivalents per step).
 
 Runs on torch, torchvision and pyarrow, plus optuna for `search_spaces` (its distributions only). On a machine without a
 package index carry pure-Python wheels: pip download --no-deps -d .whl optuna colorlog alembic mako sqlalchemy tqdm
@@ -113,7 +113,8 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
             useful = (2 * STEPS + 3) * batch * forward_flops(model, shape)
             for name, seconds in times.items():
                 median = statistics.median(seconds)
-                rows.append({"model": model, "shape": shape, "batch": batch, "variant": name, "images_per_s": batch / median,
+                rows.append({"model": model, "shape": shape, "batch": batch, "variant": name,
+                             "images_per_s": batch / median,
                              "speedup": statistics.median(n / s for n, s in zip(times["naive"], seconds)),
                              "of_bf16_peak": useful / median / peak if peak else None})
                 print(line(rows[-1]), flush=True)
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also the attack model through torch.compile (slow to start)")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile (slow to start)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.device == "cpu":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.method_cost [--device cpu|cuda] [--rounds 7] [--methods at,srat] [--json OUT]
 
-Two problems: the embedded digits, and noise images of CIFAR's size, both with the small CNN. A step's minimum is counted,
-not guessed: every step of an attack (a call of the attack model with its gradient), every other call of the attack model,
-and every call of the trained model, each costed by what the plain one takes, timed beside the steps. The figure is
+Two problems: the embedded digits, and noise images of CIFAR's size, both with the small CNN. A step's minimum is
+counted, not guessed: every step of an attack (a call of the attack model with its gradient), every other call of the
+attack model, and every call of the trained model, each costed by what the plain one takes, timed beside the steps.
+The figure is
 
     overhead = method's step / (plain AT's step + its further calls at their plain cost)
 
@@ -52,7 +53,7 @@ class Problem:
         self.trainer._step(self.rows, self.generator)
 
     def _count(self) -> dict[str, int]:
-        """How often one step sends a batch through the attack model, with and without a gradient, and the trained one."""
+        """How often one step sends a batch through the attack model, with and without gradient, and the trained one."""
         calls = {"attack": 0, "look": 0, "train": 0}
         trainer = self.trainer
         frozen, forward, rows = trainer.attacked, trainer._forward, self.rows

@@ -1,4 +1,4 @@
-"""docs/methods.md from the stored runs of `benchmarks.methods_table`: a table per setting, and each paper's claim judged."""
+"""docs/methods.md from the runs of `benchmarks.methods_table`: a table per setting, and each paper's claim judged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 HEAD = """# What the methods do
 
-Written by `python -m benchmarks.methods_table --table` from `benchmarks/results/methods.jsonl`; do not edit. Every method
-runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as robust if it
-survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +- standard deviation
-over the seeds. "rarest 5" are the five classes with the fewest training images.
+Written by `python -m benchmarks.methods_table --table` from `benchmarks/results/methods.jsonl`; do not edit. Every
+method runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as
+robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +-
+standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images.
 
-A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard error,
-**false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing.
+A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard
+error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing.
 """
 
 
@@ -92,7 +92,8 @@ def judged(claim: Claim, setting: str, rows: list[dict]) -> str:
         return f"| {claim.text} | {setting} | - | - | not run |"
     each = [claim.sign * (mine[s] - theirs[s]) for s in seeds]
     shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
-    return f"| {claim.text} | {setting} | {100 * claim.sign * statistics.mean(each):+.1f} | {shown} | **{verdict(each)}** |"
+    mean = 100 * claim.sign * statistics.mean(each)
+    return f"| {claim.text} | {setting} | {mean:+.1f} | {shown} | **{verdict(each)}** |"
 
 
 def cell(values: list[float]) -> str:
@@ -101,7 +102,8 @@ def cell(values: list[float]) -> str:
 
 
 def setting_table(setting: str, rows: list[dict]) -> list[str]:
-    figures = {"average": average, "worst class": worst, "rarest 5": rarest, "worst 30 %": tail, "gap": gap, "clean": clean}
+    figures = {"average": average, "worst class": worst, "rarest 5": rarest, "worst 30 %": tail, "gap": gap,
+               "clean": clean}
     if setting == "none":
         del figures["rarest 5"]
     by_method: dict[str, list[dict]] = defaultdict(list)

@@ -57,11 +57,13 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
     """One run, and its per-class figures on every ``every``-th test image."""
     name, begin = run["method"].partition("+")[0], time.perf_counter()
     training = {"batch_size": run["batch_size"], "class_weights": "effective" if run["method"] == CONTROL else "none"}
-    config = TrialConfig(name, {}, training, dataset, run["setting"], run["model"], run["epochs"], run["seed"], home=home)
+    config = TrialConfig(name, {}, training, dataset, run["setting"], run["model"], run["epochs"], run["seed"],
+                         home=home)
     trainer = Trainer(config, device)
     test = open_test(DataSpec(dataset, run["setting"], run["seed"]), Path(home), device)
     test = Split(test.base, test.index[::every], test.labels[::every])
-    about = {**run, "test_images": len(test), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__,
+    about = {**run, "test_images": len(test), "torch": torch.__version__,
+             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
              "precision": str(trainer.autocast), "train_counts": trainer.splits.class_counts}
     try:
         for _ in range(run["epochs"]):

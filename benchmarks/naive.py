@@ -1,7 +1,7 @@
 """PGD adversarial training as the public method repositories write it: what the speed core is measured against.
 
-float32, contiguous images, one model that is switched between evaluation and training mode, and `loss.backward()` in the
-attack, which also computes the gradient of every parameter and throws it away.
+float32, contiguous images, one model that is switched between evaluation and training mode, and `loss.backward()` in
+the attack, which also computes the gradient of every parameter and throws it away.
 """
 
 from __future__ import annotations

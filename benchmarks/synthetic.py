@@ -17,7 +17,7 @@ def write_table(rows: list[dict], path: Path) -> None:
 
 
 def random_images(folder: Path, each: int, *, size: int = 32, channels: int = 3, classes: int = 10) -> str:
-    """A balanced `parquet:` data set of ``each`` noise images per class (test: a tenth); returns its name as a dataset."""
+    """A balanced `parquet:` data set of ``each`` noise images per class (test: a tenth); its name as a dataset."""
     rng = np.random.default_rng(0)
     for split, count in (("train", each), ("test", max(1, each // 10))):
         rows = []
@@ -32,7 +32,7 @@ def random_images(folder: Path, each: int, *, size: int = 32, channels: int = 3,
 
 
 def thinned(source: Path, folder: Path, total: int, *, seed: int = 0) -> str:
-    """``total`` random images of a parquet data set, as many of each class, and its whole test set; its name as a dataset."""
+    """``total`` random images of a parquet data set, as many of each class, and all of its test set; its name."""
     table = pq.read_table(source / "train.parquet")
     labels = table["label"].to_numpy()
     rng, classes = np.random.default_rng(seed), np.unique(labels)

@@ -46,7 +46,8 @@ VARIANTS = [(name, {}, {}) for name in METHODS] + [
 
 @pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
 def test_no_synchronisation_inside_the_training_loop(config, monkeypatch, method, params, knobs):
-    trainer = Trainer(replace(config, method=method, params=params, training={**config.training, "batch_size": 512, **knobs}))
+    training = {**config.training, "batch_size": 512, **knobs}
+    trainer = Trainer(replace(config, method=method, params=params, training=training))
     trainer.epoch = 3  # late, when every deferred weight acts
     for name in ("tolist", "cpu", "numpy", "item"):  # not every one of these passes the dispatcher on a CPU
         monkeypatch.setattr(torch.Tensor, name, lambda *a, name=name, **k: pytest.fail(f".{name}() synchronises"))
@@ -106,6 +107,6 @@ def test_bf16_attack_judged_in_fp32_finds_as_much(config):
     for _ in range(4):
         trainer.run_epoch()
     judge, quick = Frozen(trainer.model), Frozen(trainer.model, dtype=torch.bfloat16)
-    found = [evaluate(judge, trainer.splits.val, 10, eps=0.1, steps=20, attacked=attacked) for attacked in (judge, quick)]
+    found = [evaluate(judge, trainer.splits.val, 10, eps=0.1, steps=20, attacked=a) for a in (judge, quick)]
     exact, fast = (r.robust.sum().item() / r.count.sum().item() for r in found)
     assert exact > 0.2 and abs(exact - fast) <= 0.02, (exact, fast)

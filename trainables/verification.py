@@ -33,7 +33,7 @@ PROBE_QUERIES, PROBE_IMAGES = 100, 32
 OFFICIAL = ("apgd-ce", "apgd-t", "fab-t", "square")
 OFFICIAL_BATCH = 250  # AutoAttack's default: its random starts depend on which images share a batch
 SURVIVES, WRONG = -1, 0  # codes of ``broken_by``; else the number of the stage, "clean" being 0
-GAP = 0.1  # share of the images classified right; 2 to 6 % is usual for adversarial training, 20 % and more where it is masked
+GAP = 0.15  # of the images classified right: more of them fell to margin losses after cross-entropy than honest models show
 
 Broken = Callable[[Tensor, Tensor], Tensor]  # images, labels -> (B,) known to be broken
 

@@ -32,12 +32,16 @@ def connect(spec: SearchSpec):
             ray.shutdown()
 
 
-def join(ray, quiet: dict) -> None:
-    """The cluster that RAY_ADDRESS names, from one of its nodes; Ray itself does not send a token unless told to."""
+def use_token() -> None:
+    """Before ray is imported: on a cluster it sends the token that is there only where told to."""
     from tuner.dashboard import local_token
 
-    if not os.environ.get("RAY_AUTH_MODE") and local_token():
+    if os.environ.get("RAY_ADDRESS") and not os.environ.get("RAY_AUTH_MODE") and local_token():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def join(ray, quiet: dict) -> None:
+    """The cluster that RAY_ADDRESS names, from one of its nodes."""
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

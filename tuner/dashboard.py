@@ -81,13 +81,11 @@ class Dashboard:
                 raise
             mode = "disabled"  # a Ray from before tokens
         if mode != "token":
-            os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray's own client insists on a token that nobody asks for
             return
         token = local_token()
         if token is None:
             raise ClusterError(f"the cluster at {self.address} requires a token and none is here; copy the head node's "
                                "(`ray get-auth-token` there prints it) into ~/.ray/auth_token or RAY_AUTH_TOKEN", 2)
-        os.environ["RAY_AUTH_MODE"] = "token"  # with a token file alone Ray's client would not send it
         self.headers["Authorization"] = f"Bearer {token}"
 
     # ---- what it knows ---------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from search_spaces.param import params_of
 from search_spaces.training import Training
 from trainables.config import TrialConfig
+from tuner.cluster import connect, use_token
 from tuner.history import History
 from tuner.home import Home, UsageError, write_atomically
 from tuner.progress import Progress
@@ -133,10 +134,10 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    use_token()
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
-    from tuner.cluster import connect
     from tuner.scheduler import RungScheduler
     from tuner.searcher import ProposalSearcher
     from tuner.watch import Watch

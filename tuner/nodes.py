@@ -17,11 +17,12 @@ ANSWER_S = 90  # a node that has not answered by then is reported as silent
 
 def connect():
     """Ray, connected as RAY_ADDRESS says (a search that follows uses the same connection)."""
+    from tuner.cluster import join, use_token
+
+    use_token()
     import ray
 
     if not ray.is_initialized():
-        from tuner.cluster import join
-
         join(ray, {"log_to_driver": False, "logging_level": logging.ERROR})
     return ray
 

@@ -44,7 +44,7 @@ def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
 
 
 def start_of(spec, params: dict) -> int:
-    """First epoch (from 0) at which a trial reweights (``trainables.method.start_epoch``), not before its trunk ends."""
+    """First epoch (from 0) at which a trial reweights: ``trainables.method.start_epoch``, not before its trunk ends."""
     start = round(params.get("start", 0.0) * spec.max_epochs)
     return max(start, trunk_epochs(spec)) if spec.trunk.startswith("at:") else start
 
@@ -53,13 +53,14 @@ def best(points: Sequence[Point]) -> Point:
     """The epoch a trial is judged by: the one whose box down to 0 is largest, the latest of equals.
 
     A point that was really reached (a component-wise best would promise a mix of epochs that no checkpoint holds), one
-    of the trial's own non-dominated ones, and independent of the other trials, so that rungs can be rebuilt in any order.
+    of the trial's own non-dominated ones, and independent of the other trials, so that rungs can be rebuilt in any
+    order.
     """
     return max(enumerate(points), key=lambda item: (math.prod(max(v, 0.0) for v in item[1]), sum(item[1]), item[0]))[1]
 
 
 def ranks(points: np.ndarray) -> np.ndarray:
-    """(n,) number of the non-dominated front on which each row of ``points`` (n, objectives, maximised) lies; 0 is best."""
+    """(n,) the non-dominated front each row of ``points`` (n, objectives), all maximised, lies on; 0 is best."""
     at_least = np.ones((len(points), len(points)), dtype=bool)
     for column in points.T:
         at_least &= column[:, None] >= column[None, :]
@@ -240,7 +241,8 @@ def check_scheduler(spec) -> None:
     if len(found) < 2:
         raise UsageError(f"--scheduler {spec.scheduler} has {len(found)} rung{'s' * (len(found) != 1)} here, but "
                          f"needs 2: reweighting starts at epoch {base} of {spec.max_epochs}, "
-                         f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; give more --max-epochs, or --scheduler none")
+                         f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; "
+                         "give more --max-epochs, or --scheduler none")
 
 
 def describe_scheduler(spec) -> str:

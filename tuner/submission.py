@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import re
 import shutil
@@ -29,6 +30,7 @@ PACKAGES = ("search_spaces", "trainables", "tuner")
 UPLOAD_LIMIT = 100 * 2**20  # of Ray's dashboard, zipped (its documentation says more: ray#55877)
 STOP_WAIT_S = 180  # how long Ray waits between SIGTERM and SIGKILL; its own 3 s are too few for a driver to write its end
 POLL_S = 0.5
+START_S = 20
 RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
 ENTRYPOINT = 'exec "${TUNER_PYTHON:-python}" -m tuner.job'
 _OF_RAY = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
@@ -60,6 +62,8 @@ def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package
 
 
 def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:
+    # Ray's client sends a token only where told to, and insists on one that nobody asks for; it reads this when imported
+    os.environ["RAY_AUTH_MODE"] = "token" if cluster.headers else "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
     from ray.job_submission import JobSubmissionClient
 
@@ -90,7 +94,12 @@ def check_versions(cluster: Dashboard) -> None:
 
 def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
     """A trial that asks for more than any node has would wait for ever; an autoscaler may bring such a node."""
-    nodes = [node["resources_total"] for node in cluster.nodes()]
+    deadline = time.monotonic() + START_S
+    while not (rows := cluster.nodes()) and time.monotonic() < deadline:  # a head that starts answers before it counts itself
+        time.sleep(POLL_S)
+    if not rows:
+        raise ClusterError(f"the cluster at {cluster.address} has no living node; look at `ray status` on its head")
+    nodes = [node["resources_total"] for node in rows]
     for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if asked > most and not cluster.may_grow():
