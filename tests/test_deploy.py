@@ -2,13 +2,10 @@
 
 import ast
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,8 +29,11 @@ def strict(schema):
     """Fields that a schema does not name are mistakes, as the API server's strict validation says."""
     if isinstance(schema, dict):
         schema = {k: strict(v) for k, v in schema.items()}
-        if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema \
-                and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        if (
+            isinstance(schema.get("properties"), dict)
+            and "additionalProperties" not in schema
+            and not schema.get("x-kubernetes-preserve-unknown-fields")
+        ):
             schema["additionalProperties"] = False
         if schema.get("x-kubernetes-int-or-string"):
             schema.pop("type", None)
@@ -45,7 +45,9 @@ def check_manifest(manifest):
     if manifest["apiVersion"] == "ray.io/v1":
         import jsonschema
 
-        schema = json.loads((ROOT / f"tests/data/schemas/kuberay-{manifest['kind'].lower()}-v1.schema.json").read_text())
+        schema = json.loads(
+            (ROOT / f"tests/data/schemas/kuberay-{manifest['kind'].lower()}-v1.schema.json").read_text()
+        )
         schema = strict(schema)
         schema["properties"]["metadata"] = {"type": "object"}
         jsonschema.validate(manifest, schema)
@@ -55,8 +57,11 @@ def check_manifest(manifest):
         kubernetes_validate.validate(manifest, "1.31", strict=True)
 
 
-@pytest.mark.parametrize("path, manifest", MANIFESTS, ids=lambda v: f"{v['kind']}-{v.get('metadata', {}).get('name', '')}"
-                         if isinstance(v, dict) else v.parent.name)
+@pytest.mark.parametrize(
+    "path, manifest",
+    MANIFESTS,
+    ids=lambda v: f"{v['kind']}-{v.get('metadata', {}).get('name', '')}" if isinstance(v, dict) else v.parent.name,
+)
 def test_manifest_is_what_its_schema_says(path, manifest):
     check_manifest(manifest)
 
@@ -94,8 +99,11 @@ def patched(overlay):
 def test_overlay(overlay):
     cluster = patched(overlay)
     check_manifest(cluster)
-    gpus = [c["resources"]["limits"].get("nvidia.com/gpu") for g in cluster["spec"]["workerGroupSpecs"]
-            for c in g["template"]["spec"]["containers"]]
+    gpus = [
+        c["resources"]["limits"].get("nvidia.com/gpu")
+        for g in cluster["spec"]["workerGroupSpecs"]
+        for c in g["template"]["spec"]["containers"]
+    ]
     assert any(gpus) == (overlay == "gpu")
 
 
@@ -115,20 +123,32 @@ def test_kubernetes_is_locked():
         spec = d["spec"] if kind == "RayCluster" else d.get("spec", {}).get("rayClusterSpec")
         if spec:
             assert spec["authOptions"] == {"mode": "token"}
-            pods += [spec["headGroupSpec"]["template"]["spec"], *(g["template"]["spec"] for g in spec["workerGroupSpecs"])]
+            pods += [
+                spec["headGroupSpec"]["template"]["spec"],
+                *(g["template"]["spec"] for g in spec["workerGroupSpecs"]),
+            ]
         elif kind in ("Deployment", "StatefulSet"):
             pods.append(d["spec"]["template"]["spec"])
     assert len(pods) >= 6
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"]
         for container in pod["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False and container["resources"]["limits"]["memory"]
+            assert (
+                container["securityContext"]["allowPrivilegeEscalation"] is False
+                and container["resources"]["limits"]["memory"]
+            )
             for variable in container.get("env", []):
                 assert "value" not in variable or not re.search("PASSWORD|TOKEN|SECRET", variable["name"])
     import ray
 
-    assert {s["rayVersion"] for s in (d["spec"] if d["kind"] == "RayCluster" else d["spec"].get("rayClusterSpec", {})
-                                      for _, d in MANIFESTS if d["apiVersion"] == "ray.io/v1")} == {ray.__version__}
+    assert {
+        s["rayVersion"]
+        for s in (
+            d["spec"] if d["kind"] == "RayCluster" else d["spec"].get("rayClusterSpec", {})
+            for _, d in MANIFESTS
+            if d["apiVersion"] == "ray.io/v1"
+        )
+    } == {ray.__version__}
 
 
 def test_compose():
@@ -159,7 +179,11 @@ def test_make_env(tmp_path):
         text = (tmp_path / ".env").read_text()
     values = dict(line.split("=") for line in text.splitlines())
     wanted = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose/compose.yaml").read_text()))
-    assert set(values) == wanted and all(len(v) == 48 for v in values.values()) and len(set(values.values())) == len(values)
+    assert (
+        set(values) == wanted
+        and all(len(v) == 48 for v in values.values())
+        and len(set(values.values())) == len(values)
+    )
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
 
 
@@ -184,9 +208,13 @@ def test_shellcheck(script):
 
 
 def test_dockerfile():
-    """The rules of a Dockerfile linter that matter: pinned bases, no root, clean apt, pipefail, health check, exec form."""
+    """A Dockerfile linter's rules: pinned bases, no root, clean apt, pipefail, health check, exec form."""
     text = (ROOT / "Dockerfile").read_text()
-    lines = [" ".join(line.split()) for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        " ".join(line.split())
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     steps = [line.split(" ", 1) for line in lines]
     known = {"FROM", "ARG", "SHELL", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "HEALTHCHECK", "CMD"}
     assert {name for name, _ in steps} <= known
@@ -205,8 +233,12 @@ def test_dockerfile():
     assert any(name == "HEALTHCHECK" for name, _ in steps) and "constraints.txt" in text
     assert "pipefail" in text
     run = "\n".join(rest for name, rest in steps if name == "RUN")
-    checked = subprocess.run([Path(sys.executable).parent / "shellcheck", "-s", "bash", "-e", "SC2046", "-"], input=run,
-                             capture_output=True, text=True)
+    checked = subprocess.run(
+        [Path(sys.executable).parent / "shellcheck", "-s", "bash", "-e", "SC2046", "-"],
+        input=run,
+        capture_output=True,
+        text=True,
+    )
     assert checked.returncode == 0, checked.stdout
     assert "*" in (ROOT / ".dockerignore").read_text().split(), "data and homes stay out of the image"
 
@@ -215,7 +247,9 @@ def commands():
     """Every `tuner ...` that a file of deploy/ tells someone to type or runs itself."""
     for path in TEXTS:
         text = path.read_text().replace("\\\n", " ")
-        for found in re.finditer(r"(?:^\s*(?:\$ )?|entrypoint: |&& |exec |then )tuner ([a-z]+)([^\n|;&`>]*)", text, re.MULTILINE):
+        for found in re.finditer(
+            r"(?:^\s*(?:\$ )?|entrypoint: |&& |exec |then )tuner ([a-z]+)([^\n|;&`>]*)", text, re.MULTILINE
+        ):
             yield path, found[1], found[2]
 
 
@@ -241,34 +275,3 @@ def test_pages_and_no_host_names():
         page = DEPLOY / folder / "README.md"
         for name in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / name).exists(), f"{page}: {name}"
-
-
-FAKES = {"scontrol": 'echo "scontrol $*" >> "$LOG"; if [ "$1" = show ]; then echo node1; fi',
-         "srun": 'while [ "${1#-}" != "$1" ]; do [ "$1" = -w ] && shift; shift; done; exec "$@"',
-         "hostname": "echo 127.0.0.9",
-         "ray": 'echo "ray $*" >> "$LOG"; if [ "$1" = start ]; then exec sleep 60; fi',
-         "tuner": 'echo "tuner $*" >> "$LOG"; trap "exit 130" TERM; touch "$LOG.up"; for i in $(seq 300); do sleep 0.1; done; exit 0'}
-
-
-@pytest.mark.parametrize("told", [True, False], ids=["SIGTERM", "to-its-end"])
-def test_sbatch_forwards_the_signal_and_requeues(tmp_path, told):
-    """The script itself, run by bash; SLURM's and Ray's programs are stand-ins that write down how they were called."""
-    for name, body in FAKES.items():
-        if name == "tuner" and not told:
-            body = 'echo "tuner $*" >> "$LOG"; exit 0'
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "SLURM_JOB_ID": "77",
-           "SLURM_JOB_NODELIST": "node1", "TUNER_HOME": str(tmp_path / "home")}
-    script = subprocess.Popen(["bash", DEPLOY / "slurm/search.sbatch", "--method", "srat"], env=env, stderr=subprocess.PIPE, text=True)
-    if told:
-        deadline = time.time() + 30
-        while not (tmp_path / "log.up").exists():
-            assert time.time() < deadline and script.poll() is None
-            time.sleep(0.1)
-        script.send_signal(signal.SIGTERM)
-    _, errors = script.communicate(timeout=30)
-    log = (tmp_path / "log").read_text()
-    assert "tuner search --method srat" in log and "ray start --head" in log
-    assert (script.returncode, "scontrol requeue 77" in log) == ((130, True) if told else (0, False)), errors
-    assert not list((tmp_path / "home").glob(".ray-token*"))

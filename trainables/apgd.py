@@ -17,6 +17,7 @@ from trainables.losses import logit_margin
 
 # Croce and Hein's alpha, and the share of successful steps below which the step is halved.
 MOMENTUM, SHARE = 0.75, 0.75
+SMALL = 1024  # values of an image up to which the targets run as one batch on a CPU
 
 
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
     """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
     at ``x``.
 
-    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). All targets run as one batch of targets * B
-    images: steps + 2 calls of that size and one of B.
+    ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 2) + 1 passes of B
+    images; small images, and all on a GPU, go through in batches of targets * B.
     Returns ``x'``, for every sample the one of largest margin (largest wrong logit minus true one), and
     ``survived`` (B,) int64, the fewest iterates 0 .. steps-1 classified right on the way to any target.
     """
@@ -54,18 +55,23 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
         logits = forward(x)
         others = logits.scatter(1, y[:, None], float("-inf"))
         wrong = others.topk(min(targets, logits.shape[1] - 1), 1).indices
+    start, found, survived = x if x_start is None else x_start, [], []
     count = wrong.shape[1]
-
-    def copies(t: Tensor) -> Tensor:
-        return t.repeat(count, *[1] * (t.dim() - 1))
-
-    start, eps = copies(x if x_start is None else x_start), copies(eps) if len(eps) > 1 else eps
-    towards = partial(dlr_targeted, target=wrong.T.flatten())
-    found, survived = apgd(forward, copies(x), copies(y), towards, eps=eps, steps=steps, x_start=start)
+    # few large calls where calls are what costs; photos on a CPU would only fall out of its cache
+    together = count if x.is_cuda or x[0].numel() <= SMALL else 1
+    for some in wrong.T.split(together):
+        n = len(some)
+        copies = [torch.cat([t] * n) for t in (x, y, start)]  # unlike repeat, keeps channels_last
+        radii = torch.cat([eps] * n) if len(eps) > 1 else eps
+        towards = partial(dlr_targeted, target=some.flatten())
+        run = apgd(forward, *copies[:2], towards, eps=radii, steps=steps, x_start=copies[2])
+        found.append(run[0])
+        survived.append(run[1])
+    found, survived = torch.cat(found), torch.cat(survived).reshape(count, -1)
     with torch.no_grad():
-        margin = logit_margin(forward(found), copies(y)).reshape(count, -1)
+        margin = logit_margin(forward(found), y.repeat(count)).reshape(count, -1)
     best = margin.argmax(0) * len(x) + torch.arange(len(x), device=x.device)  # ties: the likelier target
-    return found[best], survived.reshape(count, -1).amin(0)
+    return found[best], survived.amin(0)
 
 
 def eps_shape(x: Tensor) -> tuple[int, ...]:

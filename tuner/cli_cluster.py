@@ -1,4 +1,4 @@
-"""The commands that talk to a Ray cluster: submit, jobs, logs, stop, doctor. Thin, like the rest of the command line."""
+"""The commands that talk to a Ray cluster: submit, jobs, logs, stop, doctor. Thin, like the rest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,35 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-Address = Annotated[Optional[str], typer.Option("--address", show_default=False, help="The cluster's dashboard, "
-                                                "http://HEAD:8265 [RAY_API_SERVER_ADDRESS].")]
+Address = Annotated[
+    Optional[str],
+    typer.Option(
+        "--address", show_default=False, help="The cluster's dashboard, http://HEAD:8265 [RAY_API_SERVER_ADDRESS]."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 JobId = Annotated[str, typer.Argument(help="A job's id; see `tuner jobs`.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its progress and end with its exit code.")]
-ClusterHome = Annotated[Optional[str], typer.Option(
-    "--home", show_default=False, help="Home folder on the cluster, one that every node sees [TUNER_HOME there, else ~/tuner-home].")]
-Env = Annotated[Optional[list[str]], typer.Option(
-    "--env", show_default=False, help="NAME of a variable the job needs: its value comes from the cluster's own environment, "
-    "so no secret travels. NAME=VALUE for what everyone may read. Repeatable.")]
-Package = Annotated[str, typer.Option(help="send: our code travels with the job (under 1 MB); image: the cluster has it.")]
+ClusterHome = Annotated[
+    Optional[str],
+    typer.Option(
+        "--home",
+        show_default=False,
+        help="Home folder on the cluster, one that every node sees [TUNER_HOME there, else ~/tuner-home].",
+    ),
+]
+Env = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--env",
+        show_default=False,
+        help="NAME of a variable the job needs: its value comes from the cluster's own environment, "
+        "so no secret travels. NAME=VALUE for what everyone may read. Repeatable.",
+    ),
+]
+Package = Annotated[
+    str, typer.Option(help="send: our code travels with the job (under 1 MB); image: the cluster has it.")
+]
 
 
 def register(app: typer.Typer, search, spec_of) -> None:
@@ -32,6 +50,7 @@ def register(app: typer.Typer, search, spec_of) -> None:
 
 def _submit_like(search, spec_of):
     """`submit` has every option of `search`, so it can never lack a new one."""
+
     def submit(**given: Any) -> None:
         merged = spec_of(given)
         if given["dry_run"]:
@@ -46,16 +65,22 @@ def _submit_like(search, spec_of):
 
     empty, parameters = inspect.Parameter.KEYWORD_ONLY, inspect.signature(search, eval_str=True).parameters
     kinds = {name: (p.annotation, p.default) for name, p in parameters.items()}
-    kinds.update(home=(ClusterHome, None), address=(Address, None), follow=(Follow, False), env=(Env, None),
-                 package=(Package, "send"))
-    submit.__signature__ = inspect.Signature([inspect.Parameter(name, empty, annotation=kind, default=default)
-                                              for name, (kind, default) in kinds.items()])
+    kinds.update(
+        home=(ClusterHome, None),
+        address=(Address, None),
+        follow=(Follow, False),
+        env=(Env, None),
+        package=(Package, "send"),
+    )
+    submit.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, empty, annotation=kind, default=default) for name, (kind, default) in kinds.items()]
+    )
     submit.__annotations__ = {name: kind for name, (kind, _) in kinds.items()}
     submit.__doc__ = """Send a search to a Ray cluster; prints the job's id and the search's name, and returns.
 
     Example: tuner submit --method srat --address http://HEAD:8265 --follow
 
-    A token, where the cluster asks for one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
+    A token, where the cluster wants one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
     return submit
 
@@ -92,7 +117,12 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
         print(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it", file=sys.stderr)
         raise typer.Exit(130) from None
     if as_json:
-        print(json.dumps({**(result or {"error": "the job ended without a result"}), "id": job_id, "state": row["state"]}, indent=1))
+        print(
+            json.dumps(
+                {**(result or {"error": "the job ended without a result"}), "id": job_id, "state": row["state"]},
+                indent=1,
+            )
+        )
     else:
         print(f"job {job_id} {row['state']}")
     raise typer.Exit(exit_code(row))

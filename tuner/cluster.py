@@ -45,8 +45,10 @@ def join(ray, quiet: dict) -> None:
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Failed(f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us ({' '.join(str(error).split())[:200]}); "
-                     "is its head up, is this one of its nodes, and if it has a token, is the same one in ~/.ray/auth_token, RAY_AUTH_TOKEN "
+        raise Failed(f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us "
+                     f"({' '.join(str(error).split())[:200]}); "
+                     "is its head up, is this one of its nodes, and if it has a token, is the same one in "
+                     "~/.ray/auth_token, RAY_AUTH_TOKEN "
                      "or RAY_AUTH_TOKEN_PATH here? (from elsewhere: tuner submit --address http://HEAD:8265)") from None
 
 

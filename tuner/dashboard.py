@@ -61,12 +61,14 @@ def local_token() -> str | None:
         return path.read_text().strip() or None
     except OSError as error:
         if named:
-            raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {named!r}, which cannot be read ({error.strerror})", 2) from None
+            raise ClusterError(
+                f"RAY_AUTH_TOKEN_PATH names {named!r}, which cannot be read ({error.strerror})", 2
+            ) from None
         return None
 
 
 class Dashboard:
-    """One cluster. Making it asks whether it answers and whether it wants a token, and says in one sentence what is wrong."""
+    """One cluster. Making it asks whether it answers and wants a token; one sentence says what is wrong."""
 
     def __init__(self, address: str | None):
         self.address = cluster_address(address)
@@ -84,8 +86,11 @@ class Dashboard:
             return
         token = local_token()
         if token is None:
-            raise ClusterError(f"the cluster at {self.address} requires a token and none is here; copy the head node's "
-                               "(`ray get-auth-token` there prints it) into ~/.ray/auth_token or RAY_AUTH_TOKEN", 2)
+            raise ClusterError(
+                f"the cluster at {self.address} requires a token and none is here; copy the head node's "
+                "(`ray get-auth-token` there prints it) into ~/.ray/auth_token or RAY_AUTH_TOKEN",
+                2,
+            )
         self.headers["Authorization"] = f"Bearer {token}"
 
     # ---- what it knows ---------------------------------------------------------------------------------------
@@ -104,7 +109,11 @@ class Dashboard:
         status = (self.get("/api/cluster_status")["data"] or {}).get("clusterStatus") or {}
         report = status.get("autoscalerReport") or {}
         known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
-        launched = [kind for kind in (report.get("activeNodes") or {}) if not re.fullmatch(r"node_?[0-9a-f]{40,}", kind, re.IGNORECASE)]
+        launched = [
+            kind
+            for kind in (report.get("activeNodes") or {})
+            if not re.fullmatch(r"node_?[0-9a-f]{40,}", kind, re.IGNORECASE)
+        ]
         return bool(known or launched or report.get("pendingLaunches") or report.get("pendingNodes"))
 
     # ---- jobs ------------------------------------------------------------------------------------------------
@@ -150,16 +159,23 @@ class Dashboard:
         except urllib.error.HTTPError as error:
             raise ClusterError(self._refused(error)) from None
         except (ValueError, http.client.HTTPException):
-            raise ClusterError(f"{self.address} answers, but not as Ray's dashboard does; is that the right port?") from None
+            raise ClusterError(
+                f"{self.address} answers, but not as Ray's dashboard does; is that the right port?"
+            ) from None
         except OSError as error:  # URLError, timeouts, connections that break
             reason = getattr(error, "reason", None) or error
-            raise ClusterError(f"no Ray cluster answers at {self.address} ({getattr(reason, 'strerror', None) or reason}); is the "
-                               "head node up, its dashboard listening there, and the port open or forwarded?") from None
+            raise ClusterError(
+                f"no Ray cluster answers at {self.address} ({getattr(reason, 'strerror', None) or reason}); is the "
+                "head node up, its dashboard listening there, and the port open or forwarded?"
+            ) from None
 
     def _refused(self, error: urllib.error.HTTPError) -> str:
         if error.code == 403 and "Authorization" in self.headers:
-            return (f"the cluster at {self.address} refuses the token from here; compare with what `ray get-auth-token` prints "
-                    "on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)")
+            return (
+                f"the cluster at {self.address} refuses the token from here; compare with what `ray get-auth-token` "
+                "prints "
+                "on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
+            )
         if error.code in (401, 403):
             return f"{self.address} wants a sign-in that is not Ray's token ({error.code}); is a proxy in front of it?"
         text = " ".join(error.read(400).decode(errors="replace").split())
@@ -177,9 +193,15 @@ def job_row(job: dict[str, Any]) -> dict[str, Any]:
     elif state in ENDED and code is None:
         code = 0 if state == "finished" else 1
     message = job.get("message") or ""
-    return {"id": job.get("submission_id") or job.get("job_id"), "search": (job.get("metadata") or {}).get(OUR_KEY),
-            "state": state, "exit_code": code, "started": _seconds(job.get("start_time")),
-            "ended": _seconds(job.get("end_time")), "message": message}
+    return {
+        "id": job.get("submission_id") or job.get("job_id"),
+        "search": (job.get("metadata") or {}).get(OUR_KEY),
+        "state": state,
+        "exit_code": code,
+        "started": _seconds(job.get("start_time")),
+        "ended": _seconds(job.get("end_time")),
+        "message": message,
+    }
 
 
 def _seconds(milliseconds: int | None) -> float | None:

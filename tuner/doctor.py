@@ -29,8 +29,16 @@ def examine(address: str | None, home: str | None) -> list[Row]:
     try:
         return [*rows, *on_cluster(here)]
     except Exception as error:
-        return [*rows, _row("ray", False, f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({_first_line(error)}); "
-                            "unset it, or run on the head node with RAY_ADDRESS=auto (and RAY_AUTH_MODE=token where the cluster has a token)")]
+        return [
+            *rows,
+            _row(
+                "ray",
+                False,
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({_first_line(error)}); "
+                "unset it, or run on the head node with RAY_ADDRESS=auto (and RAY_AUTH_MODE=token where the cluster "
+                "has a token)",
+            ),
+        ]
 
 
 def _cluster(address: str | None, home: str | None) -> list[Row]:
@@ -44,7 +52,13 @@ def _cluster(address: str | None, home: str | None) -> list[Row]:
         begin = time.monotonic()
         theirs = cluster.versions()
         detail = f"{cluster.address} answers in {1000 * (time.monotonic() - begin):.0f} ms"
-        rows.append(_row("ray", True, f"{detail}, {'with a token' if cluster.headers else 'open: anyone who reaches it can run code'}"))
+        rows.append(
+            _row(
+                "ray",
+                True,
+                f"{detail}, {'with a token' if cluster.headers else 'open: anyone who reaches it can run code'}",
+            )
+        )
         rows.append(_resources(cluster.nodes()))
         check_versions(cluster)
         rows.append(_row("versions on the cluster", True, f"ray {theirs['ray']}, python {theirs['python']}"))
@@ -56,7 +70,13 @@ def _cluster(address: str | None, home: str | None) -> list[Row]:
         return rows + result
     except ClusterError as error:
         names = [row["check"] for row in rows]
-        failed = "ray" if "ray" not in names else "versions on the cluster" if "versions on the cluster" not in names else "jobs"
+        failed = (
+            "ray"
+            if "ray" not in names
+            else "versions on the cluster"
+            if "versions on the cluster" not in names
+            else "jobs"
+        )
         return [*rows, _row(failed, False, str(error))]
 
 
@@ -70,14 +90,27 @@ def on_cluster(home: Home) -> list[Row]:
         return rows
     seen = nodes.survey(home, uri)
     silent = [f"{row['node']}: {row['error']}" for row in seen if "error" in row]
-    rows.append(_row("nodes", not silent, f"{len(seen)} answer" if not silent else
-                     f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory"))
+    rows.append(
+        _row(
+            "nodes",
+            not silent,
+            f"{len(seen)} answer"
+            if not silent
+            else f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory",
+        )
+    )
     blind = nodes.home_problem(seen, home)
     rows.append(_row("storage from workers", not blind, blind or f"all {len(seen)} nodes write {home.root}"))
     answers = [row for row in seen if "answer" in row]
     cut = {row["node"]: row["answer"]["mlflow"] for row in answers if row["answer"]["mlflow"]}
-    what = (f"{', '.join(sorted(cut)[:5])}: {next(iter(cut.values()))}; open the way from there, or name an address that nodes can reach"
-            if cut else f"{len(answers)} nodes reach it" if uri else "only the driver writes to the database in the home")
+    what = (
+        f"{', '.join(sorted(cut)[:5])}: {next(iter(cut.values()))}; open the way from there, or name an address that "
+        "nodes can reach"
+        if cut
+        else f"{len(answers)} nodes reach it"
+        if uri
+        else "only the driver writes to the database in the home"
+    )
     rows.append(_row("mlflow from workers", not cut, what))
     rows.append(_clocks(nodes))
     return rows
@@ -95,8 +128,12 @@ def _clocks(nodes) -> Row:
         if off > SKEW_S:
             far[row["node"]] = off
     if far:
-        return _row("clocks", False, "; ".join(f"{node} is {off:.0f} s off" for node, off in sorted(far.items())[:5])
-                    + "; run a time service (chrony) on it")
+        return _row(
+            "clocks",
+            False,
+            "; ".join(f"{node} is {off:.0f} s off" for node, off in sorted(far.items())[:5])
+            + "; run a time service (chrony) on it",
+        )
     return _row("clocks", True, f"within {max(end - begin, 0.1):.1f} s of the driver's")
 
 
@@ -108,7 +145,11 @@ def _versions() -> Row:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        return _row("versions", False, f"{', '.join(missing)} missing here; install the project with its dependencies (`make test` does)")
+        return _row(
+            "versions",
+            False,
+            f"{', '.join(missing)} missing here; install the project with its dependencies (`make test` does)",
+        )
     return _row("versions", True, ", ".join(found))
 
 
@@ -119,7 +160,9 @@ def _home(home: Home) -> Row:
         return _row("home", False, str(error))
     free = shutil.disk_usage(home.root).free / 2**30
     enough = free > 1
-    return _row("home", enough, f"{home.root}, {free:.0f} GiB free" + ("" if enough else "; make room or choose another --home"))
+    return _row(
+        "home", enough, f"{home.root}, {free:.0f} GiB free" + ("" if enough else "; make room or choose another --home")
+    )
 
 
 def _mlflow(uri: str | None) -> Row:
@@ -137,22 +180,37 @@ def _gpus_here() -> Row:
         return _row("gpus", True, "none: trials run on CPUs")
     done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
     count = len(done.stdout.splitlines())
-    return _row("gpus", done.returncode == 0, f"{count}" if done.returncode == 0 else
-                f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without --gpus-per-trial")
+    return _row(
+        "gpus",
+        done.returncode == 0,
+        f"{count}"
+        if done.returncode == 0
+        else f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without "
+             "--gpus-per-trial",
+    )
 
 
 def _resources(nodes: list[dict[str, Any]]) -> Row:
     def total(kind: str) -> float:
         return sum(node["resources_total"].get(kind, 0) for node in nodes)
+
     per_node = max((node["resources_total"].get("GPU", 0) for node in nodes), default=0)
-    return _row("gpus", True, f"{len(nodes)} nodes, {total('CPU'):g} CPUs, {total('GPU'):g} GPUs"
-                + (f", at most {per_node:g} on a node" if per_node else ": trials run on CPUs"))
+    return _row(
+        "gpus",
+        True,
+        f"{len(nodes)} nodes, {total('CPU'):g} CPUs, {total('GPU'):g} GPUs"
+        + (f", at most {per_node:g} on a node" if per_node else ": trials run on CPUs"),
+    )
 
 
 def _last_error(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
-    return told[-1].removeprefix("Error: ") if told else "it printed nothing; is the head node's `python` the one Ray runs with?"
+    return (
+        told[-1].removeprefix("Error: ")
+        if told
+        else "it printed nothing; is the head node's `python` the one Ray runs with?"
+    )
 
 
 def _first_line(error) -> str:

@@ -27,17 +27,25 @@ def problem(job: dict) -> str | None:
     """What is wrong with this environment, in one sentence."""
     missing = [name for name in job["env"] if not os.environ.get(name)]
     if missing:
-        return (f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set in the cluster's environment; set it where Ray "
-                "starts on the head node (container secret, service file), a job never carries its value")
+        return (
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set in the cluster's environment; set "
+            "it where Ray "
+            "starts on the head node (container secret, service file), a job never carries its value"
+        )
     absent = [name for name in NEEDED if not _version(name)]
     if absent:
-        return (f"{sys.executable} on the cluster lacks {', '.join(absent)}; use the project's image, or set TUNER_PYTHON on the head "
-                "node to the python of an environment that has them")
+        return (
+            f"{sys.executable} on the cluster lacks {', '.join(absent)}; use the project's image, or set TUNER_PYTHON "
+            "on the head "
+            "node to the python of an environment that has them"
+        )
     theirs = {"ray": _version("ray"), "python": platform.python_version()}
     for what, here in theirs.items():
         asked = job["versions"][what]
         if asked.split(".")[:2] != here.split(".")[:2]:
-            return f"the job was sent by {what} {asked} and the cluster's {sys.executable} has {here}; make them the same"
+            return (
+                f"the job was sent by {what} {asked} and the cluster's {sys.executable} has {here}; make them the same"
+            )
     return None
 
 

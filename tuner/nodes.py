@@ -49,7 +49,7 @@ def ask(function, *args) -> list[dict[str, Any]]:
 
 
 def look(home: str, mark: str, uri: str | None) -> dict[str, Any]:
-    """Runs on a node: does it see the driver's mark in the home, may it write there, does MLflow answer, what time is it."""
+    """Runs on a node: does it see the driver's mark in the home, may it write there, does MLflow answer."""
     from tuner.reach import mlflow_problem
 
     folder, seen = Path(home), {"host": socket.gethostname()}
@@ -81,11 +81,19 @@ def survey(home: Home, uri: str | None) -> list[dict[str, Any]]:
 
 def home_problem(rows: list[dict[str, Any]], home: Home) -> str | None:
     """Which nodes do not share the home folder, in one sentence."""
-    blind = [row["node"] for row in rows if "answer" in row and not (row["answer"].get("sees") and row["answer"].get("writes"))]
+    blind = [
+        row["node"]
+        for row in rows
+        if "answer" in row and not (row["answer"].get("sees") and row["answer"].get("writes"))
+    ]
     if not blind:
         return None
-    return (f"the home folder {str(home.root)!r} is not the same folder on every node: {len(blind)} of {len(rows)} cannot see or write "
-            f"it ({', '.join(sorted(set(blind))[:5])}); name one that all share (NFS, persistent volume) with --home or TUNER_HOME")
+    return (
+        f"the home folder {str(home.root)!r} is not the same folder on every node: {len(blind)} of {len(rows)} cannot "
+        "see or write "
+        f"it ({', '.join(sorted(set(blind))[:5])}); name one that all share (NFS, persistent volume) with --home or "
+        "TUNER_HOME"
+    )
 
 
 def shared_home_problem(home: Home) -> str | None:

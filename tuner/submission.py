@@ -28,7 +28,9 @@ from tuner.spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
 UPLOAD_LIMIT = 100 * 2**20  # of Ray's dashboard, zipped (its documentation says more: ray#55877)
-STOP_WAIT_S = 180  # how long Ray waits between SIGTERM and SIGKILL; its own 3 s are too few for a driver to write its end
+STOP_WAIT_S = (
+    180  # how long Ray waits between SIGTERM and SIGKILL; its own 3 s are too few for a driver to write its end
+)
 POLL_S = 0.5
 START_S = 20
 RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
@@ -46,7 +48,7 @@ def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: l
 
 
 def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package: str = "send", spec: str = "") -> str:
-    """Send what ``tuner.job`` understands; ``env``: NAME (must be set on the cluster) or NAME=VALUE (in plain sight)."""
+    """Send what ``tuner.job`` understands; ``env``: NAME (set on the cluster) or NAME=VALUE (in plain sight)."""
     check_versions(cluster)
     names, values = parse_env(env)
     if package not in ("send", "image"):
@@ -62,7 +64,7 @@ def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package
 
 
 def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:
-    # Ray's client sends a token only where told to, and insists on one that nobody asks for; it reads this when imported
+    # Ray's client sends a token only where told to, else insists on one that nobody asks for; read when imported
     os.environ["RAY_AUTH_MODE"] = "token" if cluster.headers else "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
     from ray.job_submission import JobSubmissionClient
@@ -71,10 +73,16 @@ def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dic
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = JobSubmissionClient(cluster.address, headers=dict(cluster.headers))
-        return client.submit_job(entrypoint=ENTRYPOINT, submission_id=job_id, metadata={OUR_KEY: search},
-                                 runtime_env={"working_dir": folder, "env_vars": values})
+        return client.submit_job(
+            entrypoint=ENTRYPOINT,
+            submission_id=job_id,
+            metadata={OUR_KEY: search},
+            runtime_env={"working_dir": folder, "env_vars": values},
+        )
     except (RuntimeError, ConnectionError) as error:
-        raise ClusterError(f"the cluster at {cluster.address} did not take the job: {' '.join(str(error).split())[:300]}") from None
+        raise ClusterError(
+            f"the cluster at {cluster.address} did not take the job: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 # ---- what can be wrong before anything is sent -------------------------------------------------------------------
@@ -88,14 +96,19 @@ def check_versions(cluster: Dashboard) -> None:
     theirs, here = cluster.versions(), ours()
     for what in ("ray", "python"):
         if theirs[what].split(".")[:2] != here[what].split(".")[:2]:
-            raise ClusterError(f"this machine has {what} {here[what]} and the cluster at {cluster.address} {theirs[what]}; submit from "
-                               f"an environment with {what} {'.'.join(theirs[what].split('.')[:2])}, or upgrade the cluster")
+            raise ClusterError(
+                f"this machine has {what} {here[what]} and the cluster at {cluster.address} {theirs[what]}; submit "
+                "from "
+                f"an environment with {what} {'.'.join(theirs[what].split('.')[:2])}, or upgrade the cluster"
+            )
 
 
 def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
     """A trial that asks for more than any node has would wait for ever; an autoscaler may bring such a node."""
     deadline = time.monotonic() + START_S
-    while not (rows := cluster.nodes()) and time.monotonic() < deadline:  # a head that starts answers before it counts itself
+    while (
+        not (rows := cluster.nodes()) and time.monotonic() < deadline
+    ):  # a head that starts answers before it counts itself
         time.sleep(POLL_S)
     if not rows:
         raise ClusterError(f"the cluster at {cluster.address} has no living node; look at `ray status` on its head")
@@ -103,21 +116,30 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
     for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if asked > most and not cluster.may_grow():
-            raise ClusterError(f"--{kind.lower()}s-per-trial {asked:g} is more than any node of {cluster.address} has: the most is "
-                               f"{most:g}", 2)
+            raise ClusterError(
+                f"--{kind.lower()}s-per-trial {asked:g} is more than any node of {cluster.address} has: the most is "
+                f"{most:g}",
+                2,
+            )
 
 
 def check_travels(spec: SearchSpec) -> None:
     """Data stays where it is, so its path must mean the same on every node; a password must not travel in the spec."""
     kind, colon, path = spec.dataset.partition(":")
     if colon and not path.startswith("/") and "://" not in path:
-        raise UsageError(f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL under "
-                         "which every node of the cluster sees it")
+        raise UsageError(
+            f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL "
+            "under "
+            "which every node of the cluster sees it"
+        )
     for flag in ("trunk_storage", "study_storage"):
         value = getattr(spec, flag)
         if value and _SECRET.search(value):
-            raise UsageError(f"--{flag.replace('_', '-')} holds a password, and a job's spec can be read by everyone on the cluster; "
-                             "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass, the cloud's own sign-in)")
+            raise UsageError(
+                f"--{flag.replace('_', '-')} holds a password, and a job's spec can be read by everyone on the "
+                "cluster; "
+                "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass, the cloud's own sign-in)"
+            )
 
 
 def cluster_home(home: str | None) -> str | None:
@@ -132,12 +154,17 @@ def parse_env(given: list[str]) -> tuple[list[str], dict[str, str]]:
     for item in given:
         name, equals, value = item.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UsageError(f"--env {item!r} is not allowed; give a variable's NAME, or NAME=VALUE for one that is no secret")
+            raise UsageError(
+                f"--env {item!r} is not allowed; give a variable's NAME, or NAME=VALUE for one that is no secret"
+            )
         if not equals:
             names.append(name)
         elif _SECRET.search(name) or _SECRET.search(value):
-            raise UsageError(f"--env {name}=... looks like a secret, and a job's environment can be read by everyone on the cluster; "
-                             f"set {name} where Ray starts (container secret, service file) and give --env {name}")
+            raise UsageError(
+                f"--env {name}=... looks like a secret, and a job's environment can be read by everyone on the "
+                "cluster; "
+                f"set {name} where Ray starts (container secret, service file) and give --env {name}"
+            )
         else:
             values[name] = value
     return names, values
@@ -153,8 +180,10 @@ def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
             shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if size > UPLOAD_LIMIT:
-        raise ClusterError(f"the package is {size / 2**20:.0f} MiB and Ray takes {UPLOAD_LIMIT // 2**20} MiB; is there data in the "
-                           "package folders? install the package in the cluster's image and give --package image")
+        raise ClusterError(
+            f"the package is {size / 2**20:.0f} MiB and Ray takes {UPLOAD_LIMIT // 2**20} MiB; is there data in the "
+            "package folders? install the package in the cluster's image and give --package image"
+        )
 
 
 # ---- a job that runs ---------------------------------------------------------------------------------------------
@@ -177,7 +206,9 @@ def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str
             if show and not stream.text and row["message"]:
                 print(row["message"], file=sys.stderr)
             return row, stream.result
-        time.sleep(max(POLL_S, len(stream.text) / 4e6))  # the whole log comes each time; a long one is asked for less often
+        time.sleep(
+            max(POLL_S, len(stream.text) / 4e6)
+        )  # the whole log comes each time; a long one is asked for less often
 
 
 class _Stream:
@@ -190,9 +221,9 @@ class _Stream:
     def write(self, text: str, done: bool) -> None:
         self.text = text or self.text
         end = len(self.text) if done else self.text.rfind("\n") + 1
-        for line in self.text[self._printed:end].splitlines():
+        for line in self.text[self._printed : end].splitlines():
             if line.startswith(RESULT):
-                self.result = json.loads(line[len(RESULT):])
+                self.result = json.loads(line[len(RESULT) :])
             elif self._show and not _OF_RAY.match(line):
                 print(line, file=sys.stderr, flush=True)
         self._printed = max(self._printed, end)
@@ -200,7 +231,9 @@ class _Stream:
 
 def plain_log(text: str) -> str:
     """A job's log as a person wants it."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(RESULT) and not _OF_RAY.match(line))
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith(RESULT) and not _OF_RAY.match(line)
+    )
 
 
 def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> tuple[dict[str, Any], bool]:
@@ -212,7 +245,10 @@ def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> t
     deadline = time.monotonic() + wait_s
     while row["state"] not in ENDED:
         if time.monotonic() > deadline:
-            raise ClusterError(f"job {job_id!r} was told to stop {wait_s:.0f} s ago and is {row['state']} still; see `tuner logs {job_id}`")
+            raise ClusterError(
+                f"job {job_id!r} was told to stop {wait_s:.0f} s ago and is {row['state']} still; see `tuner logs "
+                f"{job_id}`"
+            )
         time.sleep(POLL_S)
         row = cluster.job(job_id)
     return row, True

@@ -1,0 +1,113 @@
+"""Submitting without a cluster: addresses, secrets, versions, the package, and what a job's states mean."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_submit import free_ports
+from tuner import submission
+from tuner.dashboard import ClusterError, Dashboard, cluster_address, job_row
+from tuner.home import UsageError
+from tuner.job import problem
+from tuner.spec import SearchSpec
+
+
+def test_nobody_answers():
+    (port,) = free_ports(1)
+    with pytest.raises(ClusterError, match="no Ray cluster answers at .*refused"):
+        Dashboard(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("address", ["http://", "head:port", "ray://head:10001"])
+def test_address_that_is_none(address):
+    with pytest.raises(UsageError, match="dashboard"):
+        cluster_address(address)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("MLFLOW_TRACKING_PASSWORD=x", "looks like a secret"),
+        ("AWS_SECRET_ACCESS_KEY=x", "looks like a secret"),
+        ("URI=https://me:word@host", "looks like a secret"),
+        ("a b", "NAME"),
+    ],
+)
+def test_no_secret_by_value(given, words):
+    with pytest.raises(UsageError, match=words) as error:
+        submission.parse_env([given])
+    assert "word@" not in str(error.value)
+
+
+def test_env_by_name_and_value():
+    assert submission.parse_env(["MLFLOW_TRACKING_PASSWORD", "N=1=2"]) == (["MLFLOW_TRACKING_PASSWORD"], {"N": "1=2"})
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"dataset": "folder:here"}, "absolute path"),
+        ({"study_storage": "postgresql://me:word@host/db"}, "holds a password"),
+    ],
+)
+def test_what_cannot_travel(fields, words):
+    with pytest.raises(UsageError, match=words):
+        submission.check_travels(SearchSpec(**fields))
+
+
+class Other:
+    """A cluster of another version."""
+
+    address = "http://head:8265"
+
+    def __init__(self, **versions):
+        self._versions = {**submission.ours(), **versions}
+
+    def versions(self):
+        return self._versions
+
+
+@pytest.mark.parametrize("what, theirs", [("ray", "2.9.3"), ("python", "3.10.4")])
+def test_other_versions_are_refused(what, theirs):
+    with pytest.raises(ClusterError, match=f"has {what} .* {theirs}; submit from"):
+        submission.check_versions(Other(**{what: theirs}))
+    assert problem({"env": [], "versions": {**submission.ours(), what: theirs}})
+    assert problem({"env": [], "versions": submission.ours()}) is None
+
+
+def test_package_is_small_and_whole(tmp_path):
+    submission.pack(tmp_path, {"search": "x"}, "method: srat\n", "send")
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 2**20 and not [p for p in files if p.suffix == ".pyc"]
+    out = subprocess.run(
+        [sys.executable, "-c", "import tuner.job, trainables, search_spaces; print(tuner.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert out.stdout.startswith(str(tmp_path)), out.stderr
+
+
+def test_package_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "UPLOAD_LIMIT", 1000)
+    with pytest.raises(ClusterError, match="Ray takes"):
+        submission.pack(tmp_path, {}, "", "send")
+
+
+@pytest.mark.parametrize(
+    "status, code, expected",
+    [
+        ("RUNNING", None, ("running", None)),
+        ("STOPPED", None, ("stopped", 130)),
+        ("FAILED", 130, ("stopped", 130)),
+        ("FAILED", 2, ("failed", 2)),
+        ("FAILED", None, ("failed", 1)),
+        ("SUCCEEDED", 0, ("finished", 0)),
+    ],
+)
+def test_job_states(status, code, expected):
+    row = job_row({"status": status, "driver_exit_code": code, "submission_id": "a", "metadata": None})
+    assert (row["state"], row["exit_code"]) == expected
