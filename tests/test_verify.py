@@ -86,6 +86,31 @@ def test_targeted_attack_finds_what_cross_entropy_cannot():
     assert stages["pgd-ce"].broken < stages["pgd-margin"].broken and "large gap" in cascade.alarms[0]
 
 
+def test_targeted_attack_alone_is_exact_and_square_alone_comes_near():
+    """Without the attacks before them. The closest class is often not the second most likely one, so all targets count."""
+    model, split, reach = linear_case(10, eps=0.005)
+    cascade = Cascade(model, split, "apgd", eps=0.005, search_steps=4)
+    x, y = split.batch(slice(None))
+    clean, sure = model(x).argmax(1) == y, reach.abs() > 1e-4
+    assert torch.equal(cascade._apgd_t(x, y)[clean & sure], (reach < 0)[clean & sure])
+    breakable = clean & sure & (reach < 0)
+    found = square(model, x, y, eps=0.005, queries=1000, generator=torch.Generator().manual_seed(0))
+    few = square(model, x, y, eps=0.005, queries=1, generator=torch.Generator().manual_seed(0))
+    assert not found[clean & sure & (reach > 0)].any(), "nothing outside the ball"
+    assert found[breakable].float().mean() > 0.9 > 0.5 > few[breakable].float().mean()
+
+
+def test_every_target_is_tried():
+    """The likeliest wrong class is out of reach (its weights are the true class's), only the least likely one is near."""
+    model = Linear(4)
+    model.head.weight.data = torch.zeros(4, 16)
+    model.head.weight.data[3] = 1.0
+    model.head.bias.data = torch.tensor([0.0, -0.01, -0.02, -8.05])
+    split = Split(torch.full((5, 1, 4, 4), 128, dtype=torch.uint8), torch.arange(5), torch.zeros(5, dtype=torch.int64))
+    cascade = Cascade(model, split, "apgd", eps=0.01, search_steps=4)
+    assert cascade._apgd_t(*split.batch(slice(None))).all()
+
+
 class Steps(nn.Module):
     """A staircase in front of the model: no gradient anywhere, so only a black box gets through."""
 

@@ -195,6 +195,15 @@ def space(method: Annotated[str, typer.Argument(help="A method; see `tuner metho
 
 
 @app.command()
+def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")], home: HomeOption = None):
+    """Fill MLflow from a search's own history, e.g. after the server was away."""
+    from tuner.driver import fill_mlflow
+
+    if not fill_mlflow(search, Home(home), lambda line: print(line, file=sys.stderr)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ui(home: HomeOption = None,
        port: Annotated[Optional[int], _option("Port on loopback [a free one].")] = None,
        search_name: Annotated[Optional[str], _option("Link to this search.", "--search")] = None):

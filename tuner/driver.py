@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -72,6 +73,16 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
         if done and state_of(spec, history) != "stopped":
             return done
         return _run(spec, home, name, folder, history)
+
+
+def fill_mlflow(name: str, home: Home, say: Callable[[str], None]) -> bool:
+    """``tuner sync``: MLflow from the history alone. ``UsageError`` while the search is running: its driver logs it."""
+    from tuner.result import load_search
+    from tuner.tracking import sync
+
+    spec, history = load_search(home, name)
+    with _owned(home.search(name), name):
+        return sync(spec, home, name, history, warn=say)
 
 
 @contextmanager
