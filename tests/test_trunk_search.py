@@ -36,10 +36,10 @@ def spec(**fields):
     ({"fix": {"start": 0.0}, "trunk": "at:3"}, 3, 3, "every trial starts from 3 epochs of plain AT"),
     ({"space": {"start": [0.2, 0.7]}}, 2, 7, "first 2 to 7 epochs"),
     ({"trunk": "none"}, 0, 0, "--no-trunk"),
-    ({"space": {"lr": [0.01, 0.1]}}, 0, 0, "lr acts before the start of the reweighting"),
-    ({"method": "srat"}, 0, 0, "--fix loss=VALUE --fix sep_weight=VALUE"),
+    ({"space": {"lr": [0.01, 0.1]}}, 0, 0, "before the reweighting starts (lr)"),
+    ({"method": "srat"}, 0, 0, "before the reweighting starts (loss, sep_weight"),
     ({"method": "srat", "fix": SRAT}, 2, 9, "2 to 9"),
-    ({"method": "mail"}, 0, 0, "form, beta act"),
+    ({"method": "mail"}, 0, 0, "before the reweighting starts (form, beta)"),
     ({"method": "mail", "fix": {"form": "at"}}, 3, 7, "3 to 7"),
     ({"method": "faal", "fix": {"form": "at", "start": 0.98}}, 9, 9, "first 9 epochs"),  # the last epoch is the trial's own
     ({"method": "wat"}, 0, 0, "wat reweights from the first epoch"),

@@ -126,8 +126,8 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
             state = "stopped" if interrupted else state_of(spec, history)
         finally:
             history.write_parquet()
-            tracker.close(state, folder, history)
-        if before:  # what a killed driver had not sent yet
+            logged = tracker.close(state, folder, history)
+        if before and logged:  # what a killed driver had not sent yet
             sync(spec, home, name, history, warn=progress.say)
     result = {**front_json(spec, name, home, history), "state": state,
               "epochs_trained": history.epochs_trained() - trained, "epochs_saved": history.epochs_saved() - saved,
@@ -166,6 +166,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
         return {"trial": trial_config(spec, home, folder, proposal).to_dict(), "threads": int(spec.cpus_per_trial)}
 
     with connect(spec) as _, _stoppable(spec.time_budget) as stop:
+        tracker.wait_for_import()
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {"cpu": spec.cpus_per_trial, "gpu": spec.gpus_per_trial}),
             tune_config=tune.TuneConfig(search_alg=ProposalSearcher(proposer, configure), num_samples=proposer.total,

@@ -49,6 +49,11 @@ class Tracker:
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
         self._thread.start()
 
+    def wait_for_import(self) -> None:
+        """Until MLflow is imported. Ray's pickling looks into every module there is, which makes MLflow's lazy ones import
+        the rest on this thread; two imports of MLflow at once dead-lock."""
+        self._writer.imported.wait(120)
+
     def trial_started(self, record: TrialRecord) -> None:
         """A new trial, or one that goes on: what its history has already is written (again)."""
         trial = record.trial
@@ -126,7 +131,7 @@ class _Writer:
 
     def __init__(self, tracker: Tracker):
         self.tracker = tracker
-        self.connected = threading.Event()
+        self.connected, self.imported = threading.Event(), threading.Event()
         self.runs: dict[int, str] = {}
         self._todo: dict[int, Changes] = {}
         self._client = self._experiment = None
@@ -134,6 +139,10 @@ class _Writer:
         self._complete, self._lost, self._away = False, False, False
 
     def work(self) -> None:
+        try:
+            self._import()
+        finally:
+            self.imported.set()
         pause, left = GATHER_S, ATTEMPTS_AT_CLOSE
         while left:
             self._take(pause)
@@ -193,8 +202,12 @@ class _Writer:
                 self._report(error)
             del self._todo[run]
 
-    def _connect(self) -> None:
+    def _import(self) -> None:
         layout.quiet()
+        import mlflow.entities
+        import mlflow.exceptions  # noqa: F401
+
+    def _connect(self) -> None:
         from mlflow import MlflowClient, __version__
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
