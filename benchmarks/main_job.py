@@ -84,15 +84,19 @@ def our_turnover(home: str, trials: int) -> list[float]:
     return _gaps([(e["trial"], e["time"], e["metrics"]["train_s"] + e["metrics"]["eval_s"]) for e in epochs])
 
 
+def define_srat(trial) -> None:
+    """SRAT's space, define-by-run, as OptunaSearch takes it (and pickles it: so it is a module's function)."""
+    from tuner.space import build_space
+
+    build_space("srat", fix={}, space={}).sample(trial)
+
+
 def plain_turnover(home: str, trials: int) -> list[float]:
     """The same trials under Ray Tune as its documentation shows it."""
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
     from search_spaces.training import training_for
-    from tuner.space import build_space
-
-    space = build_space("srat", fix={}, space={})
     knobs = asdict(training_for("digits", **KNOBS))
     reports: list[tuple[int, float, float]] = []
 
@@ -115,14 +119,17 @@ def plain_turnover(home: str, trials: int) -> list[float]:
             metrics = self.trainer.run_epoch()
             return {**metrics, "done": self.trainer.epoch >= 2}
 
+        def save_checkpoint(self, checkpoint_dir):
+            return {}
+
+        def load_checkpoint(self, checkpoint):
+            pass
+
     class Clock(tune.Callback):
         def on_trial_result(self, iteration, trials, trial, result, **info):
             reports.append((int(trial.trial_id.split("_")[-1], 36), time.time(), result["train_s"] + result["eval_s"]))
 
-    def define(trial):
-        space.sample(trial)
-
-    search = OptunaSearch(define, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"])
+    search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"])
     tune.Tuner(tune.with_resources(Plain, {"cpu": 1}),
                tune_config=tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True),
                run_config=tune.RunConfig(storage_path=os.path.join(home, "plain"), callbacks=[Clock()], verbose=0)).fit()
@@ -136,7 +143,7 @@ def main() -> None:
     parser.add_argument("--json")
     args = parser.parse_args()
     report = {"main_job": []}
-    for _ in range(args.runs):
+    for _ in range(args.runs):  # 0 runs: the turnover alone
         with tempfile.TemporaryDirectory() as home:
             report["main_job"].append(main_job(home))
             print(report["main_job"][-1], flush=True)
