@@ -4,7 +4,8 @@
 
 Wall time and memory come from `tuner search --method srat` as a user runs it. Turnover is the time between the last
 report of one trial and the start of the next one's first epoch on a reused actor; ours and plain Ray Tune's (stock
-OptunaSearch, stock loggers, `reuse_actors=True`) are measured in one run with the same trials.
+OptunaSearch, stock loggers, `reuse_actors=True`) are measured in one run with the same trials, both with random proposals:
+what a model's proposal costs is `proposal_cost`'s subject.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def our_turnover(home: str, trials: int) -> list[float]:
     from tuner.home import Home
     from tuner.spec import SearchSpec
 
-    spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, set=KNOBS, name=f"turnover-{time.time_ns()}")
+    spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS, name=f"turnover-{time.time_ns()}")
     search(spec, Home(home))
     epochs = _epochs(os.path.join(home, "searches", spec.search_name, "history.jsonl"))
     return _gaps([(e["trial"], e["time"], e["metrics"]["train_s"] + e["metrics"]["eval_s"]) for e in epochs])
@@ -93,6 +94,7 @@ def define_srat(trial) -> None:
 
 def plain_turnover(home: str, trials: int) -> list[float]:
     """The same trials under Ray Tune as its documentation shows it."""
+    import optuna
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
@@ -116,7 +118,10 @@ def plain_turnover(home: str, trials: int) -> list[float]:
             return True
 
         def step(self):
+            from trainables.checkpoint import save_checkpoint
+
             metrics = self.trainer.run_epoch()
+            save_checkpoint(Path(home, "plain-checkpoints", self.trial_id), self.trainer, metrics)  # as our trials do
             return {**metrics, "done": self.trainer.epoch >= 2}
 
         def save_checkpoint(self, checkpoint_dir):
@@ -129,7 +134,8 @@ def plain_turnover(home: str, trials: int) -> list[float]:
         def on_trial_result(self, iteration, trials, trial, result, **info):
             reports.append((int(trial.trial_id.split("_")[-1], 36), time.time(), result["train_s"] + result["eval_s"]))
 
-    search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"])
+    search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"],
+                          sampler=optuna.samplers.RandomSampler(seed=0))
     tune.Tuner(tune.with_resources(Plain, {"cpu": 1}),
                tune_config=tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True),
                run_config=tune.RunConfig(storage_path=os.path.join(home, "plain"), callbacks=[Clock()], verbose=0)).fit()
