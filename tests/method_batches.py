@@ -18,6 +18,20 @@ from trainables.methods import build_method
 COUNTS = (60, 30, 12, 5)
 EPOCHS, BASE = 20, Attack(steps=10, step=0.25)
 TASK = Task(torch.tensor(COUNTS), EPOCHS, 8 / 255, BASE.steps)
+D = torch.float64
+
+
+def t(*values):
+    return torch.tensor(values, dtype=D)
+
+
+def log(*p):
+    """Logits whose softmax is p."""
+    return torch.tensor(p, dtype=D).log()
+
+
+def close(a, b, **tolerance):
+    torch.testing.assert_close(torch.as_tensor(a, dtype=D), torch.as_tensor(b, dtype=D), **tolerance)
 
 
 def make(name: str, task: Task = TASK, **values) -> Method:

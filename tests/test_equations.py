@@ -6,25 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.method_batches import BASE, COUNTS, EPOCHS, make, make_batch, make_stats, trained
+from tests.method_batches import BASE, COUNTS, EPOCHS, D, close, log, make, make_batch, make_stats, t, trained
 from trainables import losses
 from trainables.class_weights import class_weights, effective_number
 from trainables.methods import codat, dafa, ewat, faal, gairat, reat, robal, sovr, wmmr
-
-D = torch.float64
-
-
-def t(*values):
-    return torch.tensor(values, dtype=D)
-
-
-def log(*p):
-    """Logits whose softmax is p."""
-    return torch.tensor(p, dtype=D).log()
-
-
-def close(a, b, **tolerance):
-    torch.testing.assert_close(torch.as_tensor(a, dtype=D), torch.as_tensor(b, dtype=D), **tolerance)
 
 
 def test_fat_stops_later_as_training_goes_on():

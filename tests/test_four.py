@@ -5,28 +5,13 @@ import math
 import pytest
 import torch
 
-from tests.method_batches import BASE, COUNTS, make, make_batch
+from tests.method_batches import BASE, COUNTS, D, close, make, make_batch, t
 from trainables import losses
 from trainables.apgd import apgd_targeted, checkpoints, dlr_targeted
 from trainables.attack import pgd
 from trainables.class_weights import data_mean, effective_number
 from trainables.methods import done, mixup, srat
 from trainables.methods.lrat import pair_weights
-
-D = torch.float64
-
-
-def t(*values):
-    return torch.tensor(values, dtype=D)
-
-
-def log(*p):
-    """Logits whose softmax is p."""
-    return torch.tensor(p, dtype=D).log()
-
-
-def close(a, b, **tolerance):
-    torch.testing.assert_close(torch.as_tensor(a, dtype=D), torch.as_tensor(b, dtype=D), **tolerance)
 
 
 def test_srat_weights_average_one_over_the_training_data():

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from tuner.front import Front, hypervolume
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.home import write_atomically
+from tuner.result import SPLIT
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SPLIT = "val"
 LABELS = {
     "robust_acc": "average robust accuracy",
     "worst_class_robust_acc": "worst-class robust accuracy",
