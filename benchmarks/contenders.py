@@ -77,8 +77,8 @@ class SyneTune(WithOptuna):
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
         self.trial_of = lambda n: Trial(trial_id=n, config={}, creation_time=None)
-        self.moasha = MOASHA(config_space={}, metrics=list(OBJECTIVES), mode="max", time_attr="epoch", max_t=problem.epochs,
-                             grace_period=1, reduction_factor=3)
+        self.moasha = MOASHA(config_space={}, metrics=list(OBJECTIVES), do_minimize=False, time_attr="epoch",
+                             max_t=problem.epochs, grace_period=1, reduction_factor=3)
         self.full: list[tuple[int, int, tuple[float, float]]] = []
 
     def begin(self, job: Job, params: dict) -> None:

@@ -113,10 +113,10 @@ def data_of(page: str) -> dict:
 
 
 def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
-    page = plots.page(plots.picture_data(history, spec))
+    page = plots.front_page(plots.picture_data(history, spec))
     data = data_of(page)
     assert sorted(p["trial"] for p in data["points"]) == list(range(6))  # the failed one never had a value
-    assert {p["trial"] for p in data["points"] if p["group"] == "stopped"} == {2, 5}
+    assert {p["trial"] for p in data["points"] if p["style"] == "stopped"} == {2, 5}
     assert "cdn.plot" not in page.split("<script>")[0] and "src=" not in page.split("<script>")[0]
     for word in ("srat on digits", "exp:10", "split val", "budget 4 epochs", "eps 0.1", "1 failed"):
         assert word in page
@@ -125,16 +125,14 @@ def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
 
 
 def test_staircase_reaches_from_edge_to_edge():
-    points = [{"x": 0.4, "y": 0.3, "group": "front"}, {"x": 0.6, "y": 0.1, "group": "front"},
-              {"x": 0.3, "y": 0.2, "group": "finished"}]
-    xs, ys = plots.staircase({"points": points, "stairs": True, "range": [[0.2, 0.7], [0.0, 0.4]]})
+    xs, ys = plots.staircase([(0.6, 0.1), (0.4, 0.3)], [[0.2, 0.7], [0.0, 0.4]])
     assert list(zip(xs, ys)) == [(0.2, 0.3), (0.4, 0.3), (0.4, 0.1), (0.6, 0.1), (0.6, 0.0)]
 
 
 def test_names_cannot_break_the_page(tmp_path):
     spec = SearchSpec(max_epochs=4)
     history = fill(History(tmp_path), spec, classes=["</script><b>", "a&b", "@@PLOTLY@@"])
-    page = plots.page(plots.picture_data(history, spec))
+    page = plots.front_page(plots.picture_data(history, spec))
     assert page.count("</script>") == 2
     assert "</script><b>" in data_of(page)["points"][0]["robust"]
 

@@ -54,7 +54,7 @@ def config(tmp_path_factory):
 @pytest.fixture
 def fresh(config, tmp_path):
     """The same with no trunk yet."""
-    return replace(config, trunk_storage=str(tmp_path / "trunks"))
+    return replace(config, storage=str(tmp_path / "storage"))
 
 
 def state(trainer):
@@ -207,7 +207,7 @@ def test_damaged_file_is_trained_again(fresh, damage):
     run_to_branch(whole)
     trainer = Trainer(fresh)
     branch = open_branch(trainer)
-    file = Path(branch.store.folder) / "epoch-0003.pt"
+    file = Path(branch.store.files.root) / "epoch-0003.pt"
     file.write_bytes(damage(file.read_bytes()))
     assert branch.ready() and branch.leave() is None and not branch.ready()
     assert same(trainer, Trainer(fresh)), "a refused file leaves no trace in the trial"
@@ -220,14 +220,14 @@ def test_damaged_earlier_file_of_an_averaging_method_is_trained_again(fresh):
     whole, trainer = Trainer(config), Trainer(config)
     run_to_branch(whole)
     branch = open_branch(trainer)
-    (Path(branch.store.folder) / "epoch-0001.pt").write_bytes(b"x")
+    (Path(branch.store.files.root) / "epoch-0001.pt").write_bytes(b"x")
     assert branch.ready() and branch.leave() is None and trained_by(branch) == [1]
     assert same(trainer, Trainer(config)) and branch.leave() and same(whole, trainer)
 
 
 @pytest.mark.parametrize("where", ["file://{}", "memory://{}"])
 def test_storage_by_url(config, tmp_path, where):
-    config = replace(config, trunk_storage=where.format(tmp_path))
+    config = replace(config, storage=where.format(tmp_path))
     first, second = Trainer(config), open_branch(Trainer(config))
     run_to_branch(first)
     assert trained_by(second) == [] and second.leave()

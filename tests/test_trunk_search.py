@@ -68,12 +68,12 @@ def test_at_n_is_for_methods_that_act_at_once():
 
 
 def test_storage_that_nothing_opens_is_said(tmp_path):
-    done = tuner("search", "--method", "gairat", "--trunk-storage", "gopher://x", "--home", tmp_path)
-    assert done.returncode == 2 and "trunk storage 'gopher://x' cannot be opened" in done.stderr
+    done = tuner("search", "--method", "gairat", "--storage", "gopher://x", "--home", tmp_path)
+    assert done.returncode == 2 and "storage 'gopher://x' cannot be opened" in done.stderr
 
 
 def test_name_changes_with_the_results_only():
-    assert spec().hash() == spec(trunk="none").hash() == spec(trunk_storage="/x").hash()
+    assert spec().hash() == spec(trunk="none").hash() == spec(storage="/x").hash()
     assert spec(method="wat").hash() != spec(method="wat", trunk="at:3").hash() != spec(method="wat", trunk="at:4").hash()
     assert SearchSpec.from_yaml(spec(trunk="none").to_yaml()) == spec(trunk="none")
 
@@ -96,7 +96,7 @@ def test_actor_reports_every_epoch_of_the_trunk_once(actor_config):
     assert branch["epochs"] == 2 and [m["epoch"] for m in branch["past"]] == [1, 2]
     assert [r["metrics"]["epoch"] for r in reports[2:]] == [2, 3, 4]
     assert [r["done"] for r in reports] == [False] * 4 + [True]
-    assert read_checkpoint(Path(actor.trainer.config.folder))["epoch"] == 4
+    assert read_checkpoint(actor.trainer.config.folder)["epoch"] == 4
 
 
 def test_paused_at_the_trunks_end_goes_on_without_saying_it_twice(actor_config):

@@ -7,6 +7,7 @@ synchronises with the host.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from trainables.losses import logit_margin
 
-# Croce and Hein's alpha, and the share of successful steps below which the step is halved.
+# Croce and Hein's alpha, and the share of successful steps up to which (their paper: below which) the step is halved.
 MOMENTUM, SHARE = 0.75, 0.75
 SMALL = 1024  # values of an image up to which the targets run as one batch on a CPU
 
@@ -30,12 +31,12 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def checkpoints(steps: int) -> set[int]:
-    """The steps after which the step size is reconsidered: 0.22 of all, then ever closer, no closer than
-    0.06."""
-    at, gap, found = 0.22, 0.22, set()
-    while at < 1:
-        found.add(max(round(at * steps), 1))
-        gap = max(gap - 0.03, 0.06)
+    """The steps after which the step size is reconsidered: 0.22 of all, then ever closer, no closer than 0.06,
+    rounded up (section 3.1 of the paper; the authors' code rounds differently unless ``steps`` is 100)."""
+    at, gap, found = 22, 22, set()  # hundredths, so that rounding up is exact
+    while at < 100:
+        found.add(math.ceil(at * steps / 100))
+        gap = max(gap - 3, 6)
         at += gap
     return found
 
@@ -48,7 +49,7 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
     ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 2) + 1 passes of B
     images; small images, and all on a GPU, go through in batches of targets * B.
     Returns ``x'``, for every sample the one of largest margin (largest wrong logit minus true one), and
-    ``survived`` (B,) int64, the fewest iterates 0 .. steps-1 classified right on the way to any target.
+    ``survived`` (B,) int64, the fewest iterates 0 .. steps classified right on the way to any target.
     """
     eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
     with torch.no_grad():
@@ -81,19 +82,19 @@ def eps_shape(x: Tensor) -> tuple[int, ...]:
 
 def apgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], *,
          eps: float | Tensor, steps: int, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """One run that maximises ``loss_of(logits, y)`` (B,): (iterate of largest loss, how many of the iterates 0 .. steps-1
-    were classified right)."""
+    """One run that maximises ``loss_of(logits, y)`` (B,): (iterate of largest loss, how many of the iterates
+    0 .. steps were classified right)."""
     shape, due = eps_shape(x), checkpoints(steps)
     eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape(shape)
     x_start = x if x_start is None else x_start
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     now = previous = best = torch.minimum(torch.maximum(x_start, low), high).detach()
     best_grad = torch.zeros_like(x)
-    best_loss = last_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+    best_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     step = (2 * eps).expand((len(x),) + shape[1:]).clone()
     survived = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    rises = torch.zeros(len(x), device=x.device)
-    loss_then, since, halved = best_loss, 0, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rises, since, last_loss = torch.zeros(len(x), device=x.device), -1, -best_loss  # the start is no step
+    loss_then, halved = best_loss, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for i in range(steps):
         loss, grad, right = _loss_and_grad(forward, now, y, loss_of)
         survived, rises, since = survived + right, rises + (loss > last_loss), since + 1
@@ -103,7 +104,7 @@ def apgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss_of: Cal
         best_loss, last_loss = torch.maximum(loss, best_loss), loss
         if i in due:
             # halve where steps rarely helped, or nothing improved although the step was not just halved
-            halved = (rises < SHARE * since) | (~halved & (best_loss <= loss_then))
+            halved = (rises <= SHARE * since) | (~halved & (best_loss <= loss_then))
             at = halved.reshape(shape)
             step, now = torch.where(at, step / 2, step), torch.where(at, best, now)
             grad = torch.where(at, best_grad, grad)
@@ -114,8 +115,9 @@ def apgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss_of: Cal
             moved = torch.minimum(torch.maximum(moved, low), high)
         previous, now = now, moved
     with torch.no_grad():
-        better = loss_of(forward(now), y) > best_loss
-    return torch.where(better.reshape(shape), now, best), survived
+        logits = forward(now)
+        better = loss_of(logits, y) > best_loss
+    return torch.where(better.reshape(shape), now, best), survived + (logits.argmax(1) == y)
 
 
 def _loss_and_grad(forward, x: Tensor, y: Tensor, loss_of) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,50 +1,64 @@
-"""A trial's checkpoint: its whole state after the last finished epoch, in its folder, never half-written."""
+"""A trial's checkpoint: its whole state after the last finished epoch, in its folder (a path or URL), never half-written."""
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
 
+from trainables.storage import Storage, below
+
 NAME = "checkpoint.pt"
+_WHO = ("method", "params", "seed")  # what tells one trial of a search from another
 
 
 class DamagedCheckpoint(ValueError):
     """One sentence that names the file."""
 
 
-def save_checkpoint(folder: Path, trainer, metrics: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{NAME}.{os.getpid()}"
-    torch.save({**trainer.state_dict(), "metrics": metrics, "config": trainer.config.to_dict()}, aside)
-    os.replace(aside, folder / NAME)
+def save_checkpoint(folder: str | Path, trainer, metrics: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save({**trainer.state_dict(), "metrics": metrics, "config": trainer.config.to_dict()}, buffer)
+    Storage(folder).write(NAME, buffer.getbuffer())
 
 
-def read_checkpoint(folder: Path) -> dict | None:
+def checkpoint_bytes(folder: str | Path) -> bytes | None:
+    return Storage(folder).read(NAME)
+
+
+def read_checkpoint(folder: str | Path) -> dict | None:
     """The state, or None where the folder has no checkpoint. Foreign code is never unpickled.
 
     ``DamagedCheckpoint`` where the file is not what was written: torch writes a CRC-32 of every tensor, but does not look.
     """
-    path = folder / NAME
-    if not path.exists():
+    data = checkpoint_bytes(folder)
+    if data is None:
         return None
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
             whole = file.testzip() is None
         if whole:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, pickle.UnpicklingError, RuntimeError):
         pass
-    raise DamagedCheckpoint(f"checkpoint {str(path)!r} is cut or altered (its checksum does not fit)")
+    raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is cut or altered (its checksum does not fit)")
 
 
-def load_checkpoint(folder: Path, trainer) -> dict | None:
-    """Continue ``trainer`` from the folder's checkpoint; returns the metrics of its last epoch, None where there is none."""
+def load_checkpoint(folder: str | Path, trainer) -> dict | None:
+    """Continue ``trainer`` from the folder's checkpoint; returns the metrics of its last epoch, None where there is none.
+
+    Another trial's is none: a driver whose machine was lost may not have told the storage of its last proposal, and the
+    number is then given to another one.
+    """
     state = read_checkpoint(folder)
-    if state is None:
+    if state is None or _who(state["config"]) != _who(trainer.config.to_dict()):
         return None
     trainer.load_state_dict(state)
     return state["metrics"]
+
+
+def _who(config: dict) -> list:
+    return [config[key] for key in _WHO]

@@ -24,10 +24,16 @@ class TrialConfig:
     seed: int = 0
     home: str = "tuner-home"
     trial: int = 0
-    folder: str | None = None  # where the trial keeps its checkpoint; None: nowhere
+    folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
     trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of plain AT)
     trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
-    trunk_storage: str | None = None  # None: <home>/trunks
+    storage: str | None = None  # path or URL where nodes share trunks and data; None: the home
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> TrialConfig:
+        """From a checkpoint, which another version of this code may have written: fields it alone knew are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in stored.items() if k in known})
 
     def knobs(self) -> Training:
         return Training(**self.training)

@@ -5,8 +5,6 @@ The driver imports this file too, so torch is imported inside the actor only.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ray import tune
 
 from trainables.config import TrialConfig
@@ -32,7 +30,7 @@ class TrialActor(tune.Trainable):
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
         self.trainer = Trainer(self.trial)
-        self.unreported = load_checkpoint(Path(self.trial.folder), self.trainer) if self.trial.folder else None
+        self.unreported = load_checkpoint(self.trial.folder, self.trainer) if self.trial.folder else None
         self.branch = open_branch(self.trainer)
         self.silent = False  # the branch has been reported already
 
@@ -54,7 +52,7 @@ class TrialActor(tune.Trainable):
         except Diverged as error:
             return {"trial": self.trial.trial, "failed": str(error), "done": True}
         if self.trial.folder:
-            save_checkpoint(Path(self.trial.folder), self.trainer, metrics)
+            save_checkpoint(self.trial.folder, self.trainer, metrics)
         return self._report(metrics)
 
     def _on_trunk(self) -> dict | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainables.checkpoint import NAME, load_checkpoint, save_checkpoint
+from trainables.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_test
 from trainables.loop import Diverged, Trainer
@@ -19,14 +19,15 @@ from trainables.trunk import run_to_branch
 from trainables.verification import Cascade
 
 
-def fingerprint(folder: Path) -> str:
-    """Of the checkpoint file: what a stored result belongs to."""
-    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()[:16]
+def fingerprint(folder: str) -> str | None:
+    """Of the checkpoint file: what a stored result belongs to; None where there is no file."""
+    data = checkpoint_bytes(folder)
+    return None if data is None else hashlib.sha256(data).hexdigest()[:16]
 
 
 def train_to_end(config: TrialConfig) -> Iterator[int]:
     """Train a trial outside any search, from its checkpoint if it has one; yields the epochs done."""
-    trainer, folder = Trainer(config), Path(config.folder)
+    trainer, folder = Trainer(config), config.folder
     if load_checkpoint(folder, trainer) is None:
         run_to_branch(trainer)
     while trainer.epoch < config.max_epochs:
@@ -44,7 +45,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
         except Diverged as error:
             yield {"failed": str(error)}
             return
-    begin, folder, home = time.perf_counter(), Path(config.folder), Path(config.home)
+    begin, folder, home = time.perf_counter(), config.folder, Path(config.home)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, about = load_trial(folder, home)
     split = open_test(DataSpec(config.dataset, config.imbalance, config.seed), home, device)

@@ -16,9 +16,10 @@ from trainables.data import check as check_data
 from trainables.method import Task
 from trainables.methods import build_method
 from trainables.models import build_model
+from trainables.storage import below
 
 
-def load_trial(folder: Path, home: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_trial(folder: str | Path, home: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the CPU, and
     what describes it: ``architecture`` and ``config``.
 
@@ -26,8 +27,8 @@ def load_trial(folder: Path, home: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     state = read_checkpoint(folder)
     if state is None:
-        raise DamagedCheckpoint(f"checkpoint {str(folder / NAME)!r} is missing")
-    config = TrialConfig(**state["config"])
+        raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
+    config = TrialConfig.of(state["config"])
     about = architecture(config, home)
     model = build(about)
     model.load_state_dict(state["average"] or state["model"])

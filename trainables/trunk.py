@@ -73,7 +73,7 @@ class Branch:
         self.needed = range(1, self.epoch + 1) if every else (self.epoch,)
         key = trunk_key(trainer)
         self.name = key_hash(key)
-        self.store = TrunkStore(trainer.config.home, trainer.config.trunk_storage, self.name)
+        self.store = TrunkStore(trainer.config.home, trainer.config.storage, self.name)
         self.store.describe(key)
         self._trunk: Trainer | None = None
         self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for those who branch

@@ -132,9 +132,9 @@ class Cascade:
     def _apgd_once(self, x: Tensor, y: Tensor, loss, steps: int = STEPS) -> Tensor:
         noise = torch.rand(x.shape, device=x.device, generator=self.generator) * 2 - 1
         largest = noise.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
-        found, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps,
-                               x_start=x + self.eps * noise / largest)
-        return (survived < steps) | self._wrong(found, y)
+        _, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps,
+                           x_start=x + self.eps * noise / largest)
+        return survived <= steps  # of steps + 1 iterates
 
     def _apgd_ce(self, x: Tensor, y: Tensor) -> Tensor:
         return self._apgd_once(x, y, _cross_entropy)

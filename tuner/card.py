@@ -11,14 +11,17 @@ def card(about: dict[str, Any]) -> str:
     shape, classes = about["architecture"]["shape"], about["architecture"]["classes"]
     data = about["training"]
     params = ", ".join(f"`{k}` = {short(v)}" for k, v in about["params"].items()) or "none"
-    return f"""# {about['method']} on {data['dataset']}, imbalance {data['imbalance']}: trial {about['trial']} of `{about['search']}`
+    size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
+    weights = "the average over training" if about["weights"] == "average" else "those after the last epoch"
+    return f"""# {head}: trial {about['trial']} of `{about['search']}`
 
-An adversarially trained image classifier ({about['architecture']['model']}, {len(classes)} classes, images {'x'.join(map(str, shape))}), \
-picked as `{about['pick']}` from a Pareto front of average against worst-class robust accuracy.
+An adversarially trained image classifier ({about['architecture']['model']}, {len(classes)} classes, images
+{'x'.join(map(str, shape))}), picked as `{about['pick']}` from a Pareto front of average against worst-class robust
+accuracy.
 
-Method parameters: {params}. Trained for {about['epochs']} epochs, seed {data['seed']}, L-inf radius {data.get('eps', 0):.4g} of a pixel range
-of 1; weights: {'the average over training' if about['weights'] == 'average' else 'those after the last epoch'}. Everything else is in
-`model.json`. Code {about['code']}, torch {about['torch']}.
+Method parameters: {params}. Trained for {about['epochs']} epochs, seed {data['seed']}, L-inf radius
+{data.get('eps', 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
+Code {about['code']}, torch {about['torch']}.
 
 ## Accuracy
 
@@ -32,7 +35,7 @@ of 1; weights: {'the average over training' if about['weights'] == 'average' els
 
 ## Use
 
-Images are float32 in [0, 1], `(B, {', '.join(map(str, shape))})`; normalisation is inside the model; the answer is logits
+Images are float32 in [0, 1], `(B, {size})`; normalisation is inside the model; the answer is logits
 `(B, {len(classes)})`. With torch alone:
 
 ```python
@@ -64,14 +67,16 @@ def _table(metrics: list[dict]) -> str:
         if "ci" in m:
             low, high = m["ci"]["worst_class_robust_acc"]
             worst += f" (corrected {m['worst_class_robust_acc_corrected']:.3f}, 95 % {low:.3f} .. {high:.3f})"
-        lines.append(f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} | {m['clean_acc']:.3f} |")
+        lines.append(f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} "
+                     f"| {m['clean_acc']:.3f} |")
     return "\n".join(lines)
 
 
 def _which(metrics: list[dict]) -> str:
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
-        return "The search saw `val` alone; `test` was opened for `tuner verify` only." + "".join(f" **Alarm: {a}.**" for a in alarms)
+        return ("The search saw `val` alone; `test` was opened for `tuner verify` only."
+                + "".join(f" **Alarm: {a}.**" for a in alarms))
     return "**Not verified on `test` yet**: these are the numbers the model was selected by, so they flatter it."
 
 
@@ -80,5 +85,6 @@ def _per_class(m: dict) -> str:
     lines = [f"Split {m['split']}, attack {m['attack']}.", "", "| class | robust | 95 % | clean |", "|---|---|---|---|"]
     for n in names:
         ci = m.get("ci_per_class", {}).get(n)
-        lines.append(f"| {n} | {m[f'robust_acc/{n}']:.3f} | {f'{ci[0]:.3f} .. {ci[1]:.3f}' if ci else '-'} | {m[f'clean_acc/{n}']:.3f} |")
+        interval = f"{ci[0]:.3f} .. {ci[1]:.3f}" if ci else "-"
+        lines.append(f"| {n} | {m[f'robust_acc/{n}']:.3f} | {interval} | {m[f'clean_acc/{n}']:.3f} |")
     return "\n".join(lines)

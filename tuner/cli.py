@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from tuner import cli_cluster, cli_results
+from tuner.cli_results import StorageOption
 from tuner.home import Failed, Home, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -76,7 +77,8 @@ def spec_of(given: dict[str, Any]):
 
 @app.command()
 def search(
-    method: Annotated[Optional[str], _option("Method; see `tuner methods` [srat].")] = None,
+    method: Annotated[Optional[list[str]], _option("Method, see `tuner methods`; repeat it and several share the budget "
+                                                   "[srat].")] = None,
     dataset: Annotated[Optional[str], _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, "
                                               "parquet:DIR or folder:DIR [digits].")] = None,
     imbalance: Annotated[Optional[str], _option("none, exp:K or step:K, K = largest class / smallest [exp:10].")] = None,
@@ -85,19 +87,22 @@ def search(
     trials: Annotated[Optional[int], _option("Number of trials [16].")] = None,
     max_epochs: Annotated[Optional[int], _option("Epochs of a full trial [12].")] = None,
     seed: Annotated[Optional[int], _option("Seed of data split, training and sampler [0].")] = None,
+    seeds: Annotated[Optional[int], _option("Train front members with so many seeds in all and draw the front on "
+                                            "means [1].")] = None,
     objective: Annotated[Optional[list[str]], _option("An objective, maximised; repeat for several "
                                                       "[robust_acc, worst_class_robust_acc].")] = None,
-    sampler: Annotated[Optional[str], _option("auto, random, qmc, tpe, nsga2, nsga3, gp; auto: a Gaussian process in flat "
-                                              "spaces, TPE in conditional ones [auto].")] = None,
+    sampler: Annotated[Optional[str], _option("auto, random, qmc, tpe, nsga2, nsga3, gp; auto: a Gaussian process in "
+                                              "flat spaces, TPE in conditional ones [auto].")] = None,
     scheduler: Annotated[Optional[str], _option("pareto-asha, asha, median or none: stop trials that fall behind "
                                                 "[pareto-asha where two rungs fit].")] = None,
     asha_metric: Annotated[Optional[str], _option("What asha and median compare [the first objective].")] = None,
     reduction: Annotated[Optional[int], _option("One trial in so many passes a rung [3].")] = None,
     grace: Annotated[Optional[int], _option("Epochs from the reweighting start to the first rung [a tenth].")] = None,
-    on_rung: Annotated[Optional[str], _option("stop, or pause: who falls behind waits and may go on later [stop].")] = None,
+    on_rung: Annotated[Optional[str], _option("stop, or pause: who falls behind waits and may go on later "
+                                              "[stop].")] = None,
     constraint: Annotated[Optional[list[str]], _option("METRIC>=VALUE or <=, e.g. clean_acc>=0.8; repeatable.")] = None,
-    smooth_worst: Annotated[Optional[str], _option("cvar:0.2: sampler and scheduler see the mean of the worst 20 % of the "
-                                                   "classes instead of the worst one.")] = None,
+    smooth_worst: Annotated[Optional[str], _option("cvar:0.2: sampler and scheduler see the mean of the worst 20 % of "
+                                                   "the classes instead of the worst one.")] = None,
     warm_start: Annotated[Optional[str], _option("An earlier search whose full trials the model learns from.")] = None,
     study_storage: Annotated[Optional[str], _option("Database of the Optuna study, sqlite:///FILE or postgresql://... "
                                                     "[study.log in the search's folder].")] = None,
@@ -108,13 +113,15 @@ def search(
     trunk: Annotated[Optional[str], _option("auto: train the epochs before the reweighting once; at:N: start from N "
                                             "epochs of plain AT [auto].")] = None,
     no_trunk: Annotated[bool, typer.Option("--no-trunk", help="Every trial trains all its epochs itself.")] = False,
-    trunk_storage: Annotated[Optional[str], _option("Folder or URL where trunks are kept [trunks in the home].")] = None,
+    storage: StorageOption = None,
     name: Annotated[Optional[str], _option("Name of the search [made of what it is].")] = None,
     experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
     max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
     cpus_per_trial: Annotated[Optional[float], _option("CPUs of one trial [1].")] = None,
     gpus_per_trial: Annotated[Optional[float], _option("GPUs of one trial, fractions too [0].")] = None,
-    time_budget: Annotated[Optional[float], _option("Seconds after which no training goes on.")] = None,
+    max_failures: Annotated[Optional[int], _option("Errors of its own after which a trial is given up; a lost node is "
+                                                   "none [2].")] = None,
+    time_budget: Annotated[Optional[float], _option("Seconds after which the search ends.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the merged spec and stop.")] = False,
     home: HomeOption = None,
     as_json: Json = False,
@@ -135,14 +142,14 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
            address: Annotated[Optional[str], _option("On this Ray cluster, as `tuner submit` would.")] = None,
            follow: Annotated[bool, typer.Option("--follow", help="With --address: show its progress, end with its "
                                                                  "exit code.")] = False,
-           home: HomeOption = None, as_json: Json = False):
+           home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
     """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
     if address:
-        cli_cluster.resume(address, search, home, follow, as_json)
+        cli_cluster.resume(address, search, home, storage, follow, as_json)
         return
     from tuner.result import load_search
 
-    where = Home(home)
+    where = Home(home, storage)
     _run(load_search(where, search)[0], where, as_json)
 
 
@@ -162,20 +169,11 @@ def _run(spec, home: Home, as_json: bool) -> None:
 
 
 @app.command()
-def front(searches: Annotated[list[str], typer.Argument(help="Names of searches; see `tuner ls`.")],
-          home: HomeOption = None, as_json: Json = False):
-    """The Pareto front of finished searches."""
-    from tuner.show import show_front
-
-    show_front(Home(home), searches, as_json)
-
-
-@app.command()
-def ls(home: HomeOption = None, as_json: Json = False):
-    """The searches in the home folder."""
+def ls(home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
+    """The searches in the home folder, and in the storage if one is named."""
     from tuner.show import show_searches
 
-    show_searches(Home(home), as_json)
+    show_searches(Home(home, storage), as_json)
 
 
 @app.command()
@@ -195,11 +193,12 @@ def space(method: Annotated[str, typer.Argument(help="A method; see `tuner metho
 
 
 @app.command()
-def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")], home: HomeOption = None):
+def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")], home: HomeOption = None,
+         storage: StorageOption = None):
     """Fill MLflow from a search's own history, e.g. after the server was away."""
     from tuner.driver import fill_mlflow
 
-    if not fill_mlflow(search, Home(home), lambda line: print(line, file=sys.stderr)):
+    if not fill_mlflow(search, Home(home, storage), lambda line: print(line, file=sys.stderr)):
         raise typer.Exit(1)
 
 

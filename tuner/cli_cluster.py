@@ -11,6 +11,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from tuner.cli_results import StorageOption
+
 Address = Annotated[
     Optional[str],
     typer.Option(
@@ -85,16 +87,18 @@ def _submit_like(search, spec_of):
     return submit
 
 
-def resume(address: str, search: str, home: Path | None, follow: bool, as_json: bool) -> None:
-    """`tuner resume --address`: a new job that goes on with the search in the cluster's home."""
+def resume(address: str, search: str, home: Path | None, storage: str | None, follow: bool, as_json: bool) -> None:
+    """`tuner resume --address`: a new job that goes on with the search in the cluster's home or in a storage."""
     from tuner.dashboard import Dashboard
     from tuner.home import check_name
-    from tuner.submission import cluster_home, submit
+    from tuner.submission import check_storage_travels, cluster_home, submit
 
     check_name(search)
+    check_storage_travels(storage)
     where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
-    _sent(cluster, submit(cluster, {"command": "resume", "search": search, "home": where}), search, follow, as_json)
+    job = {"command": "resume", "search": search, "home": where, "storage": storage}
+    _sent(cluster, submit(cluster, job), search, follow, as_json)
 
 
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:
@@ -174,11 +178,11 @@ def stop(job: JobId, address: Address = None, as_json: Json = False):
         print(f"job {job} has ended already: {row['state']}")
 
 
-def doctor(address: Address = None, home: ClusterHome = None, as_json: Json = False):
+def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOption = None, as_json: Json = False):
     """Check this machine, and with --address a cluster: what works, and what to do about the rest."""
     from tuner.doctor import examine
 
-    rows = examine(address, home)
+    rows = examine(address, home, storage)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

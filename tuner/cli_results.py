@@ -1,4 +1,4 @@
-"""Commands about what a search found: test it on unseen data, take it away."""
+"""Commands about what searches found: look at it, test it on unseen data, take it away."""
 
 from __future__ import annotations
 
@@ -10,18 +10,42 @@ import typer
 
 from tuner.home import Home, UsageError
 
+PICKS = "knee, worst, average or a trial on the front"
 Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
+StorageOption = Annotated[Optional[str], typer.Option("--storage", show_default=False, help=(
+    "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there [TUNER_STORAGE, else the "
+    "home]."))]
+
+
+def front(
+    searches: Annotated[list[str], typer.Argument(help="Names of searches; see `tuner ls`. Several are overlaid.")],
+    html: Annotated[Optional[Path], typer.Option(help="File for the interactive page.")] = None,
+    png: Annotated[Optional[Path], typer.Option(help="File for the picture.")] = None,
+    parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """The Pareto front of a search, or of several against each other.
+
+    Example: tuner front first second --html compared.html
+    """
+    from tuner.show import show_front
+
+    given = {"html": html, "png": png, "parquet": parquet}
+    show_front(Home(home, storage), searches, as_json, {kind: path for kind, path in given.items() if path is not None})
 
 
 def verify(
     search: Search,
-    pick: Annotated[Optional[str], typer.Option(help="knee, worst, average or a trial on the front [the whole front].")] = None,
-    attack: Annotated[str, typer.Option(help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the authors' "
-                                             "code) or pgd:STEPSxRESTARTS.")] = "apgd",
-    seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds and test those.")] = 0,
+    pick: Annotated[Optional[str], typer.Option(help=f"{PICKS} [the whole front].")] = None,
+    attack: Annotated[str, typer.Option(help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the "
+                                             "authors' code) or pgd:STEPSxRESTARTS.")] = "apgd",
+    seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds, test those.")] = 0,
     home: HomeOption = None,
+    storage: StorageOption = None,
     as_json: Json = False,
 ):
     """Test the front on the test images that no search sees, under stronger attacks, with confidence intervals.
@@ -32,18 +56,19 @@ def verify(
     from tuner.verified import show
     from tuner.verify import verify_search
 
-    result = verify_search(search, Home(home), pick=pick, attack=attack, seeds=seeds, say=_say)
-    print_json(result) if as_json else show(result, Home(home))
+    result = verify_search(search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, say=_say)
+    print_json(result) if as_json else show(result, Home(home, storage))
 
 
 def export(
     search: Search,
-    pick: Annotated[Optional[str], typer.Option(help="knee, worst, average or a trial on the front.")] = None,
-    to: Annotated[Optional[Path], typer.Option(help="Folder for the model: safetensors, ExportedProgram, JSON, card.")] = None,
-    register: Annotated[Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick is its "
-                                                         "alias.")] = None,
+    pick: Annotated[Optional[str], typer.Option(help=f"{PICKS}.")] = None,
+    to: Annotated[Optional[Path], typer.Option(help="Folder for the model: weights, ExportedProgram, card.")] = None,
+    register: Annotated[Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick "
+                                                         "is its alias.")] = None,
     parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
     home: HomeOption = None,
+    storage: StorageOption = None,
     as_json: Json = False,
 ):
     """Take a model of the front away, or all trials as a table.
@@ -59,9 +84,9 @@ def export(
         raise UsageError(f"--register {register!r} needs --pick and --to DIR: what is registered is what is exported")
     done = {"search": search}
     if to is not None:
-        done |= export_model(search, pick, to, Home(home), register=register)
+        done |= export_model(search, pick, to, Home(home, storage), register=register)
     if parquet is not None:
-        done |= export_table(search, parquet, Home(home))
+        done |= export_table(search, parquet, Home(home, storage))
     if as_json:
         print_json(done)
         return
@@ -74,5 +99,5 @@ def _say(text: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (verify, export):
+    for command in (front, verify, export):
         app.command()(command)

@@ -18,16 +18,16 @@ SKEW_S = 5.0  # clocks further apart make times in MLflow and durations wrong
 Row = dict[str, Any]
 
 
-def examine(address: str | None, home: str | None) -> list[Row]:
+def examine(address: str | None, home: str | None, storage: str | None = None) -> list[Row]:
     """All checks, in the order in which one would mend them."""
     if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
-        return [_versions(), *_cluster(address, home)]
-    here = Home(home)
-    rows = [_versions(), _home(here), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
+        return [_versions(), *_cluster(address, home, storage)]
+    here = Home(home, storage)
+    rows = [_versions(), _home(here), *_storage(here), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
     if not os.environ.get("RAY_ADDRESS"):
         return [*rows, _row("ray", True, "no RAY_ADDRESS: a search starts its own Ray on this machine"), _gpus_here()]
     try:
-        return [*rows, *on_cluster(here)]
+        return [*rows, *_nodes(here)]
     except Exception as error:
         return [
             *rows,
@@ -41,12 +41,13 @@ def examine(address: str | None, home: str | None) -> list[Row]:
         ]
 
 
-def _cluster(address: str | None, home: str | None) -> list[Row]:
+def _cluster(address: str | None, home: str | None, storage: str | None) -> list[Row]:
     from tuner.dashboard import ClusterError, Dashboard
-    from tuner.submission import check_versions, cluster_home, follow, submit
+    from tuner.submission import check_storage_travels, check_versions, cluster_home, follow, submit
 
     rows: list[Row] = []
     where = cluster_home(home)
+    check_storage_travels(storage)
     try:
         cluster = Dashboard(address)
         begin = time.monotonic()
@@ -62,7 +63,7 @@ def _cluster(address: str | None, home: str | None) -> list[Row]:
         rows.append(_resources(cluster.nodes()))
         check_versions(cluster)
         rows.append(_row("versions on the cluster", True, f"ray {theirs['ray']}, python {theirs['python']}"))
-        job = submit(cluster, {"command": "doctor", "search": "doctor", "home": where})
+        job = submit(cluster, {"command": "doctor", "search": "doctor", "home": where, "storage": storage})
         ended, result = follow(cluster, job, show=False)
         if ended["state"] != "finished":
             raise ClusterError(f"the test job ended {ended['state']}: {_last_error(cluster.logs(job))}")
@@ -82,13 +83,16 @@ def _cluster(address: str | None, home: str | None) -> list[Row]:
 
 def on_cluster(home: Home) -> list[Row]:
     """What the driver's machine and every node see; runs on the cluster."""
+    rows = [_home(home), *_storage(home), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
+    return rows + _nodes(home) if all(row["ok"] for row in rows if row["check"] != "mlflow") else rows
+
+
+def _nodes(home: Home) -> list[Row]:
+    """What every node sees."""
     from tuner import nodes
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    rows = [_home(home), _mlflow(uri)]
-    if not rows[0]["ok"]:
-        return rows
-    seen = nodes.survey(home, uri)
+    uri, rows, place = os.environ.get("MLFLOW_TRACKING_URI"), [], home.place(_absolute(home.storage))
+    seen = nodes.survey(place, uri)
     silent = [f"{row['node']}: {row['error']}" for row in seen if "error" in row]
     rows.append(
         _row(
@@ -99,8 +103,8 @@ def on_cluster(home: Home) -> list[Row]:
             else f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory",
         )
     )
-    blind = nodes.home_problem(seen, home)
-    rows.append(_row("storage from workers", not blind, blind or f"all {len(seen)} nodes write {home.root}"))
+    blind = nodes.place_problem(seen, place)
+    rows.append(_row("storage from workers", not blind, blind or f"all {len(seen)} nodes write {place}"))
     answers = [row for row in seen if "answer" in row]
     cut = {row["node"]: row["answer"]["mlflow"] for row in answers if row["answer"]["mlflow"]}
     what = (
@@ -163,6 +167,26 @@ def _home(home: Home) -> Row:
     return _row(
         "home", enough, f"{home.root}, {free:.0f} GiB free" + ("" if enough else "; make room or choose another --home")
     )
+
+
+def _absolute(storage: str | None) -> str | None:
+    from trainables.storage import absolute_storage
+
+    return absolute_storage(storage)
+
+
+def _storage(home: Home) -> list[Row]:
+    """Nothing to say where the home is the storage."""
+    from trainables.storage import storage_problem
+
+    if not home.storage:
+        return []
+    try:
+        where = _absolute(home.storage)
+        wrong = storage_problem(where)
+    except ValueError as error:
+        where, wrong = "", str(error)
+    return [_row("storage", not wrong, wrong or f"{where} can be written and read from here")]
 
 
 def _mlflow(uri: str | None) -> Row:

@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from search_spaces import method_space
 from search_spaces.param import params_of
-from search_spaces.training import Training
 from trainables.config import TrialConfig
 from tuner.cluster import connect, use_token
-from tuner.history import History
+from tuner.history import History, TrialRecord
 from tuner.home import Home, UsageError, write_atomically
+from tuner.lanes import Lanes
+from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.progress import Progress
-from tuner.proposals import Proposal, Proposer
-from tuner.result import front_json, save_result, saved_result, state_of, total_trials
-from tuner.rungs import describe_scheduler, rungs_for, start_of
+from tuner.replicates import total_trials
+from tuner.result import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 from tuner.warm import check_warm, warm_trials
@@ -43,14 +43,13 @@ def check(spec: SearchSpec, home: Home) -> None:
     from trainables.data import DataSpec
     from trainables.data import check as check_data
     from trainables.model_names import check_model
-    from trainables.trunk_store import open_storage
 
     home.require_writable()
+    check_storage(spec)
     try:
-        summary = check_data(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root)
+        data = dataset_of(spec, home.search(spec.search_name))
+        summary = check_data(DataSpec(data, spec.imbalance, spec.seed), home.root)
         check_model(spec.model, summary.shape)
-        if spec.trunk_storage:
-            open_storage(spec.trunk_storage)
     except ValueError as error:
         raise UsageError(str(error)) from None
     check_warm(spec, home)
@@ -63,11 +62,13 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
     wrong with the input and ``Interrupted`` after Ctrl-C, SIGTERM.
     """
     home = home or Home()
+    spec = with_storage(spec, home)
     check(spec, home)
     name = spec.search_name
     folder = home.search(name)
-    with _owned(folder, name):
+    with _owned(folder, name), mirrored(spec, home, name):
         _claim(folder, spec, name)
+        share_dataset(spec, home, folder)
         history = History(folder)
         done = saved_result(folder)
         if done and state_of(spec, history) != "stopped":
@@ -93,7 +94,8 @@ def _owned(folder: Path, name: str):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"search {name!r} is running already; wait for it, or give this one another --name") from None
+            raise UsageError(f"search {name!r} is running already; wait for it, or give this one another "
+                             "--name") from None
         yield
 
 
@@ -113,25 +115,30 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     from tuner.tracking import Tracker, sync
 
     begin = time.time()
-    before, saved = sum(len(t.epochs) for t in history.trials.values()), history.epochs_saved()
+    before = sum(len(t.epochs) for t in history.everything())
+    saved = history.epochs_saved(spec.max_epochs)
     trained = history.epochs_trained()
     with Progress(spec, total_trials(spec), before) as progress:
-        progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of {spec.method} on "
-                     f"{spec.dataset} ({spec.imbalance}), model {spec.model}, eps {spec.training().eps:.4g}")
-        progress.say(trunk_line(spec))
+        progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of "
+                     f"{spec.method_names} on {spec.dataset} ({spec.imbalance}), model {spec.model}, "
+                     f"eps {spec.training().eps:.4g}")
+        for line in [*spec.notes, *trunk_lines(spec)]:
+            progress.say(line)
         tracker = Tracker(spec, home, name, warn=progress.say)
         state = "failed"
         try:
-            interrupted = _tune(spec, home, folder, history, progress, tracker)
+            until = begin + training_time(spec.time_budget) if spec.time_budget else None
+            interrupted = _tune(spec, home, folder, history, progress, tracker, until)
             state = "stopped" if interrupted else state_of(spec, history)
         finally:
             history.write_parquet()
             logged = tracker.close(state, folder, history)
         if before and logged:  # what a killed driver had not sent yet
             sync(spec, home, name, history, warn=progress.say)
+    by = {why: epochs - saved[why] for why, epochs in history.epochs_saved(spec.max_epochs).items()}
     result = {**front_json(spec, name, home, history), "state": state,
-              "epochs_trained": history.epochs_trained() - trained, "epochs_saved": history.epochs_saved() - saved,
-              "wall_s": round(time.time() - begin, 2),
+              "epochs_trained": history.epochs_trained() - trained, "epochs_saved": sum(by.values()),
+              "epochs_saved_by": by, "wall_s": round(time.time() - begin, 2),
               "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id}}
     save_result(folder, result)
     if interrupted == "signal":
@@ -139,7 +146,8 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     return result
 
 
-def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker) -> str | None:
+def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
+          until: float | None) -> str | None:
     """Run the trials; returns why it ended early ("signal", "time budget") or None."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our history replaces csv, json and tensorboard
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
@@ -149,47 +157,51 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
+    from tuner.nodes import check_shared
     from tuner.scheduler import RungScheduler
     from tuner.searcher import ProposalSearcher
     from tuner.watch import Watch
 
-    rungs = rungs_for(spec)
-    if rungs:
-        rungs.replay(history, partial(spec.goal.point, objectives=spec.scheduler_objectives), partial(start_of, spec))
-    proposer = Proposer(spec, history, rungs, folder, warm_trials(spec, home, folder))
-    progress.say(proposer.description)
-    progress.say(describe_scheduler(spec))
-    watch = Watch(spec, history, proposer, [progress, tracker])
+    lanes = Lanes(spec, history, folder, warm_trials(spec, home, folder), until=until)
+    for line in lanes.descriptions:
+        progress.say(line)
+    watch = Watch(spec, history, lanes, [progress, tracker], progress.say)
 
-    def configure(proposal: Proposal) -> dict[str, Any]:
-        watch.started(proposal.trial, proposal.params)
-        return {"trial": trial_config(spec, home, folder, proposal).to_dict(), "threads": int(spec.cpus_per_trial)}
+    def configure(record: TrialRecord) -> dict[str, Any]:
+        watch.started(record)
+        return {"trial": trial_config(spec, home, folder, record).to_dict(), "threads": int(spec.cpus_per_trial)}
 
-    with connect(spec) as _, _stoppable(spec.time_budget) as stop:
+    with connect(spec) as _, _stoppable(until) as stop:
+        check_shared(spec, home)
         tracker.wait_for_import()
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {"cpu": spec.cpus_per_trial, "gpu": spec.gpus_per_trial}),
-            tune_config=tune.TuneConfig(search_alg=ProposalSearcher(proposer, configure), num_samples=proposer.total,
-                                        scheduler=RungScheduler(spec, rungs, proposer) if rungs else None,
+            tune_config=tune.TuneConfig(search_alg=ProposalSearcher(lanes, configure),
+                                        num_samples=-1,  # until the searcher says so: lost trials come again
+                                        scheduler=RungScheduler(lanes) if lanes.stops else None,
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
             run_config=tune.RunConfig(name="ray", storage_path=str(folder), callbacks=[watch], verbose=0))
         tuner.fit()
     shutil.rmtree(folder / "ray", ignore_errors=True)  # the history has it all
-    return stop["why"]
+    return stop["why"] or ("time budget" if lanes.late else None)
 
 
-def trial_config(spec: SearchSpec, home: Home, folder: Path, proposal: Proposal) -> TrialConfig:
+def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord) -> TrialConfig:
     """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
-    from trainables.data import absolute
-    from trainables.trunk_store import absolute_storage
+    names = params_of(method_space(record.method).Params)  # its name wins where a knob has it too (schedule)
+    own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
+    knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
+    return TrialConfig(method=record.method, params=own, training=knobs, dataset=dataset_of(spec, folder),
+                       imbalance=spec.imbalance, model=spec.model, max_epochs=spec.max_epochs, seed=record.seed,
+                       home=str(home.root), trunk=spec.trunk if latest_branch(lane) else "none",
+                       trunk_from=max(1, trunk_epochs(lane)), storage=spec.storage, trial=record.trial,
+                       folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial))
 
-    common = params_of(Training)
-    own = {k: v for k, v in proposal.params.items() if k not in common}
-    knobs = {**asdict(spec.training()), **{k: v for k, v in proposal.params.items() if k in common}}
-    return TrialConfig(method=spec.method, params=own, training=knobs, dataset=absolute(spec.dataset), imbalance=spec.imbalance,
-                       model=spec.model, max_epochs=spec.max_epochs, seed=spec.seed, home=str(home.root),
-                       trunk=spec.trunk if latest_branch(spec) else "none", trunk_from=max(1, trunk_epochs(spec)),
-                       trunk_storage=absolute_storage(spec.trunk_storage), trial=proposal.trial, folder=str(folder / "trials" / str(proposal.trial)))
+
+def trunk_lines(spec: SearchSpec) -> list[str]:
+    """`trunk_line` of every method."""
+    several = len(spec.methods) > 1
+    return [(f"{lane.method}: " if several else "") + trunk_line(lane) for lane in spec.lanes]
 
 
 def trunk_line(spec: SearchSpec) -> str:
@@ -199,7 +211,8 @@ def trunk_line(spec: SearchSpec) -> str:
     if last and spec.trunk != "auto":
         return f"trunk: every trial starts from {first} epochs of plain AT"
     if last:
-        return f"trunk: the first {first if first == last else f'{first} to {last}'} epochs are trained once for all trials"
+        epochs = first if first == last else f"{first} to {last}"
+        return f"trunk: the first {epochs} epochs are trained once for all trials"
     if spec.trunk == "none":
         return "no trunk: --no-trunk"
     if reach and "start" in spec.search_space().params:
@@ -208,8 +221,13 @@ def trunk_line(spec: SearchSpec) -> str:
     return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
 
 
+def training_time(budget: float) -> float:
+    """Seconds of a time budget in which there is training; pictures and MLflow need the rest."""
+    return max(0.8 * budget, budget - 10.0)
+
+
 @contextmanager
-def _stoppable(time_budget: float | None):
+def _stoppable(until: float | None):
     """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once.
 
     Ray Tune always listens to SIGUSR1 and then stops its trials and returns.
@@ -226,7 +244,7 @@ def _stoppable(time_budget: float | None):
 
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    timer = threading.Timer(time_budget, end, ["time budget"]) if time_budget else None
+    timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
     if timer:
         timer.daemon = True
         timer.start()

@@ -18,10 +18,11 @@ from tuner.result import load_search
 FORMAT = 1
 
 
-def export_model(name: str, pick: str, to: Path | str, home: Home | None = None, *, register: str | None = None) -> dict[str, Any]:
+def export_model(name: str, pick: str, to: Path | str, home: Home | None = None, *,
+                 register: str | None = None) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
-    ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that does not take it.
+    ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that refuses it.
     """
     from tuner.verify import check_checkpoint, make_jobs, picked_rows
 
@@ -57,13 +58,15 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
     from tuner.card import card
 
     record = history.trials[job.trial]
-    model, saved = load_trial(Path(job.config.folder), home.root)
+    model, saved = load_trial(job.config.folder, home.root)
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
-        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": spec.method, "params": record.params,
+        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": spec.method,
+        "params": record.params,
         "architecture": saved["architecture"], "weights": saved["weights"], "epochs": saved["epoch"],
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
-        "training": {**saved["config"]["training"], "dataset": spec.dataset, "imbalance": spec.imbalance, "seed": spec.seed},
+        "training": {**saved["config"]["training"], "dataset": spec.dataset, "imbalance": spec.imbalance,
+                     "seed": spec.seed},
         "spec": spec.to_dict(), "metrics": [_val_metrics(record, job), *_test_metrics(home.search(name), job)],
         "code": code_version(), "torch": torch.__version__}
     (folder / "model.json").write_text(json.dumps(about, indent=1))
@@ -87,10 +90,11 @@ def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
         result = json.loads(path.read_text())
         if result.get("checkpoint") == fingerprint(Path(job.config.folder)):
             row = row_of(result, path.with_suffix(".parquet"))
-            found.append({"split": "test", "attack": result["attack"], "eps": row["eps"], "ci": row["ci"], "alarms": row["alarms"],
-                          **{k: v for k, v in row.items() if "acc" in k},
-                          **{f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in row["per_class"].items()},
-                          "ci_per_class": {c: v["ci"] for c, v in row["per_class"].items()}})
+            classes = row["per_class"].items()
+            found.append({"split": "test", "attack": result["attack"], "eps": row["eps"], "ci": row["ci"],
+                          "alarms": row["alarms"], **{k: v for k, v in row.items() if "acc" in k},
+                          **{f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in classes},
+                          "ci_per_class": {c: v["ci"] for c, v in classes}})
     return found
 
 

@@ -23,9 +23,16 @@ def _dominates(a: Point, b: Point, maximise: Sequence[bool]) -> bool:
 
 
 def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]:
-    """Indices, ascending, of the rows that no other row dominates; every copy of a duplicate is kept."""
-    valid = _valid(points)
-    return [i for i in valid if not any(_dominates(points[j], points[i], maximise) for j in valid)]
+    """Indices, ascending, of the rows that no other row dominates; every copy of a duplicate is kept.
+
+    In descending order nobody is dominated by a later row, so each is compared with the front so far alone.
+    """
+    order = sorted(_valid(points), key=lambda i: [-v if up else v for v, up in zip(points[i], maximise)])
+    front: list[int] = []
+    for i in order:
+        if not any(_dominates(points[j], points[i], maximise) for j in front):
+            front.append(i)
+    return sorted(front)
 
 
 def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: Sequence[bool]) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
@@ -17,7 +18,10 @@ FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
 
 @dataclass
 class TrialRecord:
-    """One trial as the log tells it. ``epochs`` holds one metrics dict per finished epoch, in order."""
+    """One trial as the log tells it. ``epochs`` holds one metrics dict per finished epoch, in order.
+
+    A replicate is a trial too: it runs the setting of trial ``of`` once more under another seed.
+    """
 
     trial: int
     params: dict
@@ -30,6 +34,8 @@ class TrialRecord:
     ended: float = 0.0
     trunk_epochs: int = 0  # of ``epochs``, those that came from the trunk
     trunk_trained: int = 0  # epochs that this trial trained for the trunk
+    errors: int = 0  # exceptions of its own so far
+    of: int | None = None
 
     @property
     def trained(self) -> int:
@@ -43,16 +49,25 @@ class TrialRecord:
     def row(self, objectives: Iterable[str]) -> dict:
         """The trial as a row of the front, at its last epoch."""
         values = {name: self.last.get(name) for name in (*objectives, "clean_acc")}
-        return {"trial": self.trial, "epoch": self.last.get("epoch", 0), **values, "params": self.params}
+        return {"trial": self.trial, "epoch": self.last.get("epoch", 0), **values, "params": self.params,
+                "method": self.method}
 
 
 class History:
-    """Reads and appends the log. One writer (the driver); readers may come at any time. Without a folder: in memory."""
+    """Reads and appends the log. One writer (the driver); readers may come at any time. Without a folder: in memory.
+
+    ``trials``: what was proposed; ``replicates``: those settings under other seeds. One series numbers both.
+    """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
         self.path = folder / "history.jsonl" if folder else None
         self.trials: dict[int, TrialRecord] = {}
+        self.replicates: dict[int, TrialRecord] = {}
+        self.numbers: dict[str, list[int]] = {}  # method -> its trials, in the order in which they started
+        self._places: dict[int, tuple[str, int]] = {}  # trial -> its method and its place among that method's trials
+        self._lanes: dict[str, History] = {}
+        self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         if self.path and self.path.exists():
             self._load()
 
@@ -65,22 +80,67 @@ class History:
 
     def _apply(self, event: dict) -> None:
         kind, trial = event["event"], event.get("trial")
-        if kind == "start" and trial not in self.trials:
-            self.trials[trial] = TrialRecord(trial, event["params"], event["method"], seed=event.get("seed", 0),
-                                             started=event["time"])
-        elif kind == "resume":
-            self.trials[trial].state = RUNNING
+        if kind == "start":
+            self._start(event)
+        else:
+            self._change(self.record(trial), kind, event)
+        if trial in self._places and self._lanes:
+            method, place = self._places[trial]
+            if method in self._lanes:
+                self._lanes[method]._apply({**event, "trial": place})
+
+    def _start(self, event: dict) -> None:
+        trial, of = event["trial"], event.get("of")
+        if trial in self.trials or trial in self.replicates:
+            return
+        record = TrialRecord(trial, event["params"], event["method"], seed=event.get("seed", 0), started=event["time"],
+                             of=of)
+        if of is not None:
+            self.replicates[trial] = record
+            return
+        self.trials[trial] = record
+        numbers = self.numbers.setdefault(record.method, [])
+        self._places[trial] = (record.method, len(numbers))
+        numbers.append(trial)
+
+    @staticmethod
+    def _change(record: TrialRecord, kind: str, event: dict) -> None:
+        if kind == "resume":
+            record.state = RUNNING
         elif kind == "epoch":
-            record = self.trials[trial]
             metrics = event["metrics"]
             record.epochs = [e for e in record.epochs if e["epoch"] < metrics["epoch"]] + [metrics]
+        elif kind == "error":
+            record.errors += 1
         elif kind == "trunk":
-            self.trials[trial].trunk_trained += 1
+            record.trunk_trained += 1
         elif kind == "branch":
-            self.trials[trial].epochs, self.trials[trial].trunk_epochs = event["epochs"], len(event["epochs"])
+            record.epochs, record.trunk_epochs = event["epochs"], len(event["epochs"])
         elif kind == "end":
-            record = self.trials[trial]
             record.state, record.reason, record.ended = event["state"], event.get("reason", ""), event["time"]
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial or a replicate by its number."""
+        return self.trials[number] if number in self.trials else self.replicates[number]
+
+    def everything(self) -> list[TrialRecord]:
+        """All trials, then all replicates."""
+        return [*self.trials.values(), *self.replicates.values()]
+
+    def place(self, trial: int) -> tuple[str, int]:
+        """A trial's method and its number among the trials of that method, from 0."""
+        return self._places[trial]
+
+    def lane(self, method: str) -> History:
+        """The trials of one method as a history of their own, numbered from 0; it follows this one."""
+        if method not in self._lanes:
+            lane = self._lanes[method] = History(None)
+            lane._root = (self, method)
+            for place, number in enumerate(self.numbers.get(method, [])):
+                copy = replace(self.trials[number], trial=place, epochs=list(self.trials[number].epochs))
+                lane.trials[place], lane._places[place] = copy, (method, place)
+                lane.numbers.setdefault(method, []).append(place)
+        return self._lanes[method]
 
     def append(self, event: str, trial: int | None = None, **fields) -> None:
         record = {"event": event, "trial": trial, "time": time.time(), **fields}
@@ -95,39 +155,75 @@ class History:
 
     def epochs_trained(self) -> int:
         """Epochs really trained, those of a trunk once."""
-        return sum(t.trained for t in self.trials.values())
+        return sum(t.trained for t in self.everything())
 
-    def epochs_saved(self) -> int:
-        """Epochs that trials have but nobody had to train in this search, because the trunk had them."""
-        return max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.trials.values()))
+    def epochs_saved(self, max_epochs: int) -> dict[str, int]:
+        """Epochs that nobody had to train: the trunk had them, or the trial was stopped before them."""
+        trunk = max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.everything()))
+        return {"trunk": trunk, "early_stopping": sum(max_epochs - len(t.epochs) for t in self.with_state(STOPPED))}
 
     def before_last_start(self) -> History:
         """The history as it was when the newest trial was about to start."""
+        if self._root:
+            root, method = self._root
+            return root._until(root.numbers[method][max(self.trials)]).lane(method)
+        return self._until(max(self.trials))
+
+    def _until(self, trial: int) -> History:
         past = History(None)
         for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if event["event"] == "start" and event["trial"] == max(self.trials):
+            if event["event"] == "start" and event["trial"] == trial:
                 break
             past._apply(event)
         return past
 
     def with_state(self, *states: str) -> list[TrialRecord]:
+        """Trials in one of these states; replicates are not counted."""
         return [t for t in self.trials.values() if t.state in states]
 
+    def seeds_of(self, trial: int) -> list[TrialRecord]:
+        """The trial and its finished replicates."""
+        return [self.trials[trial], *(r for r in self.replicates.values() if r.of == trial and r.state == FULL)]
+
+    def judged(self, trial: int) -> dict:
+        """The metrics a trial is judged by: those of its last epoch, or their mean over its seeds."""
+        runs = self.seeds_of(trial) if self.replicates else [self.trials[trial]]
+        if len(runs) == 1:
+            return runs[0].last
+        shared = [k for k, v in runs[0].last.items() if isinstance(v, (int, float)) and all(k in r.last for r in runs)]
+        return {k: runs[0].last[k] if k == "epoch" else statistics.fmean(r.last[k] for r in runs) for k in shared}
+
+    def row(self, trial: int, objectives: Iterable[str]) -> dict:
+        """The trial as a row of the front; one with replicates has ``seeds`` and ``std`` (of the sample) too."""
+        record, found = self.trials[trial], self.judged(trial)
+        row = record.row(objectives)
+        if found is record.last:
+            return row
+        runs, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
+        return {**row, **{n: found.get(n) for n in names}, "seeds": [r.seed for r in runs],
+                "std": {n: statistics.stdev(r.last[n] for r in runs) for n in names if n in found}}
+
     def rows(self, objectives: Iterable[str], goal=None) -> list[dict]:
-        """One row per trial of full budget, with a ``goal`` only those that keep its constraints: what a front is drawn from."""
-        return [t.row(objectives) for t in self.with_state(FULL) if goal is None or goal.feasible(t.last)]
+        """One row per trial of full budget, with a ``goal`` only those that keep its constraints: what a front is drawn
+        from. A trial with replicates counts with its mean."""
+        return [self.row(t.trial, objectives) for t in self.with_state(FULL)
+                if goal is None or goal.feasible(self.judged(t.trial))]
 
     def table(self):
-        """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric."""
+        """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric.
+
+        ``of`` is there where there are replicates: the trial whose setting a row's trial repeats.
+        """
         import pyarrow as pa
 
-        rows = [{"trial": t.trial, "method": t.method, "state": t.state, "seed": t.seed,
+        of = ["of"] if self.replicates else []
+        rows = [{"trial": t.trial, "method": t.method, "state": t.state, "seed": t.seed, **{k: t.of for k in of},
                  **{f"param/{k}": v for k, v in t.params.items()}, **metrics}
-                for t in self.trials.values() for metrics in t.epochs]
+                for t in self.everything() for metrics in t.epochs]
         names = list(dict.fromkeys(k for row in rows for k in row))
         return pa.table({name: [row.get(name) for row in rows] for name in names})
 

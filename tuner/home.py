@@ -29,8 +29,15 @@ def check_name(name: str) -> str:
 class Home:
     """Paths below the home folder. Nothing is created until it is needed."""
 
-    def __init__(self, root: str | os.PathLike | None = None):
+    def __init__(self, root: str | os.PathLike | None = None, storage: str | None = None):
         self.root = Path(root or os.environ.get("TUNER_HOME") or "tuner-home").absolute()
+        self.storage = storage or os.environ.get("TUNER_STORAGE") or None  # of searches that name none
+
+    def place(self, storage: str | None, *parts: object) -> str:
+        """A path or URL that trials on other nodes see too: below the search's storage, else below this home."""
+        from trainables.storage import below
+
+        return below(storage or self.root, *parts)
 
     @property
     def searches(self) -> Path:
@@ -48,9 +55,14 @@ class Home:
         return self.searches / check_name(name)
 
     def names(self) -> list[str]:
-        """The searches in this home, oldest first."""
+        """The searches in this home, oldest first, and those that are in the storage alone."""
         specs = self.searches.glob("*/spec.yaml")
-        return [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+        here = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+        if not self.storage:
+            return here
+        from tuner.mirror import stored_names
+
+        return [*(name for name in stored_names(self.storage) if name not in here), *here]
 
     def require_writable(self) -> None:
         """Create the folder, or say in one sentence why it cannot be used."""

@@ -20,7 +20,7 @@ NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
 
 
 def home_of(job: dict) -> Home:
-    return Home(Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser())
+    return Home(Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser(), job.get("storage"))
 
 
 def problem(job: dict) -> str | None:
@@ -74,19 +74,15 @@ def _search(job: dict, home: Home) -> None:
     import tempfile
 
     from tuner import cli
-    from tuner.nodes import shared_home_problem
     from tuner.result import saved_result
 
     # Ray may unpack this folder anew under our feet (two nodes on one machine): stand somewhere else.
     spec = Path(tempfile.mkdtemp(prefix="tuner-job-")) / "spec.yaml"
     spec.write_text(Path("spec.yaml").read_text())
     os.chdir(spec.parent)
-    wrong = shared_home_problem(home)
-    if wrong:
-        print(f"Error: {wrong}", file=sys.stderr)
-        raise SystemExit(2)
     what = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
-    sys.argv = ["tuner", *what, "--home", str(home.root)]
+    storage = ["--storage", job["storage"]] if job.get("storage") else []
+    sys.argv = ["tuner", *what, "--home", str(home.root), *storage]
     try:
         cli.main()
     finally:

@@ -120,14 +120,14 @@ def parent_run(client, experiment: str, spec: SearchSpec, name: str, key: str, s
     found = client.search_runs([experiment], f"tags.`tuner.key` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
-    tags = {"tuner.key": key, "tuner.kind": "search", "tuner.search": name, "tuner.method": spec.method,
+    tags = {"tuner.key": key, "tuner.kind": "search", "tuner.search": name, "tuner.method": spec.method_names,
             "tuner.spec": spec.to_yaml(), **_origin()}
     return client.create_run(experiment, _ms(started), tags, run_name=name).info.run_id
 
 
 def parent_changes(spec: SearchSpec) -> Changes:
     shown = ("method", "dataset", "imbalance", "model", "trials", "max_epochs", "seed", "sampler")
-    params = {**{n: getattr(spec, n) for n in shown}, "objectives": ", ".join(spec.objectives)}
+    params = {**{n: getattr(spec, n) for n in shown}, "method": spec.method_names, "objectives": ", ".join(spec.objectives)}
     return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
 
 
@@ -172,7 +172,7 @@ def save_view(client, experiment: str, parent: str, spec: SearchSpec, name: str,
 
 
 def _view_state(parent: str, spec: SearchSpec) -> dict:
-    space = spec.search_space()
+    space = spec.shown_space()
     searched = list(space.searched)
     always = [n for n in searched if not space.params[n].when]  # a run without a value would empty parallel coordinates
     section = "tuner-charts"

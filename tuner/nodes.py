@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
-from tuner.home import Home
+from tuner.home import Home, UsageError
+from tuner.spec import SearchSpec
 
 ANSWER_S = 90  # a node that has not answered by then is reported as silent
 
@@ -48,58 +47,51 @@ def ask(function, *args) -> list[dict[str, Any]]:
     return rows
 
 
-def look(home: str, mark: str, uri: str | None) -> dict[str, Any]:
-    """Runs on a node: does it see the driver's mark in the home, may it write there, does MLflow answer."""
+def look(place: str, mark: str, uri: str | None) -> dict[str, Any]:
+    """Runs on a node: what is wrong with the place that all share (None: it is fine), does MLflow answer."""
+    from trainables.storage import Storage, storage_problem
     from tuner.reach import mlflow_problem
 
-    folder, seen = Path(home), {"host": socket.gethostname()}
-    try:
-        seen["sees"] = (folder / mark).exists()
-        own = folder / f"{mark}.{uuid.uuid4().hex[:8]}"
-        own.write_text(seen["host"])
-        own.unlink()
-        seen["writes"] = True
-    except OSError as error:
-        seen.update(writes=False, why=error.strerror)
-    return {**seen, "mlflow": mlflow_problem(uri), "time": time.time()}
+    wrong = storage_problem(place)
+    if not wrong and Storage(place).read(mark) is None:
+        wrong = f"{place!r} there is another place than here"
+    return {"host": socket.gethostname(), "place": wrong, "mlflow": mlflow_problem(uri), "time": time.time()}
 
 
 def clock() -> float:
     return time.time()
 
 
-def survey(home: Home, uri: str | None) -> list[dict[str, Any]]:
+def survey(place: str, uri: str | None) -> list[dict[str, Any]]:
     """``look`` on every node, with the driver's mark laid out for them."""
-    home.root.mkdir(parents=True, exist_ok=True)
-    mark = home.root / f".mark-{uuid.uuid4().hex[:8]}"
-    mark.write_text(str(os.getpid()))
+    from trainables.storage import Storage
+
+    store, mark = Storage(place), f"mark-{uuid.uuid4().hex[:8]}"
+    store.write(mark, b"tuner")
     try:
-        return ask(look, str(home.root), mark.name, uri)
+        return ask(look, place, mark, uri)
     finally:
-        mark.unlink(missing_ok=True)
+        store.remove(mark)
 
 
-def home_problem(rows: list[dict[str, Any]], home: Home) -> str | None:
-    """Which nodes do not share the home folder, in one sentence."""
-    blind = [
-        row["node"]
-        for row in rows
-        if "answer" in row and not (row["answer"].get("sees") and row["answer"].get("writes"))
-    ]
+def place_problem(rows: list[dict[str, Any]], place: str) -> str | None:
+    """Which nodes do not share the place where checkpoints go, in one sentence."""
+    blind = {row["node"]: row["answer"]["place"] for row in rows if "answer" in row and row["answer"]["place"]}
     if not blind:
         return None
-    return (
-        f"the home folder {str(home.root)!r} is not the same folder on every node: {len(blind)} of {len(rows)} cannot "
-        "see or write "
-        f"it ({', '.join(sorted(set(blind))[:5])}); name one that all share (NFS, persistent volume) with --home or "
-        "TUNER_HOME"
-    )
+    who = f"{len(blind)} of {len(rows)} nodes ({', '.join(sorted(blind)[:5])})"
+    if "://" in place:
+        return f"on {who}: {next(iter(blind.values()))}"
+    return (f"the folder {place!r} is not the same folder on every node: {who} cannot see or write it; name one that all share "
+            "(NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER")
 
 
-def shared_home_problem(home: Home) -> str | None:
-    """Before a search: nothing to ask where there is one node only."""
-    home.require_writable()
+def check_shared(spec: SearchSpec, home: Home) -> None:
+    """``UsageError`` before a search where a node cannot use its storage; nothing to ask where there is one node only."""
     ray = connect()
     if sum(node["Alive"] for node in ray.nodes()) < 2:
-        return None
-    return home_problem(survey(home, None), home)
+        return
+    place = home.place(spec.storage)
+    wrong = place_problem(survey(place, None), place)
+    if wrong:
+        raise UsageError(wrong)

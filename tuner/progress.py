@@ -10,12 +10,8 @@ from rich.table import Table
 
 from tuner.front import Front
 from tuner.history import FAILED, FULL, RUNNING, TrialRecord
+from tuner.report import fraction
 from tuner.spec import SearchSpec
-
-
-def short(value) -> str:
-    """A parameter or metric in few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -61,7 +57,7 @@ class Progress:
         if self.live:
             return
         if record.state == FULL:
-            what = ", ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives)
+            what = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
             what += f" ({record.reason})" if record.reason else ""
         else:
             what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
@@ -97,7 +93,7 @@ class Progress:
         head = f"[bold]{self.spec.search_name}[/]  {elapsed}  {self._status()}"
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in [t for t in self.trials.values() if t.state == RUNNING]:
-            values = "  ".join(f"{n} {short(record.last[n])}" for n in self.spec.objectives if n in record.last)
+            values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
             running.add_row(f"trial {record.trial}", f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
                             values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""))
         parts = [head, running]
@@ -106,7 +102,7 @@ class Progress:
             for name in ("trial", *self.spec.objectives, "clean_acc"):
                 table.add_column(name, justify="right")
             for row in self.best.rows:
-                table.add_row(*(short(row[n]) for n in ("trial", *self.spec.objectives, "clean_acc")))
+                table.add_row(str(row["trial"]), *(fraction(row[n]) for n in (*self.spec.objectives, "clean_acc")))
             parts.append(table)
         return Group(*parts)
 

@@ -42,9 +42,11 @@ class Proposer:
     """Proposes settings from what the history says, and keeps the recorded study (in ``folder``, or in memory)."""
 
     def __init__(self, spec: SearchSpec, history: History, rungs: Rungs | None = None, folder: Path | None = None,
-                 warm: Iterable[TrialRecord] = ()):
+                 warm: Iterable[TrialRecord] = (), *, most: int | None = None, study: str | None = None):
+        """``most``: how many trials it may propose, if not ``spec.trials``; ``study``: the recorded study's name."""
         self.spec, self.space, self.history, self.rungs = spec, spec.search_space(), history, rungs
-        self.total = spec.trials if self.space.searched else 1  # nothing to search: the paper's setting once
+        self.share = spec.trials if self.space.searched else 1  # nothing to search: the paper's setting once
+        self.total = (most or spec.trials) if self.space.searched else 1
         self.warm = list(warm)
         self.known = self._knowledge(history)
         self.ahead = spec.sampler in ("auto", "gp") and self._kind(0) == "gp"
@@ -52,7 +54,7 @@ class Proposer:
         self._next: Future | None = None
         # written at every start and end; without a folder only for samplers that read it
         recorded = folder is not None or spec.sampler in OWN_HISTORY
-        self.record = Record(spec, history, folder) if recorded else None
+        self.record = Record(spec, history, folder, study) if recorded else None
         self._waiting = [Proposal(t.trial, t.params) for t in history.trials.values() if t.state == RUNNING]
         self._lost = [Proposal(n, p) for n, p in self.record.lost.items()] if self.record else []
         if self.ahead and history.trials and not self._lost:
@@ -61,12 +63,17 @@ class Proposer:
     @property
     def description(self) -> str:
         """One line: what this search proposes with."""
-        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.total, SEEN)
+        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.share, SEEN)
 
     @property
     def ready(self) -> bool:
         """Whether ``next`` answers at once."""
-        return bool(self._waiting or self._lost) or self._next is None or self._next.done()
+        return self.interrupted or self._next is None or self._next.done()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trials that an earlier process left are still to be handed out."""
+        return bool(self._waiting or self._lost)
 
     @property
     def exhausted(self) -> bool:
@@ -101,7 +108,7 @@ class Proposer:
 
     def _new(self, number: int) -> Proposal:
         if self.spec.sampler in OWN_HISTORY and number > 0:
-            return Proposal(number, self.record.ask(number, self.total))
+            return Proposal(number, self.record.ask(number, self.share))
         if number == 0:
             params = self.space.default()
         elif self._next is not None:
@@ -126,8 +133,8 @@ class Proposer:
 
     def _plan(self, number: int, known: Knowledge) -> Callable[[], dict[str, Any]]:
         """How proposal ``number`` will be made: what is known is fixed now, the work may be done later."""
-        spec, start = self.spec, start_trials(self.total)
-        sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.total)
+        spec, start = self.spec, start_trials(self.share)
+        sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.share)
         if spec.sampler == "random":
             return lambda: propose(self.space, len(spec.objectives), [], sampler("random"))
         level = known.budget(start, max(start, 2 * len(self.space.searched)))

@@ -44,11 +44,11 @@ def _without_password(text: str) -> str:
 class Record:
     """Writes trials down as they start and end. Trial numbers are the history's."""
 
-    def __init__(self, spec, history: History, folder: Path | None = None):
+    def __init__(self, spec, history: History, folder: Path | None = None, name: str | None = None):
         self.spec, self.space, self.goal = spec, spec.search_space(), spec.goal
         self.storage = open_storage(spec.study_storage, folder)
-        self.study = optuna.create_study(storage=self.storage, study_name=spec.search_name, load_if_exists=True,
-                                         directions=["maximize"] * len(spec.objectives))
+        self.study = optuna.create_study(storage=self.storage, study_name=name or spec.search_name,
+                                         load_if_exists=True, directions=["maximize"] * len(spec.objectives))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([f"{n} ({spec.smooth_worst})" if spec.smooth_worst and n == WORST else n

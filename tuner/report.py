@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.front import Front, hypervolume
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
-from tuner.home import write_atomically
+from tuner.home import UsageError, write_atomically
 from tuner.result import SPLIT
 from tuner.spec import SearchSpec
 
@@ -46,11 +46,12 @@ def fraction(value: float | None) -> str:
 
 
 def paper_row(history: History, spec: SearchSpec) -> dict | None:
-    """The finished trial that ran the paper's setting, as a row of the front."""
-    default = spec.search_space().default()
+    """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
+    first = spec.lanes[0]
+    default = first.search_space().default()
     for record in sorted(history.with_state(FULL), key=lambda t: t.trial):
-        if all(name in record.params and record.params[name] == value for name, value in default.items()):
-            return record.row(spec.objectives)
+        if record.method == first.method and default.items() <= record.params.items():
+            return history.row(record.trial, spec.objectives)
     return None
 
 
@@ -152,9 +153,9 @@ def _trade(front: Front, paper: dict) -> str:
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
     """A title and a line below it: method, data; split, budget, attack."""
-    training, searched = spec.training(), spec.search_space().searched
+    training, searched = spec.training(), spec.shown_space().searched
     eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
-    title = f"{spec.method} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
+    title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
     return title, (f"split {SPLIT} · budget {spec.max_epochs} epochs · L-inf attack, eps {eps} of a pixel range of 1, "
                    f"{training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
                    f"seed {spec.seed}")
@@ -162,7 +163,7 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 
 def summary_markdown(spec: SearchSpec, history: History) -> str:
     """The run's description in MLflow: what was searched, the front, the gain over the paper's setting."""
-    front, paper, space = front_of(history, spec), paper_row(history, spec), spec.search_space()
+    front, paper, space = front_of(history, spec), paper_row(history, spec), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, paper, space.searched)
     lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
@@ -179,13 +180,13 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
 
 
 def front_parquet(history: History, spec: SearchSpec) -> bytes:
-    """One row per front member: trial, epoch, objectives, clean_acc, split, budget, param/<name>, robust_acc/<class>."""
+    """One row per front member: trial, epoch, objectives, clean_acc, split, budget, param/..., robust_acc/<class>."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     metrics = list(dict.fromkeys([*spec.objectives, "clean_acc"]))
     rows = [{"trial": r["trial"], "epoch": r["epoch"], **{n: r[n] for n in metrics},
-             "method": spec.method, "split": SPLIT, "budget": spec.max_epochs,
+             "method": r["method"], "split": SPLIT, "budget": spec.max_epochs,
              **{f"param/{k}": v for k, v in r["params"].items()},
              **{f"robust_acc/{k}": v for k, v in per_class(history.trials[r["trial"]]).items()}}
             for r in front_of(history, spec).rows]
@@ -207,13 +208,49 @@ def _column(values: list, kind):
         return pa.array([None if v is None else str(v) for v in values])
 
 
+def write_files(files: dict[str, Path], found: list[tuple[str, SearchSpec, History]], over) -> None:
+    """``files`` maps "html", "png", "parquet" to where they go: pictures of one search (or of the overlay ``over``),
+    and all trials x epochs as one tidy table. Each appears whole or not at all; ``UsageError`` where it cannot."""
+    from tuner.plots import front_page, picture_data
+    from tuner.png import png
+
+    for kind, path in files.items():
+        if path.is_dir():
+            raise UsageError(f"--{kind} {str(path)!r} is a folder; give a file")
+    if not over:
+        data = picture_data(found[0][2], found[0][1])
+    elif files.keys() - {"parquet"}:
+        from tuner.overlay_plots import overlay_png
+        from tuner.overlay_plots import picture_data as overlay_data
+
+        data = overlay_data(over)
+    makers = {"html": lambda: front_page(data), "png": lambda: overlay_png(over, data) if over else png(data),
+              "parquet": lambda: trials_parquet({name: history for name, _, history in found})}
+    for kind, path in files.items():
+        try:
+            write_atomically(path.absolute(), makers[kind]())
+        except OSError as error:
+            raise UsageError(f"--{kind} {str(path)!r} cannot be written ({error.strerror})") from None
+
+
+def trials_parquet(histories: dict[str, History]) -> bytes:
+    """All trials x epochs of these searches: ``search`` and the columns of `History.table`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [h.table().add_column(0, "search", [[name] * h.table().num_rows]) for name, h in histories.items()]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
+    return sink.getvalue().to_pybytes()
+
+
 def write_pictures(folder: Path, history: History, spec: SearchSpec) -> dict[str, Path]:
     """Write ``front.html``, ``front.png`` and ``front.parquet`` into ``folder``; each appears whole or not at all."""
-    from tuner import plots
+    from tuner.plots import front_page, picture_data
+    from tuner.png import png
 
-    data = plots.picture_data(history, spec)
-    made = {"front.html": plots.page(data), "front.png": plots.png(data),
-            "front.parquet": front_parquet(history, spec)}
+    data = picture_data(history, spec)
+    made = {"front.html": front_page(data), "front.png": png(data), "front.parquet": front_parquet(history, spec)}
     for name, content in made.items():
         write_atomically(folder / name, content)
     return {name: folder / name for name in made}

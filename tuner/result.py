@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tuner.front import Front
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home, UsageError, write_atomically
+from tuner.replicates import fell_off, running, trials_ended, wanted
 from tuner.spec import SearchSpec
 
 SPLIT = "val"  # the only split a search ever sees
 
 
 def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
-    """A search of this home by name; ``UsageError`` offers the nearest names."""
+    """A search of this home, or of its storage, by name; ``UsageError`` offers the nearest names."""
+    from tuner.mirror import pull, with_storage
+
     folder = home.search(name)
     path = folder / "spec.yaml"
+    asked = with_storage(SearchSpec(), home).storage
+    moved = asked is not None and pull(asked, home, name)
     if not path.exists():
         import difflib
 
         near = difflib.get_close_matches(name, home.names(), n=3, cutoff=0.3) or home.names()[-3:]
         hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
-    return SearchSpec.from_yaml(path.read_text()), History(folder)
+    spec = SearchSpec.from_yaml(path.read_text())
+    if moved:
+        spec = replace(spec, storage=asked)
+    elif spec.storage:
+        pull(spec.storage, home, name)
+    return spec, History(folder)
 
 
 def load_front(name: str, home: Home | None = None) -> Front:
@@ -40,29 +51,51 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
     found = {
         "search": name, "state": state_of(spec, history), "objectives": list(spec.objectives), "split": SPLIT,
         "front": list(front.rows), "hypervolume": front.hypervolume, "reference": [0] * len(spec.objectives),
-        "paper": paper.row(spec.objectives) if paper and paper.state == FULL else None,
+        "paper": history.row(0, spec.objectives) if paper and paper.state == FULL else None,
         "trials": {"finished": len(history.with_state(FULL)), "stopped": len(history.with_state(STOPPED, RUNNING)),
                    "failed": len(history.with_state(FAILED))},
         "home": str(home.root),
     }
     if spec.constraint:  # who is off the front because of them
-        found["infeasible"] = [t.trial for t in history.with_state(FULL) if not spec.goal.feasible(t.last)]
+        found["infeasible"] = [t.trial for t in history.with_state(FULL)
+                               if not spec.goal.feasible(history.judged(t.trial))]
         if found["paper"]:
-            found["paper"]["feasible"] = spec.goal.feasible(paper.last)
+            found["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
+    if spec.seeds > 1:
+        found["seeds"], found["fell_off"] = spec.seeds, fell_off(spec, history)
+        found["replicates"] = {state: sum(r.state == state for r in history.replicates.values())
+                               for state in (FULL, FAILED)}
+    if len(spec.methods) > 1:
+        found["methods"] = methods_json(spec, history, front)
     return found
 
 
-def total_trials(spec: SearchSpec) -> int:
-    """How many trials the search has: one where nothing is searched."""
-    return spec.trials if spec.search_space().searched else 1
+def methods_json(spec: SearchSpec, history: History, front: Front) -> list[dict[str, Any]]:
+    """For each of several methods: what it got, which part of the front it holds, its paper's setting.
+
+    ``adds``: the hypervolume that the front would lose without this method.
+    """
+    rows = []
+    for method in spec.methods:
+        own = [t for t in history.trials.values() if t.method == method]
+        alone, others = ([r for r in history.rows(spec.objectives, spec.goal) if (r["method"] == method) is mine]
+                         for mine in (True, False))
+        paper = own[0] if own and own[0].state == FULL else None
+        rows.append({
+            "method": method, "trials": len(own),
+            "epochs": sum(t.trained for t in history.everything() if t.method == method),
+            "front": [r["trial"] for r in front.rows if r["method"] == method],
+            "hypervolume": Front.of(alone, spec.objectives).hypervolume,
+            "adds": front.hypervolume - Front.of(others, spec.objectives).hypervolume,
+            "paper": history.row(paper.trial, spec.objectives) if paper else None})
+    return rows
 
 
 def state_of(spec: SearchSpec, history: History) -> str:
-    """``finished`` when every trial asked for has ended (``failed`` if all of them failed), else ``stopped``."""
-    ended = history.with_state(FULL, STOPPED, FAILED)
-    if len(ended) < total_trials(spec):
+    """``finished`` when every trial and replicate asked for has ended (``failed`` if all failed), else ``stopped``."""
+    if not trials_ended(spec, history) or wanted(spec, history) or running(history):
         return "stopped"
-    return "failed" if all(t.state == FAILED for t in ended) else "finished"
+    return "finished" if history.with_state(FULL, STOPPED) else "failed"
 
 
 def save_result(folder: Path, result: dict[str, Any]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tuner.proposals import Proposer
-from tuner.rungs import CONTINUE, PAUSE, STOP, Rungs, start_of
-from tuner.spec import SearchSpec
+from tuner.lanes import Lanes
+from tuner.rungs import CONTINUE, PAUSE, STOP
 
 _ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
 
@@ -19,30 +16,26 @@ class RungScheduler(FIFOScheduler):
 
     _supports_buffered_results = False  # every epoch is looked at before the next one starts
 
-    def __init__(self, spec: SearchSpec, rungs: Rungs, proposer: Proposer):
+    def __init__(self, lanes: Lanes):
         super().__init__()
-        self.rungs, self.proposer = rungs, proposer
-        self.point = partial(spec.goal.point, objectives=spec.scheduler_objectives)
-        self.start = partial(start_of, spec)
+        self.lanes = lanes
 
     def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
         metrics = {k.removeprefix("metrics/"): v for k, v in result.items() if k.startswith("metrics/")}
         if "epoch" not in metrics:  # a step that trained for the trunk only
             return TrialScheduler.CONTINUE
-        told = trial.config["trial"]
-        point, start = self.point(metrics), self.start(told["params"])
-        return _ANSWER[self.rungs.feed(told["trial"], metrics["epoch"], point, start)]
+        return _ANSWER[self.lanes.feed(trial.config["trial"]["trial"], metrics)]
 
     def choose_trial_to_run(self, tune_controller) -> Trial | None:
         """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones end."""
         trials = tune_controller.get_live_trials()
         waiting = {t.config["trial"]["trial"]: t for t in trials if t.status == Trial.PAUSED}
-        number = self.rungs.promotable()
+        number = self.lanes.promotable()
         if number in waiting:
-            self.rungs.promote(number)
+            self.lanes.promote(number)
             return waiting[number]
         pending = next((t for t in trials if t.status == Trial.PENDING), None)
-        if pending is None and len(waiting) == len(trials) and self.proposer.exhausted:
+        if pending is None and len(waiting) == len(trials) and self.lanes.exhausted:
             for trial in waiting.values():
                 tune_controller.stop_trial(trial)
         return pending

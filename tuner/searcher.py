@@ -1,4 +1,4 @@
-"""Ray Tune's side of the proposals: hands the driver's proposals to Ray and its endings back."""
+"""Ray Tune's side of the proposals: hands the driver's trials to Ray."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tuner.proposals import Proposal, Proposer
+from tuner.history import RUNNING, TrialRecord
+from tuner.lanes import Lanes
 
 
 class ProposalSearcher(Searcher):
-    """``configure(proposal)`` makes the trainable's config. Results reach the proposer by the callback."""
+    """``configure(record)`` makes the trainable's config. Results reach the lanes by the callback."""
 
-    def __init__(self, proposer: Proposer, configure: Callable[[Proposal], dict[str, Any]]):
+    def __init__(self, lanes: Lanes, configure: Callable[[TrialRecord], dict[str, Any]]):
         super().__init__()
-        self.proposer, self.configure = proposer, configure
+        self.lanes, self.configure = lanes, configure
         self.limit: int | None = None
-        self.live: set[str] = set()
+        self.live: dict[str, int] = {}  # Ray's id -> the trial's number
+        self.lost: list[int] = []
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         return True
@@ -28,19 +30,31 @@ class ProposalSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str):
-        running = len(self.live) - len(self.proposer.rungs.paused if self.proposer.rungs else ())
+        running = len(self.live) - self.lanes.paused
         if self.limit and running >= self.limit:
             return None
-        if running > 0 and not self.proposer.ready:
-            return None  # Ray asks again within a tenth of a second
-        proposal = self.proposer.next()
-        if proposal is None:
-            return Searcher.FINISHED
-        self.live.add(trial_id)
-        return self.configure(proposal)
+        record = self._lost()
+        if record is None:
+            if running > 0 and not self.lanes.ready:
+                return None  # Ray asks again within a tenth of a second
+            record = self.lanes.next()
+        if record is None:  # finished is for ever, and who still runs may be lost and come again
+            return None if self.live else Searcher.FINISHED
+        self.live[trial_id] = record.trial
+        return self.configure(record)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self.live.discard(trial_id)
+        number = self.live.pop(trial_id, None)
+        if error and number is not None:
+            self.lost.append(number)
+
+    def _lost(self) -> TrialRecord | None:
+        """A trial that broke off and that nobody has ended since: a new actor goes on from its checkpoint."""
+        while self.lost:
+            record = self.lanes.history.record(self.lost.pop(0))
+            if record.state == RUNNING:
+                return record
+        return None
 
     def save(self, checkpoint_path: str) -> None:
         pass  # the history is the state

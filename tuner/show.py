@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,12 +36,11 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     console = _console()
     best = Front.of(result["front"], spec.objectives)
     folder, counts = home.search(result["search"]), result["trials"]
-    console.print(front_table(best, result["paper"], spec.search_space().searched))
+    console.print(front_table(best, result["paper"], spec.shown_space().searched))
     console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
     lines = [
         f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
-        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s"
-        + (f", {result['epochs_saved']} more came from the trunk" if result["epochs_saved"] else ""),
+        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
@@ -51,26 +51,58 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def _saved(result: dict[str, Any]) -> str:
+    """What nobody had to train, and why. Results of older versions know the sum alone."""
+    by = {why.replace("_", " "): epochs for why, epochs in result.get("epochs_saved_by", {}).items() if epochs}
+    return f"; {' and '.join(f'{why} saved {epochs}' for why, epochs in by.items())}" if by else ""
+
+
 def _home_flag(home: Home) -> str:
     return "" if home.root == Home().root else f" --home {home.root}"
 
 
-def show_front(home: Home, names: list[str], as_json: bool) -> None:
-    from tuner.front import Front
-    from tuner.report import front_table, gain
+def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path]) -> None:
+    """One search's front, or several overlaid; ``files``: where to write the page ("html"), "png" and "parquet"."""
+    from tuner.overlay import as_json as by_search
+    from tuner.overlay import overlay
+    from tuner.report import write_files
     from tuner.result import front_json, load_search
 
-    found = [(name, *load_search(home, name)) for name in names]
-    rows = [front_json(spec, name, home, history) for name, spec, history in found]
+    found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
+    over = overlay(found) if len(found) > 1 else None
+    write_files(files, found, over)
     if as_json:
-        print_json(rows)
+        more = by_search(over) if over else {}
+        print_json([front_json(spec, name, home, history) | more.get(name, {}) for name, spec, history in found])
         return
+    _show_overlay(over) if over else _show_one_front(home, *found[0])
+    for path in files.values():
+        _console().print(f"written   {path}", highlight=False, soft_wrap=True)
+
+
+def _show_one_front(home: Home, name: str, spec, history) -> None:
+    from tuner.front import Front
+    from tuner.report import front_table, gain
+    from tuner.result import front_json
+
+    console, row = _console(), front_json(spec, name, home, history)
+    best = Front.of(row["front"], spec.objectives)
+    console.print(f"{name} ({row['state']}, split {row['split']})", highlight=False)
+    console.print(front_table(best, row["paper"], spec.shown_space().searched))
+    console.print(gain(best, row["paper"]), highlight=False, soft_wrap=True)
+
+
+def _show_overlay(over) -> None:
+    from tuner.overlay import cells, combined_cells, sentences
+
     console = _console()
-    for (name, spec, _), row in zip(found, rows):
-        best = Front.of(row["front"], spec.objectives)
-        console.print(f"{name} ({row['state']}, split {row['split']})", highlight=False)
-        console.print(front_table(best, row["paper"], spec.search_space().searched))
-        console.print(gain(best, row["paper"]), highlight=False, soft_wrap=True)
+    for title, (header, rows) in ((f"Methods on {over.split}", cells(over)), ("Combined front", combined_cells(over))):
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in sentences(over):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_searches(home: Home, as_json: bool) -> None:
@@ -80,8 +112,9 @@ def show_searches(home: Home, as_json: bool) -> None:
     for name in home.names():
         spec, history = load_search(home, name)
         created = min((t.started for t in history.trials.values()), default=None)
-        rows.append({"search": name, "method": spec.method, "dataset": spec.dataset, "state": state_of(spec, history),
-                     "trials": len(history.trials), "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created))})
+        rows.append({"search": name, "method": spec.method_names, "dataset": spec.dataset, "state": state_of(spec, history),
+                     "trials": len(history.trials),
+                     "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created))})
     if as_json:
         print_json(rows)
         return

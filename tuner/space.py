@@ -17,7 +17,7 @@ from tuner.home import UsageError
 
 @dataclass(frozen=True)
 class Space:
-    """``params``: every parameter of a trial in order; ``searched``: the names that vary; ``fixed``: the user's values."""
+    """``params``: every parameter of a trial in order; ``searched``: names that vary; ``fixed``: what the user set."""
 
     params: dict[str, Param]
     searched: tuple[str, ...]
@@ -44,7 +44,7 @@ class Space:
         return values
 
     def at(self, point) -> dict[str, Any]:
-        """The setting at a point of the unit cube, one coordinate per searched parameter, in the order of ``searched``."""
+        """The setting at a point of the unit cube, one coordinate per searched parameter, in ``searched``'s order."""
         coordinate = dict(zip(self.searched, point))
         return self.resolve(lambda param: _scaled(param.range, float(coordinate[param.name])))
 
@@ -56,6 +56,32 @@ class Space:
     def contains(self, values: dict[str, Any]) -> bool:
         """Whether a setting lies inside the searched ranges."""
         return all(name not in values or _inside(self.params[name].range, values[name]) for name in self.searched)
+
+
+def joined(spaces: dict[str, Space]) -> Space:
+    """The spaces of several methods as one, for pictures alone: a shared name has the widest range.
+
+    A parameter that not every method has exists only with its ``method``.
+    """
+    params, having = {}, {}
+    for method, space in spaces.items():
+        for name, param in space.params.items():
+            having.setdefault(name, []).append(method)
+            known = params.get(name, param)
+            params[name] = dataclasses.replace(known, range=_wider(known.range, param.range))
+    for name, methods in having.items():
+        if len(methods) < len(spaces):
+            params[name] = dataclasses.replace(params[name], when={**params[name].when, "method": tuple(methods)})
+    searched = tuple(dict.fromkeys(n for space in spaces.values() for n in space.searched))
+    return Space(params, searched, {k: v for space in spaces.values() for k, v in space.fixed.items()})
+
+
+def _wider(a, b):
+    if a == b:
+        return a
+    if isinstance(a, CategoricalDistribution) or isinstance(b, CategoricalDistribution):
+        return CategoricalDistribution(list(dict.fromkeys([*getattr(a, "choices", ()), *getattr(b, "choices", ())])))
+    return FloatDistribution(min(a.low, b.low), max(a.high, b.high), log=a.log and b.log)
 
 
 def burn_in_reach(space: Space) -> list[str]:
@@ -125,8 +151,8 @@ def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> S
             ranges[key] = dataclasses.replace(param, range=_narrowed(param, value), searched=True)
         else:
             fixed[key] = _value(own, common, key, value, "--space")
-    params = {name: ranges.get(name, param) for name, param in {**own, **common}.items()
-              if name in own or name in ranges or name in fixed}
+    wanted = {**own, **{name: p for name, p in common.items() if name not in own and (name in ranges or name in fixed)}}
+    params = {name: ranges.get(name, param) for name, param in wanted.items()}
     _check_reachable(params, fixed)
     searched = tuple(n for n, p in params.items() if p.searched and n not in fixed and _reachable(p, params, fixed))
     return Space(params, searched, fixed)
@@ -150,7 +176,8 @@ def _value(own, common, key: str, value: Any, flag: str) -> Any:
 def _reachable(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> bool:
     """Whether some setting of the other parameters makes this one active."""
     for other, allowed in param.when.items():
-        values = (fixed[other],) if other in fixed else getattr(params[other].range, "choices", (params[other].default,))
+        range_, default = params[other].range, params[other].default
+        values = (fixed[other],) if other in fixed else getattr(range_, "choices", (default,))
         if not set(values) & set(allowed):
             return False
     return True
@@ -175,13 +202,15 @@ def _narrowed(param: Param, value: dict | list):
     if isinstance(value, list) and len(value) == 2:
         value = {"low": value[0], "high": value[1]}
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) or set(value) - {"low", "high", "log"}:
-        raise UsageError(f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside {describe(allowed)}")
+        raise UsageError(f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside "
+                         f"{describe(allowed)}")
     try:
         low, high = coerce(param, value["low"]), coerce(param, value["high"])
     except ValueError as error:
         raise UsageError(f"--space {error}") from None
     if low > high:
-        raise UsageError(f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes {describe(allowed)}")
+        raise UsageError(f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes "
+                         f"{describe(allowed)}")
     log = bool(value.get("log", allowed.log))
     if log and low <= 0:
         raise UsageError(f"{given} cannot be logarithmic: low {low:g} is not above 0")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -16,26 +18,32 @@ from search_spaces.training import Training, training_for
 from tuner.goal import METRICS, Goal, parse_constraint, parse_smoothing
 from tuner.home import UsageError, check_name
 from tuner.rungs import check_scheduler
-from tuner.space import Space, build_space
+from tuner.space import Space, build_space, joined
 
 SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
-# What changes how a search runs but not what it finds stays out of the hash.
-_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "time_budget",
-               "trunk_storage", "study_storage")
+# What changes how a search runs but not its trials stays out of the hash. Seeds too: asked for later, they are added to
+# what is there.
+_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "max_failures", "time_budget",
+               "storage", "study_storage", "seeds")
 
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """A search. Field names are the command line's flags; a spec file has the same fields."""
+    """A search. Field names are the command line's flags; a spec file has the same fields.
 
-    method: str = "srat"
+    ``method``: one, or several that share the budget; then ``lanes`` are the searches of one method each that it is
+    made of, and what a method needs (its space, rungs and trunk) is asked of its lane.
+    """
+
+    method: str | tuple[str, ...] = "srat"
     dataset: str = "digits"
     imbalance: str = "exp:10"
     model: str = "cnn"
     trials: int = 16
     max_epochs: int = 12
     seed: int = 0
+    seeds: int = 1
     objectives: tuple[str, ...] = ("robust_acc", "worst_class_robust_acc")
     sampler: str = "auto"
     scheduler: str | None = None  # None: pareto-asha where there are two rungs for it
@@ -51,38 +59,93 @@ class SearchSpec:
     set: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     trunk: str = "auto"
-    trunk_storage: str | None = None
+    storage: str | None = None
     name: str | None = None
     experiment: str | None = None
     max_concurrent: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    max_failures: int = 2
     time_budget: float | None = None
 
     def __post_init__(self):
         for name in ("objectives", "constraint"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "method", _methods(self.method))
         self._check_choices()
         self._check_numbers()
         object.__setattr__(self, "set", self._checked_set())
-        self.search_space()  # raises what is wrong with fix and space
         _ = self.goal  # raises what is wrong with constraints and smoothing
+        if len(self.methods) > 1:
+            self._check_lanes()
+            return
+        self.search_space()  # raises what is wrong with fix and space
         self._check_trunk()
         check_scheduler(self)
 
+    def _check_lanes(self) -> None:
+        for flag, given in (("--fix", self.fix), ("--space", self.space)):
+            for key in given:
+                if not self._having(key):
+                    raise UsageError(f"unknown key {key!r} in {flag}: none of {', '.join(self.methods)} has it")
+        if self.trials < len(self.methods):
+            raise UsageError(f"--trials {self.trials} is not allowed; {len(self.methods)} methods need one each")
+        _ = self.lanes  # raises what is wrong with one of them
+
+    def _having(self, key: str) -> list[str]:
+        """The methods for which ``key`` means something."""
+        return [m for m in self.methods if key in params_of(method_space(m).Params) or key in params_of(Training)]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return (self.method,) if isinstance(self.method, str) else self.method
+
+    @property
+    def method_names(self) -> str:
+        """For people: ``srat``, or ``srat + done``."""
+        return " + ".join(self.methods)
+
+    @cached_property
+    def lanes(self) -> tuple[SearchSpec, ...]:
+        """The searches of one method each, with the part of ``fix`` and ``space`` that is theirs; ``trials`` is an
+        equal share, which only says how many a method needs before its model is trusted."""
+        if len(self.methods) == 1:
+            return (self,)
+        share = -(-self.trials // len(self.methods))
+        theirs = [{name: {k: v for k, v in getattr(self, name).items() if m in self._having(k)}
+                   for name in ("fix", "space")} for m in self.methods]
+        return tuple(dataclasses.replace(self, method=m, trials=share, name=self.search_name, **own)
+                     for m, own in zip(self.methods, theirs))
+
+    def of(self, method: str) -> SearchSpec:
+        """The lane of one of its methods."""
+        return self.lanes[self.methods.index(method)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user may not expect: parameters that only some of the methods have."""
+        given = [("--fix", key) for key in self.fix] + [("--space", key) for key in self.space]
+        return [f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
+                "knows no such parameter" for flag, key in given
+                if len(has := self._having(key)) < len(self.methods)]
+
     def _check_choices(self) -> None:
         try:
-            method_space(self.method)
+            for method in self.methods:
+                method_space(method)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        if len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"methods {list(self.methods)} must be different ones")
         if str(self.sampler).replace("-", "") == "cmaes":
             raise UsageError(f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
                              f"choose one of: {', '.join(sorted(SAMPLERS))}")
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("on-rung", self.on_rung, ("stop", "pause"))
-        for name, value, allowed in (("scheduler", self.scheduler, SCHEDULERS), ("asha-metric", self.asha_metric, METRICS)):
-            if value is not None:
-                _one_of(name, value, allowed)
+        if self.scheduler is not None:
+            _one_of("scheduler", self.scheduler, SCHEDULERS)
+        if self.asha_metric is not None:
+            _one_of("asha-metric", self.asha_metric, METRICS)
         for name in self.objectives:
             _one_of("objective", name, METRICS)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
@@ -95,10 +158,11 @@ class SearchSpec:
             check_name(self.name)
 
     def _check_numbers(self) -> None:
-        for name in ("trials", "max_epochs", "max_concurrent", "grace"):
+        for name in ("trials", "max_epochs", "max_concurrent", "grace", "seeds"):
             _number(name, getattr(self, name), int, above=0)
         _number("reduction", self.reduction, int, above=1)
         _number("seed", self.seed, int, above=-1)
+        _number("max_failures", self.max_failures, int, above=-1)
         _number("cpus_per_trial", self.cpus_per_trial, float, above=0)
         _number("gpus_per_trial", self.gpus_per_trial, float, above=-1e-12)
         _number("time_budget", self.time_budget, float, above=0)
@@ -108,12 +172,12 @@ class SearchSpec:
         if self.trunk in ("auto", "none"):
             return
         if kind != "at" or not epochs.isdecimal() or not 0 < int(epochs) < self.max_epochs:
-            raise UsageError(f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 to "
-                             f"{self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})")
+            raise UsageError(f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 "
+                             f"to {self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})")
         space = self.search_space()
         if "start" in space.params and space.fixed.get("start") != 0:
-            raise UsageError(f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has a "
-                             "start of its own, which --fix start=VALUE sets (0 allows at:N)")
+            raise UsageError(f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has "
+                             "a start of its own, which --fix start=VALUE sets (0 allows at:N)")
 
     def _checked_set(self) -> dict[str, Any]:
         known = params_of(Training)
@@ -121,12 +185,18 @@ class SearchSpec:
 
     def training(self) -> Training:
         """The common knobs of every trial: dataset defaults, then `set`, then fixed ones."""
-        fixed = {k: v for k, v in self.search_space().fixed.items() if k in params_of(Training)}
+        own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
+        fixed = {k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own}
         return training_for(self.dataset, **{**self.set, **fixed})
 
     def search_space(self) -> Space:
-        """What is searched and what is fixed."""
+        """What is searched and what is fixed; of one method."""
         return build_space(self.method, fix=self.fix, space=self.space)
+
+    def shown_space(self) -> Space:
+        """``search_space``, or those of all methods as one: for pictures and tables."""
+        return self.search_space() if len(self.methods) == 1 else joined(
+            {lane.method: lane.search_space() for lane in self.lanes})
 
     @property
     def goal(self) -> Goal:
@@ -153,7 +223,8 @@ class SearchSpec:
     def search_name(self) -> str:
         dataset = self.dataset.rstrip("/").replace("\\", "/").split("/")[-1].split(":")[-1]
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in dataset) or "data"
-        return self.name or f"{self.method}-{safe}-{self.hash()}"
+        methods = "-".join([*self.methods[:3], *(["more"] if len(self.methods) > 3 else [])])
+        return self.name or f"{methods}-{safe}-{self.hash()}"
 
     @property
     def experiment_name(self) -> str:
@@ -161,7 +232,8 @@ class SearchSpec:
 
     def to_dict(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
-        return {**plain, "objectives": list(self.objectives), "constraint": list(self.constraint)}
+        lists = {"objectives": list(self.objectives), "constraint": list(self.constraint)}
+        return {**plain, **lists, "method": self.method if isinstance(self.method, str) else list(self.method)}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
@@ -169,6 +241,8 @@ class SearchSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpec:
         known = {f.name for f in dataclasses.fields(cls)}
+        if values.get("trunk_storage", "") is None:  # of a search from before --storage
+            values = {k: v for k, v in values.items() if k != "trunk_storage"}
         for key in values:
             if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
@@ -188,6 +262,14 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {values!r}")
     return values
+
+
+def _methods(given: Any) -> str | tuple[str, ...]:
+    """One method as a word, several as a tuple."""
+    several = tuple(map(str, given)) if isinstance(given, Iterable) and not isinstance(given, str) else (str(given),)
+    if not several:
+        raise UsageError("method [] is not allowed; give at least one, see `tuner methods`")
+    return several[0] if len(several) == 1 else several
 
 
 def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -132,14 +132,22 @@ def check_travels(spec: SearchSpec) -> None:
             "under "
             "which every node of the cluster sees it"
         )
-    for flag in ("trunk_storage", "study_storage"):
-        value = getattr(spec, flag)
-        if value and _SECRET.search(value):
-            raise UsageError(
-                f"--{flag.replace('_', '-')} holds a password, and a job's spec can be read by everyone on the "
-                "cluster; "
-                "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass, the cloud's own sign-in)"
-            )
+    if spec.study_storage and _SECRET.search(spec.study_storage):
+        raise UsageError("--study-storage holds a password, and a job's spec can be read by everyone on the cluster; keep it "
+                         "in the cluster's environment (PGPASSWORD, ~/.pgpass)")
+    check_storage_travels(spec.storage)
+
+
+def check_storage_travels(storage: str | None) -> None:
+    """A storage must mean the same from every node, and carry no password."""
+    from trainables.storage import absolute_storage
+
+    if storage and "://" not in storage and not storage.startswith(("/", "~")):
+        raise UsageError(f"--storage {storage!r} is relative; on a cluster it is a URL, or an absolute path that every node sees")
+    try:
+        absolute_storage(storage)
+    except ValueError as error:
+        raise UsageError(f"--storage: {error}") from None
 
 
 def cluster_home(home: str | None) -> str | None:

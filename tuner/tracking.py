@@ -50,8 +50,8 @@ class Tracker:
         self._thread.start()
 
     def wait_for_import(self) -> None:
-        """Until MLflow is imported. Ray's pickling looks into every module there is, which makes MLflow's lazy ones import
-        the rest on this thread; two imports of MLflow at once dead-lock."""
+        """Until MLflow is imported. Ray's pickling looks into every module there is, which makes MLflow's lazy ones
+        import the rest on this thread; two imports of MLflow at once dead-lock."""
         self._writer.imported.wait(120)
 
     def trial_started(self, record: TrialRecord) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from tuner.report import fraction
 from tuner.spec import SearchSpec
 
 SPLIT = "test"
-CORRECTION = ("Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value subtracts the bias "
-              "that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, widened to hold the Wilson "
-              "interval of the lowest class. Classes have Wilson intervals.")
+SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
+CORRECTION = ("Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
+              "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
+              "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals.")
 
 
 def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
@@ -36,7 +38,8 @@ def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
     names = [c for c, some in zip(classes, there) if some]
     corrected, worst_ci = worst_class(is_robust[there], count[there])
     return {
-        "trial": found["trial"], "seed": found["seed"], "epoch": found["epoch"], "eps": found["eps"], "images": len(labels),
+        "trial": found["trial"], "seed": found["seed"], "epoch": found["epoch"], "eps": found["eps"],
+        "images": len(labels),
         "robust_acc": float(rob.mean()), "worst_class_robust_acc": float(rob.min()), "clean_acc": float(acc.mean()),
         "worst_class_clean_acc": float(acc.min()),
         "tail_robust_acc": float(np.sort(rob)[:max(1, round(0.3 * len(rob)))].mean()),
@@ -49,8 +52,9 @@ def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
         "checkpoint": found["checkpoint"], "flags": str(flags)}
 
 
-def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: str, done: list[tuple]) -> dict[str, Any]:
-    """``done``: (job, its stored result) pairs. Rows are the search's own models; retrained ones are summed up in ``seeds``."""
+def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: str,
+            done: list[tuple]) -> dict[str, Any]:
+    """``done``: (job, its stored result) pairs. Rows are the search's own models; ``seeds`` sums up retrained ones."""
     rows, retrained = [], {}
     for job, found in done:
         if job.seed is None:
@@ -60,7 +64,8 @@ def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: s
                 {"seed": job.seed, "failed": found["failed"]} if "failed" in found
                 else row_of(found, job.path.with_suffix(".parquet")))
     for row in rows:
-        row["val"] = {n: history.trials[row["trial"]].last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
+        last = history.trials[row["trial"]].last
+        row["val"] = {n: last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
         if row["trial"] in retrained:
             row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
     front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
@@ -73,24 +78,27 @@ def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: s
 def _over_seeds(rows: list[dict], objectives) -> dict[str, Any]:
     """Mean and standard deviation over fresh seeds. The search's own seed is left out: it was selected for its luck."""
     good = [r for r in rows if "failed" not in r]
-    values = {n: [r[n] for r in good] for n in dict.fromkeys(["robust_acc", "worst_class_robust_acc", "clean_acc", *objectives])}
+    values = {n: [r[n] for r in good] for n in dict.fromkeys([*SHOWN, *objectives])}
     return {"seeds": [r["seed"] for r in good], "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
-            **{n: {"mean": statistics.fmean(v) if v else None, "std": statistics.stdev(v) if len(v) > 1 else None, "values": v}
-               for n, v in values.items()}}
+            **{n: {"mean": statistics.fmean(v) if v else None, "std": statistics.stdev(v) if len(v) > 1 else None,
+                   "values": v} for n, v in values.items()}}
 
 
-# ---- for people --------------------------------------------------------------------------------------------------------
+# ---- for people ------------------------------------------------------------------------------------------------------
 
 
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["trial", "average on val", "on test", "worst class on val", "on test", "corrected", "95 %", "clean on test", ""]
+    header = ["trial", "average on val", "on test", "worst class on val", "on test", "corrected", "95 %",
+              "clean on test", ""]
     rows = []
     for r in result["rows"]:
         low, high = r["ci"]["worst_class_robust_acc"]
         val = r["val"]
         rows.append([str(r["trial"]), fraction(val.get("robust_acc")), _with_ci(r, "robust_acc"),
-                     fraction(val.get("worst_class_robust_acc")), f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
-                     fraction(r["worst_class_robust_acc_corrected"]), f"{low:.3f} .. {high:.3f}", fraction(r["clean_acc"]),
+                     fraction(val.get("worst_class_robust_acc")),
+                     f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
+                     fraction(r["worst_class_robust_acc_corrected"]), f"{low:.3f} .. {high:.3f}",
+                     fraction(r["clean_acc"]),
                      "fell off the front" if r["trial"] in result["fell_off"] else ""])
     return header, rows
 
@@ -105,19 +113,22 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     lines = []
     if len(rows) > 1:
-        lines.append(f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the test images"
-                     + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off." if fell else "."))
+        lines.append(f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the "
+                     "test images" + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off."
+                                      if fell else "."))
     for r in rows:
         if "seeds" in r:
-            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in ("robust_acc", "worst_class_robust_acc", "clean_acc"))
-            lines.append(f"Trial {r['trial']} trained anew with seeds {', '.join(map(str, r['seeds']['seeds'])) or 'none'}: {means}.")
+            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in SHOWN)
+            seeds = ", ".join(map(str, r["seeds"]["seeds"])) or "none"
+            lines.append(f"Trial {r['trial']} trained anew with seeds {seeds}: {means}.")
             lines += [f"Trial {r['trial']} with seed {s} failed: {why}." for s, why in r["seeds"]["failed"].items()]
     alarms = [f"ALARM, trial {r['trial']}: {a}." for r in rows for a in r["alarms"]]
     return lines + (alarms or ["No sign of masked gradients."])
 
 
 def _mean_std(values: dict) -> str:
-    return "-" if values["mean"] is None else f"{values['mean']:.3f}" + ("" if values["std"] is None else f" ± {values['std']:.3f}")
+    spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
+    return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"
 
 
 def show(result: dict[str, Any], home: Home) -> None:
@@ -133,7 +144,8 @@ def show(result: dict[str, Any], home: Home) -> None:
         table.add_row(*row)
     console.print(table)
     folder = home.search(result["search"])
-    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}", f"table     {folder / 'verified.parquet'}"]:
+    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}",
+                 f"table     {folder / 'verified.parquet'}"]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -155,11 +167,12 @@ def _parquet(folder: Path) -> bytes:
             continue
         r = row_of(found, path.with_suffix(".parquet"))
         plain = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {f"{n}_{end}": r["ci"][n][i] for n in ("robust_acc", "worst_class_robust_acc", "clean_acc")
+        intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN
                      for i, end in enumerate(("low", "high"))}
         classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
-        rows.append({"search": folder.name, "split": SPLIT, "attack": found["attack"], "retrained": "-seed" in path.stem,
-                     **plain, "alarms": "; ".join(r["alarms"]), **intervals, **classes})
+        rows.append({"search": folder.name, "split": SPLIT, "attack": found["attack"],
+                     "retrained": "-seed" in path.stem, **plain, "alarms": "; ".join(r["alarms"]),
+                     **intervals, **classes})
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
@@ -167,21 +180,25 @@ def _parquet(folder: Path) -> bytes:
 
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
-    from tuner.plots import BLUE, GREY, VERMILLION, _axis
-    from tuner.verified_page import TEMPLATE, fill
+    """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
+    from tuner.page import BLUE, GREY, VERMILLION, table
+    from tuner.page import page as whole
+    from tuner.plots import AXIS, plane
+    from tuner.verified_page import BODY, SCRIPT
 
-    x, y = spec.objectives[0], spec.objectives[-1] if len(spec.objectives) > 1 else "worst_class_robust_acc"
+    x, y = plane(spec.objectives)
     points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],
                "ci": [r["ci"].get(x), r["ci"].get(y)], "on": r["trial"] not in result["fell_off"],
                "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()}} for r in result["rows"]]
-    header, rows = cells(result)
-    table = "".join(f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in line)}</tr>"
-                    for tag, line in [("th", header), *(("td", row) for row in rows)])
-    data = {"points": points, "colours": [BLUE, GREY, VERMILLION],
-            "axis": [_axis(n).replace(" on val", "") for n in (x, y)]}
-    return fill(TEMPLATE, {
-        "TITLE": html.escape(f"{result['search']} verified on {SPLIT}"),
-        "LINE": html.escape(f"{spec.method} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · attack "
-                            f"{result['attack']}, L-inf, eps {result['rows'][0]['eps']:.3g} · {result['rows'][0]['images']} images"),
-        "SENTENCES": "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)),
-        "TABLE": table, "NOTE": html.escape(CORRECTION), "DATA": json.dumps(data).replace("</", "<\\/")})
+    said = "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>"
+                   for s in sentences(result))
+    fields = {"SENTENCES": said, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
+    tested = result["rows"][0]
+    return whole(
+        f"{result['search']} verified on {SPLIT}",
+        f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · budget {spec.max_epochs} "
+        f"epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, L-inf, eps "
+        f"{tested['eps']:.3g} of a pixel range of 1",
+        re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
+        {"points": points, "colours": [BLUE, GREY, VERMILLION],
+         "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)]}, SCRIPT)

@@ -1,7 +1,7 @@
 """`tuner verify`: the front's models, judged on the test images that no search ever sees, under far stronger attacks.
 
-Every result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written when it
-is whole: started again, only what is missing is done.
+Every result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written
+when it is whole: started again, only what is missing is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tuner.driver import trial_config
 from tuner.front import Front
 from tuner.history import History
 from tuner.home import Failed, Home, UsageError, write_atomically
-from tuner.proposals import Proposal
+from tuner.mirror import push
 from tuner.result import load_search
 from tuner.spec import SearchSpec
 
@@ -49,7 +49,8 @@ def parse_attack(text: str) -> str:
         if not find_spec("pyautoattack"):
             raise UsageError("--attack 'autoattack' needs the package pyautoattack; pip install 'tuner[verify]'")
     elif text != "apgd" and not re.fullmatch(r"pgd:[1-9]\d{0,4}x[1-9]\d{0,3}", text):
-        raise UsageError(f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as pgd:100x10")
+        raise UsageError(f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as "
+                         "pgd:100x10")
     return text
 
 
@@ -75,6 +76,8 @@ def verify_search(name: str, home: Home | None = None, *, pick: str | None = Non
     result = summary(spec, history, home, name, attack, [(job, stored(job)) for job in jobs])
     write_report(result, spec, history, home)
     _to_mlflow(result, spec, home, name, say)
+    if spec.storage:
+        push(spec.storage, home, name)
     return result
 
 
@@ -100,12 +103,12 @@ def make_jobs(spec: SearchSpec, history: History, home: Home, name: str, trials:
     jobs = []
     for trial in trials:
         record = history.trials[trial]
-        config = trial_config(spec, home, folder, Proposal(trial, record.params))
+        config = trial_config(spec, home, folder, record)
         check_checkpoint(config, record)
         jobs.append(Job(trial, config, results / str(trial)))
         for seed in range(spec.seed + 1, spec.seed + 1 + seeds):
-            where = folder / "verify" / "seeds" / str(trial) / str(seed)
-            again = dataclasses.replace(config, seed=seed, folder=str(where))
+            where = home.place(spec.storage, "searches", name, "verify", "seeds", trial, seed)
+            again = dataclasses.replace(config, seed=seed, folder=where)
             jobs.append(Job(trial, again, results / f"{trial}-seed{seed}", seed))
     return jobs
 
@@ -113,31 +116,33 @@ def make_jobs(spec: SearchSpec, history: History, home: Home, name: str, trials:
 def check_checkpoint(config: TrialConfig, record) -> None:
     """``Failed`` unless the trial's checkpoint is whole and is the one that the history speaks of."""
     from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
+    from trainables.storage import below, explain
 
-    path = Path(config.folder) / NAME
+    path = below(config.folder, NAME)
     try:
-        state = read_checkpoint(path.parent)
+        state = read_checkpoint(config.folder)
     except DamagedCheckpoint as error:
         raise Failed(str(error)) from None
+    except OSError as error:
+        raise Failed(explain(config.folder, error)) from None
     if state is None:
-        raise Failed(f"checkpoint {str(path)!r} is missing")
+        raise Failed(f"checkpoint {path!r} is missing")
     told = (state["config"]["trial"], state["config"]["params"], state["epoch"])
     if told != (record.trial, config.params, record.last.get("epoch")):
-        raise Failed(f"checkpoint {str(path)!r} is not the one that trial {record.trial} ended with")
+        raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
 def stored(job: Job) -> dict[str, Any] | None:
     """The job's result if it is there and belongs to the checkpoint that is there now."""
-    from trainables.checkpoint import NAME
     from trainables.retest import fingerprint
 
-    path, folder = job.path.with_suffix(".json"), Path(job.config.folder)
+    path = job.path.with_suffix(".json")
     if not path.exists() or not job.path.with_suffix(".parquet").exists():
         return None
     result = json.loads(path.read_text())
     if "failed" in result:
         return result
-    return result if (folder / NAME).exists() and result["checkpoint"] == fingerprint(folder) else None
+    return result if result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
 def _remote(job: Job, attack: str, threads: int):
@@ -150,7 +155,8 @@ def _remote(job: Job, attack: str, threads: int):
 def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
     """One Ray task per job, as many at a time as fit; each result is written as soon as it is whole."""
     with connect(spec) as ray:
-        task = ray.remote(_remote).options(num_returns="streaming", num_cpus=spec.cpus_per_trial, num_gpus=spec.gpus_per_trial)
+        task = ray.remote(_remote).options(num_returns="streaming", num_cpus=spec.cpus_per_trial,
+                                           num_gpus=spec.gpus_per_trial)
         running = {task.remote(job, attack, int(spec.cpus_per_trial)): job for job in jobs}
         done = 0
         while running:
@@ -196,7 +202,8 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
         found = dict(event["result"])
         labels, broken_by = found.pop("labels"), found.pop("broken_by")
         stages = [s["name"] for s in found["stages"]]
-        table = pa.table({"index": range(len(labels)), "label": labels, "clean": broken_by != 0, "robust": broken_by < 0,
+        table = pa.table({"index": range(len(labels)), "label": labels, "clean": broken_by != 0,
+                          "robust": broken_by < 0,
                           "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()]})
         result |= found
     sink = pa.BufferOutputStream()
@@ -206,7 +213,7 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
 
 
 def _to_mlflow(result: dict[str, Any], spec: SearchSpec, home: Home, name: str, say: Say) -> None:
-    """MLflow is told on every call, so a server that was away gets it the next time; the results do not depend on it."""
+    """MLflow is told on every call, so a server that was away gets it the next time; no result depends on it."""
     from tuner.mlflow_runs import log_test
 
     try:

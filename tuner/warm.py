@@ -24,7 +24,7 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
     if differs:
         pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
-    there, here = theirs.search_space().searched, spec.search_space().searched
+    there, here = theirs.shown_space().searched, spec.shown_space().searched
     if set(there) != set(here):
         raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there)} there, "
                          f"{', '.join(here)} here")

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from ray import tune
+from collections.abc import Callable
+from pathlib import Path
+
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 
 from tuner.front import Front
 from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
-from tuner.proposals import Proposer
+from tuner.lanes import Lanes
 from tuner.spec import SearchSpec
 
 
-class Watch(tune.Callback):
-    """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended`` and ``front`` calls."""
+OWN, PROCESS, NODE = "own", "process", "node"
+DEATHS = 3  # a process that dies so often before its trial got on, on nodes that live, is the trial's own doing
 
-    def __init__(self, spec: SearchSpec, history: History, proposer: Proposer, listeners: list):
-        self.spec, self.history, self.proposer, self.listeners = spec, history, proposer, listeners
+
+class Watch(tune.Callback):
+    """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls."""
+
+    def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None]):
+        self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
+        self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
         self.front: Front | None = None  # not worked out yet
 
-    def started(self, trial: int, params: dict) -> None:
-        """A proposal is on its way: written down before anything can be lost."""
-        if trial not in self.history.trials:
-            self.history.append("start", trial, params=params, method=self.spec.method, seed=self.spec.seed)
+    def started(self, record: TrialRecord) -> None:
+        """A trial is on its way: written down before anything can be lost."""
+        number, of = record.trial, {} if record.of is None else {"of": record.of}
+        if number not in self.history.trials and number not in self.history.replicates:
+            self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **of)
         else:
-            self.history.append("resume", trial)
+            self.history.append("resume", number)
         for listener in self.listeners:
-            listener.trial_started(self.history.trials[trial])
+            listener.trial_started(self.history.record(number))
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         number = result["trial"]
@@ -36,12 +46,12 @@ class Watch(tune.Callback):
             self.history.append("trunk", number, trunk_epoch=trunk["trained"])
         if trunk.get("past"):
             self._branch(number, trunk)
-        elif metrics is not None and metrics["epoch"] > self.history.trials[number].last.get("epoch", 0):
+        elif metrics is not None and metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
             # a restarted trial says its last epoch again
             self.history.append("epoch", number, metrics=metrics)
             for listener in self.listeners:
                 listener.epoch(number, metrics)
-        if self.history.trials[number].last.get("epoch", 0) >= self.spec.max_epochs:
+        if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, FULL, "; ".join(result.get("notes", [])))
 
     def _branch(self, number: int, trunk: dict) -> None:
@@ -55,30 +65,60 @@ class Watch(tune.Callback):
         self._end(_number(trial), STOPPED)  # no effect on a trial that has ended already
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
-        error = trial.get_error()
-        self._end(_number(trial), FAILED, " ".join(str(error).strip().splitlines()[-1:]) or "the trial's process died")
+        """A trial broke off. Whoever is not ended here is handed out again and goes on from its last checkpoint."""
+        number, error = _number(trial), _error(trial)
+        record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
+        self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
+        trained, deaths = self.deaths.get(number, (0, 0))
+        self.deaths[number] = record.trained, (deaths if trained == record.trained else 0) + (kind == PROCESS)
+        if record.errors > self.spec.max_failures:
+            self._end(number, FAILED, reason)
+        elif self.deaths[number][1] >= DEATHS:
+            self._end(number, FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
+        else:
+            tried = f", error {record.errors} of {self.spec.max_failures} allowed" if kind == OWN else ""
+            self.say(f"trial {number} broke off after epoch {record.last.get('epoch', 0)}{tried}, goes on from there: {reason}")
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its callbacks for a restore of its own, which is never used
 
     def _end(self, number: int, state: str, reason: str = "") -> None:
-        record = self.history.trials[number]
+        record = self.history.record(number)
         if record.state in (FULL, STOPPED, FAILED):
             return
         self.history.append("end", number, state=state, reason=reason)
-        self.proposer.tell(number, state, record.last)
+        self.lanes.tell(number, state)
         for listener in self.listeners:
             listener.trial_ended(record)
-        if state == FULL and self.spec.goal.feasible(record.last):
+        if state == FULL and (record.of is not None or self.spec.goal.feasible(record.last)):
             self._front(record)
 
     def _front(self, record: TrialRecord) -> None:
-        """The front with one trial more: of the old front and that trial alone, however many there were."""
-        before = self.front.rows if self.front else self.history.rows(self.spec.objectives, self.spec.goal)
-        rows = [*before, record.row(self.spec.objectives)] if self.front else before
+        """The front with one trial more: of the old front and that trial alone, however many there were. A replicate
+        changes a mean, so then anybody may come onto the front."""
+        if self.front and record.of is None:
+            rows = [*self.front.rows, record.row(self.spec.objectives)]
+        else:
+            rows = self.history.rows(self.spec.objectives, self.spec.goal)
         self.front = Front.of(rows, self.spec.objectives)
         for listener in self.listeners:
-            listener.front(self.front, len(self.history.with_state(FULL)))
+            listener.front(self.front, sum(t.state == FULL for t in self.history.everything()))
+
+
+def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
+    """(OWN, PROCESS or NODE, the reason in one line) of what Ray says of a trial: an exception of its own, the end of
+    its process (killed, out of memory, crashed), or that of the process's whole node."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no reason given"]
+    if not isinstance(error, RayActorError) or error.actor_init_failed:
+        return OWN, lines[-1]
+    return (NODE if error.preempted or "node" in lines[-1] else PROCESS), lines[-1]
+
+
+def _error(trial) -> Exception | str:
+    """What Ray wrote down of it, in the driver's own folder; what it could not pickle is text."""
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return Path(trial.error_file).read_text() if trial.error_file else "no reason given"
 
 
 def _number(trial) -> int:

@@ -8,8 +8,8 @@
 from trainables.data.encoded import absolute
 from trainables.data.spec import DATASETS, DataError, DataSpec, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
-from trainables.data.store import prepare
+from trainables.data.store import prepare, share
 from trainables.data.tensors import Split, Splits, open_splits, open_test
 
 __all__ = ["DATASETS", "DataError", "DataSpec", "Split", "Splits", "Summary", "absolute", "check",
-           "class_counts", "open_splits", "open_test", "parse_imbalance", "prepare"]
+           "class_counts", "open_splits", "open_test", "parse_imbalance", "prepare", "share"]

@@ -3,6 +3,7 @@
     home/datasets/NAME-HASH/train.arrow   image tensor<uint8, (C, H, W)>, label int64, perhaps group int64
     home/datasets/NAME-HASH/test.arrow    image, label: a file of its own, which a search never opens
 
+With a storage (`--storage`) the same two files lie there as well, put by the driver; a node copies them once.
 The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears
 under its name only when it is complete: it is written aside and renamed under a lock.
 """
@@ -27,6 +28,7 @@ import pyarrow as pa
 from trainables.data.encoded import load_folder, load_parquet, source_files
 from trainables.data.sources import Decoded, load_digits, load_torchvision
 from trainables.data.spec import DATASETS, TORCHVISION, DataError
+from trainables.storage import Storage, below
 
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
 
@@ -68,13 +70,15 @@ def prepare(dataset: str, home: Path) -> Path:
     return folder
 
 
-def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded]]:
-    """Name of the decoded folder, and how to decode."""
+def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | str]]:
+    """Name of the decoded folder, and how to decode (or, as a URL, whence to copy it)."""
     kind, _, where = dataset.partition(":")
     if dataset == "digits":
         return f"digits-v{FORMAT}", load_digits
     if dataset in TORCHVISION:
         return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
+    if kind == "stored":
+        return where.partition("?")[0].rpartition("/")[2], lambda: where
     if kind not in ("parquet", "folder"):
         raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
     files = source_files(kind, where)
@@ -92,19 +96,22 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _write_aside(folder: Path, load: Callable[[], Decoded]) -> None:
+def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
     if fcntl is not None:  # we hold the lock: what lies here was left by a killed process
         for stale in folder.parent.glob(f".{folder.name}.part-*"):
             shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
         data = load()
-        _validate(data)
-        # "/" separates parts of metric names
-        meta = {"classes": [name.replace("/", "-") for name in data.classes],
-                "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
-        _write(aside / "train.arrow", *data.train, data.groups, meta)
-        _write(aside / "test.arrow", *data.test, None, meta)
+        if isinstance(data, str):
+            _copy(data, aside)
+        else:
+            _validate(data)
+            # "/" separates parts of metric names
+            meta = {"classes": [name.replace("/", "-") for name in data.classes],
+                    "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
+            _write(aside / "train.arrow", *data.train, data.groups, meta)
+            _write(aside / "test.arrow", *data.test, None, meta)
         os.chmod(aside, 0o755)  # mkdtemp makes it private, but the home may be shared
         with contextlib.suppress(OSError):  # without locks another process may have been quicker
             os.rename(aside, folder)
@@ -112,6 +119,28 @@ def _write_aside(folder: Path, load: Callable[[], Decoded]) -> None:
             raise OSError(f"{folder} could not be created")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+_HALVES = ("test.arrow", "train.arrow")  # in the order in which they are put: the last says that both are there
+
+
+def share(folder: Path, storage: str) -> None:
+    """Put a decoded folder into ``storage``, for `stored:STORAGE/datasets/NAME`, unless it is there; `OSError`."""
+    store = Storage(below(storage, "datasets", folder.name))
+    there = {name for name, _ in store.files()}
+    for name in _HALVES:
+        if name not in there:
+            with pa.memory_map(str(folder / name)) as file:
+                store.write(name, file.read_buffer())
+
+
+def _copy(where: str, folder: Path) -> None:
+    store = Storage(where)
+    for name in _HALVES:
+        data = store.read(name)
+        if data is None:
+            raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
+        (folder / name).write_bytes(data)
 
 
 def _validate(data: Decoded) -> None:

@@ -1,0 +1,39 @@
+"""What a trial is told is what the sampler proposed, for every method: the method's own parameters and the common knobs."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from search_spaces import METHODS
+from search_spaces.param import params_of
+from search_spaces.resolve import resolve
+from tuner.driver import trial_config
+from tuner.home import Home
+from tuner.sampler import quasi_random
+from tuner.spec import SearchSpec
+
+
+def told(spec, params, tmp_path):
+    return trial_config(spec, Home(tmp_path), tmp_path / "search", SimpleNamespace(trial=3, params=params, method=spec.method,
+                                                                                   seed=0, of=None))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_understands_what_a_search_proposes(name, tmp_path):
+    spec = SearchSpec(method=name)
+    space = spec.search_space()
+    config = told(spec, space.default(), tmp_path)
+    defaults = {p.name: p.default for p in params_of(METHODS[name].Params).values()}
+    assert resolve(name, config.params) == {k: defaults[k] for k in resolve(name, {})}  # the paper's setting
+    assert config.knobs() == spec.training()
+    for number in range(1, 6 if space.searched else 1):
+        proposed = quasi_random(space, 0, number)
+        config = told(spec, proposed, tmp_path)
+        assert {**config.params} == proposed and resolve(name, config.params).items() >= proposed.items()
+
+
+def test_a_name_that_method_and_training_share_is_the_methods(tmp_path):
+    spec = SearchSpec(method="done", fix={"schedule": "decay", "lr": 0.2}, set={"schedule": "cosine"})
+    config = told(spec, spec.search_space().default(), tmp_path)
+    assert config.params["schedule"] == "decay" and "lr" not in config.params
+    assert (config.knobs().schedule, config.knobs().lr) == ("cosine", 0.2)

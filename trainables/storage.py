@@ -1,0 +1,149 @@
+"""The one way to files that several machines share: a folder by path or URL (``s3://``, ``gs://``, whatever pyarrow or
+fsspec opens). Names in, bytes out; a file is complete or absent.
+
+Credentials never stand in the URL: they come from each process's own environment (AWS_ACCESS_KEY_ID, the cloud's sign-in).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
+ANSWER_S = 30  # a storage that has not answered by then is said not to
+_LOGIN = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]|Forbidden"
+                    r"|credentials|PermissionDenied|Unauthenticated", re.IGNORECASE)
+_SILENT = re.compile(r"NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|resolve|curlCode|Connection refused", re.IGNORECASE)
+
+
+def absolute_storage(where: str | None) -> str | None:
+    """The same place for a process in another folder; ``ValueError`` where the URL carries a password."""
+    if where is None or "://" not in where:
+        return where and os.path.abspath(os.path.expanduser(where))
+    url = urllib.parse.urlsplit(where)
+    if "@" in url.netloc or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
+        raise ValueError(f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path!s} carries a password, and a spec "
+                         "can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
+                         "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)")
+    return where.rstrip("/")
+
+
+def below(where: str | Path, *parts: object) -> str:
+    """The folder or file ``parts`` under ``where``; a URL's options (``?region=...``) stay at its end."""
+    base, mark, options = str(where).partition("?") if "://" in str(where) else (str(where), "", "")
+    return "/".join([base.rstrip("/"), *map(str, parts)]) + mark + options
+
+
+@lru_cache(maxsize=64)
+def open_storage(where: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path of a folder or URL; ``ValueError`` if nothing here opens it."""
+    if "://" not in where:
+        return fs.LocalFileSystem(), os.path.abspath(where)
+    try:
+        return fs.FileSystem.from_uri(where)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        import fsspec
+
+        try:
+            system, path = fsspec.core.url_to_fs(where)
+        except Exception as error:  # every protocol has errors of its own
+            raise ValueError(f"storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
+        return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+class Storage:
+    """The files under one folder or URL. Making it asks nobody; ``OSError`` comes from what is done with it."""
+
+    def __init__(self, where: str | Path):
+        self.where = str(where)
+        self.fs, root = open_storage(self.where)
+        self.root = root.rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        """The file's bytes, None where there is none."""
+        try:
+            with self.fs.open_input_stream(f"{self.root}/{name}") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data) -> None:
+        """``data``: anything with a buffer. Whoever reads meanwhile sees the old file or the new one."""
+        path = f"{self.root}/{name}"
+        folder, _, last = path.rpartition("/")
+        if self.fs.type_name in OBJECTS:
+            with self.fs.open_output_stream(path) as file:
+                file.write(data)
+            return
+        self.fs.create_dir(folder, recursive=True)
+        aside = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}"
+        try:
+            with self.fs.open_output_stream(aside) as file:
+                file.write(data)
+            self.fs.move(aside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.fs.delete_file(aside)
+            raise
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.delete_file(f"{self.root}/{name}")
+
+    def files(self, folder: str = "", recursive: bool = False) -> Iterator[tuple[str, int]]:
+        """(name, bytes) of the files in a folder; names are relative to it. Half-written ones are left out."""
+        base = f"{self.root}/{folder}".rstrip("/")
+        for info in self.fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=recursive)):
+            name = info.path.rpartition(base.lstrip("/") + "/")[2]
+            if info.type == fs.FileType.File and not info.base_name.startswith("."):
+                yield name, info.size
+
+    def folders(self, folder: str = "") -> list[str]:
+        found = self.fs.get_file_info(fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+
+def storage_problem(where: str) -> str | None:
+    """None: a small file can be written there, read and removed from here. Else what is wrong, in one sentence."""
+    found: list[str | None] = [f"storage {where!r} does not answer in {ANSWER_S} s; is its address right, and the way open?"]
+
+    def probe() -> None:
+        name = f"probe-{uuid.uuid4().hex[:8]}"
+        try:
+            store = Storage(where)
+            store.write(name, b"tuner")
+            right = store.read(name) == b"tuner"
+            store.remove(name)
+            found[0] = None if right else f"storage {where!r} does not give back what is written to it"
+        except (OSError, ValueError) as error:
+            found[0] = explain(where, error)
+
+    thread = threading.Thread(target=probe, daemon=True)  # some clients try for a quarter of an hour
+    thread.start()
+    thread.join(ANSWER_S)
+    return found[0]
+
+
+def explain(where: str, error: Exception) -> str:
+    """What an error of a storage means and what to do, in one sentence."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, ValueError) and where in text:
+        return text
+    if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text.lower():
+        return f"storage {where!r} names a bucket that does not exist; make it first, or correct the name"
+    if "://" in where and _LOGIN.search(text):
+        return (f"storage {where!r} refuses the sign-in from here; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
+                "cloud's own sign-in) in this process's environment, and on a cluster where Ray starts on every node")
+    if "://" in where and _SILENT.search(text):
+        return f"storage {where!r} does not answer; is its address right (AWS_ENDPOINT_URL or ?endpoint_override=), and up?"
+    return f"storage {where!r} cannot be used ({text[:200]})"

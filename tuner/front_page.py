@@ -1,0 +1,134 @@
+"""The interactive page of a front, or of several overlaid; the frame is `tuner.page`'s, the data `tuner.plots`'."""
+
+BODY = """<p id="gain">@@GAIN@@</p>
+@@TABLE@@
+<p class="small" id="note">@@NOTE@@</p>
+<div id="front"></div>
+<section id="more">
+<h2><label for="trial">Robust accuracy of each class on val, trial</label> <select id="trial"></select></h2>
+<p class="small" id="chosen"></p>
+<div id="classes"></div>
+<h2><label for="method">What each searched parameter buys</label> <select id="method"></select></h2>
+<p class="small">Trials of full budget, over the searched range. Blue circles: <span id="namex"></span>; vermillion
+triangles: <span id="namey"></span>; larger ones are on the front.</p>
+<div id="params"></div>
+<h2>The same trials as parallel coordinates</h2>
+<p class="small">A line is a trial, from its parameters on the left to what it reached on the right; brighter is a
+better <span id="namec"></span>. Drag along an axis to select; "–": the trial has no such parameter.</p>
+<div class="wide"><div id="parallel"></div></div>
+</section>
+"""
+
+SCRIPT = r"""
+function stairTraces() {
+  const area = b => ({x: b.x, y: b.y, mode: "none", fill: "toself", fillcolor: b.colour + "2e", meta: "band",
+                      hoverinfo: "skip", showlegend: false, legendgroup: b.group});
+  const line = s => ({x: s.x, y: s.y, mode: "lines", line: {color: s.colour, width: 2, dash: s.dash}, name: s.name,
+                      hoverinfo: "skip", meta: "staircase", legendgroup: s.group, showlegend: s.legend});
+  return [...D.bands.map(area), ...D.stairs.map(line)];
+}
+
+const places = some => ({x: some.map(p => p.x), y: some.map(p => p.y), customdata: some.map(p => p.id),
+                         hovertext: some.map(p => p.text), hoverinfo: "text"});
+
+// names of several searches need more room than a phone has; there a tap shows them
+const labelled = some => some.some(p => p.label) && !(narrow && D.overlay);
+
+function pointTraces() {
+  return Object.entries(D.styles).reverse().flatMap(([name, s]) => {
+    const some = D.points.filter(p => p.style === name);
+    const marker = {color: s.colour, symbol: s.symbol, size: s.size, line: {width: s.symbol.endsWith("open") ? 2 : 0}};
+    return some.length ? [{...places(some), name: `${s.name} (${some.length})`, meta: name, marker, opacity: s.opacity,
+      text: some.map(p => p.label), textposition: "top right", mode: labelled(some) ? "markers+text" : "markers",
+      legendgroup: s.group, showlegend: s.legend}] : [];
+  });
+}
+
+function paperTraces() {
+  const some = D.points.filter(p => p.paper);
+  return some.length ? [{...places(some), mode: "markers", meta: "paper",
+    name: some.length > 1 ? "the papers’ settings" : "the paper’s setting",
+    marker: {symbol: "star-open", size: 20, color: "#000", line: {width: 2}}}] : [];
+}
+
+function drawFront() {
+  const layout = {xaxis: {range: D.range[0]}, yaxis: {range: D.range[1]}, legend: {traceorder: "reversed"}};
+  if (!D.points.length) layout.annotations = [{text: "no trial has reported yet", showarrow: false, font: {size: 16},
+                                               xref: "paper", yref: "paper", x: .5, y: .5}];
+  drawPlane([...stairTraces(), ...pointTraces(), ...paperTraces()], layout);
+  element("front").on("plotly_click", e => choose(e.points[0].customdata));
+}
+
+const shown = v => typeof v === "number" ? +v.toPrecision(3) : v;
+function choose(id) {
+  const p = D.points.find(q => q.id === id);
+  if (!p) return;
+  element("trial").value = id;
+  element("chosen").textContent = Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", ");
+  const paper = D.points.find(q => q.search === p.search && q.paper);
+  const series = [{name: `trial ${id}`, y: p.robust, color: D.colours.x}];
+  if (paper && paper !== p) series.push({name: `the paper’s setting (trial ${paper.id})`, y: paper.robust,
+                                         color: D.colours.grey, pattern: "/"});
+  drawClasses(series);
+}
+
+function drawParams(method, full) {
+  const grid = element("params");
+  grid.replaceChildren(...method.searched.map(() => document.createElement("div")));
+  // all places first: the grid gives them their width before anything is drawn
+  method.searched.forEach((s, i) => {
+    const some = full.filter(p => s.name in p.params);
+    const trace = (key, color, symbol) => ({
+      ...places(some), y: some.map(p => p[key]),
+      x: some.map(p => s.choice ? String(p.params[s.name]) : p.params[s.name]),
+      mode: "markers", name: D[key],
+      marker: {color, symbol, size: some.map(p => p.front ? 11 : 7)}});
+    const xaxis = {title: {text: s.name}, type: s.choice ? "category" : s.log ? "log" : "linear", automargin: true,
+                   tickvals: s.ticks.map(t => t[0]), ticktext: s.ticks.map(t => t[1]), range: s.range};
+    if (s.choice) Object.assign(xaxis, {categoryorder: "array", categoryarray: s.ticks.map(t => t[1])});
+    Plotly.newPlot(grid.children[i], [trace("x", D.colours.x, "circle"), trace("y", D.colours.y, "triangle-up")],
+      {font: {...font, size: 11}, margin: {l: 40, r: 8, t: 8, b: 40}, showlegend: false, hovermode: "closest",
+       plot_bgcolor: "#fafafa", xaxis, yaxis: {range: D.paramRange}}, {...config, displayModeBar: false});
+    grid.children[i].on("plotly_click", e => choose(e.points[0].customdata));
+  });
+}
+
+/* One axis for each searched parameter, then the objectives. What a trial does not have lies below, at "–". */
+function drawParallel(method, full) {
+  const place = (s, v) => s.choice ? s.ticks.findIndex(t => t[0] === String(v)) : s.log ? Math.log10(v) : v;
+  const axis = s => {
+    const [low, high] = s.range, none = low - .12 * (high - low), lacking = full.some(p => !(s.name in p.params));
+    const ticks = s.ticks.map(t => [place(s, t[0]), t[1]]).concat(lacking ? [[none, "–"]] : []);
+    return {label: s.name, range: [lacking ? none : low, high],
+            tickvals: ticks.map(t => t[0]), ticktext: ticks.map(t => t[1]),
+            values: full.map(p => s.name in p.params ? place(s, p.params[s.name]) : none)};
+  };
+  const reached = key => ({label: D[key], values: full.map(p => p[key])});
+  const dimensions = [...method.searched.map(axis), reached("x"), reached("y")];
+  Object.assign(element("parallel").style, {minWidth: `${130 * dimensions.length}px`, height: "340px"});
+  const line = {color: full.map(p => p.y), colorscale: "Cividis"};
+  Plotly.react("parallel", [{type: "parcoords", dimensions, labelangle: -12, line}],
+    {font: {...font, size: 11}, margin: {l: 60, r: 60, t: 70, b: 20}}, {...config, displayModeBar: false});
+}
+
+function chooseMethod(number) {
+  const full = D.points.filter(p => p.full && p.method === number);
+  drawParams(D.methods[number], full);
+  drawParallel(D.methods[number], full);
+}
+
+drawFront();
+const withClasses = D.points.filter(p => Object.keys(p.robust).length);
+if (withClasses.length) {
+  const list = element("trial"), methods = element("method");
+  for (const p of withClasses) list.add(new Option(`${p.id} (${p.front ? "on the front" : p.state})`, p.id));
+  list.onchange = () => choose(list.value);
+  choose(withClasses.some(p => p.id === D.picked) ? D.picked : withClasses[0].id);
+  D.methods.forEach((m, i) => methods.add(new Option(m.name, i)));
+  methods.hidden = D.methods.length === 1;
+  methods.onchange = () => chooseMethod(Number(methods.value));
+  for (const key of ["x", "y"]) element("name" + key).textContent = D[key];
+  element("namec").textContent = D.y;
+  chooseMethod(0);
+} else element("more").hidden = true;
+"""

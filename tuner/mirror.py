@@ -1,0 +1,221 @@
+"""A search's folder kept in its storage too (``--storage``), so that another home finds it and can go on.
+
+The home is where the driver works; trials write their checkpoints and trunks into the storage themselves. Without a
+storage nothing here does anything: the home is then what nodes share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tuner.home import Failed, Home, UsageError, write_atomically
+from tuner.spec import SearchSpec
+
+EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
+HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"
+_OURS_ALONE = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which are in the storage already
+
+
+def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:
+    """The spec with its storage filled in (TUNER_STORAGE) and absolute."""
+    from trainables.storage import absolute_storage
+
+    try:
+        return replace(spec, storage=absolute_storage(spec.storage or home.storage))
+    except ValueError as error:
+        raise UsageError(f"--storage: {error}") from None
+
+
+def check_storage(spec: SearchSpec) -> None:
+    """``UsageError`` where this machine cannot use the storage."""
+    from trainables.storage import storage_problem
+
+    problem = spec.storage and storage_problem(spec.storage)
+    if problem:
+        raise UsageError(problem)
+
+
+def open_search(storage: str, name: str):
+    from trainables.storage import Storage, below
+
+    return Storage(below(storage, "searches", name))
+
+
+def stored_names(storage: str) -> list[str]:
+    """The searches in a storage."""
+    from trainables.storage import Storage
+
+    with _said(storage):
+        return Storage(storage).folders("searches")
+
+
+def pull(storage: str, home: Home, name: str) -> bool:
+    """Bring the search's folder up to date; False where the storage has no such search.
+
+    The history only grows. Where ours has more, this home was cut off before it could send; where both have something of
+    their own, somebody went on elsewhere, and what trials left in the storage belongs to that.
+    """
+    folder = home.search(name)
+    with _said(storage):
+        store = open_search(storage, name)
+        theirs = store.read(HISTORY) or b""
+        if store.read("spec.yaml") is None:
+            return False
+        path = folder / HISTORY
+        ours = path.read_bytes() if path.exists() else b""
+        behind = not ours.startswith(theirs)
+        for file in sorted(_small_files(store), key=lambda file: file == HISTORY):  # the history last: it says all is here
+            if behind or not (folder / file).exists():
+                write_atomically(folder / file, theirs if file == HISTORY else store.read(file) or b"")
+    return True
+
+
+def _small_files(store) -> Iterator[str]:
+    for file, _ in store.files():
+        if file != LEASE:
+            yield file
+    for folder in store.folders("verify"):
+        if folder != "seeds":
+            yield from (f"verify/{folder}/{file}" for file, _ in store.files(f"verify/{folder}"))
+    yield from (f"verify/{file}" for file, _ in store.files("verify"))
+
+
+def push(storage: str, home: Home, name: str) -> None:
+    """Send what a command wrote into a search's folder."""
+    with _said(storage):
+        Mirror(storage, home, name).send()
+
+
+@contextlib.contextmanager
+def _said(storage: str) -> Iterator[None]:
+    from trainables.storage import explain
+
+    try:
+        yield
+    except OSError as error:
+        raise Failed(explain(storage, error)) from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
+    """While a driver runs: take the search over, bring it here, send changes in the background and, at the end, all."""
+    if not spec.storage:
+        yield
+        return
+    mirror = Mirror(spec.storage, home, name)
+    with _said(spec.storage):
+        mirror.claim()
+    pull(spec.storage, home, name)
+    stop = threading.Event()
+    thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        push(spec.storage, home, name)
+        mirror.release()
+
+
+class Mirror:
+    """Sends what has changed of a search's folder."""
+
+    def __init__(self, storage: str, home: Home, name: str):
+        self.store, self.folder, self.name = open_search(storage, name), home.search(name), name
+        self.storage, self.who = storage, f"{socket.gethostname()}:{home.root}"
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def send(self) -> None:
+        for path in sorted(self.folder.rglob("*"), key=lambda path: path.name == HISTORY):
+            file = path.relative_to(self.folder).as_posix()
+            if path.name.startswith(".") or file.startswith(_OURS_ALONE) or not path.is_file():
+                continue
+            stat = path.stat()
+            state = (stat.st_mtime_ns, stat.st_size)
+            if self._sent.get(file) != state:
+                data = path.read_bytes()
+                self.store.write(file, data[:data.rfind(b"\n") + 1] if file == HISTORY else data)
+                self._sent[file] = state
+
+    def run(self, stop: threading.Event) -> None:
+        from trainables.storage import explain
+
+        every, said = EVERY_S, False
+        while not stop.wait(every):
+            begin = time.monotonic()
+            try:
+                self.send()
+                self._lease(every)
+                said = False
+            except FileNotFoundError:  # a file that was replaced just now
+                pass
+            except OSError as error:
+                if not said:
+                    print(f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
+                          file=sys.stderr, flush=True)
+                said = True
+            every = min(max(EVERY_S, 10 * (time.monotonic() - begin)), MOST_S)
+
+    def claim(self) -> None:
+        """One driver per search: ``UsageError`` while another home's is alive, which its lease shows by changing.
+
+        Two that start within the same second from two homes are not told apart.
+        """
+        first = self.store.read(LEASE)
+        theirs = json.loads(first) if first else None
+        if theirs and theirs["who"] != self.who:
+            deadline = time.monotonic() + 2.5 * theirs["every"]
+            while time.monotonic() < deadline:
+                time.sleep(0.5)
+                now = self.store.read(LEASE)
+                if now is None:
+                    break
+                if now != first:
+                    raise UsageError(f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or give "
+                                     "this one another --name")
+        self._lease(EVERY_S)
+
+    def _lease(self, every: float) -> None:
+        text = json.dumps({"who": self.who, "every": every, "beat": uuid.uuid4().hex})
+        self.store.write(LEASE, text.encode())
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            self.store.remove(LEASE)
+
+
+# ---- data --------------------------------------------------------------------------------------------------------------
+
+def dataset_of(spec: SearchSpec, folder: Path) -> str:
+    """What trials open: the decoded data in the storage once it is there, so that no node needs the source."""
+    from trainables.data import absolute
+    from trainables.storage import below
+
+    key = folder / DATASET
+    if spec.storage and key.exists():
+        return f"stored:{below(spec.storage, 'datasets', key.read_text().strip())}"
+    return absolute(spec.dataset)
+
+
+def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
+    """The decoded data into the storage, unless it is there."""
+    from trainables.data import prepare, share
+
+    if not spec.storage or (folder / DATASET).exists():
+        return
+    decoded = prepare(dataset_of(spec, folder), home.root)
+    with _said(spec.storage):
+        share(decoded, spec.storage)
+    write_atomically(folder / DATASET, decoded.name)
