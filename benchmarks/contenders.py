@@ -69,7 +69,8 @@ class StockRay(WithOptuna):
 
 
 class SyneTune(WithOptuna):
-    """Syne Tune's MOASHA (random proposals, non-dominated sorting with epsilon-net at its rungs), the real library."""
+    """Syne Tune's MOASHA, the real library: random proposals, non-dominated sorting with epsilon-net at its rungs; a
+    stopped trial counts with the values it had, as its results list it."""
 
     def __init__(self, problem: Problem, seed: int):
         super().__init__(problem, optuna.samplers.RandomSampler(seed=seed))
@@ -79,7 +80,6 @@ class SyneTune(WithOptuna):
         self.trial_of = lambda n: Trial(trial_id=n, config={}, creation_time=None)
         self.moasha = MOASHA(config_space={}, metrics=list(OBJECTIVES), do_minimize=False, time_attr="epoch",
                              max_t=problem.epochs, grace_period=1, reduction_factor=3)
-        self.full: list[tuple[int, int, tuple[float, float]]] = []
 
     def begin(self, job: Job, params: dict) -> None:
         self.moasha.on_trial_add(self.trial_of(job.number))
@@ -88,14 +88,6 @@ class SyneTune(WithOptuna):
         super().report(job, epoch, point)
         result = {"epoch": epoch, **dict(zip(OBJECTIVES, point))}
         return self.moasha.on_trial_result(self.trial_of(job.number), result) != "STOP"
-
-    def end(self, job: Job, complete: bool) -> None:
-        super().end(job, complete)
-        if complete:
-            self.full.append(self.told[-1])
-
-    def shown(self) -> list[tuple[int, int]]:
-        return [self.full[i][:2] for i in nondominated([t[2] for t in self.full], [True, True])]
 
 
 @dataclass(frozen=True)
@@ -114,8 +106,8 @@ class Ours(Contender):
     def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None,
                  on_rung: str = "stop"):
         self.problem = problem
-        self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), max_epochs=problem.epochs,
-                              seed=seed, sampler=sampler, scheduler=scheduler, on_rung=on_rung)
+        self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), seed=seed,
+                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler, on_rung=on_rung)
         self.history = History(None)
         self.rungs: Rungs | None = rungs_for(self.spec)
         self.proposer = Proposer(self.spec, self.history, self.rungs)
@@ -130,7 +122,8 @@ class Ours(Contender):
 
     def report(self, job: Job, epoch: int, point) -> bool:
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
-        return self.rungs is None or self.rungs.feed(job.number, epoch, point, self.problem.start(job.config)) == CONTINUE
+        start = self.problem.start(job.config)
+        return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
 
     def end(self, job: Job, complete: bool) -> None:
         state = FULL if complete else STOPPED
@@ -149,7 +142,8 @@ def contenders() -> dict:
     return {
         "random, full budget": (lambda p, s: WithOptuna(p, samplers.RandomSampler(seed=s)), False),
         "Optuna TPE, full budget": (lambda p, s: WithOptuna(p, samplers.TPESampler(seed=s)), False),
-        "Optuna NSGA-II, full budget": (lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)), False),
+        "Optuna NSGA-II, full budget": (
+            lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)), False),
         "Ray Tune stock (OptunaSearch + ASHA)": (StockRay, False),
         "Syne Tune MOASHA": (SyneTune, False),
         "ours": (Ours, False),

@@ -4,8 +4,8 @@
 
 Wall time and memory come from `tuner search --method srat` as a user runs it. Turnover is the time between the last
 report of one trial and the start of the next one's first epoch on a reused actor; ours and plain Ray Tune's (stock
-OptunaSearch, stock loggers, `reuse_actors=True`) are measured in one run with the same trials, both with random proposals:
-what a model's proposal costs is `proposal_cost`'s subject.
+OptunaSearch, stock loggers, `reuse_actors=True`) are measured in one run with the same trials, both with random
+proposals: what a model's proposal costs is `proposal_cost`'s subject.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def tree_rss(pid: int) -> int:
 def main_job(home: str) -> dict:
     """One run of the main job through the command line."""
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--home", home, "--json"],
-                               stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--home", home, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak, done = [0], threading.Event()
 
     def watch() -> None:
@@ -67,7 +67,8 @@ def _epochs(path: str) -> list[dict]:
 
 
 def _gaps(reports: list[tuple[int, float, float]]) -> list[float]:
-    """Seconds from each trial's last report to the start of the next trial's first epoch; reports are (trial, time, busy)."""
+    """Seconds from each trial's last report to the start of the next trial's first epoch; a report is (trial, time,
+    busy)."""
     return [t1 - busy - t0 for (a, t0, _), (b, t1, busy) in zip(reports, reports[1:]) if a != b]
 
 
@@ -79,7 +80,8 @@ def our_turnover(home: str, trials: int) -> list[float]:
     from tuner.home import Home
     from tuner.spec import SearchSpec
 
-    spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS, name=f"turnover-{time.time_ns()}")
+    spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS,
+                      name=f"turnover-{time.time_ns()}")
     search(spec, Home(home))
     epochs = _epochs(os.path.join(home, "searches", spec.search_name, "history.jsonl"))
     return _gaps([(e["trial"], e["time"], e["metrics"]["train_s"] + e["metrics"]["eval_s"]) for e in epochs])
@@ -136,9 +138,9 @@ def plain_turnover(home: str, trials: int) -> list[float]:
 
     search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"],
                           sampler=optuna.samplers.RandomSampler(seed=0))
-    tune.Tuner(tune.with_resources(Plain, {"cpu": 1}),
-               tune_config=tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True),
-               run_config=tune.RunConfig(storage_path=os.path.join(home, "plain"), callbacks=[Clock()], verbose=0)).fit()
+    how = tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True)
+    where = tune.RunConfig(storage_path=os.path.join(home, "plain"), callbacks=[Clock()], verbose=0)
+    tune.Tuner(tune.with_resources(Plain, {"cpu": 1}), tune_config=how, run_config=where).fit()
     return _gaps(reports)
 
 
@@ -158,7 +160,8 @@ def main() -> None:
 
         import ray
 
-        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
+                 logging_level=logging.ERROR)
         from trainables.data import prepare
 
         prepare("digits", Path(home))

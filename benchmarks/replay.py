@@ -1,8 +1,8 @@
 """Recorded learning curves, and searches replayed over them in simulated time.
 
-Layout of a table (Parquet): any config columns, then trial, seed, epoch, robust_acc, worst_class_robust_acc, cost_s; one row
-per epoch, several seeds per trial. A `method` column splits a table into problems. A proposal is answered by the nearest
-configuration that was not used yet; every contender gets the same answer rule, and is told which setting it really got.
+Layout of a table (Parquet): config columns, then trial, seed, epoch, robust_acc, worst_class_robust_acc, cost_s; one
+row per epoch, several seeds per trial. A `method` column splits a table into problems. A proposal is answered by the
+nearest configuration that was not used yet; every contender gets the same answer rule, and is told what it really got.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tuner.front import hypervolume, nondominated
 from tuner.space import Space
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
-KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess", *OBJECTIVES}
+KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess",
+         *OBJECTIVES}
 
 
 class Problem:
@@ -31,7 +32,8 @@ class Problem:
         keys = list(zip(rows["trial"], rows["seed"], rows["epoch"]))
         self.epochs, seeds = max(rows["epoch"]), sorted(set(rows["seed"]))
         at = {key: i for i, key in enumerate(keys)}
-        configs = [t for t in sorted(set(rows["trial"])) if all((t, s, e) in at for s in seeds for e in range(1, self.epochs + 1))]
+        configs = [t for t in sorted(set(rows["trial"]))
+                   if all((t, s, e) in at for s in seeds for e in range(1, self.epochs + 1))]
         table = np.array([rows[o] for o in OBJECTIVES], dtype=float).T
         where = np.array([[[at[t, s, e] for e in range(1, self.epochs + 1)] for s in seeds] for t in configs])
         self.curves = table[where]  # (configs, seeds, epochs, 2)
@@ -78,8 +80,9 @@ class Problem:
         return int(np.argmin(gap))
 
     def start(self, config: int) -> int:
-        """First epoch at which the configuration reweights: its ``p/start`` (a fraction), else 0."""
-        return round(float(self.params[config].get("p/start", 0.0)) * self.epochs)
+        """First epoch at which the configuration reweights: its ``start`` (a fraction), else 0."""
+        params = self.params[config]
+        return round(float(params.get("p/start", params.get("start", 0.0)) or 0.0) * self.epochs)
 
 
 def load(path: str) -> list[Problem]:
@@ -125,7 +128,7 @@ class Contender:
 
 def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, workers: int, budget: int, seed: int,
            trunk: bool = False) -> list[tuple[int, float]]:
-    """Simulate a search that may train ``budget`` epochs; returns (epochs trained, true hypervolume shown) per trial end.
+    """Simulate a search that may train ``budget`` epochs: (epochs trained, true hypervolume shown) per trial end.
 
     With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already.
     """

@@ -2,9 +2,9 @@
 
     python -m benchmarks.search_quality --table benchmarks/curves.parquet [--seeds 20] [--json OUT]
 
-Hypervolume is that of the front a user is shown, scored with true values (mean over the table's seeds), as a fraction of
-the best the table holds. For every contender: epochs to 95 %, and the hypervolume at shares of the budget, mean with a
-95 % bootstrap interval over the replications. Contenders that are not installed are named and left out.
+Hypervolume is that of the front a user is shown, scored with true values (mean over the table's seeds), as a fraction
+of the best the table holds. For every contender: epochs to 95 %, and the hypervolume at shares of the budget, mean with
+a 95 % bootstrap interval over the replications. Contenders that are not installed are named and left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -39,10 +41,18 @@ def interval(values: list[float], rng) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def measure(problem, name: str, make, trunk: bool, workers: int, budget: int, seeds: int) -> dict:
-    rng, curves, begin = np.random.default_rng(0), [], time.time()
-    for seed in range(seeds):
-        curves.append(replay(problem, make, workers=workers, budget=budget, seed=seed, trunk=trunk))
+problems = lru_cache(load)
+
+
+def one(table: str, which: int, name: str, workers: int, budget: int, seed: int) -> list[tuple[int, float]]:
+    """One replayed search; what is passed is small, so that a process of the pool can run it."""
+    make, trunk = contenders()[name]
+    return replay(problems(table)[which], make, workers=workers, budget=budget, seed=seed, trunk=trunk)
+
+
+def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int) -> dict:
+    rng, begin = np.random.default_rng(0), time.time()
+    curves = list(pool.map(run, range(seeds)))
     to_95 = [reached(c, 0.95 * problem.best_hypervolume) for c in curves]
     at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
     return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget, "seeds": seeds,
@@ -64,21 +74,24 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, action="append")
-    parser.add_argument("--full-trials", type=int, default=60, help="budget: this many trials of full length")
+    parser.add_argument("--full-trials", type=int, default=40, help="budget: this many trials of full length")
     parser.add_argument("--only", action="append", help="contender; repeatable")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on it")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rows = []
-    for problem in load(args.table):
+    rows, pool = [], ProcessPoolExecutor(args.jobs)
+    for which, problem in enumerate(problems(args.table)):
         print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
               f"{problem.curves.shape[1]} seeds, {len(problem.space.searched)} parameters, best hypervolume "
               f"{problem.best_hypervolume:.4f}, front of {problem.front_size}", flush=True)
         for workers in args.workers or (4, 16):
-            for name, (make, trunk) in contenders().items():
+            budget = args.full_trials * problem.epochs
+            for name, (_, trunk) in contenders().items():
                 if (args.only and name not in args.only) or (trunk and not shares_burn_in(problem)):
                     continue
+                run = partial(one, args.table, which, name, workers, budget)
                 try:
-                    row = measure(problem, name, make, trunk, workers, args.full_trials * problem.epochs, args.seeds)
+                    row = measure(pool, problem, name, run, workers, budget, args.seeds)
                 except ImportError as error:
                     print(f"  {name}: left out, {error}", file=sys.stderr)
                     continue

@@ -1,9 +1,9 @@
-"""What `tuner verify`'s default attack costs against the standard AutoAttack ensemble, and how far the results are apart.
+"""What `tuner verify`'s default attack costs against the standard AutoAttack ensemble, and how far results are apart.
 
     python -m benchmarks.verify_cost [--images 359] [--models 2] [--epochs 12] [--json OUT]
 
-Digits CNNs are trained in full (imbalance exp:10), one per method of at and srat; both attacks judge the same test images. Cost
-is CPU time of the process on one thread, because wall time on a shared machine says little.
+Digits CNNs are trained in full (imbalance exp:10), one per method of at and srat; both attacks judge the same test
+images. Cost is CPU time of the process on one thread, because wall time on a shared machine says little.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         rows = [measure(m, home, args.images, args.epochs) for m in METHODS[:args.models]]
     for r in rows:
-        print(f"{r['method']:6} {r['images']} images: apgd {r['apgd']['cpu_s']:.1f} CPU-s, {r['apgd']['robust']:.4f} robust; "
-              f"autoattack {r['autoattack']['cpu_s']:.1f} CPU-s, {r['autoattack']['robust']:.4f}; share {r['share']:.1%}, "
+        ours, theirs = r["apgd"], r["autoattack"]
+        print(f"{r['method']:6} {r['images']} images: apgd {ours['cpu_s']:.1f} CPU-s, {ours['robust']:.4f} robust; "
+              f"autoattack {theirs['cpu_s']:.1f} CPU-s, {theirs['robust']:.4f}; share {r['share']:.1%}, "
               f"{r['points']:+.2f} points")
-        print("      ", r["apgd"]["broken"], r["autoattack"]["broken"], r["apgd"]["alarms"], r["autoattack"]["alarms"])
+        print("      ", ours["broken"], theirs["broken"], ours["alarms"], theirs["alarms"])
     if args.json:
-        args.json.write_text(json.dumps({"torch": torch.__version__, "machine": platform.processor() or platform.machine(),
-                                         "rows": rows}, indent=1))
+        machine = platform.processor() or platform.machine()
+        args.json.write_text(json.dumps({"torch": torch.__version__, "machine": machine, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tuner.dashboard import Dashboard
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-GCS, DASHBOARD, MLFLOW = 6379, 8265, 5000
+GCS, DASHBOARD = 6379, 8265
 # How soon the head gives a silent node up: see deploy/README.md, "Nodes come and go".
 NOTICE = {"RAY_health_check_period_ms": "3000", "RAY_health_check_timeout_ms": "5000",
           "RAY_health_check_failure_threshold": "4"}
@@ -91,13 +91,6 @@ class Host:
     def mend(self) -> None:
         ip("link", "set", self.wire, "up")
 
-    def supervised(self) -> None:
-        """What systemd or Kubernetes would do: start again what has ended."""
-        if self.process and self.process.poll() is not None:
-            for pid in self.pids():
-                os.kill(pid, signal.SIGKILL)
-            self.start()
-
 
 class Hosts:
     """A head and workers on one bridge; a user's machine is this one. ``mlflow``: a server on PostgreSQL beside them."""
@@ -130,8 +123,7 @@ class Hosts:
             from tests.hosts_mlflow import start_mlflow
 
             self.mlflow = self._host("mlflow", 200)
-            start_mlflow(self.mlflow)
-            self.env["MLFLOW_TRACKING_URI"] = f"http://{self.mlflow.address}:{MLFLOW}"
+            self.env["MLFLOW_TRACKING_URI"] = start_mlflow(self.mlflow)
         self.head = self._host("head", 1)
         self.head.env = NOTICE
         self.head.command = [
@@ -156,10 +148,16 @@ class Hosts:
         if self.head.process is None or self.head.process.poll() is not None:
             self.head.start()
         self.wait(self._answers, seconds, "the head's dashboard")
+        self.wait(self._complete, seconds, "all nodes")
+
+    def _complete(self) -> bool:
+        """Whether all nodes live. A supervisor starts again what has ended: Ray gives a node 30 s to start, and one that
+        the head has given up ends itself."""
         for worker in self.workers:
             if worker.process is None or worker.process.poll() is not None:
+                worker.kill()
                 worker.start()
-        self.wait(lambda: self.living() == len(self.workers) + 1, seconds, "all nodes")
+        return self.living() == len(self.workers) + 1
 
     def _answers(self) -> bool:
         try:

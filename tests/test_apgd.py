@@ -63,8 +63,37 @@ def test_every_image_ends_where_the_authors_code_ends(case, loss):
 def test_checkpoints_by_hand():
     """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99, times the steps, rounded up."""
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert sorted(checkpoints(1000)) == [220, 410, 570, 700, 800, 870, 930, 990]
     assert sorted(checkpoints(20)) == [5, 9, 12, 14, 16, 18, 19, 20]
     assert sorted(checkpoints(10)) == [3, 5, 6, 7, 8, 9, 10] and checkpoints(1) == {1}
+
+
+# Losses of iterates 0 .. 9 (20 steps: the step size is reconsidered at 5 and 9), what happens at 9, iterates 10, 11.
+# The gradient points up until iterate 9, then down, so every iterate from 1 on lies on the border 0.75 of the ball; the
+# first step is 0.5. Not halved: down by 0.75 * 0.5. Halved: back to the best point, up there, then down by 0.75 * 0.25.
+HALVINGS = [
+    ([0, 1, 2, 3, 10, 1, 2, 3, 4, 5], "no gain since 5, though every step rose", [0.75, 0.5625]),
+    ([0, 1, 2, 3, 10, 1, 2, 3, 4, 11], "every step rose, and a gain", [0.375, None]),
+    ([0, 1, 2, 3, 10, 1, 2, 11, 3, 4], "a gain, but only 3 of 4 steps rose", [0.75, 0.5625]),
+    ([0, 10, 1, 2, 3, 2, 3, 4, 5, 6], "no gain, but halved at 5, where 3 of 5 rose", [0.5625, None]),
+]
+
+
+@pytest.mark.parametrize("losses, why, last", HALVINGS, ids=[why for _, why, _ in HALVINGS])
+def test_when_the_step_is_halved_by_hand(losses, why, last):
+    seen = []
+
+    def loss_of(z, y):
+        i = len(seen)
+        seen.append(z.detach().item())
+        value, slope = (losses[i], 1.0) if i < 9 else (losses[9] if i == 9 else 0.0, -1.0)
+        return (value + slope * (z - z.detach())).squeeze(1)
+
+    x = t(0.5, 0.5).reshape(1, 1, 1, 2)
+    found, _ = apgd(lambda x: x.flatten(1)[:, :1], x, torch.tensor([0]), loss_of, eps=0.25, steps=20)
+    assert found.flatten().tolist() == [0.75, 0.5]  # no gradient, no step
+    assert seen[:10] == [0.5] + [0.75] * 9
+    assert seen[10] == last[0] and last[1] in (None, seen[11])
 
 
 def test_survived_counts_every_iterate():
@@ -84,16 +113,17 @@ def test_survived_counts_every_iterate():
 @pytest.mark.parametrize("together", [True, False], ids=["one-batch", "one-by-one"])
 def test_the_targeted_attack_is_the_best_of_one_run_per_target(case, together):
     """Small images go through in one batch, large ones target by target; both are three separate runs."""
-    small, x, y, _ = case
-    forward, x, y = small, x[:50], y[:50]
+    small, x, y, start = case
+    forward, x, y, start = small, x[:50], y[:50], start[:50]
     if not together:  # the same images, behind pixels that the model does not see
-        x = torch.cat([x.flatten(1), torch.zeros(len(x), SMALL, dtype=D)], 1)
+        x, start = (torch.cat([v.flatten(1), torch.zeros(len(v), SMALL, dtype=D)], 1) for v in (x, start))
         forward = lambda z: small(z[:, :12])  # noqa: E731
     ranks = forward(x).scatter(1, y[:, None], -torch.inf).sort(1, descending=True).indices
     eps = torch.linspace(0.02, 0.2, len(x), dtype=D)
-    runs = [apgd(forward, x, y, partial(dlr_targeted, target=ranks[:, i]), eps=eps, steps=10) for i in range(3)]
+    runs = [apgd(forward, x, y, partial(dlr_targeted, target=ranks[:, i]), eps=eps, steps=10, x_start=start)
+            for i in range(3)]
     margins = torch.stack([logit_margin(forward(found), y) for found, _ in runs])
-    found, survived = apgd_targeted(forward, x, y, eps=eps, steps=10, targets=3)
+    found, survived = apgd_targeted(forward, x, y, eps=eps, steps=10, targets=3, x_start=start)
     close(logit_margin(forward(found), y), margins.amax(0))
     assert torch.equal(survived, torch.stack([s for _, s in runs]).amin(0))
     assert margins.argmax(0).unique().tolist() == [0, 1, 2], "each target is the best for some image"

@@ -53,7 +53,7 @@ def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
 def place(browser, trial: int) -> tuple[float, float]:
     """Where a trial's point is on the screen."""
     return browser.js(f"""const g = {FRONT}, l = g._fullLayout, b = g.getBoundingClientRect();
-        const p = D.points.find(q => q.trial === arguments[0]);
+        const p = D.points.find(q => q.id === String(arguments[0]));
         return [b.left + l._size.l + l.xaxis.d2p(p.x), b.top + l._size.t + l.yaxis.d2p(p.y)]""", trial)
 
 
@@ -67,6 +67,7 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
         assert "trial 2" in text and "epoch 2 of 4" in text and "sep_weight = " in text and "robust_acc: " in text
         browser.hover(*place(browser, 2), click=True)
         browser.wait("document.getElementById('trial').value === '2'")
+        assert browser.js("return document.querySelectorAll('#parallel .axis-title').length") == 9 + 2
         bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.x, t.y])")
         assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
         assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)])

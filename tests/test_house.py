@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {"search_spaces": set(), "trainables": {"search_spaces"}, "tuner": {"search_spaces", "trainables"}}
 ONLY_IN = {"ray": {"trainables/ray_adapter.py", "tuner/driver.py", "tuner/searcher.py", "tuner/watch.py",
-                   "tuner/cluster.py", "tuner/scheduler.py", "tuner/submission.py",
+                   "tuner/breaks.py", "tuner/cluster.py", "tuner/scheduler.py", "tuner/submission.py",
                    "tuner/verify.py", "tuner/nodes.py"},
            "mlflow": {"tuner/tracking.py", "tuner/mlflow_ui.py", "tuner/mlflow_runs.py", "tuner/mlflow_view.py",
                       "tuner/mlflow_layout.py",

@@ -1,9 +1,12 @@
 """The training loop: repeats itself, goes on bit by bit where it stopped, and says when it diverges."""
 
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+import torch._inductor.config
+from torch._dynamo.utils import counters
 
 from search_spaces.training import training_for
 from trainables.attack import pgd
@@ -112,7 +115,7 @@ def test_clamp_inside_the_graph_would_look_more_robust(config):
 
 
 def test_evaluation_counts_by_hand():
-    """A linear model on one pixel: class 1 where the pixel is above 0.5; eps 0.2 fools exactly those within 0.2 of it."""
+    """A linear model on one pixel: class 1 where it is above 0.5; eps 0.2 fools exactly those within 0.2 of that."""
     class Split:
         x = torch.tensor([0.0, 0.2, 0.35, 0.65, 0.9, 0.2]).reshape(6, 1, 1, 1)
         labels = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -131,7 +134,8 @@ def test_evaluation_counts_by_hand():
     assert result.count.tolist() == [3, 3] and result.clean.tolist() == [3, 2]
     assert result.ce_robust.tolist() == [2, 1] and result.robust.tolist() == [2, 1]
     metrics = result.metrics(["a", "b"])
-    assert metrics["robust_acc"] == pytest.approx((2 / 3 + 1 / 3) / 2) and metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
+    assert metrics["robust_acc"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
 
 
 def test_partners_share_the_class_and_are_someone_else():
@@ -166,3 +170,21 @@ def test_training_and_evaluation_never_touch_the_test_split(config, tmp_path):
     assert trainer.run_epoch() and not hasattr(trainer.splits, "test")
     with pytest.raises(Exception):
         open_test(DataSpec(), tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_attack_model_trains_the_same_and_compiles_once(config):
+    """128 does not divide the images: the remainder waits for the next shuffle, so no batch is smaller than others."""
+    knobs = {**config.training, "batch_size": 128, "attack_steps": 2}
+    plain, compiled = (Trainer(replace(config, method="at", params={}, training={**knobs, "compile": c}))
+                       for c in ("off", "on"))
+    assert len(plain.splits.train) % 128
+    counters.clear()
+    graphs = []
+    for _ in range(2):
+        with torch._inductor.config.patch(compile_threads=1):  # a pool of compilers costs more than it saves
+            losses = [trainer.run_epoch()["train_loss"] for trainer in (plain, compiled)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1, 1] and not counters["graph_break"]
+    assert torch.allclose(weights(plain), weights(compiled), atol=1e-2)

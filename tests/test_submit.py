@@ -270,7 +270,7 @@ def test_driver_on_the_head_node(cluster, tmp_path):
 @pytest.mark.parametrize(
     "args, env, code, words",
     [
-        (["submit", *TINY, "--gpus-per-trial", "1"], {}, 2, "--gpus-per-trial 1 is more than any node of"),
+        (["submit", *TINY, "--gpus-per-trial", "1"], {}, 2, "--gpus-per-trial 1 is more than any node has"),
         (["submit", *TINY], {"RAY_AUTH_TOKEN": ""}, 2, "requires a token and none is here"),
         (["jobs"], {"RAY_AUTH_TOKEN": "wrong" * 9}, 1, "refuses the token from here"),
         (

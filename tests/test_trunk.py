@@ -1,4 +1,4 @@
-"""The trunk: a trial that branched ends with the bits of one that trained alone, and nobody trains the same trunk twice."""
+"""The trunk: a trial that branched ends with the bits of one that trained alone, and no trunk is trained twice."""
 
 import os
 import signal
@@ -48,7 +48,8 @@ CASES = [
 def config(tmp_path_factory):
     torch.set_num_threads(1)
     knobs = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
-    return TrialConfig("gairat", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=EPOCHS, trunk="auto")
+    home = str(tmp_path_factory.mktemp("home"))
+    return TrialConfig("gairat", training=knobs, home=home, max_epochs=EPOCHS, trunk="auto")
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_own_checkpoint_goes_before_the_trunk(config, tmp_path):
 
 @pytest.mark.parametrize("method", ["cfol", "robal"])
 def test_fine_tuning_starts_from_plain_at(fresh, method):
-    """at:2 by hand: two epochs of AT (with the method's kind of classifier), whose last statistics the method then sees."""
+    """at:2 by hand: two epochs of AT (with the method's kind of classifier), whose last statistics the method sees."""
     config = replace(fresh, method=method, trunk="at:2")
     base = Trainer(replace(config, method="at", trunk="none"), head=Trainer(config).method.head)
     rows = [base.run_epoch(), base.run_epoch()]
@@ -168,11 +169,13 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
         return key_hash(trunk_key(Trainer(replace(config, **changes))))
 
     mine = name()
-    assert mine == name(params={"lam": 2.0, "start": 0.3}) == name(method="mail") == name(method="faal") == name(trial=7)
+    assert mine == name(params={"lam": 2.0, "start": 0.3}) == name(method="mail") == name(method="faal")
+    assert mine == name(trial=7)
     knobs = config.training
     others = [name(seed=1), name(max_epochs=7), name(imbalance="exp:5"), name(model="cnn:0.5"), name(method="srat"),
               name(training={**knobs, "lr": 0.07}), name(training={**knobs, "eval_attack": 5}),
-              name(method="mail", params={"form": "trades"}), name(method="mail", params={"form": "trades", "beta": 2.0}),
+              name(method="mail", params={"form": "trades"}),
+              name(method="mail", params={"form": "trades", "beta": 2.0}),
               name(method="fairfront", params={"class_weight": "hedge"})]
     torch.set_num_threads(2)
     others.append(name())
@@ -201,7 +204,8 @@ def test_code_version_changes_with_the_source(monkeypatch, tmp_path):
     trunk.code_version.cache_clear()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:5000] + b"x" + data[5001:], lambda data: b""])
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:5000] + b"x" + data[5001:],
+                                    lambda data: b""])
 def test_damaged_file_is_trained_again(fresh, damage):
     whole = Trainer(fresh)
     run_to_branch(whole)

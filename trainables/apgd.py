@@ -51,7 +51,7 @@ def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, 
     Returns ``x'``, for every sample the one of largest margin (largest wrong logit minus true one), and
     ``survived`` (B,) int64, the fewest iterates 0 .. steps classified right on the way to any target.
     """
-    eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
+    eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).flatten()
     with torch.no_grad():
         logits = forward(x)
         others = logits.scatter(1, y[:, None], float("-inf"))

@@ -1,9 +1,10 @@
 """The one attack of training and evaluation: projected gradient ascent in the L-infinity ball.
 
-Conventions, because published codes differ in them: the start is projected into the ball and into [0, 1]; a step is
-``x + step * sign(gradient)`` with sign(0) = 0, then projection on the ball, then on [0, 1]; the projection is outside the
-autograd graph (a clamp inside it zeroes the gradient at exact 0 and 1 pixels and looks like robustness); the last iterate
-is returned. Parameter gradients are never computed. The caller decides the batch norm mode of ``forward``.
+Conventions, because published codes differ in them: the first iterate is ``x_start`` as it is given (``start_point``
+says which lie in the ball); a step is ``x + step * sign(gradient)`` with sign(0) = 0, then projection on the ball, then
+on [0, 1]; the projection is outside the autograd graph (a clamp inside it zeroes the gradient at exact 0 and 1 pixels
+and looks like robustness); the last iterate is returned. Parameter gradients are never computed. The caller decides the
+batch norm mode of ``forward``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 
 def start_point(x: Tensor, eps: Tensor, start: str, generator: torch.Generator | None = None) -> Tensor:
-    """Where the attack begins: "none" at x; "uniform" in the ball; "gaussian" x + 0.001 N(0, 1) (needed by KL attacks)."""
+    """Where the attack begins: "none" at x; "uniform" in the ball and in [0, 1]; "gaussian" x + 0.001 N(0, 1),
+    unclipped as published (KL attacks need it: their gradient vanishes at x)."""
     if start == "none":
         return x.clone()
     if start == "uniform":
@@ -31,11 +33,12 @@ def pgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: Callabl
         stop_after: int | None = None) -> tuple[Tensor, Tensor]:
     """Maximise ``loss(forward(x'), y)`` over ``|x' - x| <= eps`` by ``steps`` signed steps.
 
-    ``x`` (B, ...) in [0, 1]; ``loss`` gives (B,); ``eps`` and ``step`` are a number or (B,), in pixel units; ``x_start``
-    defaults to ``x``. With ``stop_after`` = tau a sample is frozen once it has been misclassified at tau + 1 iterates
-    (Friendly AT, Zhang et al. 2020).
+    ``x`` (B, ...) in [0, 1]; ``loss`` gives (B,); ``eps`` and ``step`` are a number or (B,), in pixel units;
+    ``x_start`` defaults to ``x``. With ``stop_after`` = tau a sample is frozen once it has been misclassified at
+    tau + 1 iterates (Friendly AT, Zhang et al. 2020).
 
-    Returns ``x'`` and ``survived`` (B,) int64: how many of the iterates 0 .. steps-1 were classified right (GAIRAT's kappa).
+    Returns ``x'`` and ``survived`` (B,) int64: how many of the iterates 0 .. steps-1 were classified right (GAIRAT's
+    kappa).
     """
     shape = (-1,) + (1,) * (x.dim() - 1)
     eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape(shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """A running average of a model: ``average <- decay * average + (1 - decay) * model``, batch norm buffers included."""
+    """A running average of a model, batch norm buffers included: average <- decay * average + (1 - decay) * model."""
 
     def __init__(self, model: nn.Module):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

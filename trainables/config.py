@@ -1,4 +1,4 @@
-"""What one trial is told: a plain dictionary that travels through Ray, read back as a ``TrialConfig``. No torch here."""
+"""What one trial is told: a plain dictionary that travels through Ray, read back as a ``TrialConfig``. No torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrialConfig:
     home: str = "tuner-home"
     trial: int = 0
     folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
-    trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of plain AT)
+    trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of AT)
     trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
     storage: str | None = None  # path or URL where nodes share trunks and data; None: the home
 

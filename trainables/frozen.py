@@ -18,7 +18,7 @@ class Frozen:
     """Callable like the model: x (B, C, H, W) in [0, 1] -> logits (B, K) in float32 (float64 if the model is)."""
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False):
-        """``batch_stats``: batch norm uses the batch's statistics (and nothing is folded), running ones stay untouched."""
+        """``batch_stats``: batch norm uses the batch's statistics, nothing is folded; running ones stay as they are."""
         self.source = model
         self.dtype = dtype
         self.module = copy.deepcopy(model).requires_grad_(False)

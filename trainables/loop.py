@@ -56,7 +56,7 @@ class Trainer:
                                          weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
         self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
-        if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share the compiled code
+        if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
@@ -68,7 +68,7 @@ class Trainer:
     # ---- one epoch -------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> dict[str, float]:
-        """Train epoch ``self.epoch`` (0-based), judge it on `val`, and return the metrics of DESIGN (`epoch` is 1-based)."""
+        """Train epoch ``self.epoch`` (0-based), judge it on `val`; the metrics of DESIGN (there `epoch` is 1-based)."""
         begin = time.perf_counter()
         totals = self._train()
         loss = totals["loss"].item()  # the epoch's one synchronisation with the device
@@ -134,7 +134,8 @@ class Trainer:
         with torch.no_grad():
             clean = self.attacked(x) if attack.loss == "inner" and self.method.inner_needs_clean else None
         if attack.loss == "dlr-targeted":
-            return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin)
+            return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets,
+                                 x_start=begin)
         losses = {**ATTACK_LOSSES, "inner": lambda z, t: self.method.inner_loss(z, t, clean)}
         return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=attack.step * eps, steps=attack.steps,
                    x_start=begin, stop_after=attack.stop_after)
@@ -145,7 +146,8 @@ class Trainer:
             logits, features = self._forward(x_adv)
             adversaries.append(Adversary(x_adv, logits, features, survived))
         return Batch(x, y, adversaries, self.epoch, self.config.max_epochs, lambda: self._forward(x),
-                     forward=self._forward, class_weights=self.class_weights, label_smoothing=self.knobs.label_smoothing)
+                     forward=self._forward, class_weights=self.class_weights,
+                     label_smoothing=self.knobs.label_smoothing)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):

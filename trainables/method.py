@@ -255,11 +255,11 @@ class Method(nn.Module):
         return False
 
     def burn_in(self) -> tuple[str, dict[str, Any]]:
-        """What is trained before ``start``, bit by bit: a method's name and parameters. Here the plain loss of `form`."""
+        """What is trained before ``start``, bit by bit: a method's name and parameters. Here: plain loss of `form`."""
         return self.form, {} if self.form == "at" else {"beta": self.params.beta}
 
     def own_burn_in(self, **values) -> tuple[str, dict[str, Any]]:
-        """A ``burn_in`` that is the method itself, as it is before ``start``: what acts there, and the latest start there is."""
+        """A ``burn_in`` that is the method itself, as it is before ``start``: what acts there, and the latest start."""
         known, mine = params_of(type(self.params)), vars(self.params)
         acting = {n: mine[n] for n, p in known.items() if p.burn_in and p.active(mine)}
         return type(self).__name__.lower(), {**acting, **values, "start": known["start"].range.high}

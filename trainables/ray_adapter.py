@@ -13,8 +13,9 @@ from trainables.config import TrialConfig
 class TrialActor(tune.Trainable):
     """Reports ``{"trial", "metrics", "done"}`` after every epoch, or ``"failed": reason`` where a trial diverged.
 
-    On its way to the trunk's end ``metrics`` is None and ``trunk`` says what this step did: ``{"trained": epoch or None}``. The
-    step that leaves the trunk reports its last epoch, and in ``trunk`` all of them: ``{"epochs", "past", "name"}``.
+    On its way to the trunk's end ``metrics`` is None and ``trunk`` says what this step did: ``{"trained": epoch or
+    None}``. The step that leaves the trunk reports its last epoch, and in ``trunk`` all of them: ``{"epochs", "past",
+    "name"}``.
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whoever started it.
@@ -56,10 +57,11 @@ class TrialActor(tune.Trainable):
         return self._report(metrics)
 
     def _on_trunk(self) -> dict | None:
-        """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: go on with an epoch of its own."""
+        """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: time for one of its own."""
         past = self.branch.leave() if self.branch.ready() else None
         if past is None:
-            return {"trial": self.trial.trial, "metrics": None, "trunk": {"trained": self.branch.advance()}, "done": False}
+            trained = self.branch.advance()
+            return {"trial": self.trial.trial, "metrics": None, "trunk": {"trained": trained}, "done": False}
         trunk, self.branch = {"epochs": len(past), "past": past, "name": self.branch.name}, None
         return None if self.silent else {**self._report(past[-1]), "trunk": trunk}
 

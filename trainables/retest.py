@@ -55,6 +55,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
         yield {"stage": vars(stage)}
     yield {"result": {
         "labels": split.labels.cpu().numpy(), "broken_by": cascade.broken_by.numpy(),
-        "stages": [vars(s) for s in cascade.stages], "alarms": cascade.alarms, "classes": about["architecture"]["classes"],
+        "stages": [vars(s) for s in cascade.stages], "alarms": cascade.alarms,
+        "classes": about["architecture"]["classes"],
         "eps": knobs.eps, "epoch": about["epoch"], "checkpoint": fingerprint(folder), "device": device,
         "torch": torch.__version__, "seconds": round(time.perf_counter() - begin, 2)}}

@@ -20,8 +20,8 @@ from trainables.storage import below
 
 
 def load_trial(folder: str | Path, home: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the CPU, and
-    what describes it: ``architecture`` and ``config``.
+    """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
+    CPU, and what describes it: ``architecture`` and ``config``.
 
     ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
     """
@@ -64,7 +64,7 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). No pickle is read."""
+    """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). No pickle."""
     from safetensors.torch import load_file
 
     folder = Path(folder)

@@ -1,4 +1,5 @@
-"""Square Attack (Andriushchenko et al., ECCV 2020), L-infinity, margin loss: black-box, so it sees through masked gradients.
+"""Square Attack (Andriushchenko et al., ECCV 2020), L-infinity, margin loss: black-box, so masked gradients do not
+stop it.
 
 Short runs serve as a probe; the full attack of 5,000 queries is part of `--attack autoattack`.
 """

@@ -1,7 +1,7 @@
 """The trunk: what trials have in common before they reweight is trained once and branched from.
 
-Several trials, searches, methods and machines may need the same trunk at once. Whoever holds its lock trains one epoch and
-lets go, so any of them can go on where another was killed.
+Several trials, searches, methods and machines may need the same trunk at once. Whoever holds its lock trains one epoch
+and lets go, so any of them can go on where another was killed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SOURCES = ("loop", "attack", "apgd", "frozen", "augment", "batches", "averages",
 
 @lru_cache
 def code_version(base: str) -> str:
-    """A hash of the source files that a trunk of this base method depends on; any edit, even of a comment, changes it."""
-    names = [*SOURCES, "methods" if base == "fairfront" else f"methods/{base}"]  # fairfront is made of the other methods
+    """A hash of the source files that a trunk of this base method depends on; even the edit of a comment changes it."""
+    names = [*SOURCES, "methods" if base == "fairfront" else f"methods/{base}"]  # fairfront is made of the others
     files = [f for n in names for f in (sorted((PACKAGE / n).rglob("*.py")) or [PACKAGE / f"{n}.py"])]
     digest = hashlib.sha256()
     for file in files:
@@ -168,7 +168,7 @@ def open_branch(trainer: Trainer) -> Branch | None:
 
 
 def run_to_branch(trainer: Trainer) -> list[dict]:
-    """Train or load the trunk here and now and leave it; the metrics of its epochs (none for a trial that trains alone)."""
+    """Train or load the trunk here and now and leave it; its epochs' metrics (none for a trial that trains alone)."""
     branch = open_branch(trainer)
     past = None if branch else []
     while past is None:

@@ -1,7 +1,7 @@
 """How robust a finished model is under attacks far stronger than those a search can afford, image by image.
 
-A cascade: attacks run one after the other, cheapest first, each on the images that all earlier ones left standing. An image
-counts as broken if any iterate of any attack is misclassified by the model in float32. Attacks:
+A cascade: attacks run one after the other, cheapest first, each on the images that all earlier ones left standing. An
+image counts as broken if any iterate of any attack is misclassified by the model in float32. Attacks:
 
     apgd         the search's own two PGDs, APGD-CE (1 restart), targeted APGD, and a short black-box Square as a probe
     autoattack   the standard AutoAttack ensemble, the authors' code (pyautoattack), on every image
@@ -34,7 +34,7 @@ PROBE_QUERIES, PROBE_IMAGES = 100, 32
 OFFICIAL = ("apgd-ce", "apgd-t", "fab-t", "square")
 OFFICIAL_BATCH = 250  # AutoAttack's default: its random starts depend on which images share a batch
 SURVIVES, WRONG = -1, 0  # codes of ``broken_by``; else the number of the stage, "clean" being 0
-GAP = 0.15  # of the images classified right: more of them fell to margin losses after cross-entropy than honest models show
+GAP = 0.15  # of the images classified right: honest models lose fewer to margin losses after cross-entropy
 
 Broken = Callable[[Tensor, Tensor], Tensor]  # images, labels -> (B,) known to be broken
 
@@ -50,7 +50,8 @@ class Stage:
 
 
 class Cascade:
-    """Runs the attacks on a split. ``run`` yields a ``Stage`` after each; then ``broken_by`` (N,) and ``stages`` are whole."""
+    """Runs the attacks on a split. ``run`` yields a ``Stage`` after each; then ``broken_by`` (N,) and ``stages`` are
+    whole."""
 
     def __init__(self, model: nn.Module, split, attack: str, *, eps: float, search_steps: int, seed: int = 0,
                  batch_size: int = 512):
@@ -126,7 +127,8 @@ class Cascade:
 
     def _pgd_once(self, x: Tensor, y: Tensor, _=None, *, loss, steps: int) -> Tensor:
         begin = start_point(x, torch.as_tensor(self.eps, device=x.device), "uniform", self.generator)
-        found, survived = pgd(self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps, x_start=begin)
+        found, survived = pgd(self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps,
+                              x_start=begin)
         return (survived < steps) | self._wrong(found, y)
 
     def _apgd_once(self, x: Tensor, y: Tensor, loss, steps: int = STEPS) -> Tensor:
@@ -166,12 +168,12 @@ class Cascade:
             return
         box = by_name.get("square")
         if box and box.broken > max(1, 0.002 * by_name["clean"].tried):  # AutoAttack's own threshold
-            self.alarms.append(f"gradients may be masked: black-box Square broke {box.broken} of the {box.tried} images that "
-                               "every white-box attack had left standing")
+            self.alarms.append(f"gradients may be masked: black-box Square broke {box.broken} of the {box.tried} "
+                               "images that every white-box attack had left standing")
         margin = sum(by_name[n].broken for n in ("pgd-margin", "apgd-t") if n in by_name)
         if margin > max(GAP * clean, 10):
-            self.alarms.append(f"large gap between attacks: margin losses broke {margin} images ({margin / clean:.0%} of those "
-                               "classified right) that cross-entropy had left standing")
+            self.alarms.append(f"large gap between attacks: margin losses broke {margin} images ({margin / clean:.0%} "
+                               "of those classified right) that cross-entropy had left standing")
         if self.attack == "apgd":
             self._weak_against_strong()
 
@@ -182,11 +184,12 @@ class Cascade:
         if not len(rows):
             return
         x, y = self._batch(rows)
-        found = self._one_by_one(x, y, [lambda xs, ys, _: self._apgd_ce(xs, ys), lambda xs, ys, _: self._apgd_t(xs, ys)])
+        found = self._one_by_one(x, y, [lambda xs, ys, _: self._apgd_ce(xs, ys),
+                                        lambda xs, ys, _: self._apgd_t(xs, ys)])
         missed = int((~found).sum())
         if missed > max(1, 0.05 * len(rows)):
-            self.alarms.append(f"a weaker attack beats a stronger one: of {len(rows)} images that {self.search_steps}-step PGD "
-                               f"broke, {missed} withstood APGD")
+            self.alarms.append(f"a weaker attack beats a stronger one: of {len(rows)} images that "
+                               f"{self.search_steps}-step PGD broke, {missed} withstood APGD")
 
 
 class Official:

@@ -118,7 +118,8 @@ def search(
     experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
     max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
     cpus_per_trial: Annotated[Optional[float], _option("CPUs of one trial [1].")] = None,
-    gpus_per_trial: Annotated[Optional[float], _option("GPUs of one trial, fractions too [0].")] = None,
+    gpus_per_trial: Annotated[Optional[str], _option("GPUs of one trial, fractions too; auto: measured at the start [0].")] = None,
+    accelerator: Annotated[Optional[str], _option("Kind of GPU, as Ray calls it: H200, A100, L4 ... [any].")] = None,
     max_failures: Annotated[Optional[int], _option("Errors of its own after which a trial is given up; a lost node is "
                                                    "none [2].")] = None,
     time_budget: Annotated[Optional[float], _option("Seconds after which the search ends.")] = None,

@@ -7,6 +7,7 @@ import os
 from contextlib import contextmanager
 
 from tuner.home import Failed, UsageError
+from tuner.resources import lacking
 from tuner.spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
@@ -56,8 +57,6 @@ def _check_resources(ray, spec: SearchSpec) -> None:
     """A trial that asks for more than any node has would wait for ever."""
     if os.environ.get(GROWS):
         return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
-        most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-        if asked > most:
-            raise UsageError(f"--{kind.lower()}s-per-trial {asked:g} is more than any node has: the most is {most:g}")
+    wrong = lacking(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if wrong:
+        raise UsageError(wrong)

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tuner.lanes import Lanes
 from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.progress import Progress
 from tuner.replicates import total_trials
+from tuner.resources import bundle, settled
 from tuner.result import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
@@ -153,10 +155,12 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the watch says it in one line, the history has it all
     use_token()
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
+    from tuner.breaks import survive_memory_kills
     from tuner.nodes import check_shared
     from tuner.scheduler import RungScheduler
     from tuner.searcher import ProposalSearcher
@@ -171,11 +175,13 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
         watch.started(record)
         return {"trial": trial_config(spec, home, folder, record).to_dict(), "threads": int(spec.cpus_per_trial)}
 
-    with connect(spec) as _, _stoppable(until) as stop:
+    with connect(spec) as ray, _stoppable(until) as stop:
         check_shared(spec, home)
+        spec = settled(ray, spec, partial(first_trial, spec, home, folder), progress.say)
         tracker.wait_for_import()
+        survive_memory_kills()
         tuner = tune.Tuner(
-            tune.with_resources(TrialActor, {"cpu": spec.cpus_per_trial, "gpu": spec.gpus_per_trial}),
+            tune.with_resources(TrialActor, tune.PlacementGroupFactory([bundle(spec)])),
             tune_config=tune.TuneConfig(search_alg=ProposalSearcher(lanes, configure),
                                         num_samples=-1,  # until the searcher says so: lost trials come again
                                         scheduler=RungScheduler(lanes) if lanes.stops else None,
@@ -184,6 +190,13 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
         tuner.fit()
     shutil.rmtree(folder / "ray", ignore_errors=True)  # the history has it all
     return stop["why"] or ("time budget" if lanes.late else None)
+
+
+def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:
+    """The paper's setting, trained alone: what a trial costs is measured with it."""
+    lane = spec.lanes[0]
+    record = TrialRecord(0, lane.search_space().default(), lane.method, seed=spec.seed)
+    return replace(trial_config(spec, home, folder, record), trunk="none", folder=None)
 
 
 def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord) -> TrialConfig:

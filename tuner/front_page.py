@@ -30,6 +30,8 @@ function stairTraces() {
 
 const places = some => ({x: some.map(p => p.x), y: some.map(p => p.y), customdata: some.map(p => p.id),
                          hovertext: some.map(p => p.text), hoverinfo: "text"});
+const spread = (some, i) => ({type: "data", array: some.map(p => p.std ? p.std[i] : 0), thickness: 1, width: 3,
+                              visible: some.some(p => p.std)});
 
 // names of several searches need more room than a phone has; there a tap shows them
 const labelled = some => some.some(p => p.label) && !(narrow && D.overlay);
@@ -40,7 +42,7 @@ function pointTraces() {
     const marker = {color: s.colour, symbol: s.symbol, size: s.size, line: {width: s.symbol.endsWith("open") ? 2 : 0}};
     return some.length ? [{...places(some), name: `${s.name} (${some.length})`, meta: name, marker, opacity: s.opacity,
       text: some.map(p => p.label), textposition: "top right", mode: labelled(some) ? "markers+text" : "markers",
-      legendgroup: s.group, showlegend: s.legend}] : [];
+      error_x: spread(some, 0), error_y: spread(some, 1), legendgroup: s.group, showlegend: s.legend}] : [];
   });
 }
 

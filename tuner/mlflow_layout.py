@@ -38,6 +38,15 @@ def without_secrets(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
+REFUSES = ("refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
+           "MLFLOW_TRACKING_TOKEN)")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Is this MLflow's answer to a wrong user, password or token? Trying again with the same one does not help."""
+    return any(f"error code {code}" in str(error) for code in (401, 403))
+
+
 def quiet() -> None:
     """Before MLflow is imported: short waits for a server that is away, nothing on our stdout, nothing sent home."""
     for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",

@@ -31,10 +31,9 @@ def _client(home: Home):
             layout.make_store(home, lambda u: MlflowClient(tracking_uri=u))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
+        if layout.is_refusal(error):
+            raise Failed(f"{where} {layout.REFUSES}") from None
         text = without_secrets(" ".join(str(error).split()))[:300]
-        if any(code in text for code in ("error code 401", "error code 403")):
-            raise Failed(f"{where} refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
-                         "MLFLOW_TRACKING_TOKEN)") from None
         raise Failed(f"{where} does not take it: {text}") from None
     except OSError as error:
         raise Failed(f"{where} cannot be reached: {without_secrets(str(error))[:300]}") from None

@@ -1,7 +1,8 @@
 """Several searches against each other: one combined front, one reference point, who holds which part of it.
 
-Searches that differ in nothing but their seed are repetitions of one method: hypervolumes become mean and standard
-deviation, and fronts become attainment surfaces (Fonseca and Fleming, 1996): what so many of the repetitions reach.
+A search of several methods counts once for each. Searches that differ in nothing but their seed are repetitions of
+one method: hypervolumes become mean and standard deviation, and fronts become attainment surfaces (Fonseca and
+Fleming, 1996): what so many of the repetitions reach.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 from tuner.front import Front, hypervolume, nondominated
 from tuner.history import History
 from tuner.home import UsageError
-from tuner.report import SHORT, fraction, front_of, short
+from tuner.report import SHORT, fraction, short
 from tuner.result import SPLIT
 from tuner.spec import SearchSpec
 
 Corner = tuple[float, float]
+EPS_SEARCHED = "searched"
 
 
 @dataclass
@@ -85,16 +87,18 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
     training, searched = spec.training(), spec.shown_space().searched
     return {"dataset": spec.dataset, "imbalance": spec.imbalance, "split": SPLIT,
             "objectives": ", ".join(spec.objectives),
-            "attack radius eps": "searched" if "eps" in searched else training.eps,
+            "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
             "attack steps of the evaluation": training.eval_attack}
 
 
 def _grouped(found: Sequence[tuple[str, SearchSpec, History]]) -> list[Group]:
     groups: dict[str, Group] = {}
     for name, spec, history in found:
-        key = repr({k: v for k, v in spec.identity().items() if k != "seed"})
-        group = groups.setdefault(key, Group(spec.method_names))
-        group.searches.append((name, spec, history, front_of(history, spec)))
+        rows = history.rows(spec.objectives, spec.goal)
+        for lane in spec.lanes:
+            key = repr({k: v for k, v in lane.identity().items() if k != "seed"})
+            front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
+            groups.setdefault(key, Group(lane.method)).searches.append((name, lane, history, front))
     methods = [g.label for g in groups.values()]
     for group in groups.values():
         if methods.count(group.label) > 1:
@@ -181,9 +185,13 @@ def combined_cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
 
 
 def as_json(found: Overlay) -> dict[str, dict[str, Any]]:
-    """By search: what `tuner front --json` adds to it where several are overlaid."""
-    return {name: {"method": group.label, "seed": spec.seed, "adds": group.adds,
-                   "holds": [list(part) for part in group.holds],
-                   "on_combined_front": [row["trial"] for where, row in group.on_front if where == name],
-                   "combined_hypervolume": found.hypervolume}
-            for group in found.groups for name, spec, *_ in group.searches}
+    """By search: what `tuner front --json` says of it as ``overlay`` where several are compared."""
+    said: dict[str, dict[str, Any]] = {}
+    for group in found.groups:
+        for name, spec, _, front in group.searches:
+            mine = said.setdefault(name, {"combined_hypervolume": found.hypervolume, "methods": []})
+            mine["methods"].append({
+                "method": group.label, "seed": spec.seed, "hypervolume": front.hypervolume, "adds": group.adds,
+                "holds": [list(part) for part in group.holds],
+                "on_combined_front": [row["trial"] for where, row in group.on_front if where == name]})
+    return said

@@ -6,7 +6,7 @@ import math
 import statistics
 
 from tuner.front import Front
-from tuner.overlay import Group, Overlay, attained, cells, most, sentences
+from tuner.overlay import EPS_SEARCHED, Group, Overlay, attained, cells, most, sentences
 from tuner.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.plots import frame_data, plane, points_of, search_axes, staircase, style
 from tuner.png import COLUMNS, DASHES, draw_front, draw_param, finished
@@ -26,9 +26,9 @@ def picture_data(found: Overlay) -> dict:
     for i, group in enumerate(found.groups):
         styles |= _styles(i, group)
         for name, spec, history, front in group.searches:
-            for point in points_of(history, spec, front, axes, search=name, method=i):
-                if point["full"]:
-                    point["style"] = f"{i} {'front' if point['front'] else 'rest'}"
+            for point in points_of(history, spec, front, axes, search=name):
+                if point["full"] and history.trials[point["trial"]].method == spec.method:
+                    point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
                     point["label"] = point["id"] if (name, point["trial"]) in best else ""
                     points.append(point)
     data = frame_data(found.objectives, points)
@@ -49,7 +49,7 @@ def _headline(found: Overlay) -> tuple[str, str]:
     first, training = specs[0], specs[0].training()
     models, budgets = (", ".join(dict.fromkeys(map(str, values))) for values in
                        ([s.model for s in specs], [s.max_epochs for s in specs]))
-    eps = "searched" if "eps" in first.shown_space().searched else f"{training.eps:.3g}"
+    eps = EPS_SEARCHED if "eps" in first.shown_space().searched else f"{training.eps:.3g}"
     names = ", ".join(g.label + (f", {len(g.searches)} seeds" if len(g.searches) > 1 else "") for g in found.groups)
     return (f"{len(found.groups)} method{'s' if len(found.groups) > 1 else ''} on {first.dataset}, imbalance "
             f"{first.imbalance}, model {models}",
@@ -119,7 +119,7 @@ def _draw_classes(axes, found: Overlay) -> None:
         name, _, history, front = max(group.searches, key=lambda s: s[3].hypervolume)
         if front.rows:
             trial = front.knee()["trial"]
-            shown.append((i, f"{group.label}: {name} {trial}", per_class(history.trials[trial])))
+            shown.append((i, f"{group.label}: {name} {trial}", per_class(history.judged(trial))))
     classes = list(dict.fromkeys(c for *_, found_in in shown[:IN_PNG] for c in found_in))
     hatches = ("", "//", "..", "xx", "\\\\", "--")
     width = 0.8 / max(1, len(shown[:IN_PNG]))

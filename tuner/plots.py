@@ -66,19 +66,21 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
     return objectives[0], "clean_acc" if objectives[0] == "worst_class_robust_acc" else "worst_class_robust_acc"
 
 
-def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str, str], search: str = "",
-              method: int = 0) -> list[dict]:
-    """The search's trials that have reported, each at its last epoch."""
+def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
+    """The search's trials that have reported, each at its last epoch; a mean over seeds has a standard deviation."""
     paper, on_front, points = paper_row(history, spec), {r["trial"] for r in front.rows}, []
     for record in history.trials.values():
-        x, y = (record.last.get(name) for name in axes)
+        found, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
+        x, y = (found.get(name) for name in axes)
         if _finite(x) and _finite(y):
             is_paper = paper is not None and paper["trial"] == record.trial
             points.append({
-                "id": f"{search} {record.trial}".strip(), "search": search, "method": method, "trial": record.trial,
-                "x": x, "y": y, "state": record.state, "full": record.state == FULL, "front": record.trial in on_front,
-                "paper": is_paper, "params": record.params, "robust": per_class(record),
-                "text": _hover(record, spec, search, record.trial in on_front, is_paper)})
+                "id": f"{search} {record.trial}".strip(), "search": search, "trial": record.trial,
+                "method": spec.methods.index(record.method) if record.method in spec.methods else 0,
+                "x": x, "y": y, "std": std and [std[name] for name in axes], "state": record.state,
+                "full": record.state == FULL, "front": record.trial in on_front, "paper": is_paper,
+                "params": record.params, "robust": per_class(found),
+                "text": _hover(history, record, spec, search, record.trial in on_front, is_paper)})
     return points
 
 
@@ -123,13 +125,15 @@ def _range(values: list[float]) -> list[float]:
     return [min(values) - pad, max(values) + pad]
 
 
-def _hover(record: TrialRecord, spec: SearchSpec, search: str, on_front: bool, is_paper: bool) -> str:
+def _hover(history: History, record: TrialRecord, spec: SearchSpec, search: str, on_front: bool, is_paper: bool) -> str:
     state = "on the front" if on_front else STYLES[record.state]["name"]
     name = html.escape(f"{search} trial {record.trial}".strip())
     lines = [f"<b>{name}</b> ({state}{', the paper’s setting' if is_paper else ''})",
-             f"epoch {record.last.get('epoch', '-')} of {spec.max_epochs}"]
-    names = dict.fromkeys([*spec.objectives, "clean_acc"])
-    lines += [f"{name}: {fraction(record.last.get(name))}" for name in names]
+             f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}"]
+    row, names = history.row(record.trial, spec.objectives), dict.fromkeys([*spec.objectives, "clean_acc"])
+    std = row.get("std", {})
+    lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
+    lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
     lines += [f"{html.escape(str(k))} = {html.escape(short(v))}" for k, v in record.params.items()]
     return "<br>".join(lines)
 

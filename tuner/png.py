@@ -57,6 +57,9 @@ def draw_front(axes, data: dict) -> None:
             axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=look["size"] * 5, marker=marker, zorder=2,
                          label=look["name"] if look["legend"] else None, alpha=look["opacity"],
                          facecolors="none" if hollow else colour, edgecolors=None if marker == "x" else colour)
+            axes.errorbar([p["x"] for p in some if p["std"]], [p["y"] for p in some if p["std"]], linestyle="none",
+                          xerr=[p["std"][0] for p in some if p["std"]], yerr=[p["std"][1] for p in some if p["std"]],
+                          ecolor=colour, elinewidth=1, capsize=2, zorder=1)
     for p in data["points"]:
         axes.annotate(p["label"], (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
     papers = [p for p in data["points"] if p["paper"]]

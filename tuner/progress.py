@@ -20,6 +20,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def name_of(record: TrialRecord) -> str:
+    return f"trial {record.trial}" if record.of is None else f"trial {record.of} seed {record.seed}"
+
+
 class Progress:
     """Listens to the search (see ``watch.Watch``). ``say`` prints one line at any time."""
 
@@ -43,7 +47,7 @@ class Progress:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     # ---- events ----------------------------------------------------------------------------------------------
 
@@ -61,7 +65,7 @@ class Progress:
             what += f" ({record.reason})" if record.reason else ""
         else:
             what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
-        self.say(f"[{duration(time.time() - self.begin):>7}] trial {record.trial} {record.state}: {what}"
+        self.say(f"[{duration(time.time() - self.begin):>7}] {name_of(record)} {record.state}: {what}"
                  f"  ({self._status()})")
 
     def front(self, front: Front, finished: int) -> None:
@@ -70,10 +74,14 @@ class Progress:
     # ---- text ------------------------------------------------------------------------------------------------
 
     def _count(self, *states: str) -> int:
-        return sum(t.state in states for t in self.trials.values())
+        return sum(t.state in states for t in self.trials.values() if t.of is None)
 
     def _status(self) -> str:
-        parts = [f"{self._count(FULL)}/{self.total} done", f"{self._count(RUNNING)} running"]
+        again = [t for t in self.trials.values() if t.of is not None]
+        parts = [f"{self._count(FULL)}/{self.total} done",
+                 f"{sum(t.state == RUNNING for t in self.trials.values())} running"]
+        if again:
+            parts.append(f"{sum(t.state != RUNNING for t in again)} replicates done")
         if self._count(FAILED):
             parts.append(f"{self._count(FAILED)} failed")
         left = self._left()
@@ -83,6 +91,8 @@ class Progress:
         trained = self.epochs - self.epochs_before
         if not trained:
             return None
+        if any(t.of is not None for t in self.trials.values()):
+            return None  # how many replicates there will be depends on what they find
         ended = [t for t in self.trials.values() if t.state != RUNNING]
         todo = (self.total - len(ended)) * self.spec.max_epochs - sum(
             len(t.epochs) for t in self.trials.values() if t.state == RUNNING)
@@ -94,7 +104,7 @@ class Progress:
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in [t for t in self.trials.values() if t.state == RUNNING]:
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
-            running.add_row(f"trial {record.trial}", f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
+            running.add_row(name_of(record), f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
                             values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""))
         parts = [head, running]
         if self.best.rows:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.front import Front, hypervolume
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import UsageError, write_atomically
-from tuner.result import SPLIT
+from tuner.result import SPLIT, extras
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def front_of(history: History, spec: SearchSpec) -> Front:
     return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 
-def per_class(record: TrialRecord, metric: str = "robust_acc") -> dict[str, float]:
-    """Class name to accuracy, at the trial's last epoch."""
+def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:
+    """Class name to accuracy."""
     prefix = metric + "/"
-    found = {k[len(prefix):]: v for k, v in record.last.items() if k.startswith(prefix)}
+    found = {k[len(prefix):]: v for k, v in metrics.items() if k.startswith(prefix)}
     return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
 
 
@@ -77,7 +77,8 @@ def counts(history: History) -> str:
 def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, as text: the front, then the paper's setting if it is not on the front.
 
-    Up to five parameters have a column each; more are one text, so that the table still fits a terminal.
+    Up to five parameters have a column each; more are one text, so that the table still fits a terminal. Means over
+    seeds have their standard deviation beside them; rows of several methods say which.
     """
     metrics = list(dict.fromkeys([*front.objectives, "clean_acc"]))
     on_front = {r["trial"] for r in front.rows}
@@ -85,15 +86,38 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
     if paper is not None and paper["trial"] not in on_front:
         rows.append(paper)
     shown = [n for n in searched if any(n in r["params"] for r in rows)]
+    method = ["method"] if len({r.get("method") for r in rows}) > 1 else []
     cells = []
     for row in rows:
         is_paper = paper is not None and row["trial"] == paper["trial"]
         mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, off the front)"
         values = {n: short(row["params"].get(n)) for n in shown}
-        cells.append([f"{row['trial']}{mark}", *(fraction(row.get(n)) for n in metrics),
+        cells.append([f"{row['trial']}{mark}", *(row[n] for n in method), *(with_std(row, n) for n in metrics),
                       *(values.values() if len(shown) <= 5 else
                         [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")])])
-    return ["trial", *(SHORT.get(n, n) for n in metrics), *(shown if len(shown) <= 5 else ["parameters"])], cells
+    parameters = shown if len(shown) <= 5 else ["parameters"]
+    return ["trial", *method, *(SHORT.get(n, n) for n in metrics), *parameters], cells
+
+
+def with_std(row: dict, name: str) -> str:
+    """``0.512``, or ``0.512 ± 0.020`` where it is a mean over seeds."""
+    std = row.get("std", {}).get(name)
+    return fraction(row.get(name)) + ("" if std is None else f" ± {fraction(std)}")
+
+
+def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
+    """What `result.extras` found, in sentences: who is not as good as one seed said, and what each method got."""
+    lines = []
+    for row in found.get("fell_off", []):
+        means = ", ".join(f"{SHORT.get(n, n)} {with_std(row, n)}" for n in objectives)
+        over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "by one seed, others are better by their means"
+        lines.append(f"Trial {row['trial']} was on the front by one seed and fell off: {means} {over}.")
+    for m in found.get("methods", []):
+        held = ", ".join(map(str, m["front"]))
+        lines.append(f"{m['method']}: {m['trials']} trials, {m['epochs']} epochs; "
+                     + (f"holds trial{'s' * (len(m['front']) > 1)} {held} of the front and adds {m['adds']:.4f} to its "
+                        "hypervolume" if held else "holds nothing of the front") + f"; alone {m['hypervolume']:.4f}.")
+    return lines
 
 
 def front_table(front: Front, paper: dict | None, searched: tuple[str, ...]) -> Table:
@@ -121,7 +145,8 @@ def gain(front: Front, paper: dict | None) -> str:
     ours, theirs = front.hypervolume, hypervolume([[paper[n] for n in front.objectives]], front.reference,
                                                   [True] * len(front.objectives))
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
-    start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, one seed) the front "
+    seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
+    start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, {seeds}) the front "
     if found:
         return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
     if ours > theirs:
@@ -172,6 +197,7 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
     fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
     return "\n".join([
         f"### {title}", "", line, "", gain(front, paper), "",
+        *(f"- {note}" for note in notes(extras(spec, history, front), spec.objectives)), "",
         f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
         + (f". Fixed: {fixed}" if fixed else "") + f". {counts(history).capitalize()}.", "",
         *table, "",
@@ -188,7 +214,7 @@ def front_parquet(history: History, spec: SearchSpec) -> bytes:
     rows = [{"trial": r["trial"], "epoch": r["epoch"], **{n: r[n] for n in metrics},
              "method": r["method"], "split": SPLIT, "budget": spec.max_epochs,
              **{f"param/{k}": v for k, v in r["params"].items()},
-             **{f"robust_acc/{k}": v for k, v in per_class(history.trials[r["trial"]]).items()}}
+             **{f"robust_acc/{k}": v for k, v in per_class(history.judged(r["trial"])).items()}}
             for r in front_of(history, spec).rows]
     types = {"trial": pa.int64(), "epoch": pa.int64(), **dict.fromkeys(metrics, pa.float64()),
              "method": pa.string(), "split": pa.string(), "budget": pa.int64()}

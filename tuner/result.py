@@ -61,10 +61,17 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
                                if not spec.goal.feasible(history.judged(t.trial))]
         if found["paper"]:
             found["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
+    return found | extras(spec, history, front)
+
+
+def extras(spec: SearchSpec, history: History, front: Front) -> dict[str, Any]:
+    """What a search with several seeds or several methods has to say beside its front."""
+    found = {}
     if spec.seeds > 1:
-        found["seeds"], found["fell_off"] = spec.seeds, fell_off(spec, history)
+        found["seeds"] = spec.seeds
         found["replicates"] = {state: sum(r.state == state for r in history.replicates.values())
                                for state in (FULL, FAILED)}
+        found["fell_off"] = [history.row(trial, spec.objectives) for trial in fell_off(spec, history)]
     if len(spec.methods) > 1:
         found["methods"] = methods_json(spec, history, front)
     return found

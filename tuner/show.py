@@ -31,7 +31,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         print_json(result)
         return
     from tuner.front import Front
-    from tuner.report import front_table, gain
+    from tuner.report import front_table, gain, notes
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -39,6 +39,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     console.print(front_table(best, result["paper"], spec.shown_space().searched))
     console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
     lines = [
+        *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
         f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
@@ -69,11 +70,13 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     from tuner.result import front_json, load_search
 
     found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
-    over = overlay(found) if len(found) > 1 else None
+    over = overlay(found)
+    over = over if len(found) > 1 or len(over.groups) > 1 else None
     write_files(files, found, over)
     if as_json:
         more = by_search(over) if over else {}
-        print_json([front_json(spec, name, home, history) | more.get(name, {}) for name, spec, history in found])
+        print_json([front_json(spec, name, home, history) | ({"overlay": more[name]} if more else {})
+                    for name, spec, history in found])
         return
     _show_overlay(over) if over else _show_one_front(home, *found[0])
     for path in files.values():
@@ -82,14 +85,15 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
 
 def _show_one_front(home: Home, name: str, spec, history) -> None:
     from tuner.front import Front
-    from tuner.report import front_table, gain
+    from tuner.report import front_table, gain, notes
     from tuner.result import front_json
 
     console, row = _console(), front_json(spec, name, home, history)
     best = Front.of(row["front"], spec.objectives)
     console.print(f"{name} ({row['state']}, split {row['split']})", highlight=False)
     console.print(front_table(best, row["paper"], spec.shown_space().searched))
-    console.print(gain(best, row["paper"]), highlight=False, soft_wrap=True)
+    for line in (gain(best, row["paper"]), *notes(row, spec.objectives)):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _show_overlay(over) -> None:

@@ -15,6 +15,7 @@ import yaml
 from search_spaces import method_space
 from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
+from tuner.checks import check_number, gpus_asked, one_of
 from tuner.goal import METRICS, Goal, parse_constraint, parse_smoothing
 from tuner.home import UsageError, check_name
 from tuner.rungs import check_scheduler
@@ -24,8 +25,8 @@ SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
 # What changes how a search runs but not its trials stays out of the hash. Seeds too: asked for later, they are added to
 # what is there.
-_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "max_failures", "time_budget",
-               "storage", "study_storage", "seeds")
+_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "accelerator", "max_failures",
+               "time_budget", "storage", "study_storage", "seeds")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class SearchSpec:
     experiment: str | None = None
     max_concurrent: int | None = None
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | str = 0.0
+    accelerator: str | None = None
     max_failures: int = 2
     time_budget: float | None = None
 
@@ -140,14 +142,14 @@ class SearchSpec:
         if str(self.sampler).replace("-", "") == "cmaes":
             raise UsageError(f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
                              f"choose one of: {', '.join(sorted(SAMPLERS))}")
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _one_of("on-rung", self.on_rung, ("stop", "pause"))
+        one_of("sampler", self.sampler, SAMPLERS)
+        one_of("on-rung", self.on_rung, ("stop", "pause"))
         if self.scheduler is not None:
-            _one_of("scheduler", self.scheduler, SCHEDULERS)
+            one_of("scheduler", self.scheduler, SCHEDULERS)
         if self.asha_metric is not None:
-            _one_of("asha-metric", self.asha_metric, METRICS)
+            one_of("asha-metric", self.asha_metric, METRICS)
         for name in self.objectives:
-            _one_of("objective", name, METRICS)
+            one_of("objective", name, METRICS)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise UsageError(f"objectives {list(self.objectives)} must be one or more different ones of: "
                              + ", ".join(METRICS))
@@ -159,13 +161,13 @@ class SearchSpec:
 
     def _check_numbers(self) -> None:
         for name in ("trials", "max_epochs", "max_concurrent", "grace", "seeds"):
-            _number(name, getattr(self, name), int, above=0)
-        _number("reduction", self.reduction, int, above=1)
-        _number("seed", self.seed, int, above=-1)
-        _number("max_failures", self.max_failures, int, above=-1)
-        _number("cpus_per_trial", self.cpus_per_trial, float, above=0)
-        _number("gpus_per_trial", self.gpus_per_trial, float, above=-1e-12)
-        _number("time_budget", self.time_budget, float, above=0)
+            check_number(name, getattr(self, name), int, above=0)
+        check_number("reduction", self.reduction, int, above=1)
+        check_number("seed", self.seed, int, above=-1)
+        check_number("max_failures", self.max_failures, int, above=-1)
+        check_number("cpus_per_trial", self.cpus_per_trial, float, above=0)
+        object.__setattr__(self, "gpus_per_trial", gpus_asked(self.gpus_per_trial))
+        check_number("time_budget", self.time_budget, float, above=0)
 
     def _check_trunk(self) -> None:
         kind, _, epochs = str(self.trunk).partition(":")
@@ -270,23 +272,6 @@ def _methods(given: Any) -> str | tuple[str, ...]:
     if not several:
         raise UsageError("method [] is not allowed; give at least one, see `tuner methods`")
     return several[0] if len(several) == 1 else several
-
-
-def _one_of(what: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"unknown {what} {value!r}; choose one of: {', '.join(sorted(allowed))}")
-
-
-def _number(name: str, value: Any, kind: type, above: float) -> None:
-    if value is None and name in ("max_concurrent", "time_budget", "grace"):
-        return
-    flag = "--" + name.replace("_", "-")
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and (kind is float or value == int(value))
-    if not good or not value > above:
-        least = "a positive number" if kind is float and above == 0 else f"a whole number of at least {above + 1}"
-        if above < 0 and kind is float:
-            least = "zero or a positive number"
-        raise UsageError(f"{flag} {value!r} is not allowed; {flag} takes {least}")
 
 
 def _coerced(known: dict[str, Param], key: str, value: Any, flag: str) -> Any:

@@ -24,6 +24,7 @@ from typing import Any
 from tuner.cluster import GROWS
 from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, ClusterError, Dashboard
 from tuner.home import UsageError
+from tuner.resources import lacking
 from tuner.spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
@@ -112,15 +113,9 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
         time.sleep(POLL_S)
     if not rows:
         raise ClusterError(f"the cluster at {cluster.address} has no living node; look at `ray status` on its head")
-    nodes = [node["resources_total"] for node in rows]
-    for kind, asked in (("CPU", spec.cpus_per_trial), ("GPU", spec.gpus_per_trial)):
-        most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-        if asked > most and not cluster.may_grow():
-            raise ClusterError(
-                f"--{kind.lower()}s-per-trial {asked:g} is more than any node of {cluster.address} has: the most is "
-                f"{most:g}",
-                2,
-            )
+    wrong = lacking(spec, [node["resources_total"] for node in rows])
+    if wrong and not cluster.may_grow():
+        raise ClusterError(f"{cluster.address}: {wrong}", 2)
 
 
 def check_travels(spec: SearchSpec) -> None:

@@ -31,11 +31,12 @@ PARENT = -1  # the search's own run, among trial numbers
 
 
 class Tracker:
-    """What the driver calls while a search runs. Every method returns at once; only ``close`` waits."""
+    """What the driver calls while a search runs. Every method returns at once; only ``close`` waits. Not ``live``: a
+    history is replayed, so what MLflow refuses is told once, at the end."""
 
     def __init__(self, spec: SearchSpec, home: Home, name: str, *, warn: Callable[[str], None],
-                 began: float | None = None):
-        self.spec, self.home, self.name, self.warn = spec, home, name, warn
+                 began: float | None = None, live: bool = True):
+        self.spec, self.home, self.name, self.warn, self.live = spec, home, name, warn, live
         self._uri = layout.tracking_uri(home)
         self.tracking_uri = without_secrets(self._uri)
         self.began = began or time.time()
@@ -61,8 +62,12 @@ class Tracker:
         params = {**asdict(self.spec.training()), "method": record.method, "seed": record.seed, **record.params}
         tags = {"tuner.kind": "trial", "tuner.trial": str(trial), "tuner.search": self.name,
                 "tuner.method": record.method, "tuner.pareto": "false"}
+        name = f"trial {trial}"
+        if record.of is not None:
+            tags |= {"tuner.kind": "replicate", "tuner.replicate_of": str(record.of), "tuner.seed": str(record.seed)}
+            name = f"trial {record.of} seed {record.seed}"
         self._ended.pop(trial, None)
-        self._send(trial, Changes(f"trial {trial}", record.started, params, tags, status="RUNNING"))
+        self._send(trial, Changes(name, record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
             self.epoch(trial, metrics)
 
@@ -97,8 +102,9 @@ class Tracker:
     def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
         """Write the pictures, end every run, wait for the writer; False if MLflow lacks something (then: sync)."""
         deadline = time.monotonic() + timeout
-        for record in history.with_state(RUNNING):
-            self.trial_ended(record)
+        for record in history.everything():
+            if record.state == RUNNING:
+                self.trial_ended(record)
         tags, files = {}, [folder / "spec.yaml"]
         try:
             from tuner.report import summary_markdown, write_pictures
@@ -136,7 +142,7 @@ class _Writer:
         self._todo: dict[int, Changes] = {}
         self._client = self._experiment = None
         self._closing = threading.Event()
-        self._complete, self._lost, self._away = False, False, False
+        self._complete, self._lost, self._away, self._refused = False, False, False, False
 
     def work(self) -> None:
         try:
@@ -149,21 +155,23 @@ class _Writer:
             closing = self._closing.is_set() and self._inbox_empty()
             try:
                 self._write()
-                pause, self._away = GATHER_S, False
+                pause, self._away, self._refused = GATHER_S, False, False
                 if closing and self._inbox_empty():
                     self._complete = not self._lost
                     return
             except Exception as error:
+                self._refused = layout.is_refusal(error)
                 self._report(error)
-                pause, left = min(2 * pause, 30.0), left - closing
+                pause, left = min(2 * pause, 30.0), 0 if closing and self._refused else left - closing
 
     def finish(self, thread: threading.Thread, deadline: float) -> bool:
         self._closing.set()
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
         if not self._complete:
-            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} does not have all of this search yet; "
-                               f"the history has, and `tuner sync {self.tracker.name}` fills it in")
+            what = layout.REFUSES if self._refused else "does not have all of this search yet"
+            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} {what}; the history has everything, and "
+                              f"`tuner sync {self.tracker.name}` fills it in")
         return self._complete
 
     def _inbox_empty(self) -> bool:
@@ -234,11 +242,12 @@ class _Writer:
         write(self._client, self.runs[run], changes)
 
     def _report(self, error: Exception) -> None:
-        """Once per outage, without secrets."""
-        if not self._away:
-            text = without_secrets(" ".join(str(error).split()))
+        """Once per outage, without secrets; not where `finish` is about to say the same."""
+        ending = self._closing.is_set() or not self.tracker.live
+        if not self._away and not (self._refused and ending):
+            text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
             self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
-                               f"tried again ({type(error).__name__}: {text[:300]})")
+                              f"tried again ({'it ' + layout.REFUSES if self._refused else text})")
         self._away = True
 
 
@@ -269,14 +278,19 @@ def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Cal
     """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
     from tuner.result import state_of
 
-    records = sorted(history.trials.values(), key=lambda t: (t.ended or float("inf"), t.trial))
-    tracker = Tracker(spec, home, name, warn=warn, began=min((t.started for t in records), default=None))
-    finished = []
+    records = sorted(history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
+    began = min((t.started for t in records), default=None)
+    tracker = Tracker(spec, home, name, warn=warn, began=began, live=False)
+    past, front, finished = History(None), Front(spec.objectives, ()), 0
     for record in records:
         tracker.trial_started(record)
         if record.state != RUNNING:
             tracker.trial_ended(record)
-        if record.state == FULL and spec.goal.feasible(record.last):
-            finished.append(record.row(spec.objectives))
-            tracker.front(Front.of(finished, spec.objectives), len(finished))
+        (past.trials if record.of is None else past.replicates)[record.trial] = record
+        finished += record.state == FULL
+        if record.state == FULL and (record.of is not None or spec.goal.feasible(record.last)):
+            rows = [*front.rows, record.row(spec.objectives)] if record.of is None else past.rows(
+                spec.objectives, spec.goal)  # a replicate changes a mean: anybody may come onto the front
+            front = Front.of(rows, spec.objectives)
+            tracker.front(front, finished)
     return tracker.close(state_of(spec, history), home.search(name), history, timeout=timeout)

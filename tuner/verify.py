@@ -21,6 +21,7 @@ from tuner.front import Front
 from tuner.history import History
 from tuner.home import Failed, Home, UsageError, write_atomically
 from tuner.mirror import push
+from tuner.resources import task_options
 from tuner.result import load_search
 from tuner.spec import SearchSpec
 
@@ -155,8 +156,7 @@ def _remote(job: Job, attack: str, threads: int):
 def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
     """One Ray task per job, as many at a time as fit; each result is written as soon as it is whole."""
     with connect(spec) as ray:
-        task = ray.remote(_remote).options(num_returns="streaming", num_cpus=spec.cpus_per_trial,
-                                           num_gpus=spec.gpus_per_trial)
+        task = ray.remote(_remote).options(num_returns="streaming", **task_options(ray, spec))
         running = {task.remote(job, attack, int(spec.cpus_per_trial)): job for job in jobs}
         done = 0
         while running:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from ray import cloudpickle, tune
-from ray.exceptions import RayActorError
+from ray import tune
 
+from tuner.breaks import OWN, PROCESS, error_of, why_it_broke_off
 from tuner.front import Front
 from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.lanes import Lanes
 from tuner.spec import SearchSpec
 
-
-OWN, PROCESS, NODE = "own", "process", "node"
 DEATHS = 3  # a process that dies so often before its trial got on, on nodes that live, is the trial's own doing
 
 
@@ -66,7 +63,7 @@ class Watch(tune.Callback):
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         """A trial broke off. Whoever is not ended here is handed out again and goes on from its last checkpoint."""
-        number, error = _number(trial), _error(trial)
+        number, error = _number(trial), error_of(trial)
         record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
         self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
         trained, deaths = self.deaths.get(number, (0, 0))
@@ -77,7 +74,8 @@ class Watch(tune.Callback):
             self._end(number, FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
         else:
             tried = f", error {record.errors} of {self.spec.max_failures} allowed" if kind == OWN else ""
-            self.say(f"trial {number} broke off after epoch {record.last.get('epoch', 0)}{tried}, goes on from there: {reason}")
+            epoch = record.last.get("epoch", 0)
+            self.say(f"trial {number} broke off after epoch {epoch}{tried}, goes on from there: {reason}")
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its callbacks for a restore of its own, which is never used
@@ -103,22 +101,6 @@ class Watch(tune.Callback):
         self.front = Front.of(rows, self.spec.objectives)
         for listener in self.listeners:
             listener.front(self.front, sum(t.state == FULL for t in self.history.everything()))
-
-
-def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
-    """(OWN, PROCESS or NODE, the reason in one line) of what Ray says of a trial: an exception of its own, the end of
-    its process (killed, out of memory, crashed), or that of the process's whole node."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no reason given"]
-    if not isinstance(error, RayActorError) or error.actor_init_failed:
-        return OWN, lines[-1]
-    return (NODE if error.preempted or "node" in lines[-1] else PROCESS), lines[-1]
-
-
-def _error(trial) -> Exception | str:
-    """What Ray wrote down of it, in the driver's own folder; what it could not pickle is text."""
-    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
-        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return Path(trial.error_file).read_text() if trial.error_file else "no reason given"
 
 
 def _number(trial) -> int:

@@ -1,0 +1,117 @@
+"""What a result costs the driver: against the number of concurrent trials, and as results pile up.
+
+    python -m benchmarks.scaling [--concurrent 10 100 1000] [--results 10000] [--long 100000] [--json OUT] [--profile]
+
+The whole of ``tuner.driver.search`` runs (searcher, proposals, early stopping, history with a sync to disk per line,
+MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
+CPU time is the driver's own (all its threads), which other processes on the machine hardly change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import logging
+import os
+import pstats
+import tempfile
+import threading
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+WINDOWS = 10
+EPOCHS, PER_TRIAL = 12, 6.0  # of a full trial; results of the mean trial, most are stopped early
+
+
+def thread_cpu() -> dict[str, float]:
+    """CPU seconds of this process: in all, of the thread that runs Ray Tune, and of the one that writes to MLflow."""
+    tick = os.sysconf("SC_CLK_TCK")
+    names = {t.native_id: t.name for t in threading.enumerate()}
+    found = {"all": time.process_time(), "tune": 0.0, "mlflow": 0.0}
+    for task in Path("/proc/self/task").iterdir():
+        kind = {"MainThread": "tune", "mlflow": "mlflow"}.get(names.get(int(task.name), ""))
+        if kind:
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found[kind] += (int(fields[11]) + int(fields[12])) / tick
+    return found
+
+
+class Clock:
+    """Notes time and CPU time at every so many results."""
+
+    def __init__(self, every: int):
+        self.every, self.count, self.marks = every, 0, []
+
+    def result(self) -> None:
+        if self.count % self.every == 0:
+            self.marks.append((self.count, time.perf_counter(), thread_cpu()))
+        self.count += 1
+
+    def rows(self) -> list[dict]:
+        """Per stretch of results: milliseconds per result."""
+        rows = []
+        for (n0, t0, cpu0), (n1, t1, cpu1) in zip(self.marks, self.marks[1:]):
+            each = 1000 / (n1 - n0)
+            rows.append({"results": n1, "wall_ms": each * (t1 - t0),
+                         **{f"{k}_cpu_ms": each * (cpu1[k] - cpu0[k]) for k in cpu1}})
+        return rows
+
+
+def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
+    """One search with about so many results."""
+    from benchmarks.seats import seats
+    from tuner.driver import search
+    from tuner.home import Home
+    from tuner.spec import SearchSpec
+    from tuner.watch import Watch
+
+    clock, before = Clock(max(1, results // WINDOWS)), Watch.on_trial_result
+
+    def on_trial_result(self, *args, **info):
+        clock.result()
+        before(self, *args, **info)
+
+    with tempfile.TemporaryDirectory() as home, seats(concurrent), patch.object(Watch, "on_trial_result", on_trial_result):
+        spec = SearchSpec(trials=max(concurrent, round(results / PER_TRIAL)), max_epochs=EPOCHS, sampler=sampler,
+                          max_concurrent=concurrent, name=f"s{concurrent}-{results}", trunk="none")
+        profiler = cProfile.Profile()
+        if profile:
+            profiler.enable()
+        found = search(spec, Home(Path(home)))
+        profiler.disable()
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+        pstats.Stats(profiler).sort_stats("cumtime").print_stats(60)
+    return {"concurrent": concurrent, "trials": found["trials"], "results": clock.count, "windows": clock.rows()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concurrent", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--results", type=int, default=10_000)
+    parser.add_argument("--long", type=int, default=100_000, help="results of the last, long search (0: none)")
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    import ray
+
+    ray.init(_node_ip_address="127.0.0.1", num_cpus=4, include_dashboard=False, log_to_driver=False,
+             logging_level=logging.ERROR)
+    runs = [(n, args.results) for n in args.concurrent] + ([(max(args.concurrent), args.long)] if args.long else [])
+    report = []
+    for concurrent, results in runs:
+        report.append(measure(concurrent, results, args.sampler, args.profile))
+        print(f"{concurrent} concurrent, {report[-1]['results']} results, trials {report[-1]['trials']}")
+        print("   results    wall ms   CPU ms   of Ray Tune's loop   of MLflow's thread   (per result)")
+        for row in report[-1]["windows"]:
+            print(f"{row['results']:>10} {row['wall_ms']:>10.2f} {row['all_cpu_ms']:>8.2f} {row['tune_cpu_ms']:>20.2f} "
+                  f"{row['mlflow_cpu_ms']:>20.2f}", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

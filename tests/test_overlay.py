@@ -1,0 +1,211 @@
+"""Several searches against each other; every figure here is worked out by hand."""
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.browser import MISSING, Browser
+from tests.histories import start
+from tests.test_wrong_input import run
+from tuner.front import Front
+from tuner.history import History
+from tuner.home import Home, UsageError
+from tuner.overlay import attained, cells, overlay, sentences
+from tuner.result import load_search
+from tuner.spec import SearchSpec
+
+# name -> (what differs in the spec, (average, worst class) of its trials of full budget)
+SEARCHES = {
+    "a0": ({}, [(0.6, 0.2), (0.5, 0.3)]),
+    "a1": ({"seed": 1}, [(0.7, 0.12), (0.5, 0.3)]),
+    "b": ({"method": "mail"}, [(0.4, 0.4), (0.55, 0.25), (0.3, 0.3)]),
+}
+HELD = {"srat": [(0.4, 0.5), (0.55, 0.7)], "mail": [(0.0, 0.4), (0.5, 0.55)]}
+
+
+def metrics(average, worst):
+    return {"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.9,
+            "robust_acc/cat": worst, "robust_acc/dog": 2 * average - worst}
+
+
+def made(home, name, points, **fields):
+    """A search as a driver leaves it, with one more trial that was stopped early at an enviable value."""
+    spec = SearchSpec(**{"max_epochs": 4, "trials": len(points) + 1, "name": name, **fields})
+    folder = home.search(name)
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    history = History(folder)
+    for trial, point in enumerate([*points, (0.99, 0.99)]):
+        start(history, spec.lanes[0], trial, spec.lanes[0].search_space().default())
+        history.append("epoch", trial, metrics={**metrics(*point), "epoch": 4 if trial < len(points) else 2})
+        history.append("end", trial, state="finished" if trial < len(points) else "stopped")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("home"))
+    for name, (fields, points) in SEARCHES.items():
+        made(home, name, points, **fields)
+    made(home, "empty", [])
+    return home
+
+
+def compared(home, *names):
+    return overlay([(name, *load_search(home, name)) for name in names])
+
+
+def test_who_holds_what_of_the_combined_front(home):
+    """Combined: (0.7, 0.12) a1, (0.6, 0.2) a0, (0.55, 0.25) b, (0.5, 0.3) a0 and a1, (0.4, 0.4) b."""
+    found = compared(home, "a0", "a1", "b")
+    assert [(r["search"], r["trial"]) for r in found.combined] == [("a1", 0), ("a0", 0), ("b", 1), ("a0", 1), ("a1", 1),
+                                                                   ("b", 0)]
+    assert found.hypervolume == pytest.approx(0.7 * 0.12 + 0.6 * 0.08 + 0.55 * 0.05 + 0.5 * 0.05 + 0.4 * 0.1)
+    assert {g.label: g.holds for g in found.groups} == HELD
+    srat, mail = found.groups
+    assert srat.hypervolumes == pytest.approx([0.6 * 0.2 + 0.5 * 0.1, 0.7 * 0.12 + 0.5 * 0.18])
+    # without srat: (0.55, 0.25) and (0.4, 0.4); without mail: (0.7, 0.12), (0.6, 0.2), (0.5, 0.3)
+    assert srat.adds == pytest.approx(0.2245 - (0.55 * 0.25 + 0.4 * 0.15))
+    assert mail.adds == pytest.approx(0.2245 - (0.7 * 0.12 + 0.6 * 0.08 + 0.5 * 0.1))
+
+
+def test_seeds_are_one_method_with_a_spread(home):
+    header, rows = cells(compared(home, "a0", "a1", "b"))
+    assert rows[0][:3] == ["srat", "a0, a1", "0.1720 ± 0.0028"] and rows[1][2] == "0.1975"
+    assert rows[0][header.index("holds (average)")] == "0.400 .. 0.500, 0.550 .. 0.700"
+    said = " ".join(sentences(compared(home, "a0", "a1", "b")))
+    assert "reference point (0, 0)" in said and "standard deviation over seeds" in said and "split val" in said
+    assert "different seeds" in said and "different seeds" not in " ".join(sentences(compared(home, "a0", "b")))
+
+
+def test_attainment_by_hand():
+    """Fronts that cross: two of three attain what lies under the second of their heights at every average."""
+    fronts = [[(0.6, 0.2), (0.5, 0.3)], [(0.7, 0.1), (0.5, 0.35)], [(0.55, 0.4)]]
+    assert attained(fronts, 1) == [(0.55, 0.4), (0.6, 0.2), (0.7, 0.1)]
+    assert attained(fronts, 2) == [(0.5, 0.35), (0.55, 0.2), (0.6, 0.1)]
+    assert attained(fronts, 3) == [(0.5, 0.3), (0.55, 0.1)]
+    assert attained([[(0.5, 0.3)], []], 2) == []  # a seed that finished nothing attains nothing
+
+
+def test_two_settings_of_one_method_are_told_apart(home, tmp_path):
+    other = Home(tmp_path)
+    made(other, "x", [(0.5, 0.1)])
+    made(other, "y", [(0.4, 0.2)], fix={"start": 0.5})
+    made(other, "both", [(0.5, 0.3)], method=("srat", "mail"), trials=4)
+    assert [g.label for g in compared(other, "x", "y").groups] == ["srat (x)", "srat (y)"]
+    assert [g.label for g in compared(other, "both").groups] == ["srat", "mail"]
+
+
+def test_three_objectives_have_no_stairs(tmp_path):
+    home, three = Home(tmp_path), ("robust_acc", "worst_class_robust_acc", "clean_acc")
+    for name, method, points in (("x", "srat", [(0.5, 0.1)]), ("y", "mail", [(0.4, 0.2)])):
+        made(home, name, points, method=method, objectives=three)
+    found = compared(home, "x", "y")
+    assert found.hypervolume == pytest.approx(0.9 * (0.5 * 0.1 + 0.4 * 0.1)) and len(cells(found)[0]) == 5
+
+
+def test_a_search_without_results_holds_nothing(home):
+    found = compared(home, "a0", "empty")
+    assert found.groups[1].hypervolumes == [0.0] and cells(found)[1][1][3:] == ["0.0000", "-", "-"]
+    assert isinstance(found.groups[1].searches[0][3], Front)
+
+
+@pytest.mark.parametrize("fields, part", [
+    ({"imbalance": "step:10"}, "imbalance 'exp:10' and 'step:10'"), ({"dataset": "cifar10"}, "dataset"),
+    ({"objectives": ("robust_acc", "clean_acc")}, "objectives"), ({"set": {"eps": 0.05}}, "eps 0.1 and 0.05"),
+    ({"set": {"eval_attack": 3}}, "attack steps")])
+def test_what_cannot_be_compared_is_refused(home, tmp_path, capsys, monkeypatch, fields, part):
+    other = Home(tmp_path)
+    made(other, "x", [(0.5, 0.1)])
+    made(other, "y", [(0.5, 0.1)], **fields)
+    code, out, _ = run(capsys, monkeypatch, "front", "x", "y", "--html", tmp_path / "p.html", "--json", "--home", tmp_path)
+    error = json.loads(out)["error"]
+    assert code == 2 and "searches 'x' and 'y' cannot be overlaid" in error and part in error and "\n" not in error
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_files_that_cannot_be_written(home, capsys, monkeypatch, tmp_path):
+    for where, part in ((tmp_path, "is a folder"), ("/proc/nowhere/x.png", "cannot be written")):
+        code, out, _ = run(capsys, monkeypatch, "front", "a0", "b", "--png", where, "--json", "--home", home.root)
+        assert code == 2 and part in json.loads(out)["error"]
+    with pytest.raises(UsageError, match="did you mean"):
+        load_search(home, "a2")
+
+
+@pytest.fixture(scope="module")
+def written(home, tmp_path_factory):
+    """(page, picture, table, what was printed) of one overlay through the command line."""
+    from tests.conftest import tuner
+
+    out = tmp_path_factory.mktemp("out")
+    files = [out / "page.html", out / "picture.png", out / "trials.parquet"]
+    done = tuner("front", "a0", "a1", "b", "--html", files[0], "--png", files[1], "--parquet", files[2], "--json",
+                 "--home", home.root)
+    assert done.returncode == 0, done.stderr
+    return *files, json.loads(done.stdout)
+
+
+def test_json_and_files(written):
+    page, picture, table, said = written
+    assert [s["search"] for s in said] == ["a0", "a1", "b"] and said[0]["hypervolume"] == pytest.approx(0.17)
+    assert said[1]["reference"] == [0, 0] and said[1]["split"] == "val"
+    (mine,) = said[1]["overlay"]["methods"]
+    assert (mine["method"], mine["seed"], mine["on_combined_front"]) == ("srat", 1, [0, 1])
+    assert mine["holds"] == [list(part) for part in HELD["srat"]]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = pq.read_table(table).to_pydict()
+    assert len(rows["search"]) == 3 + 3 + 4 and set(rows["method"]) == {"srat", "mail"}
+    assert {"trial", "state", "epoch", "robust_acc", "param/slope", "param/sep_weight"} <= set(rows)
+    assert [p.name for p in page.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_terminal_table(home, capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "front", "a0", "b", "--home", home.root)
+    assert code == 0 and "Methods on val" in out and "Combined front" in out and "0.550 .. 0.600" in out
+
+
+@pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(written, width):
+    with Browser(width, 844) as browser:
+        browser.open(written[0].as_uri())
+        browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
+        front = "document.getElementById('front')"
+        stairs = browser.js(f"return {front}.data.filter(t => t.meta === 'staircase').map(t => [t.name, t.line.dash])")
+        assert stairs == [["srat: attained by 2 of 2 seeds (band: 1 to 2)", "solid"], ["mail: attained", "dash"]]
+        assert browser.js(f"return {front}.data.filter(t => t.meta === 'band').length") == 1
+        symbols = browser.js(f"return {front}.data.filter(t => /front/.test(t.meta)).map(t => t.marker.symbol)")
+        assert len(set(symbols)) == 2, "told apart without colour too"
+        assert browser.js("return D.points.length") == 7, "what was stopped early is not compared"
+        text = browser.js("return document.body.innerText")
+        assert "split val" in text and "budget 4 epochs" in text and "0.1720 ± 0.0028" in text
+        titles = browser.js("return [...document.querySelectorAll('.xtitle, .ytitle')].map(e => e.textContent)")
+        assert sum("(fraction)" in t for t in titles) >= 3 and any("on val" in t for t in titles)
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        choose(browser, "trial", "b 1")
+        bars = browser.wait("(g => g.data[0].name === 'trial b 1' && g.data.map(t => [t.x, t.y]))"
+                            "(document.getElementById('classes'))")
+        assert bars[0] == [["cat", "dog"], pytest.approx([0.25, 0.85])]
+        choose(browser, "method", "1")
+        names = browser.wait("(t => t.length && t)([...document.querySelectorAll('#params .xtitle')].map("
+                             "e => e.textContent))")
+        assert "slope" in names and "sep_weight" not in names
+        dimensions = browser.js("return document.getElementById('parallel').data[0].dimensions.map(d => d.label)")
+        assert dimensions == [*names, "robust_acc", "worst_class_robust_acc"]
+        assert browser.js("return performance.getEntriesByType('resource').length") == 0 and browser.errors() == []
+
+
+def choose(browser, place, value):
+    browser.js("const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.onchange()", place, value)
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    from tuner.overlay_plots import picture_data
+    from tuner.plots import front_page
+
+    home = Home(tmp_path)
+    for name, method in (("x", "srat"), ("y", "mail")):
+        made(home, name, [(0.5, 0.1)], method=method, model="cnn")
+    page = front_page(picture_data(compared(home, "x", "y")))
+    assert page.count("</script>") == 2 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)

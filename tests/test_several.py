@@ -1,0 +1,118 @@
+"""One real search of two methods with two seeds, killed among its replicates and resumed: what every place says of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from tests.conftest import tuner
+from tuner.front import nondominated
+from tuner.history import History
+from tuner.home import Home
+from tuner.result import load_search
+from tuner.verify import make_jobs
+
+ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",
+        "--fix", "beta=6.5", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3", "--name", "both",
+        "--json"]
+OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """(result, home, lines of the history when it was killed, what the resumed search said)"""
+    home = tmp_path_factory.mktemp("several")
+    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)], start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    path, deadline = home / "searches" / "both" / "history.jsonl", time.time() + 200
+    while time.time() < deadline:
+        history = History(path.parent)
+        if any(r.state == "finished" for r in history.replicates.values()):
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    before = path.read_text().splitlines()
+    done = tuner("resume", "both", "--home", home, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), home, before, done.stderr
+
+
+def test_it_ends_as_it_would_have(killed):
+    result, home, before, stderr = killed
+    history = History(home / "searches" / "both")
+    assert history.path.read_text().splitlines()[:len(before)] == before
+    assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert result["seeds"] == 2 and result["replicates"] == {"finished": len(history.replicates), "failed": 0}
+    assert Counter((r.of, r.seed) for r in history.replicates.values()).most_common(1)[0][1] == 1
+    epochs = Counter((e["trial"], e["metrics"]["epoch"]) for line in history.path.read_text().splitlines()
+                     if (e := json.loads(line))["event"] == "epoch")
+    finished = {e["trial"] for line in before if (e := json.loads(line))["event"] == "end"}
+    assert all(n == 1 for (trial, _), n in epochs.items() if trial in finished), "what had ended was trained again"
+    assert "--fix beta is for trades alone: done knows no such parameter" in stderr
+
+
+def test_the_front_is_of_means_over_both_seeds(killed):
+    result, home, _, _ = killed
+    history = History(home / "searches" / "both")
+    for row in [*result["front"], result["paper"], *(m["paper"] for m in result["methods"])]:
+        assert row["seeds"] == [0, 1] and row["method"] == history.trials[row["trial"]].method
+        (other,) = [r for r in history.replicates.values() if r.of == row["trial"]]
+        for name in OBJECTIVES:
+            a, b = history.trials[row["trial"]].last[name], other.last[name]
+            assert row[name] == pytest.approx((a + b) / 2) and row["std"][name] == pytest.approx(abs(a - b) / 2 ** 0.5)
+        assert other.params == history.trials[row["trial"]].params and len(other.epochs) == 3
+    rows = history.rows(OBJECTIVES)
+    best = nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])
+    assert sorted(r["trial"] for r in result["front"]) == [rows[i]["trial"] for i in best]
+    assert {m["method"] for m in result["methods"]} == {"trades", "done"}
+    table = pq.read_table(history.folder / "history.parquet").to_pydict()
+    assert {(t, s) for t, s, of in zip(table["trial"], table["seed"], table["of"]) if of is not None} == {
+        (t, 1) for t in history.replicates}
+
+
+def test_each_was_trained_as_its_method_and_seed_say(killed):
+    _, home, _, _ = killed
+    folder = home / "searches" / "both"
+    for record in History(folder).everything():
+        echo = torch.load(folder / "trials" / str(record.trial) / "checkpoint.pt", weights_only=True)["config"]
+        assert (echo["method"], echo["seed"]) == (record.method, record.seed)
+        assert echo["params"].items() <= record.params.items()
+
+
+def test_mlflow_has_replicates_beside_trials(killed):
+    result, home, _, _ = killed
+    history, client = History(home / "searches" / "both"), MlflowClient(result["mlflow"]["tracking_uri"])
+    parent = client.get_run(result["mlflow"]["run_id"])
+    assert parent.data.tags["tuner.method"] == "trades + done" and parent.info.status == "FINISHED"
+    assert parent.data.metrics["hypervolume"] == pytest.approx(result["hypervolume"])
+    assert "trades:" in parent.data.tags["mlflow.note.content"]
+    runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    kinds = Counter(r.data.tags["tuner.kind"] for r in runs)
+    assert kinds == {"trial": 5, "replicate": len(history.replicates)}
+    for run in runs:
+        record = history.record(int(run.data.tags["tuner.trial"]))
+        assert run.info.status == "FINISHED" and run.data.tags["tuner.method"] == record.method
+        if record.of is not None:
+            assert run.data.tags["tuner.replicate_of"] == str(record.of) and run.data.tags["tuner.seed"] == "1"
+            assert run.info.run_name == f"trial {record.of} seed 1" and run.data.tags["tuner.pareto"] == "false"
+    on_front = {r["trial"] for r in result["front"]}
+    assert {int(r.data.tags["tuner.trial"]) for r in runs if r.data.tags["tuner.pareto"] == "true"} == on_front
+
+
+def test_what_is_verified_and_exported_are_the_weights_of_the_searchs_own_seed(killed):
+    result, home, _, _ = killed
+    spec, history = load_search(Home(home), "both")
+    trials = [row["trial"] for row in result["front"]]
+    for job in make_jobs(spec, history, Home(home), "both", trials, "pgd:2x1", 0):
+        assert job.config.seed == 0 and job.config.trial in trials and job.config.folder.endswith(str(job.trial))
+        assert job.config.method == history.trials[job.trial].method

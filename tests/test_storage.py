@@ -1,0 +1,322 @@
+"""`--storage`: a folder or an S3 server that all share. A search killed in one home goes on in another, with nothing else
+in common; a data set is decoded or copied once per node; what is wrong is said in one sentence, and no secret is kept."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from search_spaces.training import training_for
+from tests.conftest import tuner
+from tests.s3 import BUCKET, s3_server
+from tests.test_submit import free_ports
+from trainables import storage
+from trainables.storage import Storage, absolute_storage, below, storage_problem
+from tuner import mirror
+from tuner.home import Home, UsageError
+from tuner.nodes import look, place_problem
+from tuner.spec import SearchSpec
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server(int(next(free_ports(1)))) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3, monkeypatch):
+    """This process may use the server."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    storage.open_storage.cache_clear()
+    yield s3
+    storage.open_storage.cache_clear()
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["folder", "file", "memory", "s3", "s3-by-options"])
+def test_files(kind, tmp_path, s3_env):
+    options = f"?endpoint_override={s3_env.address.removeprefix('http://')}&scheme=http&region=us-east-1"
+    where = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a", "memory": f"memory://{tmp_path}/a",
+             "s3": s3_env.url("files"), "s3-by-options": s3_env.url("more") + options}[kind]
+    assert storage_problem(where) is None
+    store = Storage(below(where, "deep", 1))
+    assert store.read("x/one") is None and list(store.files()) == [] and store.folders() == []
+    for text in (b"first", b"second"):
+        store.write("x/one", text)
+        assert store.read("x/one") == Storage(below(where, "deep")).read("1/x/one") == text
+    store.write("two", memoryview(b"22"))
+    assert list(store.files()) == [("two", 2)] and dict(store.files("x")) == {"one": 6} and store.folders() == ["x"]
+    assert dict(store.files(recursive=True)) == {"two": 2, "x/one": 6}
+    store.remove("x/one"), store.remove("x/one")
+    assert store.read("x/one") is None
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    store = Storage(tmp_path)
+    store.write("file", b"old")
+    with pytest.raises(Exception, match="str"):
+        store.write("file", "no bytes")
+    assert store.read("file") == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_below():
+    assert below("s3://b/x/?region=eu&scheme=http", "a", 3) == "s3://b/x/a/3?region=eu&scheme=http"
+    assert below("/a/b?c", "d") == "/a/b?c/d" and below(Path("/a"), "b") == "/a/b"
+
+
+# ---- what is wrong, in one sentence ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("url", ["s3://me:word@bucket/x", "s3://bucket/x?secret_key=word", "gs://word@bucket"])
+def test_no_password_in_a_url(url):
+    with pytest.raises(UsageError, match="carries a password.*AWS_ACCESS_KEY_ID") as error:
+        mirror.with_storage(SearchSpec(storage=url), Home("/nowhere"))
+    assert "word@" not in str(error.value) and "=word" not in str(error.value)
+    from tuner.submission import check_storage_travels
+
+    for given in (url, "relative/folder"):
+        with pytest.raises(UsageError):
+            check_storage_travels(given)
+
+
+def test_wrong_storages(s3_env, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert "names a bucket that does not exist; make it first" in storage_problem("s3://nobody-made-this/x")
+    assert "cannot be used (" in storage_problem(str(tmp_path / "file" / "x"))
+    assert "'gopher://x' cannot be opened" in storage_problem("gopher://x")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    storage.open_storage.cache_clear()
+    assert "does not answer; is its address right" in storage_problem(s3_env.url("x"))
+    monkeypatch.setattr(storage, "ANSWER_S", 0.2)
+    storage.open_storage.cache_clear()
+    assert "does not answer in 0.2 s" in storage_problem(s3_env.url("x"))
+
+
+def test_refused_sign_in(monkeypatch):
+    """A server that asks who it is: moto turns its check of keys on by this variable."""
+    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # making the bucket is free
+    with s3_server(int(next(free_ports(1)))) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        storage.open_storage.cache_clear()
+        wrong = storage_problem(server.url("x"))
+    storage.open_storage.cache_clear()
+    assert "refuses the sign-in from here; set AWS_ACCESS_KEY_ID" in wrong and "hidden-word" not in wrong
+
+
+def test_commands_say_it_at_once(s3, tmp_path):
+    done = tuner("search", "--storage", "s3://nobody-made-this/x", "--home", tmp_path, "--json", env=s3.env)
+    assert done.returncode == 2 and "bucket that does not exist" in json.loads(done.stdout)["error"]
+    done = tuner("front", "none", "--storage", s3.url("empty"), "--home", tmp_path, env=s3.env)
+    assert done.returncode == 2 and "no search 'none'" in done.stderr
+
+
+def test_nodes_that_do_not_share(tmp_path):
+    """What a node answers where it sees the place, and where the same name is another place there."""
+    place = str(tmp_path)
+    Storage(place).write("mark-1", b"")
+    assert look(place, "mark-1", None)["place"] is None
+    other = look(place, "mark-2", None)
+    assert "is another place than here" in other["place"]
+    rows = [{"node": "10.0.0.1", "answer": {"place": None}}, {"node": "10.0.0.2", "answer": other}]
+    assert place_problem(rows[:1], place) is None
+    assert "not the same folder on every node: 1 of 2 nodes (10.0.0.2)" in place_problem(rows, place)
+    rows[1]["answer"] = {"place": "storage 's3://b/x' refuses the sign-in from here; set ..."}
+    assert place_problem(rows, "s3://b/x").startswith("on 1 of 2 nodes (10.0.0.2): storage 's3://b/x' refuses")
+
+
+# ---- a search's folder in two places ---------------------------------------------------------------------------------
+
+@pytest.fixture
+def two(tmp_path):
+    """(storage, home A, home B) with a search that A has sent."""
+    where, a, b = str(tmp_path / "s"), Home(tmp_path / "a"), Home(tmp_path / "b")
+    folder = a.search("x")
+    (folder / "verify/apgd").mkdir(parents=True)
+    (folder / "trials/0").mkdir(parents=True)
+    for name, text in {"spec.yaml": "method: at\n", "history.jsonl": "1\n2\n3", "verify/apgd/0.json": "{}", ".lock": "",
+                       "trials/0/checkpoint.pt": "", "front.png": "png"}.items():
+        (folder / name).write_text(text)
+    mirror.push(where, a, "x")
+    return where, a, b
+
+
+def files_of(home):
+    folder = home.search("x")
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_pull_brings_what_another_home_sent(two):
+    where, _, b = two
+    assert not mirror.pull(where, b, "y") and mirror.pull(where, b, "x")
+    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json"]
+    assert (b.search("x") / "history.jsonl").read_text() == "1\n2\n", "half a line stays at home"
+    assert mirror.stored_names(where) == ["x"]
+
+
+@pytest.mark.parametrize("ours, kept", [
+    ("1\n2\n3\n4\n", True),   # this home could not send its end: it has more
+    ("1\n2\n", True), ("1\n", False),
+    ("1\nX\nY\nZ\n", False)])  # somebody went on elsewhere: theirs counts, checkpoints are there
+def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
+    where, _, b = two
+    folder = b.search("x")
+    folder.mkdir(parents=True)
+    (folder / "history.jsonl").write_text(ours)
+    (folder / "front.png").write_text("mine")
+    mirror.pull(where, b, "x")
+    assert (folder / "history.jsonl").read_text() == (ours if kept else "1\n2\n")
+    assert (folder / "front.png").read_text() == ("mine" if kept else "png")
+
+
+def test_one_driver_at_a_time(two, monkeypatch):
+    where, a, b = two
+    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
+    spec = SearchSpec(method="at", storage=where)
+    with mirror.mirrored(spec, a, "x"):
+        with pytest.raises(UsageError, match="'x' is running already, from .*/a; wait for it"):
+            with mirror.mirrored(spec, b, "x"):
+                pass
+        (a.search("x") / "history.jsonl").write_text("1\n2\n3\n")
+        deadline = time.time() + 20
+        while mirror.open_search(where, "x").read("history.jsonl") != b"1\n2\n3\n":
+            assert time.time() < deadline
+            time.sleep(0.05)
+    mirror.Mirror(where, a, "x")._lease(0.2)  # of a driver that was killed
+    with mirror.mirrored(spec, b, "x"):
+        pass
+    assert mirror.open_search(where, "x").read(mirror.LEASE) is None
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+NODE = """
+import sys
+from pathlib import Path
+from trainables.data import store
+name = sys.argv[3]
+once = getattr(store, name)
+def counted(*args):
+    print("did it", flush=True)
+    return once(*args)
+setattr(store, name, counted)
+sys.stdin.readline()
+print(store.prepare(sys.argv[1], Path(sys.argv[2])).name)
+"""
+
+
+@pytest.mark.parametrize("kind", ["decoded", "copied"])
+def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s3_env):
+    """Four trials that start at once on a node; with a storage the node needs nothing of the source."""
+    from trainables.data import prepare, share
+
+    dataset, what = f"parquet:{parquet_dir}", "load_parquet"
+    decoded = prepare(dataset, tmp_path / "driver")
+    if kind == "copied":
+        share(decoded, s3_env.url("shared")), share(decoded, s3_env.url("shared"))
+        dataset, what = "stored:" + s3_env.url("shared", "datasets", decoded.name), "_copy"
+    trials = [subprocess.Popen([sys.executable, "-c", NODE, dataset, tmp_path / "node", what], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [trial.communicate("go\n", timeout=120)[0].splitlines() for trial in trials]
+    assert sorted(said, key=len) == [[decoded.name]] * 3 + [["did it", decoded.name]]
+    for half in ("train.arrow", "test.arrow"):
+        assert (tmp_path / "node/datasets" / decoded.name / half).read_bytes() == (decoded / half).read_bytes()
+
+
+def test_data_that_left_the_storage(tmp_path):
+    from trainables.data import DataError, prepare
+
+    with pytest.raises(DataError, match="has no test.arrow; it was removed"):
+        prepare(f"stored:{tmp_path}/datasets/digits-v1", tmp_path / "node")
+
+
+def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
+    from trainables.checkpoint import load_checkpoint, save_checkpoint
+    from trainables.config import TrialConfig
+    from trainables.loop import Trainer
+
+    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
+    config = TrialConfig("trades", {"beta": 6.0}, knobs, home=str(tmp_path), max_epochs=2)
+    trainer = Trainer(config)
+    save_checkpoint(tmp_path, trainer, {"epoch": 1})
+    assert load_checkpoint(tmp_path, Trainer(replace(config, home=str(tmp_path)))) == {"epoch": 1}
+    for other in ({"params": {"beta": 5.0}}, {"seed": 1}):
+        assert load_checkpoint(tmp_path, Trainer(replace(config, **other))) is None
+
+
+# ---- the whole of it -------------------------------------------------------------------------------------------------
+
+TINY = ["--method", "gairat", "--sampler", "random", "--trials", "2", "--max-epochs", "6", "--max-concurrent", "1",
+        "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2", "--fix", "start=0.5"]
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
+    data = shutil.copytree(parquet_dir, tmp_path / "data")
+    first = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", *TINY, "--dataset", f"parquet:{data}",
+                              "--imbalance", "none", "--name", "far", "--home", tmp_path / "a",
+                              "--storage", s3.url("far")],
+                             env={**os.environ, **s3.env}, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    history, deadline = tmp_path / "a/searches/far/history.jsonl", time.time() + 250
+    while not (history.exists() and '"epoch": 5' in history.read_text()
+               and "far/searches/far/history.jsonl" in s3.keys("far/searches/far/")):
+        assert first.poll() is None and time.time() < deadline, first.stderr.read()
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert not list((tmp_path / "a").rglob("checkpoint.pt")) and not list((tmp_path / "a/trunks").rglob("*.pt"))
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(data)  # a lost machine: nothing but the storage is left
+    again = tuner("resume", "far", "--home", tmp_path / "b", "--storage", s3.url("far"), "--json", env=s3.env)
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
+    assert result["epochs_trained"] < 9, "2 trials of 6 epochs, 3 of them from one trunk; not all of it again"
+
+    third = ["--home", tmp_path / "c", "--storage", s3.url("far")]
+    shown = tuner("front", "far", *third, "--json", env=s3.env)
+    assert json.loads(shown.stdout)[0]["front"] == result["front"]
+    assert [row["search"] for row in json.loads(tuner("ls", *third, "--json", env=s3.env).stdout)] == ["far"]
+    out = tuner("export", "far", "--pick", "average", "--to", tmp_path / "model", *third, env=s3.env)
+    assert out.returncode == 0 and (tmp_path / "model/model.safetensors").exists(), out.stderr
+    same_as_alone(tmp_path, result, parquet_dir)
+    for path in (p for home in "bc" for p in (tmp_path / home).rglob("*") if p.is_file()):
+        assert b"hidden-word" not in path.read_bytes(), path
+    client = s3.client()
+    for key in s3.keys("far/"):
+        assert b"hidden-word" not in client.get_object(Bucket=BUCKET, Key=key)["Body"].read(), key
+
+
+def same_as_alone(tmp_path, result, data):
+    """The trial that was cut off ends with the figures of one that nobody disturbed."""
+    import torch
+
+    from trainables.config import TrialConfig
+    from trainables.loop import Trainer
+    from tuner.result import load_search
+
+    torch.set_num_threads(1)
+    spec, history = load_search(Home(tmp_path / "b"), "far") if False else (None, None)
+    trial = result["paper"]
+    from tuner.history import History
+
+    history = History(tmp_path / "b/searches/far")
+    spec = SearchSpec.from_yaml((tmp_path / "b/searches/far/spec.yaml").read_text())
+    config = TrialConfig("gairat", history.trials[0].params, asdict(spec.training()), f"parquet:{data}", "none", "cnn", 6, 0,
+                         str(tmp_path / "alone"))
+    trainer = Trainer(config)
+    rows = [trainer.run_epoch() for _ in range(6)]
+    assert [e["epoch"] for e in history.trials[0].epochs] == [1, 2, 3, 4, 5, 6]
+    for name in ("robust_acc", "clean_acc", "train_loss"):
+        assert [e[name] for e in history.trials[0].epochs] == [row[name] for row in rows], name
+    assert trial["robust_acc"] == rows[-1]["robust_acc"]

@@ -1,0 +1,30 @@
+"""`--time-budget` ends a real search in time, and nothing is started that could not end."""
+
+import json
+import time
+
+from tests.conftest import tuner
+from tuner.driver import training_time
+from tuner.history import FULL, RUNNING, History
+
+
+def test_a_tenth_of_a_minute_or_a_fifth_is_left_for_the_report():
+    assert training_time(3600) == 3590 and training_time(20) == 16 and training_time(50) == 40
+
+
+def test_the_search_ends_in_time_and_goes_on_later(tmp_path):
+    budget = 25
+    begin = time.time()
+    done = tuner("search", "--method", "trades", "--trials", 400, "--max-epochs", 6, "--set", "passes=2", "--seeds", 3,
+                 "--time-budget", budget, "--max-concurrent", 1, "--name", "timed", "--home", tmp_path, "--json")
+    wall = time.time() - begin
+    result, history = json.loads(done.stdout), History(tmp_path / "searches" / "timed")
+    assert done.returncode == 0 and result["state"] == "stopped", done.stderr
+    assert result["wall_s"] < budget + 8 and wall < budget + 20
+    assert history.with_state(FULL) and not history.replicates
+    # one that was running when training had to end; none was begun just before
+    ends = [t.ended for t in history.with_state(FULL)]
+    left = history.with_state(RUNNING)
+    assert len(left) <= 1 and all(t.started < begin + budget for t in history.trials.values())
+    for trial in left:
+        assert trial.started < max(ends) + 3

@@ -1,0 +1,66 @@
+"""`tuner verify` killed outright and started again: what was done stays, and the end is that of an undisturbed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.browser import free_port
+from tests.conftest import tuner
+from tests.test_verify import copied
+from tuner import verify as module
+from tuner.home import Home
+from tuner.verify import verify_search
+
+ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 1]
+OWN = ("seconds", "flags", "search")  # of a run, not of a result
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished, tmp_path_factory):
+    """`verified.parquet` of the same verification, never stopped and without Ray."""
+    home = Home(copied(finished[1], tmp_path_factory.mktemp("undisturbed")))
+
+    def here(jobs, spec, attack, say):
+        for job in jobs:
+            *_, last = module._remote(job, attack, 1)
+            module.store(job, attack, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_jobs", here)
+        patch.setattr(module, "_to_mlflow", lambda *args: None)
+        verify_search("first", home, pick="knee", attack="pgd:2x1", seeds=1)
+    return pq.read_table(home.search("first") / "verified.parquet")
+
+
+def test_killed_and_started_again(finished, undisturbed, tmp_path):
+    """MLflow is away all the time: the results do not depend on it."""
+    home, away = copied(finished[1], tmp_path), {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    folder = home / "searches" / "first"
+    command = [sys.executable, "-m", "tuner.cli", *map(str, ARGS), "--home", str(home)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **away})
+    for line in process.stderr:
+        if "(1/2 done)" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "verified.parquet").exists() and not (folder / "verified.html").exists()
+    (kept,) = (folder / "verify" / "pgd-2x1").glob("*.json")  # one is whole, flags and all, and the other is not there
+    before = kept.read_bytes(), kept.stat().st_mtime_ns
+    assert pq.read_table(kept.with_suffix(".parquet")).num_rows == 359
+
+    again = tuner(*ARGS, "--home", home, "--json", env=away)
+    assert again.returncode == 0 and "1 of 2 are done already" in again.stderr and "(1/1 done)" in again.stderr
+    assert (kept.read_bytes(), kept.stat().st_mtime_ns) == before
+    table = pq.read_table(folder / "verified.parquet")
+    assert table.drop_columns([n for n in OWN if n in table.column_names]).equals(
+        undisturbed.drop_columns([n for n in OWN if n in undisturbed.column_names]))
+    assert sorted(table["seed"].to_pylist()) == [0, 1] and "refuse" not in again.stderr
+    (row,) = json.loads(again.stdout)["rows"]
+    assert row["seeds"]["robust_acc"]["values"] == [v for v, own in zip(table["robust_acc"].to_pylist(),
+                                                                        table["retrained"].to_pylist()) if own]
+    assert not [p for p in folder.rglob(".*") if p.is_file() and p.name != ".lock"], "nothing half-written"

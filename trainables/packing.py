@@ -1,0 +1,146 @@
+"""How many trials share one accelerator: measured on it, side by side, with the search's own first trial.
+
+    python -m trainables.packing    one of the trials that are measured: a configuration in, figures out, a line each
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from trainables.config import TrialConfig
+
+AT_A_TIME = (1, 2, 3, 4, 6, 8, 12, 16)
+SPARE = 0.9  # of the memory: evaluation peaks and fragments need the rest
+WORTH = 1.05  # more trials at a time must train so much more in all, since each of them gets slower
+WARM_STEPS, TRAIN_S = 3, 5.0
+
+
+def room(memory: int, total: int, most: int) -> list[int]:
+    """How many at a time to try: what ``memory`` bytes each leave room for in ``total``, and ``most`` at most."""
+    return [k for k in AT_A_TIME if k == 1 or (k * memory <= SPARE * total and k <= most)]
+
+
+def choose(rates: dict[int, float]) -> int:
+    """The fewest at a time beyond which nothing is worth it; ``rates``: images per second of all together, by number."""
+    best = min(rates)
+    for k in sorted(rates):
+        if rates[k] >= WORTH * rates[best]:
+            best = k
+    return best
+
+
+def measure(config: TrialConfig, most: int, threads: int = 1) -> Iterator[dict]:
+    """Yields ``{"at_a_time", "images_per_s", "memory", "total"}`` as trials are added, until one more is not worth it.
+
+    ``memory``: bytes of one trial; ``total``: of the device (on a CPU, of the machine). ``RuntimeError`` where not even
+    one trial runs.
+    """
+    with contextlib.ExitStack() as stack:
+        running = [_start(stack, config, threads)]
+        first = _read(running[0])
+        counts, rates = room(first["memory"], first["total"], most), {}
+        for k in counts:
+            try:
+                while len(running) < k:
+                    running.append(_start(stack, config, threads))
+                    _read(running[-1])
+                rates[k] = _together(running)
+            except RuntimeError:
+                if k == 1:
+                    raise
+                return  # it did not fit after all
+            yield {"at_a_time": k, "images_per_s": rates[k], "memory": first["memory"], "total": first["total"]}
+            if k > 1 and choose(rates) < k:
+                return
+
+
+def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-m", "trainables.packing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    process.stdin.write(json.dumps({"config": config.to_dict(), "threads": threads}) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _read(process: subprocess.Popen) -> dict:
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError((process.stderr.read().strip().splitlines() or ["it ended without a word"])[-1])
+    return json.loads(line)
+
+
+def _together(running: list[subprocess.Popen]) -> float:
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return sum(_read(process)["images_per_s"] for process in running)
+
+
+def _trial() -> None:
+    """Warm up and judge a little, say what memory that took; then train for a moment whenever told to."""
+    import torch
+
+    from trainables.loop import Trainer
+
+    given = json.loads(sys.stdin.readline())
+    torch.set_num_threads(given["threads"])
+    trainer = Trainer(TrialConfig(**given["config"]))
+    steps = _steps(trainer)
+    for _ in range(WARM_STEPS):
+        next(steps)
+    _judge_some(trainer)
+    print(json.dumps(_memory(trainer.device)), flush=True)
+    for _ in sys.stdin:
+        begin, images = time.perf_counter(), 0
+        while time.perf_counter() - begin < TRAIN_S:
+            images += next(steps)
+        print(json.dumps({"images_per_s": images / (time.perf_counter() - begin)}), flush=True)
+
+
+def _steps(trainer) -> Iterator[int]:
+    """Training steps without end; yields the images of each once the device has done it."""
+    import torch
+
+    generator = torch.Generator(device=trainer.device).manual_seed(0)
+    trainer.model.train()
+    while True:
+        for rows in trainer.batches.epoch(trainer.method, generator):
+            trainer._step(rows, generator)
+            if trainer.device.type == "cuda":
+                torch.cuda.synchronize()
+            yield len(rows)
+
+
+def _judge_some(trainer) -> None:
+    """One batch of the evaluation, which is larger than training's."""
+    from dataclasses import replace
+
+    val = trainer.splits.val
+    trainer.splits = replace(trainer.splits, val=replace(val, index=val.index[:512], labels=val.labels[:512]))
+    trainer._judge(trainer.model)
+    trainer.model.train()
+
+
+def _memory(device) -> dict[str, int]:
+    """Bytes: what this process takes on its device, its context included, and what the device has."""
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()  # the first trial is alone on it
+        return {"memory": total - free, "total": total}
+    import os
+
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "total": total}
+
+
+if __name__ == "__main__":
+    _trial()

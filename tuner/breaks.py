@@ -1,0 +1,51 @@
+"""How trials break off, as Ray tells it: by an exception of their own, with their process, or with their whole node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ray import cloudpickle
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+
+OWN, PROCESS, NODE = "own", "process", "node"
+
+
+def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
+    """(OWN, PROCESS or NODE, the reason in one line). A process ends by being killed, out of memory or crashed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    if not isinstance(error, RayActorError) or error.actor_init_failed:
+        return OWN, lines[-1]
+    if error.preempted or "its node has died" in str(error):
+        address = next((line.removeprefix("ip: ") for line in lines if line.startswith("ip: ")), "")
+        return NODE, f"its node {address} was lost".replace("  ", " ")
+    return PROCESS, next((line for line in lines if line.startswith("The actor is dead")), lines[0]).split(". ")[0]
+
+
+def error_of(trial) -> Exception | str:
+    """What Ray wrote down of a trial's end, in the driver's own folder; what it could not pickle is text."""
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return Path(trial.error_file).read_text() if trial.error_file else "no reason given"
+
+
+class _Actors(RayActorManager):
+    """Ray kills a process when its node runs out of memory; Ray Tune, which does not know that error, would stop."""
+
+    def _actor_start_failed(self, tracked_actor, exception):
+        super()._actor_start_failed(tracked_actor, _known(exception))
+
+    def _actor_task_failed(self, tracked_actor_task, exception):
+        super()._actor_task_failed(tracked_actor_task, _known(exception))
+
+
+def _known(error: Exception) -> Exception:
+    if isinstance(error, OutOfMemoryError):
+        return RayActorError(error_msg=f"The actor is dead because its node ran out of memory. {error}")
+    return error
+
+
+def survive_memory_kills() -> None:
+    """For every search of this process; without effect where it is done already."""
+    tune_controller.RayActorManager = _Actors
