@@ -17,13 +17,16 @@ RUN case "$ACCELERATOR" in cpu|cuda) ;; *) echo "ACCELERATOR=$ACCELERATOR is not
  && if [ "$ACCELERATOR" = cpu ]; then \
         : "${TORCH_INDEX:?--build-arg ACCELERATOR=cpu needs --build-arg TORCH_INDEX=URL}" \
      && grep -vE '^(nvidia-|cuda-|triton)' constraints.txt > pinned.txt \
-     && /opt/tuner/bin/pip install --no-deps --index-url "$TORCH_INDEX" $(grep -E '^(torch|torchvision)==' pinned.txt); \
+     && grep -E '^(torch|torchvision)==' pinned.txt > torch.txt \
+     && /opt/tuner/bin/pip install --no-deps --index-url "$TORCH_INDEX" -r torch.txt; \
     else cp constraints.txt pinned.txt; fi \
  && /opt/tuner/bin/pip install -c pinned.txt '.[service]' \
  && /opt/tuner/bin/tuner methods > /dev/null
 
 FROM python:3.11-slim-bookworm
-# wget: KubeRay's probes. openssh-client and rsync: Ray's cluster launcher.
+# wget: KubeRay's probes. openssh-client and rsync: Ray's cluster launcher. Their versions are the pinned Debian's, which
+# keeps no older ones.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends wget openssh-client rsync procps \
  && rm -rf /var/lib/apt/lists/* \

@@ -132,7 +132,6 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
 
     With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already.
     """
-    rng = np.random.default_rng(seed)
     contender, used, queue, curve = make(problem, seed), set(), [], []
     spent = shared = number = 0
 
@@ -143,7 +142,7 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
         wanted = contender.propose(number)
         config = 0 if number == 0 and wanted is None else problem.nearest(wanted, used)
         used.add(config)
-        job = Job(number, config, int(rng.integers(problem.curves.shape[1])))
+        job = Job(number, config, seed % problem.curves.shape[1])  # as in a search: one training seed for all trials
         contender.begin(job, problem.params[config])
         number += 1
         skip = 0

@@ -71,6 +71,16 @@ class Host:
     def pids(self) -> list[int]:
         return [int(pid) for pid in ip("netns", "pids", self.space, check=False).stdout.split()]
 
+    def trains(self) -> bool:
+        """Whether a trial is in the middle of an epoch here (Ray names its processes after what they do)."""
+        for pid in self.pids():
+            try:
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ResourceTrainable.train"):
+                    return True
+            except OSError:
+                continue
+        return False
+
     def kill(self) -> None:
         """The plug is pulled."""
         self.cut()
@@ -93,7 +103,7 @@ class Host:
 
 
 class Hosts:
-    """A head and workers on one bridge; a user's machine is this one. ``mlflow``: a server on PostgreSQL beside them."""
+    """A head and workers on one bridge; a user's machine is this one. ``mlflow``: with a server on PostgreSQL."""
 
     def __init__(self, folder: Path, workers: int, cpus: int = 1, mlflow: bool = False):
         self.folder, self.home = folder, folder / "home"
@@ -143,21 +153,19 @@ class Hosts:
         self._made.append(Host(self, name, number))
         return self._made[-1]
 
-    def up(self, seconds: float = 150) -> None:
+    def up(self, seconds: float = 300) -> None:
         """Start the head and every worker that does not run, and wait until the head counts them all."""
-        if self.head.process is None or self.head.process.poll() is not None:
-            self.head.start()
-        self.wait(self._answers, seconds, "the head's dashboard")
-        self.wait(self._complete, seconds, "all nodes")
+        self.wait(lambda: self._runs([self.head]) and self._answers(), seconds, "the head's dashboard")
+        self.wait(lambda: self._runs(self.workers) and self.living() == len(self.workers) + 1, seconds, "all nodes")
 
-    def _complete(self) -> bool:
-        """Whether all nodes live. A supervisor starts again what has ended: Ray gives a node 30 s to start, and one that
-        the head has given up ends itself."""
-        for worker in self.workers:
-            if worker.process is None or worker.process.poll() is not None:
-                worker.kill()
-                worker.start()
-        return self.living() == len(self.workers) + 1
+    def _runs(self, hosts: list[Host]) -> bool:
+        """What has ended is started again, as a supervisor would: Ray gives a node 30 s to start, and one that the head
+        has given up ends itself."""
+        for host in hosts:
+            if host.process is None or host.process.poll() is not None:
+                host.kill()
+                host.start()
+        return True
 
     def _answers(self) -> bool:
         try:

@@ -88,14 +88,16 @@ class Trained:
 def mlflow_runs(address: str, search: str) -> list[dict]:
     """All runs of a search: {"status", "kind", "steps"} (steps: the last epoch logged)."""
     runs, token = [], None
-    experiments = [e["experiment_id"] for e in _post(address, "experiments/search", {"max_results": 1000})["experiments"]]
+    found = _post(address, "experiments/search", {"max_results": 1000})["experiments"]
     while True:
-        body = {"experiment_ids": experiments, "filter": f"tags.`tuner.search` = '{search}'", "max_results": 1000}
+        body = {"experiment_ids": [e["experiment_id"] for e in found], "max_results": 1000,
+                "filter": f"tags.`tuner.search` = '{search}'"}
         page = _post(address, "runs/search", {**body, **({"page_token": token} if token else {})})
         for run in page.get("runs", []):
             tags = {t["key"]: t["value"] for t in run["data"].get("tags", [])}
             steps = [m["step"] for m in run["data"].get("metrics", []) if m["key"] == "robust_acc"]
-            runs.append({"status": run["info"]["status"], "kind": tags.get("tuner.kind"), "steps": int(max(steps, default=0))})
+            runs.append({"status": run["info"]["status"], "kind": tags.get("tuner.kind"),
+                         "steps": int(max(steps, default=0))})
         token = page.get("next_page_token")
         if not token:
             return runs

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 BUCKET = "tuner-test"
 
@@ -19,8 +17,9 @@ class S3:
 
     def __init__(self, address: str):
         self.address = address
-        self.env = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key-of-tests", "AWS_SECRET_ACCESS_KEY": "hidden-word",
-                    "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+        self.env = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key-of-tests",
+                    "AWS_SECRET_ACCESS_KEY": "hidden-word", "AWS_DEFAULT_REGION": "us-east-1",
+                    "AWS_EC2_METADATA_DISABLED": "true"}
 
     def url(self, *parts: str) -> str:
         return "/".join([f"s3://{BUCKET}", *parts])
@@ -28,8 +27,8 @@ class S3:
     def client(self):
         import boto3
 
-        return boto3.client("s3", endpoint_url=self.address, region_name="us-east-1", aws_access_key_id="key-of-tests",
-                            aws_secret_access_key="hidden-word")
+        return boto3.client("s3", endpoint_url=self.address, region_name="us-east-1",
+                            aws_access_key_id="key-of-tests", aws_secret_access_key="hidden-word")
 
     def keys(self, prefix: str = "") -> list[str]:
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)

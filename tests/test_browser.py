@@ -40,7 +40,7 @@ def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
     with Browser(width, 844) as browser:
         browser.open(f"file://{page}")
         assert browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
-        shown = {t["meta"]: t["n"] for t in browser.js(f"return {FRONT}.data.map(t => ({{meta: t.meta, n: t.x.length}}))")}
+        shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
         assert shown.pop("staircase") == 2 * len(best.rows) + 1
         assert shown == {"front": len(best.rows), "finished": 4 - len(best.rows), "stopped": 2, "paper": 1}
         # drawn, not only in the data
@@ -72,6 +72,43 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
         assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
         assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)])
         assert "paper" in bars[1][0]
+
+
+def judged(trial, val, test, low, high):
+    """A row of what `tuner verify` found; values by hand."""
+    interval = {"robust_acc": [test[0] - 0.02, test[0] + 0.02], "worst_class_robust_acc": [low, high],
+                "clean_acc": [0.8, 0.9], "level": 0.95}
+    return {"trial": trial, "seed": 0, "epoch": 4, "eps": 0.1, "images": 359, "clean_acc": 0.85, "robust_acc": test[0],
+            "worst_class_robust_acc": test[1], "worst_class_robust_acc_corrected": test[1] + 0.01, "worst_class": "cat",
+            "val": {"robust_acc": val[0], "worst_class_robust_acc": val[1]}, "ci": interval, "alarms": [],
+            "per_class": {"cat": {"robust_acc": test[1], "ci": [low, high]},
+                          "dog": {"robust_acc": 2 * test[0] - test[1], "ci": [0.5, 0.9]}}}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_verified_page(tmp_path, width):
+    from tuner.verified import page
+
+    rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
+    result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": [3], "fell_off": [7]}
+    (tmp_path / "verified.html").write_text(page(result, SearchSpec(max_epochs=4)))
+    with Browser(width, 844) as browser:
+        browser.open((tmp_path / "verified.html").as_uri())
+        browser.wait(f"{FRONT}.querySelectorAll('.scatterlayer .point').length >= 4")
+        shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
+        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1}
+        bars = browser.js(f"return {FRONT}.data[2].error_y.arrayminus.concat({FRONT}.data[2].error_y.array)")
+        assert bars == pytest.approx([0.05, 0.1])
+        text = browser.js("return document.body.innerText")
+        assert "split test, 359 images" in text and "budget 4 epochs" in text and "trial 7 fell off" in text
+        titles = browser.js("return [...document.querySelectorAll('.xtitle, .ytitle')].map(e => e.textContent)")
+        assert sum("on val and test (fraction)" in t for t in titles) == 2 and "class" in titles
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        browser.js("const s = document.getElementById('trial'); s.value = '7'; s.onchange()")
+        values = browser.wait("(d => d.name === 'trial 7' && [d.y, d.error_y.array])"
+                              "(document.getElementById('classes').data[0])")
+        assert values[0] == pytest.approx([0.18, 0.82]) and values[1] == pytest.approx([0.07, 0.08])
+        assert browser.js("return performance.getEntriesByType('resource').length") == 0 and browser.errors() == []
 
 
 def test_an_empty_front_says_so(tmp_path):
@@ -141,7 +178,8 @@ def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
     home, spec, _ = made
     code = ("from tuner.mlflow_ui import serve; from tuner.home import Home; "
             f"serve(Home({str(home.root)!r}), None, {spec.search_name!r})")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True)
     lines = [process.stdout.readline() for _ in range(5)]
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     children = listed.stdout.split()

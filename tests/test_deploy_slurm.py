@@ -1,13 +1,15 @@
-"""deploy/slurm: the script itself, run by bash with stand-ins for SLURM's and Ray's programs."""
+"""deploy/slurm: the script itself, run by bash; SLURM's programs are stand-ins, Ray and the search once real."""
 
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.test_deploy import DEPLOY
+from tests.test_deploy import DEPLOY, ROOT
 
 FAKES = {
     "scontrol": 'echo "scontrol $*" >> "$LOG"; if [ "$1" = show ]; then echo node1; fi',
@@ -19,33 +21,48 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["SIGTERM", "to-its-end"])
-def test_sbatch_forwards_the_signal_and_requeues(tmp_path, told):
-    """The script itself, run by bash; SLURM's and Ray's programs are stand-ins that write down how they were called."""
-    for name, body in FAKES.items():
-        if name == "tuner" and not told:
-            body = 'echo "tuner $*" >> "$LOG"; exit 0'
+def sbatch(tmp_path, *options, fakes=FAKES, job="77"):
+    """The script as SLURM would start it, on one node."""
+    for name, body in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "TUNER_"))}
     env = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        **clean,
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "LOG": str(tmp_path / "log"),
-        "SLURM_JOB_ID": "77",
+        "SLURM_JOB_ID": job,
         "SLURM_JOB_NODELIST": "node1",
         "TUNER_HOME": str(tmp_path / "home"),
     }
-    script = subprocess.Popen(
-        ["bash", DEPLOY / "slurm/search.sbatch", "--method", "srat"], env=env, stderr=subprocess.PIPE, text=True
-    )
-    if told:
-        deadline = time.time() + 30
-        while not (tmp_path / "log.up").exists():
-            assert time.time() < deadline and script.poll() is None
-            time.sleep(0.1)
-        script.send_signal(signal.SIGTERM)
+    command = ["bash", DEPLOY / "slurm/search.sbatch", *options]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_sbatch_forwards_the_signal_and_requeues(tmp_path):
+    """Every program is a stand-in that writes down how it was called."""
+    script = sbatch(tmp_path, "--method", "srat")
+    deadline = time.time() + 30
+    while not (tmp_path / "log.up").exists():
+        assert time.time() < deadline and script.poll() is None
+        time.sleep(0.1)
+    script.send_signal(signal.SIGTERM)
     _, errors = script.communicate(timeout=30)
     log = (tmp_path / "log").read_text()
     assert "tuner search --method srat" in log and "ray start --head" in log
-    assert (script.returncode, "scontrol requeue 77" in log) == ((130, True) if told else (0, False)), errors
+    assert script.returncode == 130 and "scontrol requeue 77" in log, errors
+    assert not list((tmp_path / "home").glob(".ray-token*"))
+
+
+@pytest.mark.timeout(600)
+def test_sbatch_runs_a_search(tmp_path):
+    """Ray with a token of this job's own and the search are the real ones; SLURM's programs stand-ins."""
+    slurm = {name: FAKES[name] for name in ("scontrol", "srun", "hostname")}
+    tiny = ["--trials", "1", "--max-epochs", "1", "--set", "passes=1", "--set", "attack_steps=2"]
+    script = sbatch(tmp_path, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm,
+                    job=str(os.getpid()))  # its port comes from it
+    out, errors = script.communicate(timeout=550)
+    assert script.returncode == 0, errors[-3000:]
+    assert '"state": "finished"' in out and "requeue" not in (tmp_path / "log").read_text()
     assert not list((tmp_path / "home").glob(".ray-token*"))

@@ -177,6 +177,12 @@ def test_reat_attack_weights_follow_predictions():
     close(weights, [2 / e[0] / (1 / e[0] + 1 / e[1]), 2 / e[1] / (1 / e[0] + 1 / e[1])])
 
 
+def test_weights_of_mean_one():
+    close(losses.to_mean_one(t(1, 3)), [0.5, 1.5])
+    close(losses.to_mean_one(t(1e-20, 3e-20)), [0.5, 1.5])
+    close(losses.to_mean_one(t(0, 0)), [1.0, 1.0])
+
+
 def test_shared_class_weights():
     counts = torch.tensor([90, 10])
     close(class_weights("inverse", counts), [0.2, 1.8])

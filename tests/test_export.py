@@ -50,8 +50,10 @@ def test_folder_is_whole(exported):
     assert {f.name for f in to.iterdir()} == FILES and result["folder"] == str(to)
     assert [p.name for p in to.parent.iterdir()] == ["model"], "nothing is left beside it"
     about = json.loads((to / "model.json").read_text())
-    assert {"architecture", "preprocessing", "training", "spec", "metrics", "code", "torch", "params", "method"} <= set(about)
-    assert about["architecture"]["classes"] == [str(c) for c in range(10)] and about["architecture"]["shape"] == [1, 8, 8]
+    assert {"architecture", "preprocessing", "training", "spec", "metrics", "code", "torch", "params",
+            "method"} <= set(about)
+    assert about["architecture"]["classes"] == [str(c) for c in range(10)]
+    assert about["architecture"]["shape"] == [1, 8, 8]
     assert about["code"].startswith("0.1.0")
 
 
@@ -86,7 +88,8 @@ def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
         patch.setattr(module, "_to_mlflow", lambda *args: None)
         (row,) = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
     export_model("first", "knee", tmp_path / "out", home)
-    about, text = json.loads((tmp_path / "out" / "model.json").read_text()), (tmp_path / "out" / "README.md").read_text()
+    out = tmp_path / "out"
+    about, text = json.loads((out / "model.json").read_text()), (out / "README.md").read_text()
     (tested,) = [m for m in about["metrics"] if m["attack"] == "pgd:2x1"]
     assert tested["split"] == "test" and tested["robust_acc"] == row["robust_acc"]
     assert "Not verified" not in text and "Split test" in text
@@ -127,7 +130,7 @@ print([m for m in ("trainables", "tuner", "search_spaces") if m in sys.modules])
 
 
 def test_loading_never_unpickles_foreign_code(exported, tmp_path):
-    """A `.pt2` whose sample inputs are a pickle that would run a command: plain torch runs it, the card's `load` does not."""
+    """A `.pt2` whose sample inputs are a pickle that would run a command: plain torch runs it, our `load` not."""
     to, _, _ = exported
     bait, trap = tmp_path / "model.pt2", tmp_path / "executed"
 
@@ -176,7 +179,8 @@ def test_weights_are_those_that_were_judged(tmp_path):
     model, about = load_trial(tmp_path / "trial", tmp_path)
     assert about["weights"] == "average"
     mine, theirs, last = model.state_dict(), trainer.average.model.state_dict(), trainer.model.state_dict()
-    assert all(torch.equal(mine[k], theirs[k]) for k in mine) and not torch.equal(mine["head.weight"], last["head.weight"])
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+    assert not torch.equal(mine["head.weight"], last["head.weight"])
 
 
 def test_a_cosine_head_is_built_again(tmp_path):
@@ -201,13 +205,14 @@ def test_python_page_runs(tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     env = {**os.environ, "TUNER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env,
+                          timeout=240)
     assert done.returncode == 0 and len(blocks) == 4, done.stderr
     assert "finished {'finished': 4" in done.stdout and "hypervolume" in done.stdout
     assert {f.name for f in (tmp_path / "my-model").iterdir()} == FILES
 
 
-# ---- wrong input ---------------------------------------------------------------------------------------------------------
+# ---- wrong input ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args, parts", [
@@ -255,8 +260,8 @@ def test_a_damaged_checkpoint(finished, tmp_path, capsys, monkeypatch, damage, p
     home = copied(finished[1], tmp_path)
     trial = json.loads(tuner_front(home))["trial"]
     damage(home / "searches" / "first" / "trials" / str(trial) / "checkpoint.pt")
-    for command in (["export", "first", "--pick", "knee", "--to", tmp_path / "out"], ["verify", "first", "--pick", "knee"]):
-        code, out, _ = run(capsys, monkeypatch, *command, "--home", home, "--json")
+    for command in (["export", "first", "--to", tmp_path / "out"], ["verify", "first"]):
+        code, out, _ = run(capsys, monkeypatch, *command, "--pick", "knee", "--home", home, "--json")
         error = json.loads(out)["error"]
         assert code == 1 and error.startswith("checkpoint") and part in error and f"trials/{trial}/" in error
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
@@ -318,7 +323,8 @@ def test_a_registry_that_refuses_the_password_leaves_nothing(finished, tmp_path,
 def test_an_earlier_export_is_replaced_whole(finished, tmp_path):
     for _ in range(2):
         export_model("first", "average", tmp_path / "out", Home(finished[1]))
-        assert {f.name for f in (tmp_path / "out").iterdir()} == FILES and [p.name for p in tmp_path.iterdir()] == ["out"]
+        assert {f.name for f in (tmp_path / "out").iterdir()} == FILES
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
         (tmp_path / "out" / "model.safetensors").write_bytes(b"old")
     with pytest.raises(UsageError, match="nobody"):
         export_model("first", "nobody", tmp_path / "out", Home(finished[1]))
@@ -327,7 +333,7 @@ def test_an_earlier_export_is_replaced_whole(finished, tmp_path):
 
 def test_importing_the_package_is_light():
     code = "import sys, tuner; from tuner import SearchSpec, Home; " \
-           "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]); from tuner import search, load_front; " \
-           "print(callable(search), callable(load_front))"
+           "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]); " \
+           "from tuner import search, load_front; print(callable(search), callable(load_front))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["[]", "True True"], done.stderr

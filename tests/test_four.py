@@ -58,6 +58,7 @@ def test_lonely_anchors_pull_nothing_but_push():
 def test_focal_weights_are_not_counted_twice():
     """seeds 1.5, pitfall 2: weight 50, cross-entropy 0.1 gives 50 (1 - e^-0.1) 0.1 = 0.476, not 4.97."""
     close(50 * losses.focal(t(0.1), 1.0), [50 * 0.1 * (1 - math.exp(-0.1))])
+    close(losses.focal(t(0.1, 3.0), 2.5), [0.1 * (1 - math.exp(-0.1)) ** 2.5, 3 * (1 - math.exp(-3)) ** 2.5])
 
 
 def test_lrat_weights_at_the_numbers_of_the_paper():

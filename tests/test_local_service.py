@@ -1,4 +1,4 @@
-"""deploy/local for real: PostgreSQL, MLflow on it, a Ray head and a worker, a search, down again."""
+"""deploy/local for real: PostgreSQL, MLflow on it, a Ray head and a worker, a search that is stored on S3, down again."""
 
 import glob
 import json
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.s3 import s3_server
+from tests.test_submit import free_ports
 
 ROOT = Path(__file__).parent.parent
 SERVICE = ROOT / "deploy/local/service.sh"
@@ -36,12 +39,18 @@ def block_of_ports(count=40):
 )
 @pytest.mark.timeout(600)
 def test_up_search_down():
+    with s3_server(int(next(free_ports(1)))) as s3:
+        up_search_down(s3)
+
+
+def up_search_down(s3):
     folder = Path(tempfile.mkdtemp(prefix="tuner-l"))
     folder.chmod(0o755)  # root's PostgreSQL runs as another user
     bin_ = Path(sys.executable).parent
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "TUNER_"))}
     env = {
         **clean,
+        **s3.env,
         "TUNER_LOCAL": str(folder / "s"),
         "TUNER_LOCAL_PORT": block_of_ports(),
         "PATH": f"{bin_}:{os.environ['PATH']}",
@@ -82,6 +91,8 @@ def test_up_search_down():
             "eval_attack=2",
             "--name",
             "local",
+            "--storage",
+            s3.url("local"),
             "--follow",
             "--json",
         ]
@@ -89,6 +100,8 @@ def test_up_search_down():
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert result["trials"]["finished"] == 2 and result["mlflow"]["tracking_uri"] == exports["MLFLOW_TRACKING_URI"]
+        checkpoints = [key for key in s3.keys("local/searches/local/trials/") if key.endswith("checkpoint.pt")]
+        assert len(checkpoints) == 2 and not list(folder.rglob("checkpoint.pt")), "nodes share nothing but the storage"
         address = f"{exports['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={result['mlflow']['run_id']}"
         run = json.load(urllib.request.urlopen(address, timeout=30))["run"]
         assert run["info"]["status"] == "FINISHED"

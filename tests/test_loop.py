@@ -1,5 +1,6 @@
 """The training loop: repeats itself, goes on bit by bit where it stopped, and says when it diverges."""
 
+import math
 import shutil
 from dataclasses import asdict, replace
 
@@ -9,11 +10,11 @@ import torch._inductor.config
 from torch._dynamo.utils import counters
 
 from search_spaces.training import training_for
-from trainables.attack import pgd
+from trainables.attack import pgd, start_point
 from trainables.batches import Batches
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
-from trainables.evaluate import evaluate
+from trainables.evaluate import Evaluation, evaluate
 from trainables.frozen import Frozen
 from trainables.loop import Diverged, Trainer
 from trainables.methods.at import At
@@ -114,28 +115,103 @@ def test_clamp_inside_the_graph_would_look_more_robust(config):
     assert robust["masked"] > robust["honest"] + 0.01, robust
 
 
-def test_evaluation_counts_by_hand():
-    """A linear model on one pixel: class 1 where it is above 0.5; eps 0.2 fools exactly those within 0.2 of that."""
-    class Split:
-        x = torch.tensor([0.0, 0.2, 0.35, 0.65, 0.9, 0.2]).reshape(6, 1, 1, 1)
-        labels = torch.tensor([0, 0, 0, 1, 1, 1])
+def test_where_attacks_start():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((4, 1, 32, 32), 0.5)
+    x[3] = 0.0
+    eps = torch.tensor([0.05, 0.1, 0.2, 0.1]).reshape(4, 1, 1, 1)
+    begin = start_point(x, eps, "none", generator)
+    assert torch.equal(begin, x) and begin is not x
+    moved = start_point(x, eps, "uniform", generator) - x
+    for share, radius in zip(moved[:3], (0.05, 0.1, 0.2)):  # each image's own ball, evenly filled: std eps / sqrt(3)
+        assert -radius <= share.min() < -0.99 * radius and 0.99 * radius < share.max() <= radius + 1e-7
+        assert share.std().item() == pytest.approx(radius / 3**0.5, rel=0.05)
+    assert moved[3].min() == 0 and moved[3].max() > 0.099  # and in [0, 1]
+    noise = start_point(x, eps, "gaussian", generator) - x  # as in TRADES: neither eps nor the borders play a part
+    assert noise.std().item() == pytest.approx(0.001, rel=0.05) and noise[3].min() < 0
+    with pytest.raises(ValueError, match="'normal'; choose one of: none, uniform, gaussian"):
+        start_point(x, eps, "normal")
 
-        def __len__(self):
-            return 6
 
-        def batch(self, rows):
-            return self.x[rows], self.labels[rows]
+class Pixels:
+    """Six images of one pixel."""
 
-    def judge(x):
-        score = 10 * (x.flatten(1) - 0.5)
-        return torch.cat([-score, score], 1)
+    x = torch.tensor([0.0, 0.2, 0.35, 0.65, 0.9, 0.2]).reshape(6, 1, 1, 1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
 
-    result = evaluate(judge, Split(), 2, eps=0.2, steps=5)
-    assert result.count.tolist() == [3, 3] and result.clean.tolist() == [3, 2]
+    def __len__(self):
+        return 6
+
+    def batch(self, rows):
+        return self.x[rows], self.labels[rows]
+
+
+def above_half(x, scale=10):
+    """Class 1 where the pixel is above 0.5."""
+    score = scale * (x.flatten(1) - 0.5)
+    return torch.cat([-score, score], 1)
+
+
+@pytest.mark.parametrize("batch_size", [512, 4, 1])
+def test_evaluation_counts_by_hand(batch_size):
+    """A linear model on one pixel: eps 0.2 fools exactly those within 0.2 of the border."""
+    result = evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, batch_size=batch_size)
+    assert result.count.tolist() == [3, 3] and result.clean.tolist() == [3, 2] and result.kl.tolist() == [0, 0]
     assert result.ce_robust.tolist() == [2, 1] and result.robust.tolist() == [2, 1]
+    asked = evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, batch_size=batch_size, with_kl=True)
+    for name in ("count", "clean", "ce_robust", "robust", "ce"):
+        assert torch.equal(getattr(asked, name), getattr(result, name))
+    right = lambda x, y: 1 / (1 + math.exp(20 * (0.5 - x) * (2 * y - 1)))  # noqa: E731
+    ce, kl = [0.0, 0.0], [0.0, 0.0]
+    for x, y, moved in zip(Pixels.x.flatten().tolist(), Pixels.labels.tolist(), (0.2, 0.4, 0.55, 0.45, 0.7, 0.0)):
+        p, q = right(x, y), right(moved, y)  # every image is attacked, the one that is wrong already too
+        ce[y] -= math.log(p)
+        kl[y] += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert result.ce.tolist() == pytest.approx(ce, rel=1e-5) and asked.kl.tolist() == pytest.approx(kl, rel=1e-5)
     metrics = result.metrics(["a", "b"])
     assert metrics["robust_acc"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
+
+
+def test_evaluation_steps_are_two_and_a_half_radii_in_all():
+    """eps 0.2 and 5 steps: 0.1 each, so a start anywhere in the ball reaches its border."""
+    seen = []
+
+    def attacked(x):
+        seen.append(x.detach())
+        return above_half(x)
+
+    evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, attacked=attacked, batch_size=6)
+    assert len(seen) == 10 and len({len(x) for x in seen[:5]}) == len({len(x) for x in seen[5:]}) == 1
+    moves = torch.stack(seen[:5]).diff(dim=0).abs()
+    assert moves.max().item() == pytest.approx(0.1) and len(seen[0]) == 5 > len(seen[5])
+
+
+def test_a_masked_model_shows_in_the_gap():
+    """Logits times 1e4: the softmax is saturated, so cross-entropy leaves images where its random start put them."""
+    class Close(Pixels):  # the third and fourth are fooled in the ball's outermost 2.5 %, where no start will be
+        x = torch.tensor([0.0, 0.2, 0.31, 0.69, 0.9, 0.2]).reshape(6, 1, 1, 1)
+
+    copy = lambda x: above_half(x, 1e4)  # noqa: E731
+    result = evaluate(copy, Close(), 2, eps=0.2, steps=5)
+    assert result.robust.tolist() == [2, 1] and result.ce_robust.tolist() == [3, 2]
+    assert result.metrics(["a", "b"])["masking_gap"] == pytest.approx(1 / 3)
+    quick = evaluate(above_half, Close(), 2, eps=0.2, steps=5, attacked=copy)  # a copy finds, the model judges
+    assert quick.ce_robust.tolist() == [3, 2] and quick.robust.tolist() == [2, 1] and quick.ce.sum() < 10
+
+
+def test_metrics_by_hand():
+    """Class c has no images. Of 3 classes the worst 30 % are one; of 10 they are three."""
+    known = {"count": [10, 10, 0, 20], "clean": [9, 8, 0, 10], "ce_robust": [6, 5, 0, 8], "robust": [5, 4, 0, 2]}
+    known = {name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()}
+    metrics = Evaluation(**known, ce=torch.zeros(4), kl=torch.zeros(4)).metrics(["a", "b", "c", "d"])
+    assert metrics == pytest.approx({
+        "clean_acc": 2.2 / 3, "robust_acc": 1 / 3, "worst_class_clean_acc": 0.5, "worst_class_robust_acc": 0.1,
+        "tail_robust_acc": 0.1, "robust_acc_gap": 0.4, "masking_gap": 0.5 / 3, "clean_acc/a": 0.9, "clean_acc/b": 0.8,
+        "clean_acc/d": 0.5, "robust_acc/a": 0.5, "robust_acc/b": 0.4, "robust_acc/d": 0.1})
+    ten = {name: torch.full((10,), 10.0) for name in ("count", "clean", "ce_robust", "ce", "kl")}
+    metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(list("0123456789"))
+    assert metrics["tail_robust_acc"] == pytest.approx(0.3)
 
 
 def test_partners_share_the_class_and_are_someone_else():

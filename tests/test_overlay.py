@@ -12,7 +12,7 @@ from tests.test_wrong_input import run
 from tuner.front import Front
 from tuner.history import History
 from tuner.home import Home, UsageError
-from tuner.overlay import attained, cells, overlay, sentences
+from tuner.overlay import attained, cells, compare, sentences
 from tuner.result import load_search
 from tuner.spec import SearchSpec
 
@@ -53,7 +53,7 @@ def home(tmp_path_factory):
 
 
 def compared(home, *names):
-    return overlay([(name, *load_search(home, name)) for name in names])
+    return compare(*names, home=home)
 
 
 def test_who_holds_what_of_the_combined_front(home):
@@ -119,7 +119,8 @@ def test_what_cannot_be_compared_is_refused(home, tmp_path, capsys, monkeypatch,
     other = Home(tmp_path)
     made(other, "x", [(0.5, 0.1)])
     made(other, "y", [(0.5, 0.1)], **fields)
-    code, out, _ = run(capsys, monkeypatch, "front", "x", "y", "--html", tmp_path / "p.html", "--json", "--home", tmp_path)
+    code, out, _ = run(capsys, monkeypatch, "front", "x", "y", "--html", tmp_path / "p.html", "--json", "--home",
+                       tmp_path)
     error = json.loads(out)["error"]
     assert code == 2 and "searches 'x' and 'y' cannot be overlaid" in error and part in error and "\n" not in error
     assert not (tmp_path / "p.html").exists()

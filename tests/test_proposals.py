@@ -413,7 +413,9 @@ def test_warm_start(tmp_path):
 
 
 @pytest.mark.parametrize("changes, part", [({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
-                                           ({"method": "srat"}, "method"), ({"max_epochs": 27}, "max_epochs 12 there"),
+                                           ({"method": "srat"}, "method"), ({"method": ("trades", "at")}, "method"),
+                                           ({"trunk": "at:3"}, "trunk 'auto' there, 'at:3' here"),
+                                           ({"max_epochs": 27}, "max_epochs 12 there"),
                                            ({"space": {"lr": [0.01, 0.1]}}, "another space: beta there, beta, lr")])
 def test_warm_start_from_something_else_is_refused(tmp_path, changes, part):
     home, earlier = Home(tmp_path), spec_of(trials=2, name="earlier")

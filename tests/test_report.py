@@ -43,7 +43,8 @@ def test_values_are_short(value, text):
 
 GAINS = [
     # (rows beside the paper's (0.50, 0.10), words that must and must not stand in the sentence)
-    ([(1, 0.50, 0.15)], ["gains +0.050 worst-class robust accuracy at no loss of average (trial 1)", "x1.50"], ["nothing"]),
+    ([(1, 0.50, 0.15)], ["gains +0.050 worst-class robust accuracy at no loss of average (trial 1)", "x1.50"],
+     ["nothing"]),
     ([(1, 0.55, 0.10), (2, 0.50, 0.12)], ["+0.050 average robust accuracy at no loss of worst class (trial 1)",
                                           "+0.020 worst-class robust accuracy at no loss of average (trial 2)"], []),
     ([(1, 0.45, 0.20)], ["gains nothing without a loss elsewhere", "+0.100 worst class for -0.050 average (trial 1)"],

@@ -18,19 +18,26 @@ from tests.conftest import tuner
 from tuner.history import History
 
 # Sixteen steps a trial, slow enough to be caught in the middle of one.
-ARGS = ["search", "--method", "srat", "--trials", "6", "--max-epochs", "4", "--set", "passes=2", "--set", "eval_attack=4",
-        "--name", "killed", "--json"]
+ARGS = ["search", "--method", "srat", "--trials", "6", "--max-epochs", "4", "--set", "passes=2",
+        "--set", "eval_attack=4", "--name", "killed", "--json"]
+# Trials that are stopped at rungs 1 and 3 of 9, one at a time.
+STOPPING = ["search", "--method", "trades", "--trials", "8", "--max-epochs", "9", "--grace", "1", "--max-concurrent",
+            "1", "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2", "--name", "killed", "--json"]
 
 
-def start_and_wait(home, ends, extra_epochs=1):
+def started(home, args):
+    command = [sys.executable, "-m", "tuner.cli", *args, "--home", str(home)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
+                            start_new_session=True)
+
+
+def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
     """Start the search and return its process once ``ends`` trials have ended and another is in its middle."""
-    command = [sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
-                               start_new_session=True)
+    process = started(home, args)
     path, deadline = home / "searches" / "killed" / "history.jsonl", time.time() + 150
     while time.time() < deadline:
         history = History(path.parent) if path.exists() else None
-        if history and len(history.with_state("finished")) >= ends and any(
+        if history and len(history.with_state("finished", "stopped")) >= ends and any(
                 len(t.epochs) >= extra_epochs for t in history.with_state("running")):
             return process
         assert process.poll() is None, process.communicate()
@@ -87,3 +94,28 @@ def test_two_drivers_of_one_search_are_refused(tmp_path):
     finally:
         process.kill()
         process.communicate(timeout=60)
+
+
+def outcome(home):
+    """What became of every trial: its setting, where it ended and how, and all it reported but for times."""
+    return [(t.trial, t.params, t.state, [{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs])
+            for t in History(home / "searches" / "killed").trials.values()]
+
+
+def test_after_a_kill_the_same_trials_are_stopped_at_the_same_rungs(tmp_path):
+    """One worker, one seed: the undisturbed search beside one that was killed."""
+    whole = started(tmp_path / "whole", STOPPING)
+    process = start_and_wait(tmp_path / "killed", ends=3, args=STOPPING)
+    process.kill()
+    process.communicate(timeout=60)
+    before = outcome(tmp_path / "killed")
+    done = tuner("resume", "killed", "--home", tmp_path / "killed", "--json")
+    assert done.returncode == 0, done.stderr
+    out, err = whole.communicate(timeout=240)
+    assert whole.returncode == 0, err
+    assert len(before) < 8 and outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    results = json.loads(out), json.loads(done.stdout)
+    assert results[0]["trials"] == results[1]["trials"] and results[0]["trials"]["stopped"] >= 2
+    assert results[0]["front"] == results[1]["front"]
+    saved = results[0]["epochs_saved_by"]
+    assert saved["early_stopping"] == results[0]["epochs_saved"] == 8 * 9 - results[0]["epochs_trained"] > 0

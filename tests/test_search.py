@@ -33,7 +33,8 @@ def test_result_json_has_what_scripts_rely_on(finished):
         assert {"trial", "epoch", *OBJECTIVES, "clean_acc", "params"} <= set(row) and row["epoch"] == 3
     assert result["paper"]["trial"] == 0
     assert result["paper"]["params"] == {"loss": "ce", "one_minus_beta": 1e-4, "strength": 1.0, "start": 0.8,
-                                         "sep_weight": 0.5, "temperature": 0.1, **_unsearched(result["paper"]["params"])}
+                                         "sep_weight": 0.5, "temperature": 0.1,
+                                         **_unsearched(result["paper"]["params"])}
 
 
 def _unsearched(params):
@@ -52,7 +53,8 @@ def test_each_trial_received_what_the_sampler_proposed(finished):
     _, home, _ = finished
     folder = home / "searches" / "first"
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
-    (study,) = [optuna.load_study(study_name=s.study_name, storage=storage) for s in optuna.get_all_study_summaries(storage)]
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
     history = History(folder)
     assert len(study.trials) == len(history.trials) == 6
     for trial in study.trials:
@@ -157,7 +159,8 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(tmp_path, parq
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-m", "tuner.cli", "search", "--trials", "40", *SMALL, "--name", "stopped", "--home",
                str(tmp_path), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ.copy())
     path = tmp_path / "searches" / "stopped" / "history.jsonl"
     deadline = time.time() + 120
     while time.time() < deadline and (not path.exists() or path.read_text().count('"end"') < 2):

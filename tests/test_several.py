@@ -1,4 +1,4 @@
-"""One real search of two methods with two seeds, killed among its replicates and resumed: what every place says of it."""
+"""One real search of two methods with two seeds, killed among its replicates and resumed: what every place says."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from tuner.result import load_search
 from tuner.verify import make_jobs
 
 ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",
-        "--fix", "beta=6.5", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3", "--name", "both",
-        "--json"]
+        "--fix", "level=instance", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3",
+        "--name", "both", "--json"]
 OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 
 
@@ -58,7 +58,7 @@ def test_it_ends_as_it_would_have(killed):
                      if (e := json.loads(line))["event"] == "epoch")
     finished = {e["trial"] for line in before if (e := json.loads(line))["event"] == "end"}
     assert all(n == 1 for (trial, _), n in epochs.items() if trial in finished), "what had ended was trained again"
-    assert "--fix beta is for trades alone: done knows no such parameter" in stderr
+    assert "--fix level is for done alone: trades knows no such parameter" in stderr
 
 
 def test_the_front_is_of_means_over_both_seeds(killed):

@@ -70,6 +70,10 @@ class Cluster:
                 client,
                 "--num-cpus",
                 "2",
+                "--num-gpus",
+                "1",
+                "--resources",
+                '{"accelerator_type:T4": 1}',
                 "--temp-dir",
                 str(folder / "ray"),
                 "--disable-usage-stats",
@@ -249,7 +253,7 @@ def test_doctor_says_what_to_do(tmp_path):
 
 
 def test_driver_on_the_head_node(cluster, tmp_path):
-    """RAY_ADDRESS alone; a token file is enough, though Ray itself would not send it."""
+    """RAY_ADDRESS alone; a token file is enough, though Ray itself would not send it. Half of a GPU of one kind."""
     done = cluster.tuner(
         "search",
         *TINY,
@@ -257,6 +261,10 @@ def test_driver_on_the_head_node(cluster, tmp_path):
         "1",
         "--trials",
         "1",
+        "--gpus-per-trial",
+        "0.5",
+        "--accelerator",
+        "T4",
         "--home",
         tmp_path,
         "--json",
@@ -270,7 +278,8 @@ def test_driver_on_the_head_node(cluster, tmp_path):
 @pytest.mark.parametrize(
     "args, env, code, words",
     [
-        (["submit", *TINY, "--gpus-per-trial", "1"], {}, 2, "--gpus-per-trial 1 is more than any node has"),
+        (["submit", *TINY, "--gpus-per-trial", "2"], {}, 2, "--gpus-per-trial 2 is more than any node has"),
+        (["submit", *TINY, "--accelerator", "H100"], {}, 2, "--accelerator 'H100' is on no node; they have T4"),
         (["submit", *TINY], {"RAY_AUTH_TOKEN": ""}, 2, "requires a token and none is here"),
         (["jobs"], {"RAY_AUTH_TOKEN": "wrong" * 9}, 1, "refuses the token from here"),
         (

@@ -29,8 +29,10 @@ def server(tmp_path_factory):
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/users.db\nadmin_username = anna\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
-    environment = {**os.environ, "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_AUTH_ADMIN_PASSWORD": RIGHT,
-                   "MLFLOW_FLASK_SERVER_SECRET_KEY": "only a test", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+                   "MLFLOW_AUTH_ADMIN_PASSWORD": RIGHT,
+                   "MLFLOW_FLASK_SERVER_SECRET_KEY": "only a test",
+                   "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1", "--port",
                str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/runs.db",
                "--artifacts-destination", (folder / "artifacts").as_uri()]
@@ -79,7 +81,7 @@ def test_the_right_password_logs_a_search(server, made, monkeypatch):
 
 
 def test_a_wrong_password_stops_no_search_and_is_told_nowhere(server, made, monkeypatch, capsys):
-    """The search goes on and says how to fill MLflow in; `tuner sync` with the same password is one sentence, exit 1."""
+    """The search goes on and says how to fill MLflow in; `tuner sync` with that password is one sentence, exit 1."""
     home, spec, history = made
     sign_in(monkeypatch, server, WRONG)
     said, tried = [], threading.Event()

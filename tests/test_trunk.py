@@ -229,6 +229,16 @@ def test_damaged_earlier_file_of_an_averaging_method_is_trained_again(fresh):
     assert same(trainer, Trainer(config)) and branch.leave() and same(whole, trainer)
 
 
+def test_trunks_of_another_code_version_are_left_alone_and_counted(config, tmp_path, monkeypatch):
+    config = replace(config, storage=str(tmp_path))
+    run_to_branch(Trainer(config))
+    assert open_branch(Trainer(config)).outdated == 0
+    monkeypatch.setattr("trainables.trunk.code_version", lambda base: "another")
+    branch = open_branch(Trainer(config))
+    assert branch.outdated == 1 and not branch.ready()
+    assert open_branch(Trainer(replace(config, seed=5))).outdated == 0  # that one would not fit anyway
+
+
 @pytest.mark.parametrize("where", ["file://{}", "memory://{}"])
 def test_storage_by_url(config, tmp_path, where):
     config = replace(config, storage=where.format(tmp_path))

@@ -1,4 +1,4 @@
-"""Verification: the attacks against models whose robustness is known, the intervals by simulation, the command on a real search."""
+"""Verification: attacks on models whose robustness is known, intervals by simulation, the command on a real search."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from tuner.result import load_search
 from tuner.verified import row_of, sentences, summary
 from tuner.verify import make_jobs, parse_attack, store, stored, verify_search
 
-# ---- the attacks ---------------------------------------------------------------------------------------------------------
+# ---- the attacks ----------------------------------------------------------------------------------------------------
 
 
 class Linear(nn.Module):
@@ -77,7 +77,7 @@ def test_flags_are_exact_on_linear_models(classes, attack):
 
 
 def test_targeted_attack_finds_what_cross_entropy_cannot():
-    """Logits times 1e4: the softmax is saturated and cross-entropy has no gradient; margins do not care. The alarm says so."""
+    """Logits times 1e4: saturated, cross-entropy has no gradient, margins do not care. An alarm says so."""
     model, split, reach = linear_case(10, eps=0.005, scale=1e4)
     cascade = Cascade(model, split, "apgd", eps=0.005, search_steps=4)
     stages = {s.name: s for s in cascade.run()}
@@ -87,7 +87,7 @@ def test_targeted_attack_finds_what_cross_entropy_cannot():
 
 
 def test_targeted_attack_alone_is_exact_and_square_alone_comes_near():
-    """Without the attacks before them. The closest class is often not the second most likely one, so all targets count."""
+    """Without the attacks before them. The closest class is often not the second likeliest, so all targets count."""
     model, split, reach = linear_case(10, eps=0.005)
     cascade = Cascade(model, split, "apgd", eps=0.005, search_steps=4)
     x, y = split.batch(slice(None))
@@ -101,7 +101,7 @@ def test_targeted_attack_alone_is_exact_and_square_alone_comes_near():
 
 
 def test_every_target_is_tried():
-    """The likeliest wrong class is out of reach (its weights are the true class's), only the least likely one is near."""
+    """The likeliest wrong class is out of reach (its weights are the true class's), only the unlikeliest is near."""
     model = Linear(4)
     model.head.weight.data = torch.zeros(4, 16)
     model.head.weight.data[3] = 1.0
@@ -170,7 +170,7 @@ def test_attack_names(monkeypatch):
         parse_attack("autoattack")
 
 
-# ---- how sure ------------------------------------------------------------------------------------------------------------
+# ---- how sure -------------------------------------------------------------------------------------------------------
 
 
 def test_wilson_intervals_by_hand():
@@ -180,8 +180,9 @@ def test_wilson_intervals_by_hand():
     assert wilson(0, 36) == pytest.approx((0, 1.96 ** 2 / (36 + 1.96 ** 2)), abs=1e-4) and wilson(36, 36)[1] == 1
 
 
-@pytest.mark.parametrize("p, least, gone", [(np.linspace(0.4, 0.6, 10), 0.9, 0.5), (np.linspace(0.2, 0.8, 10), 0.9, 0.5),
-                                            (np.full(10, 0.5), 0.7, 0.3), (np.array([0.02] + [0.5] * 9), 0.9, None)])
+@pytest.mark.parametrize("p, least, gone", [
+    (np.linspace(0.4, 0.6, 10), 0.9, 0.5), (np.linspace(0.2, 0.8, 10), 0.9, 0.5),
+    (np.full(10, 0.5), 0.7, 0.3), (np.array([0.02] + [0.5] * 9), 0.9, None)])
 def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least, gone):
     """Simulated test sets; ``gone``: the share of the bias that the correction must remove."""
     rng, count = np.random.default_rng(0), np.full(10, 36)
@@ -192,7 +193,7 @@ def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least
     assert gone is None or abs(corrected) < (1 - gone) * abs(bias)
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------------
+# ---- the command ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,8 @@ def test_json_has_what_scripts_rely_on(verified, finished):
         val = History(home / "searches" / "first").trials[row["trial"]].last
         assert row["val"]["robust_acc"] == val["robust_acc"] and row["robust_acc"] < row["clean_acc"]
         assert row["seeds"]["seeds"] == [1] and len(row["seeds"]["robust_acc"]["values"]) == 1
-        assert row["seeds"]["robust_acc"]["values"][0] != row["robust_acc"] and row["seeds"]["robust_acc"]["std"] is None
+        again = row["seeds"]["robust_acc"]
+        assert again["values"][0] != row["robust_acc"] and again["std"] is None
     assert set(result["front"]) | set(result["fell_off"]) == {r["trial"] for r in result["rows"]}
 
 
@@ -229,7 +231,8 @@ def test_flags_report_and_table(verified):
     folder = home / "searches" / "first"
     for row in result["rows"]:
         flags = pq.read_table(row["flags"]).to_pydict()
-        assert flags["index"] == list(range(359)) and set(flags["broken_by"]) <= {"", *(s["name"] for s in row["stages"])}
+        assert flags["index"] == list(range(359))
+        assert set(flags["broken_by"]) <= {"", *(s["name"] for s in row["stages"])}
         assert [b == "" for b in flags["broken_by"]] == flags["robust"]
         assert [b != "clean" for b in flags["broken_by"]] == flags["clean"]
         assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
@@ -238,7 +241,8 @@ def test_flags_report_and_table(verified):
     assert sorted(zip(table["trial"], table["retrained"])) == sorted((r["trial"], again) for r in result["rows"]
                                                                      for again in (False, True))
     page = (folder / "verified.html").read_text()
-    assert not re.search("@@(TITLE|LINE|SENTENCES|TABLE|NOTE|DATA|PLOTLY)@@", page) and f'"trial": {result["rows"][0]["trial"]}' in page
+    assert not re.search("@@(TITLE|LINE|BODY|SENTENCES|TABLE|NOTE|DATA|SCRIPT|PLOTLY)@@", page)
+    assert f'"trial": {result["rows"][0]["trial"]}' in page
     assert "apgd-t" in stderr and "done)" in stderr and "\x1b[" not in stderr
 
 
@@ -275,7 +279,8 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
             store(job, attack, {"failed": "only a test"} if job.seed else saved[job.trial])
 
     monkeypatch.setattr(module, "run_jobs", run)
-    assert verify_search("first", home, seeds=1, say=said.append)["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
+    found = verify_search("first", home, seeds=1, say=said.append)
+    assert found["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
     assert todo == [] and "done already" in said[0]
     folder, trial = tmp_path / "searches" / "first" / "verify" / "apgd", result["rows"][0]["trial"]
     found = json.loads((folder / f"{trial}.json").read_text())
@@ -305,7 +310,8 @@ def test_official_class_by_hand_gives_the_same_flags(finished):
     cascade = Cascade(model, split, "autoattack", eps=0.1, search_steps=4)
     assert [s.name for s in cascade.run()] == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     x, y = split.batch(slice(None))
-    _, y_adv = AutoAttack(model, norm="Linf", eps=0.1, version="standard", device="cpu", seed=0).run_standard_evaluation(x, y)
+    official = AutoAttack(model, norm="Linf", eps=0.1, version="standard", device="cpu", seed=0)
+    _, y_adv = official.run_standard_evaluation(x, y)
     assert torch.equal(y_adv == y, cascade.robust)
     ours = Cascade(model, split, "apgd", eps=0.1, search_steps=4)
     list(ours.run())
@@ -324,8 +330,9 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
         labels = np.repeat([0, 1], 20)
         flags = np.where(np.arange(40) % 20 < 20 * robust, -1, 1)
         store(job, "apgd", {"result": {
-            "labels": labels, "broken_by": flags, "alarms": [], "classes": ["0", "1"], "eps": 0.1, "epoch": 3, "device": "cpu",
-            "stages": [{"name": "clean"}, {"name": "pgd"}], "seconds": 1, "torch": "", "checkpoint": "x"}})
+            "labels": labels, "broken_by": flags, "alarms": [], "classes": ["0", "1"], "eps": 0.1, "epoch": 3,
+            "device": "cpu", "stages": [{"name": "clean"}, {"name": "pgd"}], "seconds": 1, "torch": "",
+            "checkpoint": "x"}})
         rows.append((job, json.loads(job.path.with_suffix(".json").read_text())))
     found = summary(spec, history, Home(home), "first", "apgd", rows)
     assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
@@ -334,7 +341,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     assert row_of(rows[0][1], Path(found["rows"][0]["flags"]))["images"] == 40
 
 
-# ---- wrong input ---------------------------------------------------------------------------------------------------------
+# ---- wrong input ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args, code, parts", [
@@ -373,7 +380,8 @@ def test_stored_results_belong_to_a_checkpoint(verified, tmp_path):
     _, home, _ = verified
     home = Home(copied(home, tmp_path))
     spec, history = load_search(home, "first")
-    (job,) = make_jobs(spec, history, home, "first", [module.picked_rows(spec, history, "first", "knee")[0]["trial"]], "apgd", 0)
+    (knee,) = module.picked_rows(spec, history, "first", "knee")
+    (job,) = make_jobs(spec, history, home, "first", [knee["trial"]], "apgd", 0)
     assert stored(job) is not None
     path = Path(job.config.folder) / "checkpoint.pt"
     path.write_bytes(path.read_bytes() + b"\0")

@@ -43,9 +43,8 @@ def test_killed_and_started_again(finished, undisturbed, tmp_path):
     folder = home / "searches" / "first"
     command = [sys.executable, "-m", "tuner.cli", *map(str, ARGS), "--home", str(home)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **away})
-    for line in process.stderr:
-        if "(1/2 done)" in line:
-            break
+    said = next((line for line in process.stderr if "(1/2 done)" in line), None)
+    assert said, f"it ended by itself with {process.wait()}"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "verified.parquet").exists() and not (folder / "verified.html").exists()

@@ -1,4 +1,4 @@
-"""Wrong input ends at once, before Ray starts, with exit 2 and one sentence that carries the value and what is allowed."""
+"""Wrong input ends at once, before Ray starts: exit 2, one sentence that carries the value and what is allowed."""
 
 import json
 import os
@@ -15,6 +15,13 @@ from tuner.cli import main
 
 CASES = [
     (["--method", "srta"], ["'srta'", "srat"]),
+    (["--method", "srat", "--method", "dome"], ["'dome'", "done"]),
+    (["--method", "srat", "--method", "srat"], ["['srat', 'srat']", "different"]),
+    (["--method", "srat", "--method", "done", "--trials", "1"], ["--trials 1", "2 methods"]),
+    (["--method", "srat", "--method", "done", "--fix", "lamda=1"], ["'lamda'", "none of srat, done"]),
+    (["--method", "srat", "--method", "wat", "--trunk", "at:3"], ["'at:3'", "srat has a start of its own"]),
+    (["--seeds", "0"], ["--seeds 0", "at least 1"]),
+    (["--seeds", "two"], ["--seeds"]),
     (["--dataset", "cifar11"], ["'cifar11'", "cifar10"]),
     (["--model", "resnet19"], ["'resnet19'", "resnet18"]),
     (["--sampler", "grid"], ["'grid'", "tpe"]),
@@ -38,6 +45,7 @@ CASES = [
     (["--set", "learning_rate=1"], ["'learning_rate'", "lr"]),
     (["--set", "eps=0"], ["eps=0", "[0.0001, 1]"]),
     (["--set", "eps=-0.1"], ["eps=-0.1"]),
+    (["--set", "batch_size=1"], ["batch_size=1", "[2, 4096]"]),  # two are enough for every method
     (["--set", "schedule=linear"], ["'linear'", "piecewise"]),
     (["--max-epochs", "0"], ["--max-epochs 0", "at least 1"]),
     (["--trials", "0"], ["--trials 0"]),

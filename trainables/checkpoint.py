@@ -1,10 +1,11 @@
-"""A trial's checkpoint: its whole state after the last finished epoch, in its folder (a path or URL), never half-written."""
+"""A trial's checkpoint: its whole state after the last finished epoch, in its folder (a path or URL); never half."""
 
 from __future__ import annotations
 
 import io
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,9 +20,11 @@ class DamagedCheckpoint(ValueError):
     """One sentence that names the file."""
 
 
-def save_checkpoint(folder: str | Path, trainer, metrics: dict) -> None:
+def save_checkpoint(folder: str | Path, trainer, metrics: dict, past: Sequence[dict] = ()) -> None:
+    """``metrics`` of the last epoch, ``past`` of those before it."""
+    state = {**trainer.state_dict(), "metrics": metrics, "past": list(past), "config": trainer.config.to_dict()}
     buffer = io.BytesIO()
-    torch.save({**trainer.state_dict(), "metrics": metrics, "config": trainer.config.to_dict()}, buffer)
+    torch.save(state, buffer)
     Storage(folder).write(NAME, buffer.getbuffer())
 
 
@@ -32,7 +35,8 @@ def checkpoint_bytes(folder: str | Path) -> bytes | None:
 def read_checkpoint(folder: str | Path) -> dict | None:
     """The state, or None where the folder has no checkpoint. Foreign code is never unpickled.
 
-    ``DamagedCheckpoint`` where the file is not what was written: torch writes a CRC-32 of every tensor, but does not look.
+    ``DamagedCheckpoint`` where the file is not what was written: torch writes a CRC-32 of every tensor, but does not
+    look.
     """
     data = checkpoint_bytes(folder)
     if data is None:
@@ -47,8 +51,8 @@ def read_checkpoint(folder: str | Path) -> dict | None:
     raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is cut or altered (its checksum does not fit)")
 
 
-def load_checkpoint(folder: str | Path, trainer) -> dict | None:
-    """Continue ``trainer`` from the folder's checkpoint; returns the metrics of its last epoch, None where there is none.
+def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
+    """Continue ``trainer`` from the folder's checkpoint; returns its metrics, the last epoch's last, None without one.
 
     Another trial's is none: a driver whose machine was lost may not have told the storage of its last proposal, and the
     number is then given to another one.
@@ -57,7 +61,7 @@ def load_checkpoint(folder: str | Path, trainer) -> dict | None:
     if state is None or _who(state["config"]) != _who(trainer.config.to_dict()):
         return None
     trainer.load_state_dict(state)
-    return state["metrics"]
+    return [*state.get("past", []), state["metrics"]]
 
 
 def _who(config: dict) -> list:

@@ -49,9 +49,6 @@ class Trainer:
                                  mean=self.splits.mean, std=self.splits.std).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
-        if self.batches.batch_size < self.method.min_batch:
-            raise ValueError(f"batch_size={self.batches.batch_size} is too small for {config.method}, which needs at "
-                             f"least {self.method.min_batch} images per step")
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
                                          weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)

@@ -169,7 +169,6 @@ class Method(nn.Module):
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
     needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
     needs_every_class = False  # True: the equation divides by, or takes the logarithm of, class counts
-    min_batch = 1  # smallest batch the equation makes sense for
     form = "at"  # the plain loss underneath: "at", "trades" or "mart"; a parameter ``form`` overrides it
 
     def __init__(self, params: Any, task: Task):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from trainables.config import TrialConfig
 AT_A_TIME = (1, 2, 3, 4, 6, 8, 12, 16)
 SPARE = 0.9  # of the memory: evaluation peaks and fragments need the rest
 WORTH = 1.05  # more trials at a time must train so much more in all, since each of them gets slower
-WARM_STEPS, TRAIN_S = 3, 5.0
+WARM_STEPS = 3
 
 
 def room(memory: int, total: int, most: int) -> list[int]:
@@ -27,7 +28,7 @@ def room(memory: int, total: int, most: int) -> list[int]:
 
 
 def choose(rates: dict[int, float]) -> int:
-    """The fewest at a time beyond which nothing is worth it; ``rates``: images per second of all together, by number."""
+    """The fewest at a time beyond which nothing is worth it; ``rates``: images per second of all, by their number."""
     best = min(rates)
     for k in sorted(rates):
         if rates[k] >= WORTH * rates[best]:
@@ -35,11 +36,13 @@ def choose(rates: dict[int, float]) -> int:
     return best
 
 
-def measure(config: TrialConfig, most: int, threads: int = 1) -> Iterator[dict]:
-    """Yields ``{"at_a_time", "images_per_s", "memory", "total"}`` as trials are added, until one more is not worth it.
+def measure(config: TrialConfig, most: int, threads: int = 1, seconds: float = 5.0) -> Iterator[dict]:
+    """Yields ``{"at_a_time", "images_per_s", "memory", "total"}`` as trials are added, until more are not worth it.
 
-    ``memory``: bytes of one trial; ``total``: of the device (on a CPU, of the machine). ``RuntimeError`` where not even
-    one trial runs.
+    Each number of trials trains for ``seconds``; ``most`` is what the node's CPUs allow, ``threads`` are a trial's.
+
+    ``memory``: bytes of one trial; ``total``: of the device (on a CPU, of the machine). ``RuntimeError`` where not
+    even one trial runs.
     """
     with contextlib.ExitStack() as stack:
         running = [_start(stack, config, threads)]
@@ -50,7 +53,7 @@ def measure(config: TrialConfig, most: int, threads: int = 1) -> Iterator[dict]:
                 while len(running) < k:
                     running.append(_start(stack, config, threads))
                     _read(running[-1])
-                rates[k] = _together(running)
+                rates[k] = _together(running, seconds)
             except RuntimeError:
                 if k == 1:
                     raise
@@ -61,8 +64,8 @@ def measure(config: TrialConfig, most: int, threads: int = 1) -> Iterator[dict]:
 
 
 def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-m", "trainables.packing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "trainables.packing"], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stack.callback(process.wait)
     stack.callback(process.kill)
     process.stdin.write(json.dumps({"config": config.to_dict(), "threads": threads}) + "\n")
@@ -77,9 +80,9 @@ def _read(process: subprocess.Popen) -> dict:
     return json.loads(line)
 
 
-def _together(running: list[subprocess.Popen]) -> float:
+def _together(running: list[subprocess.Popen], seconds: float) -> float:
     for process in running:
-        process.stdin.write("go\n")
+        process.stdin.write(f"{seconds}\n")
         process.stdin.flush()
     return sum(_read(process)["images_per_s"] for process in running)
 
@@ -98,9 +101,9 @@ def _trial() -> None:
         next(steps)
     _judge_some(trainer)
     print(json.dumps(_memory(trainer.device)), flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         begin, images = time.perf_counter(), 0
-        while time.perf_counter() - begin < TRAIN_S:
+        while time.perf_counter() - begin < float(line):
             images += next(steps)
         print(json.dumps({"images_per_s": images / (time.perf_counter() - begin)}), flush=True)
 
@@ -136,8 +139,6 @@ def _memory(device) -> dict[str, int]:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()  # the first trial is alone on it
         return {"memory": total - free, "total": total}
-    import os
-
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "total": total}
 

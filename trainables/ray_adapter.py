@@ -14,8 +14,8 @@ class TrialActor(tune.Trainable):
     """Reports ``{"trial", "metrics", "done"}`` after every epoch, or ``"failed": reason`` where a trial diverged.
 
     On its way to the trunk's end ``metrics`` is None and ``trunk`` says what this step did: ``{"trained": epoch or
-    None}``. The step that leaves the trunk reports its last epoch, and in ``trunk`` all of them: ``{"epochs", "past",
-    "name"}``.
+    None, "outdated": trunks of other versions}``. The step that leaves the trunk reports its last epoch, and in
+    ``trunk`` all of them: ``{"epochs", "past", "name"}``.
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whoever started it.
@@ -31,7 +31,8 @@ class TrialActor(tune.Trainable):
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
         self.trainer = Trainer(self.trial)
-        self.unreported = load_checkpoint(self.trial.folder, self.trainer) if self.trial.folder else None
+        self.curve = load_checkpoint(self.trial.folder, self.trainer) or [] if self.trial.folder else []
+        self.unreported = bool(self.curve)
         self.branch = open_branch(self.trainer)
         self.silent = False  # the branch has been reported already
 
@@ -43,9 +44,9 @@ class TrialActor(tune.Trainable):
         from trainables.checkpoint import save_checkpoint
         from trainables.loop import Diverged
 
-        if self.unreported:  # whoever trained the last epoch may have died before it could say so: say it again
-            metrics, self.unreported = self.unreported, None
-            return self._report(metrics)
+        if self.unreported:  # whoever trained so far, or whom they told, may have died before it was written down
+            self.unreported = False
+            return {**self._report(self.curve[-1]), "curve": self.curve}
         try:
             if self.branch and (report := self._on_trunk()):
                 return report
@@ -53,16 +54,18 @@ class TrialActor(tune.Trainable):
         except Diverged as error:
             return {"trial": self.trial.trial, "failed": str(error), "done": True}
         if self.trial.folder:
-            save_checkpoint(self.trial.folder, self.trainer, metrics)
+            save_checkpoint(self.trial.folder, self.trainer, metrics, self.curve)
+        self.curve.append(metrics)
         return self._report(metrics)
 
     def _on_trunk(self) -> dict | None:
         """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: time for one of its own."""
         past = self.branch.leave() if self.branch.ready() else None
         if past is None:
-            trained = self.branch.advance()
-            return {"trial": self.trial.trial, "metrics": None, "trunk": {"trained": trained}, "done": False}
+            trunk = {"trained": self.branch.advance(), "outdated": self.branch.outdated}
+            return {"trial": self.trial.trial, "metrics": None, "trunk": trunk, "done": False}
         trunk, self.branch = {"epochs": len(past), "past": past, "name": self.branch.name}, None
+        self.curve = list(past)
         return None if self.silent else {**self._report(past[-1]), "trunk": trunk}
 
     def _report(self, metrics: dict) -> dict:
@@ -75,5 +78,5 @@ class TrialActor(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         if self.trainer.epoch == checkpoint["epoch"]:  # a trial that was paused has reported this epoch already
-            self.unreported = None
+            self.unreported = False
         self.silent = bool(self.branch) and checkpoint["epoch"] >= self.branch.epoch  # paused where it left the trunk

@@ -1,7 +1,7 @@
 """The one way to files that several machines share: a folder by path or URL (``s3://``, ``gs://``, whatever pyarrow or
 fsspec opens). Names in, bytes out; a file is complete or absent.
 
-Credentials never stand in the URL: they come from each process's own environment (AWS_ACCESS_KEY_ID, the cloud's sign-in).
+Credentials never stand in the URL: each process has them in its environment (AWS_ACCESS_KEY_ID, a cloud's sign-in).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import pyarrow as pa
 from pyarrow import fs
 
 OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
-ANSWER_S = 30  # a storage that has not answered by then is said not to
-_LOGIN = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]|Forbidden"
-                    r"|credentials|PermissionDenied|Unauthenticated", re.IGNORECASE)
-_SILENT = re.compile(r"NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|resolve|curlCode|Connection refused", re.IGNORECASE)
+ANSWER_S = 20  # a storage that has not answered by then is said not to
+_LOGIN = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
+                    r"|Forbidden|credentials|PermissionDenied|Unauthenticated", re.IGNORECASE)
+_SILENT = re.compile(r"NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|resolve|curlCode|Connection refused",
+                     re.IGNORECASE)
 
 
 def absolute_storage(where: str | None) -> str | None:
@@ -32,8 +33,8 @@ def absolute_storage(where: str | None) -> str | None:
         return where and os.path.abspath(os.path.expanduser(where))
     url = urllib.parse.urlsplit(where)
     if "@" in url.netloc or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
-        raise ValueError(f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path!s} carries a password, and a spec "
-                         "can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
+        raise ValueError(f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path} carries a password, and "
+                         "a spec can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
                          "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)")
     return where.rstrip("/")
 
@@ -108,6 +109,11 @@ class Storage:
             if info.type == fs.FileType.File and not info.base_name.startswith("."):
                 yield name, info.size
 
+    def listed(self) -> list[tuple[str, int, int]]:
+        """(path, bytes, time in ns) of all files below, sorted: changed files make another list."""
+        found = self.fs.get_file_info(fs.FileSelector(self.root, allow_not_found=True, recursive=True))
+        return sorted((info.path, info.size, info.mtime_ns or 0) for info in found if info.type == fs.FileType.File)
+
     def folders(self, folder: str = "") -> list[str]:
         found = self.fs.get_file_info(fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
@@ -115,7 +121,8 @@ class Storage:
 
 def storage_problem(where: str) -> str | None:
     """None: a small file can be written there, read and removed from here. Else what is wrong, in one sentence."""
-    found: list[str | None] = [f"storage {where!r} does not answer in {ANSWER_S} s; is its address right, and the way open?"]
+    found: list[str | None] = [f"storage {where!r} does not answer in {ANSWER_S} s; is its address right, and the way "
+                               "open?"]
 
     def probe() -> None:
         name = f"probe-{uuid.uuid4().hex[:8]}"
@@ -142,8 +149,9 @@ def explain(where: str, error: Exception) -> str:
     if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text.lower():
         return f"storage {where!r} names a bucket that does not exist; make it first, or correct the name"
     if "://" in where and _LOGIN.search(text):
-        return (f"storage {where!r} refuses the sign-in from here; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
-                "cloud's own sign-in) in this process's environment, and on a cluster where Ray starts on every node")
+        return (f"storage {where!r} refuses the sign-in from here; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or "
+                "the cloud's own sign-in) in this environment, and on a cluster where Ray starts on every node")
     if "://" in where and _SILENT.search(text):
-        return f"storage {where!r} does not answer; is its address right (AWS_ENDPOINT_URL or ?endpoint_override=), and up?"
+        return (f"storage {where!r} does not answer; is its address right (AWS_ENDPOINT_URL or ?endpoint_override=), "
+                "and up?")
     return f"storage {where!r} cannot be used ({text[:200]})"

@@ -75,6 +75,7 @@ class Branch:
         self.name = key_hash(key)
         self.store = TrunkStore(trainer.config.home, trainer.config.storage, self.name)
         self.store.describe(key)
+        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # trunks that are not used, to be said
         self._trunk: Trainer | None = None
         self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for those who branch
         self._rolling: int | None = None  # a file of ours that nobody branches from: goes when the next one is there

@@ -1,4 +1,4 @@
-"""Where trunks lie: one file per epoch under ``<storage>/trunks/<hash>/``, and the lock that lets one process train at a time.
+"""Where trunks lie: one file per epoch under ``<storage>/trunks/<hash>/``; and the lock: one process trains at a time.
 
 The storage is the search's (the home, unless ``--storage`` names another); the lock is always a file in the home.
 torch is imported on first use.
@@ -25,6 +25,7 @@ class TrunkStore:
     """One trunk's files. A file is complete or absent and is checked when it is read."""
 
     def __init__(self, home: str, storage: str | None, name: str):
+        self.all = Storage(below(storage or home, "trunks"))
         self.files = Storage(below(storage or home, "trunks", name))
         self.lock_file = Path(home) / "trunks" / f".{name}.lock"
         self.lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,12 @@ class TrunkStore:
         """What the hash is taken of, for people."""
         if self.files.read("key.json") is None:
             self.files.write("key.json", json.dumps(key, indent=1).encode())
+
+    def outdated(self, key: dict) -> int:
+        """How many trunks of this storage would be ``key``'s, were they not of another code or torch version."""
+        keys = (self.all.read(f"{folder}/key.json") for folder in self.all.folders())
+        others = [{**json.loads(found), "code": key["code"], "torch": key["torch"]} for found in keys if found]
+        return others.count(json.loads(json.dumps(key))) - 1  # itself
 
     def epochs(self) -> set[int]:
         """The epochs that have a file."""

@@ -77,11 +77,12 @@ def spec_of(given: dict[str, Any]):
 
 @app.command()
 def search(
-    method: Annotated[Optional[list[str]], _option("Method, see `tuner methods`; repeat it and several share the budget "
-                                                   "[srat].")] = None,
+    method: Annotated[Optional[list[str]], _option("Method, see `tuner methods`; repeat it: several share the "
+                                                   "budget [srat].")] = None,
     dataset: Annotated[Optional[str], _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, "
                                               "parquet:DIR or folder:DIR [digits].")] = None,
-    imbalance: Annotated[Optional[str], _option("none, exp:K or step:K, K = largest class / smallest [exp:10].")] = None,
+    imbalance: Annotated[Optional[str], _option("none, exp:K or step:K, K = largest class / smallest "
+                                                "[exp:10].")] = None,
     model: Annotated[Optional[str], _option("cnn, resnet18, preact-resnet18, wrn-34-10 or torchvision's by name; "
                                             "':0.5' halves the width [cnn].")] = None,
     trials: Annotated[Optional[int], _option("Number of trials [16].")] = None,
@@ -118,7 +119,8 @@ def search(
     experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
     max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
     cpus_per_trial: Annotated[Optional[float], _option("CPUs of one trial [1].")] = None,
-    gpus_per_trial: Annotated[Optional[str], _option("GPUs of one trial, fractions too; auto: measured at the start [0].")] = None,
+    gpus_per_trial: Annotated[Optional[str], _option("GPUs of one trial, fractions too; auto: measured at the start "
+                                                     "[0].")] = None,
     accelerator: Annotated[Optional[str], _option("Kind of GPU, as Ray calls it: H200, A100, L4 ... [any].")] = None,
     max_failures: Annotated[Optional[int], _option("Errors of its own after which a trial is given up; a lost node is "
                                                    "none [2].")] = None,
@@ -133,6 +135,8 @@ def search(
     """
     merged = spec_of(locals())
     if dry_run:
+        for note in merged.notes:
+            print(note, file=sys.stderr)
         print(json.dumps(merged.to_dict(), indent=1) if as_json else merged.to_yaml(), end="\n" if as_json else "")
         return
     _run(merged, Home(home), as_json)

@@ -15,8 +15,8 @@ Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
 StorageOption = Annotated[Optional[str], typer.Option("--storage", show_default=False, help=(
-    "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there [TUNER_STORAGE, else the "
-    "home]."))]
+    "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there [TUNER_STORAGE, else "
+    "the home]."))]
 
 
 def front(

@@ -24,12 +24,24 @@ def connect(spec: SearchSpec):
         if os.environ.get("RAY_ADDRESS"):
             join(ray, quiet)
         else:
-            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
+            start(ray, **quiet)
     try:
         _check_resources(ray, spec)
         yield ray
     finally:
         if mine:
+            ray.shutdown()
+
+
+def start(ray, **how) -> None:
+    """A private instance on loopback. Ray gives its processes 30 s to start, which on a busy machine is not enough."""
+    for left in (2, 1, 0):
+        try:
+            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **how)
+            return
+        except Exception as error:  # Ray's own class for it is Exception
+            if not left or "timed out during startup" not in str(error):
+                raise
             ray.shutdown()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-import shutil
 import signal
 import threading
 import time
@@ -19,10 +19,10 @@ from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.cluster import connect, use_token
-from tuner.history import History, TrialRecord
+from tuner.history import RUNNING, History, TrialRecord
 from tuner.home import Home, UsageError, write_atomically
 from tuner.lanes import Lanes
-from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
+from tuner.mirror import check_storage, dataset_of, forget_ray, mirrored, ray_place, share_dataset, with_storage
 from tuner.progress import Progress
 from tuner.replicates import total_trials
 from tuner.resources import bundle, settled
@@ -65,6 +65,7 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
     """
     home = home or Home()
     spec = with_storage(spec, home)
+    home = Home(home.root, spec.storage)
     check(spec, home)
     name = spec.search_name
     folder = home.search(name)
@@ -121,6 +122,7 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     saved = history.epochs_saved(spec.max_epochs)
     trained = history.epochs_trained()
     with Progress(spec, total_trials(spec), before) as progress:
+        progress.trials |= {t.trial: t for t in history.everything() if t.state != RUNNING}
         progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of "
                      f"{spec.method_names} on {spec.dataset} ({spec.imbalance}), model {spec.model}, "
                      f"eps {spec.training().eps:.4g}")
@@ -156,6 +158,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the watch says it in one line, the history has it all
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # who broke off and went on is an error to it
     use_token()
     from ray import tune
 
@@ -186,9 +189,9 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
                                         num_samples=-1,  # until the searcher says so: lost trials come again
                                         scheduler=RungScheduler(lanes) if lanes.stops else None,
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(name="ray", storage_path=str(folder), callbacks=[watch], verbose=0))
+            run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], verbose=0))
         tuner.fit()
-    shutil.rmtree(folder / "ray", ignore_errors=True)  # the history has it all
+    forget_ray(spec, folder)  # the history has it all
     return stop["why"] or ("time budget" if lanes.late else None)
 
 

@@ -20,7 +20,8 @@ NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
 
 
 def home_of(job: dict) -> Home:
-    return Home(Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser(), job.get("storage"))
+    root = Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser()
+    return Home(root, job.get("storage"))
 
 
 def problem(job: dict) -> str | None:
@@ -29,8 +30,7 @@ def problem(job: dict) -> str | None:
     if missing:
         return (
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set in the cluster's environment; set "
-            "it where Ray "
-            "starts on the head node (container secret, service file), a job never carries its value"
+            "it where Ray starts on the head node (container secret, service file), a job never carries its value"
         )
     absent = [name for name in NEEDED if not _version(name)]
     if absent:

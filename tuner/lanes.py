@@ -149,6 +149,8 @@ class Lanes:
             new = [lane for lane in open_ if len(lane.history.trials) < lane.first]
             if begun or new:
                 self._next = begun[0] if begun else min(new, key=lambda lane: len(lane.history.trials))
+            elif len(open_) == 1:
+                self._next = open_[0]
             else:
                 growths = {lane.spec.method: lane.growth for lane in open_}
                 self._next = self.lanes[bandit.choose(growths, self.spec.seed, len(self.history.trials))]
@@ -158,12 +160,13 @@ class Lanes:
 
     def _in_time(self, method: str, epochs: int) -> bool:
         """Whether so many epochs can end by ``until``, as far as the latest ones tell; else the search is ``late``."""
+        if self.until is None:
+            return True
         latest = islice((m for t in reversed(self.history.everything()) if t.method == method
                          for m in reversed(t.epochs) if not m.get("trunk")), PACE)
         seconds = [(m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in latest]
-        if self.until is not None:
-            needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
-            self.late = time.time() + needs > self.until
+        needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
+        self.late = time.time() + needs > self.until
         return not self.late
 
     # ---- what became of it -------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -16,21 +17,25 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tuner.home import Failed, Home, UsageError, write_atomically
 from tuner.spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
 HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"
-_OURS_ALONE = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which are in the storage already
+_NOT_OURS = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which trials put into the storage
 
 
 def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:
     """The spec with its storage filled in (TUNER_STORAGE) and absolute."""
+    where = spec.storage or home.storage
+    if not where:
+        return spec
     from trainables.storage import absolute_storage
 
     try:
-        return replace(spec, storage=absolute_storage(spec.storage or home.storage))
+        return replace(spec, storage=absolute_storage(where))
     except ValueError as error:
         raise UsageError(f"--storage: {error}") from None
 
@@ -61,8 +66,8 @@ def stored_names(storage: str) -> list[str]:
 def pull(storage: str, home: Home, name: str) -> bool:
     """Bring the search's folder up to date; False where the storage has no such search.
 
-    The history only grows. Where ours has more, this home was cut off before it could send; where both have something of
-    their own, somebody went on elsewhere, and what trials left in the storage belongs to that.
+    The history only grows. Where ours has more, this home was cut off before it could send; where both have something
+    of their own, somebody went on elsewhere, and what trials left in the storage belongs to that.
     """
     folder = home.search(name)
     with _said(storage):
@@ -73,20 +78,18 @@ def pull(storage: str, home: Home, name: str) -> bool:
         path = folder / HISTORY
         ours = path.read_bytes() if path.exists() else b""
         behind = not ours.startswith(theirs)
-        for file in sorted(_small_files(store), key=lambda file: file == HISTORY):  # the history last: it says all is here
+        for file in sorted(_small_files(store), key=lambda file: file == HISTORY):  # last, because it says all is here
             if behind or not (folder / file).exists():
                 write_atomically(folder / file, theirs if file == HISTORY else store.read(file) or b"")
     return True
 
 
 def _small_files(store) -> Iterator[str]:
-    for file, _ in store.files():
-        if file != LEASE:
-            yield file
-    for folder in store.folders("verify"):
-        if folder != "seeds":
-            yield from (f"verify/{folder}/{file}" for file, _ in store.files(f"verify/{folder}"))
-    yield from (f"verify/{file}" for file, _ in store.files("verify"))
+    yield from (file for file, _ in store.files() if file != LEASE)
+    for folder in store.folders():
+        if folder not in _NOT_OURS:
+            files = (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
+            yield from (file for file in files if not file.startswith(_NOT_OURS))
 
 
 def push(storage: str, home: Home, name: str) -> None:
@@ -140,7 +143,7 @@ class Mirror:
     def send(self) -> None:
         for path in sorted(self.folder.rglob("*"), key=lambda path: path.name == HISTORY):
             file = path.relative_to(self.folder).as_posix()
-            if path.name.startswith(".") or file.startswith(_OURS_ALONE) or not path.is_file():
+            if path.name.startswith(".") or file.startswith(_NOT_OURS) or not path.is_file():
                 continue
             stat = path.stat()
             state = (stat.st_mtime_ns, stat.st_size)
@@ -183,8 +186,8 @@ class Mirror:
                 if now is None:
                     break
                 if now != first:
-                    raise UsageError(f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or give "
-                                     "this one another --name")
+                    raise UsageError(f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
+                                     "give this one another --name")
         self._lease(EVERY_S)
 
     def _lease(self, every: float) -> None:
@@ -196,7 +199,25 @@ class Mirror:
             self.store.remove(LEASE)
 
 
-# ---- data --------------------------------------------------------------------------------------------------------------
+# ---- Ray's own folder --------------------------------------------------------------------------------------------
+
+def ray_place(spec: SearchSpec, folder: Path) -> dict[str, Any]:
+    """Where Ray Tune keeps what it wants to; a paused trial's note must be seen from every node."""
+    if not spec.storage or spec.on_rung != "pause":
+        return {"storage_path": str(folder)}
+    store = open_search(spec.storage, folder.name)
+    return {"storage_path": store.root, "storage_filesystem": store.fs}
+
+
+def forget_ray(spec: SearchSpec, folder: Path) -> None:
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    if spec.storage and spec.on_rung == "pause":
+        store = open_search(spec.storage, folder.name)
+        with contextlib.suppress(OSError):
+            store.fs.delete_dir(f"{store.root}/ray")
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
 
 def dataset_of(spec: SearchSpec, folder: Path) -> str:
     """What trials open: the decoded data in the storage once it is there, so that no node needs the source."""

@@ -136,7 +136,8 @@ def parent_run(client, experiment: str, spec: SearchSpec, name: str, key: str, s
 
 def parent_changes(spec: SearchSpec) -> Changes:
     shown = ("method", "dataset", "imbalance", "model", "trials", "max_epochs", "seed", "sampler")
-    params = {**{n: getattr(spec, n) for n in shown}, "method": spec.method_names, "objectives": ", ".join(spec.objectives)}
+    params = {**{n: getattr(spec, n) for n in shown}, "method": spec.method_names,
+              "objectives": ", ".join(spec.objectives)}
     return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
 
 

@@ -82,12 +82,12 @@ def place_problem(rows: list[dict[str, Any]], place: str) -> str | None:
     who = f"{len(blind)} of {len(rows)} nodes ({', '.join(sorted(blind)[:5])})"
     if "://" in place:
         return f"on {who}: {next(iter(blind.values()))}"
-    return (f"the folder {place!r} is not the same folder on every node: {who} cannot see or write it; name one that all share "
-            "(NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER")
+    return (f"the folder {place!r} is not the same folder on every node: {who} cannot see or write it; name one that "
+            "all share (NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER")
 
 
 def check_shared(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` before a search where a node cannot use its storage; nothing to ask where there is one node only."""
+    """``UsageError`` before a search where a node cannot use its storage; nothing to ask where there is one node."""
     ray = connect()
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return

@@ -14,9 +14,9 @@ from typing import Any
 
 from tuner.front import Front, hypervolume, nondominated
 from tuner.history import History
-from tuner.home import UsageError
+from tuner.home import Home, UsageError
 from tuner.report import SHORT, fraction, short
-from tuner.result import SPLIT
+from tuner.result import SPLIT, load_search
 from tuner.spec import SearchSpec
 
 Corner = tuple[float, float]
@@ -71,6 +71,12 @@ def overlay(found: Sequence[tuple[str, SearchSpec, History]]) -> Overlay:
         _share_out([(tuple(points[i]), rows[i][0]) for i in best])
     combined = [{"search": rows[i][1], "method": rows[i][0].label, **rows[i][2]} for i in best]
     return Overlay(objectives, groups, combined, reference, total)
+
+
+def compare(*names: str, home: Home | None = None) -> Overlay:
+    """`overlay` of searches by name."""
+    home = home or Home()
+    return overlay([(name, *load_search(home, name)) for name in dict.fromkeys(names)])
 
 
 def _check_comparable(found: Sequence[tuple[str, SearchSpec, History]]) -> None:

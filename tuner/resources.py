@@ -30,7 +30,7 @@ def lacking(spec: SearchSpec, nodes: list[dict[str, float]]) -> str | None:
         return None
     if spec.accelerator and not any(f"{LABEL}{spec.accelerator}" in node for node in nodes):
         kinds = sorted({kind[len(LABEL):] for node in nodes for kind in node if kind.startswith(LABEL)})
-        return f"--accelerator {spec.accelerator!r} is on no node; there {'are ' + ', '.join(kinds) if kinds else 'is none'}"
+        return f"--accelerator {spec.accelerator!r} is on no node; they have {', '.join(kinds) if kinds else 'none'}"
     for kind in ("CPU", "GPU"):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if wanted.get(kind, 0.0) > most:
@@ -64,11 +64,12 @@ def settled(ray, spec: SearchSpec, first: Callable[[], Any], say: Callable[[str]
         for ref in task.remote(first(), most, max(1, int(spec.cpus_per_trial))):
             row = ray.get(ref)
             rates[row["at_a_time"]] = row["images_per_s"]
-            say(f"gpus-per-trial auto: {row['at_a_time']} at a time train {row['images_per_s']:.0f} images/s in all; one takes "
-                f"{row['memory'] / 2**30:.1f} of {row['total'] / 2**30:.0f} GiB")
+            say(f"gpus-per-trial auto: {row['at_a_time']} at a time train {row['images_per_s']:.0f} images/s in all; "
+                f"one takes {row['memory'] / 2**30:.1f} of {row['total'] / 2**30:.0f} GiB")
     except ray.exceptions.RayError as error:
         raise UsageError("--gpus-per-trial auto could not be measured "
-                         f"({' '.join(str(getattr(error, 'cause', None) or error).split())[-300:]}); give a number") from None
+                         f"({' '.join(str(getattr(error, 'cause', None) or error).split())[-300:]}); give a number"
+                         ) from None
     share = fraction(choose(rates))
     say(f"gpus-per-trial auto: {share:g}, {choose(rates)} trials share a GPU")
     return replace(spec, gpus_per_trial=share)

@@ -116,8 +116,8 @@ def show_searches(home: Home, as_json: bool) -> None:
     for name in home.names():
         spec, history = load_search(home, name)
         created = min((t.started for t in history.trials.values()), default=None)
-        rows.append({"search": name, "method": spec.method_names, "dataset": spec.dataset, "state": state_of(spec, history),
-                     "trials": len(history.trials),
+        rows.append({"search": name, "method": spec.method_names, "dataset": spec.dataset,
+                     "state": state_of(spec, history), "trials": len(history.trials),
                      "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created))})
     if as_json:
         print_json(rows)

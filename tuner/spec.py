@@ -25,8 +25,8 @@ SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
 # What changes how a search runs but not its trials stays out of the hash. Seeds too: asked for later, they are added to
 # what is there.
-_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "accelerator", "max_failures",
-               "time_budget", "storage", "study_storage", "seeds")
+_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "accelerator",
+               "max_failures", "time_budget", "storage", "study_storage", "seeds")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ class SearchSpec:
     def training(self) -> Training:
         """The common knobs of every trial: dataset defaults, then `set`, then fixed ones."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
-        fixed = {k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own}
+        fixed = {k: v for k, v in self.lanes[0].search_space().fixed.items()
+                 if k in params_of(Training) and k not in own}
         return training_for(self.dataset, **{**self.set, **fixed})
 
     def search_space(self) -> Space:

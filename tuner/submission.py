@@ -128,17 +128,21 @@ def check_travels(spec: SearchSpec) -> None:
             "which every node of the cluster sees it"
         )
     if spec.study_storage and _SECRET.search(spec.study_storage):
-        raise UsageError("--study-storage holds a password, and a job's spec can be read by everyone on the cluster; keep it "
-                         "in the cluster's environment (PGPASSWORD, ~/.pgpass)")
+        raise UsageError("--study-storage holds a password, and a job's spec can be read by everyone on the cluster; "
+                         "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass)")
     check_storage_travels(spec.storage)
+    check_storage_travels(path if "://" in path else None)
 
 
 def check_storage_travels(storage: str | None) -> None:
     """A storage must mean the same from every node, and carry no password."""
+    if not storage:
+        return
     from trainables.storage import absolute_storage
 
-    if storage and "://" not in storage and not storage.startswith(("/", "~")):
-        raise UsageError(f"--storage {storage!r} is relative; on a cluster it is a URL, or an absolute path that every node sees")
+    if "://" not in storage and not storage.startswith(("/", "~")):
+        raise UsageError(f"--storage {storage!r} is relative; on a cluster it is a URL, or an absolute path that every "
+                         "node sees")
     try:
         absolute_storage(storage)
     except ValueError as error:

@@ -196,9 +196,9 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     tested = result["rows"][0]
     return whole(
         f"{result['search']} verified on {SPLIT}",
-        f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · budget {spec.max_epochs} "
-        f"epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, L-inf, eps "
-        f"{tested['eps']:.3g} of a pixel range of 1",
+        f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
+        f"budget {spec.max_epochs} epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, "
+        f"L-inf, eps {tested['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
         {"points": points, "colours": [BLUE, GREY, VERMILLION],
          "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)]}, SCRIPT)

@@ -21,6 +21,8 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
         return
     theirs, history = load_search(home, spec.warm_start)
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
+    if theirs.identity().get("trunk") != spec.identity().get("trunk"):  # at:N changes values, auto and none do not
+        differs.append("trunk")
     if differs:
         pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")

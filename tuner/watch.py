@@ -22,6 +22,7 @@ class Watch(tune.Callback):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
         self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
         self.front: Front | None = None  # not worked out yet
+        self.outdated = False  # said already
 
     def started(self, record: TrialRecord) -> None:
         """A trial is on its way: written down before anything can be lost."""
@@ -39,17 +40,29 @@ class Watch(tune.Callback):
             self._end(number, FAILED, result["failed"])
             return
         metrics, trunk = result["metrics"], result.get("trunk") or {}
+        if trunk.get("outdated") and not self.outdated:
+            self.outdated = True
+            self.say(f"trunk: trained anew; what is stored for it ({trunk['outdated']}) is of another version of the "
+                     "code or of torch")
         if trunk.get("trained"):
             self.history.append("trunk", number, trunk_epoch=trunk["trained"])
         if trunk.get("past"):
             self._branch(number, trunk)
-        elif metrics is not None and metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
-            # a restarted trial says its last epoch again
-            self.history.append("epoch", number, metrics=metrics)
-            for listener in self.listeners:
-                listener.epoch(number, metrics)
+        elif metrics is not None:
+            self._epochs(number, result.get("curve") or [metrics])  # a restarted trial says all of its epochs again
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, FULL, "; ".join(result.get("notes", [])))
+
+    def _epochs(self, number: int, curve: list[dict]) -> None:
+        """Write down what of a trial's curve is new."""
+        past = [metrics for metrics in curve if metrics.get("trunk")]
+        if past and not self.history.record(number).epochs:
+            self._branch(number, {"past": past, "name": None})
+        for metrics in curve:
+            if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
+                self.history.append("epoch", number, metrics=metrics)
+                for listener in self.listeners:
+                    listener.epoch(number, metrics)
 
     def _branch(self, number: int, trunk: dict) -> None:
         """The trial leaves the trunk: its curve is whole from the first epoch on."""

@@ -24,9 +24,9 @@ _TRACK = re.compile(r"(?:^|/)(\d+)/(\d+)_\d+\.\w+$")
 
 def absolute(dataset: str) -> str:
     """``dataset`` with the folder of ``parquet:DIR`` or ``folder:DIR`` made absolute, so that a worker that
-    runs in another folder finds it; other names as they are."""
+    runs in another folder finds it; other names, and URLs, as they are."""
     kind, colon, where = dataset.partition(":")
-    return f"{kind}:{Path(where).expanduser().resolve()}" if colon and where else dataset
+    return f"{kind}:{Path(where).expanduser().resolve()}" if colon and where and "://" not in where else dataset
 
 
 def source_files(kind: str, where: str) -> list[Path]:

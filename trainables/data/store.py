@@ -28,7 +28,7 @@ import pyarrow as pa
 from trainables.data.encoded import load_folder, load_parquet, source_files
 from trainables.data.sources import Decoded, load_digits, load_torchvision
 from trainables.data.spec import DATASETS, TORCHVISION, DataError
-from trainables.storage import Storage, below
+from trainables.storage import Storage, below, explain
 
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
 
@@ -81,11 +81,49 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
         return where.partition("?")[0].rpartition("/")[2], lambda: where
     if kind not in ("parquet", "folder"):
         raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
-    files = source_files(kind, where)
-    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    load = load_parquet if kind == "parquet" else load_folder
+    if "://" in where:
+        stats, name = _far_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
+    else:
+        files = source_files(kind, where)
+        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        name = Path(where).expanduser().resolve().name
     digest = hashlib.sha256(repr((FORMAT, kind, stats)).encode()).hexdigest()[:16]
-    name = re.sub(r"[^\w.-]", "_", Path(where).expanduser().resolve().name)
-    return f"{kind}-{name}-{digest}", lambda: (load_parquet if kind == "parquet" else load_folder)(where)
+    key = f"{kind}-" + re.sub(r"[^\w.-]", "_", name) + f"-{digest}"
+    return key, lambda: _fetch(kind, where, load) if "://" in where else load(where)
+
+
+def _far_files(where: str) -> list[tuple[str, int, int]]:
+    """Path, bytes and time of the files below a URL."""
+    with _told(where):
+        found = Storage(where).listed()
+    if not found:
+        raise DataError(f"dataset: there is nothing at {where!r}; it takes an existing folder")
+    return found
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """What a storage refuses is no fault of the home."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"dataset: {explain(where, error)}") from None
+
+
+def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
+    """The source's files, copied here for as long as they are decoded."""
+    store = Storage(where)
+    with tempfile.TemporaryDirectory(prefix="tuner-data-") as folder:
+        with _told(where):
+            for name, _ in store.files(recursive=True):
+                file = Path(folder, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(store.read(name))
+        source_files(kind, folder)  # says what is missing
+        return load(folder)
 
 
 @contextlib.contextmanager
@@ -137,7 +175,8 @@ def share(folder: Path, storage: str) -> None:
 def _copy(where: str, folder: Path) -> None:
     store = Storage(where)
     for name in _HALVES:
-        data = store.read(name)
+        with _told(where):
+            data = store.read(name)
         if data is None:
             raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
         (folder / name).write_bytes(data)
