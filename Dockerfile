@@ -33,6 +33,8 @@ RUN apt-get update \
  && useradd --uid 1000 --user-group --create-home tuner \
  && mkdir -p /tuner-home && chown tuner:tuner /tuner-home
 COPY --from=build /opt/tuner /opt/tuner
+# Ray gives a silent node up after half a minute instead of one (it asks every 3 s, and four silences are enough)
+ENV RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4
 ENV PATH=/opt/tuner/bin:$PATH TUNER_HOME=/tuner-home PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
     RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -22,9 +22,8 @@ from tuner.dashboard import Dashboard
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 GCS, DASHBOARD = 6379, 8265
-# How soon the head gives a silent node up: see deploy/README.md, "Nodes come and go".
-NOTICE = {"RAY_health_check_period_ms": "3000", "RAY_health_check_timeout_ms": "5000",
-          "RAY_health_check_failure_threshold": "4"}
+# How soon the head gives a silent node up, as everything in deploy/ sets it: Ray's own 10 s and 5 make over a minute.
+NOTICE = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "4"}
 
 
 def ip(*args, check=True):
@@ -156,7 +155,8 @@ class Hosts:
     def up(self, seconds: float = 300) -> None:
         """Start the head and every worker that does not run, and wait until the head counts them all."""
         self.wait(lambda: self._runs([self.head]) and self._answers(), seconds, "the head's dashboard")
-        self.wait(lambda: self._runs(self.workers) and self.living() == len(self.workers) + 1, seconds, "all nodes")
+        everybody = [self.head, *self.workers]
+        self.wait(lambda: self._runs(everybody) and self.living() == len(everybody), seconds, "all nodes")
 
     def _runs(self, hosts: list[Host]) -> bool:
         """What has ended is started again, as a supervisor would: Ray gives a node 30 s to start, and one that the head

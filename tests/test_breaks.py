@@ -1,4 +1,4 @@
-"""Trials that break off: which losses count, and that a trial goes on from its last checkpoint. Real Ray, real kills."""
+"""Trials that break off: which losses count, and that a trial goes on from its last checkpoint. Real Ray and kills."""
 
 import json
 import subprocess
@@ -19,13 +19,12 @@ from tuner.spec import SearchSpec
 from tuner.watch import DEATHS, Watch
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
-LOST_NODE = ("The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tactor_id: 5d\n"
-             "\tpid: 7\n\tnamespace: 8c\n\tip: 10.78.4.3\nThe actor died because its node has died. Node Id: 7f\n"
-             "\tthe actor's node was terminated unexpectedly: health check failed due to missing too many heartbeats")
-DEAD_PROCESS = ("The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tpid: 7\n"
-                "\tip: 10.78.4.3\nThe actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR "
-                "Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
-                "enabling resource isolation to prevent node deaths by resource contention.")
+DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tip: 10.78.4.3\n"
+LOST_NODE = DIED + ("The actor died because its node has died. Node Id: 7f\n\tthe actor's node was terminated unexpectedly: "
+                    "health check failed due to missing too many heartbeats")
+DEAD_PROCESS = DIED + ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+                       "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
+                       "enabling resource isolation to prevent node deaths by resource contention.")
 
 
 def broken(message):
@@ -92,10 +91,10 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / "1").write_text("a file where a folder should be")
     command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--trials", "2", "--max-epochs", "4",
-               "--set", "eval_attack=4", "--max-concurrent", "1", "--max-failures", "1", "--name", "b", "--home",
-               str(tmp_path), "--json"]
+               "--set", "eval_attack=4", "--max-concurrent", "1", "--max-failures", "1", "--name", "b",
+               "--home", str(tmp_path), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    path, deadline = folder / "history.jsonl", time.time() + 150
+    path, deadline = folder / "history.jsonl", time.time() + 240
     while not (path.exists() and '"epoch"' in path.read_text() and (pid := _training(process.pid))):
         assert process.poll() is None and time.time() < deadline, process.communicate()
         time.sleep(0.02)
@@ -109,7 +108,7 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     lost = [e for e in events if e["event"] == "lost"]
     assert [e["trial"] for e in lost] == [0] and "trial 0 broke off after epoch" in err
     errors = [e for e in events if e["event"] == "error"]
-    assert [e["trial"] for e in errors] == [1, 1] and all("Traceback" in e["text"] or "File" in e["text"] for e in errors)
+    assert [e["trial"] for e in errors] == [1, 1] and all("File " in e["text"] for e in errors)
     end = next(e for e in events if e["event"] == "end" and e["trial"] == 1)
     assert end["state"] == "failed" and "trials/1" in end["reason"], end["reason"]
     assert "Traceback" not in err, "one line for the user, the rest is in the history"
@@ -118,8 +117,8 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
 def _training(parent):
     for child in psutil.Process(parent).children(recursive=True):
         try:
-            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ResourceTrainable.train"):
+            if " ".join(child.cmdline()).startswith("ray::ResourceTrainable.train"):  # Ray says what it is doing
                 return child.pid
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
     return None

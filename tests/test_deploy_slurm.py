@@ -37,7 +37,8 @@ def sbatch(tmp_path, *options, fakes=FAKES, job="77"):
         "TUNER_HOME": str(tmp_path / "home"),
     }
     command = ["bash", DEPLOY / "slurm/search.sbatch", *options]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "errors", "w") as errors:  # files, as SLURM's are
+        return subprocess.Popen(command, env=env, stdout=out, stderr=errors)
 
 
 def test_sbatch_forwards_the_signal_and_requeues(tmp_path):
@@ -48,8 +49,8 @@ def test_sbatch_forwards_the_signal_and_requeues(tmp_path):
         assert time.time() < deadline and script.poll() is None
         time.sleep(0.1)
     script.send_signal(signal.SIGTERM)
-    _, errors = script.communicate(timeout=30)
-    log = (tmp_path / "log").read_text()
+    script.wait(timeout=30)
+    log, errors = (tmp_path / "log").read_text(), (tmp_path / "errors").read_text()
     assert "tuner search --method srat" in log and "ray start --head" in log
     assert script.returncode == 130 and "scontrol requeue 77" in log, errors
     assert not list((tmp_path / "home").glob(".ray-token*"))
@@ -62,7 +63,6 @@ def test_sbatch_runs_a_search(tmp_path):
     tiny = ["--trials", "1", "--max-epochs", "1", "--set", "passes=1", "--set", "attack_steps=2"]
     script = sbatch(tmp_path, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm,
                     job=str(os.getpid()))  # its port comes from it
-    out, errors = script.communicate(timeout=550)
-    assert script.returncode == 0, errors[-3000:]
-    assert '"state": "finished"' in out and "requeue" not in (tmp_path / "log").read_text()
+    assert script.wait(timeout=550) == 0, (tmp_path / "errors").read_text()[-3000:]
+    assert '"state": "finished"' in (tmp_path / "out").read_text() and "requeue" not in (tmp_path / "log").read_text()
     assert not list((tmp_path / "home").glob(".ray-token*"))

@@ -17,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.evaluate import Evaluation, evaluate
 from trainables.frozen import Frozen
 from trainables.loop import Diverged, Trainer
+from trainables.losses import cross_entropy
 from trainables.methods.at import At
 from trainables.models import build_model
 
@@ -171,6 +172,15 @@ def test_evaluation_counts_by_hand(batch_size):
     metrics = result.metrics(["a", "b"])
     assert metrics["robust_acc"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("tau, reached", [(0, 0.55), (1, 0.65), (2, 0.75), (None, 0.85)])
+def test_friendly_attack_stops_tau_steps_after_the_first_mistake(tau, reached):
+    """From 0.45 in steps of 0.1, wrong from 0.55 on; the image beside it, never wrong, goes on to its border."""
+    x, y = torch.tensor([0.45, 0.1]).reshape(2, 1, 1, 1), torch.tensor([0, 0])
+    found, survived = pgd(above_half, x, y, cross_entropy, eps=torch.tensor([0.4, 0.3]), step=0.1, steps=5,
+                          stop_after=tau)
+    assert found.flatten().tolist() == pytest.approx([reached, 0.4]) and survived.tolist() == [1, 5]
 
 
 def test_evaluation_steps_are_two_and_a_half_radii_in_all():

@@ -105,7 +105,7 @@ def outcome(home):
 def test_after_a_kill_the_same_trials_are_stopped_at_the_same_rungs(tmp_path):
     """One worker, one seed: the undisturbed search beside one that was killed."""
     whole = started(tmp_path / "whole", STOPPING)
-    process = start_and_wait(tmp_path / "killed", ends=3, args=STOPPING)
+    process = start_and_wait(tmp_path / "killed", ends=4, extra_epochs=0, args=STOPPING)
     process.kill()
     process.communicate(timeout=60)
     before = outcome(tmp_path / "killed")

@@ -237,10 +237,10 @@ def test_the_start_is_the_trials_own(start, epochs):
 
 
 def test_rungs_count_from_the_earliest_start():
-    assert rung_levels(SearchSpec(method="srat", max_epochs=12)) == [3, 5]  # start is searched from 0.2 up: epoch 2
-    assert rung_levels(SearchSpec(method="srat", max_epochs=12, fix={"start": 0.5})) == [7, 9]
-    assert rung_levels(SearchSpec(method="trades", max_epochs=27)) == [3, 9]
-    assert rung_levels(SearchSpec(method="trades", max_epochs=27, trunk="at:9")) == [11, 15]
+    assert rung_levels(SearchSpec(method="srat", max_epochs=12)) == [4, 6]  # start is searched from 0.2 up: epoch 2
+    assert rung_levels(SearchSpec(method="srat", max_epochs=12, fix={"start": 0.5})) == [7, 8]
+    assert rung_levels(SearchSpec(method="trades", max_epochs=27)) == [5, 10, 20]
+    assert rung_levels(SearchSpec(method="trades", max_epochs=27, trunk="at:9")) == [12, 15, 21]
 
 
 def test_the_default_gives_way_but_a_choice_does_not():

@@ -17,7 +17,7 @@ from tuner.home import Home
 from tuner.verify import verify_search
 
 ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 1]
-OWN = ("seconds", "flags", "search")  # of a run, not of a result
+OWN = ("seconds", "flags", "search", "checkpoint")  # of a run, not of a result (a checkpoint knows its own folder)
 
 
 @pytest.fixture(scope="module")

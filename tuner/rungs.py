@@ -1,8 +1,9 @@
 """Asynchronous successive halving over epochs, on all objectives at once. Ray knows nothing of this file.
 
 A rung is a number of epochs. Who reaches it is compared with everybody who reached it before, at that same number of
-epochs, and goes on if it is among the best 1/reduction (Li et al., 2020, ASHA). "Best" with several objectives is that
-of Schmucker et al., 2021 (MO-ASHA, arXiv:2106.12639): first the non-dominated points, then those that are non-dominated
+epochs, and goes on if it is among the best 1/reduction (Li et al., 2020, ASHA; they take 3 or 4, we 2: over recorded
+curves more and gentler rungs needed fewer epochs, docs/search-quality.md). "Best" with several objectives is that of
+Schmucker et al., 2021 (MO-ASHA, arXiv:2106.12639): first the non-dominated points, then those that are non-dominated
 once the first are gone, and so on; within one such front an epsilon-net order, which starts at one end of the front and
 then always takes the point farthest from all taken so far, so that whatever part of a front survives, it is spread out.
 
@@ -218,9 +219,9 @@ def first_rung_base(spec) -> int:
 
 
 def rung_levels(spec) -> list[int]:
-    """Where trials of this search are compared. By default the first rung lies a tenth of the rest behind the base."""
+    """Where trials of this search are compared. By default the first lies 15 % of the rest behind it."""
     base = first_rung_base(spec)
-    grace = spec.grace or math.ceil(0.1 * (spec.max_epochs - base))
+    grace = spec.grace or math.ceil(0.15 * (spec.max_epochs - base))
     if spec.scheduler == "median":
         return list(range(base + grace, int(0.8 * spec.max_epochs) + 1))
     return levels(base, grace, spec.reduction, spec.max_epochs)

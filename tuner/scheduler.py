@@ -28,6 +28,8 @@ class RungScheduler(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller) -> Trial | None:
         """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones end."""
+        if not self.lanes.paused:
+            return None  # Ray starts new ones in order by itself; looking through all that run, each time, adds up
         trials = tune_controller.get_live_trials()
         waiting = {t.config["trial"]["trial"]: t for t in trials if t.status == Trial.PAUSED}
         number = self.lanes.promotable()

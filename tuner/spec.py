@@ -49,7 +49,7 @@ class SearchSpec:
     sampler: str = "auto"
     scheduler: str | None = None  # None: pareto-asha where there are two rungs for it
     asha_metric: str | None = None
-    reduction: int = 3
+    reduction: int = 2
     grace: int | None = None
     on_rung: str = "stop"
     constraint: tuple[str, ...] = ()

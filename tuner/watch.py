@@ -21,6 +21,7 @@ class Watch(tune.Callback):
     def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None]):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
         self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
+        self.full = sum(t.state == FULL for t in history.everything())
         self.front: Front | None = None  # not worked out yet
         self.outdated = False  # said already
 
@@ -99,6 +100,7 @@ class Watch(tune.Callback):
             return
         self.history.append("end", number, state=state, reason=reason)
         self.lanes.tell(number, state)
+        self.full += state == FULL
         for listener in self.listeners:
             listener.trial_ended(record)
         if state == FULL and (record.of is not None or self.spec.goal.feasible(record.last)):
@@ -113,7 +115,7 @@ class Watch(tune.Callback):
             rows = self.history.rows(self.spec.objectives, self.spec.goal)
         self.front = Front.of(rows, self.spec.objectives)
         for listener in self.listeners:
-            listener.front(self.front, sum(t.state == FULL for t in self.history.everything()))
+            listener.front(self.front, self.full)
 
 
 def _number(trial) -> int:

@@ -39,6 +39,7 @@ secret() { (umask 077 && "$PYTHON" -c 'import secrets; print(secrets.token_hex(2
 
 settings() {
     export TUNER_HOME=$dir/home MLFLOW_TRACKING_URI=http://127.0.0.1:$mlflow_port
+    export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=4   # a silent node: half a minute, not one
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$dir/ray-token RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard_port
 }
 

@@ -1,0 +1,48 @@
+"""Several hosts for real, as network namespaces: a worker is lost in the middle of a trial. The whole table (cut off,
+head killed, two users, MLflow on PostgreSQL): python -m benchmarks.several_hosts."""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests import hosts as test_hosts
+from tests.hosts_checks import Log, Trained
+
+WHY_NOT = test_hosts.why_not()
+EPOCHS = 6
+
+
+@pytest.mark.skipif(bool(WHY_NOT), reason=f"network namespaces cannot be made here: {WHY_NOT}")
+def test_a_lost_worker_costs_no_more_than_an_epoch(monkeypatch):
+    monkeypatch.setattr(test_hosts, "NOTICE", {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms":
+                                               "4000", "RAY_health_check_failure_threshold": "2"})
+    with tempfile.TemporaryDirectory(prefix="tuner-n") as folder:  # short: Ray's sockets live below it
+        with test_hosts.Hosts(Path(folder), workers=2) as hosts, Trained(hosts.home) as trained:
+            process = hosts.popen("submit", "--method", "srat", "--trials", 2, "--max-epochs", EPOCHS, "--set",
+                                  "attack_steps=4", "--set", "eval_attack=4", "--max-concurrent", 1, "--scheduler",
+                                  "none", "--name", "lost", "--address", hosts.address, "--follow", "--json")
+            log = Log(hosts.home, "lost")
+            hosts.wait(lambda: log.running(2, EPOCHS - 2) and any(w.trains() for w in hosts.workers), 150,
+                       "a trial in its middle")
+            worker, since = next(w for w in hosts.workers if w.trains()), time.time()
+            worker.kill()
+            out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        result = json.loads(out)
+        assert result["state"] == "finished" and result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
+        lost = log.events("lost")
+        assert len(lost) == 1 and lost[0]["reason"] == f"its node {worker.address} was lost", lost
+        assert f"trial {lost[0]['trial']} broke off after epoch" in err
+        assert log.recovery(since)["running_s"] < 60
+        reported = Counter((e["trial"], e["metrics"]["epoch"]) for e in log.events("epoch"))
+        assert reported == {(t, e): 1 for t in range(2) for e in range(1, EPOCHS + 1)}
+        assert max(trained.repeated("lost").values(), default=0) <= 1
+        client = MlflowClient(result["mlflow"]["tracking_uri"])
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert len(runs) == 3 and {r.info.status for r in runs} == {"FINISHED"}
+    assert test_hosts.ip("netns").stdout.count(hosts.tag) == 0, "a namespace is left behind"
