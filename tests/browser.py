@@ -17,7 +17,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 DRIVER = shutil.which("chromedriver")
 MISSING = None if CHROMIUM and DRIVER else (
     "needs a real browser: install it with `apt-get install chromium chromium-driver` (Debian, Ubuntu)")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-dev-shm-usage",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"  # no name resolves: only loopback is left
 
@@ -38,7 +39,8 @@ class Browser:
         self.profile = tempfile.mkdtemp(prefix="tuner-browser-")
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=quiet, stderr=quiet)
         flags = [*FLAGS, OFFLINE, f"--user-data-dir={self.profile}", f"--window-size={self.width},{self.height}"]
         options = {"binary": CHROMIUM, "args": flags}
         wait_until(lambda: self._call("GET", "/status")["ready"], 20)

@@ -45,7 +45,8 @@ def test_no_file_over_300_lines(path):
 
 @pytest.mark.parametrize("args", [["--help"], ["methods"], ["space", "srat"], ["search", "--help"]])
 def test_light_commands_import_nothing_heavy(args):
-    code = f"import sys; sys.argv = ['tuner', *{args!r}]\nfrom tuner.cli import main\ntry: main()\nexcept SystemExit: pass\n" \
+    code = f"import sys; sys.argv = ['tuner', *{args!r}]\nfrom tuner.cli import main\n" \
+           "try: main()\nexcept SystemExit: pass\n" \
            "print('HEAVY', [m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in out

@@ -1,4 +1,4 @@
-"""deploy/local for real: PostgreSQL, MLflow on it, a Ray head and a worker, a search that is stored on S3, down again."""
+"""deploy/local for real: PostgreSQL, MLflow on it, a Ray head and a worker, a search stored on S3, down again."""
 
 import glob
 import json

@@ -1,4 +1,7 @@
-"""The README is executed: its commands run, its method table is the registry's. `python -m tests.test_readme` rewrites the table."""
+"""The README is executed: its commands run, its method table is the registry's.
+
+`python -m tests.test_readme` rewrites the table.
+"""
 
 import json
 import re

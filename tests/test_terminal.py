@@ -24,8 +24,8 @@ def test_live_view_on_a_terminal(tmp_path):
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--trials", "3", *SMALL, "--home", str(tmp_path),
-                                "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--trials", "3", *SMALL,
+                                "--home", str(tmp_path), "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True,
                                env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"})
     os.close(terminal)
     out, _ = process.communicate(timeout=240)

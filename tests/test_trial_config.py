@@ -1,4 +1,4 @@
-"""What a trial is told is what the sampler proposed, for every method: the method's own parameters and the common knobs."""
+"""What a trial is told is what the sampler proposed, for every method: its own parameters and the common knobs."""
 
 from types import SimpleNamespace
 
@@ -14,8 +14,8 @@ from tuner.spec import SearchSpec
 
 
 def told(spec, params, tmp_path):
-    return trial_config(spec, Home(tmp_path), tmp_path / "search", SimpleNamespace(trial=3, params=params, method=spec.method,
-                                                                                   seed=0, of=None))
+    trial = SimpleNamespace(trial=3, params=params, method=spec.method, seed=0, of=None)
+    return trial_config(spec, Home(tmp_path), tmp_path / "search", trial)
 
 
 @pytest.mark.parametrize("name", METHODS)

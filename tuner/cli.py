@@ -98,7 +98,7 @@ def search(
                                                 "[pareto-asha where two rungs fit].")] = None,
     asha_metric: Annotated[Optional[str], _option("What asha and median compare [the first objective].")] = None,
     reduction: Annotated[Optional[int], _option("One trial in so many passes a rung [2].")] = None,
-    grace: Annotated[Optional[int], _option("Epochs from the reweighting start to the first rung [15 % of the rest].")] = None,
+    grace: Annotated[Optional[int], _option("Epochs from the reweighting start to the first rung [15 %].")] = None,
     on_rung: Annotated[Optional[str], _option("stop, or pause: who falls behind waits and may go on later "
                                               "[stop].")] = None,
     constraint: Annotated[Optional[list[str]], _option("METRIC>=VALUE or <=, e.g. clean_acc>=0.8; repeatable.")] = None,

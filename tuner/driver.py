@@ -18,7 +18,7 @@ from typing import Any
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
-from tuner.cluster import connect, use_token
+from tuner.cluster import connect, use_token, warm_up
 from tuner.history import RUNNING, History, TrialRecord
 from tuner.home import Home, UsageError, write_atomically
 from tuner.lanes import Lanes
@@ -180,6 +180,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 
     with connect(spec) as ray, _stoppable(until) as stop:
         check_shared(spec, home)
+        warm_up(ray, spec)
         spec = settled(ray, spec, partial(first_trial, spec, home, folder), progress.say)
         tracker.wait_for_import()
         survive_memory_kills()

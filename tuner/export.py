@@ -61,7 +61,7 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
     model, saved = load_trial(job.config.folder, home.root)
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
-        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": spec.method,
+        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": record.method,
         "params": record.params,
         "architecture": saved["architecture"], "weights": saved["weights"], "epochs": saved["epoch"],
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",

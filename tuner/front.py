@@ -1,7 +1,7 @@
 """Non-dominated trials, their hypervolume and their knee.
 
 Conventions: a row with a missing or NaN value is left out of everything; exact duplicates do not dominate each other;
-a point that is not strictly better than the reference in every objective adds no hypervolume (Zitzler and Thiele, 1999).
+a point not strictly better than the reference in every objective adds no hypervolume (Zitzler and Thiele, 1999).
 """
 
 from __future__ import annotations
