@@ -160,7 +160,7 @@ def main() -> None:
 
         import ray
 
-        ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
+        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
                  logging_level=logging.ERROR)
         from trainables.data import prepare
 

@@ -46,7 +46,7 @@ class Problem:
         self.trainer.epoch = 7
         self.trainer.model.train()
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = 0.0  # the same batch over and over would be learnt by heart: denormal gradients, slow on a CPU
+            group["lr"] = 0.0  # one batch over and over would be learnt by heart: denormal gradients, slow on a CPU
         self.generator = torch.Generator(device=device).manual_seed(0)
         self.rows = torch.arange(self.trainer.batches.batch_size, device=device)
         self.calls = self._count()

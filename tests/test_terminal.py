@@ -3,9 +3,12 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from tests.conftest import SMALL
 
@@ -24,12 +27,18 @@ def test_live_view_on_a_terminal(tmp_path):
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
+    # what a `ray start` that was killed leaves behind; a local search must neither join nor wait for it
+    ray_folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # not tmp_path: a socket's path has at most 107 characters
+    os.mkdir(f"{ray_folder}/ray")
+    Path(ray_folder, "ray", "ray_current_cluster").write_text("127.0.0.9:1")
     process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--trials", "3", *SMALL,
                                 "--home", str(tmp_path), "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True,
-                               env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"})
+                               env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40",
+                                    "RAY_TMPDIR": ray_folder})
     os.close(terminal)
     out, _ = process.communicate(timeout=240)
     reader.join(5)
+    shutil.rmtree(ray_folder, ignore_errors=True)
     screen_text = b"".join(seen).decode(errors="replace")
     assert process.returncode == 0 and json.loads(out)["trials"]["finished"] == 3
     assert "front on val, hypervolume" in screen_text and "running" in screen_text and "epoch" in screen_text

@@ -34,10 +34,11 @@ def connect(spec: SearchSpec):
 
 
 def start(ray, **how) -> None:
-    """A private instance on loopback. Ray gives its processes 30 s to start, which on a busy machine is not enough."""
+    """A private instance on loopback: never the one that a `ray start` here left its address of, alive or dead. Ray
+    gives its processes 30 s to start, which on a busy machine is not enough."""
     for left in (2, 1, 0):
         try:
-            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **how)
+            ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **how)
             return
         except Exception as error:  # Ray's own class for it is Exception
             if not left or "timed out during startup" not in str(error):
