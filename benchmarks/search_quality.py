@@ -53,10 +53,13 @@ def one(table: str, which: int, name: str, workers: int, budget: int, seed: int)
 def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int) -> dict:
     rng, begin = np.random.default_rng(0), time.time()
     curves = list(pool.map(run, range(seeds)))
-    to_95 = [reached(c, 0.95 * problem.best_hypervolume) for c in curves]
+    to = {k: [reached(c, k / 100 * problem.best_hypervolume) for c in curves] for k in (90, 95)}
     at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
     return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget, "seeds": seeds,
-            "epochs_to_95_median": float(np.median(to_95)), "reached_95": int(np.isfinite(to_95).sum()),
+            "configurations": len(problem.params), "epochs": problem.epochs, "front_size": problem.front_size,
+            "parameters": len(problem.space.searched), "best_hypervolume": problem.best_hypervolume,
+            **{f"epochs_to_{k}_median": float(m) if np.isfinite(m := np.median(v)) else None for k, v in to.items()},
+            **{f"reached_{k}": int(np.isfinite(v).sum()) for k, v in to.items()},
             "hypervolume": {share: [float(np.mean(v)), *interval(v, rng)] for share, v in at.items()},
             "seconds": round(time.time() - begin, 1)}
 
@@ -69,17 +72,9 @@ def shares_burn_in(problem) -> bool:
     return not any(known[c.removeprefix("p/")].burn_in for c in problem.space.searched)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", required=True)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--workers", type=int, action="append")
-    parser.add_argument("--full-trials", type=int, default=40, help="budget: this many trials of full length")
-    parser.add_argument("--only", action="append", help="contender; repeatable")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on it")
-    parser.add_argument("--json")
-    args = parser.parse_args()
-    rows, pool = [], ProcessPoolExecutor(args.jobs)
+def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[dict]:
+    """Every problem of the table, number of workers and contender; a line is printed as each is done."""
+    rows = []
     for which, problem in enumerate(problems(args.table)):
         print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
               f"{problem.curves.shape[1]} seeds, {len(problem.space.searched)} parameters, best hypervolume "
@@ -97,8 +92,23 @@ def main() -> None:
                     continue
                 rows.append(row)
                 shares = "  ".join(f"{s:.0%} {v[0]:.3f}" for s, v in row["hypervolume"].items())
-                print(f"  {workers:2d} workers  {name:38s} 95 % after {row['epochs_to_95_median']:7.0f} epochs "
+                print(f"  {workers:2d} workers {name:38s} 95 % after {row['epochs_to_95_median'] or 'never':>6} epochs "
                       f"({row['reached_95']}/{row['seeds']})  {shares}  [{row['seconds']} s]", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--workers", type=int, action="append")
+    parser.add_argument("--full-trials", type=int, default=40, help="budget: this many trials of full length")
+    parser.add_argument("--only", action="append", help="contender; repeatable")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on it")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    with ProcessPoolExecutor(args.jobs) as pool:
+        rows = compare(args, pool)
     if args.json:
         with open(args.json, "w") as file:
             json.dump(rows, file, indent=1)

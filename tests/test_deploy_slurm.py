@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +22,14 @@ FAKES = {
 }
 
 
-def sbatch(tmp_path, *options, fakes=FAKES, job="77"):
+@pytest.fixture
+def short():
+    """Ray's sockets live below it, whose paths may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="tuner-s", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def sbatch(tmp_path, short, *options, fakes=FAKES, job="77"):
     """The script as SLURM would start it, on one node."""
     for name, body in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -35,15 +43,16 @@ def sbatch(tmp_path, *options, fakes=FAKES, job="77"):
         "SLURM_JOB_ID": job,
         "SLURM_JOB_NODELIST": "node1",
         "TUNER_HOME": str(tmp_path / "home"),
+        "RAY_TMPDIR": str(short),  # what a killed head leaves behind stays in there
     }
     command = ["bash", DEPLOY / "slurm/search.sbatch", *options]
     with open(tmp_path / "out", "w") as out, open(tmp_path / "errors", "w") as errors:  # files, as SLURM's are
         return subprocess.Popen(command, env=env, stdout=out, stderr=errors)
 
 
-def test_sbatch_forwards_the_signal_and_requeues(tmp_path):
+def test_sbatch_forwards_the_signal_and_requeues(tmp_path, short):
     """Every program is a stand-in that writes down how it was called."""
-    script = sbatch(tmp_path, "--method", "srat")
+    script = sbatch(tmp_path, short, "--method", "srat")
     deadline = time.time() + 30
     while not (tmp_path / "log.up").exists():
         assert time.time() < deadline and script.poll() is None
@@ -57,11 +66,11 @@ def test_sbatch_forwards_the_signal_and_requeues(tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_sbatch_runs_a_search(tmp_path):
+def test_sbatch_runs_a_search(tmp_path, short):
     """Ray with a token of this job's own and the search are the real ones; SLURM's programs stand-ins."""
     slurm = {name: FAKES[name] for name in ("scontrol", "srun", "hostname")}
     tiny = ["--trials", "1", "--max-epochs", "1", "--set", "passes=1", "--set", "attack_steps=2"]
-    script = sbatch(tmp_path, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm,
+    script = sbatch(tmp_path, short, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm,
                     job=str(os.getpid()))  # its port comes from it
     assert script.wait(timeout=550) == 0, (tmp_path / "errors").read_text()[-3000:]
     assert '"state": "finished"' in (tmp_path / "out").read_text() and "requeue" not in (tmp_path / "log").read_text()

@@ -10,13 +10,6 @@ from ray import tune
 from trainables.config import TrialConfig
 
 
-def prepare() -> None:
-    """Import what a trial needs, in a process that may become its actor."""
-    import trainables.checkpoint
-    import trainables.loop
-    import trainables.trunk  # noqa: F401
-
-
 class TrialActor(tune.Trainable):
     """Reports ``{"trial", "metrics", "done"}`` after every epoch, or ``"failed": reason`` where a trial diverged.
 

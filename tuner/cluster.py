@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 
 from tuner.home import Failed, UsageError
-from tuner.resources import bundle, lacking
+from tuner.resources import lacking
 from tuner.spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
@@ -44,19 +44,6 @@ def start(ray, **how) -> None:
             if not left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-
-
-def warm_up(ray, spec: SearchSpec) -> None:
-    """Start the processes that trials will run in, and import torch there, while the driver is still busy: for a trial
-    Ray takes an idle process that it has. Nobody waits for this and nothing depends on it."""
-    from trainables.ray_adapter import prepare
-
-    free, asked = ray.available_resources(), {kind: n for kind, n in bundle(spec).items() if n}
-    fit = min(free.get(kind, 0.0) // n for kind, n in asked.items())
-    most = min(fit, spec.trials, spec.max_concurrent or spec.trials)
-    task = ray.remote(num_cpus=spec.cpus_per_trial, max_retries=0, scheduling_strategy="SPREAD")(prepare)
-    for _ in range(int(most)):
-        task.remote()
 
 
 def use_token() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
-from tuner.cluster import connect, use_token, warm_up
+from tuner.cluster import connect, use_token
 from tuner.history import RUNNING, History, TrialRecord
 from tuner.home import Home, UsageError, write_atomically
 from tuner.lanes import Lanes
@@ -128,7 +128,7 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
                      f"eps {spec.training().eps:.4g}")
         for line in [*spec.notes, *trunk_lines(spec)]:
             progress.say(line)
-        tracker = Tracker(spec, home, name, warn=progress.say)
+        tracker = Tracker(spec, home, name, warn=progress.say, later=True)
         state = "failed"
         try:
             until = begin + training_time(spec.time_budget) if spec.time_budget else None
@@ -172,7 +172,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     lanes = Lanes(spec, history, folder, warm_trials(spec, home, folder), until=until)
     for line in lanes.descriptions:
         progress.say(line)
-    watch = Watch(spec, history, lanes, [progress, tracker], progress.say)
+    watch = Watch(spec, history, lanes, [progress, tracker], progress.say, tracker.wait_for_import)
 
     def configure(record: TrialRecord) -> dict[str, Any]:
         watch.started(record)
@@ -180,9 +180,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 
     with connect(spec) as ray, _stoppable(until) as stop:
         check_shared(spec, home)
-        warm_up(ray, spec)
         spec = settled(ray, spec, partial(first_trial, spec, home, folder), progress.say)
-        tracker.wait_for_import()
         survive_memory_kills()
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, tune.PlacementGroupFactory([bundle(spec)])),

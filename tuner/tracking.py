@@ -35,7 +35,7 @@ class Tracker:
     history is replayed, so what MLflow refuses is told once, at the end."""
 
     def __init__(self, spec: SearchSpec, home: Home, name: str, *, warn: Callable[[str], None],
-                 began: float | None = None, live: bool = True):
+                 began: float | None = None, live: bool = True, later: bool = False):
         self.spec, self.home, self.name, self.warn, self.live = spec, home, name, warn, live
         self._uri = layout.tracking_uri(home)
         self.tracking_uri = without_secrets(self._uri)
@@ -48,11 +48,14 @@ class Tracker:
         self._writer = _Writer(self)
         self._send(PARENT, layout.parent_changes(spec))
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
-        self._thread.start()
+        if not later:
+            self._thread.start()
 
     def wait_for_import(self) -> None:
         """Until MLflow is imported. Ray's pickling looks into every module there is, which makes MLflow's lazy ones
-        import the rest on this thread; two imports of MLflow at once dead-lock."""
+        import the rest on this thread; two imports of MLflow at once dead-lock. With ``later`` it begins here."""
+        if self._thread.ident is None:
+            self._thread.start()
         self._writer.imported.wait(120)
 
     def trial_started(self, record: TrialRecord) -> None:
@@ -101,6 +104,7 @@ class Tracker:
 
     def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
         """Write the pictures, end every run, wait for the writer; False if MLflow lacks something (then: sync)."""
+        self.wait_for_import()
         deadline = time.monotonic() + timeout
         for record in history.everything():
             if record.state == RUNNING:

@@ -16,10 +16,15 @@ DEATHS = 3  # a process that dies so often before its trial got on, on nodes tha
 
 
 class Watch(tune.Callback):
-    """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls."""
+    """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls.
 
-    def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None]):
+    ``then``: what takes seconds and need not come before the first trial trains; Ray's loop waits for it.
+    """
+
+    def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None],
+                 then: Callable[[], None] | None = None):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
+        self.then, self.training = then, False
         self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
         self.full = sum(t.state == FULL for t in history.everything())
         self.front: Front | None = None  # not worked out yet
@@ -34,6 +39,14 @@ class Watch(tune.Callback):
             self.history.append("resume", number)
         for listener in self.listeners:
             listener.trial_started(self.history.record(number))
+
+    def on_trial_start(self, iteration, trials, trial, **info) -> None:
+        self.training = True
+
+    def on_step_end(self, iteration, trials, **info) -> None:
+        if self.training and self.then:
+            self.then()
+            self.then = None
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         number = result["trial"]
