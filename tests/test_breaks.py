@@ -20,8 +20,8 @@ from tuner.watch import DEATHS, Watch
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tip: 10.78.4.3\n"
-LOST_NODE = DIED + ("The actor died because its node has died. Node Id: 7f\n\tthe actor's node was terminated unexpectedly: "
-                    "health check failed due to missing too many heartbeats")
+LOST_NODE = DIED + ("The actor died because its node has died. Node Id: 7f\n\tthe actor's node was terminated "
+                    "unexpectedly: health check failed due to missing too many heartbeats")
 DEAD_PROCESS = DIED + ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
                        "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
                        "enabling resource isolation to prevent node deaths by resource contention.")
@@ -85,6 +85,7 @@ def test_a_process_that_dies_again_and_again_in_one_epoch_ends_the_trial(break_o
     assert record.state == "failed" and "its process died 3 times in one epoch" in record.reason
 
 
+@pytest.mark.timeout(600)
 def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     """Trial 0's process is killed after its first epoch; trial 1 cannot write its checkpoint, whatever it tries."""
     folder = tmp_path / "searches" / "b"
@@ -99,7 +100,7 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
         assert process.poll() is None and time.time() < deadline, process.communicate()
         time.sleep(0.02)
     psutil.Process(pid).kill()
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert json.loads(out)["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
     events = [json.loads(line) for line in path.read_text().splitlines()]

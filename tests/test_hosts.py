@@ -18,6 +18,7 @@ EPOCHS = 6
 
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=f"network namespaces cannot be made here: {WHY_NOT}")
+@pytest.mark.timeout(900)
 def test_a_lost_worker_costs_no_more_than_an_epoch(monkeypatch):
     monkeypatch.setattr(test_hosts, "NOTICE", {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms":
                                                "4000", "RAY_health_check_failure_threshold": "2"})
@@ -31,7 +32,7 @@ def test_a_lost_worker_costs_no_more_than_an_epoch(monkeypatch):
                        "a trial in its middle")
             worker, since = next(w for w in hosts.workers if w.trains()), time.time()
             worker.kill()
-            out, err = process.communicate(timeout=200)
+            out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         result = json.loads(out)
         assert result["state"] == "finished" and result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 
 from tuner.home import Failed, UsageError
 from tuner.resources import lacking
@@ -27,7 +28,8 @@ def connect(spec: SearchSpec):
             start(ray, **quiet)
     try:
         _check_resources(ray, spec)
-        yield ray
+        with redirect_stdout(sys.stderr):  # where Ray prints what its nodes complain of belong results alone
+            yield ray
     finally:
         if mine:
             ray.shutdown()
