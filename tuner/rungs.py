@@ -2,7 +2,7 @@
 
 A rung is a number of epochs. Who reaches it is compared with everybody who reached it before, at that same number of
 epochs, and goes on if it is among the best 1/reduction (Li et al., 2020, ASHA; they take 3 or 4, we 2: over recorded
-curves more and gentler rungs needed fewer epochs, docs/search-quality.md). "Best" with several objectives is that of
+curves more and gentler rungs needed fewer epochs, docs/decisions.md). "Best" with several objectives is that of
 Schmucker et al., 2021 (MO-ASHA, arXiv:2106.12639): first the non-dominated points, then those that are non-dominated
 once the first are gone, and so on; within one such front an epsilon-net order, which starts at one end of the front and
 then always takes the point farthest from all taken so far, so that whatever part of a front survives, it is spread out.
