@@ -16,7 +16,7 @@ from tuner import verify as module
 from tuner.home import Home
 from tuner.verify import verify_search
 
-ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 1]
+ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 3]
 OWN = ("seconds", "flags", "search", "checkpoint")  # of a run, not of a result (a checkpoint knows its own folder)
 
 
@@ -33,7 +33,7 @@ def undisturbed(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_jobs", here)
         patch.setattr(module, "_to_mlflow", lambda *args: None)
-        verify_search("first", home, pick="knee", attack="pgd:2x1", seeds=1)
+        verify_search("first", home, pick="knee", attack="pgd:2x1", seeds=3)
     return pq.read_table(home.search("first") / "verified.parquet")
 
 
@@ -43,22 +43,24 @@ def test_killed_and_started_again(finished, undisturbed, tmp_path):
     folder = home / "searches" / "first"
     command = [sys.executable, "-m", "tuner.cli", *map(str, ARGS), "--home", str(home)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **away})
-    said = next((line for line in process.stderr if "(1/2 done)" in line), None)
+    said = next((line for line in process.stderr if "(1/4 done)" in line), None)
     assert said, f"it ended by itself with {process.wait()}"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "verified.parquet").exists() and not (folder / "verified.html").exists()
-    (kept,) = (folder / "verify" / "pgd-2x1").glob("*.json")  # one is whole, flags and all, and the other is not there
-    before = kept.read_bytes(), kept.stat().st_mtime_ns
-    assert pq.read_table(kept.with_suffix(".parquet")).num_rows == 359
+    kept = sorted((folder / "verify" / "pgd-2x1").glob("*.json"))  # whole, flags and all; the others are not there
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept]
+    assert 1 <= len(kept) < 4 and all(pq.read_table(path.with_suffix(".parquet")).num_rows == 359 for path in kept)
 
     again = tuner(*ARGS, "--home", home, "--json", env=away)
-    assert again.returncode == 0 and "1 of 2 are done already" in again.stderr and "(1/1 done)" in again.stderr
-    assert (kept.read_bytes(), kept.stat().st_mtime_ns) == before
+    assert again.returncode == 0 and f"{len(kept)} of 4 are done already" in again.stderr
+    left = 4 - len(kept)
+    assert f"({left}/{left} done)" in again.stderr
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept] == before
     table = pq.read_table(folder / "verified.parquet")
     assert table.drop_columns([n for n in OWN if n in table.column_names]).equals(
         undisturbed.drop_columns([n for n in OWN if n in undisturbed.column_names]))
-    assert sorted(table["seed"].to_pylist()) == [0, 1] and "refuse" not in again.stderr
+    assert sorted(table["seed"].to_pylist()) == [0, 1, 2, 3] and "refuse" not in again.stderr
     (row,) = json.loads(again.stdout)["rows"]
     assert row["seeds"]["robust_acc"]["values"] == [v for v, own in zip(table["robust_acc"].to_pylist(),
                                                                         table["retrained"].to_pylist()) if own]
