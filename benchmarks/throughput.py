@@ -2,8 +2,8 @@
 
     python -m benchmarks.throughput [--rounds 3] [--trials 100] [--json OUT]
 
-Both on two CPUs of a Ray of their own, one epoch per trial, random proposals by Optuna, actors reused; plain Ray Tune has
-its own loggers, as its documentation shows. Ours writes its history, the study and MLflow. What counts is the time
+Both on two CPUs of a Ray of their own, one epoch per trial, random proposals by Optuna, actors reused; plain Ray Tune
+has its own loggers, as its documentation shows. Ours writes its history, the study and MLflow. What counts is the time
 from the end of the first trial to that of the last: start-up is not throughput. Rounds alternate.
 """
 

@@ -90,15 +90,20 @@ def test_the_verified_page(tmp_path, width):
     from tuner.verified import page
 
     rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
+    of_seeds = {n: {"mean": m, "std": s, "values": []} for n, m, s in (
+        ("robust_acc", 0.53, 0.01), ("worst_class_robust_acc", 0.17, 0.03), ("clean_acc", 0.8, 0.02))}
+    rows[0]["seeds"] = {"seeds": [1, 2], "failed": {}, **of_seeds}
     result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": [3], "fell_off": [7]}
     (tmp_path / "verified.html").write_text(page(result, SearchSpec(max_epochs=4)))
     with Browser(width, 844) as browser:
         browser.open((tmp_path / "verified.html").as_uri())
-        browser.wait(f"{FRONT}.querySelectorAll('.scatterlayer .point').length >= 4")
+        browser.wait(f"{FRONT}.querySelectorAll('.scatterlayer .point').length >= 5")
         shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
-        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1}
+        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "anew": 1}
         bars = browser.js(f"return {FRONT}.data[2].error_y.arrayminus.concat({FRONT}.data[2].error_y.array)")
         assert bars == pytest.approx([0.05, 0.1])
+        anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[4])")
+        assert anew == [[0.53], [0.17], [0.01], [0.03]]
         text = browser.js("return document.body.innerText")
         assert "split test, 359 images" in text and "budget 4 epochs" in text and "trial 7 fell off" in text
         titles = browser.js("return [...document.querySelectorAll('.xtitle, .ytitle')].map(e => e.textContent)")

@@ -161,6 +161,18 @@ def test_json_and_files(written):
     assert [p.name for p in page.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_other_libraries_read_the_table_as_it_is(written):
+    import duckdb
+    import pandas
+    import polars
+
+    path, best = str(written[2]), [("b", 0.4), ("a0", 0.3), ("a1", 0.3)]
+    frames = [pandas.read_parquet(path), polars.read_parquet(path).to_pandas(), duckdb.sql(f"FROM '{path}'").df()]
+    for frame in frames:
+        full = frame[frame.state == "finished"]
+        assert len(frame) == 10 and sorted(full.groupby("search").worst_class_robust_acc.max().items()) == sorted(best)
+
+
 def test_the_terminal_table(home, capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "front", "a0", "b", "--home", home.root)
     assert code == 0 and "Methods on val" in out and "Combined front" in out and "0.550 .. 0.600" in out

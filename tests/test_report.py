@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.histories import fill, metrics, start
-from tuner import plots, report
+from tuner import plots, png, report
 from tuner.front import Front
 from tuner.history import History
 from tuner.spec import SearchSpec
@@ -170,3 +170,24 @@ def test_summary_names_the_search_the_front_and_the_gain(spec, history):
     assert "| trial | average | worst class | clean |" in text
     assert "Against the paper's setting" in text and "`one_minus_beta`" in text and "split val" in text
     assert len(text) < 8000  # MLflow cuts longer tags
+
+
+def test_parallel_coordinates_of_the_picture(tmp_path):
+    """Trial 1 lies in the middle of its axes; it has no gamma and no margin, whose axes it passes below."""
+    from matplotlib.figure import Figure
+
+    spec, history = SearchSpec(max_epochs=4), History(tmp_path / "search")
+    for trial, (average, worst) in enumerate([(0.4, 0.1), (0.5, 0.2), (0.6, 0.3)]):
+        low = {"loss": "focal" if trial else "ce", "start": (0.2, 0.575, 0.95)[trial], "strength": float(trial)}
+        start(history, spec, trial, low)
+        history.append("epoch", trial, metrics={"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst})
+        history.append("end", trial, state="finished" if trial else "stopped")
+    axes, data = Figure().add_subplot(), plots.picture_data(history, spec)
+    png.draw_parallel(axes, data, 0)
+    names = [tick.get_text() for tick in axes.get_xticklabels()]
+    lines = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == len(names)]
+    assert len(lines) == 2, "a trial that was stopped is drawn"
+    assert names[-2:] == list(OBJECTIVES) and {"loss", "start", "gamma", "max_margin"} <= set(names)
+    found = dict(zip(names, lines[0]))
+    assert found["start"] == found["strength"] == found["loss"] == pytest.approx(0.5)
+    assert found["gamma"] == found["max_margin"] < 0 and found["robust_acc"] == pytest.approx(0.5)

@@ -67,7 +67,7 @@ function choose(id) {
   if (!p) return;
   element("trial").value = id;
   element("chosen").textContent = Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", ");
-  const paper = D.points.find(q => q.search === p.search && q.paper);
+  const paper = D.points.find(q => q.search === p.search && q.method === p.method && q.paper);
   const series = [{name: `trial ${id}`, y: p.robust, color: D.colours.x}];
   if (paper && paper !== p) series.push({name: `the paper’s setting (trial ${paper.id})`, y: paper.robust,
                                          color: D.colours.grey, pattern: "/"});

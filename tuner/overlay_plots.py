@@ -9,7 +9,7 @@ from tuner.front import Front
 from tuner.overlay import EPS_SEARCHED, Group, Overlay, attained, cells, most, sentences
 from tuner.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.plots import frame_data, plane, points_of, search_axes, staircase, style
-from tuner.png import COLUMNS, DASHES, draw_front, draw_param, finished
+from tuner.png import COLUMNS, DASHES, draw_front, draw_methods, finished, rows_of
 from tuner.report import SPLIT, per_class
 
 # One look for each method. The cycles have different lengths: 60 methods before two look the same, without colour 12.
@@ -86,17 +86,13 @@ def overlay_png(found: Overlay, data: dict) -> bytes:
     from matplotlib.figure import Figure
 
     searched = [(i, m) for i, m in enumerate(data["methods"]) if m["searched"]][:IN_PNG]
-    figure = Figure(figsize=(12, 8.4 + 2.4 * len(searched)), layout="constrained")
-    grid = figure.add_gridspec(2 + len(searched), COLUMNS, height_ratios=[5.2, 2.4] + [2.2] * len(searched))
+    rows = sum(rows_of(method, 1) for _, method in searched)
+    figure = Figure(figsize=(12, 8.4 + 2.4 * rows), layout="constrained")
+    grid = figure.add_gridspec(2 + rows, COLUMNS, height_ratios=[5.2, 2.4] + [2.2] * rows)
     draw_front(figure.add_subplot(grid[0, :3]), data)
     _draw_volumes(figure.add_subplot(grid[0, 3]), found)
     _draw_classes(figure.add_subplot(grid[1, :]), found)
-    for row, (i, method) in enumerate(searched):
-        for column, param in enumerate(method["searched"][:COLUMNS]):
-            axes = figure.add_subplot(grid[2 + row, column])
-            draw_param(axes, data, param, legend=row == column == 0, method=i)
-            if column == 0:
-                axes.set_ylabel(method["name"], fontsize=9)
+    draw_methods(figure, grid, data, [i for i, _ in searched], first=2, most=1)
     return finished(figure, data)
 
 

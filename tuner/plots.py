@@ -68,12 +68,13 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
 
 def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
     """The search's trials that have reported, each at its last epoch; a mean over seeds has a standard deviation."""
-    paper, on_front, points = paper_row(history, spec), {r["trial"] for r in front.rows}, []
+    papers = {row["trial"] for lane in spec.lanes if (row := paper_row(history, lane))}
+    on_front, points = {r["trial"] for r in front.rows}, []
     for record in history.trials.values():
         found, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
         x, y = (found.get(name) for name in axes)
         if _finite(x) and _finite(y):
-            is_paper = paper is not None and paper["trial"] == record.trial
+            is_paper = record.trial in papers
             points.append({
                 "id": f"{search} {record.trial}".strip(), "search": search, "trial": record.trial,
                 "method": spec.methods.index(record.method) if record.method in spec.methods else 0,

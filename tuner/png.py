@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 
 from tuner.page import BLUE, VERMILLION
 
@@ -16,17 +17,34 @@ COLUMNS = 4
 
 
 def png(data: dict) -> bytes:
-    """One search: its front above, what each searched parameter buys below."""
+    """One search: its front above; below, for each method, what its parameters buy, and parallel coordinates."""
     from matplotlib.figure import Figure
 
-    searched = data["methods"][0]["searched"][:2 * COLUMNS]
-    rows = 1 + math.ceil(len(searched) / COLUMNS)
-    figure = Figure(figsize=(11, 5.6 + 2.5 * (rows - 1)), layout="constrained")
-    grid = figure.add_gridspec(rows, COLUMNS, height_ratios=[5] + [2.2] * (rows - 1))
+    rows = sum(rows_of(method, 2) for method in data["methods"])
+    figure = Figure(figsize=(11, 5.6 + 2.5 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[5] + [2.2] * rows)
     draw_front(figure.add_subplot(grid[0, :]), data)
-    for i, param in enumerate(searched):
-        draw_param(figure.add_subplot(grid[1 + i // COLUMNS, i % COLUMNS]), data, param, legend=i == 0)
+    draw_methods(figure, grid, data, range(len(data["methods"])), first=1, most=2)
     return finished(figure, data)
+
+
+def rows_of(method: dict, most: int) -> int:
+    """Rows of the grid: at most ``most`` of single parameters, then the parallel coordinates."""
+    return min(most, math.ceil(len(method["searched"]) / COLUMNS)) + 1 if method["searched"] else 0
+
+
+def draw_methods(figure, grid, data: dict, shown: Sequence[int], *, first: int, most: int) -> None:
+    """What the parameters of each method buy, from row ``first`` of the grid on."""
+    for number in shown:
+        method = data["methods"][number]
+        for i, param in enumerate(method["searched"][:most * COLUMNS]):
+            axes = figure.add_subplot(grid[first + i // COLUMNS, i % COLUMNS])
+            draw_param(axes, data, param, legend=i == 0, method=number)
+            if i == 0 and len(data["methods"]) > 1:
+                axes.set_ylabel(method["name"], fontsize=9)
+        first += rows_of(method, most)
+        if method["searched"]:
+            draw_parallel(figure.add_subplot(grid[first - 1, :]), data, number)
 
 
 def finished(figure, data: dict) -> bytes:
@@ -96,3 +114,37 @@ def draw_param(axes, data: dict, param: dict, *, legend: bool, method: int = 0) 
     axes.grid(alpha=0.3)
     if legend and some:
         axes.legend(fontsize=7)
+
+
+def draw_parallel(axes, data: dict, method: int) -> None:
+    """One axis for each searched parameter, then what was reached; what a trial does not have lies below the axis."""
+    from matplotlib import colormaps
+
+    searched, nowhere = data["methods"][method]["searched"], -0.15
+    some = [p for p in data["points"] if p["full"] and p["method"] == method]
+    ends = [{"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False,
+             "log": False} for key, limits in zip("xy", data["range"])]
+    low, high = data["range"][1]
+
+    def height(param: dict, value) -> float:
+        if param["choice"]:
+            value = [text for _, text in param["ticks"]].index(str(value))
+        bottom, top = param["range"]
+        return ((math.log10(value) if param["log"] else value) - bottom) / (top - bottom)
+
+    for p in sorted(some, key=lambda p: p["y"]):
+        heights = [height(s, p["params"][s["name"]]) if s["name"] in p["params"] else nowhere for s in searched]
+        heights += [height(end, p[key]) for end, key in zip(ends, "xy")]
+        axes.plot(range(len(heights)), heights, color=colormaps["cividis"]((p["y"] - low) / (high - low)),
+                  linewidth=2 if p["front"] else 0.8)
+    for i, param in enumerate([*searched, *ends]):
+        axes.axvline(i, color="0.6", linewidth=0.8, zorder=0)
+        for value, text in param["ticks"]:
+            axes.annotate(text, (i, height(param, value)), xytext=(3, 0), textcoords="offset points", fontsize=6,
+                          va="center", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
+    axes.set(ylim=(nowhere - 0.05, 1.05), xlim=(-0.2, len(searched) + len(ends) - 0.4), yticks=[])
+    axes.set_xticks(range(len(searched) + len(ends)), [s["name"] for s in [*searched, *ends]], fontsize=7)
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_title(f"{data['methods'][method]['name']}: a line is a trial of full budget, brighter is a better "
+                   f"{data['y']}, thick is on the front, below an axis: no such parameter", fontsize=7)

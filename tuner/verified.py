@@ -181,7 +181,7 @@ def _parquet(folder: Path) -> bytes:
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
     """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
-    from tuner.page import BLUE, GREY, VERMILLION, table
+    from tuner.page import BLUE, GREY, PURPLE, VERMILLION, table
     from tuner.page import page as whole
     from tuner.plots import AXIS, plane
     from tuner.verified_page import BODY, SCRIPT
@@ -189,6 +189,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     x, y = plane(spec.objectives)
     points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],
                "ci": [r["ci"].get(x), r["ci"].get(y)], "on": r["trial"] not in result["fell_off"],
+               "seeds": _plane_of_seeds(r.get("seeds"), x, y),
                "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()}} for r in result["rows"]]
     said = "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>"
                    for s in sentences(result))
@@ -200,5 +201,12 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         f"budget {spec.max_epochs} epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, "
         f"L-inf, eps {tested['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
-        {"points": points, "colours": [BLUE, GREY, VERMILLION],
+        {"points": points, "colours": [BLUE, GREY, VERMILLION, PURPLE],
          "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)]}, SCRIPT)
+
+
+def _plane_of_seeds(seeds: dict[str, Any] | None, x: str, y: str) -> dict[str, list] | None:
+    """Means and standard deviations of a trial that was trained anew, as the picture shows them."""
+    if not seeds or not seeds["seeds"]:
+        return None
+    return {key: [seeds[n][key] for n in (x, y)] for key in ("mean", "std")}

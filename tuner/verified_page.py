@@ -10,7 +10,7 @@ BODY = """@@SENTENCES@@
 """
 
 SCRIPT = r"""
-const [blue, grey, vermillion] = D.colours;
+const [blue, grey, vermillion, purple] = D.colours;
 const error = (some, i) => some.every(p => p.ci[i]) ? {type: "data", symmetric: false, thickness: 1, width: 3,
   array: some.map(p => p.ci[i][1] - p.test[i]), arrayminus: some.map(p => p.test[i] - p.ci[i][0])} : undefined;
 const moves = {x: [], y: [], mode: "lines", line: {color: grey, width: 1, dash: "dot"}, hoverinfo: "skip",
@@ -29,8 +29,15 @@ const after = (on, name, color, symbol) => {
           visible: some.length > 0, marker: {color, size: 11, symbol},
           error_x: error(some, 0), error_y: error(some, 1)};
 };
+const spread = (some, i) => ({type: "data", array: some.map(p => p.seeds.std[i] ?? 0), thickness: 1, width: 3});
+const anew = D.points.filter(p => p.seeds);
+const retrained = anew.length ? [{x: anew.map(p => p.seeds.mean[0]), y: anew.map(p => p.seeds.mean[1]), meta: "anew",
+  name: "trained anew (test): mean ± standard deviation of seeds", mode: "markers+text", textposition: "top left",
+  text: anew.map(p => String(p.trial)), customdata: anew.map(p => p.trial),
+  marker: {color: purple, size: 11, symbol: "diamond-open", line: {width: 2}},
+  error_x: spread(anew, 0), error_y: spread(anew, 1)}] : [];
 drawPlane([moves, before, after(true, "verified front (test)", blue, "circle"),
-           after(false, "fell off (test)", vermillion, "x")], {});
+           after(false, "fell off (test)", vermillion, "x"), ...retrained], {});
 const list = element("trial");
 D.points.forEach(p => list.add(new Option(p.trial, p.trial)));
 function choose(trial) {
