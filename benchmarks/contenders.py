@@ -12,6 +12,7 @@ from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.front import nondominated
 from tuner.history import FULL, STOPPED, History
 from tuner.proposals import Proposer
+from tuner.replicates import wanted
 from tuner.rungs import CONTINUE, Rungs, rungs_for
 from tuner.space import Space
 from tuner.spec import SearchSpec
@@ -104,30 +105,41 @@ class Ours(Contender):
     """The production Proposer and Rungs, driven without Ray."""
 
     def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None,
-                 on_rung: str = "stop"):
+                 on_rung: str = "stop", seeds: int = 1):
         self.problem = problem
         self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), seed=seed,
-                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler, on_rung=on_rung)
+                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler, on_rung=on_rung,
+                              seeds=seeds)
         self.history = History(None)
         self.rungs: Rungs | None = rungs_for(self.spec)
         self.proposer = Proposer(self.spec, self.history, self.rungs)
         self.configs: dict[int, int] = {}
+
+    def again(self) -> tuple[int, int, int] | None:
+        for trial, seed in wanted(self.spec, self.history):
+            return trial, self.configs[trial], seed - self.spec.seed
+        return None
 
     def propose(self, number: int) -> dict:
         return self.proposer.next().params
 
     def begin(self, job: Job, params: dict) -> None:
         self.configs[job.number] = job.config
-        self.history.append("start", job.number, params=params, method="table", seed=0)
+        further = (job.seed - self.spec.seed) % self.problem.curves.shape[1]
+        self.history.append("start", job.number, params=params, method="table", seed=self.spec.seed + further, of=job.of)
 
     def report(self, job: Job, epoch: int, point) -> bool:
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
+        if job.of is not None:
+            return True
         start = self.problem.start(job.config)
         return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
 
     def end(self, job: Job, complete: bool) -> None:
         state = FULL if complete else STOPPED
         self.history.append("end", job.number, state=state)
+        if job.of is not None:
+            return
         self.proposer.tell(job.number, state, self.history.trials[job.number].last)
 
     def shown(self) -> list[tuple[int, int]]:
@@ -148,6 +160,8 @@ def contenders() -> dict:
         "Syne Tune MOASHA": (SyneTune, False),
         "ours": (Ours, False),
         "ours, trunk": (Ours, True),
+        "ours, 2 seeds": (lambda p, s: Ours(p, s, seeds=2), False),
+        "ours, trunk, 2 seeds": (lambda p, s: Ours(p, s, seeds=2), True),
         "ours without early stopping": (lambda p, s: Ours(p, s, scheduler="none"), False),
         "ours with a random sampler": (lambda p, s: Ours(p, s, sampler="random"), False),
         "ours with TPE": (lambda p, s: Ours(p, s, sampler="tpe"), False),

@@ -98,16 +98,20 @@ def load(path: str) -> list[Problem]:
 
 @dataclass
 class Job:
-    """A trial under way in the simulation."""
+    """A trial, or with ``of`` a replicate of that trial, under way in the simulation."""
 
     number: int
     config: int
     seed: int
     epoch: int = 0
+    of: int | None = None
 
 
 class Contender:
     """A search strategy. ``propose(number)`` gives a setting; ``report(job, epoch, point)`` says whether to go on."""
+
+    def again(self) -> tuple[int, int, int] | None:
+        """(trial, its configuration, seeds further) of a replicate that comes before the next proposal."""
 
     def propose(self, number: int) -> dict:
         raise NotImplementedError
@@ -133,22 +137,26 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
     With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already.
     """
     contender, used, queue, curve = make(problem, seed), set(), [], []
-    spent = shared = number = 0
+    spent = number = 0
+    shared, seeds = [0] * problem.curves.shape[1], problem.curves.shape[1]  # epochs of each seed's trunk
 
     def launch(now: float) -> None:
-        nonlocal number, spent, shared
-        if len(used) == len(problem.params):
+        nonlocal number, spent
+        if again := contender.again():
+            of, config, further = again
+            job = Job(number, config, (seed + further) % seeds, of=of)
+        elif len(used) == len(problem.params):
             return
-        wanted = contender.propose(number)
-        config = 0 if number == 0 and wanted is None else problem.nearest(wanted, used)
-        used.add(config)
-        job = Job(number, config, seed % problem.curves.shape[1])  # as in a search: one training seed for all trials
+        else:
+            config, of = problem.nearest(contender.propose(number), used), None
+            job = Job(number, config, seed % seeds)  # as in a search: one training seed for all trials
+            used.add(config)
         contender.begin(job, problem.params[config])
         number += 1
         skip = 0
         if trunk:
-            skip = min(problem.start(config), shared)
-            shared = max(shared, problem.start(config))
+            skip = min(problem.start(config), shared[job.seed])
+            shared[job.seed] = max(shared[job.seed], problem.start(config))
         spent -= skip
         heapq.heappush(queue, (now + problem.cost[config] * max(0, 1 - skip), job.number, job, skip))
 

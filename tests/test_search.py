@@ -127,18 +127,6 @@ def test_front_and_ls_read_it_back(finished):
     assert near.returncode == 2 and "did you mean first" in near.stderr
 
 
-def test_seeded_runs_repeat(tmp_path):
-    """Same spec and seed, one trial at a time: the same metrics for every trial."""
-    seen = []
-    for home in (tmp_path / "a", tmp_path / "b"):
-        done = tuner("search", "--trials", 3, *SMALL, "--max-concurrent", 1, "--home", home, "--json")
-        assert done.returncode == 0, done.stderr
-        history = History(home / "searches" / json.loads(done.stdout)["search"])
-        seen.append([[{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs]
-                     for t in history.trials.values()])
-    assert seen[0] == seen[1] and len(seen[0]) == 3
-
-
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(tmp_path, parquet_dir):
     """A real divergence: a network without batch norm at learning rates up to 1, on a real Parquet data set."""
     (tmp_path / "space.yaml").write_text("lr: [0.09, 1.0]")

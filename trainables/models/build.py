@@ -5,16 +5,15 @@ Shapes: B batch, C channels, H x W pixels, D features, K classes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 from trainables.model_names import MODELS, check_model, parse_model
 from trainables.models.backbones import BACKBONES
-from trainables.models.torchvision_models import torchvision_backbone
 
 
 class CosineHead(nn.Module):
@@ -72,7 +71,12 @@ def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: s
         raise ValueError(f"mean {list(mean)} and std {list(std)} do not fit; "
                          f"each needs {channels} number(s), one per channel, and std must be positive")
     base, width = parse_model(name)
-    backbone, features = BACKBONES[base](shape, width) if base in MODELS else torchvision_backbone(base)
+    if base in MODELS:
+        backbone, features = BACKBONES[base](shape, width)
+    else:
+        from trainables.models.torchvision_models import torchvision_backbone  # heavy, and rarely needed
+
+        backbone, features = torchvision_backbone(base)
     return Classifier(backbone, HEADS[head](features, classes), mean, std)
 
 
@@ -83,13 +87,13 @@ def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
     Known by construction, not by tracing: neighbours in an `nn.Sequential`, and convN/bnN of torchvision's
     ResNets. A batch norm in front of a convolution (pre-activation) is not listed.
     """
-    pairs = []
+    pairs, resnet = [], sys.modules.get("torchvision.models.resnet")  # not imported: no model has its blocks
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
         named = dict(module.named_children())
         if isinstance(module, nn.Sequential):
             candidates = list(zip(named, list(named)[1:]))
-        elif isinstance(module, (resnet.ResNet, resnet.BasicBlock, resnet.Bottleneck)):
+        elif resnet and isinstance(module, (resnet.ResNet, resnet.BasicBlock, resnet.Bottleneck)):
             candidates = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if f"conv{i}" in named]
         else:
             continue
