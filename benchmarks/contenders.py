@@ -126,7 +126,8 @@ class Ours(Contender):
     def begin(self, job: Job, params: dict) -> None:
         self.configs[job.number] = job.config
         further = (job.seed - self.spec.seed) % self.problem.curves.shape[1]
-        self.history.append("start", job.number, params=params, method="table", seed=self.spec.seed + further, of=job.of)
+        self.history.append("start", job.number, params=params, method="table", of=job.of,
+                            seed=self.spec.seed + further)
 
     def report(self, job: Job, epoch: int, point) -> bool:
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-SMALL = ["--max-epochs", "3", "--set", "passes=1", "--set", "attack_steps=4", "--set", "eval_attack=4"]
+# One actor: starting a second one costs more than these trials do.
+SMALL = ["--max-epochs", "3", "--set", "passes=1", "--set", "attack_steps=4", "--set", "eval_attack=4",
+         "--max-concurrent", "1"]
 
 
 def tuner(*args, env=None, timeout=240, cwd=None):

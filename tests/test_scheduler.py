@@ -26,7 +26,8 @@ def searched(home, name, *args):
 @pytest.fixture(scope="module")
 def stopping(tmp_path_factory):
     home = tmp_path_factory.mktemp("stopping")
-    return (*searched(home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5"), home)
+    return (*searched(home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5",
+                       "--max-concurrent", 1), home)
 
 
 def test_trials_are_stopped_at_rungs_and_counted(stopping):

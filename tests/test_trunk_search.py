@@ -19,7 +19,7 @@ from tuner.spec import SearchSpec
 
 SRAT = {"loss": "ce", "sep_weight": 0.5, "temperature": 0.1}
 SEARCH = ["search", "--method", "srat", "--trials", 3, "--sampler", "random", *SMALL, "--max-epochs", 6,
-          "--max-concurrent", 1, "--json",
+          "--json",
           *(part for name, value in SRAT.items() for part in ("--fix", f"{name}={value}"))]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,18 @@ ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 3
 OWN = ("seconds", "flags", "search", "checkpoint")  # of a run, not of a result (a checkpoint knows its own folder)
 
 
+def untested(home, folder):
+    """A copy of the finished search without what other tests have verified of it."""
+    copy = copied(home, folder)
+    for path in [*(copy / "searches" / "first").glob("verif*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return copy
+
+
 @pytest.fixture(scope="module")
 def undisturbed(finished, tmp_path_factory):
     """`verified.parquet` of the same verification, never stopped and without Ray."""
-    home = Home(copied(finished[1], tmp_path_factory.mktemp("undisturbed")))
+    home = Home(untested(finished[1], tmp_path_factory.mktemp("undisturbed")))
 
     def here(jobs, spec, attack, say):
         for job in jobs:
@@ -39,7 +48,7 @@ def undisturbed(finished, tmp_path_factory):
 
 def test_killed_and_started_again(finished, undisturbed, tmp_path):
     """MLflow is away all the time: the results do not depend on it."""
-    home, away = copied(finished[1], tmp_path), {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    home, away = untested(finished[1], tmp_path), {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     folder = home / "searches" / "first"
     command = [sys.executable, "-m", "tuner.cli", *map(str, ARGS), "--home", str(home)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **away})
