@@ -18,7 +18,7 @@ from tests.conftest import tuner
 from tuner.history import History
 
 # Sixteen steps a trial, slow enough to be caught in the middle of one.
-ARGS = ["search", "--method", "srat", "--trials", "6", "--max-epochs", "4", "--set", "passes=2",
+ARGS = ["search", "--method", "srat", "--trials", "5", "--max-epochs", "4", "--set", "passes=2",
         "--set", "attack_steps=5", "--set", "eval_attack=4", "--scheduler", "none", "--max-concurrent", "1",
         "--name", "killed", "--json"]
 # Trials that are stopped at rungs 1, 2 and 4 of 9, one at a time.
@@ -46,23 +46,35 @@ def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
     raise AssertionError("the search never got that far")
 
 
+def runs_of(result):
+    client = MlflowClient(result["mlflow"]["tracking_uri"])
+    return client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
 def read(home):
     return [json.loads(line) for line in (home / "searches" / "killed" / "history.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_killed_driver_then_resume(tmp_path, how):
+    """SIGTERM does what SIGINT does: test_submit.py's `tuner stop` sends it."""
     process = start_and_wait(tmp_path, ends=2)
+    if how == signal.SIGKILL:
+        second = tuner(*ARGS, "--home", tmp_path)
+        assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
     process.send_signal(how)
-    process.communicate(timeout=90)
-    if how != signal.SIGKILL:
-        assert process.returncode == 130
+    out, err = process.communicate(timeout=90)
+    if how == signal.SIGINT:
+        assert process.returncode == 130, err
+        left = json.loads(out)
+        assert left["state"] == "stopped" and left["trials"]["finished"] >= 2 and left["front"]
+        assert "RUNNING" not in {r.info.status for r in runs_of(left)}
     before = read(tmp_path)
     finished = {e["trial"] for e in before if e["event"] == "end" and e["state"] == "finished"}
     done = tuner("resume", "killed", "--home", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["state"] == "finished" and result["trials"] == {"finished": 6, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
 
     events = read(tmp_path)
     assert events[:len(before)] == before
@@ -76,25 +88,14 @@ def test_killed_driver_then_resume(tmp_path, how):
     folder = tmp_path / "searches" / "killed"
     study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))))
     states = Counter(t.state.name for t in study.trials)
-    assert states["RUNNING"] == states["WAITING"] == 0 and states["COMPLETE"] == 6
+    assert states["RUNNING"] == states["WAITING"] == 0 and states["COMPLETE"] == 5
 
-    client = MlflowClient(result["mlflow"]["tracking_uri"])
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert len(runs) == 7 and {r.info.status for r in runs} == {"FINISHED"}
+    client, runs = MlflowClient(result["mlflow"]["tracking_uri"]), runs_of(result)
+    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
     trial_runs = [r for r in runs if r.data.tags["tuner.kind"] == "trial"]
     for run in trial_runs:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "robust_acc")]
         assert sorted(set(steps)) == [1, 2, 3, 4]
-
-
-def test_two_drivers_of_one_search_are_refused(tmp_path):
-    process = start_and_wait(tmp_path, ends=0)
-    try:
-        second = tuner(*ARGS, "--home", tmp_path)
-        assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
-    finally:
-        process.kill()
-        process.communicate(timeout=60)
 
 
 def outcome(home):

@@ -31,8 +31,9 @@ def test_live_view_on_a_terminal(tmp_path):
     ray_folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # not tmp_path: a socket's path has at most 107 characters
     os.mkdir(f"{ray_folder}/ray")
     Path(ray_folder, "ray", "ray_current_cluster").write_text("127.0.0.9:1")
-    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--trials", "3", *SMALL,
-                                "--home", str(tmp_path), "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", "--method", "dafa", "--trials", "3",
+                                *SMALL, "--fix", "start=0.3", "--fix", "floor=1.0", "--home", str(tmp_path), "--json"],
+                               stdout=subprocess.PIPE, stderr=terminal, text=True,
                                env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40",
                                     "RAY_TMPDIR": ray_folder})
     os.close(terminal)
@@ -42,4 +43,5 @@ def test_live_view_on_a_terminal(tmp_path):
     screen_text = b"".join(seen).decode(errors="replace")
     assert process.returncode == 0 and json.loads(out)["trials"]["finished"] == 3
     assert "front on val, hypervolume" in screen_text and "running" in screen_text and "epoch" in screen_text
+    assert "class weights were raised to floor=1" in screen_text, "what a method had to change is said at once"
     assert "\x1b[" in screen_text, "a live view moves the cursor"

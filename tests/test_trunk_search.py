@@ -122,23 +122,21 @@ def test_killed_before_its_branch_was_heard_says_it_again(actor_config):
 def test_search_with_a_trunk_finds_the_same_front_with_fewer_epochs(tmp_path):
     alone = tuner(*SEARCH, "--no-trunk", "--name", "alone", "--home", tmp_path)
     shared = tuner(*SEARCH, "--name", "shared", "--home", tmp_path)
-    again = tuner(*SEARCH, "--name", "again", "--home", tmp_path)
-    results = [json.loads(done.stdout) for done in (alone, shared, again)]
-    assert [r["state"] for r in results] == ["finished"] * 3
-    assert results[0]["front"] == results[1]["front"] == results[2]["front"]
+    results = [json.loads(done.stdout) for done in (alone, shared)]
+    assert [r["state"] for r in results] == ["finished"] * 2
+    assert results[0]["front"] == results[1]["front"]
     assert (results[0]["epochs_trained"], results[0]["epochs_saved"]) == (18, 0)
-    histories = [History(tmp_path / "searches" / name) for name in ("alone", "shared", "again")]
+    histories = [History(tmp_path / "searches" / name) for name in ("alone", "shared")]
     left = [t.trunk_epochs for t in histories[1].trials.values()]
     assert left == [round(t.params["start"] * 6) for t in histories[0].trials.values()]
     assert results[1]["epochs_saved"] == sum(left) - max(left) > 0
-    assert results[2]["epochs_saved"] == sum(left), "a later search finds the trunk"
     assert all(r["epochs_trained"] + r["epochs_saved"] == 18 for r in results)
     assert "trained once for all trials" in shared.stderr and "no trunk: --no-trunk" in alone.stderr
-    for a, b, c in zip(*(h.trials.values() for h in histories)):
+    for a, b in zip(*(h.trials.values() for h in histories)):
         assert [m["epoch"] for m in b.epochs] == [1, 2, 3, 4, 5, 6]
         assert [bool(m.get("trunk")) for m in b.epochs] == [e < b.trunk_epochs for e in range(6)]
         for name in ("robust_acc", "worst_class_robust_acc", "train_loss", "weight_ess"):
-            assert [m[name] for m in a.epochs] == [m[name] for m in b.epochs] == [m[name] for m in c.epochs]
+            assert [m[name] for m in a.epochs] == [m[name] for m in b.epochs]
 
 
 def test_two_searches_at_once_train_the_trunk_once(tmp_path):

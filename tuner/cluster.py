@@ -38,6 +38,7 @@ def connect(spec: SearchSpec):
 def start(ray, **how) -> None:
     """A private instance on loopback: never the one that a `ray start` here left its address of, alive or dead. Ray
     gives its processes 30 s to start, which on a busy machine is not enough."""
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would take such a worker
     for left in (2, 1, 0):
         try:
             ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **how)

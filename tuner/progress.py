@@ -58,7 +58,7 @@ class Progress:
         self.epochs += 1
 
     def trial_ended(self, record: TrialRecord) -> None:
-        if self.live:
+        if self.live and not record.reason:  # the table has it
             return
         if record.state == FULL:
             what = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
