@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
 
     from trainables.ray_adapter import TrialActor
     from tuner.breaks import survive_memory_kills
-    from tuner.nodes import check_shared
+    from tuner.nodes import unshared
     from tuner.scheduler import RungScheduler
     from tuner.searcher import ProposalSearcher
     from tuner.watch import Watch
@@ -179,7 +179,14 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
         return {"trial": trial_config(spec, home, folder, record).to_dict(), "threads": int(spec.cpus_per_trial)}
 
     with connect(spec) as ray, _stoppable(until) as stop:
-        check_shared(spec, home)
+        @cache
+        def asked():
+            """The nodes, once and not before the first trial trains: on a small machine their answers take seconds."""
+            found = unshared(spec, home)
+            found.add_done_callback(lambda f: stop("storage") if f.exception() or f.result() else None)
+            return found
+
+        watch.nodes, watch.stop = asked, stop
         spec = settled(ray, spec, partial(first_trial, spec, home, folder), progress.say)
         survive_memory_kills()
         tuner = tune.Tuner(
@@ -190,8 +197,10 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
             run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], verbose=0))
         tuner.fit()
+        if wrong := asked().result():
+            raise UsageError(wrong)
     forget_ray(spec, folder)  # the history has it all
-    return stop["why"] or ("time budget" if lanes.late else None)
+    return stop.why or ("time budget" if lanes.late else None)
 
 
 def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:
@@ -241,17 +250,20 @@ def training_time(budget: float) -> float:
     return max(0.8 * budget, budget - 10.0)
 
 
+class _Stop:
+    """Ray Tune always listens to SIGUSR1 and then stops its trials and returns. ``why``: the first reason given."""
+
+    why: str | None = None
+
+    def __call__(self, why: str) -> None:
+        self.why = self.why or why
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
 @contextmanager
 def _stoppable(until: float | None):
-    """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once.
-
-    Ray Tune always listens to SIGUSR1 and then stops its trials and returns.
-    """
-    stop: dict[str, str | None] = {"why": None}
-
-    def end(why: str) -> None:
-        stop["why"] = stop["why"] or why
-        os.kill(os.getpid(), signal.SIGUSR1)
+    """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once."""
+    end = _Stop()
 
     def on_signal(number, frame) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -259,12 +271,14 @@ def _stoppable(until: float | None):
 
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    if in_main:  # until Ray Tune listens it must not end the process; the watch repeats it then
+        old[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
     if timer:
         timer.daemon = True
         timer.start()
     try:
-        yield stop
+        yield end
     finally:
         if timer:
             timer.cancel()

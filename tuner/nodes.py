@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 import uuid
+from concurrent.futures import Future
 from typing import Any
 
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.spec import SearchSpec
 
 ANSWER_S = 90  # a node that has not answered by then is reported as silent
@@ -86,12 +88,22 @@ def place_problem(rows: list[dict[str, Any]], place: str) -> str | None:
             "all share (NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER")
 
 
-def check_shared(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` before a search where a node cannot use its storage; nothing to ask where there is one node."""
-    ray = connect()
-    if sum(node["Alive"] for node in ray.nodes()) < 2:
-        return
-    place = home.place(spec.storage)
-    wrong = place_problem(survey(place, None), place)
-    if wrong:
-        raise UsageError(wrong)
+def unshared(spec: SearchSpec, home: Home) -> Future[str | None]:
+    """What keeps nodes from using a search's storage, in one sentence; nothing to ask where there is one node.
+
+    Every node starts a process to answer, which takes seconds.
+    """
+    found: Future[str | None] = Future()
+    if sum(node["Alive"] for node in connect().nodes()) < 2:
+        found.set_result(None)
+        return found
+
+    def wait() -> None:
+        place = home.place(spec.storage)
+        try:
+            found.set_result(place_problem(survey(place, None), place))
+        except Exception as error:  # whoever asks for the result is told
+            found.set_exception(error)
+
+    threading.Thread(target=wait, name="nodes", daemon=True).start()
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from ray import tune
 
@@ -18,13 +19,16 @@ DEATHS = 3  # a process that dies so often before its trial got on, on nodes tha
 class Watch(tune.Callback):
     """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls.
 
-    ``then``: what takes seconds and need not come before the first trial trains; Ray's loop waits for it.
+    ``then``: what takes seconds and need not come before the first trial trains; Ray's loop waits for it. Then, or when
+    a trial breaks off before, the nodes are asked whether they can use the storage.
     """
 
     def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None],
                  then: Callable[[], None] | None = None):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
         self.then, self.training = then, False
+        self.nodes: Callable[[], Future[str | None]] = _all_well  # asks once; what is wrong with their storage
+        self.stop = None  # the driver's: called again here, as nobody listened before Ray Tune ran
         self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
         self.full = sum(t.state == FULL for t in history.everything())
         self.front: Front | None = None  # not worked out yet
@@ -43,8 +47,13 @@ class Watch(tune.Callback):
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         self.training = True
 
+    def on_step_begin(self, iteration, trials, **info) -> None:
+        if self.stop and self.stop.why:
+            self.stop(self.stop.why)
+
     def on_step_end(self, iteration, trials, **info) -> None:
         if self.training and self.then:
+            self.nodes()
             self.then()
             self.then = None
 
@@ -90,6 +99,8 @@ class Watch(tune.Callback):
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         """A trial broke off. Whoever is not ended here is handed out again and goes on from its last checkpoint."""
+        if self.nodes().result():
+            return  # not the trial's fault, and the search is about to end
         number, error = _number(trial), error_of(trial)
         record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
         self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
@@ -129,6 +140,12 @@ class Watch(tune.Callback):
         self.front = Front.of(rows, self.spec.objectives)
         for listener in self.listeners:
             listener.front(self.front, self.full)
+
+
+def _all_well() -> Future[str | None]:
+    found: Future[str | None] = Future()
+    found.set_result(None)
+    return found
 
 
 def _number(trial) -> int:
