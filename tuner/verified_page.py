@@ -32,7 +32,7 @@ const after = (on, name, color, symbol) => {
 const spread = (some, i) => ({type: "data", array: some.map(p => p.seeds.std[i] ?? 0), thickness: 1, width: 3});
 const anew = D.points.filter(p => p.seeds);
 const retrained = anew.length ? [{x: anew.map(p => p.seeds.mean[0]), y: anew.map(p => p.seeds.mean[1]), meta: "anew",
-  name: "trained anew (test): mean ± standard deviation of seeds", mode: "markers+text", textposition: "top left",
+  name: "trained anew (test), ± over seeds", mode: "markers+text", textposition: "top left",
   text: anew.map(p => String(p.trial)), customdata: anew.map(p => p.trial),
   marker: {color: purple, size: 11, symbol: "diamond-open", line: {width: 2}},
   error_x: spread(anew, 0), error_y: spread(anew, 1)}] : [];
