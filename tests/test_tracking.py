@@ -5,6 +5,7 @@ import multiprocessing
 import time
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.browser import free_port
 from tests.histories import fill, metrics, start
@@ -210,6 +211,20 @@ def test_searches_that_start_together_share_a_new_home(tmp_path):
     assert len(named) == 1
     runs = client.search_runs([named[0].experiment_id], "tags.`tuner.kind` = 'search'")
     assert sorted(r.info.run_name for r in runs) == ["s0", "s1", "s2"]
+
+
+def test_system_metrics_where_mlflows_switch_asks_for_them(tmp_path, spec, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    home, said = Home(tmp_path), []
+    history = search_in(home, spec)
+    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    client, deadline = MlflowClient(tracking_uri=f"sqlite:///{home.mlflow_db}"), time.time() + 60
+    assert tracker.run_id
+    while not any(k.startswith("system/cpu") for k in client.get_run(tracker.run_id).data.metrics):
+        assert time.time() < deadline, said
+        time.sleep(0.2)
+    assert tracker.close("finished", home.search(spec.search_name), history) and said == []
 
 
 @pytest.mark.parametrize("name", ["robust_acc", "robust_acc/0", "clean_acc/traffic light", "train_s"])

@@ -1,6 +1,7 @@
 """How a search looks in MLflow: experiment, runs, tags, names and the saved chart view.
 
-These functions work on a client that is handed in; ``tracking.py`` and ``mlflow_ui.py`` alone import MLflow.
+These functions work on a client that is handed in; but for `watch_machine`, ``tracking.py`` and ``mlflow_ui.py`` alone
+import MLflow.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import time
 import uuid
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def without_secrets(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
+REFUSED_VALUES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # trying again cannot help
 REFUSES = ("refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
            "MLFLOW_TRACKING_TOKEN)")
 
@@ -219,3 +222,18 @@ def links(address: str, experiment: str, parent: str, view: bool) -> dict[str, s
             "charts": f"{base}?workflowType=machine_learning&compareRunsMode=CHART{key}",
             "search": f"{base}/{parent}?workflowType=machine_learning",
             "picture": f"{base}/{parent}/artifacts/front.html?workflowType=machine_learning"}
+
+
+def watch_machine(run: str, uri: str, warn: Callable[[str], None] | None) -> None:
+    """Load of the driver's machine on a search's run, by MLflow's own monitor and where its own switch
+    (``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``) asks for it. The monitor ends with the run. No ``warn``: nothing runs."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as switch
+
+    if warn is None or not switch.get():
+        return
+    try:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri).start()
+    except Exception as error:  # psutil is not installed, or MLflow is away: a search needs neither
+        warn(f"no system metrics in MLflow: {without_secrets(str(error))[:300]}")

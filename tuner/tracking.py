@@ -26,7 +26,6 @@ from tuner.spec import SearchSpec
 GATHER_S = 1.0  # how long messages are collected before they are written
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
-_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # trying again cannot help
 PARENT = -1  # the search's own run, among trial numbers
 
 
@@ -208,7 +207,7 @@ class _Writer:
             try:
                 self._write_run(run, self._todo[run])
             except MlflowException as error:
-                if error.error_code not in _REFUSED:
+                if error.error_code not in layout.REFUSED_VALUES:
                     raise
                 self._lost = True
                 self._report(error)
@@ -235,6 +234,7 @@ class _Writer:
         self.runs = {PARENT: parent, **layout.trial_runs(client, experiment, parent)}
         self._experiment, self._client = experiment, client
         self.connected.set()
+        layout.watch_machine(parent, t._uri, t.warn if t.live else None)
         try:
             layout.save_view(client, experiment, parent, spec, t.name, __version__)
         except Exception as error:  # the pictures on the search's run show the same
