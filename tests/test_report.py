@@ -178,8 +178,8 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
 
     spec, history = SearchSpec(max_epochs=4), History(tmp_path / "search")
     for trial, (average, worst) in enumerate([(0.4, 0.1), (0.5, 0.2), (0.6, 0.3)]):
-        low = {"loss": "focal" if trial else "ce", "start": (0.2, 0.575, 0.95)[trial], "strength": float(trial)}
-        start(history, spec, trial, low)
+        params = {"loss": "focal" if trial else "ce", "start": (0.2, 0.575, 0.95)[trial], "strength": float(trial)}
+        start(history, spec, trial, params)
         history.append("epoch", trial, metrics={"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst})
         history.append("end", trial, state="finished" if trial else "stopped")
     axes, data = Figure().add_subplot(), plots.picture_data(history, spec)

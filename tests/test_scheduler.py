@@ -27,14 +27,14 @@ def searched(home, name, *args):
 def stopping(tmp_path_factory):
     home = tmp_path_factory.mktemp("stopping")
     return (*searched(home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5",
-                       "--max-concurrent", 1), home)
+                       "--max-concurrent", 1, "--reduction", 3), home)
 
 
 def test_trials_are_stopped_at_rungs_and_counted(stopping):
     result, history, stderr, _ = stopping
-    spec = SearchSpec(method="trades", max_epochs=9, grace=1)
+    spec = SearchSpec(method="trades", max_epochs=9, grace=1, reduction=3)
     assert result["state"] == "finished" and result["trials"]["stopped"] == len(history.with_state(STOPPED)) >= 2
-    assert result["trials"]["finished"] >= 1 and sum(result["trials"].values()) == 9
+    assert result["trials"]["finished"] >= 2 and sum(result["trials"].values()) == 9
     assert all(len(t.epochs) in rung_levels(spec) for t in history.with_state(STOPPED))
     assert all(len(t.epochs) == 9 for t in history.with_state(FULL))
     assert result["epochs_trained"] == sum(len(t.epochs) for t in history.trials.values()) < 81

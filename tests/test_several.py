@@ -22,8 +22,7 @@ from tuner.verify import make_jobs
 
 ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",
         "--fix", "level=instance", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3",
-        "--scheduler", "none", "--max-concurrent", "1", "--name", "both",
-        "--json"]
+        "--scheduler", "none", "--max-concurrent", "1", "--name", "both", "--json"]
 OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 
 

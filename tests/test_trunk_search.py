@@ -18,8 +18,7 @@ from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 
 SRAT = {"loss": "ce", "sep_weight": 0.5, "temperature": 0.1}
-SEARCH = ["search", "--method", "srat", "--trials", 3, "--sampler", "random", *SMALL, "--max-epochs", 6,
-          "--json",
+SEARCH = ["search", "--method", "srat", "--trials", 3, "--sampler", "random", *SMALL, "--max-epochs", 6, "--json",
           *(part for name, value in SRAT.items() for part in ("--fix", f"{name}={value}"))]
 
 
@@ -122,6 +121,7 @@ def test_killed_before_its_branch_was_heard_says_it_again(actor_config):
 def test_search_with_a_trunk_finds_the_same_front_with_fewer_epochs(tmp_path):
     alone = tuner(*SEARCH, "--no-trunk", "--name", "alone", "--home", tmp_path)
     shared = tuner(*SEARCH, "--name", "shared", "--home", tmp_path)
+    again = tuner(*SEARCH, "--trials", 1, "--name", "again", "--home", tmp_path)
     results = [json.loads(done.stdout) for done in (alone, shared)]
     assert [r["state"] for r in results] == ["finished"] * 2
     assert results[0]["front"] == results[1]["front"]
@@ -130,6 +130,7 @@ def test_search_with_a_trunk_finds_the_same_front_with_fewer_epochs(tmp_path):
     left = [t.trunk_epochs for t in histories[1].trials.values()]
     assert left == [round(t.params["start"] * 6) for t in histories[0].trials.values()]
     assert results[1]["epochs_saved"] == sum(left) - max(left) > 0
+    assert json.loads(again.stdout)["epochs_saved"] == left[0], "a later search finds the trunk"
     assert all(r["epochs_trained"] + r["epochs_saved"] == 18 for r in results)
     assert "trained once for all trials" in shared.stderr and "no trunk: --no-trunk" in alone.stderr
     for a, b in zip(*(h.trials.values() for h in histories)):
