@@ -98,7 +98,7 @@ def load(path: str) -> list[Problem]:
 
 @dataclass
 class Job:
-    """A trial, or with ``of`` a replicate of that trial, under way in the simulation."""
+    """A trial, or with ``of`` a replicate of that trial, in the simulation. Beyond the table, seeds repeat."""
 
     number: int
     config: int
@@ -111,7 +111,7 @@ class Contender:
     """A search strategy. ``propose(number)`` gives a setting; ``report(job, epoch, point)`` says whether to go on."""
 
     def again(self) -> tuple[int, int, int] | None:
-        """(trial, its configuration, seeds further) of a replicate that comes before the next proposal."""
+        """(trial, its configuration, seed) of a replicate that comes before the next proposal."""
 
     def propose(self, number: int) -> dict:
         raise NotImplementedError
@@ -138,25 +138,26 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
     """
     contender, used, queue, curve = make(problem, seed), set(), [], []
     spent = number = 0
-    shared, seeds = [0] * problem.curves.shape[1], problem.curves.shape[1]  # epochs of each seed's trunk
+    seeds = problem.curves.shape[1]
+    shared = [0] * seeds  # epochs of each seed's trunk
 
     def launch(now: float) -> None:
         nonlocal number, spent
         if again := contender.again():
-            of, config, further = again
-            job = Job(number, config, (seed + further) % seeds, of=of)
+            of, config, other = again
+            job = Job(number, config, other, of=of)
         elif len(used) == len(problem.params):
             return
         else:
-            config, of = problem.nearest(contender.propose(number), used), None
-            job = Job(number, config, seed % seeds)  # as in a search: one training seed for all trials
+            config = problem.nearest(contender.propose(number), used)
+            job = Job(number, config, seed)  # as in a search: one training seed for all trials
             used.add(config)
         contender.begin(job, problem.params[config])
         number += 1
         skip = 0
         if trunk:
-            skip = min(problem.start(config), shared[job.seed])
-            shared[job.seed] = max(shared[job.seed], problem.start(config))
+            skip = min(problem.start(config), shared[job.seed % seeds])
+            shared[job.seed % seeds] = max(shared[job.seed % seeds], problem.start(config))
         spent -= skip
         heapq.heappush(queue, (now + problem.cost[config] * max(0, 1 - skip), job.number, job, skip))
 
@@ -166,7 +167,7 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
         now, _, job, skip = heapq.heappop(queue)
         job.epoch += 1
         spent += 1
-        point = problem.curves[job.config, job.seed, job.epoch - 1]
+        point = problem.curves[job.config, job.seed % seeds, job.epoch - 1]
         go_on = contender.report(job, job.epoch, (float(point[0]), float(point[1])))
         if go_on and job.epoch < problem.epochs:
             free = job.epoch < skip

@@ -16,7 +16,12 @@ from tuner.spec import SearchSpec
 
 def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """(trial, seed) of every replicate that has not been started and that the front as it stands asks for."""
-    if spec.seeds == 1 or not trials_ended(spec, history):
+    return missing(spec, history) if trials_ended(spec, history) else []
+
+
+def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
+    """`wanted`, while trials are still to come too."""
+    if spec.seeds == 1:
         return []
     members = {row["trial"] for row in Front.of(history.rows(spec.objectives, spec.goal), spec.objectives).rows}
     first = {numbers[0] for numbers in history.numbers.values()}  # of each method: the paper's setting
