@@ -272,7 +272,7 @@ def _stoppable(until: float | None):
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
     if in_main:  # until Ray Tune listens it must not end the process; the watch repeats it then
-        old[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # and nobody takes it back: the nodes' answers may come late
     timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
     if timer:
         timer.daemon = True
