@@ -46,6 +46,12 @@ class Problem:
         final = self.true[:, -1].tolist()
         self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
         self.front_size = len(nondominated(final, [True, True]))
+        self.knowable = [self._knowable(seed) for seed in range(len(seeds))]
+
+    def _knowable(self, seed: int) -> float:
+        """True hypervolume of the front that one seed's values show to whoever has trained every configuration."""
+        shown = nondominated(self.curves[:, seed, -1].tolist(), [True, True])
+        return hypervolume([self.true[c, -1].tolist() for c in shown], [0, 0], [True, True])
 
     def _space(self, names: list[str]) -> Space:
         params = {}
@@ -131,10 +137,11 @@ class Contender:
 
 
 def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, workers: int, budget: int, seed: int,
-           trunk: bool = False) -> list[tuple[int, float]]:
+           trunk: bool = False, level: float = 0.0, most: int = 0) -> list[tuple[int, float]]:
     """Simulate a search that may train ``budget`` epochs: (epochs trained, true hypervolume shown) per trial end.
 
-    With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already.
+    With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already. A search
+    that has not shown ``level`` by then goes on until it has, or until ``most`` epochs.
     """
     contender, used, queue, curve = make(problem, seed), set(), [], []
     spent = number = 0
@@ -163,7 +170,7 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
 
     for _ in range(workers):
         launch(0.0)
-    while queue and spent < budget:
+    while queue and (spent < budget or (spent < most and not any(shown >= level for _, shown in curve))):
         now, _, job, skip = heapq.heappop(queue)
         job.epoch += 1
         spent += 1

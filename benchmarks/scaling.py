@@ -82,6 +82,9 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
             profiler.enable()
         found = search(spec, Home(Path(home)))
         profiler.disable()
+        for thread in threading.enumerate():  # a search waits for MLflow's writer for a while only; the home is deleted
+            if thread.name == "mlflow":
+                thread.join()
     if profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
         pstats.Stats(profiler).sort_stats("cumtime").print_stats(60)

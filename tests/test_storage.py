@@ -1,10 +1,12 @@
 """`--storage`: a folder or an S3 server that all share. A search killed in one home goes on in another, with nothing
 else in common; a data set is decoded or copied once per node; what is wrong is said, and no secret is kept."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,11 +45,37 @@ def s3_env(s3, monkeypatch):
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", ["folder", "file", "memory", "s3", "s3-by-options"])
-def test_files(kind, tmp_path, s3_env):
+@pytest.fixture(scope="module")
+def gs():
+    """Google Cloud Storage's protocol, by an emulator in a process of its own; the bucket's URL without a folder."""
+    (port,) = free_ports(1)
+    command = ["gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory",
+               f"--default-bucket={BUCKET}"]
+    process = subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        until_it_listens(int(port), process)
+        yield f"gs://anonymous@{BUCKET}?scheme=http&endpoint_override=127.0.0.1%3A{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until_it_listens(port, process):
+    deadline = time.time() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "memory", "s3", "s3-by-options", "gs"])
+def test_files(kind, tmp_path, s3_env, gs):
     options = f"?endpoint_override={s3_env.address.removeprefix('http://')}&scheme=http&region=us-east-1"
     where = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a", "memory": f"memory://{tmp_path}/a",
-             "s3": s3_env.url("files"), "s3-by-options": s3_env.url("more") + options}[kind]
+             "s3": s3_env.url("files"), "s3-by-options": s3_env.url("more") + options, "gs": below(gs, "files")}[kind]
+    where = storage.absolute_storage(where)
     assert storage_problem(where) is None
     store = Storage(below(where, "deep", 1))
     assert store.read("x/one") is None and list(store.files()) == [] and store.folders() == []

@@ -32,7 +32,8 @@ def absolute_storage(where: str | None) -> str | None:
     if where is None or "://" not in where:
         return where and os.path.abspath(os.path.expanduser(where))
     url = urllib.parse.urlsplit(where)
-    if "@" in url.netloc or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
+    user = url.netloc.rpartition("@")[0]  # "anonymous" is pyarrow's word for a public bucket
+    if user not in ("", "anonymous") or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
         raise ValueError(f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path} carries a password, and "
                          "a spec can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
                          "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)")
@@ -115,6 +116,8 @@ class Storage:
         return sorted((info.path, info.size, info.mtime_ns or 0) for info in found if info.type == fs.FileType.File)
 
     def folders(self, folder: str = "") -> list[str]:
+        if self.fs.type_name == "gcs":  # pyarrow lists a folder there only where an object stands for it
+            return sorted({name.partition("/")[0] for name, _ in self.files(folder, recursive=True) if "/" in name})
         found = self.fs.get_file_info(fs.FileSelector(f"{self.root}/{folder}".rstrip("/"), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
@@ -132,7 +135,7 @@ def storage_problem(where: str) -> str | None:
             right = store.read(name) == b"tuner"
             store.remove(name)
             found[0] = None if right else f"storage {where!r} does not give back what is written to it"
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of whatever kind: nobody else would hear of it
             found[0] = explain(where, error)
 
     thread = threading.Thread(target=probe, daemon=True)  # some clients try for a quarter of an hour

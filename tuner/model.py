@@ -29,7 +29,7 @@ from tuner.space import Space
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-SEEN = 250  # most trials a model is shown: Optuna's TPE has at most 25 good ones, and a Gaussian process costs n^3
+SEEN = 250  # most ended trials a model is shown, and most pending ones: TPE has at most 25 good ones, a GP costs n^3
 ELITE = 50  # of those, the best ones; the others are drawn at random from all the rest
 
 
@@ -55,6 +55,8 @@ class Knowledge:
     _largest: dict[int, list] = field(default_factory=dict)  # budget -> heap of (box, -trial), the largest boxes
     taken: set[frozenset] = field(default_factory=set)  # settings that were proposed
     _known: int = 0
+    _looked: dict[int, tuple[int, str]] = field(default_factory=dict)  # open trial -> epoch, state at the last look
+    _made: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, budget) -> for a model
 
     def __post_init__(self):
         self.values, self.given_up = {n: {} for n in self.levels}, {n: {} for n in self.levels}
@@ -66,9 +68,13 @@ class Knowledge:
             self.expect(record)
         self._known = len(trials)
         for number, record in list(self.open.items()):
+            now = record.last.get("epoch", 0), record.state
+            if self._looked.get(number) == now:
+                continue
+            self._looked[number] = now
             self._take(record)
             if record.state != RUNNING:
-                del self.open[number]
+                del self.open[number], self._looked[number]
                 for level in self.levels if record.state in (STOPPED, FAILED) else ():
                     if record.last.get("epoch", 0) < level:
                         self.given_up[level][number] = record
@@ -107,22 +113,29 @@ class Knowledge:
                    key=lambda level: (len(self.values[level]), level), default=None)
 
     def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int) -> list[FrozenTrial]:
-        """What a model at this budget is shown, in the order of trial numbers; at most ``SEEN`` that have ended."""
+        """What a model at this budget is shown, in order of trial numbers; at most ``SEEN`` ended, as many pending."""
         valued, waiting = self.values[level], set(waiting)
         bad = self.given_up[level] | {t: r for t, r in self.open.items() if t in waiting and t not in valued}
         pending = {t: r for t, r in self.open.items() if t not in valued and t not in waiting}
-        shown = set(self._sample(level, bad, seed)) | set(pending)
+        running = sorted(pending)
+        if len(running) > SEEN:
+            running = random.Random(seed).sample(running, SEEN)
         names = list(self.goal.violations({}))
         made = []
-        for trial in sorted(shown):
+        for trial in sorted({*self._sample(level, bad, seed), *running}):
+            state = TrialState.RUNNING if trial in pending else TrialState.PRUNED
             if trial in valued:
-                value = valued[trial]
-                made.append(_frozen(space, value.params, TrialState.COMPLETE, value.point, value.violations))
-            else:
-                state = TrialState.RUNNING if trial in pending else TrialState.PRUNED
-                none_violated = {} if state == TrialState.RUNNING else dict.fromkeys(names, 0.0)
-                record = pending.get(trial) or bad[trial]
-                made.append(_frozen(space, record.params, state, None, none_violated))
+                state = TrialState.COMPLETE
+            key = trial, state, level
+            if key not in self._made:
+                if trial in valued:
+                    value = valued[trial]
+                    self._made[key] = _frozen(space, value.params, state, value.point, value.violations)
+                else:
+                    none_violated = {} if state == TrialState.RUNNING else dict.fromkeys(names, 0.0)
+                    record = pending.get(trial) or bad[trial]
+                    self._made[key] = _frozen(space, record.params, state, None, none_violated)
+            made.append(self._made[key])
         return [trial for trial in made if trial is not None]
 
     def _sample(self, level: int, bad: dict[int, TrialRecord], seed: int) -> list[int]:

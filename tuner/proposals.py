@@ -124,7 +124,6 @@ class Proposer:
 
     def _repeats(self, params: dict[str, Any]) -> bool:
         """Training is seeded: a setting that was tried can only give the same numbers again."""
-        self.known.update(self.history.trials)
         return frozenset(params.items()) in self.known.taken
 
     def _prepare(self, number: int, known: Knowledge) -> None:
