@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,6 +56,42 @@ def test_env_by_name_and_value():
 def test_what_cannot_travel(fields, words):
     with pytest.raises(UsageError, match=words):
         submission.check_travels(SearchSpec(**fields))
+
+
+class Silent:
+    """A cluster that answers ``rows`` one after the other; an error is raised. At the end it is gone."""
+
+    address = "http://head:8265"
+
+    def __init__(self, *rows):
+        self.rows, self.lines = list(rows), ""
+
+    def job(self, job_id):
+        found = self.rows.pop(0) if self.rows else ClusterError("no Ray cluster answers")
+        if isinstance(found, Exception):
+            raise found
+        self.lines += f"line {len(self.lines)}\n"
+        return {"state": found, "message": "", "exit_code": 0}
+
+    def logs(self, job_id):
+        return self.lines
+
+
+def test_a_follower_bears_a_silent_cluster_for_a_while(monkeypatch, capsys):
+    monkeypatch.setattr(submission, "POLL_S", 0.01)
+    monkeypatch.setattr(submission, "AWAY_S", 0.3)
+    gone = ClusterError("no Ray cluster answers")
+    row, _ = submission.follow(Silent("running", gone, gone, "running", gone, "finished"), "j")
+    assert row["state"] == "finished"
+    err = capsys.readouterr().err
+    assert err.count("line") == 3 and err.count("no Ray cluster answers; asking again for 0.3 s") == 2
+    begin = time.monotonic()
+    with pytest.raises(ClusterError, match="no Ray cluster answers; the job may go on: `tuner logs j -f --address"):
+        submission.follow(Silent("running"), "j")
+    assert 0.3 <= time.monotonic() - begin < 5
+    monkeypatch.setattr(submission, "AWAY_S", 60)
+    with pytest.raises(ClusterError, match="no job"):
+        submission.follow(Silent(ClusterError("no job 'j'", 2)), "j")
 
 
 class Other:

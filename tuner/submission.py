@@ -34,6 +34,7 @@ STOP_WAIT_S = (
 )
 POLL_S = 0.5
 START_S = 20
+AWAY_S = 60  # how long a follower asks a cluster that does not answer
 RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
 ENTRYPOINT = 'exec "${TUNER_PYTHON:-python}" -m tuner.job'
 _OF_RAY = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
@@ -197,25 +198,34 @@ def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
 
 
 def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Stream a job's lines to stderr until its status (never the stream) says it has ended; (its row, its result)."""
-    stream, failures = _Stream(show), 0
+    """Stream a job's lines to stderr until its status (never the stream) says it has ended; (its row, its result).
+
+    `ClusterError` for a job that is not there, and once the cluster has not answered for ``AWAY_S`` seconds; the job
+    may go on without us.
+    """
+    stream, silent_since, row = _Stream(show), None, None
     while True:
         try:
             row = cluster.job(job_id)
             stream.write(cluster.logs(job_id) if row["state"] != "pending" else "", done=row["state"] in ENDED)
-            failures = 0
-        except ClusterError:
-            failures += 1  # a dashboard that is busy or restarting
-            if failures * POLL_S > 30:
+            silent_since = None
+        except ClusterError as error:  # a dashboard that is busy or restarting, a network that is cut, a lost head
+            if row is None and error.exit_code == 2:
                 raise
+            if silent_since is None:
+                silent_since = time.monotonic()
+                if show:
+                    print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
+            if time.monotonic() - silent_since > AWAY_S:
+                raise ClusterError(f"{error}; the job may go on: `tuner logs {job_id} -f --address {cluster.address}` "
+                                   "follows it again", error.exit_code) from None
             row = {"state": "unknown"}
         if row["state"] in ENDED:
             if show and not stream.text and row["message"]:
                 print(row["message"], file=sys.stderr)
             return row, stream.result
-        time.sleep(
-            max(POLL_S, len(stream.text) / 4e6)
-        )  # the whole log comes each time; a long one is asked for less often
+        # the whole log comes each time; a long one is asked for less often
+        time.sleep(max(POLL_S, len(stream.text) / 4e6))
 
 
 class _Stream:
