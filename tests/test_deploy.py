@@ -4,13 +4,16 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.postgres import WHY_NOT, postgres
 from tests.s3 import s3_server
 from tests.test_submit import free_ports
 
@@ -197,6 +200,42 @@ def test_compose_store(tmp_path):
             done = subprocess.run([sys.executable, "-c", code], env=native(services[name], s3.address), cwd=ROOT,
                                   capture_output=True, text=True)
             assert done.stdout == "None\n", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+def test_compose_mlflow():
+    """The service `mlflow` as written, but for addresses: PostgreSQL, an S3 server behind it, its health check."""
+    service = documents(DEPLOY / "compose/compose.yaml")[0]["services"]["mlflow"]
+    store, port = free_ports(2)
+    with s3_server(int(store)) as s3, postgres() as database:
+        s3.client().create_bucket(Bucket="mlflow")
+        server, password = database.partition("@")[2], database.split(":")[2].partition("@")[0]
+        env = {**native(service, s3.address), "MLFLOW_S3_ENDPOINT_URL": s3.address, "AWS_ENDPOINT_URL": s3.address,
+               "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+               "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tuner@{server}", "PGPASSWORD": password}
+        address = f"http://127.0.0.1:{port}"
+        command = [{"0.0.0.0": "127.0.0.1", "5000": port, "2": "1"}.get(word, word) for word in service["command"]]
+        process = subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]], env=env,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            _, python, flag, code = service["healthcheck"]["test"]
+            check = [sys.executable, flag, code.replace("http://127.0.0.1:5000", address)]
+            deadline = time.time() + 180
+            while subprocess.run(check, capture_output=True).returncode:
+                assert process.poll() is None and time.time() < deadline
+                time.sleep(0.5)
+            code = ("import mlflow; mlflow.log_text('hello', 'front.txt'); mlflow.log_metric('hypervolume', 0.5); "
+                    "run = mlflow.active_run().info; mlflow.end_run(); "
+                    "print(run.artifact_uri, mlflow.artifacts.load_text(run.artifact_uri + '/front.txt'))")
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                                  env={**os.environ, "MLFLOW_TRACKING_URI": address})  # a user has no key to the store
+            last = done.stdout.splitlines()[-1:]
+            assert last and re.fullmatch("mlflow-artifacts:/.+ hello", last[0]), done.stdout + done.stderr
+            kept = s3.client().list_objects_v2(Bucket="mlflow")["Contents"]
+            assert [item["Key"].split("/")[0] for item in kept] == ["artifacts"]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_make_env(tmp_path):
