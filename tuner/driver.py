@@ -197,7 +197,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
             run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], verbose=0))
         tuner.fit()
-        if wrong := asked().result():
+        if stop.why in (None, "storage") and (wrong := asked().result()):  # who wants to end does not wait for answers
             raise UsageError(wrong)
     forget_ray(spec, folder)  # the history has it all
     return stop.why or ("time budget" if lanes.late else None)
