@@ -45,8 +45,8 @@ class Problem:
         self.trainer = Trainer(TrialConfig(method, {}, training, dataset, "exp:10", home=home, max_epochs=8), device)
         self.trainer.epoch = 7
         self.trainer.model.train()
-        for group in self.trainer.optimizer.param_groups:
-            group["lr"] = 0.0  # one batch over and over would be learnt by heart: denormal gradients, slow on a CPU
+        # one batch over and over would be learnt by heart: denormal gradients, slow on a CPU
+        self.trainer.optimizer.lr = 0.0
         self.generator = torch.Generator(device=device).manual_seed(0)
         self.rows = torch.arange(self.trainer.batches.batch_size, device=device)
         self.calls = self._count()
@@ -90,7 +90,7 @@ class Problem:
                 trainer.attacked(x)
 
         def train() -> None:
-            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer.optimizer.zero_grad()
             F.cross_entropy(trainer._forward(x)[0], y).backward()
 
         return {"attack": attack, "look": look, "train": train}

@@ -1,7 +1,10 @@
 """The training loop: repeats itself, goes on bit by bit where it stopped, and says when it diverges."""
 
+import copy
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -20,6 +23,7 @@ from trainables.loop import Diverged, Trainer
 from trainables.losses import cross_entropy
 from trainables.methods.at import At
 from trainables.models import build_model
+from trainables.sgd import SGD
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +278,32 @@ def test_compiled_attack_model_trains_the_same_and_compiles_once(config):
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [1, 1] and not counters["graph_break"]
     assert torch.allclose(weights(plain), weights(compiled), atol=1e-2)
+
+
+def test_sgd_is_torchs_to_the_bit():
+    torch.manual_seed(0)
+    ours = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+    theirs, idle = copy.deepcopy(ours), torch.nn.Parameter(torch.ones(2))
+    a = SGD([idle, *ours.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-2, fused=False)
+    b = torch.optim.SGD([idle, *theirs.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-2)
+    for step in range(6):
+        x, lr = torch.randn(5, 1, 8, 8), 0.1 / (1 + step)
+        a.lr = b.param_groups[0]["lr"] = lr
+        for model, optimizer in ((ours, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        if step == 3:  # as from a checkpoint
+            a.load_state_dict(copy.deepcopy(a.state_dict()))
+        pairs = zip(ours.parameters(), theirs.parameters())
+        assert all(p.isfinite().all() and torch.equal(p, q) for p, q in pairs), step
+    assert torch.equal(idle, torch.ones(2)) and a.state_dict()["momentum"][0] is None
+
+
+def test_training_does_not_import_the_compiler(tmp_path):
+    code = ("import sys; from trainables.config import TrialConfig; from trainables.loop import Trainer; "
+            "from search_spaces.training import training_for; "
+            "knobs = vars(training_for('digits', passes=1, attack_steps=1, eval_attack=1)); "
+            f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

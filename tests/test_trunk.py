@@ -61,7 +61,7 @@ def fresh(config, tmp_path):
 def state(trainer):
     """Every tensor a trial ends with: model, average, momentum, the method's own."""
     s = trainer.state_dict()
-    momentum = [v["momentum_buffer"] for v in s["optimizer"]["state"].values()]
+    momentum = [b for b in s["optimizer"]["momentum"] if b is not None]
     return [*s["model"].values(), *(s["average"] or {}).values(), *momentum, *s["method"].values()]
 
 

@@ -22,6 +22,7 @@ from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Task
 from trainables.methods import build_method
 from trainables.models import build_model
+from trainables.sgd import SGD
 
 
 class Diverged(RuntimeError):
@@ -49,8 +50,8 @@ class Trainer:
                                  mean=self.splits.mean, std=self.splits.std).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
-                                         weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
+        self.optimizer = SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
+                             weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
         self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
@@ -90,8 +91,7 @@ class Trainer:
         self.model.train()
         self.method.train()
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.epoch + i / len(self.batches))
+            self.optimizer.lr = self.learning_rate(self.epoch + i / len(self.batches))
             batch, loss = self._step(rows, generator)
             self._count(totals, batch, loss)
         return totals
@@ -114,7 +114,7 @@ class Trainer:
         if self.knobs.awp:
             moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.knobs.awp)
         batch, loss = batch_and_loss()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         if moves:
             with torch.no_grad():
