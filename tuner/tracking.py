@@ -24,6 +24,8 @@ from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec import SearchSpec
 
 GATHER_S = 1.0  # how long messages are collected before they are written
+MOST_S = 30.0
+SHARE = 0.2  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
 PARENT = -1  # the search's own run, among trial numbers
@@ -156,16 +158,18 @@ class _Writer:
         while left:
             self._take(pause)
             closing = self._closing.is_set() and self._inbox_empty()
+            begin = time.thread_time()
             try:
                 self._write()
-                pause, self._away, self._refused = GATHER_S, False, False
+                pause = min(max(GATHER_S, (time.thread_time() - begin) * (1 - SHARE) / SHARE), MOST_S)
+                self._away, self._refused = False, False
                 if closing and self._inbox_empty():
                     self._complete = not self._lost
                     return
             except Exception as error:
                 self._refused = layout.is_refusal(error)
                 self._report(error)
-                pause, left = min(2 * pause, 30.0), 0 if closing and self._refused else left - closing
+                pause, left = min(2 * pause, MOST_S), 0 if closing and self._refused else left - closing
 
     def finish(self, thread: threading.Thread, deadline: float) -> bool:
         self._closing.set()
