@@ -1,6 +1,7 @@
 """What a result costs the driver: against the number of concurrent trials, and as results pile up.
 
     python -m benchmarks.scaling [--concurrent 10 100 1000] [--results 10000] [--long 100000] [--json OUT] [--profile]
+    python -m benchmarks.scaling --page docs/scaling.md     # from benchmarks/results/scaling.json
 
 The whole of ``tuner.driver.search`` runs (searcher, proposals, early stopping, history with a sync to disk per line,
 MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
@@ -22,6 +23,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 WINDOWS = 10
+RESULTS = Path(__file__).parent / "results" / "scaling.json"
 EPOCHS, PER_TRIAL = 12, 11.6  # of a full trial; results of the mean trial: few are stopped, most starts are late
 
 
@@ -91,8 +93,21 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
     return {"concurrent": concurrent, "trials": found["trials"], "results": clock.count, "windows": clock.rows()}
 
 
+def page(rows: list[dict]) -> str:
+    """docs/scaling.md: per search the first, a middle and the last stretch of results."""
+    lines = ["| concurrent trials | trials | after results | wall ms | CPU ms | of it Ray Tune's loop | of it MLflow's thread |",
+             "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        windows = row["windows"]
+        for window in (windows[0], windows[len(windows) // 2], windows[-1]):
+            figures = " | ".join(f"{window[k]:.1f}" for k in ("wall_ms", "all_cpu_ms", "tune_cpu_ms", "mlflow_cpu_ms"))
+            lines.append(f"| {row['concurrent']} | {sum(row['trials'].values())} | {window['results']} | {figures} |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--concurrent", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--results", type=int, default=10_000)
     parser.add_argument("--long", type=int, default=100_000, help="results of the last, long search (0: none)")
@@ -100,6 +115,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
+    if args.page:
+        args.page.write_text(page(json.loads(RESULTS.read_text())))
+        return
     import ray
 
     from tuner.cluster import start

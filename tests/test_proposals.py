@@ -86,6 +86,23 @@ def test_running_trials_are_known_and_those_that_reached_the_budget_count():
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
+def test_a_thousand_pending_trials_are_shown_in_part():
+    spec, history = spec_of(trials=2000), History(None)
+    trial(history, 0, {"beta": 2.0}, 12, FULL)
+    for number in range(1, 1001):
+        trial(history, number, {"beta": 1.0 + number / 1000}, 0, RUNNING)
+    known = knowledge(spec, history)
+    seen = [known.frozen(12, spec.search_space(), (), seed) for seed in (0, 0, 1)]
+    assert [len(s) for s in seen] == [1 + SEEN] * 3 and all(a is b for a, b in zip(seen[0], seen[1]))
+    assert [t.state.name for t in seen[2]] == ["COMPLETE"] + ["RUNNING"] * SEEN
+    assert {t.params["beta"] for t in seen[0]} != {t.params["beta"] for t in seen[2]}
+    for epoch in range(1, 13):  # who was pending gets its value
+        history.append("epoch", 1, metrics=metrics(epoch, {"beta": 1.001}))
+    history.append("end", 1, state=FULL)
+    known.update(history.trials)
+    assert [t.state.name for t in known.frozen(12, spec.search_space(), (), 0)[:2]] == ["COMPLETE"] * 2
+
+
 def test_knowledge_follows_the_history():
     spec, history = spec_of(), History(None)
     trial(history, 0, {"beta": 2.0}, 1, RUNNING)

@@ -122,7 +122,9 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     saved = history.epochs_saved(spec.max_epochs)
     trained = history.epochs_trained()
     with Progress(spec, total_trials(spec), before) as progress:
-        progress.trials |= {t.trial: t for t in history.everything() if t.state != RUNNING}
+        for record in history.everything():
+            if record.state != RUNNING:
+                progress.count(record)
         progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of "
                      f"{spec.method_names} on {spec.dataset} ({spec.imbalance}), model {spec.model}, "
                      f"eps {spec.training().eps:.4g}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, TrialRecord
+from tuner.history import FAILED, FULL, TrialRecord
 from tuner.report import fraction
 from tuner.spec import SearchSpec
 
@@ -32,7 +33,9 @@ class Progress:
         self.console = Console(stderr=True)
         self.begin = time.time()
         self.epochs_before = self.epochs = done_epochs
-        self.trials: dict[int, TrialRecord] = {}
+        self.running: dict[int, TrialRecord] = {}  # trials and replicates
+        self.ended: Counter[str] = Counter()  # state -> trials
+        self.replicates = 0  # those that have ended
         self.best = Front((), ())
         self.live: Live | None = None
 
@@ -52,12 +55,21 @@ class Progress:
     # ---- events ----------------------------------------------------------------------------------------------
 
     def trial_started(self, record: TrialRecord) -> None:
-        self.trials[record.trial] = record
+        self.running[record.trial] = record
+
+    def count(self, record: TrialRecord) -> None:
+        """One that has ended, now or under an earlier driver."""
+        self.running.pop(record.trial, None)
+        if record.of is None:
+            self.ended[record.state] += 1
+        else:
+            self.replicates += 1
 
     def epoch(self, trial: int, metrics: dict) -> None:
         self.epochs += 1
 
     def trial_ended(self, record: TrialRecord) -> None:
+        self.count(record)
         if self.live and not record.reason:  # the table has it
             return
         if record.state == FULL:
@@ -73,36 +85,32 @@ class Progress:
 
     # ---- text ------------------------------------------------------------------------------------------------
 
-    def _count(self, *states: str) -> int:
-        return sum(t.state in states for t in self.trials.values() if t.of is None)
-
     def _status(self) -> str:
-        again = [t for t in self.trials.values() if t.of is not None]
-        parts = [f"{self._count(FULL)}/{self.total} done",
-                 f"{sum(t.state == RUNNING for t in self.trials.values())} running"]
-        if again:
-            parts.append(f"{sum(t.state != RUNNING for t in again)} replicates done")
-        if self._count(FAILED):
-            parts.append(f"{self._count(FAILED)} failed")
+        parts = [f"{self.ended[FULL]}/{self.total} done", f"{len(self.running)} running"]
+        if self._replicating:
+            parts.append(f"{self.replicates} replicates done")
+        if self.ended[FAILED]:
+            parts.append(f"{self.ended[FAILED]} failed")
         left = self._left()
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
+    @property
+    def _replicating(self) -> bool:
+        return self.replicates > 0 or any(t.of is not None for t in list(self.running.values()))
+
     def _left(self) -> float | None:
         trained = self.epochs - self.epochs_before
-        if not trained:
+        if not trained or self._replicating:  # how many replicates there will be depends on what they find
             return None
-        if any(t.of is not None for t in self.trials.values()):
-            return None  # how many replicates there will be depends on what they find
-        ended = [t for t in self.trials.values() if t.state != RUNNING]
-        todo = (self.total - len(ended)) * self.spec.max_epochs - sum(
-            len(t.epochs) for t in self.trials.values() if t.state == RUNNING)
+        todo = (self.total - self.ended.total()) * self.spec.max_epochs - sum(
+            len(t.epochs) for t in list(self.running.values()))
         return max(0, todo) * (time.time() - self.begin) / trained
 
     def _view(self) -> Group:
         elapsed = duration(time.time() - self.begin)
         head = f"[bold]{self.spec.search_name}[/]  {elapsed}  {self._status()}"
         running = Table(box=None, pad_edge=False, show_header=False)
-        for record in [t for t in self.trials.values() if t.state == RUNNING]:
+        for record in list(self.running.values()):
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
             running.add_row(name_of(record), f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
                             values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""))

@@ -44,7 +44,7 @@ class Tracker:
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # of every epoch of every trial: the time axis of its metrics
         self._started: dict[int, float] = {}
-        self._ended: dict[int, bool] = {}  # trials that have ended: on the front?
+        self._members: set[int] = set()  # trials that are tagged as on the front
         self._last_end = 0.0
         self._writer = _Writer(self)
         self._send(PARENT, layout.parent_changes(spec))
@@ -70,7 +70,7 @@ class Tracker:
         if record.of is not None:
             tags |= {"tuner.kind": "replicate", "tuner.replicate_of": str(record.of), "tuner.seed": str(record.seed)}
             name = f"trial {record.of} seed {record.seed}"
-        self._ended.pop(trial, None)
+        self._members.discard(trial)
         self._send(trial, Changes(name, record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
             self.epoch(trial, metrics)
@@ -89,7 +89,6 @@ class Tracker:
             tags["tuner.reason"] = record.reason
         if record.trunk_epochs:
             tags["tuner.trunk_epochs"] = str(record.trunk_epochs)
-        self._ended[record.trial] = False
         self._last_end = max(self._last_end, record.ended)
         self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
 
@@ -98,10 +97,9 @@ class Tracker:
         when, members = _ms(self._last_end), {row["trial"] for row in front.rows}
         self._send(PARENT, Changes(metrics=[("hypervolume", front.hypervolume, when, finished),
                                              ("front_size", float(len(front.rows)), when, finished)]))
-        for trial in set(self._ended) | members:
-            if self._ended.get(trial) is not (trial in members):
-                self._ended[trial] = trial in members
-                self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
+        for trial in members ^ self._members:
+            self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
+        self._members = members
 
     def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
         """Write the pictures, end every run, wait for the writer; False if MLflow lacks something (then: sync)."""
