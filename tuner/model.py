@@ -123,18 +123,13 @@ class Knowledge:
         names = list(self.goal.violations({}))
         made = []
         for trial in sorted({*self._sample(level, bad, seed), *running}):
-            state = TrialState.RUNNING if trial in pending else TrialState.PRUNED
-            if trial in valued:
-                state = TrialState.COMPLETE
+            value = valued.get(trial)
+            state = TrialState.COMPLETE if value else TrialState.RUNNING if trial in pending else TrialState.PRUNED
             key = trial, state, level
             if key not in self._made:
-                if trial in valued:
-                    value = valued[trial]
-                    self._made[key] = _frozen(space, value.params, state, value.point, value.violations)
-                else:
-                    none_violated = {} if state == TrialState.RUNNING else dict.fromkeys(names, 0.0)
-                    record = pending.get(trial) or bad[trial]
-                    self._made[key] = _frozen(space, record.params, state, None, none_violated)
+                params = (value or pending.get(trial) or bad[trial]).params
+                violations = value.violations if value else {} if trial in pending else dict.fromkeys(names, 0.0)
+                self._made[key] = _frozen(space, params, state, value and value.point, violations)
             made.append(self._made[key])
         return [trial for trial in made if trial is not None]
 
