@@ -2,10 +2,12 @@
 
     python -m benchmarks.record --method done --configs 120 done.jsonl
     python -m benchmarks.record --table benchmarks/curves.parquet srat.jsonl done.jsonl ...
+    python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/recording.parquet done.jsonl
 
 Rows: method, trial, seed, epoch, p/<hyperparameter>, the metrics, cost_s (training and evaluation of that epoch). The
-first command goes on where it stopped; the second makes the table that the benchmark reads. Digits with exp:10; epochs
-before a trial's start are trained once where trials share them (the trunk, to the bit what each would have trained).
+first command goes on where it stopped; the second makes the table that the benchmark reads; with such a table the third
+goes on on another machine. Digits with exp:10; epochs before a trial's start are trained once where trials share them
+(the trunk, to the bit what each would have trained).
 Judged on `val` and on the images that exp:10 leaves over: a rare class has up to 130 images then, not 28. With 28 the
 noise of the worst class is three quarters of the spread between settings (measured), and hides what could be found.
 """
@@ -97,6 +99,15 @@ def to_parquet(logs: list[Path], out: Path) -> None:
     pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), out, compression="zstd")
 
 
+def unpack(table: Path, method: str, out: Path) -> None:
+    """A method's rows of a table, as the lines they were."""
+    import pyarrow.parquet as pq
+
+    with open(out, "w") as file:
+        for row in pq.read_table(table, filters=[("method", "==", method)]).to_pylist():
+            file.write(json.dumps({name: value for name, value in row.items() if value is not None}) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", default="srat")
@@ -106,11 +117,14 @@ def main() -> None:
     parser.add_argument("--fix", action="append", default=[], help="KEY=VALUE")
     parser.add_argument("--home", default="tuner-home")
     parser.add_argument("--table", type=Path, help="make this Parquet table of the logs; train nothing")
+    parser.add_argument("--goes-on", type=Path, help="a table with rows of the method; its log is made from it")
     parser.add_argument("logs", type=Path, nargs="+", help="JSON lines; training writes the first")
     args = parser.parse_args()
     if args.table:
         to_parquet(args.logs, args.table)
     else:
+        if args.goes_on and not args.logs[0].exists():
+            unpack(args.goes_on, args.method, args.logs[0])
         fix = dict(f.split("=", 1) for f in args.fix)
         record(args.method, args.configs, args.seeds, args.epochs, fix, args.logs[0], args.home)
 
