@@ -144,6 +144,19 @@ def test_an_interrupted_search_leaves_nothing_running_and_a_resume_goes_on(tmp_p
     assert [m.step for m in client.get_metric_history(trials2[2].info.run_id, "robust_acc")] == [1, 2, 3, 4]
 
 
+def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, spec):
+    """The driver before was killed within the second in which messages are gathered."""
+    home = Home(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False)
+    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker.front(Front.of(history.rows(spec.objectives), spec.objectives), 2)
+    assert tracker.close("finished", history.folder, history, timeout=120)
+    assert read_back(home, spec)[2] == {}
+    assert sync(spec, home, spec.search_name, history, timeout=120)
+    trials = read_back(home, spec)[2]
+    assert sorted(trials) == [0, 1] and all(r.data.tags["tuner.kind"] == "trial" for r in trials.values())
+
+
 def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch):
     home, said = Home(tmp_path), []
     history = search_in(home, spec)

@@ -23,8 +23,7 @@ from tuner.home import Home
 from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec import SearchSpec
 
-GATHER_S = 1.0  # how long messages are collected before they are written
-MOST_S = 30.0
+GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
 SHARE = 0.2  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
@@ -155,13 +154,11 @@ class _Writer:
         pause, left = GATHER_S, ATTEMPTS_AT_CLOSE
         while left:
             self._take(pause)
-            closing = self._closing.is_set() and self._inbox_empty()
-            begin = time.thread_time()
+            closing = self._closing.is_set() and self.tracker._inbox.empty()
             try:
-                self._write()
-                pause = min(max(GATHER_S, (time.thread_time() - begin) * (1 - SHARE) / SHARE), MOST_S)
+                pause = min(max(GATHER_S, self._write() * (1 - SHARE) / SHARE), MOST_S)
                 self._away, self._refused = False, False
-                if closing and self._inbox_empty():
+                if closing and self.tracker._inbox.empty():
                     self._complete = not self._lost
                     return
             except Exception as error:
@@ -179,9 +176,6 @@ class _Writer:
                               f"`tuner sync {self.tracker.name}` fills it in")
         return self._complete
 
-    def _inbox_empty(self) -> bool:
-        return self.tracker._inbox.empty()
-
     def _take(self, pause: float) -> None:
         """Merge messages until ``pause`` has passed; a close ends the wait."""
         end = time.monotonic() + (min(pause, 1.0) if self._closing.is_set() else pause)
@@ -190,22 +184,23 @@ class _Writer:
                 self._merge(self.tracker._inbox.get(timeout=rest))
             except queue.Empty:
                 break
-        while not self._inbox_empty():
+        while not self.tracker._inbox.empty():
             self._merge(self.tracker._inbox.get())
 
     def _merge(self, message) -> None:
         if message is not None:
             self._todo.setdefault(message[0], Changes()).add(message[1])
 
-    def _write(self) -> None:
+    def _write(self) -> float:
+        """Send everything; the CPU seconds it took, without those of connecting."""
         if not self._todo:
-            return
+            return 0.0
         from mlflow.exceptions import MlflowException
 
         if self._client is None:
             self._connect()
-        # a run's last status comes after everything else of all runs: PARENT is written last
-        for run in sorted(self._todo, key=lambda r: (r == PARENT, r)):
+        begin = time.thread_time()
+        for run in sorted(self._todo, key=lambda r: (r == PARENT, r)):  # PARENT, which ends the search, comes last
             try:
                 self._write_run(run, self._todo[run])
             except MlflowException as error:
@@ -214,6 +209,7 @@ class _Writer:
                 self._lost = True
                 self._report(error)
             del self._todo[run]
+        return time.thread_time() - begin
 
     def _import(self) -> None:
         layout.quiet()
@@ -244,6 +240,8 @@ class _Writer:
 
     def _write_run(self, run: int, changes: Changes) -> None:
         if run not in self.runs:
+            if not changes.name:  # an earlier driver was killed before it wrote this trial's start: `sync` will
+                return
             self.runs[run] = layout.trial_run(self._client, self._experiment, self.runs[PARENT], changes)
         write(self._client, self.runs[run], changes)
 
