@@ -24,7 +24,7 @@ from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec import SearchSpec
 
 GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
-SHARE = 0.2  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
+SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
 PARENT = -1  # the search's own run, among trial numbers
