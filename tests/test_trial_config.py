@@ -3,18 +3,22 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from search_spaces import METHODS
 from search_spaces.param import params_of
 from search_spaces.resolve import resolve
+from trainables.config import TrialConfig
+from trainables.loop import Trainer
+from trainables.trunk import trunk_key
 from tuner.driver import trial_config
 from tuner.home import Home
 from tuner.sampler import quasi_random
 from tuner.spec import SearchSpec
 
 
-def told(spec, params, tmp_path):
-    trial = SimpleNamespace(trial=3, params=params, method=spec.method, seed=0, of=None)
+def told(spec, params, tmp_path, seed=0):
+    trial = SimpleNamespace(trial=3, params=params, method=spec.method, seed=seed, of=None)
     return trial_config(spec, Home(tmp_path), tmp_path / "search", trial)
 
 
@@ -37,3 +41,15 @@ def test_a_name_that_method_and_training_share_is_the_methods(tmp_path):
     config = told(spec, spec.search_space().default(), tmp_path)
     assert config.params["schedule"] == "decay" and "lr" not in config.params
     assert (config.knobs().schedule, config.knobs().lr) == ("cosine", 0.2)
+
+
+def test_a_replicate_trains_anew_on_the_same_images(tmp_path):
+    spec = SearchSpec(method="at", seed=4)
+    own, again = (told(spec, {}, tmp_path, seed) for seed in (4, 5))
+    assert (own.seed, again.seed) == (4, 5) and own.split_seed == again.split_seed == 4
+    first, second = Trainer(own), Trainer(again)
+    assert torch.equal(first.splits.train.index, second.splits.train.index)
+    assert torch.equal(first.splits.val.index, second.splits.val.index)
+    assert not torch.equal(next(first.model.parameters()), next(second.model.parameters()))
+    assert trunk_key(first) != trunk_key(second)
+    assert TrialConfig("at", seed=5).split_seed == 5  # a lone trial, and checkpoints of before

@@ -172,8 +172,8 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
     assert mine == name(params={"lam": 2.0, "start": 0.3}) == name(method="mail") == name(method="faal")
     assert mine == name(trial=7)
     knobs = config.training
-    others = [name(seed=1), name(max_epochs=7), name(imbalance="exp:5"), name(model="cnn:0.5"), name(method="srat"),
-              name(training={**knobs, "lr": 0.07}), name(training={**knobs, "eval_attack": 5}),
+    others = [name(seed=1), name(data_seed=1), name(max_epochs=7), name(imbalance="exp:5"), name(model="cnn:0.5"),
+              name(method="srat"), name(training={**knobs, "lr": 0.07}), name(training={**knobs, "eval_attack": 5}),
               name(method="mail", params={"form": "trades"}),
               name(method="mail", params={"form": "trades", "beta": 2.0}),
               name(method="fairfront", params={"class_weight": "hedge"})]

@@ -21,7 +21,8 @@ class TrialConfig:
     imbalance: str = "exp:10"
     model: str = "cnn"
     max_epochs: int = 12
-    seed: int = 0
+    seed: int = 0  # initial weights, order of the images, attacks
+    data_seed: int | None = None  # the split and its thinning; None: as ``seed``
     home: str = "tuner-home"
     trial: int = 0
     folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
@@ -34,6 +35,11 @@ class TrialConfig:
         """From a checkpoint, which another version of this code may have written: fields it alone knew are left out."""
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in stored.items() if k in known})
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of ``DataSpec``."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def knobs(self) -> Training:
         return Training(**self.training)

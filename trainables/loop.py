@@ -39,7 +39,7 @@ class Trainer:
     def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
         self.config, self.knobs = config, config.knobs()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        data = DataSpec(config.dataset, config.imbalance, config.seed)
+        data = DataSpec(config.dataset, config.imbalance, config.split_seed)
         self.splits = open_splits(data, config.home, device=self.device)
         self.classes = len(self.splits.classes)
         counts = torch.as_tensor(self.splits.class_counts)

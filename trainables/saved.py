@@ -38,7 +38,7 @@ def load_trial(folder: str | Path, home: Path) -> tuple[nn.Module, dict[str, Any
 
 def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
     """All that is needed to build the empty model."""
-    summary = check_data(DataSpec(config.dataset, config.imbalance, config.seed), home)
+    summary = check_data(DataSpec(config.dataset, config.imbalance, config.split_seed), home)
     knobs = config.knobs()
     task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, knobs.eps, knobs.attack_steps)
     head = build_method(config.method, config.params, task).head

@@ -50,8 +50,9 @@ def trunk_key(trainer: Trainer) -> dict:
     config, base = trainer.config, base_config(trainer)
     key = {"format": FORMAT, "base": base.method, "params": base.params, "head": trainer.method.head,
            "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
-           "data": prepare(config.dataset, Path(config.home)).name, "imbalance": config.imbalance, "seed": config.seed,
-           "model": config.model, "training": dataclasses.asdict(trainer.knobs), "max_epochs": config.max_epochs,
+           "data": prepare(config.dataset, Path(config.home)).name, "imbalance": config.imbalance,
+           "data_seed": config.split_seed, "seed": config.seed, "model": config.model,
+           "training": dataclasses.asdict(trainer.knobs), "max_epochs": config.max_epochs,
            "torch": ".".join(torch.__version__.split(".")[:2]), "device": trainer.device.type,
            "precision": str(trainer.autocast), "code": code_version(base.method)}
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits

@@ -219,7 +219,7 @@ def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord
     knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
     return TrialConfig(method=record.method, params=own, training=knobs, dataset=dataset_of(spec, folder),
                        imbalance=spec.imbalance, model=spec.model, max_epochs=spec.max_epochs, seed=record.seed,
-                       home=str(home.root), trunk=spec.trunk if latest_branch(lane) else "none",
+                       data_seed=spec.seed, home=str(home.root), trunk=spec.trunk if latest_branch(lane) else "none",
                        trunk_from=max(1, trunk_epochs(lane)), storage=spec.storage, trial=record.trial,
                        folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial))
 
