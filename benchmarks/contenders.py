@@ -12,7 +12,6 @@ from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.front import nondominated
 from tuner.history import FULL, STOPPED, History
 from tuner.proposals import Proposer
-from tuner.replicates import missing
 from tuner.rungs import CONTINUE, Rungs, rungs_for
 from tuner.space import Space
 from tuner.spec import SearchSpec
@@ -104,40 +103,30 @@ class TableSpec(SearchSpec):
 class Ours(Contender):
     """The production Proposer and Rungs, driven without Ray."""
 
-    def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None,
-                 on_rung: str = "stop", seeds: int = 1):
+    def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None):
         self.problem = problem
         self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), seed=seed,
-                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler, on_rung=on_rung,
-                              seeds=seeds)
+                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler)
         self.history = History(None)
         self.rungs: Rungs | None = rungs_for(self.spec)
         self.proposer = Proposer(self.spec, self.history, self.rungs)
         self.configs: dict[int, int] = {}
-
-    def again(self) -> tuple[int, int, int] | None:
-        """At once: the product's rule waits for the end of all trials, which a budget of epochs does not know."""
-        return next(((trial, self.configs[trial], seed) for trial, seed in missing(self.spec, self.history)), None)
 
     def propose(self, number: int) -> dict:
         return self.proposer.next().params
 
     def begin(self, job: Job, params: dict) -> None:
         self.configs[job.number] = job.config
-        self.history.append("start", job.number, params=params, method="table", seed=job.seed, of=job.of)
+        self.history.append("start", job.number, params=params, method="table")
 
     def report(self, job: Job, epoch: int, point) -> bool:
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
-        if job.of is not None:
-            return True
         start = self.problem.start(job.config)
         return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
 
     def end(self, job: Job, complete: bool) -> None:
         state = FULL if complete else STOPPED
         self.history.append("end", job.number, state=state)
-        if job.of is not None:
-            return
         self.proposer.tell(job.number, state, self.history.trials[job.number].last)
 
     def shown(self) -> list[tuple[int, int]]:
@@ -147,7 +136,7 @@ class Ours(Contender):
 
 
 def contenders() -> dict:
-    """Name -> (maker, uses the trunk)."""
+    """Name -> (maker, uses the trunk where trials share one)."""
     samplers = optuna.samplers
     return {
         "random, full budget": (lambda p, s: WithOptuna(p, samplers.RandomSampler(seed=s)), False),
@@ -156,12 +145,9 @@ def contenders() -> dict:
             lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)), False),
         "Ray Tune stock (OptunaSearch + ASHA)": (StockRay, False),
         "Syne Tune MOASHA": (SyneTune, False),
-        "ours": (Ours, False),
-        "ours, trunk": (Ours, True),
-        "ours, front members at once with 2 seeds": (lambda p, s: Ours(p, s, seeds=2), False),
-        "ours, trunk, the same": (lambda p, s: Ours(p, s, seeds=2), True),
-        "ours without early stopping": (lambda p, s: Ours(p, s, scheduler="none"), False),
-        "ours with a random sampler": (lambda p, s: Ours(p, s, sampler="random"), False),
-        "ours with TPE": (lambda p, s: Ours(p, s, sampler="tpe"), False),
-        "ours, pausing": (lambda p, s: Ours(p, s, on_rung="pause"), False),
+        "ours": (Ours, True),
+        "ours, --no-trunk": (Ours, False),
+        "ours, --scheduler none": (lambda p, s: Ours(p, s, scheduler="none"), True),
+        "ours, --sampler tpe": (lambda p, s: Ours(p, s, sampler="tpe"), True),
+        "ours, --sampler random": (lambda p, s: Ours(p, s, sampler="random"), True),
     }

@@ -104,20 +104,15 @@ def load(path: str) -> list[Problem]:
 
 @dataclass
 class Job:
-    """A trial, or with ``of`` a replicate of that trial, in the simulation. Beyond the table, seeds repeat."""
+    """A trial in the simulation."""
 
     number: int
     config: int
-    seed: int
     epoch: int = 0
-    of: int | None = None
 
 
 class Contender:
     """A search strategy. ``propose(number)`` gives a setting; ``report(job, epoch, point)`` says whether to go on."""
-
-    def again(self) -> tuple[int, int, int] | None:
-        """(trial, its configuration, seed) of a replicate that comes before the next proposal."""
 
     def propose(self, number: int) -> dict:
         raise NotImplementedError
@@ -144,29 +139,20 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
     that has not shown ``level`` by then goes on until it has, or until ``most`` epochs.
     """
     contender, used, queue, curve = make(problem, seed), set(), [], []
-    spent = number = 0
-    seeds = problem.curves.shape[1]
-    shared = [0] * seeds  # epochs of each seed's trunk
+    curves = problem.curves[:, seed % problem.curves.shape[1]]  # as in a search: one training seed for all trials
+    spent = shared = 0  # epochs trained, of them in the trunk
 
     def launch(now: float) -> None:
-        nonlocal number, spent
-        if again := contender.again():
-            of, config, other = again
-            job = Job(number, config, other, of=of)
-        elif len(used) == len(problem.params):
+        nonlocal spent, shared
+        if len(used) == len(problem.params):
             return
-        else:
-            config = problem.nearest(contender.propose(number), used)
-            job = Job(number, config, seed)  # as in a search: one training seed for all trials
-            used.add(config)
-        contender.begin(job, problem.params[config])
-        number += 1
-        skip = 0
-        if trunk:
-            skip = min(problem.start(config), shared[job.seed % seeds])
-            shared[job.seed % seeds] = max(shared[job.seed % seeds], problem.start(config))
+        job = Job(len(used), problem.nearest(contender.propose(len(used)), used))
+        used.add(job.config)
+        contender.begin(job, problem.params[job.config])
+        start = problem.start(job.config) if trunk else 0
+        skip, shared = min(start, shared), max(start, shared)
         spent -= skip
-        heapq.heappush(queue, (now + problem.cost[config] * max(0, 1 - skip), job.number, job, skip))
+        heapq.heappush(queue, (now + problem.cost[job.config] * max(0, 1 - skip), job.number, job, skip))
 
     for _ in range(workers):
         launch(0.0)
@@ -174,7 +160,7 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
         now, _, job, skip = heapq.heappop(queue)
         job.epoch += 1
         spent += 1
-        point = problem.curves[job.config, job.seed % seeds, job.epoch - 1]
+        point = curves[job.config, job.epoch - 1]
         go_on = contender.report(job, job.epoch, (float(point[0]), float(point[1])))
         if go_on and job.epoch < problem.epochs:
             free = job.epoch < skip

@@ -47,10 +47,19 @@ def interval(values: list[float], rng) -> tuple[float, float]:
 problems = lru_cache(load)
 
 
+def shares_burn_in(problem) -> bool:
+    """Whether the trunk is real here: a known method, none of whose searched parameters acts before its start."""
+    if problem.name not in METHODS or "p/start" not in problem.space.searched:
+        return False
+    known = params_of(METHODS[problem.name].Params)
+    return not any(known[c.removeprefix("p/")].burn_in for c in problem.space.searched)
+
+
 def one(table: str, which: int, name: str, workers: int, budget: int, seed: int) -> list[tuple[int, float]]:
     """One replayed search; what is passed is small, so that a process of the pool can run it."""
     make, trunk = contenders()[name]
     problem = problems(table)[which]
+    trunk = trunk and shares_burn_in(problem)
     return replay(problem, make, workers=workers, budget=budget, seed=seed, trunk=trunk, most=LONGER * budget,
                   level=0.95 * problem.knowable[seed % len(problem.knowable)])
 
@@ -72,14 +81,6 @@ def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int
             "seconds": round(time.time() - begin, 1)}
 
 
-def shares_burn_in(problem) -> bool:
-    """Whether the trunk is real here: a known method, none of whose searched parameters acts before its start."""
-    if problem.name not in METHODS or "p/start" not in problem.space.searched:
-        return False
-    known = params_of(METHODS[problem.name].Params)
-    return not any(known[c.removeprefix("p/")].burn_in for c in problem.space.searched)
-
-
 def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[dict]:
     """Every problem of the table, number of workers and contender; a line is printed as each is done."""
     rows = []
@@ -90,8 +91,8 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[dict]:
               f"{', '.join(f'{most / problem.best_hypervolume:.2f}' for most in problem.knowable)}", flush=True)
         for workers in args.workers or (4, 16):
             budget = args.full_trials * problem.epochs
-            for name, (_, trunk) in contenders().items():
-                if (args.only and name not in args.only) or (trunk and not shares_burn_in(problem)):
+            for name in contenders():
+                if (args.only and name not in args.only) or ("trunk" in name and not shares_burn_in(problem)):
                     continue
                 run = partial(one, args.table, which, name, workers, budget)
                 try:

@@ -10,4 +10,4 @@ SUMMARY = "boosted cross-entropy plus KL weighted by misclassification"
 
 @dataclass(frozen=True)
 class Params:
-    beta: float = param(5.0, loguniform(1.0, 8.0), "weight of the KL term (ResNet-18: 5, WRN: 6)")
+    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term (ResNet-18: 5, WRN: 6)")
