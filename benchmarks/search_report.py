@@ -56,8 +56,12 @@ def verdicts(rows: list[dict]) -> list[str]:
     for name, other, aim in aims:
         if name in of and other is not None:
             mine, theirs = of[name]["epochs_to_95_knowable_median"], other["epochs_to_95_knowable_median"]
-            late = " and ".join(r["contender"] for r, e in ((of[name], mine), (other, theirs)) if not e)
-            ratio = f"1/{theirs / mine:.1f}" if not late else f"not reached by {late}"
+            if mine is None:
+                ratio = f"not reached in {of[name]['most']} epochs"
+            elif theirs is None:
+                ratio = f"below 1/{other['most'] / mine:.1f} (the other took more than {other['most']})"
+            else:
+                ratio = f"1/{theirs / mine:.1f}"
             lines.append(f"| {name}: at most 1/{aim} of the epochs of {other['contender']} | {ratio} |")
     for name in (OURS, ALONE):
         if name in of:
