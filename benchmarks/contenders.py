@@ -33,7 +33,7 @@ class WithOptuna(Contender):
 
     def propose(self, number: int) -> dict:
         if number == 0:  # every contender starts with the paper's setting
-            self.study.enqueue_trial({k: v for k, v in self.problem.params[0].items() if v is not None})
+            self.study.enqueue_trial(self.problem.space.default())
         self.asked[number] = self.study.ask()
         return self.problem.space.sample(self.asked[number])
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.parquet as pq
 
-from search_spaces.param import Param, choice, loguniform, uniform
+from search_spaces import METHODS
+from search_spaces.param import Param, choice, loguniform, params_of, uniform
 from tuner.front import hypervolume, nondominated
 from tuner.space import Space
 
@@ -25,22 +26,27 @@ KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust
 
 
 class Problem:
-    """One method's table. ``curves[config][seed]`` is (epochs, 2); ``cost[config]`` seconds per epoch."""
+    """One method's table. ``curves[config][seed]`` is (epochs, 2); ``cost[config]`` seconds per epoch.
+
+    ``ValueError`` in one sentence for a table that does not have the layout.
+    """
 
     def __init__(self, name: str, rows: dict[str, list]):
         self.name = name
-        keys = list(zip(rows["trial"], rows["seed"], rows["epoch"]))
-        self.epochs, seeds = max(rows["epoch"]), sorted(set(rows["seed"]))
-        at = {key: i for i, key in enumerate(keys)}
-        configs = [t for t in sorted(set(rows["trial"]))
-                   if all((t, s, e) in at for s in seeds for e in range(1, self.epochs + 1))]
+        if missing := {"trial", "seed", "epoch", "cost_s", *OBJECTIVES} - set(rows):
+            raise ValueError(f"the table has no column {', '.join(sorted(missing))}")
+        at = {key: i for i, key in enumerate(zip(rows["trial"], rows["seed"], rows["epoch"]))}
+        seeds, epochs = sorted(set(rows["seed"])), sorted(set(rows["epoch"]))
+        configs = [t for t in sorted(set(rows["trial"])) if all((t, s, e) in at for s in seeds for e in epochs)]
+        if not configs:
+            raise ValueError(f"no trial of {name} has all {len(epochs)} epochs under all {len(seeds)} seeds")
+        self.epochs = len(epochs)
         table = np.array([rows[o] for o in OBJECTIVES], dtype=float).T
-        where = np.array([[[at[t, s, e] for e in range(1, self.epochs + 1)] for s in seeds] for t in configs])
+        where = np.array([[[at[t, s, e] for e in epochs] for s in seeds] for t in configs])
         self.curves = table[where]  # (configs, seeds, epochs, 2)
         self.cost = np.array(rows["cost_s"], dtype=float)[where].mean(axis=(1, 2))
-        names = [c for c in rows if c not in KNOWN and len({rows[c][at[t, seeds[0], 1]] for t in configs}) > 1]
-        self.params = [{c: rows[c][at[t, seeds[0], 1]] for c in names} for t in configs]
-        self.space = self._space(names)
+        self.params = self._settings(rows, where)
+        self.space = self._space()
         self.unit = np.array([self._coordinates(p) for p in self.params])
         self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
         final = self.true[:, -1].tolist()
@@ -53,17 +59,36 @@ class Problem:
         shown = nondominated(self.curves[:, seed, -1].tolist(), [True, True])
         return hypervolume([self.true[c, -1].tolist() for c in shown], [0, 0], [True, True])
 
-    def _space(self, names: list[str]) -> Space:
-        params = {}
-        for c in names:
-            values = [p[c] for p in self.params if p[c] is not None]
+    @staticmethod
+    def _settings(rows: dict[str, list], where: np.ndarray) -> list[dict]:
+        """Each configuration's parameters that apply to it: what does not change while it is trained."""
+        found: list[dict] = [{} for _ in where]
+        for column, values in rows.items():
+            mine = [{values[i] for i in config.flatten()} for config in where] if column not in KNOWN else [()]
+            if all(len(m) == 1 for m in mine):
+                for setting, (value,) in zip(found, mine):
+                    if value is not None:
+                        setting[column.removeprefix("p/")] = value
+        return found
+
+    def _space(self) -> Space:
+        """What differs between configurations, as their method says where it is one of ours, else over its values."""
+        known = params_of(METHODS[self.name].Params) if self.name in METHODS else {}
+        names = list(dict.fromkeys(name for setting in self.params for name in setting))
+        params, fixed = {}, {}
+        for name in sorted(names, key=[*known, *names].index):  # a condition names an earlier line
+            values = [s[name] for s in self.params if name in s]
+            if len(set(values)) == 1 and len(values) == len(self.params):
+                fixed[name] = values[0]
+                continue
             if any(isinstance(v, (str, bool)) for v in values):
                 span = choice(*sorted(set(values), key=str))
             else:
                 low, high = float(min(values)), float(max(values))
                 span = loguniform(low, high) if low > 0 and high / low > 30 else uniform(low, high)
-            params[c] = Param(c, self.params[0][c], span, "", {}, True, False)
-        return Space(params, tuple(names), {})
+            when = known[name].when if name in known else {}
+            params[name] = Param(name, self.params[0].get(name), span, "", when, True, False)
+        return Space(params, tuple(params), fixed)
 
     def _coordinates(self, params: dict) -> list[float]:
         """The setting in the unit cube; a categorical takes one coordinate per choice."""
@@ -87,8 +112,7 @@ class Problem:
 
     def start(self, config: int) -> int:
         """First epoch at which the configuration reweights: its ``start`` (a fraction), else 0."""
-        params = self.params[config]
-        return round(float(params.get("p/start", params.get("start", 0.0)) or 0.0) * self.epochs)
+        return round(float(self.params[config].get("start", 0.0)) * self.epochs)
 
 
 def load(path: str) -> list[Problem]:

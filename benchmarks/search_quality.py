@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -49,10 +50,10 @@ problems = lru_cache(load)
 
 def shares_burn_in(problem) -> bool:
     """Whether the trunk is real here: a known method, none of whose searched parameters acts before its start."""
-    if problem.name not in METHODS or "p/start" not in problem.space.searched:
+    if problem.name not in METHODS or "start" not in problem.space.searched:
         return False
     known = params_of(METHODS[problem.name].Params)
-    return not any(known[c.removeprefix("p/")].burn_in for c in problem.space.searched)
+    return all(name in known and not known[name].burn_in for name in problem.space.searched)
 
 
 def one(table: str, which: int, name: str, workers: int, budget: int, seed: int) -> list[tuple[int, float]]:
@@ -82,8 +83,8 @@ def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int
             "seconds": round(time.time() - begin, 1)}
 
 
-def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[dict]:
-    """Every problem of the table, number of workers and contender; a line is printed as each is done."""
+def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
+    """Every problem of the table, number of workers and contender; each is printed and written when it is done."""
     rows = []
     for which, problem in enumerate(problems(args.table)):
         print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
@@ -102,12 +103,13 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[dict]:
                     print(f"  {name}: left out, {error}", file=sys.stderr)
                     continue
                 rows.append(row)
+                if args.json:
+                    Path(args.json).write_text(json.dumps(rows, indent=1))
                 shares = "  ".join(f"{s:.0%} {v[0]:.3f}" for s, v in row["hypervolume"].items())
                 to = "  ".join(f"{row[f'epochs_to_{k}_median'] or 'never':>6} ({row[f'reached_{k}']}/{row['seeds']})"
                                for k in ("95_knowable", "95"))
                 print(f"  {workers:2d} workers {name:40s} 95 % of knowable, best after {to} epochs  {shares}  "
                       f"[{row['seconds']} s]", flush=True)
-    return rows
 
 
 def main() -> None:
@@ -120,11 +122,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on it")
     parser.add_argument("--json")
     args = parser.parse_args()
+    try:
+        problems(args.table)
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.table}: {error}")
     with ProcessPoolExecutor(args.jobs) as pool:
-        rows = compare(args, pool)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(rows, file, indent=1)
+        compare(args, pool)
 
 
 if __name__ == "__main__":
