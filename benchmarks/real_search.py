@@ -1,0 +1,114 @@
+"""A real search instead of a replayed one: `make search`'s problem, ours against stock Ray Tune, wall time and front.
+
+    python -m benchmarks.real_search [--trials 32] [--rounds 3] [--json OUT]
+
+Both search SRAT's whole space on digits exp:10 from a cold start, a process and a home each, two trials at a time. Ours
+is `tuner search` as it comes (MLflow, study, checkpoints and all). Stock is what Ray Tune's pages show: OptunaSearch on
+both objectives, ASHAScheduler on the average one over the same 12 epochs, the same training code, nothing written but
+Ray's own files; its front is that of every trial's last values, stopped ones too, as OptunaSearch tells its study.
+Rounds alternate and differ in their seed, which also draws other images; hypervolume is on `val`, from 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
+EPOCHS = 12
+
+
+def ours(home: str, trials: int, seed: int) -> dict:
+    command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--trials", str(trials), "--seed",
+               str(seed), "--max-epochs", str(EPOCHS), "--home", home, "--json"]
+    result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return {"hypervolume": result["hypervolume"], "epochs": result["epochs_trained"],
+            "front": [[row[o] for o in OBJECTIVES] for row in result["front"]]}
+
+
+def stock(home: str, trials: int, seed: int) -> dict:
+    command = [sys.executable, "-m", "benchmarks.real_search", "--stock", home, "--trials", str(trials),
+               "--seed", str(seed)]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def run_stock(home: str, trials: int, seed: int) -> dict:
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    from benchmarks.main_job import define_srat
+    from search_spaces.training import training_for
+    from tuner.front import hypervolume, nondominated
+
+    knobs = asdict(training_for("digits"))
+
+    class Stock(tune.Trainable):
+        def setup(self, config):
+            import torch
+
+            from trainables.config import TrialConfig
+            from trainables.loop import Trainer
+
+            torch.set_num_threads(1)
+            self.trainer = Trainer(TrialConfig("srat", config, training=knobs, home=home, max_epochs=EPOCHS, seed=seed))
+
+        def step(self):
+            return {**self.trainer.run_epoch(), "done": self.trainer.epoch >= EPOCHS}
+
+    ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
+    search = OptunaSearch(define_srat, metric=list(OBJECTIVES), mode=["max", "max"],
+                          sampler=optuna.samplers.TPESampler(seed=seed))
+    how = tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=2,
+                          scheduler=ASHAScheduler(metric=OBJECTIVES[0], mode="max", max_t=EPOCHS))
+    where = tune.RunConfig(storage_path=os.path.join(home, "ray"), verbose=0)
+    results = tune.Tuner(tune.with_resources(Stock, {"cpu": 1}), tune_config=how, run_config=where).fit()
+    last = [r.metrics for r in results]
+    points = [[m[o] for o in OBJECTIVES] for m in last]
+    return {"hypervolume": hypervolume(points, [0, 0], [True, True]), "epochs": sum(m["epoch"] for m in last),
+            "front": [points[i] for i in nondominated(points, [True, True])]}
+
+
+def timed(search, trials: int, seed: int) -> dict:
+    with tempfile.TemporaryDirectory() as home:
+        begin = time.perf_counter()
+        found = search(home, trials, seed)
+        return {**found, "wall_s": round(time.perf_counter() - begin, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stock", metavar="HOME", help="search with stock Ray Tune in this process")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.stock:
+        print(json.dumps(run_stock(args.stock, args.trials, args.seed)))
+        return
+    rows = []
+    for seed in range(args.seed, args.seed + args.rounds):
+        rows.append({"seed": seed, "stock": timed(stock, args.trials, seed), "ours": timed(ours, args.trials, seed)})
+        for name in ("stock", "ours"):
+            print(seed, name, {k: v for k, v in rows[-1][name].items() if k != "front"}, flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    for key in ("wall_s", "epochs", "hypervolume"):
+        ratio = statistics.median(row["ours"][key] / row["stock"][key] for row in rows)
+        print(key, "ours against stock, median:", round(ratio, 2))
+
+
+if __name__ == "__main__":
+    main()
