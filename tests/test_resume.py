@@ -21,7 +21,7 @@ from tuner.history import History
 ARGS = ["search", "--method", "srat", "--trials", "5", "--max-epochs", "4", "--set", "passes=2",
         "--set", "attack_steps=5", "--set", "eval_attack=4", "--scheduler", "none", "--max-concurrent", "1",
         "--name", "killed", "--json"]
-# Trials that are stopped at rungs 1, 2, 4 and 6 of 9, one at a time.
+# Trials that are stopped at rungs 1, 2 and 4 of 9, one at a time.
 STOPPING = ["search", "--method", "trades", "--trials", "8", "--max-epochs", "9", "--grace", "1", "--max-concurrent",
             "1", "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2", "--name", "killed", "--json"]
 

@@ -7,8 +7,7 @@ Schmucker et al., 2021 (MO-ASHA, arXiv:2106.12639): first the non-dominated poin
 once the first are gone, and so on; within one such front an epsilon-net order, which starts at one end of the front and
 then always takes the point farthest from all taken so far, so that whatever part of a front survives, it is spread out.
 
-Four things differ from the papers, each for a reason:
-- Rungs lie at most 15 % of the epochs apart (see ``levels``): with the trunk, most of a trial's cost comes late.
+Three things differ from the papers, each for a reason:
 - A trial stands at a rung with its best epoch so far (see ``best``), because adversarial training dips and recovers.
 - A rung compares with its latest ``WINDOW`` trials. Measured on one core, a decision then costs at most 5 ms however
   many trials there were, and a sampler that improves does not make the bar ever easier to pass.
@@ -33,8 +32,8 @@ Point = tuple[float, ...]
 
 
 def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
-    """The epochs at which trials are compared: base + grace * reduction^k, as long as such a step is at most
-    ``reduction - 1`` times `default_grace`; from then on they are that far apart (docs/decisions.md says why).
+    """base + grace * reduction^k, but never farther apart than 15 % of the epochs after ``base``: the epochs at which
+    trials are compared. (Over recorded curves searches so needed a fifth fewer epochs, docs/decisions.md.)
 
     The last one leaves at least a fifth of all epochs: stopping a trial at epoch 11 of 12 saves next to nothing and
     loses a point of the front.
@@ -42,12 +41,11 @@ def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
     found, step = [], grace
     while base + step <= 0.8 * max_epochs:
         found.append(base + step)
-        step += (reduction - 1) * min(step, default_grace(base, max_epochs))
+        step = min(step * reduction, step + default_grace(base, max_epochs))
     return found
 
 
 def default_grace(base: int, max_epochs: int) -> int:
-    """15 % of the epochs after ``base``."""
     return math.ceil(0.15 * (max_epochs - base))
 
 
@@ -226,7 +224,7 @@ def first_rung_base(spec) -> int:
 
 
 def rung_levels(spec) -> list[int]:
-    """Where trials of this search are compared."""
+    """Where trials of this search are compared. By default the first lies 15 % of the rest behind it."""
     base = first_rung_base(spec)
     grace = spec.grace or default_grace(base, spec.max_epochs)
     if spec.scheduler == "median":
