@@ -30,6 +30,10 @@ from tuner.sampler import OWN_HISTORY, describe_sampler, make_sampler, model_kin
 from tuner.spec import SearchSpec
 
 
+# values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)
+ENOUGH = 8
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A trial to run: its number (also its number in the study) and the method's parameters."""
@@ -136,7 +140,8 @@ class Proposer:
         sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.share)
         if spec.sampler == "random":
             return lambda: propose(self.space, len(spec.objectives), [], sampler("random"))
-        level = known.budget(start, max(start, 2 * len(self.space.searched)))
+        least = min(start, ENOUGH)
+        level = known.budget(least, max(least, 2 * len(self.space.searched)))
         if spec.sampler == "qmc" or level is None or (number < start and not self.warm):
             return lambda: quasi_random(self.space, spec.seed, number)
         kind = self._kind(len(known.values[level]))

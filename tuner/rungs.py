@@ -32,8 +32,7 @@ Point = tuple[float, ...]
 
 
 def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
-    """base + grace * reduction^k, but never farther apart than 15 % of the epochs after ``base``: the epochs at which
-    trials are compared. (Over recorded curves searches so needed a fifth fewer epochs, docs/decisions.md.)
+    """base + grace * reduction^k: the epochs at which trials are compared.
 
     The last one leaves at least a fifth of all epochs: stopping a trial at epoch 11 of 12 saves next to nothing and
     loses a point of the front.
@@ -41,12 +40,8 @@ def levels(base: int, grace: int, reduction: int, max_epochs: int) -> list[int]:
     found, step = [], grace
     while base + step <= 0.8 * max_epochs:
         found.append(base + step)
-        step = min(step * reduction, step + default_grace(base, max_epochs))
+        step *= reduction
     return found
-
-
-def default_grace(base: int, max_epochs: int) -> int:
-    return math.ceil(0.15 * (max_epochs - base))
 
 
 def start_of(spec, params: dict) -> int:
@@ -226,7 +221,7 @@ def first_rung_base(spec) -> int:
 def rung_levels(spec) -> list[int]:
     """Where trials of this search are compared. By default the first lies 15 % of the rest behind it."""
     base = first_rung_base(spec)
-    grace = spec.grace or default_grace(base, spec.max_epochs)
+    grace = spec.grace or math.ceil(0.15 * (spec.max_epochs - base))
     if spec.scheduler == "median":
         return list(range(base + grace, int(0.8 * spec.max_epochs) + 1))
     return levels(base, grace, spec.reduction, spec.max_epochs)
