@@ -74,6 +74,20 @@ def test_the_highest_budget_with_enough_values():
     assert known.budget(4, 21) == 1 and known.budget(21, 30) is None
 
 
+@pytest.mark.parametrize("valued, model", [(8, True), (7, False)])
+def test_a_model_starts_from_eight_values_at_one_budget(monkeypatch, valued, model):
+    """40 trials have a start of 10: here 14 have ended, but no budget holds 10 of them, as where starts vary."""
+    spec, history = spec_of(method="gairat", grace=None, trunk="none"), History(None)
+    late, early = {"lam": 1.0, "start": 0.9}, {"lam": 1.0, "start": 0.0}
+    for number in range(14):
+        history.append("start", number, params=late if number < valued else early, method="gairat")
+        for epoch in range(1, 13 if number < valued else 2):
+            history.append("epoch", number, metrics=metrics(epoch, {}))
+        history.append("end", number, state=FULL if number < valued else STOPPED)
+    monkeypatch.setattr("tuner.proposals.propose", lambda *args: "by a model")
+    assert (Proposer(spec, history, rungs_for(spec))._plan(14, knowledge(spec, history))() == "by a model") == model
+
+
 def test_running_trials_are_known_and_those_that_reached_the_budget_count():
     spec, history = spec_of(), History(None)
     trial(history, 0, {"beta": 2.0}, 12, FULL)

@@ -29,7 +29,6 @@ from tuner.rungs import Rungs, start_of
 from tuner.sampler import OWN_HISTORY, describe_sampler, make_sampler, model_kind, own_seed, quasi_random, start_trials
 from tuner.spec import SearchSpec
 
-
 # values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)
 ENOUGH = 8
 
