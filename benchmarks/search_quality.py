@@ -75,7 +75,7 @@ def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int
     return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget, "most": LONGER * budget,
             "seeds": seeds,
             "configurations": len(problem.params), "epochs": problem.epochs, "front_size": problem.front_size,
-            "parameters": len(problem.space.searched), "best_hypervolume": problem.best_hypervolume,
+            "parameters": len(problem.space.searched), "trunk": shares_burn_in(problem), "best_hypervolume": problem.best_hypervolume,
             "knowable": [most / problem.best_hypervolume for most in problem.knowable],
             **{f"epochs_to_{k}_median": float(m) if np.isfinite(m := np.median(v)) else None for k, v in to.items()},
             **{f"reached_{k}": int(np.isfinite(v).sum()) for k, v in to.items()},

@@ -50,8 +50,9 @@ def verdicts(rows: list[dict]) -> list[str]:
     of = {row["contender"]: row for row in rows}
     peers = [row for name, row in of.items() if not name.startswith("ours")]
     best = min(peers, key=lambda row: row["epochs_to_95_knowable_median"] or float("inf"))
-    aims = [(OURS, of.get(RANDOM), 5), (ALONE, best, 2), (OURS, best, 3)] if ALONE in of else [
-        (OURS, of.get(RANDOM), 5), (OURS, best, 2)]
+    shared = rows[0]["trunk"]
+    aims = [(OURS, of.get(RANDOM), 5), (ALONE if shared else OURS, best, 2), *([(OURS, best, 3)] if shared else [])]
+    wanted = {name for name, *_ in aims}
     lines = ["| wanted | measured |", "|---|---|"]
     for name, other, aim in aims:
         if name in of and other is not None:
@@ -67,6 +68,7 @@ def verdicts(rows: list[dict]) -> list[str]:
         if name in of:
             found = _below(of[name], peers)
             lines.append(f"| {name}: never below a peer from 10 % up, within the interval | {found} |")
+    lines += [f"| {name} | not run |" for name in (OURS, ALONE) if name in wanted - set(of)]
     return [*lines, ""]
 
 
