@@ -72,10 +72,10 @@ def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int
     to = {"95": [reached(c, 0.95 * problem.best_hypervolume) for c in curves],
           "95_knowable": [reached(c, 0.95 * most) for c, most in zip(curves, knowable)]}
     at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
-    return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget, "most": LONGER * budget,
-            "seeds": seeds,
-            "configurations": len(problem.params), "epochs": problem.epochs, "front_size": problem.front_size,
-            "parameters": len(problem.space.searched), "trunk": shares_burn_in(problem), "best_hypervolume": problem.best_hypervolume,
+    return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget,
+            "most": LONGER * budget, "seeds": seeds, "configurations": len(problem.params), "epochs": problem.epochs,
+            "front_size": problem.front_size, "parameters": len(problem.space.searched),
+            "trunk": shares_burn_in(problem), "best_hypervolume": problem.best_hypervolume,
             "knowable": [most / problem.best_hypervolume for most in problem.knowable],
             **{f"epochs_to_{k}_median": float(m) if np.isfinite(m := np.median(v)) else None for k, v in to.items()},
             **{f"reached_{k}": int(np.isfinite(v).sum()) for k, v in to.items()},

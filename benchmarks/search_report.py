@@ -20,9 +20,10 @@ over both seeds), as a share of the best hypervolume in the table. "Epochs" coun
 shared trunk once; what is shown is a mean with a 95 % bootstrap interval.
 
 "ours" is what `tuner search` does unasked (the trunk where no searched parameter acts before the start); the other
-lines leave out one of its parts. A search sees one seed's values, whose noise puts a wrong trial onto its front now and
-then: **knowable** is the share of the best hypervolume that is shown by whoever has trained every configuration under
-that seed. In brackets: how many searches got there; a median counts the others as never.
+lines leave out or replace one of its parts; `decisions.md` says why it is not further ahead. A search sees one seed's
+values, whose noise puts a wrong trial onto its front now and then: **knowable** is the share of the best hypervolume
+that is shown by whoever has trained every configuration under that seed. In brackets: how many searches got there; a
+median counts the others as never.
 """
 RANDOM, OURS, ALONE = "random, full budget", "ours", "ours, --no-trunk"
 
