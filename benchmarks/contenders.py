@@ -150,7 +150,7 @@ def contenders() -> dict:
         "Syne Tune MOASHA, grace_period=12": (partial(SyneTune, grace=12), False),
         "ours": (Ours, True),
         "ours, --no-trunk": (Ours, False),
-        "ours, --scheduler none": (lambda p, s: Ours(p, s, scheduler="none"), True),
-        "ours, --sampler tpe": (lambda p, s: Ours(p, s, sampler="tpe"), True),
-        "ours, --sampler random": (lambda p, s: Ours(p, s, sampler="random"), True),
+        "ours, --scheduler none": (partial(Ours, scheduler="none"), True),
+        "ours, --sampler tpe": (partial(Ours, sampler="tpe"), True),
+        "ours, --sampler random": (partial(Ours, sampler="random"), True),
     }

@@ -22,7 +22,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
+from benchmarks.replay import OBJECTIVES
+
 EPOCHS = 12
 
 

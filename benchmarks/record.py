@@ -2,7 +2,7 @@
 
     python -m benchmarks.record --method done --configs 120 done.jsonl
     python -m benchmarks.record --table benchmarks/curves.parquet srat.jsonl done.jsonl ...
-    python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/recording.parquet done.jsonl
+    python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/curves.parquet done.jsonl
 
 Rows: method, trial, seed, epoch, p/<hyperparameter>, the metrics, cost_s (training and evaluation of that epoch). The
 first command goes on where it stopped; the second makes the table that the benchmark reads; with such a table the third
