@@ -68,6 +68,11 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
         def step(self):
             return {**self.trainer.run_epoch(), "done": self.trainer.epoch >= EPOCHS}
 
+        def save_checkpoint(self, folder):  # Ray saves every trial at its end
+            import torch
+
+            torch.save(self.trainer.state_dict(), os.path.join(folder, "trainer.pt"))
+
     ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
     search = OptunaSearch(define_srat, metric=list(OBJECTIVES), mode=["max", "max"],
                           sampler=optuna.samplers.TPESampler(seed=seed))
@@ -75,6 +80,8 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
                           scheduler=ASHAScheduler(metric=OBJECTIVES[0], mode="max", max_t=EPOCHS))
     where = tune.RunConfig(storage_path=os.path.join(home, "ray"), verbose=0)
     results = tune.Tuner(tune.with_resources(Stock, {"cpu": 1}), tune_config=how, run_config=where).fit()
+    if results.num_errors:
+        raise RuntimeError(f"{results.num_errors} trials broke off: {results.errors[0]}")
     last = [r.metrics for r in results]
     points = [[m[o] for o in OBJECTIVES] for m in last]
     return {"hypervolume": hypervolume(points, [0, 0], [True, True]), "epochs": sum(m["epoch"] for m in last),
