@@ -3,11 +3,13 @@
     python -m benchmarks.record --method done --configs 120 done.jsonl
     python -m benchmarks.record --table benchmarks/curves.parquet srat.jsonl done.jsonl ...
     python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/curves.parquet done.jsonl
+    python -m benchmarks.record --data ../shared/data/cifar10 --part 1/8 cifar1.jsonl
 
 Rows: method, trial, seed, epoch, p/<hyperparameter>, the metrics, cost_s (training and evaluation of that epoch). The
 first command goes on where it stopped; the second makes the table that the benchmark reads; with such a table the third
-goes on on another machine. Digits with exp:10; epochs before a trial's start are trained once where trials share them
-(the trunk, to the bit what each would have trained).
+goes on on another machine. Digits, or a folder of Parquet files thinned to some images, with exp:10; `--part` is one of
+several processes that share a GPU, each with a home and a log of its own. Needs what `attack_speed` does. Epochs before
+a trial's start are trained once where trials share them (the trunk, to the bit what each would have trained).
 Both seeds train on the same images. Judged on `val` and on the images that exp:10 leaves over: a rare class has up to
 130 images then, not 28. With 28, and with other training images for the second seed, the noise of the worst class was
 three quarters of the spread between settings (measured), and hid what could be found.
@@ -24,12 +26,14 @@ from unittest.mock import patch
 import optuna
 import torch
 
+from benchmarks.synthetic import thinned
 from search_spaces.training import training_for
 from tuner.space import build_space
 
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
 # before the learning rate drops says much about the last one (rank correlation 0.1 to 0.4 over 30 settings, measured).
-KNOBS = {"passes": 2, "batch_size": 64, "lr": 0.1, "ema": 0.95, "attack_steps": 5, "eval_attack": 8}
+KNOBS = {"digits": {"passes": 2, "batch_size": 64, "lr": 0.1, "ema": 0.95, "attack_steps": 5, "eval_attack": 8},
+         "images": {"ema": 0.99}}
 METRICS = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess")
 
 
@@ -57,30 +61,34 @@ def judged_on_more(spec, home, device="cpu"):
     judged = torch.ones(len(labels), dtype=torch.bool)
     judged[splits.train.index] = False
     rows = judged.nonzero().flatten()
-    return replace(splits, val=Split(splits.val.base, rows, labels[rows]))
+    return replace(splits, val=Split(splits.val.base, rows.to(device), labels[rows].to(device)))
 
 
-def record(method: str, count: int, seeds: int, epochs: int, fix: dict, out: Path, home: str) -> None:
+def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None:
+    """Train what ``args`` asks for and ``out`` does not have; one JSON line per epoch."""
     from trainables.config import TrialConfig
     from trainables.loop import Diverged, Trainer
     from trainables.trunk import run_to_branch
 
-    torch.set_num_threads(1)
+    device, method = "cuda" if torch.cuda.is_available() else "cpu", args.method
+    if device == "cpu":
+        torch.set_num_threads(1)
+    mine, parts = map(int, args.part.split("/"))
     done = set()
     if out.exists():
         done = {(r["method"], r["trial"], r["seed"]) for r in map(json.loads, out.read_text().splitlines())}
-    knobs = asdict(training_for("digits", **KNOBS))
-    for number, params in enumerate(configurations(method, count, fix)):
-        for seed in range(seeds):
-            if (method, number, seed) in done:
+    knobs = asdict(training_for(dataset, **KNOBS.get(dataset, KNOBS["images"])))
+    for number, params in enumerate(configurations(method, args.configs, fix)):
+        for seed in range(args.seeds):
+            if (method, number, seed) in done or number % parts != mine - 1:
                 continue
-            config = TrialConfig(method, params, training=knobs, home=home, max_epochs=epochs, seed=seed, data_seed=0,
-                                 trunk="auto", trunk_from=1)
+            config = TrialConfig(method, params, knobs, dataset, home=args.home, max_epochs=args.epochs, seed=seed,
+                                 data_seed=0, trunk="auto", trunk_from=1)
             with patch("trainables.loop.open_splits", judged_on_more):
-                trainer = Trainer(config)
+                trainer = Trainer(config, device)
                 found = run_to_branch(trainer)
             try:
-                while len(found) < epochs:
+                while len(found) < args.epochs:
                     found.append(trainer.run_epoch())
             except Diverged as error:
                 print(method, number, seed, error)
@@ -116,6 +124,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--fix", action="append", default=[], help="KEY=VALUE")
+    parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet, instead of digits")
+    parser.add_argument("--images", type=int, default=10000, help="thin --data to so many before the imbalance")
+    parser.add_argument("--part", default="1/1", help="I/N: the I-th of N processes that share the configurations")
     parser.add_argument("--home", default="tuner-home")
     parser.add_argument("--table", type=Path, help="make this Parquet table of the logs; train nothing")
     parser.add_argument("--goes-on", type=Path, help="a table with rows of the method; its log is made from it")
@@ -127,7 +138,11 @@ def main() -> None:
         if args.goes_on and not args.logs[0].exists():
             unpack(args.goes_on, args.method, args.logs[0])
         fix = dict(f.split("=", 1) for f in args.fix)
-        record(args.method, args.configs, args.seeds, args.epochs, fix, args.logs[0], args.home)
+        dataset = "digits"
+        args.home = str(Path(args.home) / args.part.replace("/", "-of-"))
+        if args.data:
+            dataset = thinned(args.data, Path(args.home) / f"{args.data.name}-{args.images}", args.images)
+        record(args, dataset, fix, args.logs[0])
 
 
 if __name__ == "__main__":
