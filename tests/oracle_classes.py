@@ -65,7 +65,8 @@ def _averages(kind: str, inputs: dict, params: dict):
     for epoch, (values, acc) in enumerate(zip(inputs["epoch_weights"], inputs["valid_robust_class_acc"])):
         now = stats(k, epoch=epoch, val_robust=tensor(acc))
         method.end_epoch(now)
-        average.update(_Weights(values), method.average_decay(now))
+        if (decay := method.average_decay(now)) is not None:
+            average.update(_Weights(values), decay)
         row = {f"{kind}_param": average.model.param.clone(), f"{kind}_buffer": average.model.buffer.clone()}
         yield row | ({"fawa_started": bool(method.averaging)} if kind == "fawa" else {})
 

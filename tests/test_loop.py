@@ -307,3 +307,13 @@ def test_training_does_not_import_the_compiler(tmp_path):
             f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
             "sys.exit('torch._dynamo' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("params, averaged", [({"threshold": 0.3}, False), ({"average": "ema"}, True)])
+def test_a_weight_average_that_took_no_epoch_is_not_what_is_judged(config, params, averaged):
+    """CFA's gate, out of reach in three short epochs: the trained model counts, not that of the first epoch."""
+    gated, plain = (Trainer(replace(config, method="cfa", params=p)) for p in (params, {"average": "none"}))
+    last = [[t.run_epoch() for _ in range(3)][-1] for t in (gated, plain)]
+    assert (gated.final_model is not gated.model) == averaged
+    assert (last[0]["clean_acc"] == last[1]["clean_acc"]) != averaged
+    assert bool(gated.method.notes()) != averaged

@@ -245,7 +245,7 @@ class Method(nn.Module):
 
     def average_decay(self, stats: EpochStats) -> float | None:
         """Asked once per epoch after ``end_epoch``. Decay d of the epoch-wise weight average (avg <- d avg +
-        (1-d) model); 1 leaves it, 0 copies; None: no average."""
+        (1-d) model); 1 leaves it, 0 copies; None: no average (yet), so the model itself is judged."""
         return None
 
     @property

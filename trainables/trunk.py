@@ -117,7 +117,8 @@ class Branch:
             trainer.method.end_epoch(stats)
             if trainer.method.averages_epochs:
                 trainer.model.load_state_dict(self.store.read(stats.epoch + 1)["model"])
-                entry["metrics"].update(trainer._average(stats, None).metrics(trainer.splits.classes))
+                if judged := trainer._average(stats, None):
+                    entry["metrics"].update(judged.metrics(trainer.splits.classes))
         past = [{**entry["metrics"], "trunk": True} for entry in state["epochs"]]
         trainer.load_state_dict({**state, "method": trainer.method.state_dict(),
                                  "average": state["average"] if trainer.knobs.ema else None})

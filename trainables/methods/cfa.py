@@ -70,4 +70,11 @@ class Cfa(Method):
         return super().burn_in() if self.form == "at" else self.own_burn_in(average="none")  # TRADES / (1 + beta)
 
     def average_decay(self, stats: EpochStats) -> float | None:
-        return None if self.params.average == "none" else float(self.decay)
+        """None until an epoch has passed: the official code would judge an average that is still random."""
+        return float(self.decay) if self.averages_epochs and self.averaging else None
+
+    def notes(self) -> list[str]:
+        if not self.averages_epochs or self.averaging:
+            return []
+        return [f"no epoch reached threshold={self.params.threshold:g} on the worst class of val, so the weights were "
+                "not averaged"]
