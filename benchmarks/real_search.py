@@ -6,7 +6,8 @@ Both search SRAT's whole space on digits exp:10 from a cold start, a process and
 is `tuner search` as it comes (MLflow, study, checkpoints and all). Stock is what Ray Tune's pages show: OptunaSearch on
 both objectives, ASHAScheduler on the average one over the same 12 epochs, the same training code, nothing written but
 Ray's own files; its front is that of every trial's last values, stopped ones too, as OptunaSearch tells its study.
-Rounds alternate and differ in their seed, which also draws other images; hypervolume is on `val`, from 0.
+Rounds alternate and differ in their seed, which also draws other images; hypervolume is on `val`, from 0. Stock ends
+sooner, so what ours would have shown by then is given too.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
 
     from benchmarks.main_job import define_srat
     from search_spaces.training import training_for
+
     knobs = asdict(training_for("digits"))
 
     class Stock(tune.Trainable):
