@@ -15,9 +15,9 @@ Written by `python -m benchmarks.search_report benchmarks/results/search_quality
 `python -m benchmarks.search_quality --table benchmarks/curves.parquet --json ...` found; do not edit. Every contender
 searches the same recorded learning curves (digits, exp:10, small CNN with averaged weights; two training seeds on the
 same images; `benchmarks.record`) in simulated time, starts with the paper's setting and trains one seed; a proposal is
-answered by the nearest configuration that is unused. Scored is the front that a user would be shown, with its true values (the mean
-over both seeds), as a share of the best hypervolume in the table. "Epochs" counts every epoch trained, those of the
-shared trunk once; what is shown is a mean with a 95 % bootstrap interval.
+answered by the nearest configuration that is unused. Scored is the front that a user would be shown, with its true
+values (the mean over both seeds), as a share of the best hypervolume in the table. "Epochs" counts every epoch trained,
+those of the shared trunk once; what is shown is a mean with a 95 % bootstrap interval.
 
 "ours" is what `tuner search` does unasked (the trunk where no searched parameter acts before the start); the other
 lines leave out or replace one of its parts; `decisions.md` says why it is not further ahead. A search sees one seed's
