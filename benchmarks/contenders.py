@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import optuna
 
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
-from tuner.front import nondominated
+from tuner.front import Front, nondominated
 from tuner.history import FULL, STOPPED, History
 from tuner.proposals import Proposer
+from tuner.provisional import provisional
 from tuner.rungs import CONTINUE, Rungs, rungs_for
 from tuner.space import Space
 from tuner.spec import SearchSpec
@@ -122,6 +123,7 @@ class Ours(Contender):
 
     def report(self, job: Job, epoch: int, point) -> bool:
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
+        self.history.record(job.number).trunk_epochs = min(epoch, job.trunk)
         start = self.problem.start(job.config)
         return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
 
@@ -131,9 +133,9 @@ class Ours(Contender):
         self.proposer.tell(job.number, state, self.history.trials[job.number].last)
 
     def shown(self) -> list[tuple[int, int]]:
-        rows = self.history.rows(OBJECTIVES)
-        best = nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])
-        return [(self.configs[rows[i]["trial"]], rows[i]["epoch"]) for i in best]
+        early = provisional(self.history, OBJECTIVES)
+        front = early[1] if early else Front.of(self.history.rows(OBJECTIVES), OBJECTIVES)
+        return [(self.configs[row["trial"]], row["epoch"]) for row in front.rows]
 
 
 def contenders() -> dict:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from search_spaces import METHODS
 from search_spaces.param import Param, choice, loguniform, params_of, uniform
 from tuner.front import hypervolume, nondominated
+from tuner.provisional import ENOUGH
 from tuner.space import Space
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
@@ -128,11 +129,13 @@ def load(path: str) -> list[Problem]:
 
 @dataclass
 class Job:
-    """A trial in the simulation."""
+    """A trial in the simulation. ``trunk``: its epochs that the trunk has; ``free``: those trained by another."""
 
     number: int
     config: int
     epoch: int = 0
+    trunk: int = 0
+    free: int = 0
 
 
 class Contender:
@@ -157,41 +160,49 @@ class Contender:
 
 def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, workers: int, budget: int, seed: int,
            trunk: bool = False, level: float = 0.0, most: int = 0) -> list[tuple[int, float]]:
-    """Simulate a search that may train ``budget`` epochs: (epochs trained, true hypervolume shown) per trial end.
+    """Simulate a search that may train ``budget`` epochs: (epochs trained, true hypervolume shown), one per trial end
+    and one wherever else a provisional front changes.
 
     With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already. A search
     that has not shown ``level`` by then goes on until it has, or until ``most`` epochs.
     """
     contender, used, queue, curve = make(problem, seed), set(), [], []
     curves = problem.curves[:, seed % problem.curves.shape[1]]  # as in a search: one training seed for all trials
-    spent = shared = 0  # epochs trained, of them in the trunk
+    spent = shared = complete = 0  # epochs trained, of them in the trunk; trials of full budget
 
     def launch(now: float) -> None:
-        nonlocal spent, shared
+        nonlocal shared
         if len(used) == len(problem.params):
             return
         job = Job(len(used), problem.nearest(contender.propose(len(used)), used))
         used.add(job.config)
         contender.begin(job, problem.params[job.config])
-        start = problem.start(job.config) if trunk else 0
-        skip, shared = min(start, shared), max(start, shared)
-        spent -= skip
-        heapq.heappush(queue, (now + problem.cost[job.config] * max(0, 1 - skip), job.number, job, skip))
+        job.trunk = problem.start(job.config) if trunk else 0
+        job.free, shared = min(job.trunk, shared), max(job.trunk, shared)
+        heapq.heappush(queue, (now + (0.0 if job.free else problem.cost[job.config]), job.number, job))
+
+    def show(ended: bool) -> None:
+        front = [problem.true[c, e - 1].tolist() for c, e in contender.shown()]
+        value = hypervolume(front, [0, 0], [True, True])
+        if ended or value != (curve[-1][1] if curve else 0.0):
+            curve.append((spent, value))
 
     for _ in range(workers):
         launch(0.0)
     while queue and (spent < budget or (spent < most and not any(shown >= level for _, shown in curve))):
-        now, _, job, skip = heapq.heappop(queue)
+        now, _, job = heapq.heappop(queue)
         job.epoch += 1
-        spent += 1
+        spent += job.epoch > job.free
         point = curves[job.config, job.epoch - 1]
         go_on = contender.report(job, job.epoch, (float(point[0]), float(point[1])))
         if go_on and job.epoch < problem.epochs:
-            free = job.epoch < skip
-            heapq.heappush(queue, (now + (0.0 if free else problem.cost[job.config]), job.number, job, skip))
+            free = job.epoch < job.free
+            heapq.heappush(queue, (now + (0.0 if free else problem.cost[job.config]), job.number, job))
+            if complete < ENOUGH:  # a front may be provisional
+                show(ended=False)
             continue
         contender.end(job, job.epoch >= problem.epochs)
-        front = [problem.true[c, e - 1].tolist() for c, e in contender.shown()]
-        curve.append((spent, hypervolume(front, [0, 0], [True, True])))
+        complete += job.epoch >= problem.epochs
+        show(ended=True)
         launch(now)
     return curve

@@ -46,10 +46,11 @@ class TrialRecord:
     def last(self) -> dict:
         return self.epochs[-1] if self.epochs else {}
 
-    def row(self, objectives: Iterable[str]) -> dict:
-        """The trial as a row of the front, at its last epoch."""
-        values = {name: self.last.get(name) for name in (*objectives, "clean_acc")}
-        return {"trial": self.trial, "epoch": self.last.get("epoch", 0), **values, "params": self.params,
+    def row(self, objectives: Iterable[str], metrics: dict | None = None) -> dict:
+        """The trial as a row of the front, at its last epoch or with the ``metrics`` of another."""
+        metrics = self.last if metrics is None else metrics
+        values = {name: metrics.get(name) for name in (*objectives, "clean_acc")}
+        return {"trial": self.trial, "epoch": metrics.get("epoch", 0), **values, "params": self.params,
                 "method": self.method}
 
 

@@ -120,12 +120,12 @@ def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def front_table(front: Front, paper: dict | None, searched: tuple[str, ...]) -> Table:
+def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:
     """The front for the terminal; the paper's setting is marked, and added below when it is not on the front."""
     from rich.table import Table
 
     header, rows = front_cells(front, paper, searched)
-    table = Table(title=f"Pareto front on {SPLIT}" if front.rows else EMPTY)
+    table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
     for name in header:
         number = name in SHORT.values()
         table.add_column(name, justify="right" if number else "left", no_wrap=number)

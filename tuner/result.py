@@ -10,6 +10,7 @@ from typing import Any
 from tuner.front import Front
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home, UsageError, write_atomically
+from tuner.provisional import provisional
 from tuner.replicates import fell_off, running, trials_ended, wanted
 from tuner.spec import SearchSpec
 
@@ -65,8 +66,10 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
 
 
 def extras(spec: SearchSpec, history: History, front: Front) -> dict[str, Any]:
-    """What a search with several seeds or several methods has to say beside its front."""
+    """What a search under way, with several seeds or with several methods has to say beside its front."""
     found = {}
+    if early := provisional(history, spec.objectives, spec.goal):
+        found["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
     if spec.seeds > 1:
         found["seeds"] = spec.seeds
         found["replicates"] = {state: sum(r.state == state for r in history.replicates.values())

@@ -38,6 +38,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     folder, counts = home.search(result["search"]), result["trials"]
     console.print(front_table(best, result["paper"], spec.shown_space().searched))
     console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
+    _show_provisional(console, result, spec)
     lines = [
         *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
@@ -94,6 +95,18 @@ def _show_one_front(home: Home, name: str, spec, history) -> None:
     console.print(front_table(best, row["paper"], spec.shown_space().searched))
     for line in (gain(best, row["paper"]), *notes(row, spec.objectives)):
         console.print(line, highlight=False, soft_wrap=True)
+    _show_provisional(console, row, spec)
+
+
+def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
+    """What a search under way can show before enough trials have finished."""
+    from tuner.front import Front
+    from tuner.report import front_table
+
+    if early := found.get("provisional"):
+        title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
+        best = Front.of(early["front"], spec.objectives)
+        console.print(front_table(best, None, spec.shown_space().searched, title))
 
 
 def _show_overlay(over) -> None:

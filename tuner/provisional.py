@@ -1,0 +1,31 @@
+"""The front of a search that has hardly begun to finish: its trials, compared at one epoch that is not the last."""
+
+from __future__ import annotations
+
+from tuner.front import Front
+from tuner.history import FAILED, FULL, RUNNING, History
+
+ENOUGH = 4  # finished trials that a front needs to speak for itself
+
+
+def provisional(history: History, objectives: tuple[str, ...], goal=None) -> tuple[int, Front] | None:
+    """The latest epoch that ``ENOUGH`` trials have reached beyond the trunk, and their front at that epoch.
+
+    None where no trial is under way, where as many have finished their full budget, and where the front of those that
+    have is as large.
+    """
+    full = [t for t in history.with_state(FULL) if goal is None or goal.feasible(t.last)]
+    reached = sorted((t.epochs[-1]["epoch"] for t in _counted(history)), reverse=True)
+    if len(full) >= ENOUGH or len(reached) < ENOUGH or not history.with_state(RUNNING):
+        return None
+    epoch = reached[ENOUGH - 1]
+    at = [(t, next((m for m in t.epochs if m["epoch"] == epoch), None)) for t in _counted(history)]
+    rows = [t.row(objectives, m) for t, m in at if m and t.trunk_epochs < epoch and (goal is None or goal.feasible(m))]
+    front = Front.of(rows, objectives)
+    done = Front.of([t.row(objectives) for t in full], objectives)
+    return (epoch, front) if front.hypervolume > done.hypervolume else None
+
+
+def _counted(history: History) -> list:
+    """Trials that have an epoch of their own: what the trunk had is every trial's."""
+    return [t for t in history.trials.values() if t.state != FAILED and len(t.epochs) > t.trunk_epochs]
