@@ -15,17 +15,12 @@ def provisional(history: History, objectives: tuple[str, ...], goal=None) -> tup
     have is as large.
     """
     full = [t for t in history.with_state(FULL) if goal is None or goal.feasible(t.last)]
-    reached = sorted((t.epochs[-1]["epoch"] for t in _counted(history)), reverse=True)
-    if len(full) >= ENOUGH or len(reached) < ENOUGH or not history.with_state(RUNNING):
+    counted = [t for t in history.trials.values() if t.state != FAILED and len(t.epochs) > t.trunk_epochs]
+    if len(full) >= ENOUGH or len(counted) < ENOUGH or not history.with_state(RUNNING):
         return None
-    epoch = reached[ENOUGH - 1]
-    at = [(t, next((m for m in t.epochs if m["epoch"] == epoch), None)) for t in _counted(history)]
-    rows = [t.row(objectives, m) for t, m in at if m and t.trunk_epochs < epoch and (goal is None or goal.feasible(m))]
-    front = Front.of(rows, objectives)
-    done = Front.of([t.row(objectives) for t in full], objectives)
+    epoch = sorted((t.last["epoch"] for t in counted), reverse=True)[ENOUGH - 1]
+    # what the trunk had is every trial's, and says nothing about one
+    rows = [t.row(objectives, m) for t in counted for m in t.epochs
+            if m["epoch"] == epoch > t.trunk_epochs and (goal is None or goal.feasible(m))]
+    front, done = Front.of(rows, objectives), Front.of([t.row(objectives) for t in full], objectives)
     return (epoch, front) if front.hypervolume > done.hypervolume else None
-
-
-def _counted(history: History) -> list:
-    """Trials that have an epoch of their own: what the trunk had is every trial's."""
-    return [t for t in history.trials.values() if t.state != FAILED and len(t.epochs) > t.trunk_epochs]
