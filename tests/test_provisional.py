@@ -60,10 +60,19 @@ def test_it_makes_way_for_four_finished_trials_and_for_a_better_front_of_fewer()
     assert provisional(searched(curves=low, t0=FULL, **{f"t{n}": STOPPED for n in range(1, 5)}), OBJECTIVES) is None
 
 
+def test_a_front_without_hypervolume_is_better_than_none():
+    history = searched(curves=[[(0.1 * n, 0.0)] for n in range(5)])
+    assert [r["trial"] for r in provisional(history, OBJECTIVES)[1].rows] == [4]
+    history.append("end", 0, state=FULL)
+    assert provisional(history, OBJECTIVES) is None
+
+
 def test_constraints_hold_at_that_epoch():
     spec = SearchSpec(method="trades", constraint=("worst_class_robust_acc>=0.15",))
     _, front = provisional(searched(), OBJECTIVES, spec.goal)
     assert [r["trial"] for r in front.rows] == [0, 3]
+    nobody = SearchSpec(method="trades", constraint=("worst_class_robust_acc>=0.95",))
+    assert provisional(searched(), OBJECTIVES, nobody.goal) is None
 
 
 def test_tuner_front_shows_it_beside_the_empty_front(tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ ENOUGH = 4  # finished trials that a front needs to speak for itself
 def provisional(history: History, objectives: tuple[str, ...], goal=None) -> tuple[int, Front] | None:
     """The latest epoch that ``ENOUGH`` trials have reached beyond the trunk, and their front at that epoch.
 
-    None where no trial is under way, where as many have finished their full budget, and where the front of those that
+    None where no trial is under way, where as many have finished their full budget, and where the front of the few that
     have is as large.
     """
     full = [t for t in history.with_state(FULL) if goal is None or goal.feasible(t.last)]
@@ -23,4 +23,5 @@ def provisional(history: History, objectives: tuple[str, ...], goal=None) -> tup
     rows = [t.row(objectives, m) for t in counted for m in t.epochs
             if m["epoch"] == epoch > t.trunk_epochs and (goal is None or goal.feasible(m))]
     front, done = Front.of(rows, objectives), Front.of([t.row(objectives) for t in full], objectives)
-    return (epoch, front) if front.hypervolume > done.hypervolume else None
+    larger = front.hypervolume > done.hypervolume or (front.rows and not done.rows)
+    return (epoch, front) if larger else None
