@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, History
+from tuner.history import FAILED, RUNNING, History
 
 ENOUGH = 4  # finished trials that a front needs to speak for itself
 
@@ -14,14 +14,14 @@ def provisional(history: History, objectives: tuple[str, ...], goal=None) -> tup
     None where no trial is under way, where as many have finished their full budget, and where the front of the few that
     have is as large.
     """
-    full = [t for t in history.with_state(FULL) if goal is None or goal.feasible(t.last)]
+    done = history.rows(objectives, goal)
     counted = [t for t in history.trials.values() if t.state != FAILED and len(t.epochs) > t.trunk_epochs]
-    if len(full) >= ENOUGH or len(counted) < ENOUGH or not history.with_state(RUNNING):
+    if len(done) >= ENOUGH or len(counted) < ENOUGH or not history.with_state(RUNNING):
         return None
     epoch = sorted((t.last["epoch"] for t in counted), reverse=True)[ENOUGH - 1]
     # what the trunk had is every trial's, and says nothing about one
     rows = [t.row(objectives, m) for t in counted for m in t.epochs
             if m["epoch"] == epoch > t.trunk_epochs and (goal is None or goal.feasible(m))]
-    front, done = Front.of(rows, objectives), Front.of([t.row(objectives) for t in full], objectives)
-    larger = front.hypervolume > done.hypervolume or (front.rows and not done.rows)
+    front = Front.of(rows, objectives)
+    larger = front.hypervolume > Front.of(done, objectives).hypervolume or (front.rows and not done)
     return (epoch, front) if larger else None
