@@ -7,16 +7,17 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "Xu et al., To be Robust or to be Fair, ICML 2021, arXiv:2010.06121"
 SUMMARY = "class weights and radii by dual ascent on validation errors"
 _RADII = {"mode": ("remargin", "both")}
+_BOUND = {"mode": {"remargin": 0.07, "both": 0.07}}
 
 
 @dataclass(frozen=True)
 class Params:
-    mode: str = param("reweight", choice("reweight", "remargin", "both"), "what the dual variables move: loss weights, attack radii, both")
-    bound_clean: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of a class's clean error over the average (with radii: 0.07)")
-    bound_boundary: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of its boundary error, clean minus robust accuracy (with radii: 0.07)")
-    rate: float = param(0.05, loguniform(0.01, 0.2), "step of the dual ascent on the weights; theirs is halved every 40 epochs, ours is not", when={"mode": ("reweight", "both")})
+    mode: str = param("reweight", choice("reweight", "remargin", "both"), "what answers a class's boundary error: loss weights, attack radii, both (clean error: always weights)")
+    bound_clean: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of a class's clean error over the average (with radii: 0.07)", by=_BOUND)
+    bound_boundary: float = param(0.1, uniform(0.0, 0.15), "tolerated excess of its boundary error, clean minus robust accuracy (with radii: 0.07)", by=_BOUND)
+    rate: float = param(0.05, loguniform(0.01, 0.2), "step of the dual ascent on the weights; theirs is halved every 40 epochs, ours is not")
     margin_rate: float = param(0.2, loguniform(0.05, 0.5), "step of the dual ascent on the radii", when=_RADII)
-    limit: float = param(0.5, uniform(0.2, 1.0), "largest sum of the dual variables of the weights", when={"mode": ("reweight", "both")})
+    limit: float = param(0.5, uniform(0.2, 1.0), "largest sum of the dual variables of the weights")
     max_radius: float = param(3.0, uniform(1.0, 4.0), "largest factor on the radius", when=_RADII, searched=False)
     beta: float = param(1.5, loguniform(1.0, 6.0), "weight of the KL term", burn_in=True)
     start: float = param(0.5, uniform(0.0, 0.9), "fraction of the epochs trained as TRADES first (ours; the paper fine-tunes a finished robust model)")

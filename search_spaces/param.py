@@ -38,15 +38,16 @@ def choice(*values: Any) -> CategoricalDistribution:
 
 
 def param(default: Any, range_: BaseDistribution, doc: str, *, when: dict[str, tuple] | None = None,
-          searched: bool = True, burn_in: bool = False) -> Any:
+          by: dict[str, dict[Any, Any]] | None = None, searched: bool = True, burn_in: bool = False) -> Any:
     """A dataclass field that carries its own search range.
 
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
+    ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
     ``searched=False``: a search leaves it at its default unless a space file names it.
     ``burn_in=True``: it acts before the method's ``start`` too, so trials that differ in it share no trunk.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range_, "doc": doc, "when": when or {}, "searched": searched, "burn_in": burn_in})
+        "range": range_, "doc": doc, "when": when or {}, "by": by or {}, "searched": searched, "burn_in": burn_in})
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,19 @@ class Param:
     when: dict[str, tuple]
     searched: bool
     burn_in: bool
+    by: dict[str, dict[Any, Any]] = dataclasses.field(default_factory=dict)
 
     def active(self, values: dict[str, Any]) -> bool:
         """Whether the parameter exists beside these values of the others."""
         return all(values.get(name) in allowed for name, allowed in self.when.items())
+
+
+    def default_beside(self, values: dict[str, Any]) -> Any:
+        """The default beside these values of the others."""
+        for name, defaults in self.by.items():
+            if values.get(name) in defaults:
+                return defaults[values[name]]
+        return self.default
 
 
 def params_of(cls: type) -> dict[str, Param]:

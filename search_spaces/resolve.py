@@ -23,7 +23,7 @@ def resolve(method: str, values: dict[str, Any]) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     for name, param in params.items():
         if param.active(resolved):
-            resolved[name] = coerce(param, values[name]) if name in values else param.default
+            resolved[name] = coerce(param, values[name]) if name in values else param.default_beside(resolved)
         elif name in values:
             raise ValueError(f"{name} does not apply to method {method} unless {_condition(param, resolved)}")
     return resolved

@@ -27,10 +27,10 @@ class Training:
     attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", searched=False, burn_in=True)
     attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", searched=False, burn_in=True)
     eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", searched=False)
-    class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), sum over classes = K", searched=False, burn_in=True)
+    class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), mean 1 over the training images", searched=False, burn_in=True)
     label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", searched=False, burn_in=True)
     awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", searched=False, burn_in=True)
-    ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, which is then what is evaluated; 0 = off", searched=False, burn_in=True)
+    ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, less in the first steps; the average is then what is evaluated; 0 = off", searched=False, burn_in=True)
     precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, and on a CPU that has it for images above 16 pixels, else fp32", searched=False, burn_in=True)
     compile: str = param("off", choice("off", "on"), "torch.compile for the attack model, for long runs on a GPU; a first start takes a minute or more, later ones read torch's cache", searched=False, burn_in=True)
 

@@ -11,7 +11,7 @@ SUMMARY = "instance weights exp(-alpha * probability margin)"
 @dataclass(frozen=True)
 class Params:
     form: str = param("at", choice("at", "trades"), "plain base")
-    alpha: float = param(0.5, loguniform(0.1, 5.0), "sharpness of the weights (at: 0.5, trades: 2)")
+    alpha: float = param(0.5, loguniform(0.1, 5.0), "sharpness of the weights (at: 0.5, trades: 2)", by={"form": {"trades": 2.0}})
     beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)})
     detach: bool = param(False, choice(False, True), "no gradient through the weights (their code: it flows)", searched=False)
     weight_attack: bool = param(True, choice(True, False), "the attack maximises the weighted loss too, as in their code", searched=False)

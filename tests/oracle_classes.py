@@ -147,7 +147,7 @@ def run_faal(inputs, params):
 
 @oracle("frl")
 def run_frl(inputs, params):
-    modes = {"rw": ("reweight", 2.5), "rw_rm": ("both", 3.0)}
+    modes = {"rw": ("reweight", 2.5), "rm": ("remargin", 2.5), "rw_rm": ("both", 3.0)}
     if params["variant"] not in modes:
         raise Unknown(f"unknown variant {params['variant']!r}; known: {', '.join(modes)}")
     mode, largest = modes[params["variant"]]
@@ -192,6 +192,7 @@ def run_wat_validate(inputs, params):
     right = (adv.argmax(1) == y).double()
     found = stats(k, val_count=losses.class_sizes(y, k, torch.float64),
                   val_robust=losses.class_sums(right, y, k))
-    return {"nat_cost": wat.validation_cost(losses.class_sums(ce, y, k), seen),
-            "bndy_cost": wat.validation_cost(losses.class_sums(divergence, y, k), seen),
+    counts = torch.full((k,), seen / k, dtype=torch.float64)  # the authors divide as if validation were balanced
+    return {"nat_cost": wat.validation_cost(losses.class_sums(ce, y, k), counts),
+            "bndy_cost": wat.validation_cost(losses.class_sums(divergence, y, k), counts),
             "robust_acc": right.mean(), "class_robust_acc": found.val_robust_acc()}

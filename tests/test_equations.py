@@ -38,6 +38,35 @@ def test_wat_hedges_on_validation_losses_and_can_forget():
     close(method.expert_weights, 4 * torch.softmax(0.3 * (0.9 * cost[0] + cost[1]), 0))
 
 
+def test_wat_sees_the_mean_of_a_class_however_many_images_it_has():
+    """With an uneven validation the authors' N / C would hide a hard, rare class behind an easy, frequent one."""
+    method, stats = make("wat", beta=2.0), make_stats(0, val=(200, 100, 50, 20))
+    method.end_epoch(stats)
+    means = stats.val_ce / stats.val_count + 2 * stats.val_kl / stats.val_count
+    close(method.total_cost[:4], means)
+    close(method.total_cost[4], (stats.val_ce + 2 * stats.val_kl).sum() / 370)
+
+
+def test_frl_remargin_weighs_the_clean_error_and_widens_radii():
+    """frlrm.py of the authors: dual variables of the clean error and of the radii, none of boundary weights."""
+    method = make("frl", mode="remargin", rate=0.1, margin_rate=0.2)
+    assert method.params.bound_clean == method.params.bound_boundary == 0.07 and make("frl").params.bound_clean == 0.1
+    method.update(t(0.1, 0.3, 0.5, 0.5), t(0.2, 0.1, 0.1, 0.4), t(0.3).squeeze(), t(0.2).squeeze())
+    close(method.lam_clean, [0.0, 0.0, 0.013, 0.013])
+    close(method.lam_boundary, [0.0] * 4)
+    close(method.lam_remargin, [-0.014, -0.034, -0.034, 0.026])
+
+
+def test_faal_per_class_leaves_little_to_missing_classes():
+    """All margins alike and negative: times class sizes a missing class gains most, as it is it gains least."""
+    y = [0] * 5 + [1] * 3
+    logits = torch.nn.functional.one_hot(torch.tensor(y), 4).double()
+    published, ours = (m.class_weights(make_batch(m, y, logits=logits))
+                       for m in (make("faal"), make("faal", per_class=True)))
+    assert published[2] > 0.25 > published[0]
+    assert ours[2] < 0.25 < ours[0]
+
+
 def test_cfa_average_takes_an_epoch_exactly_at_the_threshold():
     method, stats = make("cfa", threshold=0.25, decay=0.9), make_stats(0)
 
@@ -70,7 +99,7 @@ def test_frl_reads_clean_and_boundary_errors():
     method.end_epoch(stats)
     clean, robust = stats.val_clean / 20, stats.val_robust / 20
     boundary = clean - robust
-    close(method.lam_clean, (0.1 * ((1 - clean) - (1 - clean).mean() - 0.1)).clamp(min=0))
+    close(method.lam_clean, (0.1 * ((1 - clean) - (1 - clean).mean() - 0.07)).clamp(min=0))
     close(method.lam_boundary, (0.2 * (boundary - boundary.mean())).clamp(min=0))
     close(method.lam_remargin, 0.2 * (boundary - boundary.mean()))
     assert method.lam_clean.max() > 0 and method.lam_boundary.max() > 0
@@ -148,8 +177,10 @@ def test_robal_margins_and_prior():
     shifted = here.logits_adv + (1.2 * (t(*COUNTS) / sum(COUNTS)).log())
     margins = robal.count_margins(t(*COUNTS), 0.1, 0.3, 10.0)
     shifted = shifted.scatter_add(1, here.y[:, None], -10 * margins[here.y][:, None])
-    want = losses.cross_entropy(shifted, here.y).mean() + 6 * losses.kl(here.logits, here.logits_adv).mean()
+    cosines = here.logits / 10, here.logits_adv / 10  # the authors' head has scale 1 in training, their CE has s
+    want = losses.cross_entropy(shifted, here.y).mean() + 6 * losses.kl(*cosines).mean()
     close(method(here), want)
+    close(method.inner_loss(here.logits_adv, here.y, None), losses.cross_entropy(cosines[1], here.y))
     assert method.head == "cosine"
 
 
@@ -187,8 +218,10 @@ def test_weights_of_mean_one():
 
 def test_shared_class_weights():
     counts = torch.tensor([90, 10])
-    close(class_weights("inverse", counts), [0.2, 1.8])
-    close(class_weights("effective", counts), effective_number(counts, 1e-4))
+    close(class_weights("inverse", counts), [5 / 9, 5.0])  # 1/n, mean 1 over the 100 images
+    effective, shared = effective_number(counts, 1e-4), class_weights("effective", counts)
+    close(shared[1] / shared[0], effective[1] / effective[0])
+    close((counts * shared).sum(), 100.0)
     assert class_weights("none", counts) is None
     with pytest.raises(ValueError, match="class_weights=inverse needs training images of every class"):
         class_weights("inverse", torch.tensor([3, 0]))

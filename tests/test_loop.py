@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 
 from search_spaces.training import training_for
 from trainables.attack import pgd, start_point
+from trainables.averages import warmed_up
 from trainables.batches import Batches
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -307,6 +308,38 @@ def test_training_does_not_import_the_compiler(tmp_path):
             f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
             "sys.exit('torch._dynamo' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_the_average_forgets_the_random_weights_at_once(config):
+    """min(decay, (1 + t) / (10 + t)) for step t, by hand over one epoch's steps."""
+    assert [warmed_up(0.9, t) for t in (0, 8, 80, 81)] == [0.1, 0.5, 0.9, 0.9]
+    trainer = Trainer(replace(config, training={**config.training, "ema": 0.999}))
+    seen, step = [weights(trainer)], trainer._step
+    trainer._step = lambda *a: (step(*a), seen.append(weights(trainer)))[0]
+    trainer.run_epoch()
+    average = seen[0]
+    for t, now in enumerate(seen[1:]):
+        average = average + (1 - (1 + t) / (10 + t)) * (now - average)
+    found = torch.cat([p.flatten() for p in trainer.average.model.parameters()])
+    torch.testing.assert_close(found, average)
+
+
+def test_two_averages_are_refused(config):
+    with pytest.raises(ValueError, match="cfa with average=fawa keeps a weight average of its own, so ema must be 0"):
+        Trainer(replace(config, method="cfa", training={**config.training, "ema": 0.9}))
+
+
+@pytest.mark.parametrize("method, follows", [("cfa", False), ("dafa", True)])
+def test_whose_step_follows_the_radius(config, monkeypatch, method, follows):
+    """CFA's authors keep the step of 2/255 where a class's radius shrinks, DAFA's scale it."""
+    trainer, seen = Trainer(replace(config, method=method)), {}
+    trainer.method.eps_scale = lambda y: 0.5 + y / 10
+    monkeypatch.setattr("trainables.loop.pgd", lambda *a, **k: (seen.update(k), pgd(*a, **k))[1])
+    trainer.run_epoch()
+    eps, step = trainer.knobs.eps, trainer.knobs.step_size
+    ratio = torch.as_tensor(seen["step"]) / seen["eps"]
+    assert torch.allclose(ratio, torch.tensor(step)) == follows
+    assert follows or seen["step"] == step * eps
 
 
 @pytest.mark.parametrize("params, averaged", [({"threshold": 0.3}, False), ({"average": "ema"}, True)])

@@ -23,6 +23,7 @@ from tests.method_batches import (
     trained,
 )
 from trainables.method import start_epoch
+from tuner.space import build_space
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,20 @@ def test_every_line_of_a_space_is_sound(name):
         assert param.doc
         for other, allowed in param.when.items():
             assert set(allowed) <= set(seen[other].range.choices)
+        for other, defaults in param.by.items():
+            assert set(defaults) <= set(seen[other].range.choices)
+            assert all(coerce(param, value) == value for value in defaults.values())
         seen[key] = param
+
+
+@pytest.mark.parametrize("name, fix, paper", [
+    ("mail", {"form": "trades"}, {"slope": 2.0, "bias": 0.0, "beta": 5.0}), ("mail", {"form": "at"}, {"slope": 10.0}),
+    ("wmmr", {"form": "trades"}, {"alpha": 2.0}), ("frl", {"mode": "both"}, {"bound_clean": 0.07})])
+def test_a_fixed_form_has_its_own_published_defaults(name, fix, paper):
+    """The first trial of a search and a method built by hand: what the paper sets for that form (field.md)."""
+    first = build_space(name, fix=fix, space={}).default()
+    assert {k: first[k] for k in paper} == paper
+    assert resolve(name, fix) == first
 
 
 @pytest.mark.parametrize("name", METHODS)

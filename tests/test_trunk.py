@@ -113,11 +113,6 @@ def test_every_method_has_a_row_or_acts_from_the_first_epoch(config):
         assert replace(config, method=name, params={}).branch_epoch() == 0
 
 
-def test_two_averages_cannot_come_from_a_trunk(config):
-    trainer = Trainer(replace(config, method="cfa", params={"start": 0.3}, training={**config.training, "ema": 0.9}))
-    assert open_branch(trainer) is None and run_to_branch(trainer) == []
-
-
 def test_own_checkpoint_goes_before_the_trunk(config, tmp_path):
     alone, first = Trainer(replace(config, trunk="none")), Trainer(config)
     run_to_branch(first)

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainables.apgd import apgd_targeted
 from trainables.attack import pgd, start_point
 from trainables.augment import augment
-from trainables.averages import WeightAverage, perturbed_weights
+from trainables.averages import WeightAverage, perturbed_weights, warmed_up
 from trainables.batches import Batches
 from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
@@ -46,6 +46,9 @@ class Trainer:
         self.task = Task(counts, config.max_epochs, self.knobs.eps, self.knobs.attack_steps)
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.params, self.task).to(self.device)
+        if self.knobs.ema and self.method.averages_epochs:
+            raise ValueError(f"{config.method} with average={self.method.params.average} keeps a weight average of its "
+                             "own, so ema must be 0")
         self.model = build_model(config.model, self.classes, self.splits.shape, head=head or self.method.head,
                                  mean=self.splits.mean, std=self.splits.std).to(self.device)
         self.model.to(memory_format=torch.channels_last)
@@ -73,7 +76,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {self.epoch + 1}")
         trained = time.perf_counter()
-        result = self._judge(self.average.model if self.average and self.knobs.ema else self.model)
+        result = self._judge(self.average.model if self.knobs.ema else self.model)
         self.stats = stats = self._stats(totals, result)
         self.method.end_epoch(stats)
         result = self._average(stats, result)
@@ -93,6 +96,8 @@ class Trainer:
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
             self.optimizer.lr = self.learning_rate(self.epoch + i / len(self.batches))
             batch, loss = self._step(rows, generator)
+            if self.knobs.ema:
+                self.average.update(self.model, warmed_up(self.knobs.ema, self.epoch * len(self.batches) + i))
             self._count(totals, batch, loss)
         return totals
 
@@ -121,8 +126,6 @@ class Trainer:
                 torch._foreach_sub_([w for w, _ in moves], [m for _, m in moves])
         self.optimizer.step()
         self.method.end_step(batch)
-        if self.average and self.knobs.ema:
-            self.average.update(self.model, self.knobs.ema)
         return batch, loss.detach()
 
     def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -134,8 +137,9 @@ class Trainer:
             return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets,
                                  x_start=begin)
         losses = {**ATTACK_LOSSES, "inner": lambda z, t: self.method.inner_loss(z, t, clean)}
-        return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=attack.step * eps, steps=attack.steps,
-                   x_start=begin, stop_after=attack.stop_after)
+        step = attack.step * (eps if self.method.steps_with_radius else self.knobs.eps)
+        return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=step, steps=attack.steps, x_start=begin,
+                   stop_after=attack.stop_after)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
         adversaries = []

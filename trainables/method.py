@@ -168,6 +168,7 @@ class Method(nn.Module):
     head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are 10 * cosine
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
     needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
+    steps_with_radius = True  # the attack's step is a fraction of each sample's own radius; False: of eps
     needs_every_class = False  # True: the equation divides by, or takes the logarithm of, class counts
     form = "at"  # the plain loss underneath: "at", "trades" or "mart"; a parameter ``form`` overrides it
 

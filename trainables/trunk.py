@@ -165,8 +165,6 @@ def open_branch(trainer: Trainer) -> Branch | None:
     """The way to the trial's branch point; None for a trial that trains alone or is past it already."""
     if trainer.epoch or not trainer.config.branch_epoch():
         return None
-    if trainer.method.averages_epochs and trainer.knobs.ema:
-        return None  # two averages of the same weights, per step and per epoch: not to be had from a trunk
     return Branch(trainer)
 
 

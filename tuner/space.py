@@ -25,22 +25,24 @@ class Space:
 
     def default(self) -> dict[str, Any]:
         """The paper's setting (with what the user fixed): the first trial of every search."""
-        return self.resolve(lambda param: param.default)
+        return self.resolve(None)
 
     def sample(self, trial) -> dict[str, Any]:
         """What an Optuna trial proposes, conditional parameters only where their condition holds."""
         return self.resolve(lambda param: _suggest(trial, param))
 
     def resolve(self, propose) -> dict[str, Any]:
-        """Every active parameter: fixed, else ``propose(param)`` if it is searched, else its default."""
+        """Every active parameter: fixed, else ``propose(param)`` if it is searched (and asked for), else its default."""
         values: dict[str, Any] = {}
         for name, param in self.params.items():
-            if not param.active({**self.fixed, **values}):
+            settled = {**self.fixed, **values}
+            if not param.active(settled):
                 continue
             if name in self.fixed:
                 values[name] = self.fixed[name]
             else:
-                values[name] = propose(param) if name in self.searched else param.default
+                asked = propose and name in self.searched
+                values[name] = propose(param) if asked else param.default_beside(settled)
         return values
 
     def at(self, point) -> dict[str, Any]:

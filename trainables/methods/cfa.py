@@ -23,8 +23,10 @@ def mixing(beta: Tensor) -> Tensor:
 class Cfa(Method):
     """trades: mean[(1 - b_y) CE(x) + b_y KL], b_y = beta_y / (1 + beta_y), so plain TRADES / (1 + beta)
     before ``start``; at: mean CE(x'), where only the radius changes. Note the sign: easy classes get the
-    larger radius, opposite to DAFA.
+    larger radius, opposite to DAFA; the attack's step stays, as in the authors' code.
     """
+
+    steps_with_radius = False
 
     def __init__(self, params, task):
         super().__init__(params, task)

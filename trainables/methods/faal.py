@@ -50,14 +50,17 @@ def worst_case_weights(gains: Tensor, radius: float) -> Tensor:
 class Faal(Method):
     """(K/B) sum_i p_{y_i} L_i, p from the batch's class margins times class sizes; weights carry no gradient.
 
-    Batch frequency enters twice, in the solver's objective and in the sum, as in the authors' code.
+    Batch frequency enters twice, in the solver's objective and in the sum, as in the authors' code; with
+    ``per_class`` in the sum alone.
     """
 
     def class_weights(self, batch: Batch) -> Tensor:
         """(K,) p, sum 1."""
         classes = batch.logits_adv.shape[1]
         margins = class_margins(batch.logits_adv, batch.y)
-        return worst_case_weights(margins * class_sizes(batch.y, classes, torch.float64), self.params.radius)
+        if not self.params.per_class:
+            margins = margins * class_sizes(batch.y, classes, torch.float64)
+        return worst_case_weights(margins, self.params.radius)
 
     def forward(self, batch: Batch):
         if not self.started(batch.epoch):

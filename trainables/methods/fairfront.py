@@ -1,8 +1,8 @@
 """Fairfront, ours: sum_i v_i [CE-type_i + beta Reg_i] with v_i an instance weight times a class weight,
 radius eps * e_y.
 
-Its corners are the published methods; tests/test_fairfront.py lists which setting gives which, loss and
-gradient. Class-level state lives in the published methods themselves, held as parts, so that there is one
+Its corners are the published methods; tests/test_fairfront.py lists which setting gives which: loss, gradient,
+radius, state. The attack is always the plain base's: WMMR's corner is WMMR without its weighted attack. Class-level state lives in the published methods themselves, held as parts, so that there is one
 place where each is computed.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import method_space
+from search_spaces.param import params_of
 from trainables.class_weights import data_mean, require_every_class
 from trainables.losses import to_mean_one
 from trainables.method import Batch, EpochStats, Method
@@ -33,7 +34,8 @@ EFFECTIVE = 1e-4  # 1 - beta of the effective number
 
 def part(method: type[Method], task, **values) -> Method:
     """A published method with some parameters set, to be used for its state."""
-    return method(method_space(method.__name__.lower()).Params(**values), task)
+    space = method_space(method.__name__.lower()).Params
+    return method(space(**{n: values.get(n, p.default_beside(values)) for n, p in params_of(space).items()}), task)
 
 
 def on_terms(weights: Tensor, where: str) -> tuple[Tensor, Tensor]:
@@ -59,8 +61,10 @@ class Fairfront(Method):
             self.parts["wat"] = part(Wat, task, eta=p.eta, beta=p.beta)
         if p.class_weight == "ball":
             self.parts["faal"] = part(Faal, task, radius=p.ball, form=p.form, **shared)
-        if p.class_beta or p.class_radius == "accuracy":
-            self.parts["cfa"] = part(Cfa, task, lambda_2=p.beta_base, average="none", **shared)
+        if p.class_beta or p.class_radius == "accuracy" or p.average == "fawa":
+            self.parts["cfa"] = part(Cfa, task, lambda_2=p.beta_base, average=p.average, decay=p.decay,
+                                     threshold=p.threshold, **shared)
+        self.steps_with_radius = p.class_radius != "accuracy"
         self.parts["bsl"] = part(Bsl, task, strength=p.logit_prior)
         self.needs_val_losses = p.class_weight == "hedge"
         counts = task.class_counts.double()
@@ -75,7 +79,15 @@ class Fairfront(Method):
             method.end_epoch(stats)
 
     def burn_in(self):
-        return self.own_burn_in() if self.params.separation else super().burn_in()
+        p = self.params
+        return self.own_burn_in(average="none") if p.separation or p.class_beta else super().burn_in()
+
+    @property
+    def averages_epochs(self) -> bool:
+        return self.params.average == "fawa"
+
+    def average_decay(self, stats: EpochStats) -> float | None:
+        return self.parts["cfa"].average_decay(stats) if self.averages_epochs else None
 
     def notes(self) -> list[str]:
         return [note for method in self.parts.values() for note in method.notes()]
@@ -96,11 +108,13 @@ class Fairfront(Method):
         return batch.cross_entropy(shifted), None
 
     def instance_weights(self, batch: Batch) -> Tensor:
-        """(B,) without gradient."""
-        p, z = self.params, batch.logits_adv.detach()
+        """(B,) without gradient, but for WMMR's as published (``detach=False``)."""
+        p, z = self.params, batch.logits_adv
+        if p.detach or p.instance != "exponential":
+            z = z.detach()
         match p.instance:
             case "geometry":
-                return geometry_weights(batch.survived, self.task.attack_steps, p.lam, "tanh")
+                return geometry_weights(batch.survived, self.task.attack_steps, p.lam, p.func)
             case "sigmoid":
                 return margin_weights(z, batch.y, p.slope, p.bias)
             case "exponential":
@@ -131,20 +145,27 @@ class Fairfront(Method):
 
     def forward(self, batch: Batch):
         p = self.params
-        loss = self._weighted(batch) if self.started(batch.epoch) else self.reduce(batch)
+        ones = torch.ones(len(batch.y), device=batch.y.device)
+        weights = self.weights(batch) if self.started(batch.epoch) else (ones, ones)
+        loss = self._weighted(batch, *weights)
         if p.separation:
             loss = loss + p.sep_weight * separation_loss(batch.features_adv, batch.y, p.temperature)
         return loss
 
-    def _weighted(self, batch: Batch) -> Tensor:
-        main, regulariser = self.terms(batch)
-        where = self.params.instance_on if regulariser is not None else "both"
+    def weights(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) for the main term and (B,) for the regulariser: instance weight times class weight."""
+        where = self.params.instance_on if self.form != "at" else "both"
         instance = on_terms(self.instance_weights(batch), where)
-        by_class = self.class_weights(batch)
-        main_weights, reg_weights = (a * b for a, b in zip(instance, by_class))
+        main, regulariser = (a * b for a, b in zip(instance, self.class_weights(batch)))
+        return main, regulariser
+
+    def _weighted(self, batch: Batch, main_weights: Tensor, reg_weights: Tensor) -> Tensor:
+        main, regulariser = self.terms(batch)
+        free = {"detach": self.params.detach}
         if regulariser is None:
-            return batch.mean(main, main_weights)
-        if self.params.class_beta:
+            return batch.mean(main, main_weights, **free)
+        if self.params.class_beta:  # before the start too: CFA's burn-in is TRADES / (1 + beta)
             share = self.parts["cfa"].class_beta()[batch.y]
-            return batch.mean(main, (1 - share) * main_weights) + batch.mean(regulariser, share * reg_weights)
-        return batch.mean(main, main_weights) + self.params.beta * batch.mean(regulariser, reg_weights)
+            return (batch.mean(main, (1 - share) * main_weights, **free)
+                    + batch.mean(regulariser, share * reg_weights, **free))
+        return batch.mean(main, main_weights, **free) + self.params.beta * batch.mean(regulariser, reg_weights, **free)

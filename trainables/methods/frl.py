@@ -30,7 +30,8 @@ def radius_of(lam: Tensor, largest: float) -> Tensor:
 class Frl(Method):
     """mean W_y CE(x) + beta * mean V_y KL, with W_y and V_y scaled to mean 1 in each batch.
 
-    Only the weights' dual variables are clamped and limited, as in the authors' code. Their attack with radii
+    Remargin moves the weights of the clean error and, in place of those of the boundary error, the radii. Only the
+    weights' dual variables are clamped and limited, as in the authors' code. Their attack with radii
     steps by a quarter of the batch's largest radius; ours by the same fraction of each sample's own radius as
     everywhere.
     """
@@ -49,8 +50,8 @@ class Frl(Method):
         p = self.params
         clean_gap = clean_error - mean_clean - p.bound_clean
         boundary_gap = boundary_error - mean_boundary - p.bound_boundary
+        self.lam_clean.copy_(ascend(self.lam_clean, clean_gap, p.rate, p.limit))
         if p.mode != "remargin":
-            self.lam_clean.copy_(ascend(self.lam_clean, clean_gap, p.rate, p.limit))
             self.lam_boundary.copy_(ascend(self.lam_boundary, boundary_gap, 2 * p.rate, p.limit))
         if p.mode != "reweight":
             self.lam_remargin += p.margin_rate * boundary_gap

@@ -8,12 +8,14 @@ from torch import Tensor
 from trainables.method import Batch, EpochStats, Method
 
 
-def validation_cost(sums: Tensor, seen: float | Tensor) -> Tensor:
-    """(C+1,) cost of each expert from per-class sums (C,) of a validation loss over ``seen`` images.
+def validation_cost(sums: Tensor, counts: Tensor) -> Tensor:
+    """(C+1,) cost of each expert from per-class sums (C,) of a validation loss and its images per class (C,).
 
-    cost_c = C * sums_c / seen, the class mean if validation is balanced; last entry: the plain mean.
+    cost_c is the class mean; last entry: the plain mean. The authors divide by N / C, which is the same for a balanced
+    validation; otherwise it would favour frequent classes.
     """
-    return torch.cat([len(sums) * sums, sums.sum()[None]]) / seen
+    means = sums / counts.clamp(min=1)
+    return torch.cat([means, (sums.sum() / counts.sum())[None]])
 
 
 def hedge_weights(total_cost: Tensor, eta: float) -> Tensor:
@@ -39,7 +41,7 @@ class Wat(Method):
         self.expert_weights.copy_(hedge_weights(self.total_cost, self.params.eta))
 
     def end_epoch(self, stats: EpochStats) -> None:
-        self.update(validation_cost(stats.val_ce + self.params.beta * stats.val_kl, stats.val_count.sum()))
+        self.update(validation_cost(stats.val_ce + self.params.beta * stats.val_kl, stats.val_count))
 
     def forward(self, batch: Batch):
         weights = self.expert_weights[batch.y] + self.expert_weights[-1]
