@@ -41,6 +41,7 @@ CASES = [
     ("fairfront", {"class_weight": "hedge", "form": "trades"}, "trades", 3),
     ("fairfront", {"class_weight": "dual", "class_radius": "similarity"}, "at", 3),
     ("fairfront", {"class_radius": "accuracy", "separation": True}, "fairfront", 3),
+    ("fairfront", {"form": "trades", "class_beta": True, "average": "fawa", "threshold": 0.05}, "fairfront", 3),
 ]
 
 

@@ -137,7 +137,7 @@ class Trainer:
             return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets,
                                  x_start=begin)
         losses = {**ATTACK_LOSSES, "inner": lambda z, t: self.method.inner_loss(z, t, clean)}
-        step = attack.step * (eps if self.method.steps_with_radius else self.knobs.eps)
+        step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.knobs.eps))
         return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=step, steps=attack.steps, x_start=begin,
                    stop_after=attack.stop_after)
 

@@ -2,8 +2,8 @@
 radius eps * e_y.
 
 Its corners are the published methods; tests/test_fairfront.py lists which setting gives which: loss, gradient,
-radius, state. The attack is always the plain base's: WMMR's corner is WMMR without its weighted attack. Class-level state lives in the published methods themselves, held as parts, so that there is one
-place where each is computed.
+radius, state. The attack is always the plain base's: WMMR's corner is WMMR without its weighted attack. Class-level
+state lives in the published methods themselves, held as parts, so that there is one place where each is computed.
 """
 
 from __future__ import annotations

@@ -41,4 +41,5 @@ class Robal(Method):
     def forward(self, batch: Batch):
         z = batch.logits_adv
         shifted = ldam_logits(z, batch.y, SCALE * self.margins, 1.0) + self.prior.to(z.dtype)
-        return batch.mean(batch.cross_entropy(shifted)) + self.params.beta * batch.mean(kl(batch.logits / SCALE, z / SCALE))
+        divergence = kl(batch.logits / SCALE, z / SCALE)
+        return batch.mean(batch.cross_entropy(shifted)) + self.params.beta * batch.mean(divergence)
