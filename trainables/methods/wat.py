@@ -25,7 +25,7 @@ def hedge_weights(total_cost: Tensor, eta: float) -> Tensor:
 
 class Wat(Method):
     """mean v_y L + v_C mean L with L = CE(x) + beta KL; before the first validation every v is 1, as
-    published."""
+    published. Validation's KL is that of the evaluation's CE-PGD example; the authors attack with TRADES' KL."""
 
     form = "trades"
     needs_val_losses = True
