@@ -98,8 +98,9 @@ def coerce(param: Param, value: Any) -> Any:
     dist = param.range
     problem = ValueError(f"{param.name}={value!r} is not allowed; {param.name} takes {describe(dist)}")
     if isinstance(dist, CategoricalDistribution):
+        words = {str(value).lower(), *(["on" if value else "off"] if isinstance(value, bool) else [])}  # YAML's booleans
         for allowed in dist.choices:
-            if value is allowed or str(value).lower() == str(allowed).lower():
+            if str(allowed).lower() in words:
                 return allowed
         raise problem
     try:

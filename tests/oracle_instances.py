@@ -5,8 +5,6 @@ Everything is derived from the case; the functions under test are those that tra
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -68,17 +66,10 @@ def run_gairat_schedule(inputs, params):
                                         switch) for epoch in inputs["epoch_1based"]]}
 
 
-def _ratio(factor: float) -> float:
-    """The ratio whose reciprocal is ``factor`` to the last bit, where there is one: counts are truncated
-    products."""
-    near = (1 / factor, math.nextafter(1 / factor, 0), math.nextafter(1 / factor, math.inf))
-    return next((r for r in near if 1 / r == factor), near[0])
-
-
 @oracle("imbalance")
 def run_imbalance(inputs, params):
     k = params["num_classes"]
-    counts = class_counts(params["total_samples"] / k, k, params["type"], _ratio(params["factor"]))
+    counts = class_counts(params["total_samples"] / k, k, params["type"], params["factor"])
     if "targets" not in inputs:
         return {"class_counts": counts}
     targets = labels(inputs["targets"]).numpy()

@@ -31,7 +31,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 @pytest.mark.parametrize("case", ORACLE["cases"], ids=lambda case: case["name"])
 def test_counts_and_thinning_equal_the_published_code(case):
     p = case["params"]
-    counts = class_counts(p["total_samples"] / p["num_classes"], p["num_classes"], p["type"], 1 / p["factor"])
+    counts = class_counts(p["total_samples"] / p["num_classes"], p["num_classes"], p["type"], p["factor"])
     assert counts == case["outputs"]["class_counts"]
     if "selected_indices" in case["outputs"]:
         assert thin(np.array(case["inputs"]["targets"]), counts,
@@ -39,9 +39,17 @@ def test_counts_and_thinning_equal_the_published_code(case):
 
 
 def test_an_odd_number_of_classes_keeps_them_all():
-    assert class_counts(100, 5, "step", 10) == [100, 100, 10, 10, 10]
+    assert class_counts(100, 5, "step", 0.1) == [100, 100, 10, 10, 10]
     assert class_counts(100, 3, "none", 1) == [100, 100, 100]
-    assert class_counts(100, 1, "exp", 10) == [100]
+    assert class_counts(100, 1, "exp", 0.1) == [100]
+
+
+@pytest.mark.parametrize("factor", [0.11, 0.19, 0.22, 0.38, 0.44, 0.45, 0.76, 0.88, 0.89, 0.9, 0.97])
+def test_counts_take_a_factor_that_is_no_reciprocal(factor):
+    """The product that is truncated is with the factor itself: through 1 / factor it can come out one less."""
+    for n_max in (100, 200, 5000):
+        assert class_counts(n_max, 2, "step", factor) == [n_max, int(n_max * factor)]
+        assert class_counts(n_max, 3, "exp", factor)[-1] == int(n_max * factor)
 
 
 def test_imbalance_is_read():
@@ -146,7 +154,7 @@ def test_val_size_and_frequency_order(home):
     source = mapped(prepare("digits", home) / "train.arrow")
     smallest = np.bincount(source.labels).min()
     assert splits.val.y.bincount().tolist() == [round(0.2 * smallest)] * 10
-    assert splits.class_counts == class_counts(int(smallest - round(0.2 * smallest)), 10, "exp", 10)
+    assert splits.class_counts == class_counts(int(smallest - round(0.2 * smallest)), 10, "exp", 1 / 10)
     natural = open_splits(DataSpec("digits", "none"), home)
     assert len(natural.train) + len(natural.val) == len(source.labels)  # nothing is thrown away
 

@@ -166,6 +166,24 @@ def test_the_largest_imbalance_that_the_message_names_works(home):
     assert check(DataSpec("digits", "exp:110"), home).counts["train"][-1] == 1
 
 
+def test_a_class_with_one_training_image_cannot_be_thinned(tmp_path):
+    dataset = write_parquet(tmp_path / "d", counts=(9, 8, 2))
+    with pytest.raises(DataError, match="class '1' .*has 1 training image, .*use imbalance none") as caught:
+        check(DataSpec(dataset, "exp:10"), tmp_path / "home")
+    assert "less than" not in str(caught.value) and "\n" not in str(caught.value)
+    assert check(DataSpec(dataset, "none"), tmp_path / "home").counts["train"][-1] == 1
+
+
+def test_one_class_is_not_enough(tmp_path):
+    folder = write_folder(tmp_path / "d").removeprefix("folder:")
+    for split in ("train", "test"):
+        shutil.rmtree(f"{folder}/{split}/bee")
+    for dataset in (write_parquet(tmp_path / "p", counts=(20,)), f"folder:{folder}"):
+        with pytest.raises(DataError, match="1 class .*at least 2") as caught:
+            check(DataSpec(dataset, "none"), tmp_path / "home")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("missing", ["train.parquet", "test.parquet"])
 def test_missing_parquet_file(tmp_path, missing):
     dataset = write_parquet(tmp_path / "d")

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
+from tests.oracle_tools import find
 from tests.oracles import STORED, check_file, main
 
 FILES = sorted(STORED.glob("*.json"))
-EXPECTED_FIELDS = {"attack": 24, "cfa": 81, "faal": 27, "frl": 69}  # what must not silently shrink
+EXPECTED_FIELDS = {"attack": 24, "cfa": 84, "faal": 27, "frl": 72}  # what must not silently shrink
 
 
 def test_every_oracle_is_collected():
@@ -72,5 +73,65 @@ def test_what_the_harness_cannot_check_is_an_error(change, word, tmp_path, capsy
     assert word in capsys.readouterr().out
 
 
+def _mark(field):
+    """Every field of the first case marked as a fault of the authors' code, or its kind or name."""
+    def change(document):
+        case = document["cases"][0]
+        if field == "name":
+            case["name"] += "_official_quirk"
+        else:
+            case["params"]["kind"] = "pgd_attack_official_quirk"
+        case["outputs"] = {key: 0.123 for key in case["outputs"]}
+    return change
+
+
+@pytest.mark.parametrize("field", ["name", "kind"])
+def test_a_case_marked_as_a_fault_of_the_authors_is_left_out(field, tmp_path, capsys):
+    assert main([_altered(STORED / "trades.json", tmp_path, _mark(field))]) == 0
+    assert "skipped 1: cases of a fault" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stored, change, words", [
+    ("frl", lambda c, d: c["outputs"]["per_epoch"].pop(), ("per_epoch.length", "expected 2", "got 3")),
+    ("frl", lambda c, d: c["outputs"]["per_epoch"].append(c["outputs"]["per_epoch"][-1]), ("per_epoch.length",)),
+    ("frl", lambda c, d: c["outputs"].update(per_epoch=[{}, {}, {}]), ("per_epoch[0]",)),
+    ("cfol", lambda c, d: c["outputs"]["per_batch"].pop(), ("per_batch.length",)),
+    ("trades", lambda c, d: c.update(outputs={}), ("no field to compare",)),
+    ("trades", lambda c, d: c["outputs"].update(loss={}), ("field loss: expected {}, got",)),
+    ("trades", lambda c, d: c["outputs"].update(loss="x"), ("field loss: expected x, got",)),
+    ("trades", lambda c, d: (_mark("name")(d), d.update(method="nonesuch")), ("nonesuch",)),
+    ("trades", lambda c, d: (_mark("kind")(d), d.update(method="nonesuch")), ("nonesuch",)),
+    ("dafa", lambda c, d: (_mark("name")(d), c["params"].update(kind="nonesuch")), ("nonesuch",)),
+])
+def test_nothing_passes_that_was_not_compared(stored, change, words, tmp_path, capsys):
+    path, names = STORED / f"{stored}.json", []
+
+    def first_case_alone(document):
+        case = document["cases"][0]
+        document["cases"] = [case]
+        change(case, document)
+        names.append(case["name"])
+
+    assert main([_altered(path, tmp_path, first_case_alone)]) == 1
+    said = capsys.readouterr().out
+    assert all(word in said for word in (*names, *words)), said
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", "nonsense", '{"method": "trades", "cases": null}',
+                                  '{"method": "trades", "cases": [1]}', '{"method": "trades", "cases": [{}]}'])
+def test_a_file_of_another_format_gets_one_sentence(text, tmp_path, capsys):
+    (tmp_path / "other.json").write_text(text)
+    assert main([str(tmp_path / "other.json")]) == 1
+    said = capsys.readouterr().out
+    assert said.count("not an oracle file") == 1 and len(said.splitlines()) == 3 and "all equal" not in said
+
+
 def test_a_missing_file_is_an_error(tmp_path):
     assert main([str(tmp_path / "none.json")]) == 1
+
+
+@pytest.mark.parametrize("factor, total, kind, counts", [(0.11, 200, "exp", [100, 11]),
+                                                         (0.9, 90, "step", [30, 27, 27])])
+def test_imbalance_of_any_factor(factor, total, kind, counts):
+    params = {"total_samples": total, "num_classes": len(counts), "type": kind, "factor": factor}
+    assert find("imbalance", None)({}, params)["class_counts"] == counts

@@ -40,9 +40,14 @@ CASES = [
     (["--objective", "robustness"], ["'robustness'", "robust_acc"]),
     (["--fix", "lamda=1"], ["'lamda'", "sep_weight"]),
     (["--fix", "start"], ["'start'", "KEY=VALUE"]),
+    (["--fix", "start=["], ["'start=['", "KEY=VALUE", "YAML"]),
+    (["--fix", "loss=*a"], ["'loss=*a'", "KEY=VALUE", "YAML"]),
+    (["--set", "lr=2024-99-99"], ["'lr=2024-99-99'", "KEY=VALUE", "YAML"]),
     (["--fix", "start=7"], ["start=7", "[0.2, 0.95]"]),
     (["--fix", "loss=ce", "--fix", "gamma=1"], ["gamma=1.0", "loss in {focal}"]),
     (["--set", "learning_rate=1"], ["'learning_rate'", "lr"]),
+    (["--method", "cfa", "--fix", "form=at", "--fix", "lambda_2=0.5"], ["lambda_2=0.5", "form in {trades}"]),
+    (["--method", "done", "--fix", "eta=0.3"], ["eta=0.3", "normaliser in {running}"]),
     (["--set", "eps=0"], ["eps=0", "[0.0001, 1]"]),
     (["--set", "eps=-0.1"], ["eps=-0.1"]),
     (["--set", "batch_size=1"], ["batch_size=1", "[2, 4096]"]),  # two are enough for every method
@@ -82,8 +87,38 @@ def test_wrong_flag(capsys, monkeypatch, tmp_path, args, parts):
     assert not (tmp_path / "home" / "searches").exists()
 
 
+NEEDS_NO_DATA = [["--dataset", "cifar11"], ["--dataset", "hub:x"], ["--model", "resnet19"], ["--model", "cnn:99"],
+                 ["--model", "resnet50:0.5"], ["--imbalance", "exp"], ["--imbalance", "step:0.5"],
+                 ["--seed", str(2**32)]]
+
+
+@pytest.mark.parametrize("args", NEEDS_NO_DATA, ids=" ".join)
+def test_a_dry_run_refuses_what_shows_without_data(capsys, monkeypatch, tmp_path, args):
+    messages = []
+    for command in (["search"], ["search", "--dry-run"], ["submit", "--dry-run"]):
+        code, out, _ = run(capsys, monkeypatch, *command, *args, "--home", tmp_path / "home", "--json")
+        assert code == 2, (command, out)
+        messages.append(json.loads(out)["error"])
+    assert len(set(messages)) == 1 and "\n" not in messages[0] and args[1].partition(":")[0] in messages[0]
+
+
+@pytest.mark.parametrize("args", [["--dataset", "parquet:/no/such"], ["--imbalance", "step:100000"],
+                                  ["--model", "resnet18:0.5"], ["--model", "mobilenet_v3_small"]], ids=" ".join)
+def test_a_dry_run_opens_no_data(capsys, monkeypatch, tmp_path, args):
+    code, _, _ = run(capsys, monkeypatch, "search", "--dry-run", *args, "--home", tmp_path / "home")
+    assert code == 0 and not (tmp_path / "home").exists()
+
+
+def test_on_and_off_are_words(capsys, monkeypatch, tmp_path):
+    (tmp_path / "spec.yaml").write_text("set: {compile: on}")
+    for args in (["--set", "compile=on"], ["--spec", tmp_path / "spec.yaml"]):
+        code, out, _ = run(capsys, monkeypatch, "search", *args, "--dry-run", "--json")
+        assert code == 0 and json.loads(out)["set"] == {"compile": "on"}
+
+
 SPACES = [("start: [0.9, 0.3]", "upside down"), ("start: [0.1, 2.0]", "0.1"), ("loss: [ce, hinge]", "'hinge'"),
-          ("nothing: [0, 1]", "'nothing'"), ("start: {low: 0.3}", "low"), ("[1, 2]", "key: value"), ("a: [", "YAML")]
+          ("nothing: [0, 1]", "'nothing'"), ("start: {low: 0.3}", "low"), ("[1, 2]", "key: value"), ("a: [", "YAML"),
+          ("a: 2024-99-99", "YAML"), ("loss: [ce, ldam]\ngamma: [1, 2]", "loss in {focal}")]
 
 
 @pytest.mark.parametrize("text, part", SPACES)
@@ -114,10 +149,12 @@ PARQUET = [
     ([{"img": {"bytes": _png(), "path": "a.png"}}], "label"),
     (_rows([0] * 9 + [1], b"no image"), "row 0"),
     (_rows([0] * 9 + [-3]), "-3"),
+    (_rows([0] * 9), "1 class ('0')"),
 ]
 
 
-@pytest.mark.parametrize("rows, part", PARQUET, ids=["no image column", "no label column", "undecodable", "label"])
+@pytest.mark.parametrize("rows, part", PARQUET, ids=["no image column", "no label column", "undecodable", "label",
+                                                             "one class"])
 def test_wrong_parquet(capsys, monkeypatch, tmp_path, rows, part):
     for split in ("train", "test"):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")

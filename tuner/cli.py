@@ -39,7 +39,11 @@ def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise UsageError(f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE")
-        values[key] = yaml.safe_load(text)
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
+            raise UsageError(f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE with a VALUE that is valid "
+                             "YAML") from None
     return values
 
 
@@ -72,7 +76,24 @@ def spec_of(given: dict[str, Any]):
     flags = {f.name: given.get(f.name) for f in fields(SearchSpec) if f.name not in ("fix", "set", "space")}
     flags.update(objectives=given["objective"], trunk="none" if given["no_trunk"] else given["trunk"])
     base = _read(given["spec"], "--spec") if given["spec"] else {}
-    return SearchSpec.from_dict(_merge(base, flags, given["fix"], given["set_"], given["space"]))
+    spec = SearchSpec.from_dict(_merge(base, flags, given["fix"], given["set_"], given["space"]))
+    if given["dry_run"]:  # else the driver checks it, with the data
+        _check_without_data(spec)
+    return spec
+
+
+def _check_without_data(spec) -> None:
+    """What shows without data to be wrong with dataset, imbalance and model, in the driver's words."""
+    from trainables.data import DataSpec, absolute
+    from trainables.data.spec import validate_spec
+    from trainables.model_names import MODELS, check_model, parse_model
+
+    try:
+        validate_spec(DataSpec(absolute(spec.dataset), spec.imbalance, spec.seed))
+        if parse_model(spec.model)[0] not in MODELS:
+            check_model(spec.model, (3, 224, 224))  # the size that torchvision's are made for
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @app.command()

@@ -32,17 +32,19 @@ class Space:
         return self.resolve(lambda param: _suggest(trial, param))
 
     def resolve(self, propose) -> dict[str, Any]:
-        """Every active parameter: fixed, else ``propose(param)`` if it is searched (and asked for), else its default."""
+        """Every active parameter: fixed, else ``propose(param)`` if it is searched (and asked for), else its default.
+
+        What is fixed counts for others only where it is active itself: conditions look at this trial's values alone.
+        """
         values: dict[str, Any] = {}
         for name, param in self.params.items():
-            settled = {**self.fixed, **values}
-            if not param.active(settled):
+            if not param.active(values):
                 continue
             if name in self.fixed:
                 values[name] = self.fixed[name]
             else:
                 asked = propose and name in self.searched
-                values[name] = propose(param) if asked else param.default_beside(settled)
+                values[name] = propose(param) if asked else param.default_beside(values)
         return values
 
     def at(self, point) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Space:
     @property
     def conditional(self) -> bool:
         """Whether what is searched depends on a searched choice."""
-        return any(set(self.params[name].when) & set(self.searched) for name in self.searched)
+        return any(set(_conditions(self.params[name], self.params)) & set(self.searched) for name in self.searched)
 
     def contains(self, values: dict[str, Any]) -> bool:
         """Whether a setting lies inside the searched ranges."""
@@ -155,7 +157,7 @@ def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> S
             fixed[key] = _value(own, common, key, value, "--space")
     wanted = {**own, **{name: p for name, p in common.items() if name not in own and (name in ranges or name in fixed)}}
     params = {name: ranges.get(name, param) for name, param in wanted.items()}
-    _check_reachable(params, fixed)
+    _check_reachable(method, params, fixed, {**{key: space[key] for key in ranges}, **fixed})
     searched = tuple(n for n, p in params.items() if p.searched and n not in fixed and _reachable(p, params, fixed))
     return Space(params, searched, fixed)
 
@@ -175,21 +177,37 @@ def _value(own, common, key: str, value: Any, flag: str) -> Any:
         raise UsageError(f"{flag} {error}") from None
 
 
+def _conditions(param: Param, params: dict[str, Param]) -> dict[str, tuple]:
+    """What the parameter depends on, and what that depends on in turn."""
+    found = dict(param.when)
+    for other in param.when:
+        found |= {name: allowed for name, allowed in _conditions(params[other], params).items() if name not in found}
+    return found
+
+
 def _reachable(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> bool:
-    """Whether some setting of the other parameters makes this one active."""
-    for other, allowed in param.when.items():
-        range_, default = params[other].range, params[other].default
-        values = (fixed[other],) if other in fixed else getattr(range_, "choices", (default,))
-        if not set(values) & set(allowed):
-            return False
-    return True
+    """Whether some trial has this parameter."""
+    return all(_possible(params[other], params, fixed) & set(allowed) for other, allowed in param.when.items())
 
 
-def _check_reachable(params: dict[str, Param], fixed: dict[str, Any]) -> None:
-    for key in fixed:
+def _possible(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> set:
+    """The values that trials can have of a choice: none where no trial has it, the default where it is not searched."""
+    if not _reachable(param, params, fixed):
+        return set()
+    if param.name in fixed:
+        return {fixed[param.name]}
+    if param.searched:
+        return set(param.range.choices)
+    return {param.default, *(value for defaults in param.by.values() for value in defaults.values())}
+
+
+def _check_reachable(method: str, params: dict[str, Param], fixed: dict[str, Any], given: dict[str, Any]) -> None:
+    """``UsageError`` for what the user named in vain."""
+    for key, value in given.items():
         if not _reachable(params[key], params, fixed):
-            needs = " and ".join(f"{o} in {{{', '.join(map(str, a))}}}" for o, a in params[key].when.items())
-            raise UsageError(f"{key}={fixed[key]!r} has no effect here: {key} exists only with {needs}")
+            needs = " and ".join(f"{other} in {{{', '.join(map(str, allowed))}}}"
+                                 for other, allowed in _conditions(params[key], params).items())
+            raise UsageError(f"{key}={value!r} has no effect here: {key} of {method} exists only with {needs}")
 
 
 def _narrowed(param: Param, value: dict | list):

@@ -260,7 +260,7 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     """A YAML mapping, or one sentence."""
     try:
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise UsageError(f"the {what} file is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {values!r}")

@@ -23,6 +23,7 @@ class DataSpec:
 
 def validate_spec(spec: DataSpec) -> None:
     """Raise `DataError` unless the fields that need no data make sense."""
+    check_dataset(spec.dataset)
     parse_imbalance(spec.imbalance)
     if isinstance(spec.seed, bool) or not isinstance(spec.seed, int) or not 0 <= spec.seed < 2**32:
         raise DataError(f"data seed {spec.seed!r} is not allowed; "
@@ -30,6 +31,12 @@ def validate_spec(spec: DataSpec) -> None:
     if not 0 < spec.val_fraction < 1:
         raise DataError(f"val_fraction {spec.val_fraction!r} is not allowed; "
                         "it must lie between 0 and 1, both excluded")
+
+
+def check_dataset(dataset: str) -> None:
+    """Raise `DataError` unless it is a dataset's name, or a kind of files; whether they exist is not looked at."""
+    if dataset not in ("digits", *TORCHVISION) and dataset.partition(":")[0] not in ("parquet", "folder", "stored"):
+        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
 
 
 def parse_imbalance(text: str) -> tuple[str, float]:
@@ -47,14 +54,14 @@ def parse_imbalance(text: str) -> tuple[str, float]:
     return kind, ratio
 
 
-def class_counts(n_max: float, classes: int, kind: str, ratio: float) -> list[int]:
+def class_counts(n_max: float, classes: int, kind: str, factor: float) -> list[int]:
     """Images per class of a thinned dataset, most frequent class first (Cao et al. 2019, LDAM-DRW).
 
-    exp: ``trunc(n_max * f^(c / (classes-1)))``; step: the first half ``trunc(n_max)``, the rest ``trunc(n_max
-    * f)``; ``f = 1 / ratio``; truncation is of the IEEE product. For an odd number of classes the official
+    exp: ``trunc(n_max * factor^(c / (classes-1)))``; step: the first half ``trunc(n_max)``, the rest
+    ``trunc(n_max * factor)``. Truncation is of the IEEE product, so ``factor`` is smallest over largest class
+    itself: through its reciprocal a count can come out one less. For an odd number of classes the official
     step list loses its last class; here the smaller half is the head and every other class the tail.
     """
-    factor = 1.0 / ratio
     if kind == "exp":
         return [int(n_max * factor ** (c / max(classes - 1, 1))) for c in range(classes)]
     if kind == "step":

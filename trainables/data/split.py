@@ -58,12 +58,13 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     if kind == "none":
         return rest, val
     left = np.bincount(labels[rest], minlength=len(names))
-    counts = class_counts(int(left.min()), len(names), kind, ratio)
+    counts = class_counts(int(left.min()), len(names), kind, 1 / ratio)
     if min(counts) == 0:
-        c = counts.index(0)
+        c, least = counts.index(0), left.min()
+        advice = (f"{least} training images, so K must be less than {least}" if least > 1 else
+                  "1 training image, of which nothing can be taken; use imbalance none")
         raise DataError(f"class {names[c]!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
-                        f"the smallest class has {left.min()} training images, "
-                        f"so K must be less than {left.min()}")
+                        f"the smallest class has {advice}")
     return rest[thin(labels[rest], counts, spec.seed)], val
 
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from trainables.data.encoded import load_folder, load_parquet, source_files
 from trainables.data.sources import Decoded, load_digits, load_torchvision
-from trainables.data.spec import DATASETS, TORCHVISION, DataError
+from trainables.data.spec import TORCHVISION, DataError, check_dataset
 from trainables.storage import Storage, below, explain
 
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
@@ -72,6 +72,7 @@ def prepare(dataset: str, home: Path) -> Path:
 
 def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | str]]:
     """Name of the decoded folder, and how to decode (or, as a URL, whence to copy it)."""
+    check_dataset(dataset)
     kind, _, where = dataset.partition(":")
     if dataset == "digits":
         return f"digits-v{FORMAT}", load_digits
@@ -79,8 +80,6 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
         return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
     if kind == "stored":
         return where.partition("?")[0].rpartition("/")[2], lambda: where
-    if kind not in ("parquet", "folder"):
-        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
     load = load_parquet if kind == "parquet" else load_folder
     if "://" in where:
         stats, name = _far_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -183,7 +182,7 @@ def _copy(where: str, folder: Path) -> None:
 
 
 def _validate(data: Decoded) -> None:
-    """Labels are 0..K-1, and every class has images in both splits."""
+    """Labels are 0..K-1 with K at least 2, and every class has images in both splits."""
     classes = len(data.classes)
     for split, (images, labels) in (("train", data.train), ("test", data.test)):
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -200,6 +199,8 @@ def _validate(data: Decoded) -> None:
             label = missing[0]
             raise DataError(f"class {data.classes[label]!r} (label {label}) has 0 images in {split}; "
                             "every class needs at least one")
+    if classes < 2:
+        raise DataError(f"the dataset has 1 class ({data.classes[0]!r}); it takes at least 2")
 
 
 def _statistics(images: np.ndarray) -> dict[str, list[float]]:
