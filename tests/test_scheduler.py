@@ -1,6 +1,8 @@
 """A real search through Ray that stops trials early, and one that pauses and promotes them."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -9,8 +11,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
-from tuner.history import FULL, STOPPED, History
-from tuner.rungs import rung_levels
+from tuner.history import FULL, RUNNING, STOPPED, History
+from tuner.lanes import Lanes
+from tuner.rungs import PAUSE, rung_levels
 from tuner.spec import SearchSpec
 
 QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",
@@ -85,3 +88,56 @@ def _gaps(trained):
     for trial in set(trained):
         places = [i for i, t in enumerate(trained) if t == trial]
         yield from zip(places, places[1:])
+
+
+# ---- without Ray's loop ----------------------------------------------------------------------------------------------
+
+
+def pausing(tmp_path, **options):
+    """(lanes, history) of a search with trial 0 finished and two others that wait at the first rung."""
+    spec, history = SearchSpec(method="trades", trials=options.pop("trials", 20), on_rung="pause"), History(tmp_path)
+    lanes = Lanes(spec, history, tmp_path, **options)
+    for number in range(3):
+        record = lanes.next()
+        history.append("start", number, params=record.params, method="trades")
+        for epoch in range(1, spec.max_epochs + 1):
+            value = 0.5 - number / 10
+            history.append("epoch", number, metrics={"epoch": epoch, "robust_acc": value, "clean_acc": 0.9,
+                                                     "worst_class_robust_acc": value, "train_s": 30.0, "eval_s": 0.0})
+            if lanes.feed(number, history.trials[number].last) == PAUSE:
+                break
+        else:
+            history.append("end", number, state=FULL)
+            lanes.tell(number, FULL)
+    assert lanes.paused == 2
+    return lanes, history
+
+
+def choose(lanes):
+    """(why the run ends, the trials that are stopped) where all that is left waits at a rung."""
+    from ray.tune.experiment import Trial
+
+    from tuner.scheduler import RungScheduler
+
+    reasons, stopped = [], []
+    waiting = [SimpleNamespace(config={"trial": {"trial": number}}, status=Trial.PAUSED) for number in (1, 2)]
+    controller = SimpleNamespace(get_live_trials=lambda: waiting, stop_trial=stopped.append)
+    assert RungScheduler(lanes, reasons.append).choose_trial_to_run(controller) is None
+    return reasons, stopped
+
+
+def test_when_time_is_short_and_all_others_wait_the_run_ends_and_they_wait_on(tmp_path):
+    lanes, history = pausing(tmp_path, until=time.time() + 1000)
+    assert choose(lanes) == ([], [])  # there is time for more
+    lanes.until = time.time() + 300  # a trial takes 360
+    assert lanes.next() is None and choose(lanes) == (["time budget"], [])
+    again = Lanes(lanes.spec, History(tmp_path), tmp_path)
+    for number in (1, 2):  # a resume hands them out again, and judges them again
+        assert again.next().trial == number and history.trials[number].state == RUNNING
+        assert again.feed(number, history.trials[number].last) == PAUSE
+
+
+def test_when_no_more_will_come_the_waiting_trials_end(tmp_path):
+    lanes, _ = pausing(tmp_path, trials=3)
+    reasons, stopped = choose(lanes)
+    assert not reasons and len(stopped) == 2

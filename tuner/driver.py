@@ -74,8 +74,10 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
         share_dataset(spec, home, folder)
         history = History(folder)
         done = saved_result(folder)
-        if done and state_of(spec, history) != "stopped":
-            return done
+        if done:
+            if done["state"] == state_of(spec, history) != "stopped":
+                return done
+            save_result(folder, None)  # it must not pass for the result of this run, should this run be killed
         return _run(spec, home, name, folder, history)
 
 
@@ -135,16 +137,15 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
         try:
             until = begin + training_time(spec.time_budget) if spec.time_budget else None
             interrupted = _tune(spec, home, folder, history, progress, tracker, until)
-            state = "stopped" if interrupted else state_of(spec, history)
+            state = state_of(spec, history)  # who stops it after the last trial's end stops nothing
         finally:
             history.write_parquet()
             logged = tracker.close(state, folder, history)
         if before and logged:  # what a killed driver had not sent yet
             sync(spec, home, name, history, warn=progress.say)
     by = {why: epochs - saved[why] for why, epochs in history.epochs_saved(spec.max_epochs).items()}
-    result = {**front_json(spec, name, home, history), "state": state,
-              "epochs_trained": history.epochs_trained() - trained, "epochs_saved": sum(by.values()),
-              "epochs_saved_by": by, "wall_s": round(time.time() - begin, 2),
+    result = {**front_json(spec, name, home, history), "epochs_trained": history.epochs_trained() - trained,
+              "epochs_saved": sum(by.values()), "epochs_saved_by": by, "wall_s": round(time.time() - begin, 2),
               "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id}}
     save_result(folder, result)
     if interrupted == "signal":
@@ -167,7 +168,7 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     from trainables.ray_adapter import TrialActor
     from tuner.breaks import survive_memory_kills
     from tuner.nodes import unshared
-    from tuner.scheduler import RungScheduler
+    from tuner.scheduler import Ending, RungScheduler
     from tuner.searcher import ProposalSearcher
     from tuner.watch import Watch
 
@@ -195,9 +196,10 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
             tune.with_resources(TrialActor, tune.PlacementGroupFactory([bundle(spec)])),
             tune_config=tune.TuneConfig(search_alg=ProposalSearcher(lanes, configure),
                                         num_samples=-1,  # until the searcher says so: lost trials come again
-                                        scheduler=RungScheduler(lanes) if lanes.stops else None,
+                                        scheduler=RungScheduler(lanes, stop) if lanes.stops else None,
                                         max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], verbose=0))
+            run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], stop=Ending(stop),
+                                      verbose=0))
         tuner.fit()
         if stop.why in (None, "storage") and (wrong := asked().result()):  # who wants to end does not wait for answers
             raise UsageError(wrong)
@@ -253,13 +255,12 @@ def training_time(budget: float) -> float:
 
 
 class _Stop:
-    """Ray Tune always listens to SIGUSR1 and then stops its trials and returns. ``why``: the first reason given."""
+    """Called with a reason to end early; ``why`` is the first one given. `scheduler.Ending` tells Ray Tune's loop."""
 
     why: str | None = None
 
     def __call__(self, why: str) -> None:
         self.why = self.why or why
-        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @contextmanager
@@ -273,8 +274,6 @@ def _stoppable(until: float | None):
 
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    if in_main:  # until Ray Tune listens it must not end the process; the watch repeats it then
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # and nobody takes it back: the nodes' answers may come late
     timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
     if timer:
         timer.daemon = True

@@ -69,11 +69,14 @@ class History:
         self._places: dict[int, tuple[str, int]] = {}  # trial -> its method and its place among that method's trials
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
+        self._torn = False  # whether the file ends in the middle of a line
         if self.path and self.path.exists():
             self._load()
 
     def _load(self) -> None:
-        for line in self.path.read_text().splitlines():
+        text = self.path.read_text()
+        self._torn = text[-1:] not in ("", "\n")
+        for line in text.splitlines():
             try:
                 self._apply(json.loads(line))
             except json.JSONDecodeError:  # the last line of a writer that was killed
@@ -150,6 +153,9 @@ class History:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
+            if self._torn:  # half a line would swallow this one
+                file.write("\n")
+                self._torn = False
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -108,7 +108,8 @@ def state_of(spec: SearchSpec, history: History) -> str:
     return "finished" if history.with_state(FULL, STOPPED) else "failed"
 
 
-def save_result(folder: Path, result: dict[str, Any]) -> None:
+def save_result(folder: Path, result: dict[str, Any] | None) -> None:
+    """None: there is no result any more. Written, not removed: a file that is gone would come back from the storage."""
     write_atomically(folder / "result.json", json.dumps(result, indent=1))
 
 

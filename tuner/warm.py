@@ -10,15 +10,22 @@ from tuner.home import Home, UsageError
 from tuner.spec import SearchSpec
 
 # What must agree for a value of the earlier search to be a value of this one.
-_SAME = ("method", "dataset", "imbalance", "model", "max_epochs", "set", "fix")
+_SAME = ("method", "dataset", "imbalance", "model", "max_epochs", "set")
+_LEARN = ("auto", "tpe", "gp")  # samplers with a model that can be told of other trials
 
 
 def check_warm(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` in one sentence where the earlier search is unknown or speaks of something else."""
+    """``UsageError`` in one sentence where the earlier search is unknown or speaks of something else.
+
+    Once its trials are kept with this search, nothing is asked of it any more: it may be gone.
+    """
     from tuner.result import load_search
 
-    if not spec.warm_start:
+    if not spec.warm_start or _kept(home.search(spec.search_name)).exists():
         return
+    if spec.sampler not in _LEARN:
+        raise UsageError(f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
+                         f"one of: {', '.join(_LEARN)}")
     theirs, history = load_search(home, spec.warm_start)
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
     if theirs.identity().get("trunk") != spec.identity().get("trunk"):  # at:N changes values, auto and none do not
@@ -26,10 +33,13 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
     if differs:
         pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
-    there, here = theirs.shown_space().searched, spec.shown_space().searched
-    if set(there) != set(here):
-        raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there)} there, "
-                         f"{', '.join(here)} here")
+    there, here = theirs.shown_space(), spec.shown_space()
+    if set(there.searched) != set(here.searched):
+        raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there.searched)} there, "
+                         f"{', '.join(here.searched)} here")
+    if there.fixed != here.fixed:  # by --fix or by --space
+        raise UsageError(f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, "
+                         f"{here.fixed} here")
     if not history.with_state(FULL):
         raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
 
@@ -38,9 +48,14 @@ def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]
     """The earlier search's trials of full budget, as they were when this search first started."""
     if not spec.warm_start:
         return []
-    kept = folder / "warm-start"
-    if not (kept / "history.jsonl").exists():
-        kept.mkdir(parents=True, exist_ok=True)
-        shutil.copy(home.search(spec.warm_start) / "history.jsonl", kept / "history.jsonl.tmp")
-        (kept / "history.jsonl.tmp").replace(kept / "history.jsonl")
-    return History(kept).with_state(FULL)
+    kept = _kept(folder)
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_suffix(".tmp")
+        shutil.copy(home.search(spec.warm_start) / "history.jsonl", aside)
+        aside.replace(kept)
+    return History(kept.parent).with_state(FULL)
+
+
+def _kept(folder: Path) -> Path:
+    return folder / "warm-start" / "history.jsonl"

@@ -1,0 +1,50 @@
+"""What a search may be warm-started from, and that it outlives its source."""
+
+import shutil
+
+import pytest
+
+from tests.histories import fill
+from tuner.history import History
+from tuner.home import Home, UsageError
+from tuner.spec import SearchSpec
+from tuner.warm import check_warm, warm_trials
+
+
+def spec_of(**changes):
+    return SearchSpec(**{"method": "trades", "trials": 6, **changes})
+
+
+def earlier(tmp_path, **changes):
+    """A home with a finished search."""
+    home, spec = Home(tmp_path), spec_of(name="earlier", **changes)
+    folder = home.search("earlier")
+    fill(History(folder), spec)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    return home
+
+
+def test_what_a_file_of_ranges_fixes_must_agree(tmp_path):
+    home = earlier(tmp_path, space={"lr": 0.3})
+    for changes in ({}, {"space": {"lr": 0.1}}):
+        with pytest.raises(UsageError, match=r"other parameters fixed: \{'lr': 0.3\} there"):
+            check_warm(spec_of(warm_start="earlier", **changes), home)
+    for same in ({"space": {"lr": 0.3}}, {"fix": {"lr": "0.3"}}):
+        check_warm(spec_of(warm_start="earlier", **same), home)
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "nsga2", "nsga3"])
+def test_a_sampler_that_cannot_learn_from_it_is_refused(tmp_path, sampler):
+    home = earlier(tmp_path)
+    with pytest.raises(UsageError, match=f"no effect with --sampler {sampler}; choose one of: auto, tpe, gp"):
+        check_warm(spec_of(warm_start="earlier", sampler=sampler), home)
+
+
+def test_the_source_may_go_once_its_trials_are_kept(tmp_path):
+    home, spec = earlier(tmp_path), spec_of(name="new", warm_start="earlier")
+    known = warm_trials(spec, home, home.search("new"))
+    shutil.rmtree(home.search("earlier"))
+    check_warm(spec, home)
+    assert known and warm_trials(spec, home, home.search("new")) == known
+    with pytest.raises(UsageError, match="no search 'earlier'"):
+        check_warm(spec_of(name="newer", warm_start="earlier"), home)
