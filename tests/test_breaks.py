@@ -1,10 +1,13 @@
-"""Trials that break off: which losses count, and that a trial goes on from its last checkpoint. Real Ray and kills."""
+"""Trials that break off: which losses count, that a storage's silence is waited for, and that a trial goes on from its
+last checkpoint. Real Ray and kills."""
 
 import json
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
+from errno import ENOSPC
 from types import SimpleNamespace
 
 import psutil
@@ -12,7 +15,13 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from tuner.breaks import NODE, OWN, PROCESS, _known, why_it_broke_off
+from search_spaces.training import training_for
+from trainables import ray_adapter
+from trainables.checkpoint import read_checkpoint
+from trainables.config import TrialConfig
+from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
+from trainables.storage import Storage
+from tuner.breaks import NODE, OWN, PROCESS, STORAGE, _known, why_it_broke_off
 from tuner.history import History
 from tuner.lanes import Lanes
 from tuner.spec import SearchSpec
@@ -25,6 +34,10 @@ LOST_NODE = DIED + ("The actor died because its node has died. Node Id: 7f\n\tth
 DEAD_PROCESS = DIED + ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
                        "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
                        "enabling resource isolation to prevent node deaths by resource contention.")
+
+
+SILENT = RayTaskError("train", "Traceback:\n  File ...\ntrainables.ray_adapter.StorageDown: storage 's3://b' is silent",
+                      StorageDown("storage 's3://b' is silent"))
 
 
 def broken(message):
@@ -40,14 +53,18 @@ def test_what_ray_says_is_understood():
     assert why_it_broke_off(task) == (OWN, "ValueError: no such class")
     assert why_it_broke_off(ActorDiedError(task)) == (OWN, "ValueError: no such class")  # in its creation
     assert why_it_broke_off("") == (OWN, "no reason given")
+    for silent in (SILENT, ActorDiedError(SILENT)):
+        assert why_it_broke_off(silent) == (STORAGE, "storage 's3://b' is silent")
 
 
 @pytest.fixture
 def break_off(tmp_path):
-    """(history, function(error) that ends a Ray trial of trial 0 so, said lines) with --max-failures 1."""
+    """(history, function(error) that ends a Ray trial of trial 0 so, said lines) with --max-failures 1. What stops the
+    search is said too."""
     spec, said = SearchSpec(trials=2, max_epochs=4, max_failures=1), []
     history = History(None)
     watch = Watch(spec, history, Lanes(spec, history), [], said.append)
+    watch.stop = said.append
     watch.started(watch.lanes.next())
 
     def end(error):
@@ -83,6 +100,82 @@ def test_a_process_that_dies_again_and_again_in_one_epoch_ends_the_trial(break_o
         assert end(broken(DEAD_PROCESS)).state == "running"
     record = end(broken(DEAD_PROCESS))
     assert record.state == "failed" and "its process died 3 times in one epoch" in record.reason
+
+
+def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
+    history, end, said = break_off
+    for epoch in range(1, 5):
+        for _ in range(DEATHS - 1):
+            assert end(SILENT).state == "running"
+        end(broken(DEAD_PROCESS))
+        history.append("epoch", 0, metrics={"epoch": epoch})  # it answered again: the count starts anew
+    assert all("goes on from there" in line for line in said) and len(said) == 4 * DEATHS
+    for _ in range(DEATHS):
+        assert end(SILENT).state == "running"  # a resume goes on with it
+    assert history.trials[0].errors == 0
+    assert said[-1] == "storage" and "storage 's3://b' is silent" in said[-2] and "resume" in said[-2]
+
+
+@pytest.fixture
+def actor(tmp_path, monkeypatch):
+    """(function that makes the actor of a tiny trial, function(name, errors) that makes that method of the storage
+    raise them first, the seconds it slept)."""
+    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
+    trial = TrialConfig("gairat", training=knobs, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"),
+                        trunk="at:1")
+    slept = []
+    monkeypatch.setattr(ray_adapter, "sleep", slept.append)
+
+    def fail(name, errors):
+        real = getattr(Storage, name)
+
+        def sometimes(self, *args):
+            if errors:
+                raise errors.pop(0)
+            return real(self, *args)
+        monkeypatch.setattr(Storage, name, sometimes)
+    return lambda: TrialActor({"trial": trial.to_dict()}), fail, slept
+
+
+def test_a_storage_that_answers_again_costs_nothing_but_time(actor, tmp_path):
+    make, fail, slept = actor
+    fail("read", [OSError("AWS Error NETWORK_CONNECTION"), TimeoutError()])
+    running = make()
+    running.step()
+    assert slept == [*WAITS_S[:2]]
+    fail("write", [OSError(ENOSPC, "No space left on device")] * 3)
+    while running.trainer.epoch < 2:
+        running.step()
+    assert slept == [*WAITS_S[:2], *WAITS_S[:3]] and read_checkpoint(tmp_path / "t")["epoch"] == 2
+
+
+def test_a_storage_that_stays_silent_is_named(actor, tmp_path):
+    make, fail, slept = actor
+    running = make()
+    running.step(), running.step()  # the trunk, and leaving it
+    fail("write", [OSError(ENOSPC, "No space left on device")] * 100)
+    with pytest.raises(StorageDown, match=f"storage '{tmp_path}' cannot be used .No space left on device"):
+        running.step()
+    assert slept == list(WAITS_S) and 200 < sum(slept) < 400
+    assert StorageDown.__name__ in repr(cloudpickle.loads(cloudpickle.dumps(StorageDown("so"))))
+
+
+@pytest.mark.parametrize("error", [FileExistsError(), NotADirectoryError(), PermissionError(), ValueError()])
+def test_waiting_does_not_help_where_the_trials_own_folder_is_wrong(actor, error):
+    make, fail, slept = actor
+    fail("read", [error])
+    with pytest.raises(type(error)):
+        make()
+    assert slept == []
+
+
+def test_a_trunk_that_cannot_be_stored_is_no_fault_of_the_trial(actor):
+    make, fail, slept = actor
+    running = make()
+    fail("write", [OSError("AWS Error NETWORK_CONNECTION")])
+    with pytest.raises(StorageDown):
+        running.step()
+    assert slept == [], "a new actor waits, before it reads"
 
 
 @pytest.mark.timeout(600)

@@ -100,6 +100,41 @@ def test_running_trials_are_known_and_those_that_reached_the_budget_count():
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
+def test_a_gaussian_process_knows_who_diverged_and_who_waits():
+    """It reads no PRUNED trials, nor what is said of them."""
+    spec, history = spec_of(constraint=("clean_acc>=0.85",)), History(None)
+    trial(history, 0, {"beta": 2.0}, 12, FULL)
+    trial(history, 1, {"beta": 3.0}, 4, FULL)
+    trial(history, 2, {"beta": 4.0}, 1, STOPPED)
+    trial(history, 3, {"beta": 5.0}, 0, FAILED)
+    trial(history, 4, {"beta": 6.0}, 1, RUNNING)  # this one waits at a rung
+    trial(history, 5, {"beta": 7.0}, 1, RUNNING)
+    known, space = knowledge(spec, history), spec.search_space()
+    seen = known.frozen(3, space, [4], 0, "gp")
+    assert [t.state.name for t in seen] == ["COMPLETE"] * 2 + ["PRUNED", "COMPLETE"] + ["RUNNING"] * 2
+    assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert seen[3].values == [min(t.values[i] for t in seen[:2]) for i in (0, 1)]
+    assert seen[3].constraints == {"clean_acc>=0.85": pytest.approx(0.05)}
+    assert [t.state.name for t in known.frozen(3, space, [4], 0)][2:] == ["PRUNED"] * 3 + ["RUNNING"]
+    for epoch in (1, 2, 3):  # a worse one comes in
+        history.append("epoch", 5, metrics=metrics(epoch, {"beta": 7.0}, worst=0.0))
+    known.update(history.trials)
+    assert known.frozen(3, space, [4], 0, "gp")[3].values[1] == 0.0
+
+
+def test_a_gaussian_process_leaves_a_region_where_trials_diverge():
+    """The values rise towards it; unaware of who diverged, every proposal of the Gaussian process lies there."""
+    spec, history = spec_of(trials=40, sampler="gp", scheduler="none"), History(None)
+    proposer = Proposer(spec, history)
+    low, high = spec.search_space().params["beta"].range.low, spec.search_space().params["beta"].range.high
+    middle, failed = (low * high) ** 0.5, 0
+    while (proposal := proposer.next()).trial < 20:
+        bad = proposal.params["beta"] > middle
+        failed += bad and proposal.trial >= 12
+        trial(history, proposal.trial, proposal.params, *((1, FAILED) if bad else (12, FULL)))
+    assert failed <= 4, f"{failed} of 8"
+
+
 def test_a_thousand_pending_trials_are_shown_in_part():
     spec, history = spec_of(trials=2000), History(None)
     trial(history, 0, {"beta": 2.0}, 12, FULL)

@@ -12,6 +12,7 @@ from tuner.rungs import (
     CONTINUE,
     PAUSE,
     STOP,
+    WINDOW,
     Rungs,
     best,
     describe_scheduler,
@@ -174,6 +175,46 @@ def test_the_highest_rung_is_promoted_first():
     assert rungs.promotable() == 3  # the best of two on rung 3, before the fourth best of eight on rung 1
     rungs.promote(3)
     assert rungs.promotable() == 1
+
+
+def noted(rungs, values):
+    """``rungs`` that know ``values`` of the rung at epoch 4 without having decided anything."""
+    for trial, value in values:
+        rungs.note(trial, 4, (value, value))
+    return rungs
+
+
+@pytest.mark.parametrize("number", [5, WINDOW + 200])
+def test_a_trial_that_arrives_late_is_compared_with_the_latest_whatever_its_number(number):
+    there = [(trial, trial / 1e4) for trial in range(100, WINDOW + 150)]
+    for order in (there, there[::-1]):  # a history may be read in any order
+        assert noted(Rungs([4], 2), order).feed(number, 4, (0.99, 0.99)) == CONTINUE
+        assert noted(Rungs([4], 2), order).feed(number, 4, (0.0, 0.0)) == STOP
+
+
+def test_who_waits_while_the_window_moves_on_can_still_be_promoted():
+    rungs = noted(Rungs([4], 2, PAUSE), [(trial, 0.9) for trial in range(100, WINDOW + 100)])
+    assert rungs.feed(7, 4, (0.5, 0.5)) == PAUSE and rungs.feed(5, 4, (0.6, 0.6)) == PAUSE
+    assert rungs.promotable() is None
+    noted(rungs, [(trial, 0.1) for trial in range(WINDOW + 100, 2 * WINDOW + 100)])  # proposals have become worse
+    assert rungs.promotable() == 5
+    rungs.promote(5)
+    assert rungs.promotable() == 7
+
+
+def test_many_who_wait_do_not_lower_the_bar():
+    rungs = noted(Rungs([4], 2, PAUSE), [(trial, 0.5 + trial / 1e4) for trial in range(1000, 1000 + WINDOW)])
+    assert feed_all(rungs, 4, [(trial, (0.4, 0.4)) for trial in range(1, 40)]) == [PAUSE] * 39
+    assert rungs.promotable() is None
+
+
+def test_median_does_not_depend_on_the_order():
+    values = [(trial, (0.9 if trial < 300 else 0.1,)) for trial in range(WINDOW + 300)]
+    for order in (values, values[::-1]):
+        rungs = Rungs([2], rule="median", protected=())
+        for trial, value in order:
+            rungs.note(trial, 2, value)
+        assert rungs.feed(2000, 2, (0.5,)) == CONTINUE
 
 
 def test_median():

@@ -5,9 +5,21 @@ The driver imports this file too, so torch is imported inside the actor only.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from time import sleep
+from typing import Any
+
 from ray import tune
 
 from trainables.config import TrialConfig
+
+WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
+# what nobody mends by waiting, and concerns the trial's own folder alone
+WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class StorageDown(Exception):
+    """The storage is at fault and not the trial, in one sentence."""
 
 
 class TrialActor(tune.Trainable):
@@ -31,9 +43,10 @@ class TrialActor(tune.Trainable):
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
         self.trainer = Trainer(self.trial)
-        self.curve = load_checkpoint(self.trial.folder, self.trainer) or [] if self.trial.folder else []
+        folder = self.trial.folder
+        self.curve = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
         self.unreported = bool(self.curve)
-        self.branch = open_branch(self.trainer)
+        self.branch = self._stored(lambda: open_branch(self.trainer))
         self.silent = False  # the branch has been reported already
 
     def reset_config(self, new_config: dict) -> bool:
@@ -48,15 +61,32 @@ class TrialActor(tune.Trainable):
             self.unreported = False
             return {**self._report(self.curve[-1]), "curve": self.curve}
         try:
-            if self.branch and (report := self._on_trunk()):
+            if self.branch and (report := self._stored(self._on_trunk, waits=())):  # half of it cannot be done again
                 return report
             metrics = self.trainer.run_epoch()
         except Diverged as error:
             return {"trial": self.trial.trial, "failed": str(error), "done": True}
         if self.trial.folder:
-            save_checkpoint(self.trial.folder, self.trainer, metrics, self.curve)
+            self._stored(lambda: save_checkpoint(self.trial.folder, self.trainer, metrics, self.curve))
         self.curve.append(metrics)
         return self._report(metrics)
+
+    def _stored(self, do: Callable[[], Any], waits: Sequence[float] = WAITS_S) -> Any:
+        """What ``do`` gives, as soon as the storage lets it; ``StorageDown`` where it does not.
+
+        What has been trained is safe here meanwhile: elsewhere it would be trained again.
+        """
+        from trainables.storage import explain
+
+        for wait in (*waits, None):
+            try:
+                return do()
+            except WRONG_PLACE:
+                raise
+            except OSError as error:
+                if wait is None:
+                    raise StorageDown(explain(self.trial.storage or self.trial.home, error)) from error
+            sleep(wait)
 
     def _on_trunk(self) -> dict | None:
         """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: time for one of its own."""

@@ -1,4 +1,5 @@
-"""How trials break off, as Ray tells it: by an exception of their own, with their process, or with their whole node."""
+"""How trials break off, as Ray tells it: by an exception of their own, with their process, with their whole node, or
+because the storage failed them."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
 
-OWN, PROCESS, NODE = "own", "process", "node"
+from trainables.ray_adapter import StorageDown
+
+OWN, PROCESS, NODE, STORAGE = "own", "process", "node", "storage"
 
 
 def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
-    """(OWN, PROCESS or NODE, the reason in one line). A process ends by being killed, out of memory or crashed."""
+    """(OWN, PROCESS, NODE or STORAGE, the reason in one line). A process is killed, out of memory or crashes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if not isinstance(error, RayActorError) or error.actor_init_failed:
-        return OWN, lines[-1]
+        _, down, reason = lines[-1].partition(f"{StorageDown.__name__}: ")
+        return (STORAGE, reason) if down else (OWN, lines[-1])
     if error.preempted or "its node has died" in str(error):
         address = next((line.removeprefix("ip: ") for line in lines if line.startswith("ip: ")), "")
         return NODE, f"its node {address} was lost".replace("  ", " ")

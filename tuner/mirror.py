@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import socket
 import sys
@@ -24,7 +25,12 @@ from tuner.spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
 HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"
+_PATIENCE = 2.5  # intervals in which a lease has not changed: its driver is gone
 _NOT_OURS = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which trials put into the storage
+
+
+class TakenOver(Failed):
+    """Another driver has the search: what this one still sent would undo what that one did."""
 
 
 def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:
@@ -75,13 +81,17 @@ def pull(storage: str, home: Home, name: str) -> bool:
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
-        path = folder / HISTORY
-        ours = path.read_bytes() if path.exists() else b""
-        behind = not ours.startswith(theirs)
+        behind = _behind(folder, theirs)
         for file in sorted(_small_files(store), key=lambda file: file == HISTORY):  # last, because it says all is here
             if behind or not (folder / file).exists():
                 write_atomically(folder / file, theirs if file == HISTORY else store.read(file) or b"")
     return True
+
+
+def _behind(folder: Path, theirs: bytes) -> bool:
+    """Whether a history holds what that of the folder does not."""
+    path = folder / HISTORY
+    return not (path.read_bytes() if path.exists() else b"").startswith(theirs)
 
 
 def _small_files(store) -> Iterator[str]:
@@ -128,17 +138,17 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        push(spec.storage, home, name)
-        mirror.release()
+        mirror.close()
 
 
 class Mirror:
-    """Sends what has changed of a search's folder."""
+    """Sends what has changed of a search's folder; a driver's holds the search's lease meanwhile (``claim``)."""
 
     def __init__(self, storage: str, home: Home, name: str):
         self.store, self.folder, self.name = open_search(storage, name), home.search(name), name
         self.storage, self.who = storage, f"{socket.gethostname()}:{home.root}"
         self._sent: dict[str, tuple[int, int]] = {}
+        self._every, self._due = EVERY_S, math.inf  # what our lease announces, and when it must change; inf: none
 
     def send(self) -> None:
         for path in sorted(self.folder.rglob("*"), key=lambda path: path.name == HISTORY):
@@ -148,6 +158,8 @@ class Mirror:
             stat = path.stat()
             state = (stat.st_mtime_ns, stat.st_size)
             if self._sent.get(file) != state:
+                if time.monotonic() > self._due:  # many files, or a storage that became slow
+                    self._hold(self._every)
                 data = path.read_bytes()
                 self.store.write(file, data[:data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
@@ -159,17 +171,20 @@ class Mirror:
         while not stop.wait(every):
             begin = time.monotonic()
             try:
-                self.send()
-                self._lease(every)
+                self._check()
+                with contextlib.suppress(FileNotFoundError):  # a file that was replaced just now
+                    self.send()
+                every = min(max(EVERY_S, 10 * (time.monotonic() - begin)), MOST_S)
+                self._hold(every)
                 said = False
-            except FileNotFoundError:  # a file that was replaced just now
-                pass
-            except OSError as error:
+            except TakenOver as error:
+                print(f"{error}; its trials still write their checkpoints there: end it", file=sys.stderr, flush=True)
+                return
+            except Exception as error:  # whatever it is: clients of clouds have errors of their own
                 if not said:
                     print(f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
                           file=sys.stderr, flush=True)
                 said = True
-            every = min(max(EVERY_S, 10 * (time.monotonic() - begin)), MOST_S)
 
     def claim(self) -> None:
         """One driver per search: ``UsageError`` while another home's is alive, which its lease shows by changing.
@@ -179,7 +194,7 @@ class Mirror:
         first = self.store.read(LEASE)
         theirs = json.loads(first) if first else None
         if theirs and theirs["who"] != self.who:
-            deadline = time.monotonic() + 2.5 * theirs["every"]
+            deadline = time.monotonic() + _PATIENCE * theirs["every"]
             while time.monotonic() < deadline:
                 time.sleep(0.5)
                 now = self.store.read(LEASE)
@@ -188,15 +203,39 @@ class Mirror:
                 if now != first:
                     raise UsageError(f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
                                      "give this one another --name")
-        self._lease(EVERY_S)
+        self._lease(MOST_S)  # bringing the search here may take a while
 
     def _lease(self, every: float) -> None:
+        """Announce that it will change within ``every`` seconds."""
         text = json.dumps({"who": self.who, "every": every, "beat": uuid.uuid4().hex})
         self.store.write(LEASE, text.encode())
+        self._every, self._due = every, time.monotonic() + 1.5 * every  # well before others lose their patience
 
-    def release(self) -> None:
-        with contextlib.suppress(OSError):
-            self.store.remove(LEASE)
+    def _check(self) -> None:
+        """``TakenOver`` where another driver went on meanwhile: this machine slept, or could not reach the storage."""
+        found = self.store.read(LEASE)
+        if found is None and not _behind(self.folder, self.store.read(HISTORY) or b""):
+            return  # it was removed, but by nobody who went on
+        who = json.loads(found)["who"] if found else "a driver that has ended since"
+        if who != self.who:
+            raise TakenOver(f"search {self.name!r} was taken over by {who}; nothing more is sent to {self.storage!r}, "
+                            f"what this driver found is in {self.folder}")
+
+    def _hold(self, every: float) -> None:
+        self._check()
+        self._lease(every)
+
+    def close(self) -> None:
+        """Send the rest and give the search up; if it is another's by now, only say so."""
+        try:
+            with _said(self.storage):
+                self._hold(MOST_S)  # pictures come last, and a page of them has 5 MB
+                self.send()
+        except TakenOver as error:
+            print(error, file=sys.stderr, flush=True)
+        else:
+            with contextlib.suppress(OSError):
+                self.store.remove(LEASE)
 
 
 # ---- Ray's own folder --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 As in BOHB (Falkner et al., 2018) that budget is the highest one at which enough trials have a value; a trial counts
 there with its values at exactly that epoch, never with those of another. Who was given up below that budget has no
-value, but the model knows that it was.
+value, but the model may know that it was (see ``Knowledge.frozen``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Knowledge:
     taken: set[frozenset] = field(default_factory=set)  # settings that were proposed
     _known: int = 0
     _looked: dict[int, tuple[int, str]] = field(default_factory=dict)  # open trial -> epoch, state at the last look
-    _made: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, budget) -> for a model
+    _made: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, budget, value) -> for a model
 
     def __post_init__(self):
         self.values, self.given_up = {n: {} for n in self.levels}, {n: {} for n in self.levels}
@@ -112,26 +112,41 @@ class Knowledge:
         return max((level for level in self.levels if len(self.values[level]) >= least),
                    key=lambda level: (len(self.values[level]), level), default=None)
 
-    def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int) -> list[FrozenTrial]:
-        """What a model at this budget is shown, in order of trial numbers; at most ``SEEN`` ended, as many pending."""
+    def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int,
+               kind: str = "tpe") -> list[FrozenTrial]:
+        """What a model at this budget is shown, in order of trial numbers; at most ``SEEN`` ended, as many pending.
+
+        Who was given up or waits at a rung is PRUNED. Optuna's Gaussian process reads complete and running trials only,
+        so to it who waits runs, and who diverged has the worst values of this budget: else it proposes again and again
+        where trials diverge. Of who was stopped it hears nothing: a value for them would be made up.
+        """
         valued, waiting = self.values[level], set(waiting)
         bad = self.given_up[level] | {t: r for t, r in self.open.items() if t in waiting and t not in valued}
         pending = {t: r for t, r in self.open.items() if t not in valued and t not in waiting}
         running = sorted(pending)
         if len(running) > SEEN:
             running = random.Random(seed).sample(running, SEEN)
-        names = list(self.goal.violations({}))
+        kept = dict.fromkeys(self.goal.violations({}), 0.0)
+        worst = self._worst(level) if kind == "gp" and valued else None
         made = []
         for trial in sorted({*self._sample(level, bad, seed), *running}):
-            value = valued.get(trial)
-            state = TrialState.COMPLETE if value else TrialState.RUNNING if trial in pending else TrialState.PRUNED
-            key = trial, state, level
+            diverged = trial in bad and bad[trial].state == FAILED
+            value = valued.get(trial) or (worst if diverged else None)
+            runs = trial in pending or (kind == "gp" and trial in waiting)
+            state = TrialState.COMPLETE if value else TrialState.RUNNING if runs else TrialState.PRUNED
+            key = trial, state, level, value and (*value.point, *value.violations.values())
             if key not in self._made:
-                params = (value or pending.get(trial) or bad[trial]).params
-                violations = value.violations if value else {} if trial in pending else dict.fromkeys(names, 0.0)
+                params = (valued.get(trial) or pending.get(trial) or bad[trial]).params
+                violations = value.violations if value else kept if state == TrialState.PRUNED else {}
                 self._made[key] = _frozen(space, params, state, value and value.point, violations)
             made.append(self._made[key])
         return [trial for trial in made if trial is not None]
+
+    def _worst(self, level: int) -> Value:
+        """The worst that is known at a budget, one by one of objectives and constraints."""
+        values = self.values[level].values()
+        return Value({}, tuple(map(min, zip(*(v.point for v in values)))),
+                     {name: max(v.violations[name] for v in values) for name in self.goal.violations({})})
 
     def _sample(self, level: int, bad: dict[int, TrialRecord], seed: int) -> list[int]:
         """All ended trials, or where there are too many the best ones and a random draw of the others."""

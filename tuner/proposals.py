@@ -145,7 +145,7 @@ class Proposer:
             return lambda: quasi_random(self.space, spec.seed, number)
         kind = self._kind(len(known.values[level]))
         waiting = self.rungs.paused if self.rungs else ()
-        seen = known.frozen(level, self.space, waiting, own_seed(spec.seed, number))
+        seen = known.frozen(level, self.space, waiting, own_seed(spec.seed, number), kind)
         return lambda: propose(self.space, len(spec.objectives), seen, sampler(kind))
 
     def _kind(self, values: int) -> str:

@@ -7,13 +7,15 @@ from concurrent.futures import Future
 
 from ray import tune
 
-from tuner.breaks import OWN, PROCESS, error_of, why_it_broke_off
+from tuner.breaks import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
 from tuner.front import Front
 from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.lanes import Lanes
 from tuner.spec import SearchSpec
 
-DEATHS = 3  # a process that dies so often before its trial got on, on nodes that live, is the trial's own doing
+# A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that
+# failed a trial so often, after minutes each time, is not waited for any longer: it would fail the others too.
+DEATHS = 3
 
 
 class Watch(tune.Callback):
@@ -28,8 +30,8 @@ class Watch(tune.Callback):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
         self.then, self.training = then, False
         self.nodes: Callable[[], Future[str | None]] = _all_well  # asks once; what is wrong with their storage
-        self.stop = None  # the driver's: called again here, as nobody listened before Ray Tune ran
-        self.deaths: dict[int, tuple[int, int]] = {}  # trial -> epochs trained, deaths of its process at that point
+        self.stop = None  # the driver's: called with a reason to end early
+        self.deaths: dict[tuple[int, str], tuple[int, int]] = {}  # trial, kind -> epochs trained, deaths at that point
         self.full = sum(t.state == FULL for t in history.everything())
         self.front: Front | None = None  # not worked out yet
         self.outdated = False  # said already
@@ -46,10 +48,6 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         self.training = True
-
-    def on_step_begin(self, iteration, trials, **info) -> None:
-        if self.stop and self.stop.why:
-            self.stop(self.stop.why)
 
     def on_step_end(self, iteration, trials, **info) -> None:
         if self.training and self.then:
@@ -104,11 +102,15 @@ class Watch(tune.Callback):
         number, error = _number(trial), error_of(trial)
         record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
         self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
-        trained, deaths = self.deaths.get(number, (0, 0))
-        self.deaths[number] = record.trained, (deaths if trained == record.trained else 0) + (kind == PROCESS)
+        trained, deaths = self.deaths.get((number, kind), (0, 0))
+        deaths = deaths + 1 if trained == record.trained else 1
+        self.deaths[number, kind] = record.trained, deaths
         if record.errors > self.spec.max_failures:
             self._end(number, FAILED, reason)
-        elif self.deaths[number][1] >= DEATHS:
+        elif kind == STORAGE and deaths >= DEATHS:
+            self.say(f"the search stops, `tuner resume` goes on with it: {reason}")
+            self.stop(STORAGE)
+        elif kind == PROCESS and deaths >= DEATHS:
             self._end(number, FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
         else:
             tried = f", error {record.errors} of {self.spec.max_failures} allowed" if kind == OWN else ""

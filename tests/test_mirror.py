@@ -1,0 +1,175 @@
+"""A search's folder in two places: what is brought, what is sent, and that one driver at a time does it."""
+
+import json
+import time
+
+import pytest
+
+from trainables.storage import Storage
+from tuner import mirror
+from tuner.home import Home, UsageError
+from tuner.spec import SearchSpec
+
+
+@pytest.fixture
+def two(tmp_path):
+    """(storage, home A, home B) with a search that A has sent."""
+    where, a, b = str(tmp_path / "s"), Home(tmp_path / "a"), Home(tmp_path / "b")
+    folder = a.search("x")
+    for name, text in {"spec.yaml": "method: at\n", "history.jsonl": "1\n2\n3", "verify/apgd/0.json": "{}", ".lock": "",
+                       "trials/0/checkpoint.pt": "", "front.png": "png", "verify/seeds/0/1/checkpoint.pt": "",
+                       "warm-start/history.jsonl": "1\n"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for name in ("trials/0", "verify/seeds/0/1"):  # as trials do
+        Storage(where).write(f"searches/x/{name}/checkpoint.pt", b"")
+    mirror.push(where, a, "x")
+    return where, a, b
+
+
+def files_of(home):
+    folder = home.search("x")
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_pull_brings_what_another_home_sent(two):
+    where, _, b = two
+    assert not mirror.pull(where, b, "y") and mirror.pull(where, b, "x")
+    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json",
+                           "warm-start/history.jsonl"]
+    assert (b.search("x") / "history.jsonl").read_text() == "1\n2\n", "half a line stays at home"
+    assert mirror.stored_names(where) == ["x"]
+
+
+@pytest.mark.parametrize("ours, kept", [
+    ("1\n2\n3\n4\n", True),   # this home could not send its end: it has more
+    ("1\n2\n", True), ("1\n", False),
+    ("1\nX\nY\nZ\n", False)])  # somebody went on elsewhere: theirs counts, checkpoints are there
+def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
+    where, _, b = two
+    folder = b.search("x")
+    folder.mkdir(parents=True)
+    (folder / "history.jsonl").write_text(ours)
+    (folder / "front.png").write_text("mine")
+    mirror.pull(where, b, "x")
+    assert (folder / "history.jsonl").read_text() == (ours if kept else "1\n2\n")
+    assert (folder / "front.png").read_text() == ("mine" if kept else "png")
+
+
+def test_one_driver_at_a_time(two, monkeypatch):
+    where, a, b = two
+    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
+    spec = SearchSpec(method="at", storage=where)
+    with mirror.mirrored(spec, a, "x"):
+        with pytest.raises(UsageError, match="'x' is running already, from .*/a; wait for it"):
+            with mirror.mirrored(spec, b, "x"):
+                pass
+        (a.search("x") / "history.jsonl").write_text("1\n2\n3\n")
+        deadline = time.time() + 20
+        while mirror.open_search(where, "x").read("history.jsonl") != b"1\n2\n3\n":
+            assert time.time() < deadline
+            time.sleep(0.05)
+    for home, every in ((a, 0.2), (b, 60)):  # of drivers that were killed; its own needs no waiting for
+        mirror.Mirror(where, home, "x")._lease(every)
+        with mirror.mirrored(spec, b, "x"):
+            pass
+    assert time.time() < deadline
+    assert mirror.open_search(where, "x").read(mirror.LEASE) is None
+
+
+class Rounds:
+    """Stands for the event that ends a mirror's thread: ends it after some rounds, and does ``each`` before every one
+    (told the interval that would be waited)."""
+
+    def __init__(self, rounds, each=lambda every: None):
+        self.left, self.each = rounds, each
+
+    def wait(self, every):
+        self.each(every)
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture
+def driver(two, monkeypatch):
+    """The mirror of a driver in home A, with intervals a test can wait for, and a function that reads the lease."""
+    where, a, _ = two
+    monkeypatch.setattr(mirror, "EVERY_S", 0.05)
+    found = mirror.Mirror(where, a, "x")
+    found.claim()
+    return found, lambda: json.loads(found.store.read(mirror.LEASE) or b"null")
+
+
+def slow(store, monkeypatch, seconds, seen=lambda name: None):
+    write = store.write
+
+    def late(name, data):
+        seen(name)
+        time.sleep(0 if name == mirror.LEASE else seconds)
+        write(name, data)
+    monkeypatch.setattr(store, "write", late)
+
+
+def test_the_lease_announces_the_interval_that_follows(driver, monkeypatch):
+    """Else whoever watches it for two and a half of the intervals it names takes a living driver's search over."""
+    found, lease = driver
+    slow(found.store, monkeypatch, 0.03)
+    waits = []
+    found.run(Rounds(2, lambda every: waits.append((every, lease()["every"]))))
+    assert waits[0][0] == 0.05 and waits[0][1] == mirror.MOST_S  # what is there is brought here first
+    assert waits[1][0] == waits[1][1] > 10 * 4 * 0.03 and waits[1][0] > waits[2][0] == waits[2][1]
+
+
+def test_the_lease_changes_while_many_files_are_sent(driver, monkeypatch):
+    found, lease = driver
+    found._lease(0.05)
+    beats = []
+    slow(found.store, monkeypatch, 0.1, lambda name: beats.append(lease()["beat"]))
+    found.run(Rounds(1))
+    assert len(set(beats)) >= 3, "the four files took eight of the intervals that it names"
+
+
+@pytest.mark.parametrize("other", ["b", None])
+def test_a_driver_whose_search_was_taken_over_sends_nothing_more(driver, two, other, capsys):
+    """A laptop that slept: another home has gone on, or has even ended."""
+    found, lease = driver
+    where, a, b = two
+    theirs = mirror.Mirror(where, b, "x")
+    theirs._lease(0.05)
+    theirs.store.write("history.jsonl", b"1\n2\ntheirs\n")
+    if other is None:
+        theirs.store.remove(mirror.LEASE)
+    (a.search("x") / "history.jsonl").write_text("1\n2\nours\n")
+    found.run(stop := Rounds(20))
+    said = capsys.readouterr().err
+    assert stop.left == 19, "it ends by itself"
+    assert "search 'x' was taken over by" in said and ("/b" in said) == bool(other) and "nothing more is sent" in said
+    found.close()
+    assert found.store.read("history.jsonl") == b"1\n2\ntheirs\n" and "taken over" in capsys.readouterr().err
+    assert (lease() or {}).get("who") == (other and theirs.who), "its lease is the other's to remove"
+
+
+def test_a_lease_that_is_gone_is_written_again_where_nobody_went_on(driver, two):
+    """The folder of the storage was emptied, or is not mounted just now."""
+    found, lease = driver
+    for file in ("driver.json", "history.jsonl", "spec.yaml"):
+        found.store.remove(file)
+    found.run(Rounds(1))
+    assert lease()["who"] == found.who and found.store.read("history.jsonl") == b"1\n2\n"
+
+
+def test_a_mirror_survives_errors_of_every_kind_and_says_so_once(driver, two, monkeypatch, capsys):
+    """Some clients of clouds raise what is no OSError."""
+    found, lease = driver
+    (two[1].search("x") / "history.jsonl").write_text("1\n2\nlate\n")
+    send, errors = found.send, [RuntimeError("server disconnected"), OSError("timed out"), RuntimeError("again")]
+
+    def sometimes():
+        if errors:
+            raise errors.pop(0)
+        send()
+    monkeypatch.setattr(found, "send", sometimes)
+    found.run(Rounds(4))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "server disconnected" in said and "sent when it answers" in said
+    assert found.store.read("history.jsonl") == b"1\n2\nlate\n" and lease()["who"] == found.who
