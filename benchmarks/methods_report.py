@@ -15,7 +15,8 @@ robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in 
 standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images.
 
 A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard
-error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing.
+error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing. Where a side's
+training collapsed (one class for every image: average 10, gap 100), the claim is **void**.
 """
 
 
@@ -83,6 +84,11 @@ def verdict(differences: list[float]) -> str:
     return "false" if all(d < 0 for d in differences) else "undecided"
 
 
+def collapsed(row: dict) -> bool:
+    """Whether the network says one class for every image."""
+    return sorted(row["clean"])[-2:] == [0, 1]
+
+
 def judged(claim: Claim, setting: str, rows: list[dict]) -> str:
     """One line of the claims' table; seeds that only one side has finished do not count."""
     mine, theirs = ({r["seed"]: claim.figure(r) for r in rows if r["method"] == name}
@@ -93,7 +99,9 @@ def judged(claim: Claim, setting: str, rows: list[dict]) -> str:
     each = [claim.sign * (mine[s] - theirs[s]) for s in seeds]
     shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
     mean = 100 * claim.sign * statistics.mean(each)
-    return f"| {claim.text} | {setting} | {mean:+.1f} | {shown} | **{verdict(each)}** |"
+    of_these = [r for r in rows if r["method"] in (claim.method, claim.control) and r["seed"] in seeds]
+    said = "void" if any(map(collapsed, of_these)) else verdict(each)
+    return f"| {claim.text} | {setting} | {mean:+.1f} | {shown} | **{said}** |"
 
 
 def cell(values: list[float]) -> str:
