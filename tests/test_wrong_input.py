@@ -48,6 +48,7 @@ CASES = [
     (["--set", "learning_rate=1"], ["'learning_rate'", "lr"]),
     (["--method", "cfa", "--fix", "form=at", "--fix", "lambda_2=0.5"], ["lambda_2=0.5", "form in {trades}"]),
     (["--method", "done", "--fix", "eta=0.3"], ["eta=0.3", "normaliser in {running}"]),
+    (["--method", "cfa", "--set", "ema=0.9"], ["ema=0.9", "average=fawa", "average=none"]),
     (["--set", "eps=0"], ["eps=0", "[0.0001, 1]"]),
     (["--set", "eps=-0.1"], ["eps=-0.1"]),
     (["--set", "batch_size=1"], ["batch_size=1", "[2, 4096]"]),  # two are enough for every method

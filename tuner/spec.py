@@ -83,6 +83,7 @@ class SearchSpec:
             return
         self.search_space()  # raises what is wrong with fix and space
         self._check_trunk()
+        self._check_average()
         check_scheduler(self)
 
     def _check_lanes(self) -> None:
@@ -180,6 +181,14 @@ class SearchSpec:
         if "start" in space.params and space.fixed.get("start") != 0:
             raise UsageError(f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has "
                              "a start of its own, which --fix start=VALUE sets (0 allows at:N)")
+
+    def _check_average(self) -> None:
+        space = self.search_space()
+        own = space.fixed.get("average", space.params["average"].default) if "average" in space.params else "none"
+        ema = space.fixed.get("ema", self.training().ema)
+        if own != "none" and ("ema" in space.searched or ema):
+            raise UsageError(f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
+                             f"which keeps a weight average of its own (average={own}); --fix average=none allows it")
 
     def _checked_set(self) -> dict[str, Any]:
         known = params_of(Training)
