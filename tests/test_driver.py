@@ -13,7 +13,7 @@ from tests.histories import fill
 from tuner import driver
 from tuner.driver import Interrupted, _stoppable
 from tuner.history import History
-from tuner.home import Home
+from tuner.home import Failed, Home
 from tuner.result import save_result, saved_result
 from tuner.spec import SearchSpec
 
@@ -81,6 +81,13 @@ def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(drive
     for home in ("a", "b") if storage else ("a",):  # another home has of it what the storage has
         result = driven(nothing, home=home, storage=storage)
         assert result["state"] == "finished" and sum(result["trials"].values()) == 6
+
+
+def test_a_search_that_its_storage_stopped_has_failed(driven):
+    with pytest.raises(Failed, match="'s' stopped because its storage failed; `tuner resume s` goes on"):
+        driven(lambda history: one_trial(history) and "storage")
+    assert saved_result(driven.folder)["state"] == "stopped"
+    assert driven(all_trials)["state"] == "finished"
 
 
 def test_a_finished_search_is_not_run_again(driven):

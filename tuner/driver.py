@@ -20,7 +20,7 @@ from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.cluster import connect, use_token
 from tuner.history import RUNNING, History, TrialRecord
-from tuner.home import Home, UsageError, write_atomically
+from tuner.home import Failed, Home, UsageError, write_atomically
 from tuner.lanes import Lanes
 from tuner.mirror import check_storage, dataset_of, forget_ray, mirrored, ray_place, share_dataset, with_storage
 from tuner.progress import Progress
@@ -150,12 +150,14 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     save_result(folder, result)
     if interrupted == "signal":
         raise Interrupted(result)
+    if interrupted == "storage":
+        raise Failed(f"search {name!r} stopped because its storage failed; `tuner resume {name}` goes on with it")
     return result
 
 
 def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
           until: float | None) -> str | None:
-    """Run the trials; returns why it ended early ("signal", "time budget") or None."""
+    """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our history replaces csv, json and tensorboard
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
