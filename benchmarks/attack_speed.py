@@ -3,9 +3,11 @@
     python -m benchmarks.attack_speed [--device cpu|cuda] [--rounds 5] [--compile] [--json OUT]
 
 "ours" is `Trainer._step` as a trial runs it (augmentation, frozen folded attack copy, no parameter gradients,
-channels_last, bf16 where `precision=auto` chooses it). On the CPU the figure is process CPU time of one thread, which
-other jobs on the machine disturb least; on a GPU it is wall time between synchronisations, and the share of a bf16
-matrix product measured just before is given too (useful work only: 2 K + 3 forward-equivalents per step).
+channels_last, bf16 where `precision=auto` chooses it, on a GPU the attack as one CUDA graph). On the CPU the figure is
+process CPU time of one thread, which other jobs on the machine disturb least; on a GPU it is wall time between
+synchronisations, and the share of a bf16 matrix product measured just before is given too (useful work only: 2 K + 3
+forward-equivalents per step). There "naive" computes its convolutions in TF32, as torch does unasked; "naive, no TF32"
+in float32 throughout.
 
 Runs on torch, torchvision and pyarrow, plus optuna for `search_spaces` (its distributions only). On a machine without a
 package index carry pure-Python wheels: pip download --no-deps -d .whl optuna colorlog alembic mako sqlalchemy tqdm
@@ -73,6 +75,14 @@ def plain_step(shape: tuple[int, int, int], model: str, batch: int, device: str)
     return lambda: naive_step(net, optimizer, x, y, EPS, EPS / 4, STEPS) and None
 
 
+def in_ieee_float32(step: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        torch.backends.cudnn.allow_tf32 = False
+        step()
+        torch.backends.cudnn.allow_tf32 = True
+    return run
+
+
 def forward_flops(model: str, shape: tuple[int, int, int]) -> int:
     net = build_model(model, 10, shape).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -84,7 +94,8 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> d
     """Seconds per step of each variant, one entry per round; about 0.3 s of each variant in a round."""
     repeat = {}
     for name, step in steps.items():
-        step()
+        for _ in range(3):  # the third is the first one that a GPU replays
+            step()
         begin = clock(device)
         step()
         repeat[name] = max(1, round(0.3 / max(clock(device) - begin, 1e-4)))
@@ -107,6 +118,8 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
             ours = (dataset, folder, model, batch, device)
             steps = {"naive": plain_step(shape, model, batch, device), "fp32": our_step(*ours, precision="fp32"),
                      "ours": our_step(*ours)}
+            if device == "cuda":
+                steps["naive, no TF32"] = in_ieee_float32(steps["naive"])
             if compiled:
                 steps["ours + compile"] = our_step(*ours, compile="on")
             times = measure(steps, rounds, device)

@@ -14,6 +14,9 @@ import argparse
 import json
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from benchmarks.methods_report import report
 from benchmarks.synthetic import thinned
 from search_spaces import METHODS
 from trainables.config import TrialConfig
-from trainables.data import DataSpec
+from trainables.data import DataSpec, prepare
 from trainables.data.tensors import Split, open_test
 from trainables.evaluate import evaluate
 from trainables.frozen import Frozen
@@ -64,7 +67,7 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
     test = Split(test.base, test.index[::every], test.labels[::every])
     about = {**run, "test_images": len(test), "torch": torch.__version__,
              "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-             "precision": str(trainer.autocast), "train_counts": trainer.splits.class_counts}
+             "precision": str(trainer.autocast or torch.float32), "train_counts": trainer.splits.class_counts}
     try:
         for _ in range(run["epochs"]):
             trainer.run_epoch()
@@ -81,20 +84,24 @@ def record(args: argparse.Namespace) -> None:
     done = {tuple(row[k] for k in KEY) for row in read(args.results)}
     todo = [run for run in runs(args) if tuple(run.values()) not in done]
     print(f"{len(todo)} runs to train, {len(done)} stored in {args.results}", flush=True)
-    if args.device == "cpu":
-        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         home = args.home or folder
         dataset = f"parquet:{args.data.resolve()}"
         if args.images:
             dataset = thinned(args.data, Path(folder) / "thinned", args.images)
+        prepare(dataset, Path(home))  # once, before processes share it
         args.results.parent.mkdir(parents=True, exist_ok=True)
-        for run in todo:
-            row = train(run, dataset, home, args.device, args.test_every)
-            with args.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            what = row.get("failed") or f"robust {sum(row['robust']) / len(row['robust']):.3f} in {row['wall_s']} s"
-            print(f"{run['setting']} {run['method']} seed {run['seed']}: {what}", flush=True)
+        job = partial(train, dataset=dataset, home=home, device=args.device, every=args.test_every)
+        with ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            for finished in as_completed([pool.submit(job, run) for run in todo]):
+                if finished.exception():  # one run's accident is not the others'; the same command tries it again
+                    print(f"a run broke off: {finished.exception()!r}", flush=True)
+                    continue
+                row = finished.result()
+                with args.results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                what = row.get("failed") or f"robust {sum(row['robust']) / len(row['robust']):.3f} in {row['wall_s']} s"
+                print(f"{row['setting']} {row['method']} seed {row['seed']}: {what}", flush=True)
 
 
 def main() -> None:
@@ -112,6 +119,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--home", help="where decoded data are kept; default: a temporary folder")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train at the same time")
     parser.add_argument("--table", action="store_true", help="write the page from the stored results, train nothing")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,10 +21,23 @@ from trainables.data import DataSpec, open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.frozen import Frozen, fast_dtype
 from trainables.losses import ATTACK_LOSSES
-from trainables.method import Adversary, Attack, Batch, EpochStats, Task
+from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models import build_model
+from trainables.replayed import Replayed
 from trainables.sgd import SGD
+
+
+def find(attack: Attack, attacked: Frozen, method: Method, x: Tensor, y: Tensor, begin: Tensor, eps: Tensor,
+         step: Tensor) -> tuple[Tensor, Tensor]:
+    """One attack of a training step from ``begin``; ``eps`` and ``step`` (B,). Gives x' and the steps survived (B,)."""
+    if attack.loss == "dlr-targeted":
+        return apgd_targeted(attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin)
+    with torch.no_grad():
+        clean = attacked(x) if attack.loss == "inner" and method.inner_needs_clean else None
+    losses = {**ATTACK_LOSSES, "inner": lambda logits, labels: method.inner_loss(logits, labels, clean)}
+    return pgd(attacked, x, y, losses[attack.loss], eps=eps, step=step, steps=attack.steps, x_start=begin,
+               stop_after=attack.stop_after)
 
 
 class Diverged(RuntimeError):
@@ -59,6 +74,7 @@ class Trainer:
         self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
+        self.finders: dict[Attack, Callable[..., tuple[Tensor, Tensor]]] = {}  # none of them refers to the trainer
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
@@ -130,16 +146,12 @@ class Trainer:
 
     def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         eps = (self.knobs.eps * self.method.eps_scale(y)).to(x.dtype)
-        begin = start_point(x, eps[:, None, None, None], attack.start, generator)
-        with torch.no_grad():
-            clean = self.attacked(x) if attack.loss == "inner" and self.method.inner_needs_clean else None
-        if attack.loss == "dlr-targeted":
-            return apgd_targeted(self.attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets,
-                                 x_start=begin)
-        losses = {**ATTACK_LOSSES, "inner": lambda z, t: self.method.inner_loss(z, t, clean)}
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.knobs.eps))
-        return pgd(self.attacked, x, y, losses[attack.loss], eps=eps, step=step, steps=attack.steps, x_start=begin,
-                   stop_after=attack.stop_after)
+        begin = start_point(x, eps[:, None, None, None], attack.start, generator)
+        if attack not in self.finders:
+            found = partial(find, attack, self.attacked, self.method)
+            self.finders[attack] = Replayed(found) if self.device.type == "cuda" else found
+        return self.finders[attack](x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
         adversaries = []

@@ -210,7 +210,8 @@ class Method(nn.Module):
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
         """(B,) what the attack maximises: cross-entropy, for the trades form KL(p(x) || p(x')).
 
-        ``logits_clean`` is given, without gradient, only if ``inner_needs_clean``.
+        ``logits_clean`` is given, without gradient, only if ``inner_needs_clean``. On a GPU this is recorded once and
+        replayed: besides its arguments it may read parameters, and buffers that are updated in place.
         """
         if self.form == "trades":
             return losses.kl(logits_clean, logits_adv)

@@ -1,0 +1,101 @@
+"""What only a GPU can show; skipped without one. Needs torch and optuna alone, so it runs on a bare GPU machine."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from search_spaces import METHODS
+from search_spaces.training import training_for
+from trainables.config import TrialConfig
+from trainables.evaluate import evaluate
+from trainables.frozen import Frozen
+from trainables.loop import Trainer, find
+from trainables.method import Attack
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+# another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options
+VARIANTS = [(name, {}, {}) for name in METHODS] + [
+    ("wmmr", {"weight_attack": True}, {}), ("done", {"barrier": True}, {}), ("cfol", {"mode": "sample"}, {}),
+    ("at", {}, {"awp": 0.005, "ema": 0.9, "class_weights": "effective"}), ("at", {}, {"attack_bn": "train"}),
+    ("at", {}, {"precision": "fp32"})]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    knobs = asdict(training_for("digits", passes=2, attack_steps=4, eval_attack=4))
+    return TrialConfig("at", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
+
+
+@pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
+def test_every_method_trains_without_waiting_for_the_device(config, method, params, knobs):
+    trainer = Trainer(replace(config, method=method, params=params, training={**config.training, **knobs}))
+    assert trainer.device.type == "cuda" and (trainer.autocast is torch.bfloat16) == ("precision" not in knobs)
+    trainer.run_epoch()  # attacks are recorded, which waits once
+    trainer.run_epoch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        totals = trainer._train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert totals["loss"].isfinite()
+    x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
+    noise = 0.01 * torch.rand_like(x)
+    assert trainer.finders
+    for attack, replayed in trainer.finders.items():
+        assert replayed.graph is not None
+        trainer.attacked.refresh()
+        eps = torch.linspace(0.02, 0.2, 32, device="cuda")
+        for begin in (x, (x + noise).clamp(0, 1)):  # the second shows that nothing of the first has stayed
+            given = x.contiguous(memory_format=torch.channels_last), y, begin, eps, attack.step * eps
+            again, expected = replayed(*given), find(attack, trainer.attacked, trainer.method, *given)
+            assert all(torch.equal(a, b) for a, b in zip(again, expected))
+            assert (again[0] - x).abs().amax((1, 2, 3)).le(eps + 1e-6).all() and not torch.equal(again[0], begin)
+
+
+def test_what_an_attack_gave_outlasts_the_next_one(config):
+    trainer = Trainer(config)
+    trainer.run_epoch()
+    attack = next(iter(trainer.finders))
+    x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
+    x, eps = x.contiguous(memory_format=torch.channels_last), torch.full((32,), 0.1, device="cuda")
+    first = trainer.finders[attack](x, y, x, eps, eps / 4)[0]
+    kept = first.clone()
+    trainer.finders[attack](x.flip(0).contiguous(memory_format=torch.channels_last), y, x, eps, eps / 4)
+    assert torch.equal(first, kept)
+
+
+def test_weights_that_training_moves_reach_the_recorded_attack(config):
+    trainer = Trainer(config)
+    trainer.run_epoch()
+    attack = next(a for a in trainer.finders if isinstance(a, Attack))
+    x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
+    given = x.contiguous(memory_format=torch.channels_last), y, x, torch.full((32,), 0.1, device="cuda")
+    before = trainer.finders[attack](*given, given[3] / 4)[0]
+    trainer.run_epoch()
+    trainer.attacked.refresh()
+    assert not torch.equal(before, trainer.finders[attack](*given, given[3] / 4)[0])
+
+
+def test_the_cpu_judges_a_gpus_model_alike(config):
+    """The same weights and attack on both, in float32: at most one image in a hundred is judged differently."""
+    trainer = Trainer(replace(config, training={**config.training, "passes": 8}))
+    for _ in range(3):
+        trainer.run_epoch()
+    split = trainer.splits.val
+    ours = evaluate(Frozen(trainer.model), split, 10, eps=0.1, steps=20)
+    there = replace(split, base=split.base.cpu(), index=split.index.cpu(), labels=split.labels.cpu())
+    theirs = evaluate(Frozen(trainer.model.cpu()), there, 10, eps=0.1, steps=20)
+    assert ours.robust.sum() > 0.2 * len(split)
+    for mine, other in ((ours.clean, theirs.clean), (ours.robust, theirs.robust)):
+        assert (mine - other).abs().sum() <= max(1, 0.01 * len(split))
+
+
+def test_a_checkpoint_goes_on_where_it_stood(config):
+    first, second = Trainer(config), Trainer(config)
+    first.run_epoch()
+    second.load_state_dict(first.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters()))
+    ends = [trainer.run_epoch() for trainer in (first, second)]
+    # atomic sums on a GPU come in any order, so the last bits may differ, the random numbers may not
+    assert ends[0]["train_loss"] == pytest.approx(ends[1]["train_loss"], rel=1e-2) and ends[1]["epoch"] == 2
