@@ -23,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import optuna
 import torch
 
@@ -33,7 +34,7 @@ from tuner.space import build_space
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
 # before the learning rate drops says much about the last one (rank correlation 0.1 to 0.4 over 30 settings, measured).
 KNOBS = {"digits": {"passes": 2, "batch_size": 64, "lr": 0.1, "ema": 0.95, "attack_steps": 5, "eval_attack": 8},
-         "images": {"ema": 0.99}}
+         "images": {"ema": 0.99, "attack_steps": 5, "eval_attack": 8}}
 METRICS = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess")
 
 
@@ -53,15 +54,14 @@ def configurations(method: str, count: int, fix: dict) -> list[dict]:
 
 def judged_on_more(spec, home, device="cpu"):
     """The splits, `val` with the training images that the imbalance left over."""
+    from trainables.data.split import choose
     from trainables.data.store import mapped, prepare
     from trainables.data.tensors import Split, open_splits
 
-    splits = open_splits(spec, home, device)
-    labels = torch.from_numpy(mapped(prepare(spec.dataset, home) / "train.arrow").labels)
-    judged = torch.ones(len(labels), dtype=torch.bool)
-    judged[splits.train.index] = False
-    rows = judged.nonzero().flatten()
-    return replace(splits, val=Split(splits.val.base, rows.to(device), labels[rows].to(device)))
+    splits, source = open_splits(spec, home, device), mapped(prepare(spec.dataset, home) / "train.arrow")
+    rest = np.setdiff1d(np.arange(len(source.labels)), choose(source, spec)[0])
+    images, labels = torch.tensor(source.images[rest]), torch.tensor(source.labels[rest])
+    return replace(splits, val=Split(images.to(device), torch.arange(len(rest), device=device), labels.to(device)))
 
 
 def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None:

@@ -10,8 +10,9 @@ from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.evaluate import evaluate
 from trainables.frozen import Frozen
+from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
-from trainables.method import Attack
+from trainables.models import build_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options
@@ -53,6 +54,34 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
             assert (again[0] - x).abs().amax((1, 2, 3)).le(eps + 1e-6).all() and not torch.equal(again[0], begin)
 
 
+@pytest.mark.parametrize("name, fused_ones", [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8),
+                                              ("resnet18:0.1", 0)])
+def test_fused_kernels_compute_what_they_replace(name, fused_ones):
+    """Logits and gradients of the fused bf16 network are as near to float32's as the plain bf16 network's are."""
+    torch.manual_seed(0)
+    model = build_model(name, 10, (3, 32, 32)).cuda().to(memory_format=torch.channels_last)
+    model.train()
+    x = torch.rand(64, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+    for _ in range(3):
+        model(x)
+    model.eval()
+    exact, plain, fused = (Frozen(model, **how) for how in ({}, {"dtype": torch.bfloat16},
+                                                            {"dtype": torch.bfloat16, "fused": True}))
+    assert sum(isinstance(m, ConvReLU) for m in fused.module.modules()) == fused_ones
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.1)
+    found = []
+    for network in (exact, plain, fused):
+        network.refresh()
+        leaf = x.clone().requires_grad_(True)
+        logits = network(leaf)
+        (grad,) = torch.autograd.grad(logits[:, 3].sum(), leaf)
+        found.append((logits.detach(), grad))
+    for true, half, ours in zip(*found):
+        assert (ours - true).norm() <= 1.2 * (half - true).norm() + 1e-6 < 0.3 * true.norm()
+
+
 def test_what_an_attack_gave_outlasts_the_next_one(config):
     trainer = Trainer(config)
     trainer.run_epoch()
@@ -68,7 +97,7 @@ def test_what_an_attack_gave_outlasts_the_next_one(config):
 def test_weights_that_training_moves_reach_the_recorded_attack(config):
     trainer = Trainer(config)
     trainer.run_epoch()
-    attack = next(a for a in trainer.finders if isinstance(a, Attack))
+    attack = next(iter(trainer.finders))
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     given = x.contiguous(memory_format=torch.channels_last), y, x, torch.full((32,), 0.1, device="cuda")
     before = trainer.finders[attack](*given, given[3] / 4)[0]
@@ -78,7 +107,7 @@ def test_weights_that_training_moves_reach_the_recorded_attack(config):
 
 
 def test_the_cpu_judges_a_gpus_model_alike(config):
-    """The same weights and attack on both, in float32: at most one image in a hundred is judged differently."""
+    """The same weights and attack on both, in float32: at most one image in fifty is judged differently."""
     trainer = Trainer(replace(config, training={**config.training, "passes": 8}))
     for _ in range(3):
         trainer.run_epoch()
@@ -88,7 +117,7 @@ def test_the_cpu_judges_a_gpus_model_alike(config):
     theirs = evaluate(Frozen(trainer.model.cpu()), there, 10, eps=0.1, steps=20)
     assert ours.robust.sum() > 0.2 * len(split)
     for mine, other in ((ours.clean, theirs.clean), (ours.robust, theirs.robust)):
-        assert (mine - other).abs().sum() <= max(1, 0.01 * len(split))
+        assert (mine - other).abs().sum() <= 0.02 * len(split)
 
 
 def test_a_checkpoint_goes_on_where_it_stood(config):

@@ -12,7 +12,9 @@ from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.evaluate import evaluate
 from trainables.frozen import Frozen, fast_dtype, native_bf16
+from trainables.fused import ConvReLU
 from trainables.loop import Trainer
+from trainables.models import build_model
 
 CPU, SMALL, PHOTO = torch.device("cpu"), (1, 8, 8), (3, 32, 32)
 aten = torch.ops.aten
@@ -72,6 +74,32 @@ def test_attacks_compute_no_parameter_gradients(config, precision):
     assert x.grad is not None and all(p.grad is None for p in trainer.attacked.module.parameters())
     trainer._step(torch.arange(8), torch.Generator().manual_seed(0))
     assert all(p.grad is None and not p.requires_grad for p in trainer.attacked.module.parameters())
+
+
+@pytest.mark.parametrize("name, fused_ones", [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8),
+                                              ("resnet18:0.1", 0), ("vgg11_bn", 7)])
+def test_fusing_changes_no_number(monkeypatch, name, fused_ones):
+    """cuDNN's kernels, here in torch's words: the rewritten network has the plain one's logits and gradients."""
+    conv = torch.nn.functional.conv2d
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda x, w, b, *shape: conv(x, w, b, *shape).relu())
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu",
+                        lambda x, w, z, alpha, b, *shape: (conv(x, w, b, *shape) + alpha * z).relu())
+    torch.manual_seed(0)
+    model, x = build_model(name, 10, PHOTO).train(), torch.rand(8, *PHOTO)
+    model(x)
+    found = []
+    for network in (Frozen(model), Frozen(model, fused=True)):
+        with torch.no_grad():  # the weights that count are those of the last refresh
+            next(model.parameters()).mul_(1.1)
+        network.refresh()
+        leaf = x.clone().requires_grad_(True)
+        logits = network(leaf)
+        found.append((logits, *torch.autograd.grad(logits[:, 3].sum(), leaf)))
+        with torch.no_grad():
+            next(model.parameters()).div_(1.1)
+    assert sum(isinstance(m, ConvReLU) for m in network.module.modules()) == fused_ones
+    for plain, fused in zip(*found):
+        assert plain.abs().max() > 0 and torch.allclose(plain, fused, rtol=1e-4, atol=1e-6)
 
 
 def test_precision_is_honoured(config):

@@ -1,5 +1,5 @@
 """A fast stand-in for the model while it is attacked or judged: evaluation mode, no parameter gradients, batch norm
-folded into the convolutions, channels_last, and bf16 where the device has it.
+folded into the convolutions, channels_last, and bf16 where the device has it, there with ``trainables.fused``.
 
 The weights are those of the last ``refresh``; folding changes logits by rounding only. See docs/decisions.md.
 """
@@ -11,14 +11,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from trainables.fused import fuse
 from trainables.models import conv_bn_pairs
 
 
 class Frozen:
     """Callable like the model: x (B, C, H, W) in [0, 1] -> logits (B, K) in float32 (float64 if the model is)."""
 
-    def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False):
-        """``batch_stats``: batch norm uses the batch's statistics, nothing is folded; running ones stay as they are."""
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False,
+                 fused: bool = False):
+        """``batch_stats``: batch norm uses the batch's statistics, nothing is folded; running ones stay as they are.
+        ``fused``: use cuDNN's fused kernels, on a GPU in half precision."""
         self.source = model
         self.dtype = dtype
         self.module = copy.deepcopy(model).requires_grad_(False)
@@ -37,13 +40,15 @@ class Frozen:
         if dtype is not None:  # but pixels are normalised before they are rounded, which keeps more of a small step
             self.module.backbone.to(dtype)
             self.module.head.to(dtype)
+        if fused:
+            fuse(self.module.backbone)
         mine, theirs = self.module.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
         plain = [k for k in mine if k.rpartition(".")[0] not in folded]
         self._mine, self._theirs = [mine[k].data for k in plain], [theirs[k].data for k in plain]
         self.refresh()
 
     @torch.no_grad()
-    def refresh(self) -> Frozen:
+    def refresh(self) -> None:
         """Take over the model's present weights."""
         if self._mine:
             torch._foreach_copy_(self._mine, self._theirs)
@@ -54,7 +59,6 @@ class Frozen:
             target.weight.copy_(conv.weight * scale[:, None, None, None])
             shift = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
             target.bias.copy_(bn.bias + shift * scale)
-        return self
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.dtype is None:

@@ -71,9 +71,13 @@ class Trainer:
         self.optimizer = SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
                              weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
-        self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train")
+        # compiled code fuses by itself, and cannot look into cuDNN's kernels
+        self.fused = self.device.type == "cuda" and self.autocast is not None and self.knobs.compile == "off"
+        self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train",
+                               fused=self.fused)
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
+        self.refresh = Replayed(self.attacked.refresh) if self.device.type == "cuda" else self.attacked.refresh
         self.finders: dict[Attack, Callable[..., tuple[Tensor, Tensor]]] = {}  # none of them refers to the trainer
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
@@ -123,7 +127,7 @@ class Trainer:
         if self.method.needs_partners:
             partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
             x = self.method.mix(x, y, augment(partners, self.knobs.augment, generator), generator)
-        self.attacked.refresh()
+        self.refresh()
         base = Attack(self.knobs.attack_steps, self.knobs.step_size, self.knobs.attack_start)
         found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
 
@@ -196,7 +200,7 @@ class Trainer:
 
     def _judge(self, model) -> Evaluation:
         judge = Frozen(model)
-        attacked = Frozen(model, dtype=self.autocast) if self.autocast else judge
+        attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge
         return evaluate(judge, self.splits.val, self.classes, eps=self.knobs.eps, steps=self.knobs.eval_attack,
                         attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses)
 

@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 class Replayed:
-    """``function(*tensors) -> tensors``, to the bit: its first call runs it (libraries warm up, compilers compile),
-    the second records it, all later ones replay that. Every call's arguments have the first one's shapes."""
+    """``function(*tensors) -> tensors or None``, to the bit: its first call runs it (libraries warm up, compilers
+    compile), the second records it, all later ones replay that. Every call's arguments have the first one's shapes."""
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+    def __init__(self, function: Callable[..., tuple[Tensor, ...] | None]):
         self.function, self.warm = function, False
         self.graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
-        self._outputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] | None = None
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...] | None:
         if not self.warm:
             self.warm = True
             return self.function(*inputs)
@@ -34,4 +34,4 @@ class Replayed:
         for mine, given in zip(self._inputs, inputs, strict=True):
             mine.copy_(given)
         self.graph.replay()
-        return tuple(t.clone() for t in self._outputs)  # the next replay writes over them
+        return self._outputs and tuple(t.clone() for t in self._outputs)  # the next replay writes over them

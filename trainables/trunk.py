@@ -24,8 +24,8 @@ from trainables.trunk_store import TrunkStore
 FORMAT = 1  # raise it when the files' content changes: old trunks are then not found
 PACKAGE = Path(__file__).parent
 # Everything that decides a plain epoch's bits; the base method's own file is added.
-SOURCES = ("loop", "attack", "apgd", "frozen", "augment", "batches", "averages", "evaluate", "class_weights", "losses",
-           "method", "models", "replayed", "sgd", "data", "methods/__init__")
+SOURCES = ("loop", "attack", "apgd", "frozen", "fused", "augment", "batches", "averages", "evaluate", "class_weights",
+           "losses", "method", "models", "replayed", "sgd", "data", "methods/__init__")
 
 
 @lru_cache
