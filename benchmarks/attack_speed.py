@@ -114,7 +114,7 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         for model, size, channels, batch in CASES[device]:
             shape = (channels, size, size)
-            dataset = random_images(Path(folder) / f"{size}x{channels}", 64, size=size, channels=channels)
+            dataset = random_images(Path(folder) / f"{size}x{channels}", 64 + batch // 8, size=size, channels=channels)
             ours = (dataset, folder, model, batch, device)
             steps = {"naive": plain_step(shape, model, batch, device), "fp32": our_step(*ours, precision="fp32"),
                      "ours": our_step(*ours)}

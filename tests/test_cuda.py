@@ -12,6 +12,7 @@ from trainables.evaluate import evaluate
 from trainables.frozen import Frozen
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
+from trainables.method import Attack
 from trainables.models import build_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -28,6 +29,11 @@ def config(tmp_path_factory):
     return TrialConfig("at", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
 
 
+def attacks(trainer):
+    """What has been recorded of the training attacks."""
+    return {key: made for key, made in trainer.record.made.items() if isinstance(key, Attack)}
+
+
 @pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
 def test_every_method_trains_without_waiting_for_the_device(config, method, params, knobs):
     trainer = Trainer(replace(config, method=method, params=params, training={**config.training, **knobs}))
@@ -42,8 +48,8 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
     assert totals["loss"].isfinite()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     noise = 0.01 * torch.rand_like(x)
-    assert trainer.finders
-    for attack, replayed in trainer.finders.items():
+    assert trainer.record.made["refresh"].graph is not None
+    for attack, replayed in attacks(trainer).items():
         assert replayed.graph is not None
         trainer.attacked.refresh()
         eps = torch.linspace(0.02, 0.2, 32, device="cuda")
@@ -85,25 +91,44 @@ def test_fused_kernels_compute_what_they_replace(name, fused_ones):
 def test_what_an_attack_gave_outlasts_the_next_one(config):
     trainer = Trainer(config)
     trainer.run_epoch()
-    attack = next(iter(trainer.finders))
+    (attack, replayed), = attacks(trainer).items()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     x, eps = x.contiguous(memory_format=torch.channels_last), torch.full((32,), 0.1, device="cuda")
-    first = trainer.finders[attack](x, y, x, eps, eps / 4)[0]
+    first = replayed(x, y, x, eps, eps / 4)[0]
     kept = first.clone()
-    trainer.finders[attack](x.flip(0).contiguous(memory_format=torch.channels_last), y, x, eps, eps / 4)
+    replayed(x.flip(0).contiguous(memory_format=torch.channels_last), y, x, eps, eps / 4)
     assert torch.equal(first, kept)
 
 
 def test_weights_that_training_moves_reach_the_recorded_attack(config):
     trainer = Trainer(config)
     trainer.run_epoch()
-    attack = next(iter(trainer.finders))
+    (attack, replayed), = attacks(trainer).items()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     given = x.contiguous(memory_format=torch.channels_last), y, x, torch.full((32,), 0.1, device="cuda")
-    before = trainer.finders[attack](*given, given[3] / 4)[0]
+    before = replayed(*given, given[3] / 4)[0]
     trainer.run_epoch()
     trainer.attacked.refresh()
-    assert not torch.equal(before, trainer.finders[attack](*given, given[3] / 4)[0])
+    assert not torch.equal(before, replayed(*given, given[3] / 4)[0])
+
+
+def test_recorded_evaluations_follow_the_weights(config):
+    """Every epoch is judged as by an evaluation that records nothing, whole batches and the rest."""
+    trainer = Trainer(replace(config, training={**config.training, "passes": 8, "precision": "fp32"}))
+    for _ in range(3):
+        metrics = trainer.run_epoch()
+        split = replace(trainer.splits.val, index=trainer.splits.val.index.repeat(8),
+                        labels=trainer.splits.val.labels.repeat(8))  # 2,240 images, so that whole batches are robust
+        judge = Frozen(trainer.model)
+        alone = evaluate(judge, split, 10, eps=0.1, steps=4)
+        trainer.splits, small = replace(trainer.splits, val=split), trainer.splits
+        for _ in range(3):
+            again = trainer._judge(trainer.model)
+            for mine, other in ((again.robust, alone.robust), (again.ce_robust, alone.ce_robust)):
+                assert (mine - other).abs().sum() <= 0.01 * len(split)  # some of cuDNN's sums come in any order
+        trainer.splits = small
+    assert metrics["robust_acc"] > 0.3 and sum(isinstance(key, tuple) for key in trainer.record.made) == 2
+    assert all(made.graph is not None for made in trainer.record.made.values())
 
 
 def test_the_cpu_judges_a_gpus_model_alike(config):

@@ -41,8 +41,9 @@ def pgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: Callabl
     kappa).
     """
     shape = (-1,) + (1,) * (x.dim() - 1)
-    eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape(shape)
-    step = torch.as_tensor(step, device=x.device, dtype=x.dtype).reshape(shape)
+    # a number is written by the device itself: a copy from the host could not be recorded (``Replayed``)
+    eps, step = (v.to(x) if isinstance(v, Tensor) else x.new_full((1,), v) for v in (eps, step))
+    eps, step = eps.reshape(shape), step.reshape(shape)
     low, high = (x - eps).clamp_(0, 1), (x + eps).clamp_(0, 1)
     x_adv = (x if x_start is None else x_start).detach().clone()
     survived = torch.zeros(len(x), dtype=torch.int64, device=x.device)

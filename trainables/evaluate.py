@@ -1,13 +1,15 @@
 """The one evaluation: an image counts as robust only if it survives CE-PGD and then margin-PGD.
 
-Each attack runs only on the images that are still classified right; predictions are judged in float32. The gap between
-CE-PGD alone and both attacks is reported because a large one means that a loss masks its gradients.
+Each attack runs only on the images that are still classified right, in full batches; predictions are judged in float32.
+The gap between CE-PGD alone and both attacks is reported because a large one means that a loss masks its gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from trainables.attack import pgd, start_point
 from trainables.losses import logit_margin
+from trainables.replayed import Work
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -56,39 +59,58 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return logit_margin(logits, y)
 
 
+@contextmanager
+def no_tf32():
+    """float32 proper: torch lets a GPU's convolutions round their input to 10 bits unasked."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@no_tf32()
 @torch.no_grad()
 def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, attacked: Forward | None = None,
-             batch_size: int = 512, with_kl: bool = False, seed: int = 0) -> Evaluation:
+             batch_size: int = 512, with_kl: bool = False, seed: int = 0,
+             record: Callable[[Hashable, Work], Work] = lambda key, function: function) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
     ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
-    ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses.
+    ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses. ``record``
+    (a ``Recorder``): where attacks on whole batches are recorded from one evaluation to the next.
     """
-    attacked = attacked or judge
-    device = split.labels.device
-    generator = torch.Generator(device=device).manual_seed(seed)
-    count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=device)
-    for start in range(0, len(split), batch_size):
-        x, y = split.batch(slice(start, start + batch_size))
-        logits = judge(x)
-        count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
-        ce.index_add_(0, y, _cross_entropy(logits, y).double())
-        right = logits.argmax(1) == y
-        clean.index_add_(0, y, right.double())
-        todo = torch.arange(len(y), device=device) if with_kl else right.nonzero().squeeze(1)
-        for loss, survivors in ((_cross_entropy, ce_robust), (_margin, robust)):
-            if not len(todo):
-                break
-            x_adv = _attack(attacked, x[todo], y[todo], loss, eps, steps, generator)
+    attacked, y = attacked or judge, split.labels
+    generator = torch.Generator(device=y.device).manual_seed(seed)
+    count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=y.device)
+    everyone = torch.arange(len(split), device=y.device)
+    logits = torch.cat([judge(_images(split, rows)) for rows in everyone.split(batch_size)])
+    right = logits.argmax(1) == y
+    count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
+    clean.index_add_(0, y, right.double())
+    ce.index_add_(0, y, _cross_entropy(logits, y).double())
+    todo = everyone if with_kl else everyone[right]
+    for loss, survivors in ((_cross_entropy, ce_robust), (_margin, robust)):
+        left = todo[:0]
+        for rows in todo.split(batch_size) if len(todo) else ():
+            x, find = _images(split, rows), partial(_attack, attacked, loss, eps, steps)
+            if len(rows) == batch_size:
+                find = record((attacked, loss), find)
+            (x_adv,) = find(x, y[rows], start_point(x, torch.as_tensor(eps, device=x.device), "uniform", generator))
             logits_adv = judge(x_adv)
             if with_kl and loss is _cross_entropy:
-                p, q = logits.log_softmax(1), logits_adv.log_softmax(1)
-                kl.index_add_(0, y, (p.exp() * (p - q)).sum(1).double())
-            todo = todo[(logits_adv.argmax(1) == y[todo]) & right[todo]]
-            survivors.index_add_(0, y[todo], torch.ones(len(todo), dtype=torch.float64, device=device))
+                p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
+                kl.index_add_(0, y[rows], (p.exp() * (p - q)).sum(1).double())
+            left = torch.cat([left, rows[(logits_adv.argmax(1) == y[rows]) & right[rows]]])
+        todo = left
+        survivors.index_add_(0, y[todo], torch.ones(len(todo), dtype=torch.float64, device=y.device))
     return Evaluation(*(t.cpu() for t in (count, clean, ce_robust, robust, ce, kl)))
 
 
-def _attack(forward: Forward, x: Tensor, y: Tensor, loss, eps: float, steps: int, generator: torch.Generator) -> Tensor:
-    begin = start_point(x, torch.as_tensor(eps, device=x.device), "uniform", generator)
-    return pgd(forward, x, y, loss, eps=eps, step=2.5 * eps / steps, steps=steps, x_start=begin)[0]
+def _images(split, rows: Tensor) -> Tensor:
+    return split.batch(rows)[0].contiguous(memory_format=torch.channels_last)
+
+
+def _attack(forward: Forward, loss, eps: float, steps: int, x: Tensor, y: Tensor, begin: Tensor) -> tuple[Tensor]:
+    return pgd(forward, x, y, loss, eps=eps, step=2.5 * eps / steps, steps=steps, x_start=begin)[:1]

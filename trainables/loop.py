@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,7 +23,7 @@ from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models import build_model
-from trainables.replayed import Replayed
+from trainables.replayed import Recorder
 from trainables.sgd import SGD
 
 
@@ -77,8 +76,8 @@ class Trainer:
                                fused=self.fused)
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
-        self.refresh = Replayed(self.attacked.refresh) if self.device.type == "cuda" else self.attacked.refresh
-        self.finders: dict[Attack, Callable[..., tuple[Tensor, Tensor]]] = {}  # none of them refers to the trainer
+        self.record = Recorder(self.device)  # nothing in it refers to the trainer: its memory goes when that goes
+        self.judges: dict[int, tuple[Frozen, Frozen]] = {}
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
@@ -127,7 +126,7 @@ class Trainer:
         if self.method.needs_partners:
             partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
             x = self.method.mix(x, y, augment(partners, self.knobs.augment, generator), generator)
-        self.refresh()
+        self.record("refresh", self.attacked.refresh)()
         base = Attack(self.knobs.attack_steps, self.knobs.step_size, self.knobs.attack_start)
         found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
 
@@ -152,10 +151,7 @@ class Trainer:
         eps = (self.knobs.eps * self.method.eps_scale(y)).to(x.dtype)
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.knobs.eps))
         begin = start_point(x, eps[:, None, None, None], attack.start, generator)
-        if attack not in self.finders:
-            found = partial(find, attack, self.attacked, self.method)
-            self.finders[attack] = Replayed(found) if self.device.type == "cuda" else found
-        return self.finders[attack](x, y, begin, eps, step)
+        return self.record(attack, partial(find, attack, self.attacked, self.method))(x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
         adversaries = []
@@ -199,10 +195,16 @@ class Trainer:
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def _judge(self, model) -> Evaluation:
-        judge = Frozen(model)
-        attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge
+        if id(model) not in self.judges:
+            judge = Frozen(model)
+            attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge
+            self.judges[id(model)] = judge, attacked
+        judge, attacked = self.judges[id(model)]
+        judge.refresh()
+        attacked.refresh()
         return evaluate(judge, self.splits.val, self.classes, eps=self.knobs.eps, steps=self.knobs.eval_attack,
-                        attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses)
+                        attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses,
+                        record=self.record)
 
     def _stats(self, totals: dict[str, Tensor], result: Evaluation) -> EpochStats:
         t = {name: value.cpu() for name, value in totals.items()}

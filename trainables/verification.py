@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trainables.apgd import apgd, dlr_targeted
 from trainables.attack import pgd, start_point
+from trainables.evaluate import no_tf32
 from trainables.frozen import Frozen
 from trainables.losses import logit_margin
 from trainables.square import square
@@ -89,6 +90,7 @@ class Cascade:
     def robust(self) -> Tensor:
         return self.broken_by == SURVIVES
 
+    @no_tf32()
     def _stage(self, name: str, broken: Broken, whole: bool = False) -> Stage:
         """Run one attack on what still stands. ``whole``: the attack makes its own batches from the rows."""
         begin, code = time.perf_counter(), len(self.stages)
