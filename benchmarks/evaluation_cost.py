@@ -24,7 +24,7 @@ from benchmarks.attack_speed import clock
 from benchmarks.synthetic import random_images
 from trainables.config import TrialConfig
 from trainables.data.tensors import Split
-from trainables.evaluate import evaluate
+from trainables.evaluate import evaluate, no_tf32
 from trainables.frozen import Frozen
 from trainables.loop import Trainer
 
@@ -82,7 +82,8 @@ def case(model: str, size: int, channels: int, images: int, device: str, folder:
     evaluate(seen, split, 10, eps=0.5 / 255, steps=STEPS, attacked=through, batch_size=BATCH)
 
     def least() -> None:
-        bare_loop(judge, x, seen.plain, False)
+        with no_tf32():
+            bare_loop(judge, x, seen.plain, False)
         bare_loop(attacked, x, through.with_grad, True)
 
     assert not (seen.with_grad or through.plain), "judging needs no gradient, attacking nothing else"

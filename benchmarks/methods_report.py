@@ -89,13 +89,13 @@ def collapsed(row: dict) -> bool:
     return sorted(row["clean"])[-2:] == [0, 1]
 
 
-def judged(claim: Claim, setting: str, rows: list[dict]) -> str:
-    """One line of the claims' table; seeds that only one side has finished do not count."""
+def judged(claim: Claim, setting: str, rows: list[dict]) -> str | None:
+    """One line of the claims' table; seeds that only one side has finished do not count. None: there is none."""
     mine, theirs = ({r["seed"]: claim.figure(r) for r in rows if r["method"] == name}
                     for name in (claim.method, claim.control))
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
-        return f"| {claim.text} | {setting} | - | - | not run |"
+        return None
     each = [claim.sign * (mine[s] - theirs[s]) for s in seeds]
     shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
     mean = 100 * claim.sign * statistics.mean(each)
@@ -140,7 +140,9 @@ def report(rows: list[dict]) -> str:
             if of_setting:
                 lines += setting_table(setting, of_setting)
         lines += ["| claim | setting | difference | per seed | verdict |", "|---|---|---|---|---|"]
-        lines += [judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings]
-        lines += ["", *(f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group
-                        if "failed" in r), ""]
+        said = {(c.text, s): judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings}
+        lines += filter(None, said.values())
+        missing = "; ".join(f"{text} ({setting})" for (text, setting), line in said.items() if line is None)
+        failed = [f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group if "failed" in r]
+        lines += ["", *([f"Not run here: {missing}.", ""] if missing else []), *failed, ""]
     return "\n".join(lines).rstrip() + "\n"
