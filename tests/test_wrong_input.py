@@ -216,3 +216,15 @@ def test_other_commands(capsys, monkeypatch, tmp_path, args):
     extra = ["--home", tmp_path] if args[0] == "front" else []
     code, out, _ = run(capsys, monkeypatch, *args, *extra, "--json")
     assert code == 2 and repr(args[1]) in json.loads(out)["error"]
+
+
+def test_a_search_that_cannot_be_read_is_named_and_hides_no_other(capsys, monkeypatch, tmp_path):
+    for name, text in (("broken", "method: nonesuch"), ("good", "method: srat")):
+        (tmp_path / "searches" / name).mkdir(parents=True)
+        (tmp_path / "searches" / name / "spec.yaml").write_text(text)
+    code, out, err = run(capsys, monkeypatch, "ls", "--home", tmp_path, "--json")
+    assert code == 0 and [row["search"] for row in json.loads(out)] == ["good"]
+    assert "search 'broken' cannot be read" in err
+    for command in ("front", "resume"):
+        code, out, _ = run(capsys, monkeypatch, command, "broken", "--home", tmp_path, "--json")
+        assert code == 2 and "'broken'" in json.loads(out)["error"] and "'nonesuch'" in json.loads(out)["error"]
