@@ -1,16 +1,19 @@
 """Recorded learning curves, and searches replayed over them in simulated time.
 
 Layout of a table (Parquet): config columns, then trial, seed, epoch, robust_acc, worst_class_robust_acc, cost_s; one
-row per epoch, several seeds per trial. A `method` column splits a table into problems. A proposal is answered by the
+row per epoch, several seeds per trial. A `method` column splits a table into problems. Any other column that stays the
+same while a trial is trained is part of its configuration, null where it does not apply. A proposal is answered by the
 nearest configuration that was not used yet; every contender gets the same answer rule, and is told what it really got.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Number
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,32 +29,86 @@ KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust
          *OBJECTIVES}
 
 
-class Problem:
-    """One method's table. ``curves[config][seed]`` is (epochs, 2); ``cost[config]`` seconds per epoch.
+def complete_block(keys) -> tuple[list, list, list]:
+    """Trials, seeds and epochs of the largest block of (trial, seed, epoch) ``keys`` without a gap.
 
-    ``ValueError`` in one sentence for a table that does not have the layout.
+    A trial that stopped early is left out, and so is the epoch or the seed that only a few trials have.
+    """
+    axes = [sorted(set(axis)) for axis in zip(*keys)]
+    place = [{value: i for i, value in enumerate(axis)} for axis in axes]
+    there = np.zeros([len(axis) for axis in axes], dtype=bool)
+    for key in keys:
+        there[tuple(p[value] for p, value in zip(place, key))] = True
+    having = there.any(2).sum(0), there.any(1).sum(0)  # trials that have each seed, and each epoch
+    blocks = []
+    for least in itertools.product(*map(np.unique, having)):
+        seeds, epochs = (count >= n for count, n in zip(having, least))
+        trials = there[:, seeds][:, :, epochs].all((1, 2))
+        blocks.append((trials.sum() * seeds.sum() * epochs.sum(), (trials, seeds, epochs)))
+    _, chosen = max(blocks, key=lambda block: block[0])
+    return tuple([v for v, use in zip(axis, used) if use] for axis, used in zip(axes, chosen))
+
+
+def numbers(rows: dict[str, list], column: str) -> np.ndarray:
+    """A measured column (rows,), NaN where it says nothing."""
+    try:
+        return np.array(rows[column], dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"column {column} must hold numbers") from None
+
+
+def plain(value):
+    """A setting as a number, boolean or string; None, i.e. it does not apply, where there is none or NaN."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Number):
+        return None if value != value else float(value)
+    return str(value)
+
+
+class Problem:
+    """One method's table. ``curves[config][seed]`` is (epochs, 2), fractions; ``cost[config]`` seconds per epoch.
+
+    ``left_out`` says which rows were of no use: a search can be replayed only where nothing is missing. ``ValueError``
+    in one sentence for a table that does not have the layout or gives a search nothing to find.
     """
 
     def __init__(self, name: str, rows: dict[str, list]):
         self.name = name
         if missing := {"trial", "seed", "epoch", "cost_s", *OBJECTIVES} - set(rows):
             raise ValueError(f"the table has no column {', '.join(sorted(missing))}")
-        at = {key: i for i, key in enumerate(zip(rows["trial"], rows["seed"], rows["epoch"]))}
-        seeds, epochs = sorted(set(rows["seed"])), sorted(set(rows["epoch"]))
-        configs = [t for t in sorted(set(rows["trial"])) if all((t, s, e) in at for s in seeds for e in epochs)]
-        if not configs:
-            raise ValueError(f"no trial of {name} has all {len(epochs)} epochs under all {len(seeds)} seeds")
+        values = np.stack([numbers(rows, c) for c in (*OBJECTIVES, "cost_s")], 1)
+        keys = list(zip(rows["trial"], rows["seed"], rows["epoch"]))
+        if any(plain(part) is None for key in keys for part in key):
+            raise ValueError(f"a row of {name} has no trial, seed or epoch")
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{name} has two rows of the same trial, seed and epoch")
+        at = {key: i for i, key in enumerate(keys) if np.isfinite(values[i]).all()}
+        configs, seeds, epochs = complete_block(at) if at else ([], [], [])
+        if len(configs) < 2:
+            raise ValueError(f"no two trials of {name} have {', '.join(OBJECTIVES)} and cost_s in the same epochs "
+                             "under the same seeds")
+        self.left_out = "".join(f", {len(set(all_)) - len(kept)} {what} left out" for what, kept, all_ in (
+            ("trials", configs, rows["trial"]), ("seeds", seeds, rows["seed"]), ("epochs", epochs, rows["epoch"]))
+            if len(kept) < len(set(all_)))
         self.epochs = len(epochs)
-        table = np.array([rows[o] for o in OBJECTIVES], dtype=float).T
         where = np.array([[[at[t, s, e] for e in epochs] for s in seeds] for t in configs])
-        self.curves = table[where]  # (configs, seeds, epochs, 2)
-        self.cost = np.array(rows["cost_s"], dtype=float)[where].mean(axis=(1, 2))
+        self.curves = values[where][..., :2]  # (configs, seeds, epochs, 2)
+        if self.curves.max() > 1:
+            self.curves, self.left_out = self.curves / 100, f"{self.left_out}, accuracies in percent"
+        self.cost = values[where][..., 2].mean(axis=(1, 2))
+        if self.cost.min() < 0 or self.curves.max() > 1:
+            raise ValueError(f"{name} has a negative cost_s, or an accuracy above 100 %")
         self.params = self._settings(rows, where)
         self.space = self._space()
+        if not self.space.searched:
+            raise ValueError(f"no column tells the {len(configs)} configurations of {name} apart")
         self.unit = np.array([self._coordinates(p) for p in self.params])
         self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
         final = self.true[:, -1].tolist()
         self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
+        if self.best_hypervolume == 0:
+            raise ValueError(f"no configuration of {name} ends above 0 in {' and '.join(OBJECTIVES)}")
         self.front_size = len(nondominated(final, [True, True]))
         self.knowable = [self._knowable(seed) for seed in range(len(seeds))]
 
@@ -65,9 +122,11 @@ class Problem:
         """Each configuration's parameters that apply to it: what does not change while it is trained."""
         found: list[dict] = [{} for _ in where]
         for column, values in rows.items():
-            mine = [{values[i] for i in config.flatten()} for config in where] if column not in KNOWN else [()]
+            mine = [{plain(values[i]) for i in config.flatten()} for config in where] if column not in KNOWN else [()]
             if all(len(m) == 1 for m in mine):
                 for setting, (value,) in zip(found, mine):
+                    if value in (math.inf, -math.inf):
+                        raise ValueError(f"column {column} holds {value}, which no range has")
                     if value is not None:
                         setting[column.removeprefix("p/")] = value
         return found
@@ -88,7 +147,8 @@ class Problem:
                 low, high = float(min(values)), float(max(values))
                 span = loguniform(low, high) if low > 0 and high / low > 30 else uniform(low, high)
             when = known[name].when if name in known else {}
-            params[name] = Param(name, self.params[0].get(name), span, "", when, True, False)
+            when = {other: allowed for other, allowed in when.items() if other in params}  # others hold or are unknown
+            params[name] = Param(name, values[0], span, "", when, True, False)
         return Space(params, tuple(params), fixed)
 
     def _coordinates(self, params: dict) -> list[float]:
@@ -112,18 +172,23 @@ class Problem:
         return int(np.argmin(gap))
 
     def start(self, config: int) -> int:
-        """First epoch at which the configuration reweights: its ``start`` (a fraction), else 0."""
-        return round(float(self.params[config].get("start", 0.0)) * self.epochs)
+        """First epoch at which the configuration reweights: its ``start``, 0 where these are no fractions."""
+        starts = [setting.get("start", 0.0) for setting in self.params]
+        if any(isinstance(s, (str, bool)) or not 0 <= s <= 1 for s in starts):
+            return 0
+        return min(round(starts[config] * self.epochs), self.epochs - 1)
 
 
 def load(path: str) -> list[Problem]:
     rows = pq.read_table(path).to_pydict()
+    if not any(rows.values()):
+        raise ValueError("the table has no rows")
     if "method" not in rows:
         return [Problem("table", rows)]
     problems = []
     for method in dict.fromkeys(rows["method"]):
         pick = [i for i, m in enumerate(rows["method"]) if m == method]
-        problems.append(Problem(method, {c: [v[i] for i in pick] for c, v in rows.items()}))
+        problems.append(Problem(method or "table", {c: [v[i] for i in pick] for c, v in rows.items()}))
     return problems
 
 

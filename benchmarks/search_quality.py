@@ -88,8 +88,8 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
     rows = []
     for which, problem in enumerate(problems(args.table)):
         print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
-              f"{problem.curves.shape[1]} seeds, {len(problem.space.searched)} parameters, best hypervolume "
-              f"{problem.best_hypervolume:.4f}, front of {problem.front_size}, knowable "
+              f"{problem.curves.shape[1]} seeds{problem.left_out}, {len(problem.space.searched)} parameters, best "
+              f"hypervolume {problem.best_hypervolume:.4f}, front of {problem.front_size}, knowable "
               f"{', '.join(f'{most / problem.best_hypervolume:.2f}' for most in problem.knowable)}", flush=True)
         for workers in args.workers or (4, 16):
             budget = args.full_trials * problem.epochs
@@ -112,16 +112,24 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
                       f"[{row['seconds']} s]", flush=True)
 
 
+def positive(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number above 0")
+    return int(word)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--workers", type=int, action="append")
-    parser.add_argument("--full-trials", type=int, default=40, help="budget: this many trials of full length")
-    parser.add_argument("--only", action="append", help="contender; repeatable")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; the figures do not depend on it")
+    parser.add_argument("--seeds", type=positive, default=20)
+    parser.add_argument("--workers", type=positive, action="append")
+    parser.add_argument("--full-trials", type=positive, default=40, help="budget: this many trials of full length")
+    parser.add_argument("--only", action="append", choices=list(contenders()), help="contender; repeatable")
+    parser.add_argument("--jobs", type=positive, default=2, help="processes; the figures do not depend on it")
     parser.add_argument("--json")
     args = parser.parse_args()
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: there is no such folder")
     try:
         problems(args.table)
     except (OSError, ValueError) as error:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from tests.oracle_tools import (
     Network,
-    Unknown,
     batch,
     build,
     gradients,
+    known,
     labels,
     loss_and_gradients,
     oracle,
@@ -73,9 +73,10 @@ def _averages(kind: str, inputs: dict, params: dict):
 
 @oracle("cfol")
 def run_cfol(inputs, params):
+    base, prior = (known(params[name], name, ("uniform", "empirical")) for name in ("base_dist", "prior"))
     method = build("cfol", width(inputs), counts=params["class_counts"], gamma=params["gamma"],
-                   eta=params["eta"], eta_beta=params["eta_beta"], base=params["base_dist"],
-                   prior=params["prior"], mode="reweight" if params["reweight"] else "sample")
+                   eta=params["eta"], eta_beta=params["eta_beta"], base=base, prior=prior,
+                   mode="reweight" if params["reweight"] else "sample")
 
     def state():
         return {"w": method.log_weights.clone(), "q": torch.softmax(method.log_weights, 0),
@@ -95,15 +96,14 @@ def run_cfol(inputs, params):
 
 @oracle("class_balanced")
 def run_class_balanced(inputs, params):
-    if params["rule"] not in ("Reweight", "DRW"):
-        raise Unknown(f"unknown rule {params['rule']!r}; known: Reweight, DRW")
+    start = known(params["rule"], "rule", {"Reweight": 0, "DRW": 160})
     k, epoch, out = len(params["class_counts"]), params["epoch"], {}
     logits = tensor(inputs["logits"], grad=True)
     for name, loss_name, beta in (("ce", "ce", params["beta"]), ("ldam", "ldam", 0.0),
                                   ("focal", "focal", 0.0), ("ldam_weighted", "ldam", params["beta"])):
         method = build("srat", k, counts=params["class_counts"], loss=loss_name, one_minus_beta=1 - beta,
                        sep_weight=0.0, reduction="batch", gamma=params["gamma"], max_margin=params["max_m"],
-                       scale=params["s"], start=160 if params["rule"] == "DRW" else 0)
+                       scale=params["s"], start=start)
         loss = method(batch(inputs["y"], [logits], epoch=epoch))
         out |= {f"loss_{name}": loss, f"grad_{name}": gradients(loss, logits)[0]}
         if name == "ce":
@@ -137,7 +137,8 @@ def run_dafa_attack(inputs, params):
 
 @oracle("faal")
 def run_faal(inputs, params):
-    method = build("faal", width(inputs), form=params["loss"].lower(), radius=params["r"], beta=6.0)
+    form = known(params["loss"], "loss", {"AT": "at", "TRADES": "trades", "MART": "mart"})
+    method = build("faal", width(inputs), form=form, radius=params["r"], beta=6.0)
     here = batch(inputs["y"], [tensor(inputs["logits_adv"])])
     weights = method.class_weights(here)
     return {"class_margin": faal.class_margins(here.logits_adv, here.y), "weights": weights,
@@ -147,10 +148,8 @@ def run_faal(inputs, params):
 
 @oracle("frl")
 def run_frl(inputs, params):
-    modes = {"rw": ("reweight", 2.5), "rm": ("remargin", 2.5), "rw_rm": ("both", 3.0)}
-    if params["variant"] not in modes:
-        raise Unknown(f"unknown variant {params['variant']!r}; known: {', '.join(modes)}")
-    mode, largest = modes[params["variant"]]
+    mode, largest = known(params["variant"], "variant", {
+        "rw": ("reweight", 2.5), "rm": ("remargin", 2.5), "rw_rm": ("both", 3.0)})
     k = width(inputs)
     method = build("frl", k, mode=mode, bound_clean=params["bound0"], bound_boundary=params["bound1"],
                    rate=params["rate1"], margin_rate=params["rate2"], limit=params["lim"], max_radius=largest,

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from tests.oracle_tools import (
     Network,
-    Unknown,
     batch,
     build,
     gradients,
+    known,
     labels,
     loss_and_gradients,
     numbers,
@@ -37,11 +37,9 @@ def run_attack(inputs, params):
     if kind == "kl":
         clean, begin = network(x), x + 0.001 * tensor(inputs["noise"])
         objective = lambda z, t: losses.kl(clean, z)  # noqa: E731
-    elif kind in ("ce", "cw"):
-        objective = losses.ATTACK_LOSSES[{"ce": "ce", "cw": "margin"}[kind]]
-        begin = x.clamp(0, 1)
     else:
-        raise Unknown(f"unknown attack loss {kind!r}; known: ce, cw, kl")
+        objective = known(kind, "attack loss", {"ce": losses.cross_entropy, "cw": losses.logit_margin, "kl": None})
+        begin = x.clamp(0, 1)
     found, survived = pgd(network, x, y, objective, eps=tensor(params["eps"]), step=tensor(params["step"]),
                           steps=params["steps"], x_start=begin)
     logits = network(found)
@@ -52,7 +50,7 @@ def run_attack(inputs, params):
 @oracle("gairat", "weights_loss")
 def run_gairat(inputs, params):
     method = build("gairat", width(inputs), steps=params["num_steps"], lam=numbers(params["Lambda"]),
-                   func=params["func"].lower())
+                   func=known(params["func"], "func", ("Tanh", "Sigmoid", "Discrete")).lower())
     here = batch(inputs["y"], [tensor(inputs["logits_adv"])], survived=inputs["kappa"])
     return {"weights": method.weights(here), "ce": here.cross_entropy(here.logits_adv),
             **loss_and_gradients(method, inputs)}
@@ -61,15 +59,17 @@ def run_gairat(inputs, params):
 @oracle("gairat", "lambda_schedule")
 def run_gairat_schedule(inputs, params):
     switch = 60 if params["epochs"] >= 110 else 30  # the authors' fixed switch points
-    return {"Lambda": [gairat.lambda_at(epoch, params["epochs"], numbers(params["Lambda"]),
-                                        numbers(params["Lambda_max"]), params["schedule"],
-                                        switch) for epoch in inputs["epoch_1based"]]}
+    schedule = known(params["schedule"], "schedule", ("fixed", "linear", "piecewise"))
+    last, first = numbers(params["Lambda"]), numbers(params["Lambda_max"])
+    return {"Lambda": [gairat.lambda_at(epoch, params["epochs"], last, first, schedule, switch)
+                       for epoch in inputs["epoch_1based"]]}
 
 
 @oracle("imbalance")
 def run_imbalance(inputs, params):
     k = params["num_classes"]
-    counts = class_counts(params["total_samples"] / k, k, params["type"], params["factor"])
+    kind = known(params["type"], "type", ("exp", "step", "none"))
+    counts = class_counts(params["total_samples"] / k, k, kind, params["factor"])
     if "targets" not in inputs:
         return {"class_counts": counts}
     targets = labels(inputs["targets"]).numpy()
@@ -138,7 +138,7 @@ def run_mart(inputs, params):
 
 @oracle("pareto")
 def run_pareto(inputs, params):
-    maximise = [d == "max" for d in params["directions"]]
+    maximise = [known(d, "direction", {"max": True, "min": False}) for d in params["directions"]]
     points = [numbers(row) for row in inputs["points"]]
     front = nondominated(points, maximise)
     return {"valid_indices": [i for i, p in enumerate(points) if nondominated([p], maximise)],
@@ -150,13 +150,11 @@ def run_pareto(inputs, params):
 @oracle("supcon")
 def run_supcon(inputs, params):
     raw, y = tensor(inputs["raw"], grad=True), labels(inputs["y"])
-    if params["contrast_mode"] not in ("all", "one"):
-        raise Unknown(f"unknown contrast_mode {params['contrast_mode']!r}; known: all, one")
+    one = known(params["contrast_mode"], "contrast_mode", {"all": False, "one": True})
     features = F.normalize(raw, dim=2)
     views = raw.shape[1]
     loss = srat.supcon(features.transpose(0, 1).flatten(0, 1), y.repeat(views), params["temperature"],
-                       base_temperature=params["base_temperature"],
-                       anchors=len(y) if params["contrast_mode"] == "one" else None)
+                       base_temperature=params["base_temperature"], anchors=len(y) if one else None)
     g_features, g_raw = torch.autograd.grad(loss, [features, raw])
     if views == 1 and params["temperature"] == params["base_temperature"]:  # SRAT's own term
         method = build("srat", int(y.max()) + 1, temperature=params["temperature"], sep_weight=1.0)

@@ -40,6 +40,14 @@ def find(method: str, kind: str | None):
     raise Unknown(f"unknown kind {kind!r} of method {method}; known: {', '.join(map(str, kinds))}")
 
 
+def known(value, what: str, meanings: Sequence | dict):
+    """``value`` if it is one of ``meanings``, translated where they are a dict; else ``Unknown``: a name that the
+    code under test does not know must never fall to whatever it does otherwise."""
+    if value not in meanings:
+        raise Unknown(f"unknown {what} {value!r}; known: {', '.join(map(str, meanings))}")
+    return meanings[value] if isinstance(meanings, dict) else value
+
+
 def width(inputs: dict, key: str = "logits_adv") -> int:
     return len(inputs[key][0])
 
@@ -66,7 +74,8 @@ def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start
     params = method_space(name).Params
     if "start" in params.__dataclass_fields__:
         values["start"] = start / EPOCHS
-    task = Task(torch.tensor(counts or [100] * classes), EPOCHS, eps, steps)
+    counts = torch.tensor(counts or [100] * classes, dtype=torch.float64)  # a file may give frequencies
+    task = Task(counts if (counts % 1).any() else counts.long(), EPOCHS, eps, steps)
     return method_class(name)(params(**values), task).double()
 
 

@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
     for path in paths:
         try:
             report = check_file(path)
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, RecursionError) as problem:
             report = Report(path, differences=[f"not an oracle file: {problem}"])
         failed |= bool(report.differences)
         total += report.fields

@@ -150,7 +150,8 @@ def test_faal_reaches_its_divergence_and_beats_other_weights():
             q = p * torch.exp(0.1 * torch.randn(5, generator=torch.Generator().manual_seed(seed), dtype=D))
             q = q / q.sum()
             assert divergence(q) > radius or q @ gains <= p @ gains + 1e-12
-    close(faal.worst_case_weights(gains, 0.0), [0.2] * 5)
+    for level in (gains, t(0.06, 0, 0, -0.22, 0.71, 0.35, 0.28, 0.24, 0, 0.52)):
+        assert faal.worst_case_weights(level, 0.0).tolist() == [1 / len(level)] * len(level)
     close(faal.worst_case_weights(torch.zeros(5, dtype=D), 0.5), [0.2] * 5)
 
 
@@ -213,6 +214,8 @@ def test_reat_attack_weights_follow_predictions():
 def test_weights_of_mean_one():
     close(losses.to_mean_one(t(1, 3)), [0.5, 1.5])
     close(losses.to_mean_one(t(1e-20, 3e-20)), [0.5, 1.5])
+    close(losses.to_mean_one(t(1e-44, 3e-44)), [0.5, 1.5])  # GAIRAT's sigmoid at Lambda = -100
+    close(losses.to_mean_one(t(-1, -3)), [0.5, 1.5])  # FRL's class weights where limit > 1
     close(losses.to_mean_one(t(0, 0)), [1.0, 1.0])
 
 

@@ -73,6 +73,33 @@ def test_what_the_harness_cannot_check_is_an_error(change, word, tmp_path, capsy
     assert word in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stored, key, known", [
+    ("attack", "loss", "ce, cw, kl"), ("cfol", "prior", "uniform, empirical"),
+    ("cfol", "base_dist", "uniform, empirical"), ("class_balanced", "rule", "Reweight, DRW"),
+    ("faal", "loss", "AT, TRADES, MART"), ("frl", "variant", "rw, rm, rw_rm"),
+    ("gairat", "func", "Tanh, Sigmoid, Discrete"), ("imbalance", "type", "exp, step, none"),
+    ("pareto", "directions", "max, min"), ("supcon", "contrast_mode", "all, one"),
+])
+def test_a_value_that_we_have_no_code_for_is_said(stored, key, known, tmp_path, capsys):
+    def change(document):
+        document["cases"] = document["cases"][:1]
+        params = document["cases"][0]["params"]
+        params[key] = ["other"] * 2 if key == "directions" else "other"
+
+    assert main([_altered(STORED / f"{stored}.json", tmp_path, change)]) == 1
+    assert f"'other'; known: {known}" in capsys.readouterr().out
+
+
+def test_frequencies_serve_as_class_counts(tmp_path):
+    """Adding a constant to log n_c changes nothing, as the file's notes say; float32 frequencies would."""
+    def divide(document):
+        for case in document["cases"]:
+            counts = case["params"]["class_counts"]
+            case["params"]["class_counts"] = [n / sum(counts) for n in counts]
+
+    assert main([_altered(STORED / "balanced_softmax.json", tmp_path, divide)]) == 0
+
+
 def _mark(field):
     """Every field of the first case marked as a fault of the authors' code, or its kind or name."""
     def change(document):
@@ -118,7 +145,8 @@ def test_nothing_passes_that_was_not_compared(stored, change, words, tmp_path, c
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}", "nonsense", '{"method": "trades", "cases": null}',
-                                  '{"method": "trades", "cases": [1]}', '{"method": "trades", "cases": [{}]}'])
+                                  '{"method": "trades", "cases": [1]}', '{"method": "trades", "cases": [{}]}',
+                                  pytest.param("[" * 100_000, id="nested")])
 def test_a_file_of_another_format_gets_one_sentence(text, tmp_path, capsys):
     (tmp_path / "other.json").write_text(text)
     assert main([str(tmp_path / "other.json")]) == 1

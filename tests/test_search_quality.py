@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import search_quality
+from benchmarks.contenders import contenders
 from benchmarks.replay import Contender, load, replay
 
 # (average, worst class) at the last epoch, x, kind; the front is A, B: 0.5 * 0.2 + 0.4 * (0.4 - 0.2) = 0.18
@@ -97,12 +98,68 @@ def test_the_command_reads_any_table(tmp_path, monkeypatch):
     assert 6 <= found["random, full budget"]["epochs_to_95_median"] <= 12
 
 
+def test_what_only_a_few_trials_have_is_left_out(tmp_path):
+    table = rows()
+    longer = [{**r, "epoch": EPOCHS + 1} for r in table if r["trial"] == 0 and r["epoch"] == EPOCHS]
+    again = [{**r, "seed": 9} for r in table if r["trial"] == 1 and r["seed"] == 0]
+    diverged = [{**r, "robust_acc": None} if r["trial"] == 2 and r["epoch"] == EPOCHS else r for r in table]
+    (problem,) = load(written(tmp_path, diverged + longer + again))
+    assert problem.curves.shape == (3, 2, EPOCHS, 2) and [p["x"] for p in problem.params] == [1.0, 3.0, 2.0]
+    assert problem.left_out == ", 1 trials left out, 1 seeds left out, 1 epochs left out"
+
+
+def test_percent_are_taken_as_fractions(tmp_path):
+    table = [{**r, **{k: 100 * r[k] for k in ("robust_acc", "worst_class_robust_acc")}} for r in rows()]
+    (problem,) = load(written(tmp_path, table))
+    assert problem.best_hypervolume == pytest.approx(0.18) and "percent" in problem.left_out
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_parameter_that_the_first_trial_lacks(tmp_path, nothing):
+    (problem,) = load(written(tmp_path, rows(momentum=[nothing, 0.5, nothing, 0.9], layers=[[1], [1], [2], [1]])))
+    assert [p.get("momentum") for p in problem.params] == [None, 0.5, None, 0.9]
+    assert problem.space.default() == {"x": 1.0, "kind": "p", "momentum": 0.5, "layers": "[1]"}
+    for maker, _ in (contenders()[name] for name in ("Optuna TPE, full budget", "ours, --sampler random")):
+        assert replay(problem, maker, workers=2, budget=100, seed=0)[-1][1] > 0
+
+
+def test_a_known_methods_condition_on_what_the_table_lacks(tmp_path):
+    (problem,) = load(written(tmp_path, [{**r, "method": "frl"} for r in rows(margin_rate=[0.1, 0.2, 0.3, 0.4])]))
+    assert problem.space.params["margin_rate"].when == {} and not problem.space.conditional  # of `mode`, not recorded
+    assert "margin_rate" in problem.space.default()
+
+
+@pytest.mark.parametrize("start", [[1, 2, 0, 2], ["warm", "cold", "warm", "cold"]])
+def test_a_start_that_is_no_fraction(tmp_path, start):
+    (problem,) = load(written(tmp_path, rows(start=start)))
+    assert [problem.start(c) for c in range(4)] == [0] * 4
+
+
 @pytest.mark.parametrize("broken, words", [
     (lambda r: {k: v for k, v in r.items() if k != "cost_s"}, "no column cost_s"),
-    (lambda r: {**r, "epoch": r["epoch"] + r["trial"]}, "no trial of table has all 6 epochs under all 2 seeds"),
+    (lambda r: {**r, "epoch": r["epoch"] + EPOCHS * r["trial"]}, "no two trials of table have robust_acc"),
+    (lambda r: {**r, "cost_s": None}, "no two trials of table have robust_acc"),
+    (lambda r: {**r, "trial": r["trial"] // 2}, "two rows of the same trial, seed and epoch"),
+    (lambda r: {**r, "seed": None}, "no trial, seed or epoch"),
+    (lambda r: {**r, "x": 1.0, "kind": "p"}, "no column tells the 4 configurations of table apart"),
+    (lambda r: {**r, "x": float("inf") if r["trial"] else 1.0}, "column x holds inf"),
+    (lambda r: {**r, "cost_s": -1.0}, "a negative cost_s"),
+    (lambda r: {**r, "robust_acc": "high"}, "column robust_acc must hold numbers"),
+    (lambda r: {**r, "robust_acc": 0.0}, "no configuration of table ends above 0"),
 ])
 def test_another_layout_is_said(tmp_path, monkeypatch, capsys, broken, words):
     monkeypatch.setattr("sys.argv", ["", "--table", written(tmp_path, [broken(r) for r in rows()])])
     with pytest.raises(SystemExit) as stopped:
         search_quality.main()
     assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--only", "nobody"], "invalid choice: 'nobody'"), (["--seeds", "0"], "'0' is not a whole number above 0"),
+    (["--json", "/nowhere/out.json"], "there is no such folder"),
+])
+def test_a_wrong_argument_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.setattr("sys.argv", ["", "--table", written(tmp_path, rows()), *words])
+    with pytest.raises(SystemExit) as stopped:
+        search_quality.main()
+    assert stopped.value.code == 2 and said in capsys.readouterr().err

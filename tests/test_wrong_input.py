@@ -34,6 +34,9 @@ CASES = [
     (["--grace", "0"], ["--grace 0", "at least 1"]),
     (["--constraint", "accuracy>=0.8"], ["'accuracy>=0.8'", "clean_acc"]),
     (["--constraint", "clean_acc=0.8"], ["'clean_acc=0.8'", "METRIC>=VALUE"]),
+    (["--constraint", "clean_acc>=80"], ["'clean_acc>=80'", "share from 0 to 1"]),
+    (["--trunk", "at:3", "--no-trunk"], ["'at:3'", "contradict"]),
+    (["--cpus-per-trial", "inf"], ["--cpus-per-trial inf"]),
     (["--smooth-worst", "cvar:2"], ["'cvar:2'", "cvar:SHARE"]),
     (["--warm-start", "nothing"], ["'nothing'", "no search"]),
     (["--study-storage", "redis://x"], ["'redis://x'", "sqlite"]),
@@ -119,7 +122,8 @@ def test_on_and_off_are_words(capsys, monkeypatch, tmp_path):
 
 SPACES = [("start: [0.9, 0.3]", "upside down"), ("start: [0.1, 2.0]", "0.1"), ("loss: [ce, hinge]", "'hinge'"),
           ("nothing: [0, 1]", "'nothing'"), ("start: {low: 0.3}", "low"), ("[1, 2]", "key: value"), ("a: [", "YAML"),
-          ("a: 2024-99-99", "YAML"), ("loss: [ce, ldam]\ngamma: [1, 2]", "loss in {focal}")]
+          ("a: 2024-99-99", "YAML"), ("loss: [ce, ldam]\ngamma: [1, 2]", "loss in {focal}"),
+          ("loss: [ce, ce]", "twice"), ("start: {low: 0.3, high: 0.9, log: maybe}", "log is true or false")]
 
 
 @pytest.mark.parametrize("text, part", SPACES)
@@ -133,6 +137,43 @@ def test_unknown_spec_field(capsys, monkeypatch, tmp_path):
     (tmp_path / "spec.yaml").write_text("metod: srat")
     code, out, _ = run(capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--json")
     assert code == 2 and "'metod'" in json.loads(out)["error"] and "method" in out
+
+
+SPECS = ["objectives: 3", "constraint: 3", "fix: [a]", "set: 3", "space: [1]", "name: 5", "dataset: [a]",
+         "study_storage: 5", "storage: 3", "warm_start: 5", "accelerator: 3", "experiment: 3", "max_epochs: .inf",
+         "cpus_per_trial: .inf", "seed: 1.5", "trials: true", "scheduler: [a]", "imbalance: [exp]"]
+
+
+@pytest.mark.parametrize("text", SPECS)
+def test_a_spec_field_of_another_type(capsys, monkeypatch, tmp_path, text):
+    (tmp_path / "spec.yaml").write_text(text)
+    code, out, _ = run(capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--fix", "loss=ce", "--dry-run",
+                       "--json")
+    message = json.loads(out)["error"]
+    field, _, value = text.partition(": ")
+    assert code == 2 and field in message.replace("-", "_") and "\n" not in message
+    assert value.strip("[].") in message.lower()
+
+
+def test_a_field_left_empty_has_its_default_and_one_word_is_a_list(capsys, monkeypatch, tmp_path):
+    (tmp_path / "spec.yaml").write_text("fix:\nseed:\nimbalance:\nobjectives: robust_acc\nconstraint: clean_acc>=0.8")
+    code, out, _ = run(capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--dry-run", "--json")
+    found = json.loads(out)
+    assert code == 0 and (found["fix"], found["seed"], found["imbalance"]) == ({}, 0, "exp:10")
+    assert found["objectives"] == ["robust_acc"] and found["constraint"] == ["clean_acc>=0.8"]
+
+
+@pytest.mark.parametrize("args, said", [
+    (["--asha-metric", "clean_acc"], "--asha-metric clean_acc has no effect with scheduler pareto-asha"),
+    (["--grace", "13"], "--grace 13 has no effect with scheduler none"),
+    (["--scheduler", "none", "--on-rung", "pause"], "--on-rung pause has no effect with scheduler none"),
+    (["--smooth-worst", "cvar:0.2", "--objective", "robust_acc"], "--smooth-worst cvar:0.2 has no effect"),
+    (["--scheduler", "asha", "--asha-metric", "clean_acc", "--on-rung", "pause"], ""),
+])
+def test_what_has_no_effect_is_said(capsys, monkeypatch, args, said):
+    for methods in ([], ["--method", "srat", "--method", "wat"]):
+        code, _, err = run(capsys, monkeypatch, "search", *args, *methods, "--dry-run")
+        assert code == 0 and err.strip().startswith(said) and bool(err) == bool(said)
 
 
 def _png(size=(32, 32)):
@@ -175,3 +216,15 @@ def test_other_commands(capsys, monkeypatch, tmp_path, args):
     extra = ["--home", tmp_path] if args[0] == "front" else []
     code, out, _ = run(capsys, monkeypatch, *args, *extra, "--json")
     assert code == 2 and repr(args[1]) in json.loads(out)["error"]
+
+
+def test_a_search_that_cannot_be_read_is_named_and_hides_no_other(capsys, monkeypatch, tmp_path):
+    for name, text in (("broken", "method: nonesuch"), ("good", "method: srat")):
+        (tmp_path / "searches" / name).mkdir(parents=True)
+        (tmp_path / "searches" / name / "spec.yaml").write_text(text)
+    code, out, err = run(capsys, monkeypatch, "ls", "--home", tmp_path, "--json")
+    assert code == 0 and [row["search"] for row in json.loads(out)] == ["good"]
+    assert "search 'broken' cannot be read" in err
+    for command in ("front", "resume"):
+        code, out, _ = run(capsys, monkeypatch, command, "broken", "--home", tmp_path, "--json")
+        assert code == 2 and "'broken'" in json.loads(out)["error"] and "'nonesuch'" in json.loads(out)["error"]

@@ -112,9 +112,10 @@ def ldam_logits(logits: Tensor, y: Tensor, margins: Tensor, scale: float) -> Ten
 
 
 def to_mean_one(weights: Tensor) -> Tensor:
-    """(B,) weights scaled to mean 1 over the batch; weights that are all zero become ones."""
+    """(B,) weights scaled to mean 1 over the batch, however small they are; of mean 0, e.g. all zero, they become
+    ones."""
     mean = weights.mean()
-    return torch.where(mean > 0, weights / mean.clamp(min=1e-30), torch.ones_like(weights))
+    return torch.where(mean == 0, torch.ones_like(weights), weights / mean)
 
 
 def class_sums(values: Tensor, y: Tensor, classes: int) -> Tensor:

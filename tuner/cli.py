@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from tuner import cli_cluster, cli_results
+from tuner.checks import pairs
 from tuner.cli_results import StorageOption
 from tuner.home import Failed, Home, UsageError
 
@@ -61,7 +62,7 @@ def _merge(base: dict[str, Any], flags: dict[str, Any], fix: Pairs, set_: Pairs,
     merged = {**base, **{k: v for k, v in flags.items() if v is not None}}
     for field, changes in (("fix", _pairs(fix, "--fix")), ("set", _pairs(set_, "--set"))):
         if changes:
-            merged[field] = {**(merged.get(field) or {}), **changes}
+            merged[field] = {**pairs(field, merged.get(field) or {}), **changes}
     if space:
         merged["space"] = _read(space, "--space")
     return merged
@@ -74,6 +75,8 @@ def spec_of(given: dict[str, Any]):
     from tuner.spec import SearchSpec
 
     flags = {f.name: given.get(f.name) for f in fields(SearchSpec) if f.name not in ("fix", "set", "space")}
+    if given["no_trunk"] and given["trunk"]:
+        raise UsageError(f"--no-trunk and --trunk {given['trunk']!r} contradict each other; give one of them")
     flags.update(objectives=given["objective"], trunk="none" if given["no_trunk"] else given["trunk"])
     base = _read(given["spec"], "--spec") if given["spec"] else {}
     spec = SearchSpec.from_dict(_merge(base, flags, given["fix"], given["set_"], given["space"]))

@@ -45,6 +45,8 @@ def parse_constraint(text: str) -> Constraint:
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"--constraint {text!r} is not allowed: {bound!r} is not a number")
+    if name in METRICS and not 0 <= number <= 1:
+        raise UsageError(f"--constraint {text!r} is not allowed: {name} is a share from 0 to 1")
     return Constraint(name, 1 if sign == ">=" else -1, number)
 
 

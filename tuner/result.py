@@ -31,7 +31,10 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
         near = difflib.get_close_matches(name, home.names(), n=3, cutoff=0.3) or home.names()[-3:]
         hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
-    spec = SearchSpec.from_yaml(path.read_text())
+    try:
+        spec = SearchSpec.from_yaml(path.read_text())
+    except UsageError as error:  # a spec of other versions, or somebody's edit
+        raise UsageError(f"search {name!r} cannot be read: {error}") from None
     if moved:
         spec = replace(spec, storage=asked)
     elif spec.storage:

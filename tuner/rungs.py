@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tuner.goal import WORST
 from tuner.home import UsageError
 from tuner.space import trunk_epochs
 
@@ -253,6 +254,18 @@ def check_scheduler(spec) -> None:
                          f"needs 2: reweighting starts at epoch {base} of {spec.max_epochs}, "
                          f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; "
                          "give more --max-epochs, or --scheduler none")
+
+
+def ignored(spec) -> list[str]:
+    """What was asked of the scheduler or of what it sees and has no effect, a line each."""
+    name = scheduler_name(spec)
+    idle = {"asha_metric": name in ("none", "pareto-asha") and spec.asha_metric,
+            "grace": name == "none" and spec.grace, "on_rung": name == "none" and spec.on_rung != STOP and spec.on_rung}
+    lines = [f"--{option.replace('_', '-')} {value} has no effect with scheduler {name}"
+             for option, value in idle.items() if value]
+    if spec.smooth_worst and WORST not in (*spec.objectives, *spec.scheduler_objectives):
+        lines.append(f"--smooth-worst {spec.smooth_worst} has no effect: {WORST} is no objective")
+    return lines
 
 
 def describe_scheduler(spec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,11 @@ def show_searches(home: Home, as_json: bool) -> None:
 
     rows = []
     for name in home.names():
-        spec, history = load_search(home, name)
+        try:
+            spec, history = load_search(home, name)
+        except UsageError as error:  # one that cannot be read must not hide the others
+            print(error, file=sys.stderr)
+            continue
         created = min((t.started for t in history.trials.values()), default=None)
         rows.append({"search": name, "method": spec.method_names, "dataset": spec.dataset,
                      "state": state_of(spec, history), "trials": len(history.trials),

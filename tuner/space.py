@@ -216,9 +216,12 @@ def _narrowed(param: Param, value: dict | list):
         if not isinstance(value, list) or not value:
             raise UsageError(f"{given} is not allowed; give a list out of: {describe(allowed)}")
         try:
-            return CategoricalDistribution([coerce(param, v) for v in value])
+            chosen = [coerce(param, v) for v in value]
         except ValueError as error:
             raise UsageError(f"--space {error}") from None
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"{given} names a choice twice")
+        return CategoricalDistribution(chosen)
     if isinstance(value, list) and len(value) == 2:
         value = {"low": value[0], "high": value[1]}
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) or set(value) - {"low", "high", "log"}:
@@ -231,7 +234,9 @@ def _narrowed(param: Param, value: dict | list):
     if low > high:
         raise UsageError(f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes "
                          f"{describe(allowed)}")
-    log = bool(value.get("log", allowed.log))
+    log = value.get("log", allowed.log)
+    if not isinstance(log, bool):
+        raise UsageError(f"{given} is not allowed: log is true or false")
     if log and low <= 0:
         raise UsageError(f"{given} cannot be logarithmic: low {low:g} is not above 0")
     kind = IntDistribution if isinstance(allowed, IntDistribution) else FloatDistribution

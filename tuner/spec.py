@@ -15,10 +15,11 @@ import yaml
 from search_spaces import method_space
 from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
+from tuner import checks
 from tuner.checks import check_number, gpus_asked, one_of
 from tuner.goal import METRICS, Goal, parse_constraint, parse_smoothing
 from tuner.home import UsageError, check_name
-from tuner.rungs import check_scheduler
+from tuner.rungs import check_scheduler, ignored
 from tuner.space import Space, build_space, joined
 
 SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
@@ -72,7 +73,11 @@ class SearchSpec:
 
     def __post_init__(self):
         for name in ("objectives", "constraint"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, checks.words(name, getattr(self, name)))
+        for name in ("fix", "set", "space"):
+            checks.pairs(name, getattr(self, name))
+        for name in ("dataset", "warm_start", "study_storage", "storage", "name", "experiment", "accelerator"):
+            checks.text(name, getattr(self, name))
         object.__setattr__(self, "method", _methods(self.method))
         self._check_choices()
         self._check_numbers()
@@ -126,11 +131,13 @@ class SearchSpec:
 
     @property
     def notes(self) -> list[str]:
-        """What a user may not expect: parameters that only some of the methods have."""
+        """What a user may not expect: options without effect, parameters that only some of the methods have."""
+        idle = [line for line in ignored(self.lanes[0]) if all(line in ignored(lane) for lane in self.lanes)]
         given = [("--fix", key) for key in self.fix] + [("--space", key) for key in self.space]
-        return [f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
-                "knows no such parameter" for flag, key in given
-                if len(has := self._having(key)) < len(self.methods)]
+        alone = [f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
+                 "knows no such parameter" for flag, key in given
+                 if len(has := self._having(key)) < len(self.methods)]
+        return idle + alone
 
     def _check_choices(self) -> None:
         try:
@@ -253,12 +260,10 @@ class SearchSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpec:
         known = {f.name for f in dataclasses.fields(cls)}
-        if values.get("trunk_storage", "") is None:  # of a search from before --storage
-            values = {k: v for k, v in values.items() if k != "trunk_storage"}
-        for key in values:
-            if key not in known:
+        for key, value in values.items():
+            if key not in known and (key, value) != ("trunk_storage", None):  # of a search from before --storage
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
-        return cls(**values)
+        return cls(**{key: value for key, value in values.items() if value is not None})
 
     @classmethod
     def from_yaml(cls, text: str) -> SearchSpec:

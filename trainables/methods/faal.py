@@ -35,6 +35,8 @@ def worst_case_weights(gains: Tensor, radius: float) -> Tensor:
     mu grows, so mu is found by bisection, 256 cells at a time because calls are what costs (the authors call a
     cone solver on the CPU for this). float64, no host synchronisation.
     """
+    if radius == 0:  # rounding of the divergence would move the weights by 1e-9
+        return torch.full_like(gains, 1 / len(gains), dtype=torch.float64)
     gaps = gains.double().max() - gains.double()
     low, high = gaps.new_full((1,), -250.0), gaps.new_full((1,), 60.0)  # log of s = mu - max gains
     fractions = torch.linspace(0, 1, GRID, dtype=torch.float64, device=gains.device)
