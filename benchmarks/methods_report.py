@@ -143,6 +143,7 @@ def report(rows: list[dict]) -> str:
         said = {(c.text, s): judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings}
         lines += filter(None, said.values())
         missing = "; ".join(f"{text} ({setting})" for (text, setting), line in said.items() if line is None)
-        failed = [f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group if "failed" in r]
+        failed = [f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}"
+                  for r in group if "failed" in r]
         lines += ["", *([f"Not run here: {missing}.", ""] if missing else []), *failed, ""]
     return "\n".join(lines).rstrip() + "\n"

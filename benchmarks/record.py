@@ -3,16 +3,16 @@
     python -m benchmarks.record --method done --configs 120 done.jsonl
     python -m benchmarks.record --table benchmarks/curves.parquet srat.jsonl done.jsonl ...
     python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/curves.parquet done.jsonl
-    python -m benchmarks.record --data ../shared/data/cifar10 --part 1/8 cifar1.jsonl
+    python -m benchmarks.record --data ../shared/data/cifar10 --part 1/8 cifar1.jsonl      # curves-cifar10.parquet
 
 Rows: method, trial, seed, epoch, p/<hyperparameter>, the metrics, cost_s (training and evaluation of that epoch). The
 first command goes on where it stopped; the second makes the table that the benchmark reads; with such a table the third
 goes on on another machine. Digits, or a folder of Parquet files thinned to some images, with exp:10; `--part` is one of
 several processes that share a GPU, each with a home and a log of its own. Needs what `attack_speed` does. Epochs before
 a trial's start are trained once where trials share them (the trunk, to the bit what each would have trained).
-Both seeds train on the same images. Judged on `val` and on the images that exp:10 leaves over: a rare class has up to
-130 images then, not 28. With 28, and with other training images for the second seed, the noise of the worst class was
-three quarters of the spread between settings (measured), and hid what could be found.
+Both seeds train on the same images. Judged on `val` and on the images that exp:10 leaves over, at most 300 of a class:
+a rare class of digits has up to 130 images then, not 28. With 28, and with other training images for the second seed,
+the noise of the worst class was three quarters of the spread between settings (measured), and hid what could be found.
 """
 
 from __future__ import annotations

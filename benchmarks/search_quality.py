@@ -65,14 +65,14 @@ def one(table: str, which: int, name: str, workers: int, budget: int, seed: int)
                   level=0.95 * problem.knowable[seed % len(problem.knowable)])
 
 
-def measure(pool, problem, name: str, run, workers: int, budget: int, seeds: int) -> dict:
+def measure(pool, table: str, problem, name: str, run, workers: int, budget: int, seeds: int) -> dict:
     rng, begin = np.random.default_rng(0), time.time()
     curves = list(pool.map(run, range(seeds)))
     knowable = [problem.knowable[seed % len(problem.knowable)] for seed in range(seeds)]
     to = {"95": [reached(c, 0.95 * problem.best_hypervolume) for c in curves],
           "95_knowable": [reached(c, 0.95 * most) for c, most in zip(curves, knowable)]}
     at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
-    return {"problem": problem.name, "contender": name, "workers": workers, "budget": budget,
+    return {"table": Path(table).stem, "problem": problem.name, "contender": name, "workers": workers, "budget": budget,
             "most": LONGER * budget, "seeds": seeds, "configurations": len(problem.params), "epochs": problem.epochs,
             "front_size": problem.front_size, "parameters": len(problem.space.searched),
             "trunk": shares_burn_in(problem), "best_hypervolume": problem.best_hypervolume,
@@ -98,7 +98,7 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
                     continue
                 run = partial(one, args.table, which, name, workers, budget)
                 try:
-                    row = measure(pool, problem, name, run, workers, budget, args.seeds)
+                    row = measure(pool, args.table, problem, name, run, workers, budget, args.seeds)
                 except ImportError as error:
                     print(f"  {name}: left out, {error}", file=sys.stderr)
                     continue

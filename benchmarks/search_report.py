@@ -13,11 +13,12 @@ HEAD = """# How many epochs a search needs
 
 Written by `python -m benchmarks.search_report benchmarks/results/search_quality.json` from what
 `python -m benchmarks.search_quality --table benchmarks/curves.parquet --json ...` found; do not edit. Every contender
-searches the same recorded learning curves (digits, exp:10, small CNN with averaged weights; two training seeds on the
-same images; `benchmarks.record`) in simulated time, starts with the paper's setting and trains one seed; a proposal is
-answered by the nearest configuration that is unused. Scored is the front that a user would be shown, with its true
-values (the mean over both seeds), as a share of the best hypervolume in the table. "Epochs" counts every epoch trained,
-those of the shared trunk once; what is shown is a mean with a 95 % bootstrap interval.
+searches the same recorded learning curves (exp:10, small CNN with averaged weights; two training seeds on the same
+images; `benchmarks.record`; `curves` on digits, `curves-cifar10` on CIFAR-10) in simulated time, starts with the
+paper's setting and trains one seed; a proposal is answered by the nearest configuration that is unused. Scored is the
+front that a user would be shown, with its true values (the mean over both seeds), as a share of the best hypervolume
+in the table. "Epochs" counts every epoch trained, those of the shared trunk once; what is shown is a mean with a 95 %
+bootstrap interval.
 
 "ours" is what `tuner search` does unasked (the trunk where no searched parameter acts before the start); the other
 lines leave out or replace one of its parts; `decisions.md` says why it is not further ahead. A search sees one seed's
@@ -82,14 +83,14 @@ def _below(mine: dict, peers: list[dict]) -> str:
 
 def page(rows: list[dict]) -> str:
     lines = [HEAD]
-    for problem, workers in dict.fromkeys((r["problem"], r["workers"]) for r in rows):
-        mine = [r for r in rows if (r["problem"], r["workers"]) == (problem, workers)]
+    for key in dict.fromkeys((r["table"], r["problem"], r["workers"]) for r in rows):
+        mine = [r for r in rows if (r["table"], r["problem"], r["workers"]) == key]
         of = mine[0]
         about = (f"{of['configurations']} configurations, {of['epochs']} epochs, {of['parameters']} parameters, "
                  f"best hypervolume {of['best_hypervolume']:.4f} (front of {of['front_size']}), knowable under the "
                  f"seeds: {', '.join(f'{k:.2f}' for k in of['knowable'])}; {of['seeds']} searches of {of['budget']} "
                  "epochs, longer where 95 % of the knowable was not shown by then.")
-        lines += [f"## {problem}, {workers} workers", "", *wrap(about, 118), "", *table(mine), *verdicts(mine)]
+        lines += [f"## {key[0]}: {key[1]}, {key[2]} workers", "", *wrap(about, 118), "", *table(mine), *verdicts(mine)]
     return "\n".join(lines).rstrip() + "\n"
 
 
