@@ -32,7 +32,8 @@ class Training:
     awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", searched=False, burn_in=True)
     ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, less in the first steps; the average is then what is evaluated; 0 = off", searched=False, burn_in=True)
     precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, and on a CPU that has it for images above 16 pixels, else fp32", searched=False, burn_in=True)
-    compile: str = param("off", choice("off", "on"), "torch.compile for the attack model, for long runs on a GPU; a first start takes a minute or more, later ones read torch's cache", searched=False, burn_in=True)
+    compile: str = param("off", choice("off", "on"), "torch.compile for the attack model; a first start takes half a minute or more; on a GPU for models that cuDNN cannot fuse (ResNet-18 gains nothing)", searched=False, burn_in=True)
+    cuda_graph: str = param("on", choice("on", "off"), "on a GPU, attacks are recorded once and replayed; off for a model that cannot be recorded", searched=False, burn_in=True)
 
 
 # What differs from the lines above: small grey images want a larger radius, digits must not be mirrored.

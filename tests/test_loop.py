@@ -180,6 +180,20 @@ def test_evaluation_counts_by_hand(batch_size):
     assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
 
 
+def test_only_whole_batches_of_an_evaluation_are_recorded():
+    """Five of six images are right: CE-PGD sees 2 + 2 + 1 of them, margin-PGD 2 + 1 of the three that survive."""
+    seen = []
+
+    def record(key, function):
+        assert key[0] is above_half
+        return lambda *given: seen.append((key[1], [len(t) for t in given])) or function(*given)
+
+    result = evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, batch_size=2, record=record)
+    assert result.ce_robust.tolist() == [2, 1] and result.robust.tolist() == [2, 1]
+    assert [sizes for _, sizes in seen] == [[2, 2, 2]] * 3
+    assert seen[0][0] is seen[1][0] is not seen[2][0]  # one recording for each loss
+
+
 @pytest.mark.parametrize("tau, reached", [(0, 0.55), (1, 0.65), (2, 0.75), (None, 0.85)])
 def test_friendly_attack_stops_tau_steps_after_the_first_mistake(tau, reached):
     """From 0.45 in steps of 0.1, wrong from 0.55 on; the image beside it, never wrong, goes on to its border."""

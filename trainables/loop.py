@@ -76,7 +76,8 @@ class Trainer:
                                fused=self.fused)
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
-        self.record = Recorder(self.device)  # nothing in it refers to the trainer: its memory goes when that goes
+        # nothing in it refers to the trainer: its memory goes when that goes
+        self.record = Recorder(self.device.type == "cuda" and self.knobs.cuda_graph == "on")
         self.judges: dict[int, tuple[Frozen, Frozen]] = {}
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:

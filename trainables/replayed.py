@@ -40,13 +40,13 @@ class Replayed:
 
 
 class Recorder:
-    """``recorder(key, function)`` is ``function``; on a GPU it is recorded under ``key``, and the first one stays.
+    """``recorder(key, function)`` is ``function``; where ``on``, it is recorded under ``key``, and the first one stays.
 
     All that a recorder holds shares memory, so nothing of it may run at the same time.
     """
 
-    def __init__(self, device: torch.device):
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+    def __init__(self, on: bool):
+        self.pool = torch.cuda.graph_pool_handle() if on else None
         self.made: dict[Hashable, Replayed] = {}
 
     def __call__(self, key: Hashable, function: Work) -> Work:
