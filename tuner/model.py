@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import logging
 import math
 import random
 import warnings
@@ -27,6 +28,8 @@ from tuner.rungs import ranked
 from tuner.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# where many values are equal, a worst class of 0 say, its fit may fail; it then goes on with a usual smoothness
+logging.getLogger("optuna._gp.gp").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 SEEN = 250  # most ended trials a model is shown, and most pending ones: TPE has at most 25 good ones, a GP costs n^3
