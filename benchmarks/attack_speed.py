@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.naive import naive_step
 from benchmarks.synthetic import random_images
 from trainables.config import TrialConfig
+from trainables.evaluate import no_tf32
 from trainables.loop import Trainer
 from trainables.models import build_model
 
@@ -75,14 +76,6 @@ def plain_step(shape: tuple[int, int, int], model: str, batch: int, device: str)
     return lambda: naive_step(net, optimizer, x, y, EPS, EPS / 4, STEPS) and None
 
 
-def in_ieee_float32(step: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
-        torch.backends.cudnn.allow_tf32 = False
-        step()
-        torch.backends.cudnn.allow_tf32 = True
-    return run
-
-
 def forward_flops(model: str, shape: tuple[int, int, int]) -> int:
     net = build_model(model, 10, shape).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -119,7 +112,7 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
             steps = {"naive": plain_step(shape, model, batch, device), "fp32": our_step(*ours, precision="fp32"),
                      "ours": our_step(*ours)}
             if device == "cuda":
-                steps["naive, no TF32"] = in_ieee_float32(steps["naive"])
+                steps["naive, no TF32"] = no_tf32()(steps["naive"])
             if compiled:
                 steps["ours + compile"] = our_step(*ours, compile="on")
             times = measure(steps, rounds, device)

@@ -62,8 +62,7 @@ def case(model: str, size: int, channels: int, images: int, device: str, folder:
     """(evaluation, its bare minimum, what was counted)."""
     dataset = random_images(Path(folder) / f"{size}x{channels}", images // 10 + 10, size=size, channels=channels)
     trainer = Trainer(TrialConfig("at", {}, {}, dataset, "none", model, home=folder), device)
-    judge = Frozen(trainer.model)
-    attacked = Frozen(trainer.model, dtype=trainer.autocast, fused=trainer.fused) if trainer.autocast else judge
+    judge, attacked = trainer.judges(trainer.model)
     train = trainer.splits.train
     x = torch.cat([train.batch(slice(0, images))[0], trainer.splits.val.batch(slice(None))[0]])[:images]
     x = x.contiguous(memory_format=torch.channels_last)

@@ -104,6 +104,9 @@ class Problem:
         if not self.space.searched:
             raise ValueError(f"no column tells the {len(configs)} configurations of {name} apart")
         self.unit = np.array([self._coordinates(p) for p in self.params])
+        starts = [p.get("start", 0.0) for p in self.params]
+        fractions = all(not isinstance(s, (str, bool)) and 0 <= s <= 1 for s in starts)
+        self._starts = [min(round(s * self.epochs), self.epochs - 1) if fractions else 0 for s in starts]
         self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
         final = self.true[:, -1].tolist()
         self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
@@ -173,10 +176,7 @@ class Problem:
 
     def start(self, config: int) -> int:
         """First epoch at which the configuration reweights: its ``start``, 0 where these are no fractions."""
-        starts = [setting.get("start", 0.0) for setting in self.params]
-        if any(isinstance(s, (str, bool)) or not 0 <= s <= 1 for s in starts):
-            return 0
-        return min(round(starts[config] * self.epochs), self.epochs - 1)
+        return self._starts[config]
 
 
 def load(path: str) -> list[Problem]:

@@ -12,7 +12,8 @@ from textwrap import wrap
 HEAD = """# How many epochs a search needs
 
 Written by `python -m benchmarks.search_report benchmarks/results/search_quality.json` from what
-`python -m benchmarks.search_quality --table benchmarks/curves.parquet --json ...` found; do not edit. Every contender
+`python -m benchmarks.search_quality --table benchmarks/curves.parquet --json ...`, and the same with
+`curves-cifar10.parquet --full-trials 20`, found; do not edit. Every contender
 searches the same recorded learning curves (exp:10, small CNN with averaged weights; two training seeds on the same
 images; `benchmarks.record`; `curves` on digits, `curves-cifar10` on CIFAR-10) in simulated time, starts with the
 paper's setting and trains one seed; a proposal is answered by the nearest configuration that is unused. Scored is the

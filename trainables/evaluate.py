@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.attack import pgd, start_point
 from trainables.losses import logit_margin
-from trainables.replayed import Work
+from trainables.replayed import Recorder, Work
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -74,7 +74,7 @@ def no_tf32():
 @torch.no_grad()
 def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, attacked: Forward | None = None,
              batch_size: int = 512, with_kl: bool = False, seed: int = 0,
-             record: Callable[[Hashable, Work], Work] = lambda key, function: function) -> Evaluation:
+             record: Callable[[Hashable, Work], Work] = Recorder(on=False)) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
     ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
@@ -82,6 +82,7 @@ def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, att
     (a ``Recorder``): where attacks on whole batches are recorded from one evaluation to the next.
     """
     attacked, y = attacked or judge, split.labels
+    radius = torch.as_tensor(eps, device=y.device)
     generator = torch.Generator(device=y.device).manual_seed(seed)
     count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=y.device)
     everyone = torch.arange(len(split), device=y.device)
@@ -97,7 +98,7 @@ def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, att
             x, find = _images(split, rows), partial(_attack, attacked, loss, eps, steps)
             if len(rows) == batch_size:
                 find = record((attacked, loss), find)
-            (x_adv,) = find(x, y[rows], start_point(x, torch.as_tensor(eps, device=x.device), "uniform", generator))
+            (x_adv,) = find(x, y[rows], start_point(x, radius, "uniform", generator))
             logits_adv = judge(x_adv)
             if with_kl and loss is _cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)

@@ -78,7 +78,7 @@ class Trainer:
             self.attacked.module.backbone.compile(dynamic=False)
         # nothing in it refers to the trainer: its memory goes when that goes
         self.record = Recorder(self.device.type == "cuda" and self.knobs.cuda_graph == "on")
-        self.judges: dict[int, tuple[Frozen, Frozen]] = {}
+        self._judges: dict[int, tuple[Frozen, Frozen]] = {}
         self.class_weights = class_weights(self.knobs.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
@@ -195,14 +195,19 @@ class Trainer:
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 
-    def _judge(self, model) -> Evaluation:
-        if id(model) not in self.judges:
+    def judges(self, model) -> tuple[Frozen, Frozen]:
+        """Copies of ``model`` as it is now: one that judges, one that is attacked; the same where nothing is faster.
+        They stay, and so does what has been recorded of them."""
+        if id(model) not in self._judges:
             judge = Frozen(model)
             attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge
-            self.judges[id(model)] = judge, attacked
-        judge, attacked = self.judges[id(model)]
-        judge.refresh()
-        attacked.refresh()
+            self._judges[id(model)] = judge, attacked
+        for copy in set(self._judges[id(model)]):
+            copy.refresh()
+        return self._judges[id(model)]
+
+    def _judge(self, model) -> Evaluation:
+        judge, attacked = self.judges(model)
         return evaluate(judge, self.splits.val, self.classes, eps=self.knobs.eps, steps=self.knobs.eval_attack,
                         attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses,
                         record=self.record)

@@ -163,6 +163,7 @@ class Cascade:
 
     # ---- masking ----------------------------------------------------------------------------------------------
 
+    @no_tf32()
     def _find_alarms(self) -> None:
         by_name = {s.name: s for s in self.stages}
         clean = by_name["clean"].tried - by_name["clean"].broken
