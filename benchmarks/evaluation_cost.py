@@ -48,8 +48,9 @@ class Counting:
 
 def bare_loop(model: Frozen, x: Tensor, images: int, gradient: bool) -> None:
     """``images`` images through ``model`` in batches, with the gradient of the images or without."""
-    for start in range(0, images, BATCH):
-        part = x[:min(BATCH, images - start)]
+    size = min(BATCH, len(x))
+    for start in range(0, images, size):
+        part = x[:min(size, images - start)]
         if gradient:
             part = part.detach().requires_grad_(True)
             torch.autograd.grad(model(part).sum(), part)
