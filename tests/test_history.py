@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tuner.history import History
+from tuner.home import Failed
 
 START = '{"event": "start", "trial": 1, "time": 1.0, "params": {}, "method": "at"}'
 
@@ -25,3 +26,12 @@ def test_what_follows_half_a_line_stands_on_a_line_of_its_own(tmp_path, torn, ke
     assert list(again.trials) == [0, 1, 2] and [len(t.epochs) for t in again.trials.values()] == [0, 1, 1]
     lines = history.path.read_text().splitlines()
     assert lines[1] == torn and len(lines) == 6 and all(json.loads(line) for line in lines[2:])
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"event": "epoch", "trial": 7, "metrics": {"epoch": 1}}'])
+def test_a_line_that_is_no_event_is_named(tmp_path, line):
+    history = History(tmp_path)
+    history.append("start", 0, params={}, method="at")
+    history.path.write_text(history.path.read_text() + line + "\n")
+    with pytest.raises(Failed, match="line 2 of .*history.jsonl is no event of a search"):
+        History(tmp_path)

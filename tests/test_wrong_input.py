@@ -35,6 +35,7 @@ CASES = [
     (["--constraint", "accuracy>=0.8"], ["'accuracy>=0.8'", "clean_acc"]),
     (["--constraint", "clean_acc=0.8"], ["'clean_acc=0.8'", "METRIC>=VALUE"]),
     (["--constraint", "clean_acc>=80"], ["'clean_acc>=80'", "share from 0 to 1"]),
+    (["--constraint", "clean_acc<=0.5", "--constraint", "clean_acc>=0.6"], ["'clean_acc>=0.6'", "exclude each other"]),
     (["--trunk", "at:3", "--no-trunk"], ["'at:3'", "contradict"]),
     (["--cpus-per-trial", "inf"], ["--cpus-per-trial inf"]),
     (["--smooth-worst", "cvar:2"], ["'cvar:2'", "cvar:SHARE"]),
@@ -219,12 +220,13 @@ def test_other_commands(capsys, monkeypatch, tmp_path, args):
 
 
 def test_a_search_that_cannot_be_read_is_named_and_hides_no_other(capsys, monkeypatch, tmp_path):
-    for name, text in (("broken", "method: nonesuch"), ("good", "method: srat")):
+    for name, text in (("broken", "method: nonesuch"), ("edited", "method: srat"), ("good", "method: srat")):
         (tmp_path / "searches" / name).mkdir(parents=True)
         (tmp_path / "searches" / name / "spec.yaml").write_text(text)
+    (tmp_path / "searches" / "edited" / "history.jsonl").write_text("{}\n")
     code, out, err = run(capsys, monkeypatch, "ls", "--home", tmp_path, "--json")
     assert code == 0 and [row["search"] for row in json.loads(out)] == ["good"]
-    assert "search 'broken' cannot be read" in err
+    assert "search 'broken' cannot be read" in err and "line 1 of" in err
     for command in ("front", "resume"):
         code, out, _ = run(capsys, monkeypatch, command, "broken", "--home", tmp_path, "--json")
         assert code == 2 and "'broken'" in json.loads(out)["error"] and "'nonesuch'" in json.loads(out)["error"]

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from tuner.home import UsageError
@@ -48,6 +49,15 @@ def parse_constraint(text: str) -> Constraint:
     if name in METRICS and not 0 <= number <= 1:
         raise UsageError(f"--constraint {text!r} is not allowed: {name} is a share from 0 to 1")
     return Constraint(name, 1 if sign == ">=" else -1, number)
+
+
+def parse_constraints(texts: Sequence[str]) -> tuple[Constraint, ...]:
+    """All of them; that no value can keep two of them is said, not searched for."""
+    found = [parse_constraint(text) for text in texts]
+    for (low, least), (high, most) in permutations(zip(texts, found), 2):
+        if least.metric == most.metric and least.sign > most.sign and least.bound > most.bound:
+            raise UsageError(f"--constraint {low!r} and {high!r} exclude each other")
+    return tuple(found)
 
 
 def parse_smoothing(text: str | None) -> float | None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tuner.home import Failed
+
 FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
 
 
@@ -76,11 +78,13 @@ class History:
     def _load(self) -> None:
         text = self.path.read_text()
         self._torn = text[-1:] not in ("", "\n")
-        for line in text.splitlines():
+        for number, line in enumerate(text.splitlines(), 1):
             try:
                 self._apply(json.loads(line))
             except json.JSONDecodeError:  # the last line of a writer that was killed
                 continue
+            except (KeyError, TypeError) as error:
+                raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
 
     def _apply(self, event: dict) -> None:
         kind, trial = event["event"], event.get("trial")

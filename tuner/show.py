@@ -13,7 +13,7 @@ from rich.table import Table
 
 from search_spaces import METHODS, method_space
 from search_spaces.param import describe, params_of
-from tuner.home import Home, UsageError
+from tuner.home import Failed, Home, UsageError
 from tuner.space import build_space
 
 
@@ -130,7 +130,7 @@ def show_searches(home: Home, as_json: bool) -> None:
     for name in home.names():
         try:
             spec, history = load_search(home, name)
-        except UsageError as error:  # one that cannot be read must not hide the others
+        except (UsageError, Failed) as error:  # one that cannot be read must not hide the others
             print(error, file=sys.stderr)
             continue
         created = min((t.started for t in history.trials.values()), default=None)

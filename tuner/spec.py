@@ -17,7 +17,7 @@ from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
 from tuner import checks
 from tuner.checks import check_number, gpus_asked, one_of
-from tuner.goal import METRICS, Goal, parse_constraint, parse_smoothing
+from tuner.goal import METRICS, Goal, parse_constraints, parse_smoothing
 from tuner.home import UsageError, check_name
 from tuner.rungs import check_scheduler, ignored
 from tuner.space import Space, build_space, joined
@@ -220,8 +220,7 @@ class SearchSpec:
     @property
     def goal(self) -> Goal:
         """The objectives as sampler and scheduler see them, and the constraints."""
-        return Goal(self.objectives, tuple(parse_constraint(text) for text in self.constraint),
-                    parse_smoothing(self.smooth_worst))
+        return Goal(self.objectives, parse_constraints(self.constraint), parse_smoothing(self.smooth_worst))
 
     @property
     def scheduler_objectives(self) -> tuple[str, ...]:
