@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ HEAD = """# What the methods do
 Written by `python -m benchmarks.methods_table --table` from `benchmarks/results/methods.jsonl`; do not edit. Every
 method runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as
 robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +-
-standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images.
+standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images. A seed
+that was trained in another arithmetic than the section names is marked, and no claim compares it with the section's.
 
 A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard
 error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing. Where a side's
@@ -90,17 +91,19 @@ def collapsed(row: dict) -> bool:
 
 
 def judged(claim: Claim, setting: str, rows: list[dict]) -> str | None:
-    """One line of the claims' table; seeds that only one side has finished do not count. None: there is none."""
-    mine, theirs = ({r["seed"]: claim.figure(r) for r in rows if r["method"] == name}
+    """One line of the claims' table; seeds that only one side has finished do not count, nor those that the two sides
+    trained in different arithmetic. None: there is none."""
+    mine, theirs = ({(r["seed"], r["precision"]): claim.figure(r) for r in rows if r["method"] == name}
                     for name in (claim.method, claim.control))
-    seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds:
+    both = sorted(mine.keys() & theirs.keys())
+    if not both:
         return None
-    each = [claim.sign * (mine[s] - theirs[s]) for s in seeds]
+    each = [claim.sign * (mine[run] - theirs[run]) for run in both]
     shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
     mean = 100 * claim.sign * statistics.mean(each)
-    of_these = [r for r in rows if r["method"] in (claim.method, claim.control) and r["seed"] in seeds]
-    said = "void" if any(map(collapsed, of_these)) else verdict(each)
+    void = any(collapsed(r) for r in rows
+               if r["method"] in (claim.method, claim.control) and (r["seed"], r["precision"]) in both)
+    said = "void" if void else verdict(each)
     return f"| {claim.text} | {setting} | {mean:+.1f} | {shown} | **{said}** |"
 
 
@@ -109,7 +112,17 @@ def cell(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def setting_table(setting: str, rows: list[dict]) -> list[str]:
+def how_many(rows: list[dict], usual: str) -> str:
+    """Seeds, and how many of them in another than the ``usual`` arithmetic."""
+    others = Counter(r["precision"] for r in rows if r["precision"] != usual)
+    return "".join([str(len(rows)), *(f" ({n} in {short(other)})" for other, n in others.items())])
+
+
+def short(precision: str) -> str:
+    return precision.removeprefix("torch.")
+
+
+def setting_table(setting: str, rows: list[dict], usual: str) -> list[str]:
     figures = {"average": average, "worst class": worst, "rarest 5": rarest, "worst 30 %": tail, "gap": gap,
                "clean": clean}
     if setting == "none":
@@ -119,26 +132,28 @@ def setting_table(setting: str, rows: list[dict]) -> list[str]:
         by_method[row["method"]].append(row)
     lines = [f"### {setting}", "", f"| method | seeds | {' | '.join(figures)} |", "|---|---|" + "---|" * len(figures)]
     for method, mine in sorted(by_method.items()):
-        lines.append(f"| {method} | {len(mine)} | {' | '.join(cell([f(r) for r in mine]) for f in figures.values())} |")
+        cells = " | ".join(cell([f(r) for r in mine]) for f in figures.values())
+        lines.append(f"| {method} | {how_many(mine, usual)} | {cells} |")
     return [*lines, ""]
 
 
 def report(rows: list[dict]) -> str:
-    """The page; runs of different models, lengths, data sizes or machines are never mixed in a table."""
+    """The page; runs of different models, lengths, data sizes or devices are never mixed in a table."""
     lines, groups = [HEAD], defaultdict(list)
     for row in rows:
-        about = ("model", "epochs", "images", "batch_size", "test_images", "device", "torch", "precision")
+        about = ("model", "epochs", "images", "batch_size", "test_images", "device", "torch")
         groups[tuple(row.get(k) for k in about)].append(row)
     if not rows:
         lines.append("No runs are stored yet.\n")
-    for (model, epochs, images, batch, tested, device, torch, precision), group in groups.items():
+    for (model, epochs, images, batch, tested, device, torch), group in groups.items():
+        usual = Counter(r["precision"] for r in group).most_common(1)[0][0]
         fine = [r for r in group if "failed" not in r]
         lines += [f"## {model}, {epochs} epochs", "", f"{images or 'All'} training images before the imbalance, "
-                  f"batch {batch}, {tested} test images; {device}, torch {torch}, arithmetic {precision}.", ""]
+                  f"batch {batch}, {tested} test images; {device}, torch {torch}, arithmetic {short(usual)}.", ""]
         for setting in ALL:
             of_setting = [r for r in fine if r["setting"] == setting]
             if of_setting:
-                lines += setting_table(setting, of_setting)
+                lines += setting_table(setting, of_setting, usual)
         lines += ["| claim | setting | difference | per seed | verdict |", "|---|---|---|---|---|"]
         said = {(c.text, s): judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings}
         lines += filter(None, said.values())
