@@ -118,6 +118,24 @@ def test_who_interrupts_after_the_last_trial_has_stopped_nothing(driven):
     assert stopped.value.result["state"] == "finished" == saved_result(driven.folder)["state"]
 
 
+QUIET = """
+import sys
+from tuner.driver import _quiet_ray
+
+_quiet_ray()
+from ray import tune
+from ray.air._internal import usage
+
+usage.tag_callbacks([tune.Callback()])  # as Ray Tune does before the first trial
+print([name for name in ("mlflow", "torch") if name in sys.modules])
+"""
+
+
+def test_no_trial_waits_for_mlflow():
+    done = subprocess.run([sys.executable, "-c", QUIET], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "[]\n", done.stderr
+
+
 # ---- signals and time ------------------------------------------------------------------------------------------------
 
 PRESSED = """

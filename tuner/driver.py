@@ -155,9 +155,8 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     return result
 
 
-def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
-          until: float | None) -> str | None:
-    """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
+def _quiet_ray() -> None:
+    """Ray Tune without its own logs, snapshots, signal handler and telemetry."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our history replaces csv, json and tensorboard
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -165,6 +164,15 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the watch says it in one line, the history has it all
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # who broke off and went on is an error to it
     use_token()
+    from ray.air._internal import usage
+
+    usage.tag_callbacks = lambda _: False  # it imports MLflow before the first trial
+
+
+def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
+          until: float | None) -> str | None:
+    """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
+    _quiet_ray()
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
