@@ -180,18 +180,23 @@ def test_evaluation_counts_by_hand(batch_size):
     assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
 
 
-def test_only_whole_batches_of_an_evaluation_are_recorded():
-    """Five of six images are right: CE-PGD sees 2 + 2 + 1 of them, margin-PGD 2 + 1 of the three that survive."""
+@pytest.mark.parametrize("batch_size, sizes", [(8, [6, 4]), (4, [4, 1, 3]), (2, [2, 2, 1, 2, 1]), (100, [25, 25])])
+def test_recorded_batches_are_filled_up_to_quarters_and_nobody_counts_twice(batch_size, sizes):
+    """CE-PGD sees the five images of six that are right, margin-PGD the three that survive it."""
     seen = []
 
-    def record(key, function):
-        assert key[0] is above_half
-        return lambda *given: seen.append((key[1], [len(t) for t in given])) or function(*given)
+    class Recording:
+        on = True
 
-    result = evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, batch_size=2, record=record)
+        def __call__(self, key, function):
+            return lambda *given: seen.append((key, {len(t) for t in given})) or function(*given)
+
+    result = evaluate(above_half, Pixels(), 2, eps=0.2, steps=5, batch_size=batch_size, record=Recording())
     assert result.ce_robust.tolist() == [2, 1] and result.robust.tolist() == [2, 1]
-    assert [sizes for _, sizes in seen] == [[2, 2, 2]] * 3
-    assert seen[0][0] is seen[1][0] is not seen[2][0]  # one recording for each loss
+    assert [lengths for _, lengths in seen] == [{n} for n in sizes]
+    # a recording for each loss and length, and no two in one
+    assert all(attacked is above_half and {length} == lengths for (attacked, _, length), lengths in seen)
+    assert seen[0][0][1] is not seen[-1][0][1]
 
 
 @pytest.mark.parametrize("tau, reached", [(0, 0.55), (1, 0.65), (2, 0.75), (None, 0.85)])

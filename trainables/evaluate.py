@@ -6,7 +6,7 @@ The gap between CE-PGD alone and both attacks is reported because a large one me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.attack import pgd, start_point
 from trainables.losses import logit_margin
-from trainables.replayed import Recorder, Work
+from trainables.replayed import Recorder
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -74,12 +74,12 @@ def no_tf32():
 @torch.no_grad()
 def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, attacked: Forward | None = None,
              batch_size: int = 512, with_kl: bool = False, seed: int = 0,
-             record: Callable[[Hashable, Work], Work] = Recorder(on=False)) -> Evaluation:
+             record: Recorder = Recorder(on=False)) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
     ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
-    ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses. ``record``
-    (a ``Recorder``): where attacks on whole batches are recorded from one evaluation to the next.
+    ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses. ``record``:
+    where attacks are recorded from one evaluation to the next; if it is on, batches are filled up to quarters.
     """
     attacked, y = attacked or judge, split.labels
     radius = torch.as_tensor(eps, device=y.device)
@@ -95,11 +95,11 @@ def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, att
     for loss, survivors in ((_cross_entropy, ce_robust), (_margin, robust)):
         left = todo[:0]
         for rows in todo.split(batch_size) if len(todo) else ():
-            x, find = _images(split, rows), partial(_attack, attacked, loss, eps, steps)
-            if len(rows) == batch_size:
-                find = record((attacked, loss), find)
-            (x_adv,) = find(x, y[rows], start_point(x, radius, "uniform", generator))
-            logits_adv = judge(x_adv)
+            tried = _filled(rows, max(1, batch_size // 4)) if record.on else rows
+            x, find = _images(split, tried), partial(_attack, attacked, loss, eps, steps)
+            find = record((attacked, loss, len(tried)), find)
+            (x_adv,) = find(x, y[tried], start_point(x, radius, "uniform", generator))
+            logits_adv = judge(x_adv[:len(rows)])
             if with_kl and loss is _cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
                 kl.index_add_(0, y[rows], (p.exp() * (p - q)).sum(1).double())
@@ -107,6 +107,11 @@ def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, att
         todo = left
         survivors.index_add_(0, y[todo], torch.ones(len(todo), dtype=torch.float64, device=y.device))
     return Evaluation(*(t.cpu() for t in (count, clean, ce_robust, robust, ce, kl)))
+
+
+def _filled(rows: Tensor, unit: int) -> Tensor:
+    """``rows`` and, up to a multiple of ``unit``, the first one again and again: recorded attacks have few shapes."""
+    return torch.cat([rows, rows[:1].expand(-len(rows) % unit)])
 
 
 def _images(split, rows: Tensor) -> Tensor:

@@ -46,11 +46,12 @@ class Recorder:
     """
 
     def __init__(self, on: bool):
+        self.on = on
         self.pool = torch.cuda.graph_pool_handle() if on else None
         self.made: dict[Hashable, Replayed] = {}
 
     def __call__(self, key: Hashable, function: Work) -> Work:
-        if self.pool is None:
+        if not self.on:
             return function
         if key not in self.made:
             self.made[key] = Replayed(function, self.pool)
