@@ -185,13 +185,15 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / "1").write_text("a file where a folder should be")
     command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--trials", "2", "--max-epochs", "4",
-               "--set", "eval_attack=4", "--max-concurrent", "1", "--max-failures", "1", "--name", "b",
-               "--home", str(tmp_path), "--json"]
+               "--set", "passes=2", "--set", "eval_attack=4", "--max-concurrent", "1", "--max-failures", "1",
+               "--name", "b", "--home", str(tmp_path), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     path, deadline = folder / "history.jsonl", time.time() + 240
     while not (path.exists() and '"epoch"' in path.read_text() and (pid := _training(process.pid))):
         assert process.poll() is None and time.time() < deadline, process.communicate()
         time.sleep(0.02)
+    daemons = " ".join(command for _, command in _children(process.pid))
+    assert "gcs_server" in daemons and "monitor.py" not in daemons, "nobody needs Ray's monitors here"
     psutil.Process(pid).kill()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -209,10 +211,14 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
 
 
 def _training(parent):
+    """The process in which a trial trains: Ray says what it is doing."""
+    return next((pid for pid, command in _children(parent) if command.startswith("ray::ResourceTrainable.train")), None)
+
+
+def _children(parent):
+    """(process id, command line) of everything that ``parent`` has started."""
     for child in psutil.Process(parent).children(recursive=True):
         try:
-            if " ".join(child.cmdline()).startswith("ray::ResourceTrainable.train"):  # Ray says what it is doing
-                return child.pid
+            yield child.pid, " ".join(child.cmdline())
         except psutil.Error:
             continue
-    return None

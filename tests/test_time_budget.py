@@ -13,7 +13,7 @@ def test_a_tenth_of_a_minute_or_a_fifth_is_left_for_the_report():
 
 
 def test_the_search_ends_in_time_and_goes_on_later(tmp_path):
-    budget = 45
+    budget = 60
     begin = time.time()
     done = tuner("search", "--method", "trades", "--trials", 400, "--max-epochs", 3, "--set", "passes=2", "--set",
                  "attack_steps=2", "--seeds", 3, "--time-budget", budget, "--max-concurrent", 1, "--name", "timed",

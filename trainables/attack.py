@@ -53,7 +53,7 @@ def pgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: Callabl
         with torch.enable_grad():
             logits = forward(x_adv)
             losses = loss(logits, y)
-            (grad,) = torch.autograd.grad(losses, x_adv, torch.ones_like(losses))
+            (grad,) = torch.autograd.grad(losses.sum(), x_adv)  # a gradient given for each would import sympy: 0.6 s
         with torch.no_grad():
             right = logits.argmax(1) == y
             survived += right
