@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import cProfile
 import json
-import logging
 import os
 import pstats
 import tempfile
@@ -135,7 +134,7 @@ def main() -> None:
 
     from tuner.cluster import start
 
-    start(ray, num_cpus=4, log_to_driver=False, logging_level=logging.ERROR)
+    start(ray, num_cpus=4)
     runs = [(n, args.results) for n in args.concurrent] + ([(max(args.concurrent), args.long)] if args.long else [])
     report = []
     for concurrent, results in runs:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 import subprocess
 import sys
@@ -77,7 +76,7 @@ def one(kind: str, trials: int) -> float:
 
     from tuner.cluster import start
 
-    start(ray, num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
+    start(ray, num_cpus=2)
     with tempfile.TemporaryDirectory() as home:
         ends = {"ours": ours, "plain": plain}[kind](home, trials)
     return (len(ends) - 1) / (max(ends) - min(ends))

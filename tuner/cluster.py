@@ -12,6 +12,7 @@ from tuner.resources import lacking
 from tuner.spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # a terminal is for the search
 
 
 @contextmanager
@@ -21,11 +22,10 @@ def connect(spec: SearchSpec):
 
     mine = not ray.is_initialized()
     if mine:
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if os.environ.get("RAY_ADDRESS"):
-            join(ray, quiet)
+            join(ray)
         else:
-            start(ray, **quiet)
+            start(ray)
     try:
         _check_resources(ray, spec)
         with redirect_stdout(sys.stderr):  # where Ray prints what its nodes complain of belong results alone
@@ -42,7 +42,7 @@ def start(ray, **how) -> None:
     for left in (2, 1, 0):
         try:
             with _no_idlers():
-                ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **how)
+                ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
         except Exception as error:  # Ray's own class for it is Exception
             if not left or "timed out during startup" not in str(error):
@@ -74,10 +74,10 @@ def use_token() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def join(ray, quiet: dict) -> None:
+def join(ray) -> None:
     """The cluster that RAY_ADDRESS names, from one of its nodes."""
     try:
-        ray.init(**quiet)
+        ray.init(**QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Failed(f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us "
                      f"({' '.join(str(error).split())[:200]}); "

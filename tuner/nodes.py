@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ def connect():
     import ray
 
     if not ray.is_initialized():
-        join(ray, {"log_to_driver": False, "logging_level": logging.ERROR})
+        join(ray)
     return ray
 
 
