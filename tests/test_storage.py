@@ -70,10 +70,10 @@ def until_it_listens(port, process):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "memory", "s3", "s3-by-options", "gs"])
+@pytest.mark.parametrize("kind", ["folder", "file", "s3", "s3-by-options", "gs"])
 def test_files(kind, tmp_path, s3_env, gs):
     options = f"?endpoint_override={s3_env.address.removeprefix('http://')}&scheme=http&region=us-east-1"
-    where = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a", "memory": f"memory://{tmp_path}/a",
+    where = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a",
              "s3": s3_env.url("files"), "s3-by-options": s3_env.url("more") + options, "gs": below(gs, "files")}[kind]
     where = storage.absolute_storage(where)
     assert storage_problem(where) is None

@@ -235,9 +235,8 @@ def test_trunks_of_another_code_version_are_left_alone_and_counted(config, tmp_p
     assert open_branch(Trainer(replace(config, seed=5))).outdated == 0  # that one would not fit anyway
 
 
-@pytest.mark.parametrize("where", ["file://{}", "memory://{}"])
-def test_storage_by_url(config, tmp_path, where):
-    config = replace(config, storage=where.format(tmp_path))
+def test_storage_by_url(config, tmp_path):
+    config = replace(config, storage=f"file://{tmp_path}")
     first, second = Trainer(config), open_branch(Trainer(config))
     run_to_branch(first)
     assert trained_by(second) == [] and second.leave()

@@ -47,7 +47,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
             return
     begin, folder, home = time.perf_counter(), config.folder, Path(config.home)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, about = load_trial(folder, home)
+    model, about = load_trial(folder, home, config.dataset)
     split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), home, device)
     knobs = config.knobs()
     cascade = Cascade(model.to(device), split, attack, eps=knobs.eps, search_steps=knobs.eval_attack)

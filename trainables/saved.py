@@ -19,16 +19,18 @@ from trainables.models import build_model
 from trainables.storage import below
 
 
-def load_trial(folder: str | Path, home: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
     CPU, and what describes it: ``architecture`` and ``config``.
+
+    ``dataset``: where its data are now. A checkpoint names the place too, but it can come from anybody.
 
     ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
     """
     state = read_checkpoint(folder)
     if state is None:
         raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
-    config = TrialConfig.of(state["config"])
+    config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
     about = architecture(config, home)
     model = build(about)
     model.load_state_dict(state["average"] or state["model"])

@@ -1,5 +1,5 @@
-"""The one way to files that several machines share: a folder by path or URL (``s3://``, ``gs://``, whatever pyarrow or
-fsspec opens). Names in, bytes out; a file is complete or absent.
+"""The one way to files that several machines share: a folder by path or URL (``s3://``, ``gs://``, see ``SCHEMES``).
+Names in, bytes out; a file is complete or absent.
 
 Credentials never stand in the URL: each process has them in its environment (AWS_ACCESS_KEY_ID, a cloud's sign-in).
 """
@@ -19,6 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+# What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search that
+# somebody else made, and each further protocol is one more way to be sent somewhere.
+SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
 OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
 ANSWER_S = 20  # a storage that has not answered by then is said not to
 _LOGIN = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
@@ -51,16 +54,27 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
     """The file system and the path of a folder or URL; ``ValueError`` if nothing here opens it."""
     if "://" not in where:
         return fs.LocalFileSystem(), os.path.abspath(where)
+    if where.partition("://")[0] not in SCHEMES or "::" in where:
+        raise ValueError(f"storage {where!r} cannot be opened; it takes a folder, or a URL that begins with one of: "
+                         + ", ".join(f"{scheme}://" for scheme in SCHEMES))
     try:
         return fs.FileSystem.from_uri(where)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        import fsspec
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
 
-        try:
-            system, path = fsspec.core.url_to_fs(where)
-        except Exception as error:  # every protocol has errors of its own
-            raise ValueError(f"storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
-        return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+def inside(folder: Path, name: str) -> Path:
+    """Where a file that a storage calls ``name`` lies below ``folder`` here.
+
+    ``ValueError`` where that would be outside of it: whoever can write to a storage chooses the names in it.
+    """
+    parts = name.split("/")
+    path = folder.joinpath(*parts)
+    if (not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts)
+            or not path.parent.resolve().is_relative_to(folder.resolve())):  # a link in between leads elsewhere
+        raise ValueError(f"the storage holds a file called {name!r}, which would be written outside of "
+                         f"{str(folder)!r}; nothing was taken from it")
+    return path
 
 
 class Storage:

@@ -15,7 +15,7 @@ import typer
 
 from tuner import cli_cluster, cli_results
 from tuner.checks import pairs
-from tuner.cli_results import StorageOption
+from tuner.cli_results import DatasetAgain, StorageOption
 from tuner.home import Failed, Home, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -171,15 +171,21 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
            address: Annotated[Optional[str], _option("On this Ray cluster, as `tuner submit` would.")] = None,
            follow: Annotated[bool, typer.Option("--follow", help="With --address: show its progress, end with its "
                                                                  "exit code.")] = False,
+           dataset: DatasetAgain = None,
+           study_storage: Annotated[Optional[str], _option("The search's, said again where it is a server.")] = None,
            home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
     """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
     if address:
-        cli_cluster.resume(address, search, home, storage, follow, as_json)
+        said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
+        cli_cluster.resume(address, search, home, said, follow, as_json)
         return
+    from tuner.mirror import check_named
     from tuner.result import load_search
 
     where = Home(home, storage)
-    _run(load_search(where, search)[0], where, as_json)
+    spec = load_search(where, search)[0]
+    check_named(spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
+    _run(spec, where, as_json)
 
 
 def _run(spec, home: Home, as_json: bool) -> None:

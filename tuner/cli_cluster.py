@@ -87,17 +87,21 @@ def _submit_like(search, spec_of):
     return submit
 
 
-def resume(address: str, search: str, home: Path | None, storage: str | None, follow: bool, as_json: bool) -> None:
-    """`tuner resume --address`: a new job that goes on with the search in the cluster's home or in a storage."""
+def resume(address: str, search: str, home: Path | None, said: dict[str, str | None], follow: bool,
+           as_json: bool) -> None:
+    """`tuner resume --address`: a new job that goes on with the search in the cluster's home or in a storage.
+
+    ``said``: the places that were named again, which the job names in its turn.
+    """
     from tuner.dashboard import Dashboard
     from tuner.home import check_name
     from tuner.submission import check_storage_travels, cluster_home, submit
 
     check_name(search)
-    check_storage_travels(storage)
+    check_storage_travels(said["storage"])
     where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
-    job = {"command": "resume", "search": search, "home": where, "storage": storage}
+    job = {"command": "resume", "search": search, "home": where, **said}
     _sent(cluster, submit(cluster, job), search, follow, as_json)
 
 

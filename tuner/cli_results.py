@@ -19,6 +19,11 @@ StorageOption = Annotated[Optional[str], typer.Option("--storage", show_default=
     "the home]."))]
 
 
+DatasetAgain = Annotated[Optional[str], typer.Option("--dataset", show_default=False, help=(
+    "The search's dataset, said again where it is a URL: a search that somebody sent must not choose whom this machine "
+    "asks."))]
+
+
 def front(
     searches: Annotated[list[str], typer.Argument(help="Names of searches; see `tuner ls`. Several are overlaid.")],
     html: Annotated[Optional[Path], typer.Option(help="File for the interactive page.")] = None,
@@ -44,6 +49,7 @@ def verify(
     attack: Annotated[str, typer.Option(help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the "
                                              "authors' code) or pgd:STEPSxRESTARTS.")] = "apgd",
     seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds, test those.")] = 0,
+    dataset: DatasetAgain = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -56,7 +62,8 @@ def verify(
     from tuner.verified import show
     from tuner.verify import verify_search
 
-    result = verify_search(search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, say=_say)
+    result = verify_search(search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset,
+                           say=_say)
     print_json(result) if as_json else show(result, Home(home, storage))
 
 
@@ -67,6 +74,7 @@ def export(
     register: Annotated[Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick "
                                                          "is its alias.")] = None,
     parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
+    dataset: DatasetAgain = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -84,7 +92,7 @@ def export(
         raise UsageError(f"--register {register!r} needs --pick and --to DIR: what is registered is what is exported")
     done = {"search": search}
     if to is not None:
-        done |= export_model(search, pick, to, Home(home, storage), register=register)
+        done |= export_model(search, pick, to, Home(home, storage), register=register, dataset=dataset)
     if parquet is not None:
         done |= export_table(search, parquet, Home(home, storage))
     if as_json:

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tuner.home import Home, UsageError, write_atomically
+from tuner.mirror import check_named
 from tuner.result import load_search
 
 FORMAT = 1
 
 
 def export_model(name: str, pick: str, to: Path | str, home: Home | None = None, *,
-                 register: str | None = None) -> dict[str, Any]:
+                 register: str | None = None, dataset: str | None = None) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
+
+    ``dataset``: the search's, said again where it is a URL (see `verify_search`).
 
     ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that refuses it.
     """
@@ -28,6 +32,7 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
 
     home, to = home or Home(), Path(to).absolute()
     spec, history = load_search(home, name)
+    check_named(spec, home, name, f"export --pick {pick} --to {shlex.quote(str(to))}", dataset=dataset)
     (row,) = picked_rows(spec, history, name, str(pick))
     _check_target(to)
     (job,) = make_jobs(spec, history, home, name, [row["trial"]], "apgd", 0)
@@ -58,7 +63,7 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
     from tuner.card import card
 
     record = history.trials[job.trial]
-    model, saved = load_trial(job.config.folder, home.root)
+    model, saved = load_trial(job.config.folder, home.root, job.config.dataset)
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
         "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": record.method,

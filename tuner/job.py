@@ -81,8 +81,9 @@ def _search(job: dict, home: Home) -> None:
     spec.write_text(Path("spec.yaml").read_text())
     os.chdir(spec.parent)
     what = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
-    storage = ["--storage", job["storage"]] if job.get("storage") else []
-    sys.argv = ["tuner", *what, "--home", str(home.root), *storage]
+    again = ("storage", "dataset", "study_storage") if job["command"] == "resume" else ("storage",)
+    named = [part for key in again if job.get(key) for part in (f"--{key.replace('_', '-')}", job[key])]
+    sys.argv = ["tuner", *what, "--home", str(home.root), *named]
     try:
         cli.main()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import shutil
 import socket
 import sys
@@ -20,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.home import Failed, Home, UsageError, write_atomically
+from trainables.storage import inside
+from tuner.home import NAME, Failed, Home, UsageError, write_atomically
 from tuner.spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
@@ -66,7 +68,48 @@ def stored_names(storage: str) -> list[str]:
     from trainables.storage import Storage
 
     with _said(storage):
-        return Storage(storage).folders("searches")
+        return [name for name in Storage(storage).folders("searches") if NAME.fullmatch(name)]
+
+
+def check_named(spec: SearchSpec, home: Home, name: str, command: str, **said: str | None) -> None:
+    """``UsageError`` where ``command`` would make this machine ask a place that its user has not named.
+
+    Whoever gave us a search's folder wrote the spec in it, so before this machine's credentials go to a place of that
+    spec it is named on the command line too (a storage: or in TUNER_STORAGE). ``said``: what was said of the other
+    fields that ``command`` uses.
+    """
+    said["storage"] = with_storage(SearchSpec(), home).storage
+    wanted = {field: value for field, value in places(spec).items() if field in said and value != said[field]}
+    if said["storage"] and (home.search(name) / DATASET).exists():
+        wanted.pop("dataset", None)  # the decoded data in that storage are used
+    if wanted:
+        flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in wanted.items())
+        raise UsageError(f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not told "
+                         f"of; if you trust whoever made the search: tuner {command} {name} {flags}")
+
+
+def places(spec: SearchSpec) -> dict[str, str]:
+    """The fields of a spec that lead to other machines, or to a storage."""
+    far = {"dataset": "://" in spec.dataset, "study_storage": not str(spec.study_storage or "sqlite:").startswith(
+        "sqlite:"), "storage": bool(spec.storage)}
+    return {field: getattr(spec, field) for field, is_far in far.items() if is_far}
+
+
+def again(spec: SearchSpec) -> str:
+    """The flags with which a later command names the places of a spec."""
+    return "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def not_asked(spec: SearchSpec, home: Home, name: str) -> str | None:
+    """What a command that only reads says where it leaves the storage of a spec alone."""
+    if not spec.storage or spec.storage == with_storage(SearchSpec(), home).storage:
+        return None
+    return (f"search {name!r} is shown as it lies here; what {spec.storage!r} has of it is brought where that is named "
+            "(--storage or TUNER_STORAGE)")
 
 
 def pull(storage: str, home: Home, name: str) -> bool:
@@ -82,9 +125,10 @@ def pull(storage: str, home: Home, name: str) -> bool:
         if store.read("spec.yaml") is None:
             return False
         behind = _behind(folder, theirs)
-        for file in sorted(_small_files(store), key=lambda file: file == HISTORY):  # last, because it says all is here
-            if behind or not (folder / file).exists():
-                write_atomically(folder / file, theirs if file == HISTORY else store.read(file) or b"")
+        found = {file: inside(folder, file) for file in _small_files(store)}  # all are looked at before one is written
+        for file in sorted(found, key=lambda file: file == HISTORY):  # last, because it says all is here
+            if behind or not found[file].exists():
+                write_atomically(found[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
 
 
@@ -261,11 +305,15 @@ def forget_ray(spec: SearchSpec, folder: Path) -> None:
 def dataset_of(spec: SearchSpec, folder: Path) -> str:
     """What trials open: the decoded data in the storage once it is there, so that no node needs the source."""
     from trainables.data import absolute
+    from trainables.data.store import DECODED
     from trainables.storage import below
 
     key = folder / DATASET
     if spec.storage and key.exists():
-        return f"stored:{below(spec.storage, 'datasets', key.read_text().strip())}"
+        name = key.read_text().strip()
+        if not DECODED.fullmatch(name):
+            raise UsageError(f"{key} holds {name[:80]!r}, which is no name of decoded data")
+        return f"stored:{below(spec.storage, 'datasets', name)}"
     return absolute(spec.dataset)
 
 

@@ -18,7 +18,11 @@ SPLIT = "val"  # the only split a search ever sees
 
 
 def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
-    """A search of this home, or of its storage, by name; ``UsageError`` offers the nearest names."""
+    """A search of this home, or of the storage that was named with it, by name; ``UsageError`` offers the nearest names.
+
+    The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
+    to (``mirror.check_named``).
+    """
     from tuner.mirror import pull, with_storage
 
     folder = home.search(name)
@@ -37,8 +41,6 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     if moved:
         spec = replace(spec, storage=asked)
-    elif spec.storage:
-        pull(spec.storage, home, name)
     return spec, History(folder)
 
 

@@ -32,6 +32,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         print_json(result)
         return
     from tuner.front import Front
+    from tuner.mirror import again
     from tuner.report import front_table, gain, notes
 
     console = _console()
@@ -49,7 +50,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     tuner resume {result['search']}{_home_flag(home)}")
+        lines.append(f"go on     tuner resume {result['search']}{again(spec)}{_home_flag(home)}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -72,6 +73,8 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     from tuner.result import front_json, load_search
 
     found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
+    for name, spec, _ in found:
+        _say_not_asked(spec, home, name)
     over = overlay(found)
     over = over if len(found) > 1 or len(over.groups) > 1 else None
     write_files(files, found, over)
@@ -83,6 +86,13 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     _show_overlay(over) if over else _show_one_front(home, *found[0])
     for path in files.values():
         _console().print(f"written   {path}", highlight=False, soft_wrap=True)
+
+
+def _say_not_asked(spec, home: Home, name: str) -> None:
+    from tuner.mirror import not_asked
+
+    if sentence := not_asked(spec, home, name):
+        print(sentence, file=sys.stderr)
 
 
 def _show_one_front(home: Home, name: str, spec, history) -> None:
@@ -130,6 +140,7 @@ def show_searches(home: Home, as_json: bool) -> None:
     for name in home.names():
         try:
             spec, history = load_search(home, name)
+            _say_not_asked(spec, home, name)
         except (UsageError, Failed) as error:  # one that cannot be read must not hide the others
             print(error, file=sys.stderr)
             continue

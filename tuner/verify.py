@@ -20,7 +20,7 @@ from tuner.driver import trial_config
 from tuner.front import Front
 from tuner.history import History
 from tuner.home import Failed, Home, UsageError, write_atomically
-from tuner.mirror import push
+from tuner.mirror import check_named, push
 from tuner.resources import task_options
 from tuner.result import load_search
 from tuner.spec import SearchSpec
@@ -56,10 +56,11 @@ def parse_attack(text: str) -> str:
 
 
 def verify_search(name: str, home: Home | None = None, *, pick: str | None = None, attack: str = "apgd", seeds: int = 0,
-           say: Say = lambda text: None) -> dict[str, Any]:
+                  dataset: str | None = None, say: Say = lambda text: None) -> dict[str, Any]:
     """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; DESIGN's JSON.
 
-    ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint that is missing or damaged.
+    ``dataset``: the search's, said again where it is a URL: whoever sent us a search's folder wrote its spec, and must
+    not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint that is missing or damaged.
     """
     from tuner.verified import summary, write_report
 
@@ -67,6 +68,7 @@ def verify_search(name: str, home: Home | None = None, *, pick: str | None = Non
     if seeds < 0:
         raise UsageError(f"--seeds {seeds} is not allowed; it takes a whole number of at least 0")
     spec, history = load_search(home, name)
+    check_named(spec, home, name, "verify", dataset=dataset)
     picked = picked_rows(spec, history, name, pick)
     jobs = make_jobs(spec, history, home, name, [r["trial"] for r in picked], attack, seeds)
     todo = [job for job in jobs if stored(job) is None]

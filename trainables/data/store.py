@@ -28,8 +28,9 @@ import pyarrow as pa
 from trainables.data.encoded import load_folder, load_parquet, source_files
 from trainables.data.sources import Decoded, load_digits, load_torchvision
 from trainables.data.spec import TORCHVISION, DataError, check_dataset
-from trainables.storage import Storage, below, explain
+from trainables.storage import Storage, below, explain, inside
 
+DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
 
 try:
@@ -79,7 +80,10 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
     if dataset in TORCHVISION:
         return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
     if kind == "stored":
-        return where.partition("?")[0].rpartition("/")[2], lambda: where
+        key = where.partition("?")[0].rpartition("/")[2]
+        if not DECODED.fullmatch(key):
+            raise DataError(f"dataset {dataset!r} names no decoded data; it takes stored:STORAGE/datasets/NAME")
+        return key, lambda: where
     load = load_parquet if kind == "parquet" else load_folder
     if "://" in where:
         stats, name = _far_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -117,8 +121,8 @@ def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
     store = Storage(where)
     with tempfile.TemporaryDirectory(prefix="tuner-data-") as folder:
         with _told(where):
-            for name, _ in store.files(recursive=True):
-                file = Path(folder, name)
+            files = {name: inside(Path(folder), name) for name, _ in store.files(recursive=True)}
+            for name, file in files.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(store.read(name))
         source_files(kind, folder)  # says what is missing
@@ -172,10 +176,9 @@ def share(folder: Path, storage: str) -> None:
 
 
 def _copy(where: str, folder: Path) -> None:
-    store = Storage(where)
     for name in _HALVES:
         with _told(where):
-            data = store.read(name)
+            data = Storage(where).read(name)
         if data is None:
             raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
         (folder / name).write_bytes(data)

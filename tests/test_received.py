@@ -1,0 +1,213 @@
+"""A search, a storage or a data set that somebody else made: it writes nothing outside of its place, and reading it
+asks no server that the reader has not named."""
+
+import json
+import shutil
+import socket
+import threading
+
+import pytest
+
+from tests.conftest import tuner
+from tests.s3 import BUCKET, s3_server
+from tests.test_submit import free_ports
+from trainables import storage
+from trainables.data import DataError, prepare
+from trainables.storage import Storage, inside
+from tuner import mirror
+from tuner.home import Home, UsageError, write_atomically
+from tuner.spec import SearchSpec
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server(int(next(free_ports(1)))) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3, monkeypatch):
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    storage.open_storage.cache_clear()
+    yield s3
+    storage.open_storage.cache_clear()
+
+
+@pytest.fixture
+def listener():
+    """(address, connections): whoever is sent to the address is seen."""
+    seen = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def accept():
+            while True:
+                try:
+                    connection, peer = server.accept()
+                except OSError:
+                    return
+                seen.append(peer)
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", seen
+
+
+def received(finished, home, **changed):
+    """A home into which somebody's search folder was copied, with fields of its spec changed."""
+    folder = home / "searches" / "first"
+    shutil.copytree(finished[1] / "searches" / "first", folder, symlinks=True)
+    spec = SearchSpec.from_yaml((folder / "spec.yaml").read_text())
+    values = {**spec.to_dict(), **changed}
+    (folder / "spec.yaml").write_text(SearchSpec.from_dict(values).to_yaml())
+    return folder
+
+
+ESCAPING = ["../x", "/etc/x", "a/../../x", "..", "a//b", "a\\..\\b", "", ".", "a\nb", "a/\x1b[2Jb", "./x"]
+
+
+@pytest.mark.parametrize("name", ESCAPING)
+def test_a_name_that_leaves_its_folder_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="would be written outside"):
+        inside(tmp_path, name)
+    assert inside(tmp_path, "a/.b/c..d.png") == tmp_path / "a/.b/c..d.png"
+
+
+def test_a_link_on_the_way_is_refused(tmp_path):
+    home, victim = tmp_path / "home", tmp_path / "victim"
+    home.mkdir(), victim.mkdir()
+    (home / "verify").symlink_to(victim)
+    with pytest.raises(ValueError, match="would be written outside"):
+        inside(home, "verify/x.json")
+    (tmp_path / "link").symlink_to(home)  # the folder itself may be one: its owner chose that
+    assert inside(tmp_path / "link", "x") == tmp_path / "link" / "x"
+
+
+def test_a_file_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "front.png").symlink_to(tmp_path / "victim")
+    write_atomically(tmp_path / "front.png", "theirs")
+    assert (tmp_path / "victim").read_text() == "mine" and (tmp_path / "front.png").read_text() == "theirs"
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "other", 7)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["front.png", "victim"], "nothing half-written stays"
+
+
+@pytest.mark.parametrize("key", ["../../../stolen", "front/../../../../stolen", "../first2/history.jsonl"])
+def test_keys_of_a_named_storage_stay_in_the_search(key, tmp_path, s3_env):
+    """S1: a bucket can hold any key; nothing is written, not even the harmless ones."""
+    client = s3_env.client()
+    prefix = f"hostile-{abs(hash(key))}"
+    for name in ("spec.yaml", "history.jsonl", key):
+        client.put_object(Bucket=BUCKET, Key=f"{prefix}/searches/first/{name}", Body=b"method: at\n")
+    where, home = s3_env.url(prefix), Home(tmp_path / "home")
+    with pytest.raises(UsageError, match="would be written outside") as error:
+        mirror.pull(where, home, "first")
+    assert "\n" not in str(error.value) and not list(tmp_path.rglob("*"))
+    done = tuner("ls", "--storage", where, "--home", tmp_path / "home", env=s3_env.env)
+    assert done.returncode == 0 and "would be written outside" in done.stderr and "Traceback" not in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("url", ["zip::file:///tmp/x.zip", "zip://x::file:///tmp/x.zip", "http://127.0.0.1:1/x",
+                                 "file:///x::s3://b", "simplecache::s3://b/x", "github://a:b@/", "reference://x",
+                                 "memory://x", "mock:///x", "hdfs://namenode/x"])
+def test_other_protocols_and_chains_are_refused(url, tmp_path):
+    for what in (url, f"{url}/more"):
+        with pytest.raises(ValueError, match="cannot be opened; it takes a folder, or a URL that begins with"):
+            Storage(what)
+    for kind in ("parquet", "folder", "stored"):
+        with pytest.raises(DataError):
+            prepare(f"{kind}:{url}", tmp_path)
+
+
+def test_reading_asks_no_storage_that_only_the_spec_names(finished, tmp_path, listener):
+    """S1: the spec's endpoint would get this machine's signature and session token."""
+    address, seen = listener
+    where = f"s3://bucket/x?endpoint_override={address}&scheme=http&region=us-east-1"
+    received(finished, tmp_path, storage=where)
+    secret = {"AWS_ACCESS_KEY_ID": "key-of-tests", "AWS_SECRET_ACCESS_KEY": "hidden-word",
+              "AWS_SESSION_TOKEN": "hidden-token", "AWS_EC2_METADATA_DISABLED": "true"}
+    for command in (["ls"], ["front", "first"], ["front", "first", "--json"], ["export", "first", "--parquet", "t.pq"]):
+        done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert ("shown as it lies here" in done.stderr) == (command[0] != "export")
+    for command in (["verify", "first"], ["resume", "first"], ["export", "first", "--pick", "knee", "--to", "model"]):
+        done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
+        assert done.returncode == 2 and "if you trust whoever made the search" in done.stderr, done.stderr
+        assert f"--storage '{where}'" in done.stderr and done.stderr.count("\n") == 1
+    assert seen == []
+
+
+def test_a_storage_inside_the_folder_itself_is_not_read(finished, tmp_path):
+    """S1's other form: what was sent is its own storage."""
+    folder = received(finished, tmp_path)
+    (folder / "deep" / "searches" / "first").mkdir(parents=True)
+    (folder / "deep" / "searches" / "first" / "spec.yaml").write_text("method: at\n")
+    (folder / "deep" / "searches" / "first" / "stolen").write_text("theirs")
+    for where in (f"file://{folder}/deep", str(folder / "deep")):
+        values = SearchSpec.from_yaml((folder / "spec.yaml").read_text()).to_dict()
+        (folder / "spec.yaml").write_text(SearchSpec.from_dict({**values, "storage": where}).to_yaml())
+        done = tuner("front", "first", "--home", tmp_path, "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)[0]["front"], done.stderr
+        assert not (folder / "stolen").exists()
+
+
+def test_data_and_study_of_a_spec_are_named_again(finished, tmp_path, listener):
+    address, seen = listener
+    data = f"parquet:s3://bucket/set?endpoint_override={address}&scheme=http&region=us-east-1"
+    study = f"postgresql://{address}/x"
+    received(finished, tmp_path, dataset=data, study_storage=study)
+    home = Home(tmp_path)
+    spec = SearchSpec.from_yaml((tmp_path / "searches/first/spec.yaml").read_text())
+    done = tuner("verify", "first", "--home", tmp_path)
+    assert done.returncode == 2 and f"--dataset '{data}'" in done.stderr and "study" not in done.stderr
+    done = tuner("resume", "first", "--home", tmp_path, "--dataset", data)
+    assert done.returncode == 2 and f"--study-storage {study}" in done.stderr and "--dataset" not in done.stderr
+    assert seen == []
+    mirror.check_named(spec, home, "first", "resume", dataset=data, study_storage=study)
+    with pytest.raises(UsageError, match="--dataset"):
+        mirror.check_named(spec, home, "first", "resume", dataset=data + "x", study_storage=study)
+
+
+@pytest.mark.parametrize("text", ["../../..", "..", "", "a/b", "/etc", "x\n../y"])
+def test_the_name_of_decoded_data_is_a_name(text, tmp_path):
+    folder = tmp_path / "searches" / "first"
+    folder.mkdir(parents=True)
+    (folder / mirror.DATASET).write_text(text)
+    with pytest.raises(UsageError, match="no name of decoded data"):
+        mirror.dataset_of(SearchSpec(storage=str(tmp_path / "s")), folder)
+
+
+@pytest.mark.parametrize("where", ["{}/datasets/..", "{}/", "..", "file://{}/datasets/.."])
+def test_stored_data_need_a_name(where, tmp_path):
+    with pytest.raises(DataError, match="names no decoded data"):
+        prepare(f"stored:{where.format(tmp_path)}", tmp_path / "home")
+
+
+def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, monkeypatch):
+    """S2: the files of a data URL are copied here before they are decoded."""
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    client = s3_env.client()
+    for name in ("train", "test"):
+        client.put_object(Bucket=BUCKET, Key=f"evil/{name}.parquet", Body=(parquet_dir / f"{name}.parquet").read_bytes())
+    client.put_object(Bucket=BUCKET, Key="evil/../../stolen", Body=b"theirs")
+    with pytest.raises(DataError, match="would be written outside"):
+        prepare("parquet:" + s3_env.url("evil"), tmp_path / "home")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def test_a_checkpoint_does_not_choose_the_data(finished, tmp_path, monkeypatch):
+    """The data set's name in it can come from anybody, as the spec's can."""
+    from trainables import saved
+
+    asked = []
+    check = saved.check_data
+    monkeypatch.setattr(saved, "check_data", lambda spec, home: asked.append(spec.dataset) or check(spec, home))
+    trial = finished[1] / "searches/first/trials/0"
+    saved.load_trial(trial, finished[1], "digits")
+    assert asked == ["digits"]
+    with pytest.raises(DataError, match="names no folder"):
+        saved.load_trial(trial, finished[1], "parquet:/nowhere")
