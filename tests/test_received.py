@@ -192,7 +192,8 @@ def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, mo
     (tmp_path / "t").mkdir()
     client = s3_env.client()
     for name in ("train", "test"):
-        client.put_object(Bucket=BUCKET, Key=f"evil/{name}.parquet", Body=(parquet_dir / f"{name}.parquet").read_bytes())
+        body = (parquet_dir / f"{name}.parquet").read_bytes()
+        client.put_object(Bucket=BUCKET, Key=f"evil/{name}.parquet", Body=body)
     client.put_object(Bucket=BUCKET, Key="evil/../../stolen", Body=b"theirs")
     with pytest.raises(DataError, match="would be written outside"):
         prepare("parquet:" + s3_env.url("evil"), tmp_path / "home")

@@ -84,8 +84,8 @@ def check_named(spec: SearchSpec, home: Home, name: str, command: str, **said: s
         wanted.pop("dataset", None)  # the decoded data in that storage are used
     if wanted:
         flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in wanted.items())
-        raise UsageError(f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not told "
-                         f"of; if you trust whoever made the search: tuner {command} {name} {flags}")
+        raise UsageError(f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not "
+                         f"told of; if you trust whoever made the search: tuner {command} {name} {flags}")
 
 
 def places(spec: SearchSpec) -> dict[str, str]:

@@ -18,7 +18,7 @@ SPLIT = "val"  # the only split a search ever sees
 
 
 def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
-    """A search of this home, or of the storage that was named with it, by name; ``UsageError`` offers the nearest names.
+    """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
 
     The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
     to (``mirror.check_named``).

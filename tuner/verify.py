@@ -60,7 +60,8 @@ def verify_search(name: str, home: Home | None = None, *, pick: str | None = Non
     """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; DESIGN's JSON.
 
     ``dataset``: the search's, said again where it is a URL: whoever sent us a search's folder wrote its spec, and must
-    not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint that is missing or damaged.
+    not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint
+    that is missing or damaged.
     """
     from tuner.verified import summary, write_report
 
