@@ -32,7 +32,7 @@ from benchmarks.synthetic import random_images
 from trainables.config import TrialConfig
 from trainables.evaluate import no_tf32
 from trainables.loop import Trainer
-from trainables.models import build_model
+from trainables.models.build import build_model
 
 STEPS, EPS = 10, 8 / 255
 # model, image size, channels, batch

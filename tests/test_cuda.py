@@ -13,7 +13,7 @@ from trainables.frozen import Frozen
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
 from trainables.method import Attack
-from trainables.models import build_model
+from trainables.models.build import build_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options

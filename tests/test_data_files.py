@@ -42,7 +42,7 @@ def test_other_column_layouts(tmp_path, columns):
 
 
 def test_rows_keep_their_order_across_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainables.data.encoded.CHUNK", 7)
+    monkeypatch.setattr("trainables.data.files.CHUNK", 7)
     for dataset in (write_parquet(tmp_path / "d"), write_parquet(tmp_path / "e", columns=plain_binary)):
         source = mapped(prepare(dataset, tmp_path / "home") / "train.arrow")
         assert row_numbers(torch.from_numpy(source.images.copy())) == list(range(45))

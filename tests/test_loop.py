@@ -23,7 +23,7 @@ from trainables.frozen import Frozen
 from trainables.loop import Diverged, Trainer
 from trainables.losses import cross_entropy
 from trainables.methods.at import At
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.sgd import SGD
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trainables.models import MODELS, build_model, check_model, conv_bn_pairs, parse_model
+from trainables.models.build import build_model, conv_bn_pairs
+from trainables.models.check import check_model
+from trainables.models.names import MODELS, parse_model
 
 GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
 CASES = [  # name, shape, conv-BN pairs
@@ -157,7 +159,8 @@ def test_wrong_build_arguments(wrong, sentence):
 
 
 def test_names_are_checked_without_torch():
-    code = ("import sys; from trainables.model_names import check_model, MODELS\n"
+    code = ("import sys; from trainables.models.check import check_model\n"
+            "from trainables.models.names import MODELS\n"
             "for name in MODELS: check_model(name + ':0.5', (3, 32, 32))\n"
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

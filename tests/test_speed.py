@@ -14,7 +14,7 @@ from trainables.evaluate import evaluate
 from trainables.frozen import Frozen, fast_dtype, native_bf16
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer
-from trainables.models import build_model
+from trainables.models.build import build_model
 
 CPU, SMALL, PHOTO = torch.device("cpu"), (1, 8, 8), (3, 32, 32)
 aten = torch.ops.aten

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.fused import fuse
-from trainables.models import conv_bn_pairs
+from trainables.models.build import conv_bn_pairs
 
 
 class Frozen:

@@ -22,7 +22,7 @@ from trainables.frozen import Frozen, fast_dtype
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.replayed import Recorder
 from trainables.sgd import SGD
 

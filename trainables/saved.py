@@ -15,7 +15,7 @@ from trainables.data import DataSpec
 from trainables.data import check as check_data
 from trainables.method import Task
 from trainables.methods import build_method
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.storage import below
 
 

@@ -89,7 +89,8 @@ def _check_without_data(spec) -> None:
     """What shows without data to be wrong with dataset, imbalance and model, in the driver's words."""
     from trainables.data import DataSpec, absolute
     from trainables.data.spec import validate_spec
-    from trainables.model_names import MODELS, check_model, parse_model
+    from trainables.models.check import check_model
+    from trainables.models.names import MODELS, parse_model
 
     try:
         validate_spec(DataSpec(absolute(spec.dataset), spec.imbalance, spec.seed))

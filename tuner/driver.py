@@ -44,7 +44,7 @@ def check(spec: SearchSpec, home: Home) -> None:
     """Everything that can be wrong with a search, found before Ray starts; raises ``UsageError`` (one sentence)."""
     from trainables.data import DataSpec
     from trainables.data import check as check_data
-    from trainables.model_names import check_model
+    from trainables.models.check import check_model
 
     home.require_writable()
     check_storage(spec)

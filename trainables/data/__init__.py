@@ -5,7 +5,7 @@
     open_test                the only way to the test images; `tuner verify` alone calls it
 """
 
-from trainables.data.encoded import absolute
+from trainables.data.files import absolute
 from trainables.data.spec import DATASETS, DataError, DataSpec, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share

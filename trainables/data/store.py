@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trainables.data.encoded import load_folder, load_parquet, source_files
-from trainables.data.sources import Decoded, load_digits, load_torchvision
+from trainables.data.decoded import Decoded
+from trainables.data.files import load_folder, load_parquet, source_files
+from trainables.data.named import load_digits, load_torchvision
 from trainables.data.spec import TORCHVISION, DataError, check_dataset
 from trainables.storage import Storage, below, explain, inside
 

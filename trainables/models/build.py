@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.model_names import MODELS, check_model, parse_model
 from trainables.models.backbones import BACKBONES
+from trainables.models.check import check_model
+from trainables.models.names import MODELS, parse_model
 
 
 class CosineHead(nn.Module):

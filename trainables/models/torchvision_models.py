@@ -8,7 +8,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from trainables.model_names import MODELS
+from trainables.models.names import MODELS
 
 
 class RGB(nn.Module):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trainables.data.decoded import Decoded
 from trainables.data.parquet import read_parquet
-from trainables.data.sources import Decoded
 from trainables.data.spec import DataError
 
 CHUNK = 512  # images one thread decodes at a time

@@ -1,5 +1,4 @@
-"""Which models exist, without importing torch: the command line checks names before anything heavy is loaded.
-"""
+"""Which models exist, without importing torch: the command line checks names before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -25,17 +24,3 @@ def parse_model(name: str) -> tuple[str, float]:
         raise ValueError(f"model {name!r} has width {suffix!r}; "
                          "after the colon it takes a number from 0.1 to 16")
     return base, width
-
-
-def check_model(name: str, shape: tuple[int, int, int]) -> None:
-    """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for
-    torchvision's names."""
-    base, width = parse_model(name)
-    if base not in MODELS:
-        from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed
-
-        return check_torchvision(base, width, shape)
-    _, low, high = MODELS[base]
-    if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
-        raise ValueError(f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "
-                         f"it takes {low}x{low} to {high}x{high}")

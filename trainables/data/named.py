@@ -9,11 +9,11 @@ import contextlib
 import importlib.util
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from trainables.data.decoded import Decoded
 from trainables.data.spec import DataError
 
 TEST_SEED = 0  # fixes the test set of datasets that come without one; no search setting reaches it
@@ -29,18 +29,6 @@ _FILES = {
     "gtsrb": ("GTSRB", "gtsrb",
               "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
 }
-
-
-@dataclass
-class Decoded:
-    """A whole dataset: images (N, C, H, W) uint8, labels (N,) int64, per split."""
-
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    classes: list[str]
-    groups: np.ndarray | None = None  # (N,) train rows that must stay together, e.g. frames of one track
-    grouped_by: str | None = None
-    note: str = ""  # what was changed on the way, for the user to read
 
 
 def load_digits() -> Decoded:
@@ -64,7 +52,7 @@ def load_torchvision(name: str, raw: Path) -> Decoded:
     network."""
     train, test = (_open_torchvision(name, raw, is_train) for is_train in (True, False))
     if name == "gtsrb":
-        from trainables.data.encoded import decode_samples  # not at the top: encoded.py needs Decoded
+        from trainables.data.files import decode_samples  # not at the top: encoded.py needs Decoded
 
         return decode_samples(train._samples, test._samples, [str(c) for c in range(43)], size=(32, 32))
     classes = [str(c) for c in range(10)] if name in ("mnist", "svhn") else list(train.classes)

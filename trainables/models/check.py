@@ -1,0 +1,19 @@
+"""Whether a model takes images of a given size, before anything is trained."""
+
+from __future__ import annotations
+
+from trainables.models.names import MODELS, parse_model
+
+
+def check_model(name: str, shape: tuple[int, int, int]) -> None:
+    """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for
+    torchvision's names."""
+    base, width = parse_model(name)
+    if base not in MODELS:
+        from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed
+
+        return check_torchvision(base, width, shape)
+    _, low, high = MODELS[base]
+    if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
+        raise ValueError(f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "
+                         f"it takes {low}x{low} to {high}x{high}")
