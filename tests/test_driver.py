@@ -11,9 +11,10 @@ import pytest
 
 from tests.histories import fill
 from tuner import driver
-from tuner.driver import Interrupted, _stoppable
+from tuner.driver import _stoppable
+from tuner.errors import Failed, Interrupted
 from tuner.history import History
-from tuner.home import Failed, Home
+from tuner.home import Home
 from tuner.result import save_result, saved_result
 from tuner.spec import SearchSpec
 

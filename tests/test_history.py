@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tuner.errors import Failed
 from tuner.history import History
-from tuner.home import Failed
 
 START = '{"event": "start", "trial": 1, "time": 1.0, "params": {}, "method": "at"}'
 

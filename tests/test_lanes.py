@@ -9,8 +9,9 @@ from search_spaces.srat import Params as Srat
 from search_spaces.trades import Params as Trades
 from tuner import bandit
 from tuner.bandit import Growth
+from tuner.errors import UsageError
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.lanes import Lanes
 from tuner.replicates import fell_off, total_trials, wanted
 from tuner.report import front_cells, front_of, notes

@@ -7,7 +7,8 @@ import pytest
 
 from trainables.storage import Storage
 from tuner import mirror
-from tuner.home import Home, UsageError
+from tuner.errors import UsageError
+from tuner.home import Home
 from tuner.spec import SearchSpec
 
 

@@ -9,9 +9,10 @@ import pytest
 from tests.browser import MISSING, Browser
 from tests.histories import start
 from tests.test_wrong_input import run
+from tuner.errors import UsageError
 from tuner.front import Front
 from tuner.history import History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.overlay import attained, cells, compare, sentences
 from tuner.result import load_search
 from tuner.spec import SearchSpec

@@ -8,7 +8,7 @@ import pytest
 from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.packing import choose, measure, room
-from tuner.home import UsageError
+from tuner.errors import UsageError
 from tuner.resources import bundle, fraction, lacking
 from tuner.spec import SearchSpec
 

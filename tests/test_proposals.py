@@ -6,9 +6,10 @@ from optuna.trial import TrialState
 
 from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
+from tuner.errors import UsageError
 from tuner.goal import parse_constraint
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.model import ELITE, SEEN, Knowledge
 from tuner.proposals import Proposer
 from tuner.record import Record

@@ -15,7 +15,9 @@ from trainables import storage
 from trainables.data import DataError, prepare
 from trainables.storage import Storage, inside
 from tuner import mirror
-from tuner.home import Home, UsageError, write_atomically
+from tuner.errors import UsageError
+from tuner.files import write_atomically
+from tuner.home import Home
 from tuner.spec import SearchSpec
 
 

@@ -7,8 +7,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.histories import metrics
+from tuner.errors import UsageError
 from tuner.history import FAILED, FULL, History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.lanes import Lanes
 from tuner.mirror import pull, push
 from tuner.record import OWNER

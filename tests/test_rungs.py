@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trainables.method import start_epoch
+from tuner.errors import UsageError
 from tuner.history import FULL, STOPPED, History
-from tuner.home import UsageError
 from tuner.rungs import (
     CONTINUE,
     PAUSE,

@@ -9,7 +9,7 @@ from search_spaces import METHODS
 from search_spaces.param import coerce, params_of
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
-from tuner.home import UsageError
+from tuner.errors import UsageError
 from tuner.space import Space, build_space
 
 

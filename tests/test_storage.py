@@ -22,7 +22,8 @@ from tests.test_submit import free_ports
 from trainables import storage
 from trainables.storage import Storage, below, storage_problem
 from tuner import mirror
-from tuner.home import Home, UsageError
+from tuner.errors import UsageError
+from tuner.home import Home
 from tuner.nodes import look, place_problem
 from tuner.spec import SearchSpec
 

@@ -5,8 +5,8 @@ import pytest
 
 from tests.postgres import PASSWORD, WHY_NOT, postgres
 from tests.test_lanes import drive, spec_of, summary
+from tuner.errors import UsageError
 from tuner.history import FULL, STOPPED, History
-from tuner.home import UsageError
 from tuner.lanes import Lanes
 from tuner.record import open_storage
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.test_submit import free_ports
 from tuner import submission
-from tuner.dashboard import ClusterError, Dashboard, cluster_address, job_row
-from tuner.home import UsageError
+from tuner.dashboard import Dashboard, cluster_address, job_row
+from tuner.errors import ClusterError, UsageError
 from tuner.job import problem
 from tuner.spec import SearchSpec
 

@@ -21,8 +21,9 @@ from trainables.saved import load_trial
 from trainables.square import square
 from trainables.verification import Cascade
 from tuner import verify as module
+from tuner.errors import UsageError
 from tuner.history import History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.intervals import wilson, worst_class
 from tuner.result import load_search
 from tuner.verified import row_of, sentences, summary

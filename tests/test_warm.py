@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from tests.histories import fill
+from tuner.errors import UsageError
 from tuner.history import History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.spec import SearchSpec
 from tuner.warm import check_warm, warm_trials
 

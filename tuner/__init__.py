@@ -8,7 +8,7 @@ These names are imported when they are used, so that importing a part of this pa
 from importlib import import_module
 
 _WHERE = {"SearchSpec": "spec", "search": "driver", "load_front": "result", "load_search": "result", "Home": "home",
-          "Front": "front", "UsageError": "home", "Failed": "home", "export_model": "export", "export_table": "export",
+          "Front": "front", "UsageError": "errors", "Failed": "errors", "export_model": "export", "export_table": "export",
           "verify_search": "verify", "compare": "overlay"}
 __all__ = sorted(_WHERE)
 

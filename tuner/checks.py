@@ -6,7 +6,7 @@ import contextlib
 import math
 from typing import Any
 
-from tuner.home import UsageError
+from tuner.errors import UsageError
 
 
 def one_of(what: str, value: Any, allowed: tuple[str, ...]) -> None:

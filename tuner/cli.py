@@ -16,7 +16,8 @@ import typer
 from tuner import cli_cluster, cli_results
 from tuner.checks import pairs
 from tuner.cli_results import DatasetAgain, StorageOption
-from tuner.home import Failed, Home, UsageError
+from tuner.errors import Failed, UsageError
+from tuner.home import Home
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -190,8 +191,8 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
 
 
 def _run(spec, home: Home, as_json: bool) -> None:
-    from tuner.driver import Interrupted
     from tuner.driver import search as run
+    from tuner.errors import Interrupted
     from tuner.show import show_result
 
     try:

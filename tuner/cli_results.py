@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from tuner.home import Home, UsageError
+from tuner.errors import UsageError
+from tuner.home import Home
 
 PICKS = "knee, worst, average or a trial on the front"
 Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import contextmanager, redirect_stdout
 
-from tuner.home import Failed, UsageError
+from tuner.errors import Failed, UsageError
 from tuner.resources import lacking
 from tuner.spec import SearchSpec
 

@@ -16,24 +16,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tuner.home import UsageError
+from tuner.errors import ClusterError, UsageError
 
 TIMEOUT_S = 20
 STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
 ENDED = ("finished", "stopped", "failed")
 INTERRUPTED = 130
 OUR_KEY = "tuner.search"  # in a job's metadata: this job is ours, and its search's name
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot do what was asked: one sentence, exit code 1 (2 where the user's input was wrong)."""
-
-    def __init__(self, sentence: str, exit_code: int = 1):
-        super().__init__(sentence)
-        self.exit_code = exit_code
-
-    def format_message(self) -> str:  # `tuner.cli.main` prints it as it is
-        return str(self)
 
 
 def cluster_address(address: str | None) -> str:

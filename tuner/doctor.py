@@ -10,7 +10,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tuner.home import Home, UsageError
+from tuner.errors import UsageError
+from tuner.home import Home
 from tuner.reach import mlflow_problem
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow")
@@ -42,7 +43,8 @@ def examine(address: str | None, home: str | None, storage: str | None = None) -
 
 
 def _cluster(address: str | None, home: str | None, storage: str | None) -> list[Row]:
-    from tuner.dashboard import ClusterError, Dashboard
+    from tuner.dashboard import Dashboard
+    from tuner.errors import ClusterError
     from tuner.submission import check_storage_travels, check_versions, cluster_home, follow, submit
 
     rows: list[Row] = []

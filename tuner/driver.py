@@ -19,8 +19,10 @@ from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.cluster import connect, use_token
+from tuner.errors import Failed, Interrupted, UsageError
+from tuner.files import write_atomically
 from tuner.history import RUNNING, History, TrialRecord
-from tuner.home import Failed, Home, UsageError, write_atomically
+from tuner.home import Home
 from tuner.lanes import Lanes
 from tuner.mirror import check_storage, dataset_of, forget_ray, mirrored, ray_place, share_dataset, with_storage
 from tuner.progress import Progress
@@ -30,14 +32,6 @@ from tuner.result import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 from tuner.warm import check_warm, warm_trials
-
-
-class Interrupted(Exception):
-    """The user stopped the search; what is finished is kept. ``result`` is what `--json` prints."""
-
-    def __init__(self, result: dict[str, Any]):
-        super().__init__("interrupted")
-        self.result = result
 
 
 def check(spec: SearchSpec, home: Home) -> None:

@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tuner.home import Home, UsageError, write_atomically
+from tuner.errors import UsageError
+from tuner.files import write_atomically
+from tuner.home import Home
 from tuner.mirror import check_named
 from tuner.result import load_search
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
-from tuner.home import UsageError
+from tuner.errors import UsageError
 
 WORST = "worst_class_robust_acc"
 METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")

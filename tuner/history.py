@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tuner.home import Failed
+from tuner.errors import Failed
 
 FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import uuid
 from pathlib import Path
 
+from tuner.errors import UsageError
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class UsageError(ValueError):
-    """Wrong usage: one sentence that carries the value and what is allowed; the command line exits with 2."""
-
-
-class Failed(RuntimeError):
-    """Ran but failed: one sentence; the command line exits with 1."""
 
 
 def check_name(name: str) -> str:
@@ -76,14 +69,3 @@ class Home:
                              "choose another with --home or TUNER_HOME") from None
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write aside, then rename: a reader or a crash never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        with open(aside, "xb") as file:  # x: made anew, never through a link that lies there
-            file.write(data.encode() if isinstance(data, str) else data)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

@@ -22,17 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from trainables.storage import inside
-from tuner.home import NAME, Failed, Home, UsageError, write_atomically
+from tuner.errors import Failed, TakenOver, UsageError
+from tuner.files import write_atomically
+from tuner.home import NAME, Home
 from tuner.spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
 HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"
 _PATIENCE = 2.5  # intervals in which a lease has not changed: its driver is gone
 _NOT_OURS = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which trials put into the storage
-
-
-class TakenOver(Failed):
-    """Another driver has the search: what this one still sent would undo what that one did."""
 
 
 def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuner.home import Home, write_atomically
+from tuner.files import write_atomically
+from tuner.home import Home
 from tuner.spec import SearchSpec
 
 VIEW_TAG = "mlflow.sharedViewState."

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner import mlflow_layout as layout
-from tuner.home import Failed, Home
+from tuner.errors import Failed
+from tuner.home import Home
 from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec import SearchSpec
 

@@ -13,7 +13,8 @@ import urllib.request
 from contextlib import contextmanager
 
 from tuner import mlflow_layout as layout
-from tuner.home import Home, UsageError
+from tuner.errors import UsageError
+from tuner.home import Home
 
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner.errors import UsageError
 from tuner.front import Front, hypervolume, nondominated
 from tuner.history import History
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.report import SHORT, fraction, short
 from tuner.result import SPLIT, load_search
 from tuner.spec import SearchSpec

@@ -21,9 +21,10 @@ from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.goal import WORST
 from tuner.history import FAILED, FULL, RUNNING, History
-from tuner.home import UsageError, write_atomically
 from tuner.sampler import make_sampler
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``

@@ -9,9 +9,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.front import Front, hypervolume
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.home import UsageError, write_atomically
 from tuner.result import SPLIT, extras
 from tuner.spec import SearchSpec
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tuner.home import UsageError
+from tuner.errors import UsageError
 from tuner.spec import SearchSpec
 
 LABEL = "accelerator_type:"  # a node has 1 of this resource for the kind of accelerator in it; a trial asks for a bit

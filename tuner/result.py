@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.front import Front
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.home import Home, UsageError, write_atomically
+from tuner.home import Home
 from tuner.provisional import provisional
 from tuner.replicates import fell_off, running, trials_ended, wanted
 from tuner.spec import SearchSpec

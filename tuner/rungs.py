@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tuner.errors import UsageError
 from tuner.goal import WORST
-from tuner.home import UsageError
 from tuner.space import trunk_epochs
 
 CONTINUE, STOP, PAUSE = "continue", "stop", "pause"

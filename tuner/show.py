@@ -13,7 +13,8 @@ from rich.table import Table
 
 from search_spaces import METHODS, method_space
 from search_spaces.param import describe, params_of
-from tuner.home import Failed, Home, UsageError
+from tuner.errors import Failed, UsageError
+from tuner.home import Home
 from tuner.space import build_space
 
 

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search_spaces import method_space
 from search_spaces.param import Param, coerce, describe, params_of
 from search_spaces.training import Training
-from tuner.home import UsageError
+from tuner.errors import UsageError
 
 
 @dataclass(frozen=True)

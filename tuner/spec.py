@@ -17,8 +17,9 @@ from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
 from tuner import checks
 from tuner.checks import check_number, gpus_asked, one_of
+from tuner.errors import UsageError
 from tuner.goal import METRICS, Goal, parse_constraints, parse_smoothing
-from tuner.home import UsageError, check_name
+from tuner.home import check_name
 from tuner.rungs import check_scheduler, ignored
 from tuner.space import Space, build_space, joined
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.cluster import GROWS
-from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, ClusterError, Dashboard
-from tuner.home import UsageError
+from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
+from tuner.errors import ClusterError, UsageError
 from tuner.resources import lacking
 from tuner.spec import SearchSpec
 

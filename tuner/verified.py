@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tuner.files import write_atomically
 from tuner.front import nondominated
 from tuner.history import History
-from tuner.home import Home, write_atomically
+from tuner.home import Home
 from tuner.intervals import class_mean, wilson, worst_class
 from tuner.report import fraction
 from tuner.spec import SearchSpec

@@ -17,9 +17,11 @@ from typing import Any
 from trainables.config import TrialConfig
 from tuner.cluster import connect
 from tuner.driver import trial_config
+from tuner.errors import Failed, UsageError
+from tuner.files import write_atomically
 from tuner.front import Front
 from tuner.history import History
-from tuner.home import Failed, Home, UsageError, write_atomically
+from tuner.home import Home
 from tuner.mirror import check_named, push
 from tuner.resources import task_options
 from tuner.result import load_search

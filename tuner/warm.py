@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tuner.errors import UsageError
 from tuner.history import FULL, History, TrialRecord
-from tuner.home import Home, UsageError
+from tuner.home import Home
 from tuner.spec import SearchSpec
 
 # What must agree for a value of the earlier search to be a value of this one.
