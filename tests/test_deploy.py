@@ -321,7 +321,7 @@ def commands():
 def test_commands_exist():
     from typer.main import get_command
 
-    from tuner.cli import app
+    from tuner.cli.app import app
 
     known, seen = get_command(app).commands, 0
     for path, name, rest in commands():

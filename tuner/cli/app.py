@@ -13,9 +13,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from tuner import cli_cluster, cli_results
 from tuner.checks import pairs
-from tuner.cli_results import DatasetAgain, StorageOption
+from tuner.cli import cluster, results
+from tuner.cli.options import DatasetAgain, HomeOption, Json, Pairs, StorageOption, _option
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 
@@ -23,14 +23,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Find how much to reweight adversarial training: the Pareto front of average against "
                        "worst-class robust accuracy.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
-HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
-Pairs = Optional[list[str]]
-
-
-def _option(help_: str, *names: str):
-    return typer.Option(*names, help=help_, show_default=False)
 
 
 def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
@@ -179,7 +171,7 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
     """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
     if address:
         said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
-        cli_cluster.resume(address, search, home, said, follow, as_json)
+        cluster.resume(address, search, home, said, follow, as_json)
         return
     from tuner.mirror import check_named
     from tuner.result import load_search
@@ -249,8 +241,8 @@ def ui(home: HomeOption = None,
     serve(Home(home), port, search_name)
 
 
-cli_cluster.register(app, search, spec_of)
-cli_results.register(app)
+cluster.register(app, search, spec_of)
+results.register(app)
 
 
 def main() -> None:
@@ -290,7 +282,3 @@ def _complain(sentence: str, code: int) -> int:
         print(json.dumps({"error": sentence}))
     print(f"Error: {sentence}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -7,41 +7,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from tuner.cli_results import StorageOption
+from tuner.cli.options import Address, ClusterHome, Env, Follow, JobId, Package, StorageOption
 
-Address = Annotated[
-    Optional[str],
-    typer.Option(
-        "--address", show_default=False, help="The cluster's dashboard, http://HEAD:8265 [RAY_API_SERVER_ADDRESS]."
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
-JobId = Annotated[str, typer.Argument(help="A job's id; see `tuner jobs`.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its progress and end with its exit code.")]
-ClusterHome = Annotated[
-    Optional[str],
-    typer.Option(
-        "--home",
-        show_default=False,
-        help="Home folder on the cluster, one that every node sees [TUNER_HOME there, else ~/tuner-home].",
-    ),
-]
-Env = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--env",
-        show_default=False,
-        help="NAME of a variable the job needs: its value comes from the cluster's own environment, "
-        "so no secret travels. NAME=VALUE for what everyone may read. Repeatable.",
-    ),
-]
-Package = Annotated[
-    str, typer.Option(help="send: our code travels with the job (under 1 MB); image: the cluster has it.")
-]
 
 
 def register(app: typer.Typer, search, spec_of) -> None:

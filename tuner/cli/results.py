@@ -8,21 +8,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from tuner.cli.options import PICKS, DatasetAgain, Search, StorageOption
 from tuner.errors import UsageError
 from tuner.home import Home
 
-PICKS = "knee, worst, average or a trial on the front"
-Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
-StorageOption = Annotated[Optional[str], typer.Option("--storage", show_default=False, help=(
-    "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there [TUNER_STORAGE, else "
-    "the home]."))]
-
-
-DatasetAgain = Annotated[Optional[str], typer.Option("--dataset", show_default=False, help=(
-    "The search's dataset, said again where it is a URL: a search that somebody sent must not choose whom this machine "
-    "asks."))]
 
 
 def front(
