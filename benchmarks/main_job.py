@@ -76,7 +76,7 @@ KNOBS = {"passes": 1, "attack_steps": 2, "eval_attack": 2}
 
 
 def our_turnover(home: str, trials: int) -> list[float]:
-    from tuner.driver import search
+    from tuner.execution.driver import search
     from tuner.home import Home
     from tuner.spec import SearchSpec
 

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--concurrent 10 100 1000] [--results 10000] [--long 100000] [--json OUT] [--profile]
     python -m benchmarks.scaling --page docs/scaling.md     # from benchmarks/results/scaling.json
 
-The whole of ``tuner.driver.search`` runs (searcher, proposals, early stopping, history with a sync to disk per line,
+The whole of ``tuner.execution.driver.search`` runs (searcher, proposals, early stopping, history with a sync to disk per line,
 MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
 CPU time is the driver's own (all its threads), which other processes on the machine hardly change.
 """
@@ -76,10 +76,10 @@ class Clock:
 def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
     """One search with about so many results."""
     from benchmarks.seats import seats
-    from tuner.driver import search
+    from tuner.execution.driver import search
+    from tuner.execution.ray_callback import Watch
     from tuner.home import Home
     from tuner.spec import SearchSpec
-    from tuner.watch import Watch
 
     clock, before = Clock(max(1, results // WINDOWS)), Watch.on_trial_result
 
@@ -132,7 +132,7 @@ def main() -> None:
         return
     import ray
 
-    from tuner.cluster import start
+    from tuner.execution.ray_instance import start
 
     start(ray, num_cpus=4)
     runs = [(n, args.results) for n in args.concurrent] + ([(max(args.concurrent), args.long)] if args.long else [])

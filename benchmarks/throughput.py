@@ -24,7 +24,7 @@ from unittest.mock import patch
 def ours(home: str, trials: int) -> list[float]:
     """When each trial ended."""
     from benchmarks.seats import NoOp
-    from tuner.driver import search
+    from tuner.execution.driver import search
     from tuner.home import Home
     from tuner.spec import SearchSpec
 
@@ -74,7 +74,7 @@ def measure(kind: str, trials: int) -> float:
 def one(kind: str, trials: int) -> float:
     import ray
 
-    from tuner.cluster import start
+    from tuner.execution.ray_instance import start
 
     start(ray, num_cpus=2)
     with tempfile.TemporaryDirectory() as home:

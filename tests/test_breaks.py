@@ -21,11 +21,12 @@ from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
-from tuner.breaks import NODE, OWN, PROCESS, STORAGE, _known, why_it_broke_off
+from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
+from tuner.execution.ray_callback import DEATHS, Watch
+from tuner.execution.ray_patches import _known
 from tuner.history import History
 from tuner.lanes import Lanes
 from tuner.spec import SearchSpec
-from tuner.watch import DEATHS, Watch
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tip: 10.78.4.3\n"

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from tests.histories import fill
-from tuner import driver
-from tuner.driver import _stoppable
 from tuner.errors import Failed, Interrupted
+from tuner.execution import driver
+from tuner.execution.stopping import _stoppable
 from tuner.history import History
 from tuner.home import Home
 from tuner.result import save_result, saved_result
@@ -121,7 +121,7 @@ def test_who_interrupts_after_the_last_trial_has_stopped_nothing(driven):
 
 QUIET = """
 import sys
-from tuner.driver import _quiet_ray
+from tuner.execution.driver import _quiet_ray
 
 _quiet_ray()
 from ray import tune
@@ -143,7 +143,7 @@ PRESSED = """
 import os, signal, sys, time
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # as the driver does
 from ray.tune.tune import _setup_signal_catching
-from tuner.driver import _stoppable
+from tuner.execution.driver import _stoppable
 
 with _stoppable(None) as stop:
     _setup_signal_catching()  # as Ray Tune does
@@ -169,7 +169,7 @@ def test_one_is_not_enough():
 
 ON_A_THREAD = """
 import threading, time
-from tuner.driver import _stoppable
+from tuner.execution.driver import _stoppable
 
 def run():
     with _stoppable(time.time() + 0.1) as stop:
@@ -189,7 +189,7 @@ def test_a_time_budget_on_another_thread_leaves_the_process_alone():
 
 
 def test_rays_loop_is_told_wherever_it_runs():
-    from tuner.scheduler import Ending
+    from tuner.execution.ray_scheduler import Ending
 
     told = []
 

@@ -9,7 +9,7 @@ from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.packing import choose, measure, room
 from tuner.errors import UsageError
-from tuner.resources import bundle, fraction, lacking
+from tuner.execution.resources import bundle, fraction, lacking
 from tuner.spec import SearchSpec
 
 GIB = 2**30

@@ -117,7 +117,7 @@ def choose(lanes):
     """(why the run ends, the trials that are stopped) where all that is left waits at a rung."""
     from ray.tune.experiment import Trial
 
-    from tuner.scheduler import RungScheduler
+    from tuner.execution.ray_scheduler import RungScheduler
 
     reasons, stopped = [], []
     waiting = [SimpleNamespace(config={"trial": {"trial": number}}, status=Trial.PAUSED) for number in (1, 2)]

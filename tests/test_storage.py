@@ -23,8 +23,8 @@ from trainables import storage
 from trainables.storage import Storage, below, storage_problem
 from tuner import mirror
 from tuner.errors import UsageError
+from tuner.execution.nodes import look, place_problem
 from tuner.home import Home
-from tuner.nodes import look, place_problem
 from tuner.spec import SearchSpec
 
 

@@ -4,7 +4,7 @@ import json
 import time
 
 from tests.conftest import tuner
-from tuner.driver import training_time
+from tuner.execution.stopping import training_time
 from tuner.history import FULL, RUNNING, STOPPED, History
 
 

@@ -11,7 +11,7 @@ from search_spaces.resolve import resolve
 from trainables.config import TrialConfig
 from trainables.loop import Trainer
 from trainables.trunk import trunk_key
-from tuner.driver import trial_config
+from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.sampler import quasi_random
 from tuner.spec import SearchSpec

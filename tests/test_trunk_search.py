@@ -11,8 +11,8 @@ from tests.conftest import SMALL, tuner
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.ray_adapter import TrialActor
-from tuner.driver import trunk_line
 from tuner.errors import UsageError
+from tuner.execution.driver import trunk_line
 from tuner.history import History
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec

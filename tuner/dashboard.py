@@ -13,10 +13,10 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from tuner.errors import ClusterError, UsageError
+from tuner.execution.ray_token import local_token
 
 TIMEOUT_S = 20
 STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
@@ -38,22 +38,6 @@ def cluster_address(address: str | None) -> str:
     if not good:
         raise UsageError(f"--address {given!r} is not allowed; give the head node's dashboard, http://HEAD:8265")
     return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
-
-
-def local_token() -> str | None:
-    """The token Ray itself would send: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"].strip()
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        return path.read_text().strip() or None
-    except OSError as error:
-        if named:
-            raise ClusterError(
-                f"RAY_AUTH_TOKEN_PATH names {named!r}, which cannot be read ({error.strerror})", 2
-            ) from None
-        return None
 
 
 class Dashboard:

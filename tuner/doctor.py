@@ -91,7 +91,7 @@ def on_cluster(home: Home) -> list[Row]:
 
 def _nodes(home: Home) -> list[Row]:
     """What every node sees."""
-    from tuner import nodes
+    from tuner.execution import nodes
 
     uri, rows, place = os.environ.get("MLFLOW_TRACKING_URI"), [], home.place(_absolute(home.storage))
     seen = nodes.survey(place, uri)

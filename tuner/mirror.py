@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import shlex
-import shutil
 import socket
 import sys
 import threading
@@ -19,7 +18,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from trainables.storage import inside
 from tuner.errors import Failed, TakenOver, UsageError
@@ -281,21 +279,6 @@ class Mirror:
 
 
 # ---- Ray's own folder --------------------------------------------------------------------------------------------
-
-def ray_place(spec: SearchSpec, folder: Path) -> dict[str, Any]:
-    """Where Ray Tune keeps what it wants to; a paused trial's note must be seen from every node."""
-    if not spec.storage or spec.on_rung != "pause":
-        return {"storage_path": str(folder)}
-    store = open_search(spec.storage, folder.name)
-    return {"storage_path": store.root, "storage_filesystem": store.fs}
-
-
-def forget_ray(spec: SearchSpec, folder: Path) -> None:
-    shutil.rmtree(folder / "ray", ignore_errors=True)
-    if spec.storage and spec.on_rung == "pause":
-        store = open_search(spec.storage, folder.name)
-        with contextlib.suppress(OSError):
-            store.fs.delete_dir(f"{store.root}/ray")
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import TrialConfig
-from tuner.cluster import connect
-from tuner.driver import trial_config
 from tuner.errors import Failed, UsageError
+from tuner.execution.ray_instance import connect
+from tuner.execution.resources import task_options
+from tuner.execution.trial_config import trial_config
 from tuner.files import write_atomically
 from tuner.front import Front
 from tuner.history import History
 from tuner.home import Home
 from tuner.mirror import check_named, push
-from tuner.resources import task_options
 from tuner.result import load_search
 from tuner.spec import SearchSpec
 

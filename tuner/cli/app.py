@@ -183,8 +183,8 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
 
 
 def _run(spec, home: Home, as_json: bool) -> None:
-    from tuner.driver import search as run
     from tuner.errors import Interrupted
+    from tuner.execution.driver import search as run
     from tuner.show import show_result
 
     try:
@@ -225,7 +225,7 @@ def space(method: Annotated[str, typer.Argument(help="A method; see `tuner metho
 def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")], home: HomeOption = None,
          storage: StorageOption = None):
     """Fill MLflow from a search's own history, e.g. after the server was away."""
-    from tuner.driver import fill_mlflow
+    from tuner.execution.driver import fill_mlflow
 
     if not fill_mlflow(search, Home(home, storage), lambda line: print(line, file=sys.stderr)):
         raise typer.Exit(1)

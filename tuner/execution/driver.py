@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import fcntl
-import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from search_spaces import method_space
-from search_spaces.param import params_of
-from trainables.config import TrialConfig
-from tuner.cluster import connect, use_token
 from tuner.errors import Failed, Interrupted, UsageError
+from tuner.execution.ray_instance import connect
+from tuner.execution.ray_patches import _quiet_ray
+from tuner.execution.ray_storage import forget_ray, ray_place
+from tuner.execution.resources import bundle, settled
+from tuner.execution.stopping import _stoppable, training_time
+from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import write_atomically
 from tuner.history import RUNNING, History, TrialRecord
 from tuner.home import Home
 from tuner.lanes import Lanes
-from tuner.mirror import check_storage, dataset_of, forget_ray, mirrored, ray_place, share_dataset, with_storage
+from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.progress import Progress
 from tuner.replicates import total_trials
-from tuner.resources import bundle, settled
 from tuner.result import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
@@ -149,20 +145,6 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     return result
 
 
-def _quiet_ray() -> None:
-    """Ray Tune without its own logs, snapshots, signal handler and telemetry."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our history replaces csv, json and tensorboard
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # nor is Ray's own snapshot ever read
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the watch says it in one line, the history has it all
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # who broke off and went on is an error to it
-    use_token()
-    from ray.air._internal import usage
-
-    usage.tag_callbacks = lambda _: False  # it imports MLflow before the first trial
-
-
 def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
           until: float | None) -> str | None:
     """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
@@ -170,11 +152,11 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
-    from tuner.breaks import survive_memory_kills
-    from tuner.nodes import unshared
-    from tuner.scheduler import Ending, RungScheduler
-    from tuner.searcher import ProposalSearcher
-    from tuner.watch import Watch
+    from tuner.execution.nodes import unshared
+    from tuner.execution.ray_callback import Watch
+    from tuner.execution.ray_patches import survive_memory_kills
+    from tuner.execution.ray_scheduler import Ending, RungScheduler
+    from tuner.execution.ray_searcher import ProposalSearcher
 
     lanes = Lanes(spec, history, folder, warm_trials(spec, home, folder), until=until)
     for line in lanes.descriptions:
@@ -211,25 +193,6 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
     return stop.why or ("time budget" if lanes.late else None)
 
 
-def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:
-    """The paper's setting, trained alone: what a trial costs is measured with it."""
-    lane = spec.lanes[0]
-    record = TrialRecord(0, lane.search_space().default(), lane.method, seed=spec.seed)
-    return replace(trial_config(spec, home, folder, record), trunk="none", folder=None)
-
-
-def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord) -> TrialConfig:
-    """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
-    names = params_of(method_space(record.method).Params)  # its name wins where a knob has it too (schedule)
-    own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
-    knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
-    return TrialConfig(method=record.method, params=own, training=knobs, dataset=dataset_of(spec, folder),
-                       imbalance=spec.imbalance, model=spec.model, max_epochs=spec.max_epochs, seed=record.seed,
-                       data_seed=spec.seed, home=str(home.root), trunk=spec.trunk if latest_branch(lane) else "none",
-                       trunk_from=max(1, trunk_epochs(lane)), storage=spec.storage, trial=record.trial,
-                       folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial))
-
-
 def trunk_lines(spec: SearchSpec) -> list[str]:
     """`trunk_line` of every method."""
     several = len(spec.methods) > 1
@@ -253,39 +216,3 @@ def trunk_line(spec: SearchSpec) -> str:
     return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
 
 
-def training_time(budget: float) -> float:
-    """Seconds of a time budget in which there is training; pictures and MLflow need the rest."""
-    return max(0.8 * budget, budget - 10.0)
-
-
-class _Stop:
-    """Called with a reason to end early; ``why`` is the first one given. `scheduler.Ending` tells Ray Tune's loop."""
-
-    why: str | None = None
-
-    def __call__(self, why: str) -> None:
-        self.why = self.why or why
-
-
-@contextmanager
-def _stoppable(until: float | None):
-    """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once."""
-    end = _Stop()
-
-    def on_signal(number, frame) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        end("signal")
-
-    in_main = threading.current_thread() is threading.main_thread()
-    old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
-    if timer:
-        timer.daemon = True
-        timer.start()
-    try:
-        yield end
-    finally:
-        if timer:
-            timer.cancel()
-        for number, handler in old.items():
-            signal.signal(number, handler)

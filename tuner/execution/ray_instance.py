@@ -8,7 +8,8 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 
 from tuner.errors import Failed, UsageError
-from tuner.resources import lacking
+from tuner.execution.ray_patches import _no_idlers
+from tuner.execution.resources import lacking
 from tuner.spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
@@ -48,30 +49,6 @@ def start(ray, **how) -> None:
             if not left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-
-
-@contextmanager
-def _no_idlers():
-    """Without the autoscaler, which has no nodes to bring, and the reader of logs that go nowhere: a third of what
-    Ray's processes cost at the start, a quarter of their memory. Ray has no switch for them."""
-    from ray._private.node import Node
-
-    kept = {name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor") if hasattr(Node, name)}
-    for name in kept:
-        setattr(Node, name, lambda node: None)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(Node, name, method)
-
-
-def use_token() -> None:
-    """Before ray is imported: on a cluster it sends the token that is there only where told to."""
-    from tuner.dashboard import local_token
-
-    if os.environ.get("RAY_ADDRESS") and not os.environ.get("RAY_AUTH_MODE") and local_token():
-        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def join(ray) -> None:

@@ -17,7 +17,8 @@ ANSWER_S = 90  # a node that has not answered by then is reported as silent
 
 def connect():
     """Ray, connected as RAY_ADDRESS says (a search that follows uses the same connection)."""
-    from tuner.cluster import join, use_token
+    from tuner.execution.ray_instance import join
+    from tuner.execution.ray_token import use_token
 
     use_token()
     import ray

@@ -6,9 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray import cloudpickle
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune.execution import tune_controller
+from ray.exceptions import RayActorError
 
 from trainables.ray_adapter import StorageDown
 
@@ -34,22 +32,3 @@ def error_of(trial) -> Exception | str:
     return Path(trial.error_file).read_text() if trial.error_file else "no reason given"
 
 
-class _Actors(RayActorManager):
-    """Ray kills a process when its node runs out of memory; Ray Tune, which does not know that error, would stop."""
-
-    def _actor_start_failed(self, tracked_actor, exception):
-        super()._actor_start_failed(tracked_actor, _known(exception))
-
-    def _actor_task_failed(self, tracked_actor_task, exception):
-        super()._actor_task_failed(tracked_actor_task, _known(exception))
-
-
-def _known(error: Exception) -> Exception:
-    if isinstance(error, OutOfMemoryError):
-        return RayActorError(error_msg=f"The actor is dead because its node ran out of memory. {error}")
-    return error
-
-
-def survive_memory_kills() -> None:
-    """For every search of this process; without effect where it is done already."""
-    tune_controller.RayActorManager = _Actors

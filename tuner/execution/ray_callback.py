@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 from ray import tune
 
-from tuner.breaks import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
+from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
 from tuner.front import Front
 from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.lanes import Lanes

@@ -1,0 +1,1 @@
+"""Ray alone: the driver, and what it hangs on Ray Tune."""
