@@ -12,9 +12,9 @@ import optuna
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.front import Front, nondominated
 from tuner.history import FULL, STOPPED, History
-from tuner.proposals import Proposer
+from tuner.optimizer.proposer import Proposer
+from tuner.optimizer.successive_halving import CONTINUE, Rungs, rungs_for
 from tuner.provisional import provisional
-from tuner.rungs import CONTINUE, Rungs, rungs_for
 from tuner.space import Space
 from tuner.spec import SearchSpec
 

@@ -25,7 +25,7 @@ from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_o
 from tuner.execution.ray_callback import DEATHS, Watch
 from tuner.execution.ray_patches import _known
 from tuner.history import History
-from tuner.lanes import Lanes
+from tuner.optimizer.ask_tell import Lanes
 from tuner.spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.

@@ -7,16 +7,16 @@ import pytest
 from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from search_spaces.trades import Params as Trades
-from tuner import bandit
-from tuner.bandit import Growth
 from tuner.errors import UsageError
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home
-from tuner.lanes import Lanes
+from tuner.optimizer import method_bandit
+from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.method_bandit import Growth
+from tuner.optimizer.successive_halving import CONTINUE
 from tuner.replicates import fell_off, total_trials, wanted
 from tuner.report import front_cells, front_of, notes
 from tuner.result import extras, front_json, state_of
-from tuner.rungs import CONTINUE
 from tuner.spec import SearchSpec
 
 BOTH = ("srat", "trades")
@@ -84,28 +84,28 @@ def test_rates_are_what_the_front_would_lose_per_epoch():
     # one box 0.5 x 0.4; b's newest lifts the other corner: 0.2 x (0.6 - 0.4) = 0.04 more
     methods = {"a": grown((0.5, 0.4)), "b": grown((0.2, 0.6), epochs=4)}
     # without a's: 0.2 x 0.6 = 0.12 of 0.24 is left; without b's: 0.5 x 0.4 = 0.20
-    assert bandit.rates(methods) == {"a": pytest.approx(0.12 / 10), "b": pytest.approx(0.04 / 4)}
-    assert bandit.shares(methods) == {"a": pytest.approx(0.15 + 0.7 * 0.012 / 0.022),
+    assert method_bandit.rates(methods) == {"a": pytest.approx(0.12 / 10), "b": pytest.approx(0.04 / 4)}
+    assert method_bandit.shares(methods) == {"a": pytest.approx(0.15 + 0.7 * 0.012 / 0.022),
                                       "b": pytest.approx(0.15 + 0.7 * 0.010 / 0.022)}
 
 
 def test_what_was_found_long_ago_is_no_growth():
-    old = grown((0.5, 0.5), *[(0.1, 0.1)] * bandit.RECENT)
-    assert bandit.rates({"old": old, "new": grown((0.4, 0.6))})["old"] == 0
+    old = grown((0.5, 0.5), *[(0.1, 0.1)] * method_bandit.RECENT)
+    assert method_bandit.rates({"old": old, "new": grown((0.4, 0.6))})["old"] == 0
     assert old.older == [(0.5, 0.5)]
 
 
 def test_without_growth_all_are_equal_and_stopped_trials_cost_their_epochs():
     even = dict.fromkeys("abc", pytest.approx(1 / 3))
-    assert bandit.shares({"a": grown(), "b": grown((0.0, 0.3)), "c": grown(None)}) == even
+    assert method_bandit.shares({"a": grown(), "b": grown((0.0, 0.3)), "c": grown(None)}) == even
     assert grown(None, None, epochs=3).epochs == 6
-    assert bandit.rates({"a": grown(None, (0.5, 0.5), epochs=5)}) == {"a": pytest.approx(0.025)}
+    assert method_bandit.rates({"a": grown(None, (0.5, 0.5), epochs=5)}) == {"a": pytest.approx(0.025)}
 
 
 def test_the_draw_is_the_same_whenever_it_is_asked():
     methods = {"a": grown((0.5, 0.4)), "b": grown((0.2, 0.6))}
-    drawn = [bandit.choose(methods, 0, number) for number in range(300)]
-    assert drawn == [bandit.choose(methods, 0, number) for number in range(300)]
+    drawn = [method_bandit.choose(methods, 0, number) for number in range(300)]
+    assert drawn == [method_bandit.choose(methods, 0, number) for number in range(300)]
     assert 0.6 < drawn.count("a") / 300 < 0.78  # its share: 0.15 + 0.7 * 0.75 = 0.675
 
 

@@ -10,13 +10,13 @@ from tuner.errors import UsageError
 from tuner.goal import parse_constraint
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home
-from tuner.model import ELITE, SEEN, Knowledge
-from tuner.proposals import Proposer
-from tuner.record import Record
-from tuner.rungs import STOP, rungs_for, start_of
-from tuner.sampler import make_sampler, model_kind, quasi_random
+from tuner.optimizer.observations import ELITE, SEEN, Knowledge
+from tuner.optimizer.proposer import Proposer
+from tuner.optimizer.samplers import make_sampler, model_kind, quasi_random
+from tuner.optimizer.study import Record
+from tuner.optimizer.successive_halving import STOP, rungs_for, start_of
+from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.spec import SearchSpec
-from tuner.warm import check_warm, warm_trials
 
 
 def metrics(epoch, params, worst=None):
@@ -85,7 +85,7 @@ def test_a_model_starts_from_eight_values_at_one_budget(monkeypatch, valued, mod
         for epoch in range(1, 13 if number < valued else 2):
             history.append("epoch", number, metrics=metrics(epoch, {}))
         history.append("end", number, state=FULL if number < valued else STOPPED)
-    monkeypatch.setattr("tuner.proposals.propose", lambda *args: "by a model")
+    monkeypatch.setattr("tuner.optimizer.proposer.propose", lambda *args: "by a model")
     assert (Proposer(spec, history, rungs_for(spec))._plan(14, knowledge(spec, history))() == "by a model") == model
 
 

@@ -10,9 +10,9 @@ from tests.histories import metrics
 from tuner.errors import UsageError
 from tuner.history import FAILED, FULL, History
 from tuner.home import Home
-from tuner.lanes import Lanes
 from tuner.mirror import pull, push
-from tuner.record import OWNER
+from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.study import OWNER
 from tuner.spec import SearchSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 from trainables.method import start_epoch
 from tuner.errors import UsageError
 from tuner.history import FULL, STOPPED, History
-from tuner.rungs import (
+from tuner.optimizer.successive_halving import (
     CONTINUE,
     PAUSE,
     STOP,

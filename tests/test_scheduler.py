@@ -12,8 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
 from tuner.history import FULL, RUNNING, STOPPED, History
-from tuner.lanes import Lanes
-from tuner.rungs import PAUSE, rung_levels
+from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.successive_halving import PAUSE, rung_levels
 from tuner.spec import SearchSpec
 
 QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",

@@ -7,8 +7,8 @@ from tests.postgres import PASSWORD, WHY_NOT, postgres
 from tests.test_lanes import drive, spec_of, summary
 from tuner.errors import UsageError
 from tuner.history import FULL, STOPPED, History
-from tuner.lanes import Lanes
-from tuner.record import open_storage
+from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.study import open_storage
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 

@@ -13,7 +13,7 @@ from trainables.loop import Trainer
 from trainables.trunk import trunk_key
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
-from tuner.sampler import quasi_random
+from tuner.optimizer.samplers import quasi_random
 from tuner.spec import SearchSpec
 
 

@@ -8,8 +8,8 @@ from tests.histories import fill
 from tuner.errors import UsageError
 from tuner.history import History
 from tuner.home import Home
+from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.spec import SearchSpec
-from tuner.warm import check_warm, warm_trials
 
 
 def spec_of(**changes):

@@ -20,7 +20,7 @@ from tuner.checks import check_number, gpus_asked, one_of
 from tuner.errors import UsageError
 from tuner.goal import METRICS, Goal, parse_constraints, parse_smoothing
 from tuner.home import check_name
-from tuner.rungs import check_scheduler, ignored
+from tuner.optimizer.successive_halving import check_scheduler, ignored
 from tuner.space import Space, build_space, joined
 
 SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")

@@ -9,8 +9,8 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tuner.lanes import Lanes
-from tuner.rungs import CONTINUE, PAUSE, STOP
+from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.successive_halving import CONTINUE, PAUSE, STOP
 
 _ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
 

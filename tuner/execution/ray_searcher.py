@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from tuner.history import RUNNING, TrialRecord
-from tuner.lanes import Lanes
+from tuner.optimizer.ask_tell import Lanes
 
 
 class ProposalSearcher(Searcher):

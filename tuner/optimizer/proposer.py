@@ -23,10 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from tuner.history import RUNNING, History, TrialRecord
-from tuner.model import SEEN, Knowledge, propose
-from tuner.record import Record
-from tuner.rungs import Rungs, start_of
-from tuner.sampler import OWN_HISTORY, describe_sampler, make_sampler, model_kind, own_seed, quasi_random, start_trials
+from tuner.optimizer.observations import SEEN, Knowledge, propose
+from tuner.optimizer.samplers import (
+    OWN_HISTORY,
+    describe_sampler,
+    make_sampler,
+    model_kind,
+    own_seed,
+    quasi_random,
+    start_trials,
+)
+from tuner.optimizer.study import Record
+from tuner.optimizer.successive_halving import Rungs, start_of
 from tuner.spec import SearchSpec
 
 # values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)

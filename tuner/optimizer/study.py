@@ -25,7 +25,7 @@ from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.goal import WORST
 from tuner.history import FAILED, FULL, RUNNING, History
-from tuner.sampler import make_sampler
+from tuner.optimizer.samplers import make_sampler
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``
 

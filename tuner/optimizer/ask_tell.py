@@ -1,7 +1,7 @@
 """What runs next: trials of one method or of several, then replicates. Ray knows nothing of this file.
 
 Every method has a lane: a space, a history, rungs and a proposer of its own, in which its trials are numbered from 0,
-so a method in a search of several is searched as it would be alone. `tuner.bandit` chooses the lane of the next trial.
+so a method in a search of several is searched as it would be alone. `tuner.optimizer.method_bandit` chooses the lane of the next trial.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from tuner import bandit, replicates
+from tuner import replicates
 from tuner.history import FULL, RUNNING, History, TrialRecord
-from tuner.proposals import Proposer
-from tuner.rungs import CONTINUE, Rungs, describe_scheduler, rungs_for, start_of
+from tuner.optimizer import method_bandit
+from tuner.optimizer.proposer import Proposer
+from tuner.optimizer.successive_halving import CONTINUE, Rungs, describe_scheduler, rungs_for, start_of
 from tuner.space import trunk_epochs
 from tuner.spec import SearchSpec
 
@@ -33,7 +34,7 @@ class Lane:
     history: History
     rungs: Rungs | None
     proposer: Proposer
-    growth: bandit.Growth = field(default_factory=bandit.Growth)
+    growth: method_bandit.Growth = field(default_factory=method_bandit.Growth)
 
     @property
     def first(self) -> int:
@@ -153,7 +154,7 @@ class Lanes:
                 self._next = open_[0]
             else:
                 growths = {lane.spec.method: lane.growth for lane in open_}
-                self._next = self.lanes[bandit.choose(growths, self.spec.seed, len(self.history.trials))]
+                self._next = self.lanes[method_bandit.choose(growths, self.spec.seed, len(self.history.trials))]
         return self._next
 
     # ---- time --------------------------------------------------------------------------------------------------------

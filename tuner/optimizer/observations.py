@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.goal import Goal
 from tuner.history import FAILED, RUNNING, STOPPED, TrialRecord
-from tuner.rungs import ranked
+from tuner.optimizer.successive_halving import ranked
 from tuner.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

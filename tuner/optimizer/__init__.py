@@ -1,0 +1,1 @@
+"""What to try next, without Ray: ask and tell, samplers, successive halving."""
