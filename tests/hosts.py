@@ -17,7 +17,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tuner.dashboard import Dashboard
+from tuner.remote.dashboard import Dashboard
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {"search_spaces": set(), "trainables": {"search_spaces"}, "tuner": {"search_spaces", "trainables"}}
 ONLY_IN = {"ray": {"trainables/ray_adapter.py", "tuner/execution/driver.py", "tuner/execution/ray_searcher.py", "tuner/execution/ray_callback.py",
-                   "tuner/execution/failures.py", "tuner/execution/ray_instance.py", "tuner/execution/ray_scheduler.py", "tuner/submission.py",
+                   "tuner/execution/failures.py", "tuner/execution/ray_instance.py", "tuner/execution/ray_scheduler.py", "tuner/remote/submission.py",
                    "tuner/verify.py", "tuner/execution/nodes.py"},
            "mlflow": {"tuner/tracking.py", "tuner/mlflow_ui.py", "tuner/mlflow_runs.py", "tuner/mlflow_view.py",
                       "tuner/mlflow_layout.py",

@@ -110,7 +110,7 @@ def test_no_password_in_a_url(url):
     with pytest.raises(UsageError, match="carries a password.*AWS_ACCESS_KEY_ID") as error:
         mirror.with_storage(SearchSpec(storage=url), Home("/nowhere"))
     assert "word@" not in str(error.value) and "=word" not in str(error.value)
-    from tuner.submission import check_storage_travels
+    from tuner.remote.submission import check_storage_travels
 
     for given in (url, "relative/folder"):
         with pytest.raises(UsageError):

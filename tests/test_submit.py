@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tuner
-from tuner import submission
-from tuner.dashboard import Dashboard
+from tuner.remote import submission
+from tuner.remote.dashboard import Dashboard
 
 TINY = ["--method", "srat", "--trials", "2", "--max-concurrent", "1", "--set", "passes=1", "--set", "attack_steps=2",
         "--set", "eval_attack=2"]

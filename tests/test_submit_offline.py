@@ -8,10 +8,10 @@ import time
 import pytest
 
 from tests.test_submit import free_ports
-from tuner import submission
-from tuner.dashboard import Dashboard, cluster_address, job_row
 from tuner.errors import ClusterError, UsageError
 from tuner.job import problem
+from tuner.remote import submission
+from tuner.remote.dashboard import Dashboard, cluster_address, job_row
 from tuner.spec import SearchSpec
 
 

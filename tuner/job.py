@@ -63,7 +63,7 @@ def main() -> None:
         print(f"Error: {wrong}", file=sys.stderr)
         raise SystemExit(2)
     if job["command"] == "doctor":
-        from tuner.doctor import on_cluster
+        from tuner.remote.doctor import on_cluster
 
         _emit(on_cluster(home_of(job)))
         return
@@ -94,7 +94,7 @@ def _search(job: dict, home: Home) -> None:
 
 
 def _emit(value) -> None:
-    from tuner.submission import RESULT
+    from tuner.remote.submission import RESULT
 
     sys.stdout.flush()
     print(RESULT + json.dumps(value), flush=True)

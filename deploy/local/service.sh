@@ -115,7 +115,7 @@ ray_up() {
 nodes_are() { [ "$(node_count)" -ge "$1" ]; }
 
 node_count() {
-    "$PYTHON" -c 'from tuner.dashboard import Dashboard; print(len(Dashboard(None).nodes()))' 2>/dev/null || echo 0
+    "$PYTHON" -c 'from tuner.remote.dashboard import Dashboard; print(len(Dashboard(None).nodes()))' 2>/dev/null || echo 0
 }
 
 up() {

@@ -30,8 +30,8 @@ def _submit_like(search, spec_of):
         if given["dry_run"]:
             print(json.dumps(merged.to_dict(), indent=1) if given["as_json"] else merged.to_yaml(), end="")
             return
-        from tuner.dashboard import Dashboard
-        from tuner.submission import submit_search
+        from tuner.remote.dashboard import Dashboard
+        from tuner.remote.submission import submit_search
 
         cluster = Dashboard(given["address"])
         job_id = submit_search(cluster, merged, given["home"], given["env"] or [], given["package"])
@@ -65,9 +65,9 @@ def resume(address: str, search: str, home: Path | None, said: dict[str, str | N
 
     ``said``: the places that were named again, which the job names in its turn.
     """
-    from tuner.dashboard import Dashboard
     from tuner.home import check_name
-    from tuner.submission import check_storage_travels, cluster_home, submit
+    from tuner.remote.dashboard import Dashboard
+    from tuner.remote.submission import check_storage_travels, cluster_home, submit
 
     check_name(search)
     check_storage_travels(said["storage"])
@@ -89,7 +89,7 @@ def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> Non
 
 
 def _follow(cluster, job_id: str, as_json: bool) -> None:
-    from tuner.submission import exit_code, follow
+    from tuner.remote.submission import exit_code, follow
 
     try:
         row, result = follow(cluster, job_id)
@@ -110,7 +110,7 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
 
 def jobs(address: Address = None, as_json: Json = False):
     """The searches sent to a cluster, newest first."""
-    from tuner.dashboard import Dashboard
+    from tuner.remote.dashboard import Dashboard
 
     rows = Dashboard(address).jobs()
     if as_json:
@@ -126,13 +126,13 @@ def jobs(address: Address = None, as_json: Json = False):
 
 def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: Json = False):
     """What a job has printed; with -f until it ends, and with its exit code."""
-    from tuner.dashboard import Dashboard
+    from tuner.remote.dashboard import Dashboard
 
     cluster = Dashboard(address)
     if follow:
         _follow(cluster, job, as_json)
         return
-    from tuner.submission import plain_log
+    from tuner.remote.submission import plain_log
 
     cluster.job(job)  # says it if there is none
     text = plain_log(cluster.logs(job))
@@ -141,8 +141,8 @@ def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: J
 
 def stop(job: JobId, address: Address = None, as_json: Json = False):
     """Stop a job in order: what is finished is kept, and `tuner resume SEARCH --address ...` goes on."""
-    from tuner.dashboard import Dashboard
-    from tuner.submission import stop as stop_job
+    from tuner.remote.dashboard import Dashboard
+    from tuner.remote.submission import stop as stop_job
 
     cluster = Dashboard(address)
     row, was_running = stop_job(cluster, job)
@@ -156,7 +156,7 @@ def stop(job: JobId, address: Address = None, as_json: Json = False):
 
 def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOption = None, as_json: Json = False):
     """Check this machine, and with --address a cluster: what works, and what to do about the rest."""
-    from tuner.doctor import examine
+    from tuner.remote.doctor import examine
 
     rows = examine(address, home, storage)
     if as_json:

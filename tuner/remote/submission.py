@@ -21,10 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tuner.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import lacking
+from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")

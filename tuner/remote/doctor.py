@@ -43,9 +43,9 @@ def examine(address: str | None, home: str | None, storage: str | None = None) -
 
 
 def _cluster(address: str | None, home: str | None, storage: str | None) -> list[Row]:
-    from tuner.dashboard import Dashboard
     from tuner.errors import ClusterError
-    from tuner.submission import check_storage_travels, check_versions, cluster_home, follow, submit
+    from tuner.remote.dashboard import Dashboard
+    from tuner.remote.submission import check_storage_travels, check_versions, cluster_home, follow, submit
 
     rows: list[Row] = []
     where = cluster_home(home)

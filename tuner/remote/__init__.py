@@ -1,0 +1,1 @@
+"""Clusters: jobs, their dashboard, the doctor."""
