@@ -15,7 +15,7 @@ from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.method_bandit import Growth
 from tuner.optimizer.successive_halving import CONTINUE
 from tuner.replicates import fell_off, total_trials, wanted
-from tuner.report import front_cells, front_of, notes
+from tuner.report.text import front_cells, front_of, notes
 from tuner.result import extras, front_json, state_of
 from tuner.spec import SearchSpec
 

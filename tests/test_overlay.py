@@ -13,7 +13,7 @@ from tuner.errors import UsageError
 from tuner.front import Front
 from tuner.history import History
 from tuner.home import Home
-from tuner.overlay import attained, cells, compare, sentences
+from tuner.report.comparison import attained, cells, compare, sentences
 from tuner.result import load_search
 from tuner.spec import SearchSpec
 
@@ -215,8 +215,8 @@ def choose(browser, place, value):
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    from tuner.overlay_plots import picture_data
-    from tuner.plots import front_page
+    from tuner.report.comparison_figures import picture_data
+    from tuner.report.figures import front_page
 
     home = Home(tmp_path)
     for name, method in (("x", "srat"), ("y", "mail")):

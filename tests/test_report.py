@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from tests.histories import fill, metrics, start
-from tuner import plots, png, report
 from tuner.front import Front
 from tuner.history import History
+from tuner.report import figures, png
+from tuner.report import text as report
 from tuner.spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
@@ -114,7 +115,7 @@ def data_of(page: str) -> dict:
 
 
 def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
-    page = plots.front_page(plots.picture_data(history, spec))
+    page = figures.front_page(figures.picture_data(history, spec))
     data = data_of(page)
     assert sorted(p["trial"] for p in data["points"]) == list(range(6))  # the failed one never had a value
     assert {p["trial"] for p in data["points"] if p["style"] == "stopped"} == {2, 5}
@@ -126,14 +127,14 @@ def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
 
 
 def test_staircase_reaches_from_edge_to_edge():
-    xs, ys = plots.staircase([(0.6, 0.1), (0.4, 0.3)], [[0.2, 0.7], [0.0, 0.4]])
+    xs, ys = figures.staircase([(0.6, 0.1), (0.4, 0.3)], [[0.2, 0.7], [0.0, 0.4]])
     assert list(zip(xs, ys)) == [(0.2, 0.3), (0.4, 0.3), (0.4, 0.1), (0.6, 0.1), (0.6, 0.0)]
 
 
 def test_names_cannot_break_the_page(tmp_path):
     spec = SearchSpec(max_epochs=4)
     history = fill(History(tmp_path), spec, classes=["</script><b>", "a&b", "@@PLOTLY@@"])
-    page = plots.front_page(plots.picture_data(history, spec))
+    page = figures.front_page(figures.picture_data(history, spec))
     assert page.count("</script>") == 2
     assert "</script><b>" in data_of(page)["points"][0]["robust"]
 
@@ -182,7 +183,7 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
         start(history, spec, trial, params)
         history.append("epoch", trial, metrics={"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst})
         history.append("end", trial, state="finished" if trial else "stopped")
-    axes, data = Figure().add_subplot(), plots.picture_data(history, spec)
+    axes, data = Figure().add_subplot(), figures.picture_data(history, spec)
     png.draw_parallel(axes, data, 0)
     names = [tick.get_text() for tick in axes.get_xticklabels()]
     lines = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == len(names)]

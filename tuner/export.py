@@ -62,7 +62,7 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
     import torch
 
     from trainables.saved import load_trial, write_weights
-    from tuner.card import card
+    from tuner.report.model_card import card
 
     record = history.trials[job.trial]
     model, saved = load_trial(job.config.folder, home.root, job.config.dataset)

@@ -109,7 +109,8 @@ class Tracker:
                 self.trial_ended(record)
         tags, files = {}, [folder / "spec.yaml"]
         try:
-            from tuner.report import summary_markdown, write_pictures
+            from tuner.report.files import write_pictures
+            from tuner.report.text import summary_markdown
 
             tags = {"mlflow.note.content": summary_markdown(self.spec, history)}
             files += write_pictures(folder, history, self.spec).values()

@@ -16,7 +16,7 @@ from tuner.front import nondominated
 from tuner.history import History
 from tuner.home import Home
 from tuner.intervals import class_mean, wilson, worst_class
-from tuner.report import fraction
+from tuner.report.format import fraction
 from tuner.spec import SearchSpec
 
 SPLIT = "test"
@@ -135,7 +135,7 @@ def _mean_std(values: dict) -> str:
 def show(result: dict[str, Any], home: Home) -> None:
     from rich.table import Table
 
-    from tuner.show import _console
+    from tuner.report.console import _console
 
     console, (header, rows) = _console(), cells(result)
     table = Table(title=f"{result['search']} on split {SPLIT}, attack {result['attack']}")
@@ -184,7 +184,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
     from tuner.page import BLUE, GREY, PURPLE, VERMILLION, table
     from tuner.page import page as whole
-    from tuner.plots import AXIS, plane
+    from tuner.report.figures import AXIS, plane
     from tuner.verified_page import BODY, SCRIPT
 
     x, y = plane(spec.objectives)

@@ -185,7 +185,7 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
 def _run(spec, home: Home, as_json: bool) -> None:
     from tuner.errors import Interrupted
     from tuner.execution.driver import search as run
-    from tuner.show import show_result
+    from tuner.report.console import show_result
 
     try:
         result = run(spec, home)
@@ -200,7 +200,7 @@ def _run(spec, home: Home, as_json: bool) -> None:
 @app.command()
 def ls(home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
     """The searches in the home folder, and in the storage if one is named."""
-    from tuner.show import show_searches
+    from tuner.report.console import show_searches
 
     show_searches(Home(home, storage), as_json)
 
@@ -208,7 +208,7 @@ def ls(home: HomeOption = None, storage: StorageOption = None, as_json: Json = F
 @app.command()
 def methods(as_json: Json = False):
     """The methods that can be searched, with their hyperparameters."""
-    from tuner.show import show_methods
+    from tuner.report.console import show_methods
 
     show_methods(as_json)
 
@@ -216,7 +216,7 @@ def methods(as_json: Json = False):
 @app.command()
 def space(method: Annotated[str, typer.Argument(help="A method; see `tuner methods`.")], as_json: Json = False):
     """A method's hyperparameters: default, range, meaning, condition."""
-    from tuner.show import show_space
+    from tuner.report.console import show_space
 
     show_space(method, as_json)
 

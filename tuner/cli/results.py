@@ -29,7 +29,7 @@ def front(
 
     Example: tuner front first second --html compared.html
     """
-    from tuner.show import show_front
+    from tuner.report.console import show_front
 
     given = {"html": html, "png": png, "parquet": parquet}
     show_front(Home(home, storage), searches, as_json, {kind: path for kind, path in given.items() if path is not None})
@@ -50,7 +50,7 @@ def verify(
 
     Example: tuner verify first --attack autoattack
     """
-    from tuner.show import print_json
+    from tuner.report.console import print_json
     from tuner.verified import show
     from tuner.verify import verify_search
 
@@ -76,7 +76,7 @@ def export(
     Example: tuner export first --pick knee --to my-model
     """
     from tuner.export import export_model, export_table
-    from tuner.show import print_json
+    from tuner.report.console import print_json
 
     if (pick is None) != (to is None) or (to is None and parquet is None):
         raise UsageError("tuner export needs --pick with --to DIR, or --parquet FILE")

@@ -23,8 +23,8 @@ from tuner.home import Home
 from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.warm_start import check_warm, warm_trials
-from tuner.progress import Progress
 from tuner.replicates import total_trials
+from tuner.report.progress import Progress
 from tuner.result import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tuner.front import Front
 from tuner.history import FAILED, FULL, TrialRecord
-from tuner.report import fraction
+from tuner.report.format import fraction
 from tuner.spec import SearchSpec
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of fronts show, as plain values, and the interactive page; `tuner.png` draws the same as a PNG."""
+"""What the pictures of fronts show, as plain values, and the interactive page; `tuner.report.png` draws the same as a PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tuner.front import Front
 from tuner.front_page import BODY, SCRIPT
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.page import BLUE, GREEN, GREY, ORANGE, VERMILLION, page, table
-from tuner.report import SPLIT, counts, fraction, front_of, gain, headline, paper_row, per_class, short
+from tuner.report.format import fraction, per_class, short
+from tuner.report.text import SPLIT, counts, front_of, gain, headline, paper_row
 from tuner.spec import SearchSpec
 
 AXIS = {

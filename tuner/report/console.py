@@ -34,7 +34,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         return
     from tuner.front import Front
     from tuner.mirror import again
-    from tuner.report import front_table, gain, notes
+    from tuner.report.text import front_table, gain, notes
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -68,9 +68,9 @@ def _home_flag(home: Home) -> str:
 
 def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path]) -> None:
     """One search's front, or several overlaid; ``files``: where to write the page ("html"), "png" and "parquet"."""
-    from tuner.overlay import as_json as by_search
-    from tuner.overlay import overlay
-    from tuner.report import write_files
+    from tuner.report.comparison import as_json as by_search
+    from tuner.report.comparison import overlay
+    from tuner.report.files import write_files
     from tuner.result import front_json, load_search
 
     found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
@@ -98,7 +98,7 @@ def _say_not_asked(spec, home: Home, name: str) -> None:
 
 def _show_one_front(home: Home, name: str, spec, history) -> None:
     from tuner.front import Front
-    from tuner.report import front_table, gain, notes
+    from tuner.report.text import front_table, gain, notes
     from tuner.result import front_json
 
     console, row = _console(), front_json(spec, name, home, history)
@@ -113,7 +113,7 @@ def _show_one_front(home: Home, name: str, spec, history) -> None:
 def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
     """What a search under way can show before enough trials have finished."""
     from tuner.front import Front
-    from tuner.report import front_table
+    from tuner.report.text import front_table
 
     if early := found.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
@@ -122,7 +122,7 @@ def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
 
 
 def _show_overlay(over) -> None:
-    from tuner.overlay import cells, combined_cells, sentences
+    from tuner.report.comparison import cells, combined_cells, sentences
 
     console = _console()
     for title, (header, rows) in ((f"Methods on {over.split}", cells(over)), ("Combined front", combined_cells(over))):

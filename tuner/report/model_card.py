@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner.report import short
+from tuner.report.format import short
 
 
 def card(about: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from tuner.errors import UsageError
 from tuner.front import Front, hypervolume, nondominated
 from tuner.history import History
 from tuner.home import Home
-from tuner.report import SHORT, fraction, short
+from tuner.report.format import SHORT, fraction, short
 from tuner.result import SPLIT, load_search
 from tuner.spec import SearchSpec
 

@@ -6,44 +6,19 @@ Everything here reads the history alone, so a report can be made again at any ti
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.errors import UsageError
-from tuner.files import write_atomically
 from tuner.front import Front, hypervolume
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.report.format import LABELS, SHORT, short, with_std
 from tuner.result import SPLIT, extras
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LABELS = {
-    "robust_acc": "average robust accuracy",
-    "worst_class_robust_acc": "worst-class robust accuracy",
-    "tail_robust_acc": "tail robust accuracy (worst 30 % of classes)",
-    "clean_acc": "clean accuracy",
-    "worst_class_clean_acc": "worst-class clean accuracy",
-}
-SHORT = {"robust_acc": "average", "worst_class_robust_acc": "worst class", "tail_robust_acc": "tail",
-         "clean_acc": "clean", "worst_class_clean_acc": "worst clean"}
 MAX_ROWS = 20  # of the summary: MLflow cuts a description at 8000 characters
 EMPTY = "The front is empty: no trial has finished its full budget."
-
-
-def short(value: Any) -> str:
-    """A parameter's value in a few characters: 3 significant digits, ``2.1e-4`` rather than ``0.000212``."""
-    if value is None:
-        return "-"
-    if isinstance(value, float) and 0 < abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def fraction(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def paper_row(history: History, spec: SearchSpec) -> dict | None:
@@ -58,13 +33,6 @@ def paper_row(history: History, spec: SearchSpec) -> dict | None:
 
 def front_of(history: History, spec: SearchSpec) -> Front:
     return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
-
-
-def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:
-    """Class name to accuracy."""
-    prefix = metric + "/"
-    found = {k[len(prefix):]: v for k, v in metrics.items() if k.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
 
 
 def counts(history: History) -> str:
@@ -98,12 +66,6 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
                         [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")])])
     parameters = shown if len(shown) <= 5 else ["parameters"]
     return ["trial", *method, *(SHORT.get(n, n) for n in metrics), *parameters], cells
-
-
-def with_std(row: dict, name: str) -> str:
-    """``0.512``, or ``0.512 ± 0.020`` where it is a mean over seeds."""
-    std = row.get("std", {}).get(name)
-    return fraction(row.get(name)) + ("" if std is None else f" ± {fraction(std)}")
 
 
 def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
@@ -206,78 +168,3 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
         "of robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.", ""])
 
 
-def front_parquet(history: History, spec: SearchSpec) -> bytes:
-    """One row per front member: trial, epoch, objectives, clean_acc, split, budget, param/..., robust_acc/<class>."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metrics = list(dict.fromkeys([*spec.objectives, "clean_acc"]))
-    rows = [{"trial": r["trial"], "epoch": r["epoch"], **{n: r[n] for n in metrics},
-             "method": r["method"], "split": SPLIT, "budget": spec.max_epochs,
-             **{f"param/{k}": v for k, v in r["params"].items()},
-             **{f"robust_acc/{k}": v for k, v in per_class(history.judged(r["trial"])).items()}}
-            for r in front_of(history, spec).rows]
-    types = {"trial": pa.int64(), "epoch": pa.int64(), **dict.fromkeys(metrics, pa.float64()),
-             "method": pa.string(), "split": pa.string(), "budget": pa.int64()}
-    names = list(dict.fromkeys([*types, *(k for row in rows for k in row)]))
-    columns = {n: _column([row.get(n) for row in rows], types.get(n)) for n in names}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def _column(values: list, kind):
-    import pyarrow as pa
-
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a choice of mixed types, such as "auto" or 4
-        return pa.array([None if v is None else str(v) for v in values])
-
-
-def write_files(files: dict[str, Path], found: list[tuple[str, SearchSpec, History]], over) -> None:
-    """``files`` maps "html", "png", "parquet" to where they go: pictures of one search (or of the overlay ``over``),
-    and all trials x epochs as one tidy table. Each appears whole or not at all; ``UsageError`` where it cannot."""
-    from tuner.plots import front_page, picture_data
-    from tuner.png import png
-
-    for kind, path in files.items():
-        if path.is_dir():
-            raise UsageError(f"--{kind} {str(path)!r} is a folder; give a file")
-    if not over:
-        data = picture_data(found[0][2], found[0][1])
-    elif files.keys() - {"parquet"}:
-        from tuner.overlay_plots import overlay_png
-        from tuner.overlay_plots import picture_data as overlay_data
-
-        data = overlay_data(over)
-    makers = {"html": lambda: front_page(data), "png": lambda: overlay_png(over, data) if over else png(data),
-              "parquet": lambda: trials_parquet({name: history for name, _, history in found})}
-    for kind, path in files.items():
-        try:
-            write_atomically(path.absolute(), makers[kind]())
-        except OSError as error:
-            raise UsageError(f"--{kind} {str(path)!r} cannot be written ({error.strerror})") from None
-
-
-def trials_parquet(histories: dict[str, History]) -> bytes:
-    """All trials x epochs of these searches: ``search`` and the columns of `History.table`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = [h.table().add_column(0, "search", [[name] * h.table().num_rows]) for name, h in histories.items()]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def write_pictures(folder: Path, history: History, spec: SearchSpec) -> dict[str, Path]:
-    """Write ``front.html``, ``front.png`` and ``front.parquet`` into ``folder``; each appears whole or not at all."""
-    from tuner.plots import front_page, picture_data
-    from tuner.png import png
-
-    data = picture_data(history, spec)
-    made = {"front.html": front_page(data), "front.png": png(data), "front.parquet": front_parquet(history, spec)}
-    for name, content in made.items():
-        write_atomically(folder / name, content)
-    return {name: folder / name for name in made}

@@ -1,0 +1,43 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+LABELS = {
+    "robust_acc": "average robust accuracy",
+    "worst_class_robust_acc": "worst-class robust accuracy",
+    "tail_robust_acc": "tail robust accuracy (worst 30 % of classes)",
+    "clean_acc": "clean accuracy",
+    "worst_class_clean_acc": "worst-class clean accuracy",
+}
+SHORT = {"robust_acc": "average", "worst_class_robust_acc": "worst class", "tail_robust_acc": "tail",
+         "clean_acc": "clean", "worst_class_clean_acc": "worst clean"}
+
+
+def short(value: Any) -> str:
+    """A parameter's value in a few characters: 3 significant digits, ``2.1e-4`` rather than ``0.000212``."""
+    if value is None:
+        return "-"
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def fraction(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:
+    """Class name to accuracy."""
+    prefix = metric + "/"
+    found = {k[len(prefix):]: v for k, v in metrics.items() if k.startswith(prefix)}
+    return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
+
+
+def with_std(row: dict, name: str) -> str:
+    """``0.512``, or ``0.512 ± 0.020`` where it is a mean over seeds."""
+    std = row.get("std", {}).get(name)
+    return fraction(row.get(name)) + ("" if std is None else f" ± {fraction(std)}")
