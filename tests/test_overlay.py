@@ -216,7 +216,7 @@ def choose(browser, place, value):
 
 def test_names_cannot_break_the_page(tmp_path):
     from tuner.report.comparison_figures import picture_data
-    from tuner.report.figures import front_page
+    from tuner.report.html.front_page import front_page
 
     home = Home(tmp_path)
     for name, method in (("x", "srat"), ("y", "mail")):

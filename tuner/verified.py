@@ -182,10 +182,10 @@ def _parquet(folder: Path) -> bytes:
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
     """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
-    from tuner.page import BLUE, GREY, PURPLE, VERMILLION, table
-    from tuner.page import page as whole
     from tuner.report.figures import AXIS, plane
-    from tuner.verified_page import BODY, SCRIPT
+    from tuner.report.html.page import BLUE, GREY, PURPLE, VERMILLION, table
+    from tuner.report.html.page import page as whole
+    from tuner.report.html.verification_template import BODY, SCRIPT
 
     x, y = plane(spec.objectives)
     points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],

@@ -1,4 +1,4 @@
-"""The pictures of an overlay: the data of `tuner.front_page`'s page, and a PNG."""
+"""The pictures of an overlay: the data of `tuner.report.html.front_template`'s page, and a PNG."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 import statistics
 
 from tuner.front import Front
-from tuner.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.comparison import EPS_SEARCHED, Group, Overlay, attained, cells, most, sentences
 from tuner.report.figures import frame_data, plane, points_of, search_axes, staircase, style
 from tuner.report.format import per_class
+from tuner.report.html.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.png import COLUMNS, DASHES, draw_front, draw_methods, finished, rows_of
 from tuner.report.text import SPLIT
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-import re
 
 from optuna.distributions import CategoricalDistribution
 
 from tuner.front import Front
-from tuner.front_page import BODY, SCRIPT
 from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
-from tuner.page import BLUE, GREEN, GREY, ORANGE, VERMILLION, page, table
 from tuner.report.format import fraction, per_class, short
+from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, counts, front_of, gain, headline, paper_row
 from tuner.spec import SearchSpec
 
@@ -153,9 +151,3 @@ def staircase(corners: list[tuple[float, float]], limits: list[list[float]]) -> 
     return xs, ys
 
 
-def front_page(data: dict) -> str:
-    """The interactive page of what `picture_data` (or an overlay's) found."""
-    fields = {"GAIN": html.escape(data["gain"]), "NOTE": html.escape(data["note"]),
-              "TABLE": table(*data["table"]) if data["table"] else ""}
-    body = re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY)
-    return page(data["title"], data["line"], body, data, SCRIPT)

@@ -45,7 +45,8 @@ def _column(values: list, kind):
 def write_files(files: dict[str, Path], found: list[tuple[str, SearchSpec, History]], over) -> None:
     """``files`` maps "html", "png", "parquet" to where they go: pictures of one search (or of the overlay ``over``),
     and all trials x epochs as one tidy table. Each appears whole or not at all; ``UsageError`` where it cannot."""
-    from tuner.report.figures import front_page, picture_data
+    from tuner.report.figures import picture_data
+    from tuner.report.html.front_page import front_page
     from tuner.report.png import png
 
     for kind, path in files.items():
@@ -80,7 +81,8 @@ def trials_parquet(histories: dict[str, History]) -> bytes:
 
 def write_pictures(folder: Path, history: History, spec: SearchSpec) -> dict[str, Path]:
     """Write ``front.html``, ``front.png`` and ``front.parquet`` into ``folder``; each appears whole or not at all."""
-    from tuner.report.figures import front_page, picture_data
+    from tuner.report.figures import picture_data
+    from tuner.report.html.front_page import front_page
     from tuner.report.png import png
 
     data = picture_data(history, spec)

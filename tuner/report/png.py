@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from tuner.page import BLUE, VERMILLION
+from tuner.report.html.page import BLUE, VERMILLION
 
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 COLUMNS = 4

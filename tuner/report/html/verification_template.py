@@ -1,4 +1,4 @@
-"""The page of a verification: validation front against verified front; the frame is `tuner.page`'s."""
+"""The page of a verification: validation front against verified front; the frame is `tuner.report.html.page`'s."""
 
 BODY = """@@SENTENCES@@
 <div id="front"></div>
