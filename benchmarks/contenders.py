@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import optuna
 
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
-from tuner.front import Front, nondominated
-from tuner.history import FULL, STOPPED, History
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.successive_halving import CONTINUE, Rungs, rungs_for
-from tuner.provisional import provisional
+from tuner.results.history import FULL, STOPPED, History
+from tuner.results.pareto import Front, nondominated
+from tuner.results.provisional import provisional
 from tuner.space import Space
 from tuner.spec import SearchSpec
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tuner.history import FULL, STOPPED, History
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import quasi_random
 from tuner.optimizer.successive_halving import CONTINUE, rungs_for, start_of
+from tuner.results.history import FULL, STOPPED, History
 from tuner.spec import SearchSpec
 
 CASES = {"auto, conditional (srat)": {"method": "srat"},

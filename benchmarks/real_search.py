@@ -24,8 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.replay import OBJECTIVES
-from tuner.front import hypervolume, nondominated
-from tuner.history import FULL, History
+from tuner.results.history import FULL, History
+from tuner.results.pareto import hypervolume, nondominated
 
 EPOCHS = 12
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from search_spaces import METHODS
 from search_spaces.param import Param, choice, loguniform, params_of, uniform
-from tuner.front import hypervolume, nondominated
-from tuner.provisional import ENOUGH
+from tuner.results.pareto import hypervolume, nondominated
+from tuner.results.provisional import ENOUGH
 from tuner.space import Space
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from tuner.history import History
+from tuner.results.history import History
 from tuner.spec import SearchSpec
 
 STATES = ("finished", "finished", "stopped")

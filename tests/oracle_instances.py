@@ -26,7 +26,7 @@ from trainables.attack import pgd
 from trainables.data import class_counts
 from trainables.data.split import thin
 from trainables.methods import done, gairat, mail, srat
-from tuner.front import hypervolume, nondominated
+from tuner.results.pareto import hypervolume, nondominated
 
 
 @oracle("attack")

@@ -24,8 +24,8 @@ from trainables.storage import Storage
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
 from tuner.execution.ray_callback import DEATHS, Watch
 from tuner.execution.ray_patches import _known
-from tuner.history import History
 from tuner.optimizer.ask_tell import Lanes
+from tuner.results.history import History
 from tuner.spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.

@@ -9,9 +9,9 @@ from tests.browser import MISSING, Browser, free_port
 from tests.histories import fill
 from tuner import mlflow_layout as layout
 from tuner import mlflow_ui
-from tuner.history import History
 from tuner.home import Home
 from tuner.report import text as report
+from tuner.results.history import History
 from tuner.spec import SearchSpec
 from tuner.tracking import sync
 

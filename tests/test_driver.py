@@ -13,9 +13,9 @@ from tests.histories import fill
 from tuner.errors import Failed, Interrupted
 from tuner.execution import driver
 from tuner.execution.stopping import _stoppable
-from tuner.history import History
 from tuner.home import Home
-from tuner.result import save_result, saved_result
+from tuner.results.history import History
+from tuner.results.summary import save_result, saved_result
 from tuner.spec import SearchSpec
 
 

@@ -29,8 +29,8 @@ from trainables.loop import Trainer
 from trainables.saved import load_model, load_trial
 from tuner.errors import Failed, UsageError
 from tuner.export import export_model
-from tuner.history import History
 from tuner.home import Home
+from tuner.results.history import History
 
 ROOT = Path(__file__).parent.parent
 FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}

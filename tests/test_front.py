@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuner.front import Front, hypervolume, nondominated
+from tuner.results.pareto import Front, hypervolume, nondominated
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
 

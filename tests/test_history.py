@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tuner.errors import Failed
-from tuner.history import History
+from tuner.results.history import History
 
 START = '{"event": "start", "trial": 1, "time": 1.0, "params": {}, "method": "at"}'
 

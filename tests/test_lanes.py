@@ -8,15 +8,16 @@ from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from search_spaces.trades import Params as Trades
 from tuner.errors import UsageError
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home
 from tuner.optimizer import method_bandit
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.method_bandit import Growth
 from tuner.optimizer.successive_halving import CONTINUE
-from tuner.replicates import fell_off, total_trials, wanted
-from tuner.report.text import front_cells, front_of, notes
-from tuner.result import extras, front_json, state_of
+from tuner.report.text import front_cells, notes
+from tuner.results.fronts import front_of
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.replicates import fell_off, total_trials, wanted
+from tuner.results.summary import extras, front_json, state_of
 from tuner.spec import SearchSpec
 
 BOTH = ("srat", "trades")

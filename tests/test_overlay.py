@@ -10,11 +10,11 @@ from tests.browser import MISSING, Browser
 from tests.histories import start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
-from tuner.front import Front
-from tuner.history import History
 from tuner.home import Home
 from tuner.report.comparison import attained, cells, compare, sentences
-from tuner.result import load_search
+from tuner.results.history import History
+from tuner.results.pareto import Front
+from tuner.results.searches import load_search
 from tuner.spec import SearchSpec
 
 # name -> (what differs in the spec, (average, worst class) of its trials of full budget)

@@ -8,7 +8,6 @@ from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.errors import UsageError
 from tuner.goal import parse_constraint
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home
 from tuner.optimizer.observations import ELITE, SEEN, Knowledge
 from tuner.optimizer.proposer import Proposer
@@ -16,6 +15,7 @@ from tuner.optimizer.samplers import make_sampler, model_kind, quasi_random
 from tuner.optimizer.study import Record
 from tuner.optimizer.successive_halving import STOP, rungs_for, start_of
 from tuner.optimizer.warm_start import check_warm, warm_trials
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.spec import SearchSpec
 
 

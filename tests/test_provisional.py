@@ -3,10 +3,10 @@
 import pytest
 
 from tests.test_wrong_input import run
-from tuner.history import FAILED, FULL, STOPPED, History
 from tuner.home import Home
-from tuner.provisional import provisional
-from tuner.result import front_json
+from tuner.results.history import FAILED, FULL, STOPPED, History
+from tuner.results.provisional import provisional
+from tuner.results.summary import front_json
 from tuner.spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")

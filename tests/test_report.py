@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from tests.histories import fill, metrics, start
-from tuner.front import Front
-from tuner.history import History
 from tuner.report import figures, png
 from tuner.report import text as report
+from tuner.results.history import History
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
-from tuner.history import History
+from tuner.results.history import History
 
 # Sixteen steps a trial, slow enough to be caught in the middle of one.
 ARGS = ["search", "--method", "srat", "--trials", "5", "--max-epochs", "4", "--set", "passes=2",

@@ -7,7 +7,6 @@ import pytest
 
 from trainables.method import start_epoch
 from tuner.errors import UsageError
-from tuner.history import FULL, STOPPED, History
 from tuner.optimizer.successive_halving import (
     CONTINUE,
     PAUSE,
@@ -25,6 +24,7 @@ from tuner.optimizer.successive_halving import (
     scheduler_name,
     start_of,
 )
+from tuner.results.history import FULL, STOPPED, History
 from tuner.spec import SearchSpec
 
 

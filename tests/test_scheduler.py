@@ -11,9 +11,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
-from tuner.history import FULL, RUNNING, STOPPED, History
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.successive_halving import PAUSE, rung_levels
+from tuner.results.history import FULL, RUNNING, STOPPED, History
 from tuner.spec import SearchSpec
 
 QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",

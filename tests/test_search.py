@@ -12,8 +12,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import SMALL, tuner
-from tuner.front import nondominated
-from tuner.history import History
+from tuner.results.history import History
+from tuner.results.pareto import nondominated
 
 OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 

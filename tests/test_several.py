@@ -14,10 +14,10 @@ import torch
 from mlflow import MlflowClient
 
 from tests.conftest import tuner
-from tuner.front import nondominated
-from tuner.history import History
 from tuner.home import Home
-from tuner.result import load_search
+from tuner.results.history import History
+from tuner.results.pareto import nondominated
+from tuner.results.searches import load_search
 from tuner.verify import make_jobs
 
 ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",

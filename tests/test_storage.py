@@ -290,7 +290,7 @@ def same_as_alone(tmp_path, result, data):
 
     from trainables.config import TrialConfig
     from trainables.loop import Trainer
-    from tuner.history import History
+    from tuner.results.history import History
 
     torch.set_num_threads(1)
     history = History(tmp_path / "b/searches/far")

@@ -6,9 +6,9 @@ import pytest
 from tests.postgres import PASSWORD, WHY_NOT, postgres
 from tests.test_lanes import drive, spec_of, summary
 from tuner.errors import UsageError
-from tuner.history import FULL, STOPPED, History
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.study import open_storage
+from tuner.results.history import FULL, STOPPED, History
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 

@@ -5,7 +5,7 @@ import time
 
 from tests.conftest import tuner
 from tuner.execution.stopping import training_time
-from tuner.history import FULL, RUNNING, STOPPED, History
+from tuner.results.history import FULL, RUNNING, STOPPED, History
 
 
 def test_a_tenth_of_a_minute_or_a_fifth_is_left_for_the_report():

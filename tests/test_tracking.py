@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from tests.browser import free_port
 from tests.histories import fill, metrics, start
 from tuner import mlflow_layout as layout
-from tuner.front import Front
-from tuner.history import History
 from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 from tuner.tracking import Tracker, sync
 

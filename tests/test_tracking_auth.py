@@ -14,7 +14,7 @@ from tests.test_tracking import search_in
 from tests.test_wrong_input import run
 from tuner import mlflow_ui
 from tuner.home import Home
-from tuner.result import load_search
+from tuner.results.searches import load_search
 from tuner.spec import SearchSpec
 from tuner.tracking import Tracker, sync
 

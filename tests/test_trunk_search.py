@@ -13,7 +13,7 @@ from trainables.config import TrialConfig
 from trainables.ray_adapter import TrialActor
 from tuner.errors import UsageError
 from tuner.execution.driver import trunk_line
-from tuner.history import History
+from tuner.results.history import History
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 

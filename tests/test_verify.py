@@ -22,10 +22,10 @@ from trainables.square import square
 from trainables.verification import Cascade
 from tuner import verify as module
 from tuner.errors import UsageError
-from tuner.history import History
 from tuner.home import Home
 from tuner.intervals import wilson, worst_class
-from tuner.result import load_search
+from tuner.results.history import History
+from tuner.results.searches import load_search
 from tuner.verified import row_of, sentences, summary
 from tuner.verify import make_jobs, parse_attack, store, stored, verify_search
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.histories import fill
 from tuner.errors import UsageError
-from tuner.history import History
 from tuner.home import Home
 from tuner.optimizer.warm_start import check_warm, warm_trials
+from tuner.results.history import History
 from tuner.spec import SearchSpec
 
 

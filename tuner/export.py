@@ -17,7 +17,7 @@ from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.mirror import check_named
-from tuner.result import load_search
+from tuner.results.searches import load_search
 
 FORMAT = 1
 

@@ -74,7 +74,7 @@ def _search(job: dict, home: Home) -> None:
     import tempfile
 
     from tuner import cli
-    from tuner.result import saved_result
+    from tuner.results.summary import saved_result
 
     # Ray may unpack this folder anew under our feet (two nodes on one machine): stand somewhere else.
     spec = Path(tempfile.mkdtemp(prefix="tuner-job-")) / "spec.yaml"

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tuner import mlflow_layout as layout
-from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.home import Home
 from tuner.mlflow_layout import Changes, metric_name, without_secrets
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
@@ -281,7 +281,7 @@ def _ms(seconds: float) -> int:
 def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Callable[[str], None] = print,
          timeout: float = 300) -> bool:
     """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
-    from tuner.result import state_of
+    from tuner.results.summary import state_of
 
     records = sorted(history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
     began = min((t.started for t in records), default=None)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tuner.files import write_atomically
-from tuner.front import nondominated
-from tuner.history import History
 from tuner.home import Home
 from tuner.intervals import class_mean, wilson, worst_class
 from tuner.report.format import fraction
+from tuner.results.history import History
+from tuner.results.pareto import nondominated
 from tuner.spec import SearchSpec
 
 SPLIT = "test"

@@ -20,11 +20,11 @@ from tuner.execution.ray_instance import connect
 from tuner.execution.resources import task_options
 from tuner.execution.trial_config import trial_config
 from tuner.files import write_atomically
-from tuner.front import Front
-from tuner.history import History
 from tuner.home import Home
 from tuner.mirror import check_named, push
-from tuner.result import load_search
+from tuner.results.history import History
+from tuner.results.pareto import Front
+from tuner.results.searches import load_search
 from tuner.spec import SearchSpec
 
 Say = Callable[[str], None]

@@ -18,14 +18,14 @@ from tuner.execution.resources import bundle, settled
 from tuner.execution.stopping import _stoppable, training_time
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import write_atomically
-from tuner.history import RUNNING, History, TrialRecord
 from tuner.home import Home
 from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.warm_start import check_warm, warm_trials
-from tuner.replicates import total_trials
 from tuner.report.progress import Progress
-from tuner.result import front_json, save_result, saved_result, state_of
+from tuner.results.history import RUNNING, History, TrialRecord
+from tuner.results.replicates import total_trials
+from tuner.results.summary import front_json, save_result, saved_result, state_of
 from tuner.space import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 
@@ -73,7 +73,7 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
 
 def fill_mlflow(name: str, home: Home, say: Callable[[str], None]) -> bool:
     """``tuner sync``: MLflow from the history alone. ``UsageError`` while the search is running: its driver logs it."""
-    from tuner.result import load_search
+    from tuner.results.searches import load_search
     from tuner.tracking import sync
 
     spec, history = load_search(home, name)

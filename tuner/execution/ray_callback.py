@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from ray import tune
 
 from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
-from tuner.front import Front
-from tuner.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.optimizer.ask_tell import Lanes
+from tuner.results.history import FAILED, FULL, STOPPED, History, TrialRecord
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 # A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tuner.history import RUNNING, TrialRecord
 from tuner.optimizer.ask_tell import Lanes
+from tuner.results.history import RUNNING, TrialRecord
 
 
 class ProposalSearcher(Searcher):

@@ -8,9 +8,9 @@ from pathlib import Path
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
-from tuner.history import TrialRecord
 from tuner.home import Home
 from tuner.mirror import dataset_of
+from tuner.results.history import TrialRecord
 from tuner.space import latest_branch, trunk_epochs
 from tuner.spec import SearchSpec
 

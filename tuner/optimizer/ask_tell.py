@@ -14,11 +14,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from tuner import replicates
-from tuner.history import FULL, RUNNING, History, TrialRecord
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.successive_halving import CONTINUE, Rungs, describe_scheduler, rungs_for, start_of
+from tuner.results import replicates
+from tuner.results.history import FULL, RUNNING, History, TrialRecord
 from tuner.space import trunk_epochs
 from tuner.spec import SearchSpec
 

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from tuner.front import hypervolume, nondominated
+from tuner.results.pareto import hypervolume, nondominated
 
 RECENT = 4
 EVEN = 0.3

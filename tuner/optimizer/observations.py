@@ -23,8 +23,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.goal import Goal
-from tuner.history import FAILED, RUNNING, STOPPED, TrialRecord
 from tuner.optimizer.successive_halving import ranked
+from tuner.results.history import FAILED, RUNNING, STOPPED, TrialRecord
 from tuner.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.history import RUNNING, History, TrialRecord
 from tuner.optimizer.observations import SEEN, Knowledge, propose
 from tuner.optimizer.samplers import (
     OWN_HISTORY,
@@ -35,6 +34,7 @@ from tuner.optimizer.samplers import (
 )
 from tuner.optimizer.study import Record
 from tuner.optimizer.successive_halving import Rungs, start_of
+from tuner.results.history import RUNNING, History, TrialRecord
 from tuner.spec import SearchSpec
 
 # values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)

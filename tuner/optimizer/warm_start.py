@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from tuner.errors import UsageError
-from tuner.history import FULL, History, TrialRecord
 from tuner.home import Home
+from tuner.results.history import FULL, History, TrialRecord
 from tuner.spec import SearchSpec
 
 # What must agree for a value of the earlier search to be a value of this one.
@@ -20,7 +20,7 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
 
     Once its trials are kept with this search, nothing is asked of it any more: it may be gone.
     """
-    from tuner.result import load_search
+    from tuner.results.searches import load_search
 
     if not spec.warm_start or _kept(home.search(spec.search_name)).exists():
         return

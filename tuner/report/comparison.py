@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.front import Front, hypervolume, nondominated
-from tuner.history import History
 from tuner.home import Home
 from tuner.report.format import SHORT, fraction, short
-from tuner.result import SPLIT, load_search
+from tuner.results.history import History
+from tuner.results.pareto import Front, hypervolume, nondominated
+from tuner.results.searches import load_search
+from tuner.results.summary import SPLIT
 from tuner.spec import SearchSpec
 
 Corner = tuple[float, float]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 
-from tuner.front import Front
 from tuner.report.comparison import EPS_SEARCHED, Group, Overlay, attained, cells, most, sentences
 from tuner.report.figures import frame_data, plane, points_of, search_axes, staircase, style
 from tuner.report.format import per_class
 from tuner.report.html.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.png import COLUMNS, DASHES, draw_front, draw_methods, finished, rows_of
 from tuner.report.text import SPLIT
+from tuner.results.pareto import Front
 
 # One look for each method. The cycles have different lengths: 60 methods before two look the same, without colour 12.
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, BLACK)

@@ -32,9 +32,9 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     if as_json:
         print_json(result)
         return
-    from tuner.front import Front
     from tuner.mirror import again
     from tuner.report.text import front_table, gain, notes
+    from tuner.results.pareto import Front
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -71,7 +71,8 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     from tuner.report.comparison import as_json as by_search
     from tuner.report.comparison import overlay
     from tuner.report.files import write_files
-    from tuner.result import front_json, load_search
+    from tuner.results.searches import load_search
+    from tuner.results.summary import front_json
 
     found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
     for name, spec, _ in found:
@@ -97,9 +98,9 @@ def _say_not_asked(spec, home: Home, name: str) -> None:
 
 
 def _show_one_front(home: Home, name: str, spec, history) -> None:
-    from tuner.front import Front
     from tuner.report.text import front_table, gain, notes
-    from tuner.result import front_json
+    from tuner.results.pareto import Front
+    from tuner.results.summary import front_json
 
     console, row = _console(), front_json(spec, name, home, history)
     best = Front.of(row["front"], spec.objectives)
@@ -112,8 +113,8 @@ def _show_one_front(home: Home, name: str, spec, history) -> None:
 
 def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
     """What a search under way can show before enough trials have finished."""
-    from tuner.front import Front
     from tuner.report.text import front_table
+    from tuner.results.pareto import Front
 
     if early := found.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
@@ -135,7 +136,8 @@ def _show_overlay(over) -> None:
 
 
 def show_searches(home: Home, as_json: bool) -> None:
-    from tuner.result import load_search, state_of
+    from tuner.results.searches import load_search
+    from tuner.results.summary import state_of
 
     rows = []
     for name in home.names():

@@ -7,11 +7,12 @@ import math
 
 from optuna.distributions import CategoricalDistribution
 
-from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.report.format import fraction, per_class, short
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
-from tuner.report.text import SPLIT, counts, front_of, gain, headline, paper_row
+from tuner.report.text import SPLIT, gain, headline
+from tuner.results.fronts import counts, front_of, paper_row
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 AXIS = {

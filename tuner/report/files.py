@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
-from tuner.history import History
 from tuner.report.format import per_class
-from tuner.report.text import front_of
-from tuner.result import SPLIT
+from tuner.results.fronts import front_of
+from tuner.results.history import History
+from tuner.results.summary import SPLIT
 from tuner.spec import SearchSpec
 
 

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from tuner.front import Front
-from tuner.history import FAILED, FULL, TrialRecord
 from tuner.report.format import fraction
+from tuner.results.history import FAILED, FULL, TrialRecord
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tuner.front import Front, hypervolume
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.report.format import LABELS, SHORT, short, with_std
-from tuner.result import SPLIT, extras
+from tuner.results.fronts import counts, front_of, paper_row
+from tuner.results.history import History
+from tuner.results.pareto import Front, hypervolume
+from tuner.results.summary import SPLIT, extras
 from tuner.spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -19,28 +20,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 20  # of the summary: MLflow cuts a description at 8000 characters
 EMPTY = "The front is empty: no trial has finished its full budget."
-
-
-def paper_row(history: History, spec: SearchSpec) -> dict | None:
-    """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
-    first = spec.lanes[0]
-    default = first.search_space().default()
-    for record in sorted(history.with_state(FULL), key=lambda t: t.trial):
-        if record.method == first.method and default.items() <= record.params.items():
-            return history.row(record.trial, spec.objectives)
-    return None
-
-
-def front_of(history: History, spec: SearchSpec) -> Front:
-    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
-
-
-def counts(history: History) -> str:
-    """``16 trials: 9 finished, 6 stopped early, 1 failed``"""
-    names = {FULL: "finished", STOPPED: "stopped early", FAILED: "failed", RUNNING: "not finished"}
-    parts = [f"{len(history.with_state(s))} {n}" for s, n in names.items() if history.with_state(s) or s == FULL]
-    number = len(history.trials)
-    return f"{number} trial{'' if number == 1 else 's'}: " + ", ".join(parts)
 
 
 def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tuner.front import Front
-from tuner.history import FAILED, RUNNING, History
+from tuner.results.history import FAILED, RUNNING, History
+from tuner.results.pareto import Front
 
 ENOUGH = 4  # finished trials that a front needs to speak for itself
 

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import UsageError
 from tuner.files import write_atomically
-from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.home import Home
-from tuner.provisional import provisional
-from tuner.replicates import fell_off, running, trials_ended, wanted
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.pareto import Front
+from tuner.results.provisional import provisional
+from tuner.results.replicates import fell_off, running, trials_ended, wanted
 from tuner.spec import SearchSpec
 
 SPLIT = "val"  # the only split a search ever sees
-
-
-def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
-    """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
-
-    The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
-    to (``mirror.check_named``).
-    """
-    from tuner.mirror import pull, with_storage
-
-    folder = home.search(name)
-    path = folder / "spec.yaml"
-    asked = with_storage(SearchSpec(), home).storage
-    moved = asked is not None and pull(asked, home, name)
-    if not path.exists():
-        import difflib
-
-        near = difflib.get_close_matches(name, home.names(), n=3, cutoff=0.3) or home.names()[-3:]
-        hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
-        raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
-    try:
-        spec = SearchSpec.from_yaml(path.read_text())
-    except UsageError as error:  # a spec of other versions, or somebody's edit
-        raise UsageError(f"search {name!r} cannot be read: {error}") from None
-    if moved:
-        spec = replace(spec, storage=asked)
-    return spec, History(folder)
-
-
-def load_front(name: str, home: Home | None = None) -> Front:
-    """The Pareto front of a search by name, over its trials of full budget."""
-    spec, history = load_search(home or Home(), name)
-    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 
 def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dict[str, Any]:

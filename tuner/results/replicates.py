@@ -11,8 +11,8 @@ the front is compared with.
 
 from __future__ import annotations
 
-from tuner.front import Front
-from tuner.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.pareto import Front
 from tuner.spec import SearchSpec
 
 

@@ -1,0 +1,1 @@
+"""What happened: the history of a search, and the fronts built from it."""

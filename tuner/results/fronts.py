@@ -1,0 +1,29 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.pareto import Front
+from tuner.spec import SearchSpec
+
+
+def paper_row(history: History, spec: SearchSpec) -> dict | None:
+    """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
+    first = spec.lanes[0]
+    default = first.search_space().default()
+    for record in sorted(history.with_state(FULL), key=lambda t: t.trial):
+        if record.method == first.method and default.items() <= record.params.items():
+            return history.row(record.trial, spec.objectives)
+    return None
+
+
+def front_of(history: History, spec: SearchSpec) -> Front:
+    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+
+
+def counts(history: History) -> str:
+    """``16 trials: 9 finished, 6 stopped early, 1 failed``"""
+    names = {FULL: "finished", STOPPED: "stopped early", FAILED: "failed", RUNNING: "not finished"}
+    parts = [f"{len(history.with_state(s))} {n}" for s, n in names.items() if history.with_state(s) or s == FULL]
+    number = len(history.trials)
+    return f"{number} trial{'' if number == 1 else 's'}: " + ", ".join(parts)

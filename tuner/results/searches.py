@@ -1,0 +1,44 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.errors import UsageError
+from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.pareto import Front
+from tuner.spec import SearchSpec
+
+
+def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
+    """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
+
+    The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
+    to (``mirror.check_named``).
+    """
+    from tuner.mirror import pull, with_storage
+
+    folder = home.search(name)
+    path = folder / "spec.yaml"
+    asked = with_storage(SearchSpec(), home).storage
+    moved = asked is not None and pull(asked, home, name)
+    if not path.exists():
+        import difflib
+
+        near = difflib.get_close_matches(name, home.names(), n=3, cutoff=0.3) or home.names()[-3:]
+        hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
+        raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
+    try:
+        spec = SearchSpec.from_yaml(path.read_text())
+    except UsageError as error:  # a spec of other versions, or somebody's edit
+        raise UsageError(f"search {name!r} cannot be read: {error}") from None
+    if moved:
+        spec = replace(spec, storage=asked)
+    return spec, History(folder)
+
+
+def load_front(name: str, home: Home | None = None) -> Front:
+    """The Pareto front of a search by name, over its trials of full budget."""
+    spec, history = load_search(home or Home(), name)
+    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
