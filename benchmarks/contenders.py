@@ -11,12 +11,13 @@ import optuna
 
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.successive_halving import CONTINUE, Rungs, rungs_for
+from tuner.optimizer.successive_halving import Rungs, rungs_for
 from tuner.results.history import FULL, STOPPED, History
 from tuner.results.pareto import Front, nondominated
 from tuner.results.provisional import provisional
-from tuner.space import Space
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import CONTINUE
+from tuner.spec.search_spec import SearchSpec
+from tuner.spec.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

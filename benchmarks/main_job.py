@@ -78,7 +78,7 @@ KNOBS = {"passes": 1, "attack_steps": 2, "eval_attack": 2}
 def our_turnover(home: str, trials: int) -> list[float]:
     from tuner.execution.driver import search
     from tuner.home import Home
-    from tuner.spec import SearchSpec
+    from tuner.spec.search_spec import SearchSpec
 
     spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS,
                       name=f"turnover-{time.time_ns()}")
@@ -89,7 +89,7 @@ def our_turnover(home: str, trials: int) -> list[float]:
 
 def define_srat(trial) -> None:
     """SRAT's space, define-by-run, as OptunaSearch takes it (and pickles it: so it is a module's function)."""
-    from tuner.space import build_space
+    from tuner.spec.space import build_space
 
     build_space("srat", fix={}, space={}).sample(trial)
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import quasi_random
-from tuner.optimizer.successive_halving import CONTINUE, rungs_for, start_of
+from tuner.optimizer.successive_halving import rungs_for
 from tuner.results.history import FULL, STOPPED, History
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import CONTINUE, start_of
+from tuner.spec.search_spec import SearchSpec
 
 CASES = {"auto, conditional (srat)": {"method": "srat"},
          "auto, flat (srat, loss=ce)": {"method": "srat", "fix": {"loss": "ce"}},

@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.synthetic import thinned
 from search_spaces.training import training_for
-from tuner.space import build_space
+from tuner.spec.space import build_space
 
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
 # before the learning rate drops says much about the last one (rank correlation 0.1 to 0.4 over 30 settings, measured).

@@ -22,7 +22,7 @@ from search_spaces import METHODS
 from search_spaces.param import Param, choice, loguniform, params_of, uniform
 from tuner.results.pareto import hypervolume, nondominated
 from tuner.results.provisional import ENOUGH
-from tuner.space import Space
+from tuner.spec.space import Space
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
 KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess",

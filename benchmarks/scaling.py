@@ -79,7 +79,7 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
     from tuner.execution.driver import search
     from tuner.execution.ray_callback import Watch
     from tuner.home import Home
-    from tuner.spec import SearchSpec
+    from tuner.spec.search_spec import SearchSpec
 
     clock, before = Clock(max(1, results // WINDOWS)), Watch.on_trial_result
 

@@ -26,7 +26,7 @@ def ours(home: str, trials: int) -> list[float]:
     from benchmarks.seats import NoOp
     from tuner.execution.driver import search
     from tuner.home import Home
-    from tuner.spec import SearchSpec
+    from tuner.spec.search_spec import SearchSpec
 
     with patch("trainables.ray_adapter.TrialActor", NoOp):
         search(SearchSpec(trials=trials, max_epochs=1, sampler="random", trunk="none", name="t"), Home(Path(home)))

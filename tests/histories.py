@@ -6,7 +6,7 @@ import math
 import random
 
 from tuner.results.history import History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 STATES = ("finished", "finished", "stopped")
 

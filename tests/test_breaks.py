@@ -26,7 +26,7 @@ from tuner.execution.ray_callback import DEATHS, Watch
 from tuner.execution.ray_patches import _known
 from tuner.optimizer.ask_tell import Lanes
 from tuner.results.history import History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tip: 10.78.4.3\n"

@@ -12,7 +12,7 @@ from tuner import mlflow_ui
 from tuner.home import Home
 from tuner.report import text as report
 from tuner.results.history import History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import sync
 
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.timeout(300)]

@@ -16,7 +16,7 @@ from tuner.execution.stopping import _stoppable
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.summary import save_result, saved_result
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 class Killed(BaseException):

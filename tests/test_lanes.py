@@ -12,13 +12,13 @@ from tuner.home import Home
 from tuner.optimizer import method_bandit
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.method_bandit import Growth
-from tuner.optimizer.successive_halving import CONTINUE
 from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
 from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import CONTINUE
+from tuner.spec.search_spec import SearchSpec
 
 BOTH = ("srat", "trades")
 

@@ -23,7 +23,7 @@ from tests.method_batches import (
     trained,
 )
 from trainables.method import start_epoch
-from tuner.space import build_space
+from tuner.spec.space import build_space
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from trainables.storage import Storage
 from tuner import mirror
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 @pytest.fixture

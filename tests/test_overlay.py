@@ -15,7 +15,7 @@ from tuner.report.comparison import attained, cells, compare, sentences
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.searches import load_search
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 # name -> (what differs in the spec, (average, worst class) of its trials of full budget)
 SEARCHES = {

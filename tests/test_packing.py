@@ -10,7 +10,7 @@ from trainables.config import TrialConfig
 from trainables.packing import choose, measure, room
 from tuner.errors import UsageError
 from tuner.execution.resources import bundle, fraction, lacking
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 GIB = 2**30
 

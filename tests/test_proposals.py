@@ -7,16 +7,17 @@ from optuna.trial import TrialState
 from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.errors import UsageError
-from tuner.goal import parse_constraint
 from tuner.home import Home
 from tuner.optimizer.observations import ELITE, SEEN, Knowledge
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import make_sampler, model_kind, quasi_random
 from tuner.optimizer.study import Record
-from tuner.optimizer.successive_halving import STOP, rungs_for, start_of
+from tuner.optimizer.successive_halving import rungs_for
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import STOP, start_of
+from tuner.spec.objectives import parse_constraint
+from tuner.spec.search_spec import SearchSpec
 
 
 def metrics(epoch, params, worst=None):

@@ -7,7 +7,7 @@ from tuner.home import Home
 from tuner.results.history import FAILED, FULL, STOPPED, History
 from tuner.results.provisional import provisional
 from tuner.results.summary import front_json
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
 CURVES = [[(0.30, 0.10), (0.40, 0.20), (0.50, 0.25)],  # what trials 0 to 4 reached, epoch by epoch

@@ -15,7 +15,7 @@ import pytest
 from search_spaces import METHODS
 from tests.conftest import tuner
 from tests.test_wrong_input import run
-from tuner.space import build_space
+from tuner.spec.space import build_space
 
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = [line.strip() for line in README.read_text().splitlines() if line.startswith("    tuner ")]

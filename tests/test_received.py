@@ -18,7 +18,7 @@ from tuner import mirror
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 @pytest.fixture(scope="module")

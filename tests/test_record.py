@@ -13,7 +13,7 @@ from tuner.mirror import pull, push
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.study import OWNER
 from tuner.results.history import FAILED, FULL, History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 class Searching:

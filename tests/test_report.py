@@ -12,7 +12,7 @@ from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.results.history import History
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
 

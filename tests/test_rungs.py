@@ -7,25 +7,19 @@ import pytest
 
 from trainables.method import start_epoch
 from tuner.errors import UsageError
-from tuner.optimizer.successive_halving import (
+from tuner.optimizer.successive_halving import WINDOW, Rungs, best, net_order, ranked, ranks, rungs_for
+from tuner.results.history import FULL, STOPPED, History
+from tuner.spec.epoch_plan import (
     CONTINUE,
     PAUSE,
     STOP,
-    WINDOW,
-    Rungs,
-    best,
     describe_scheduler,
     levels,
-    net_order,
-    ranked,
-    ranks,
     rung_levels,
-    rungs_for,
     scheduler_name,
     start_of,
 )
-from tuner.results.history import FULL, STOPPED, History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def test_ranks_peel_fronts_one_by_one():

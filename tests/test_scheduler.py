@@ -12,9 +12,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
 from tuner.optimizer.ask_tell import Lanes
-from tuner.optimizer.successive_halving import PAUSE, rung_levels
 from tuner.results.history import FULL, RUNNING, STOPPED, History
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import PAUSE, rung_levels
+from tuner.spec.search_spec import SearchSpec
 
 QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",
          "eval_attack=2", "--grace", 1]

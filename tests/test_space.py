@@ -10,7 +10,7 @@ from search_spaces.param import coerce, params_of
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
 from tuner.errors import UsageError
-from tuner.space import Space, build_space
+from tuner.spec.space import Space, build_space
 
 
 def fixable(method: str) -> list[Space]:

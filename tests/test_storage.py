@@ -25,7 +25,7 @@ from tuner import mirror
 from tuner.errors import UsageError
 from tuner.execution.nodes import look, place_problem
 from tuner.home import Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 @pytest.fixture(scope="module")

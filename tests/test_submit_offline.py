@@ -12,7 +12,7 @@ from tuner.errors import ClusterError, UsageError
 from tuner.job import problem
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard, cluster_address, job_row
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def test_nobody_answers():

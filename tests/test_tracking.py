@@ -13,7 +13,7 @@ from tuner import mlflow_layout as layout
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import Tracker, sync
 
 pytestmark = pytest.mark.filterwarnings("ignore")

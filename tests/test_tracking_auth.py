@@ -15,7 +15,7 @@ from tests.test_wrong_input import run
 from tuner import mlflow_ui
 from tuner.home import Home
 from tuner.results.searches import load_search
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import Tracker, sync
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]

@@ -14,7 +14,7 @@ from trainables.trunk import trunk_key
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.optimizer.samplers import quasi_random
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def told(spec, params, tmp_path, seed=0):

@@ -14,8 +14,8 @@ from trainables.ray_adapter import TrialActor
 from tuner.errors import UsageError
 from tuner.execution.driver import trunk_line
 from tuner.results.history import History
-from tuner.space import burn_in_reach, latest_branch, trunk_epochs
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
+from tuner.spec.search_spec import SearchSpec
 
 SRAT = {"loss": "ce", "sep_weight": 0.5, "temperature": 0.1}
 SEARCH = ["search", "--method", "srat", "--trials", 3, "--sampler", "random", *SMALL, "--max-epochs", 6, "--json",

@@ -9,7 +9,7 @@ from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.results.history import History
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def spec_of(**changes):

@@ -23,7 +23,7 @@ from trainables.storage import inside
 from tuner.errors import Failed, TakenOver, UsageError
 from tuner.files import write_atomically
 from tuner.home import NAME, Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
 HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"

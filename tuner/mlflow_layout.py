@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 VIEW_TAG = "mlflow.sharedViewState."
 # The saved view is no public API of MLflow: it is written only for the versions whose pages were looked at.

@@ -13,7 +13,7 @@ from tuner import mlflow_layout as layout
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.mlflow_layout import Changes, metric_name, without_secrets
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 @contextmanager

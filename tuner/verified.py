@@ -17,7 +17,7 @@ from tuner.intervals import class_mean, wilson, worst_class
 from tuner.report.format import fraction
 from tuner.results.history import History
 from tuner.results.pareto import nondominated
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 SPLIT = "test"
 SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")

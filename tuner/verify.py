@@ -25,7 +25,7 @@ from tuner.mirror import check_named, push
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.searches import load_search
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 Say = Callable[[str], None]
 

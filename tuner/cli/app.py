@@ -13,11 +13,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from tuner.checks import pairs
 from tuner.cli import cluster, results
 from tuner.cli.options import DatasetAgain, HomeOption, Json, Pairs, StorageOption, _option
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
+from tuner.spec.validation import pairs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +42,7 @@ def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
-    from tuner.spec import load_mapping
+    from tuner.spec.search_spec import load_mapping
 
     try:
         return load_mapping(path.read_text(), what)
@@ -65,7 +65,7 @@ def spec_of(given: dict[str, Any]):
     """The spec that `search`'s options mean; an option is the spec's field of the same name."""
     from dataclasses import fields
 
-    from tuner.spec import SearchSpec
+    from tuner.spec.search_spec import SearchSpec
 
     flags = {f.name: given.get(f.name) for f in fields(SearchSpec) if f.name not in ("fix", "set", "space")}
     if given["no_trunk"] and given["trunk"]:

@@ -26,8 +26,8 @@ from tuner.report.progress import Progress
 from tuner.results.history import RUNNING, History, TrialRecord
 from tuner.results.replicates import total_trials
 from tuner.results.summary import front_json, save_result, saved_result, state_of
-from tuner.space import burn_in_reach, latest_branch, trunk_epochs
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
+from tuner.spec.search_spec import SearchSpec
 
 
 def check(spec: SearchSpec, home: Home) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from tuner.home import Home
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 ANSWER_S = 90  # a node that has not answered by then is reported as silent
 

@@ -11,7 +11,7 @@ from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_bro
 from tuner.optimizer.ask_tell import Lanes
 from tuner.results.history import FAILED, FULL, STOPPED, History, TrialRecord
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 # A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that
 # failed a trial so often, after minutes each time, is not waited for any longer: it would fail the others too.

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_patches import _no_idlers
 from tuner.execution.resources import lacking
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # a terminal is for the search

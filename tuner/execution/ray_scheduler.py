@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuner.optimizer.ask_tell import Lanes
-from tuner.optimizer.successive_halving import CONTINUE, PAUSE, STOP
+from tuner.spec.epoch_plan import CONTINUE, PAUSE, STOP
 
 _ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
 

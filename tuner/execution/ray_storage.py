@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.mirror import open_search
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def ray_place(spec: SearchSpec, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 LABEL = "accelerator_type:"  # a node has 1 of this resource for the kind of accelerator in it; a trial asks for a bit
 AUTO = "auto"

@@ -11,8 +11,8 @@ from trainables.config import TrialConfig
 from tuner.home import Home
 from tuner.mirror import dataset_of
 from tuner.results.history import TrialRecord
-from tuner.space import latest_branch, trunk_epochs
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import latest_branch, trunk_epochs
+from tuner.spec.search_spec import SearchSpec
 
 
 def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.successive_halving import CONTINUE, Rungs, describe_scheduler, rungs_for, start_of
+from tuner.optimizer.successive_halving import Rungs, rungs_for
 from tuner.results import replicates
 from tuner.results.history import FULL, RUNNING, History, TrialRecord
-from tuner.space import trunk_epochs
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import CONTINUE, describe_scheduler, start_of, trunk_epochs
+from tuner.spec.search_spec import SearchSpec
 
 FIRST = 4  # trials that every method gets before the bandit chooses, or half of its equal share
 PACE = 20  # epochs that an estimate of their duration is made from

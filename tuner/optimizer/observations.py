@@ -22,10 +22,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner.goal import Goal
 from tuner.optimizer.successive_halving import ranked
 from tuner.results.history import FAILED, RUNNING, STOPPED, TrialRecord
-from tuner.space import Space
+from tuner.spec.objectives import Goal
+from tuner.spec.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # where many values are equal, a worst class of 0 say, its fit may fail; it then goes on with a usual smoothness

@@ -33,9 +33,10 @@ from tuner.optimizer.samplers import (
     start_trials,
 )
 from tuner.optimizer.study import Record
-from tuner.optimizer.successive_halving import Rungs, start_of
+from tuner.optimizer.successive_halving import Rungs
 from tuner.results.history import RUNNING, History, TrialRecord
-from tuner.spec import SearchSpec
+from tuner.spec.epoch_plan import start_of
+from tuner.spec.search_spec import SearchSpec
 
 # values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)
 ENOUGH = 8

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
-from tuner.space import Space
+from tuner.spec.space import Space
 
 GP_OBJECTIVES = 3  # beyond, expected hypervolume improvement is too slow
 OWN_HISTORY = ("nsga2", "nsga3")  # keep their state in the recorded study, which has full budgets alone

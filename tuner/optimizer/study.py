@@ -23,9 +23,9 @@ from optuna.trial import TrialState, create_trial
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
-from tuner.goal import WORST
 from tuner.optimizer.samplers import make_sampler
 from tuner.results.history import FAILED, FULL, RUNNING, History
+from tuner.spec.objectives import WORST
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import FULL, History, TrialRecord
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 # What must agree for a value of the earlier search to be a value of this one.
 _SAME = ("method", "dataset", "imbalance", "model", "max_epochs", "set")

@@ -25,7 +25,7 @@ from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import lacking
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
 UPLOAD_LIMIT = 100 * 2**20  # of Ray's dashboard, zipped (its documentation says more: ray#55877)

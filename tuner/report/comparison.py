@@ -19,7 +19,7 @@ from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 Corner = tuple[float, float]
 EPS_SEARCHED = "searched"

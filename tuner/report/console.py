@@ -15,7 +15,7 @@ from search_spaces import METHODS, method_space
 from search_spaces.param import describe, params_of
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
-from tuner.space import build_space
+from tuner.spec.space import build_space
 
 
 def print_json(value: Any) -> None:

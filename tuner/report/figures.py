@@ -13,7 +13,7 @@ from tuner.report.text import SPLIT, gain, headline
 from tuner.results.fronts import counts, front_of, paper_row
 from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 AXIS = {
     "robust_acc": f"mean over classes of robust accuracy on {SPLIT} (fraction)",

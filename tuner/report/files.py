@@ -10,7 +10,7 @@ from tuner.report.format import per_class
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.summary import SPLIT
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def front_parquet(history: History, spec: SearchSpec) -> bytes:

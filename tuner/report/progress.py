@@ -12,7 +12,7 @@ from rich.table import Table
 from tuner.report.format import fraction
 from tuner.results.history import FAILED, FULL, TrialRecord
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from tuner.results.fronts import counts, front_of, paper_row
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume
 from tuner.results.summary import SPLIT, extras
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:
     from rich.table import Table

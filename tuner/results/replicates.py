@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 
 def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:

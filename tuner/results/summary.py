@@ -12,7 +12,7 @@ from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
 from tuner.results.pareto import Front
 from tuner.results.provisional import provisional
 from tuner.results.replicates import fell_off, running, trials_ended, wanted
-from tuner.spec import SearchSpec
+from tuner.spec.search_spec import SearchSpec
 
 SPLIT = "val"  # the only split a search ever sees
 

@@ -88,34 +88,6 @@ def _wider(a, b):
     return FloatDistribution(min(a.low, b.low), max(a.high, b.high), log=a.log and b.log)
 
 
-def burn_in_reach(space: Space) -> list[str]:
-    """The searched parameters that act before the method's start already: trials that differ in them share no trunk."""
-    return [name for name in space.searched if space.params[name].burn_in]
-
-
-def trunk_epochs(spec) -> int:
-    """How many epochs at least every trial of this ``SearchSpec`` takes from the trunk; 0 where there is none.
-
-    With a searched start: the smallest possible one, trials may leave later. Rungs count from here.
-    """
-    if spec.trunk.startswith("at:"):
-        return int(spec.trunk[3:])
-    space = spec.search_space()
-    start = space.params.get("start")
-    if spec.trunk == "none" or start is None or burn_in_reach(space):
-        return 0
-    share = space.fixed.get("start", start.range.low if "start" in space.searched else start.default)
-    return min(round(share * spec.max_epochs), spec.max_epochs - 1)
-
-
-def latest_branch(spec) -> int:
-    """The latest epoch at which a trial of this search can leave the trunk; 0: there is no trunk."""
-    space = spec.search_space()
-    if spec.trunk == "auto" and "start" in space.searched and not burn_in_reach(space):
-        return min(round(space.params["start"].range.high * spec.max_epochs), spec.max_epochs - 1)
-    return trunk_epochs(spec)
-
-
 def _scaled(dist, share: float):
     """The value at ``share`` (0 to 1) of a range, of its logarithm where the range is logarithmic."""
     if isinstance(dist, CategoricalDistribution):

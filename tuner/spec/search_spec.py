@@ -15,13 +15,13 @@ import yaml
 from search_spaces import method_space
 from search_spaces.param import Param, params_of
 from search_spaces.training import Training, training_for
-from tuner import checks
-from tuner.checks import check_number, gpus_asked, one_of
 from tuner.errors import UsageError
-from tuner.goal import METRICS, Goal, parse_constraints, parse_smoothing
 from tuner.home import check_name
-from tuner.optimizer.successive_halving import check_scheduler, ignored
-from tuner.space import Space, build_space, joined
+from tuner.spec import validation
+from tuner.spec.epoch_plan import check_scheduler, ignored
+from tuner.spec.objectives import METRICS, Goal, parse_constraints, parse_smoothing
+from tuner.spec.space import Space, build_space, joined
+from tuner.spec.validation import check_number, gpus_asked, one_of
 
 SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
@@ -74,11 +74,11 @@ class SearchSpec:
 
     def __post_init__(self):
         for name in ("objectives", "constraint"):
-            object.__setattr__(self, name, checks.words(name, getattr(self, name)))
+            object.__setattr__(self, name, validation.words(name, getattr(self, name)))
         for name in ("fix", "set", "space"):
-            checks.pairs(name, getattr(self, name))
+            validation.pairs(name, getattr(self, name))
         for name in ("dataset", "warm_start", "study_storage", "storage", "name", "experiment", "accelerator"):
-            checks.text(name, getattr(self, name))
+            validation.text(name, getattr(self, name))
         object.__setattr__(self, "method", _methods(self.method))
         self._check_choices()
         self._check_numbers()

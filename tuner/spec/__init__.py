@@ -1,0 +1,1 @@
+"""What is asked for: the search's spec, its space, objectives and epochs."""
