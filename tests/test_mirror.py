@@ -6,10 +6,10 @@ import time
 import pytest
 
 from trainables.storage import Storage
-from tuner import mirror
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync import mirror
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from tests.test_submit import free_ports
 from trainables import storage
 from trainables.data import DataError, prepare
 from trainables.storage import Storage, inside
-from tuner import mirror
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync import mirror
 
 
 @pytest.fixture(scope="module")

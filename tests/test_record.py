@@ -9,11 +9,11 @@ from optuna.trial import TrialState
 from tests.histories import metrics
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.mirror import pull, push
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.study import OWNER
 from tuner.results.history import FAILED, FULL, History
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.mirror import pull, push
 
 
 class Searching:

@@ -21,11 +21,11 @@ from tests.s3 import BUCKET, s3_server
 from tests.test_submit import free_ports
 from trainables import storage
 from trainables.storage import Storage, below, storage_problem
-from tuner import mirror
 from tuner.errors import UsageError
 from tuner.execution.nodes import look, place_problem
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync import mirror
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.mirror import check_named
 from tuner.results.searches import load_search
+from tuner.sync.storage_spec import check_named
 
 FORMAT = 1
 

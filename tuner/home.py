@@ -54,7 +54,7 @@ class Home:
         here = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
         if not self.storage:
             return here
-        from tuner.mirror import stored_names
+        from tuner.sync.mirror import stored_names
 
         return [*(name for name in stored_names(self.storage) if name not in here), *here]
 

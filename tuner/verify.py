@@ -21,11 +21,12 @@ from tuner.execution.resources import task_options
 from tuner.execution.trial_config import trial_config
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.mirror import check_named, push
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.mirror import push
+from tuner.sync.storage_spec import check_named
 
 Say = Callable[[str], None]
 

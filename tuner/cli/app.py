@@ -173,8 +173,8 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
         said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
         cluster.resume(address, search, home, said, follow, as_json)
         return
-    from tuner.mirror import check_named
     from tuner.results.searches import load_search
+    from tuner.sync.storage_spec import check_named
 
     where = Home(home, storage)
     spec = load_search(where, search)[0]

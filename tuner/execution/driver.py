@@ -19,7 +19,6 @@ from tuner.execution.stopping import _stoppable, training_time
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.mirror import check_storage, dataset_of, mirrored, share_dataset, with_storage
 from tuner.optimizer.ask_tell import Lanes
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.report.progress import Progress
@@ -28,6 +27,9 @@ from tuner.results.replicates import total_trials
 from tuner.results.summary import front_json, save_result, saved_result, state_of
 from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.mirror import mirrored
+from tuner.sync.shared_dataset import dataset_of, share_dataset
+from tuner.sync.storage_spec import check_storage, with_storage
 
 
 def check(spec: SearchSpec, home: Home) -> None:

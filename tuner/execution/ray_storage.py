@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tuner.mirror import open_search
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.mirror import open_search
 
 
 def ray_place(spec: SearchSpec, folder: Path) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.home import Home
-from tuner.mirror import dataset_of
 from tuner.results.history import TrialRecord
 from tuner.spec.epoch_plan import latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.shared_dataset import dataset_of
 
 
 def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:

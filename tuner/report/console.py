@@ -32,9 +32,9 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     if as_json:
         print_json(result)
         return
-    from tuner.mirror import again
     from tuner.report.text import front_table, gain, notes
     from tuner.results.pareto import Front
+    from tuner.sync.storage_spec import again
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -91,7 +91,7 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
 
 
 def _say_not_asked(spec, home: Home, name: str) -> None:
-    from tuner.mirror import not_asked
+    from tuner.sync.storage_spec import not_asked
 
     if sentence := not_asked(spec, home, name):
         print(sentence, file=sys.stderr)

@@ -17,7 +17,8 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
     The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
     to (``mirror.check_named``).
     """
-    from tuner.mirror import pull, with_storage
+    from tuner.sync.mirror import pull
+    from tuner.sync.storage_spec import with_storage
 
     folder = home.search(name)
     path = folder / "spec.yaml"

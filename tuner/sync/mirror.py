@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shlex
 import socket
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from trainables.storage import inside
@@ -26,31 +24,9 @@ from tuner.home import NAME, Home
 from tuner.spec.search_spec import SearchSpec
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
-HISTORY, LEASE, DATASET = "history.jsonl", "driver.json", "dataset"
+HISTORY, LEASE = "history.jsonl", "driver.json"
 _PATIENCE = 2.5  # intervals in which a lease has not changed: its driver is gone
 _NOT_OURS = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which trials put into the storage
-
-
-def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:
-    """The spec with its storage filled in (TUNER_STORAGE) and absolute."""
-    where = spec.storage or home.storage
-    if not where:
-        return spec
-    from trainables.storage import absolute_storage
-
-    try:
-        return replace(spec, storage=absolute_storage(where))
-    except ValueError as error:
-        raise UsageError(f"--storage: {error}") from None
-
-
-def check_storage(spec: SearchSpec) -> None:
-    """``UsageError`` where this machine cannot use the storage."""
-    from trainables.storage import storage_problem
-
-    problem = spec.storage and storage_problem(spec.storage)
-    if problem:
-        raise UsageError(problem)
 
 
 def open_search(storage: str, name: str):
@@ -65,47 +41,6 @@ def stored_names(storage: str) -> list[str]:
 
     with _said(storage):
         return [name for name in Storage(storage).folders("searches") if NAME.fullmatch(name)]
-
-
-def check_named(spec: SearchSpec, home: Home, name: str, command: str, **said: str | None) -> None:
-    """``UsageError`` where ``command`` would make this machine ask a place that its user has not named.
-
-    Whoever gave us a search's folder wrote the spec in it, so before this machine's credentials go to a place of that
-    spec it is named on the command line too (a storage: or in TUNER_STORAGE). ``said``: what was said of the other
-    fields that ``command`` uses.
-    """
-    said["storage"] = with_storage(SearchSpec(), home).storage
-    wanted = {field: value for field, value in places(spec).items() if field in said and value != said[field]}
-    if said["storage"] and (home.search(name) / DATASET).exists():
-        wanted.pop("dataset", None)  # the decoded data in that storage are used
-    if wanted:
-        flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in wanted.items())
-        raise UsageError(f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not "
-                         f"told of; if you trust whoever made the search: tuner {command} {name} {flags}")
-
-
-def places(spec: SearchSpec) -> dict[str, str]:
-    """The fields of a spec that lead to other machines, or to a storage."""
-    far = {"dataset": "://" in spec.dataset, "study_storage": not str(spec.study_storage or "sqlite:").startswith(
-        "sqlite:"), "storage": bool(spec.storage)}
-    return {field: getattr(spec, field) for field, is_far in far.items() if is_far}
-
-
-def again(spec: SearchSpec) -> str:
-    """The flags with which a later command names the places of a spec."""
-    return "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
-
-
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
-
-
-def not_asked(spec: SearchSpec, home: Home, name: str) -> str | None:
-    """What a command that only reads says where it leaves the storage of a spec alone."""
-    if not spec.storage or spec.storage == with_storage(SearchSpec(), home).storage:
-        return None
-    return (f"search {name!r} is shown as it lies here; what {spec.storage!r} has of it is brought where that is named "
-            "(--storage or TUNER_STORAGE)")
 
 
 def pull(storage: str, home: Home, name: str) -> bool:
@@ -283,28 +218,4 @@ class Mirror:
 
 # ---- data ---------------------------------------------------------------------------------------------------------
 
-def dataset_of(spec: SearchSpec, folder: Path) -> str:
-    """What trials open: the decoded data in the storage once it is there, so that no node needs the source."""
-    from trainables.data import absolute
-    from trainables.data.store import DECODED
-    from trainables.storage import below
 
-    key = folder / DATASET
-    if spec.storage and key.exists():
-        name = key.read_text().strip()
-        if not DECODED.fullmatch(name):
-            raise UsageError(f"{key} holds {name[:80]!r}, which is no name of decoded data")
-        return f"stored:{below(spec.storage, 'datasets', name)}"
-    return absolute(spec.dataset)
-
-
-def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
-    """The decoded data into the storage, unless it is there."""
-    from trainables.data import prepare, share
-
-    if not spec.storage or (folder / DATASET).exists():
-        return
-    decoded = prepare(dataset_of(spec, folder), home.root)
-    with _said(spec.storage):
-        share(decoded, spec.storage)
-    write_atomically(folder / DATASET, decoded.name)
