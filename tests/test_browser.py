@@ -7,13 +7,13 @@ import pytest
 
 from tests.browser import MISSING, Browser, free_port
 from tests.histories import fill
-from tuner import mlflow_layout as layout
-from tuner import mlflow_ui
 from tuner.home import Home
 from tuner.report import text as report
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
-from tuner.tracking import sync
+from tuner.tracking import runs as layout
+from tuner.tracking import ui
+from tuner.tracking.tracker import sync
 
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.timeout(300)]
 FRONT = "document.getElementById('front')"
@@ -132,9 +132,9 @@ def pages(made):
     """MLflow's server, and the links that `tuner ui` prints for the search."""
     home, spec, _ = made
     uri = f"sqlite:///{home.mlflow_db}"
-    with mlflow_ui.server(uri, home, free_port()) as (process, address):
-        assert mlflow_ui._answers(process, address, threading.Event())
-        yield mlflow_ui.search_links(address, uri, [spec.search_name])[spec.search_name]
+    with ui.server(uri, home, free_port()) as (process, address):
+        assert ui._answers(process, address, threading.Event())
+        yield ui.search_links(address, uri, [spec.search_name])[spec.search_name]
 
 
 def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pages):
@@ -182,7 +182,7 @@ def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
     import sys
 
     home, spec, _ = made
-    code = ("from tuner.mlflow_ui import serve; from tuner.home import Home; "
+    code = ("from tuner.tracking.ui import serve; from tuner.home import Home; "
             f"serve(Home({str(home.root)!r}), None, {spec.search_name!r})")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True)

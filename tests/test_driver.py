@@ -29,7 +29,7 @@ def driven(tmp_path, monkeypatch):
     spec = SearchSpec(method="trades", name="s", trials=6)
     monkeypatch.setattr(driver, "check", lambda *args: None)
     monkeypatch.setattr(driver, "share_dataset", lambda *args: None)
-    monkeypatch.setattr("tuner.tracking.Tracker", NoTracker)
+    monkeypatch.setattr("tuner.tracking.tracker.Tracker", NoTracker)
 
     def run(what, home="a", storage=None, **changes):
         monkeypatch.setattr(driver, "_tune", lambda spec, home, folder, history, *rest: what(history))

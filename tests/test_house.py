@@ -13,9 +13,9 @@ ALLOWED = {"search_spaces": set(), "trainables": {"search_spaces"}, "tuner": {"s
 ONLY_IN = {"ray": {"trainables/ray_adapter.py", "tuner/execution/driver.py", "tuner/execution/ray_searcher.py", "tuner/execution/ray_callback.py",
                    "tuner/execution/failures.py", "tuner/execution/ray_instance.py", "tuner/execution/ray_scheduler.py", "tuner/remote/submission.py",
                    "tuner/verify.py", "tuner/execution/nodes.py"},
-           "mlflow": {"tuner/tracking.py", "tuner/mlflow_ui.py", "tuner/mlflow_runs.py", "tuner/mlflow_view.py",
-                      "tuner/mlflow_layout.py",
-                      "tuner/mlflow_served.py"}}
+           "mlflow": {"tuner/tracking/tracker.py", "tuner/tracking/ui.py", "tuner/tracking/after_search.py", "tuner/mlflow_view.py",
+                      "tuner/tracking/runs.py",
+                      "tuner/tracking/served_model.py"}}
 FILES = [p for package in ALLOWED for p in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.browser import free_port
 from tests.test_export import exported  # noqa: F401 - a fixture
 from trainables.data import DataSpec, open_test
-from tuner import mlflow_ui
+from tuner.tracking import ui
 
 
 @pytest.mark.timeout(300)
@@ -35,7 +35,7 @@ def test_a_server_answers_as_the_model_does(exported, tmp_path):  # noqa: F811
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", store)
             here = mlflow.pyfunc.load_model("models:/digits@knee").predict(images.numpy())
-        answers = mlflow_ui._answers(process, f"http://127.0.0.1:{port}", threading.Event())
+        answers = ui._answers(process, f"http://127.0.0.1:{port}", threading.Event())
         assert answers, (tmp_path / "log").read_text()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations",
                                          headers={"Content-Type": "application/json"},
@@ -43,6 +43,6 @@ def test_a_server_answers_as_the_model_does(exported, tmp_path):  # noqa: F811
         with urllib.request.urlopen(request, timeout=60) as answer:
             logits = np.array(json.load(answer)["predictions"])
     finally:
-        mlflow_ui._end(process)
+        ui._end(process)
     assert logits.shape == (50, 10) and np.allclose(logits, here, atol=1e-5)
     assert (logits.argmax(1) == labels.numpy()).mean() > 0.5

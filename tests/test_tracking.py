@@ -9,12 +9,12 @@ from mlflow import MlflowClient
 
 from tests.browser import free_port
 from tests.histories import fill, metrics, start
-from tuner import mlflow_layout as layout
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
-from tuner.tracking import Tracker, sync
+from tuner.tracking import runs as layout
+from tuner.tracking.tracker import Tracker, sync
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,11 +12,11 @@ from tests.browser import free_port
 from tests.test_export import refusing_server
 from tests.test_tracking import search_in
 from tests.test_wrong_input import run
-from tuner import mlflow_ui
 from tuner.home import Home
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
-from tuner.tracking import Tracker, sync
+from tuner.tracking import ui
+from tuner.tracking.tracker import Tracker, sync
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 RIGHT, WRONG = "right-password-2718", "wrong-password-3141"
@@ -40,10 +40,10 @@ def server(tmp_path_factory):
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        assert mlflow_ui._answers(process, address, threading.Event()), (folder / "log").read_text()
+        assert ui._answers(process, address, threading.Event()), (folder / "log").read_text()
         yield address
     finally:
-        mlflow_ui._end(process)
+        ui._end(process)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
         about = _write(aside, job, spec, history, home, name, str(pick))
         done = {"trial": row["trial"], "folder": str(to)}
         if register is not None:
-            from tuner.mlflow_runs import register as to_registry
+            from tuner.tracking.after_search import register as to_registry
 
             version = to_registry(aside, about, spec, home, name, register, alias)
             done |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}

@@ -220,7 +220,7 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
 
 def _to_mlflow(result: dict[str, Any], spec: SearchSpec, home: Home, name: str, say: Say) -> None:
     """MLflow is told on every call, so a server that was away gets it the next time; no result depends on it."""
-    from tuner.mlflow_runs import log_test
+    from tuner.tracking.after_search import log_test
 
     try:
         log_test(result, spec, home, name)

@@ -236,7 +236,7 @@ def ui(home: HomeOption = None,
        port: Annotated[Optional[int], _option("Port on loopback [a free one].")] = None,
        search_name: Annotated[Optional[str], _option("Link to this search.", "--search")] = None):
     """Start MLflow on loopback for this home folder and print its address; Ctrl-C ends it."""
-    from tuner.mlflow_ui import serve
+    from tuner.tracking.ui import serve
 
     serve(Home(home), port, search_name)
 

@@ -76,7 +76,7 @@ def search(spec: SearchSpec, home: Home | None = None) -> dict[str, Any]:
 def fill_mlflow(name: str, home: Home, say: Callable[[str], None]) -> bool:
     """``tuner sync``: MLflow from the history alone. ``UsageError`` while the search is running: its driver logs it."""
     from tuner.results.searches import load_search
-    from tuner.tracking import sync
+    from tuner.tracking.tracker import sync
 
     spec, history = load_search(home, name)
     with _owned(home.search(name), name):
@@ -109,7 +109,7 @@ def _claim(folder: Path, spec: SearchSpec, name: str) -> None:
 
 
 def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History) -> dict[str, Any]:
-    from tuner.tracking import Tracker, sync
+    from tuner.tracking.tracker import Tracker, sync
 
     begin = time.time()
     before = sum(len(t.epochs) for t in history.everything())

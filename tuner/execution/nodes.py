@@ -52,7 +52,7 @@ def ask(function, *args) -> list[dict[str, Any]]:
 def look(place: str, mark: str, uri: str | None) -> dict[str, Any]:
     """Runs on a node: what is wrong with the place that all share (None: it is fine), does MLflow answer."""
     from trainables.storage import Storage, storage_problem
-    from tuner.reach import mlflow_problem
+    from tuner.tracking.health import mlflow_problem
 
     wrong = storage_problem(place)
     if not wrong and Storage(place).read(mark) is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.reach import mlflow_problem
+from tuner.tracking.health import mlflow_problem
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow")
 SKEW_S = 5.0  # clocks further apart make times in MLflow and durations wrong

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tuner import mlflow_layout as layout
 from tuner.home import Home
-from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
 from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
+from tuner.tracking import runs as layout
+from tuner.tracking.runs import Changes, metric_name, without_secrets
 
 GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
 SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares Python's one lock

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuner import mlflow_layout as layout
 from tuner.errors import Failed
 from tuner.home import Home
-from tuner.mlflow_layout import Changes, metric_name, without_secrets
 from tuner.spec.search_spec import SearchSpec
+from tuner.tracking import runs as layout
+from tuner.tracking.runs import Changes, metric_name, without_secrets
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _runs(client, spec: SearchSpec, home: Home, name: str) -> tuple[str, dict[in
 
 def log_test(result: dict[str, Any], spec: SearchSpec, home: Home, name: str) -> None:
     """Metrics ``test/...`` and the tag ``tuner.test_attack`` on the trials' runs, the report on the search's."""
-    from tuner.tracking import write
+    from tuner.tracking.tracker import write
 
     with _client(home) as client:
         parent, trials = _runs(client, spec, home, name)

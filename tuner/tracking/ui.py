@@ -12,9 +12,9 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
-from tuner import mlflow_layout as layout
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.tracking import runs as layout
 
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
 
