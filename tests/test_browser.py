@@ -88,7 +88,7 @@ def judged(trial, val, test, low, high):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_verified_page(tmp_path, width):
-    from tuner.verified import page
+    from tuner.verification.report import page
 
     rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
     of_seeds = {n: {"mean": m, "std": s, "values": []} for n, m, s in (

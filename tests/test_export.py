@@ -28,9 +28,9 @@ from trainables.frozen import Frozen
 from trainables.loop import Trainer
 from trainables.saved import load_model, load_trial
 from tuner.errors import Failed, UsageError
-from tuner.export import export_model
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.verification.export import export_model
 
 ROOT = Path(__file__).parent.parent
 FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}
@@ -74,10 +74,10 @@ def test_exported_model_has_the_metrics_it_was_picked_for(exported):
 def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
     """With the per-class table; a result that belongs to another checkpoint is left out."""
     from tests.test_verify import copied
-    from tuner.verify import verify_search
+    from tuner.verification.verify import verify_search
 
     home = Home(copied(finished[1], tmp_path))
-    from tuner import verify as module
+    from tuner.verification import verify as module
 
     def here(jobs, spec, attack, say):  # no Ray: this test is about what happens with the results
         for job in jobs:

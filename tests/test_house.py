@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {"search_spaces": set(), "trainables": {"search_spaces"}, "tuner": {"search_spaces", "trainables"}}
 ONLY_IN = {"ray": {"trainables/ray_adapter.py", "tuner/execution/driver.py", "tuner/execution/ray_searcher.py", "tuner/execution/ray_callback.py",
                    "tuner/execution/failures.py", "tuner/execution/ray_instance.py", "tuner/execution/ray_scheduler.py", "tuner/remote/submission.py",
-                   "tuner/verify.py", "tuner/execution/nodes.py"},
+                   "tuner/verification/verify.py", "tuner/execution/nodes.py"},
            "mlflow": {"tuner/tracking/tracker.py", "tuner/tracking/ui.py", "tuner/tracking/after_search.py", "tuner/mlflow_view.py",
                       "tuner/tracking/runs.py",
                       "tuner/tracking/served_model.py"}}

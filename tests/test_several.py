@@ -18,7 +18,7 @@ from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import nondominated
 from tuner.results.searches import load_search
-from tuner.verify import make_jobs
+from tuner.verification.verify import make_jobs
 
 ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",
         "--fix", "level=instance", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3",

@@ -20,14 +20,14 @@ from trainables.data import DataSpec, Split, open_test
 from trainables.saved import load_trial
 from trainables.square import square
 from trainables.verification import Cascade
-from tuner import verify as module
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.intervals import wilson, worst_class
 from tuner.results.history import History
 from tuner.results.searches import load_search
-from tuner.verified import row_of, sentences, summary
-from tuner.verify import make_jobs, parse_attack, store, stored, verify_search
+from tuner.verification import verify as module
+from tuner.verification.intervals import wilson, worst_class
+from tuner.verification.summary import row_of, sentences, summary
+from tuner.verification.verify import make_jobs, parse_attack, store, stored, verify_search
 
 # ---- the attacks ----------------------------------------------------------------------------------------------------
 

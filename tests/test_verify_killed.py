@@ -13,9 +13,9 @@ import pytest
 from tests.browser import free_port
 from tests.conftest import tuner
 from tests.test_verify import copied
-from tuner import verify as module
 from tuner.home import Home
-from tuner.verify import verify_search
+from tuner.verification import verify as module
+from tuner.verification.verify import verify_search
 
 ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 3]
 OWN = ("seconds", "flags", "search", "checkpoint")  # of a run, not of a result (a checkpoint knows its own folder)

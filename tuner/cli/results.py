@@ -51,8 +51,8 @@ def verify(
     Example: tuner verify first --attack autoattack
     """
     from tuner.report.console import print_json
-    from tuner.verified import show
-    from tuner.verify import verify_search
+    from tuner.verification.console import show
+    from tuner.verification.verify import verify_search
 
     result = verify_search(search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset,
                            say=_say)
@@ -75,8 +75,8 @@ def export(
 
     Example: tuner export first --pick knee --to my-model
     """
-    from tuner.export import export_model, export_table
     from tuner.report.console import print_json
+    from tuner.verification.export import export_model, export_table
 
     if (pick is None) != (to is None) or (to is None and parquet is None):
         raise UsageError("tuner export needs --pick with --to DIR, or --parquet FILE")

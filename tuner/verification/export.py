@@ -30,7 +30,7 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
 
     ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that refuses it.
     """
-    from tuner.verify import check_checkpoint, make_jobs, picked_rows
+    from tuner.verification.verify import check_checkpoint, make_jobs, picked_rows
 
     home, to = home or Home(), Path(to).absolute()
     spec, history = load_search(home, name)
@@ -90,7 +90,7 @@ def _val_metrics(record, job) -> dict[str, Any]:
 def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
     """What `tuner verify` has found about this very checkpoint."""
     from trainables.retest import fingerprint
-    from tuner.verified import row_of
+    from tuner.verification.summary import row_of
 
     found = []
     for path in sorted((folder / "verify").glob(f"*/{job.trial}.json")):

@@ -66,7 +66,8 @@ def verify_search(name: str, home: Home | None = None, *, pick: str | None = Non
     not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint
     that is missing or damaged.
     """
-    from tuner.verified import summary, write_report
+    from tuner.verification.report import write_report
+    from tuner.verification.summary import summary
 
     home, attack = home or Home(), parse_attack(attack)
     if seeds < 0:

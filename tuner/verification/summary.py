@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.intervals import class_mean, wilson, worst_class
 from tuner.report.format import fraction
 from tuner.results.history import History
 from tuner.results.pareto import nondominated
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification.intervals import class_mean, wilson, worst_class
 
 SPLIT = "test"
 SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
@@ -132,82 +128,3 @@ def _mean_std(values: dict) -> str:
     return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"
 
 
-def show(result: dict[str, Any], home: Home) -> None:
-    from rich.table import Table
-
-    from tuner.report.console import _console
-
-    console, (header, rows) = _console(), cells(result)
-    table = Table(title=f"{result['search']} on split {SPLIT}, attack {result['attack']}")
-    for name in header:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    folder = home.search(result["search"])
-    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}",
-                 f"table     {folder / 'verified.parquet'}"]:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def write_report(result: dict[str, Any], spec: SearchSpec, history: History, home: Home) -> None:
-    folder = home.search(result["search"])
-    write_atomically(folder / "verified.parquet", _parquet(folder))
-    write_atomically(folder / "verified.html", page(result, spec))
-
-
-def _parquet(folder: Path) -> bytes:
-    """Every model tested so far, under every attack, one row each."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = []
-    for path in sorted((folder / "verify").glob("*/*.json")):
-        found = json.loads(path.read_text())
-        if "failed" in found:
-            continue
-        r = row_of(found, path.with_suffix(".parquet"))
-        plain = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN
-                     for i, end in enumerate(("low", "high"))}
-        classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
-        rows.append({"search": folder.name, "split": SPLIT, "attack": found["attack"],
-                     "retrained": "-seed" in path.stem, **plain, "alarms": "; ".join(r["alarms"]),
-                     **intervals, **classes})
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def page(result: dict[str, Any], spec: SearchSpec) -> str:
-    """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
-    from tuner.report.figures import AXIS, plane
-    from tuner.report.html.page import BLUE, GREY, PURPLE, VERMILLION, table
-    from tuner.report.html.page import page as whole
-    from tuner.report.html.verification_template import BODY, SCRIPT
-
-    x, y = plane(spec.objectives)
-    points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],
-               "ci": [r["ci"].get(x), r["ci"].get(y)], "on": r["trial"] not in result["fell_off"],
-               "seeds": _plane_of_seeds(r.get("seeds"), x, y),
-               "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()}} for r in result["rows"]]
-    said = "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>"
-                   for s in sentences(result))
-    fields = {"SENTENCES": said, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
-    tested = result["rows"][0]
-    return whole(
-        f"{result['search']} verified on {SPLIT}",
-        f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
-        f"budget {spec.max_epochs} epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, "
-        f"L-inf, eps {tested['eps']:.3g} of a pixel range of 1",
-        re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
-        {"points": points, "colours": [BLUE, GREY, VERMILLION, PURPLE],
-         "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)]}, SCRIPT)
-
-
-def _plane_of_seeds(seeds: dict[str, Any] | None, x: str, y: str) -> dict[str, list] | None:
-    """Means and standard deviations of a trial that was trained anew, as the picture shows them."""
-    if not seeds or not seeds["seeds"]:
-        return None
-    return {key: [seeds[n][key] for n in (x, y)] for key in ("mean", "std")}

@@ -1,0 +1,1 @@
+"""The front on images that no search has seen, and models to take away."""

@@ -1,0 +1,26 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.home import Home
+from tuner.verification.summary import CORRECTION, SPLIT, cells, sentences
+
+
+def show(result: dict[str, Any], home: Home) -> None:
+    from rich.table import Table
+
+    from tuner.report.console import _console
+
+    console, (header, rows) = _console(), cells(result)
+    table = Table(title=f"{result['search']} on split {SPLIT}, attack {result['attack']}")
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    folder = home.search(result["search"])
+    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}",
+                 f"table     {folder / 'verified.parquet'}"]:
+        console.print(line, highlight=False, soft_wrap=True)
