@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.naive import naive_step
 from benchmarks.synthetic import thinned
+from trainables.attack_copy import Frozen
 from trainables.augment import augment
 from trainables.config import TrialConfig
 from trainables.data import DataSpec
 from trainables.data.tensors import Split, open_test
 from trainables.evaluate import evaluate
-from trainables.frozen import Frozen
 from trainables.loop import Trainer
 
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from benchmarks.attack_speed import clock
 from benchmarks.synthetic import random_images
+from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.data.tensors import Split
 from trainables.evaluate import evaluate, no_tf32
-from trainables.frozen import Frozen
 from trainables.loop import Trainer
 
 BATCH, STEPS, SHARE_RIGHT = 512, 10, 0.5

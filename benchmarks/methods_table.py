@@ -24,11 +24,11 @@ import torch
 from benchmarks.methods_report import report
 from benchmarks.synthetic import thinned
 from search_spaces import METHODS
+from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, prepare
 from trainables.data.tensors import Split, open_test
 from trainables.evaluate import evaluate
-from trainables.frozen import Frozen
 from trainables.loop import Diverged, Trainer
 
 SETTINGS = ("step:100", "exp:50", "none")

@@ -9,6 +9,7 @@ from tests.browser import MISSING, Browser, free_port
 from tests.histories import fill
 from tuner.home import Home
 from tuner.report import text as report
+from tuner.report.files import write_pictures
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
@@ -119,7 +120,7 @@ def test_the_verified_page(tmp_path, width):
 
 def test_an_empty_front_says_so(tmp_path):
     spec = SearchSpec(max_epochs=4)
-    files = report.write_pictures(tmp_path, History(tmp_path), spec)
+    files = write_pictures(tmp_path, History(tmp_path), spec)
     with Browser(390, 844) as browser:
         browser.open(files["front.html"].as_uri())
         assert "no trial has finished its full budget" in browser.wait("document.body.innerText")

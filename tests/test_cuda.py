@@ -7,9 +7,9 @@ import torch
 
 from search_spaces import METHODS
 from search_spaces.training import training_for
+from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.evaluate import evaluate
-from trainables.frozen import Frozen
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
 from trainables.method import Attack

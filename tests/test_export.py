@@ -20,13 +20,13 @@ import torch
 
 from search_spaces.training import training_for
 from tests.conftest import tuner
+from trainables.attack_copy import Frozen
 from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_splits, open_test
 from trainables.evaluate import evaluate
-from trainables.frozen import Frozen
 from trainables.loop import Trainer
-from trainables.saved import load_model, load_trial
+from trainables.model_io import load_model, load_trial
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.history import History

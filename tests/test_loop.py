@@ -14,12 +14,12 @@ from torch._dynamo.utils import counters
 
 from search_spaces.training import training_for
 from trainables.attack import pgd, start_point
+from trainables.attack_copy import Frozen
 from trainables.averages import warmed_up
 from trainables.batches import Batches
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.evaluate import Evaluation, evaluate
-from trainables.frozen import Frozen
 from trainables.loop import Diverged, Trainer
 from trainables.losses import cross_entropy
 from trainables.methods.at import At

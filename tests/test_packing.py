@@ -7,7 +7,7 @@ import pytest
 
 from search_spaces.training import training_for
 from trainables.config import TrialConfig
-from trainables.packing import choose, measure, room
+from trainables.gpu_packing import choose, measure, room
 from tuner.errors import UsageError
 from tuner.execution.resources import bundle, fraction, lacking
 from tuner.spec.search_spec import SearchSpec

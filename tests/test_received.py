@@ -19,6 +19,8 @@ from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
+from tuner.sync.named_places import check_named
+from tuner.sync.shared_dataset import DATASET, dataset_of
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +168,18 @@ def test_data_and_study_of_a_spec_are_named_again(finished, tmp_path, listener):
     done = tuner("resume", "first", "--home", tmp_path, "--dataset", data)
     assert done.returncode == 2 and f"--study-storage {study}" in done.stderr and "--dataset" not in done.stderr
     assert seen == []
-    mirror.check_named(spec, home, "first", "resume", dataset=data, study_storage=study)
+    check_named(spec, home, "first", "resume", dataset=data, study_storage=study)
     with pytest.raises(UsageError, match="--dataset"):
-        mirror.check_named(spec, home, "first", "resume", dataset=data + "x", study_storage=study)
+        check_named(spec, home, "first", "resume", dataset=data + "x", study_storage=study)
 
 
 @pytest.mark.parametrize("text", ["../../..", "..", "", "a/b", "/etc", "x\n../y"])
 def test_the_name_of_decoded_data_is_a_name(text, tmp_path):
     folder = tmp_path / "searches" / "first"
     folder.mkdir(parents=True)
-    (folder / mirror.DATASET).write_text(text)
+    (folder / DATASET).write_text(text)
     with pytest.raises(UsageError, match="no name of decoded data"):
-        mirror.dataset_of(SearchSpec(storage=str(tmp_path / "s")), folder)
+        dataset_of(SearchSpec(storage=str(tmp_path / "s")), folder)
 
 
 @pytest.mark.parametrize("where", ["{}/datasets/..", "{}/", "..", "file://{}/datasets/.."])
@@ -204,13 +206,13 @@ def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, mo
 
 def test_a_checkpoint_does_not_choose_the_data(finished, tmp_path, monkeypatch):
     """The data set's name in it can come from anybody, as the spec's can."""
-    from trainables import saved
+    from trainables import model_io
 
     asked = []
-    check = saved.check_data
-    monkeypatch.setattr(saved, "check_data", lambda spec, home: asked.append(spec.dataset) or check(spec, home))
+    check = model_io.check_data
+    monkeypatch.setattr(model_io, "check_data", lambda spec, home: asked.append(spec.dataset) or check(spec, home))
     trial = finished[1] / "searches/first/trials/0"
-    saved.load_trial(trial, finished[1], "digits")
+    model_io.load_trial(trial, finished[1], "digits")
     assert asked == ["digits"]
     with pytest.raises(DataError, match="names no folder"):
-        saved.load_trial(trial, finished[1], "parquet:/nowhere")
+        model_io.load_trial(trial, finished[1], "parquet:/nowhere")

@@ -10,6 +10,8 @@ from rich.console import Console
 from tests.histories import fill, metrics, start
 from tuner.report import figures, png
 from tuner.report import text as report
+from tuner.report.files import write_pictures
+from tuner.report.html.front_page import front_page
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
@@ -101,7 +103,7 @@ def test_paper_row_is_the_default_setting_at_full_budget(spec, history, tmp_path
 
 
 def test_parquet_has_one_row_per_front_member(spec, history, tmp_path):
-    files = report.write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(tmp_path / "out", history, spec)
     table = pq.read_table(files["front.parquet"])
     best = report.front_of(history, spec)
     assert table["trial"].to_pylist() == [r["trial"] for r in best.rows]
@@ -115,7 +117,7 @@ def data_of(page: str) -> dict:
 
 
 def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
-    page = figures.front_page(figures.picture_data(history, spec))
+    page = front_page(figures.picture_data(history, spec))
     data = data_of(page)
     assert sorted(p["trial"] for p in data["points"]) == list(range(6))  # the failed one never had a value
     assert {p["trial"] for p in data["points"] if p["style"] == "stopped"} == {2, 5}
@@ -134,7 +136,7 @@ def test_staircase_reaches_from_edge_to_edge():
 def test_names_cannot_break_the_page(tmp_path):
     spec = SearchSpec(max_epochs=4)
     history = fill(History(tmp_path), spec, classes=["</script><b>", "a&b", "@@PLOTLY@@"])
-    page = figures.front_page(figures.picture_data(history, spec))
+    page = front_page(figures.picture_data(history, spec))
     assert page.count("</script>") == 2
     assert "</script><b>" in data_of(page)["points"][0]["robust"]
 
@@ -147,7 +149,7 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
         value = float("nan") if case == "nan" else 0.4
         history.append("epoch", 0, metrics=metrics(4, value, 0.1))
         history.append("end", 0, state="finished" if case == "nan" else "stopped")
-    files = report.write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(tmp_path / "out", history, spec)
     assert "no trial has finished its full budget" in files["front.html"].read_text()
     assert pq.read_table(files["front.parquet"]).num_rows == 0
     assert files["front.png"].read_bytes().startswith(b"\x89PNG")
@@ -159,7 +161,7 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
 def test_any_number_of_objectives(tmp_path, objectives):
     spec = SearchSpec(max_epochs=4, objectives=objectives)
     history = fill(History(tmp_path / "search"), spec)
-    files = report.write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(tmp_path / "out", history, spec)
     page = files["front.html"].read_text()
     assert ("3 objectives" in page) == (len(objectives) == 3)
     assert data_of(page)["x"] == objectives[0] and data_of(page)["y"] != objectives[0]

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces import METHODS
 from search_spaces.training import training_for
+from trainables.attack_copy import Frozen, fast_dtype, native_bf16
 from trainables.config import TrialConfig
 from trainables.evaluate import evaluate
-from trainables.frozen import Frozen, fast_dtype, native_bf16
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer
 from trainables.models.build import build_model

@@ -25,7 +25,7 @@ from tuner.errors import UsageError
 from tuner.execution.nodes import look, place_problem
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync import mirror
+from tuner.sync.storage_spec import with_storage
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_below():
 @pytest.mark.parametrize("url", ["s3://me:word@bucket/x", "s3://bucket/x?secret_key=word", "gs://word@bucket"])
 def test_no_password_in_a_url(url):
     with pytest.raises(UsageError, match="carries a password.*AWS_ACCESS_KEY_ID") as error:
-        mirror.with_storage(SearchSpec(storage=url), Home("/nowhere"))
+        with_storage(SearchSpec(storage=url), Home("/nowhere"))
     assert "word@" not in str(error.value) and "=word" not in str(error.value)
     from tuner.remote.submission import check_storage_travels
 

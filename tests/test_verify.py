@@ -17,7 +17,7 @@ from torch import nn
 from tests.conftest import tuner
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
-from trainables.saved import load_trial
+from trainables.model_io import load_trial
 from trainables.square import square
 from trainables.verification import Cascade
 from tuner.errors import UsageError

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.attack import pgd, start_point
+from trainables.cuda_graph import Recorder
 from trainables.losses import logit_margin
-from trainables.replayed import Recorder
 
 Forward = Callable[[Tensor], Tensor]
 

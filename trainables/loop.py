@@ -11,19 +11,19 @@ from torch import Tensor
 
 from trainables.apgd import apgd_targeted
 from trainables.attack import pgd, start_point
+from trainables.attack_copy import Frozen, fast_dtype
 from trainables.augment import augment
 from trainables.averages import WeightAverage, perturbed_weights, warmed_up
 from trainables.batches import Batches
 from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
+from trainables.cuda_graph import Recorder
 from trainables.data import DataSpec, open_splits
 from trainables.evaluate import Evaluation, evaluate
-from trainables.frozen import Frozen, fast_dtype
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
-from trainables.replayed import Recorder
 from trainables.sgd import SGD
 
 

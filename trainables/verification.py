@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from trainables.apgd import apgd, dlr_targeted
 from trainables.attack import pgd, start_point
+from trainables.attack_copy import Frozen
 from trainables.evaluate import no_tf32
-from trainables.frozen import Frozen
 from trainables.losses import logit_margin
 from trainables.square import square
 

@@ -1,4 +1,4 @@
-"""How to search: spec, sampler, driver, fronts, tracking, command line.
+"""How to search: spec, samplers, driver, fronts, tracking, command line.
 
     from tuner import Home, SearchSpec, search, load_front
 
@@ -7,9 +7,10 @@ These names are imported when they are used, so that importing a part of this pa
 
 from importlib import import_module
 
-_WHERE = {"SearchSpec": "spec", "search": "driver", "load_front": "result", "load_search": "result", "Home": "home",
-          "Front": "front", "UsageError": "errors", "Failed": "errors", "export_model": "export", "export_table": "export",
-          "verify_search": "verify", "compare": "overlay"}
+_WHERE = {"SearchSpec": "spec.search_spec", "search": "execution.driver", "load_front": "results.searches",
+          "load_search": "results.searches", "Home": "home", "Front": "results.pareto", "UsageError": "errors",
+          "Failed": "errors", "export_model": "verification.export", "export_table": "verification.export",
+          "verify_search": "verification.verify", "compare": "report.comparison"}
 __all__ = sorted(_WHERE)
 
 

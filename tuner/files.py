@@ -6,6 +6,8 @@ import os
 import uuid
 from pathlib import Path
 
+CHECKOUT = Path(__file__).parent.parent  # the folder of the three packages: a checkout, or site-packages
+
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write aside, then rename: a reader or a crash never sees half a file."""

@@ -48,16 +48,6 @@ class Home:
     def search(self, name: str) -> Path:
         return self.searches / check_name(name)
 
-    def names(self) -> list[str]:
-        """The searches in this home, oldest first, and those that are in the storage alone."""
-        specs = self.searches.glob("*/spec.yaml")
-        here = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
-        if not self.storage:
-            return here
-        from tuner.sync.mirror import stored_names
-
-        return [*(name for name in stored_names(self.storage) if name not in here), *here]
-
     def require_writable(self) -> None:
         """Create the folder, or say in one sentence why it cannot be used."""
         try:

@@ -174,7 +174,7 @@ def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tu
         cluster.resume(address, search, home, said, follow, as_json)
         return
     from tuner.results.searches import load_search
-    from tuner.sync.storage_spec import check_named
+    from tuner.sync.named_places import check_named
 
     where = Home(home, storage)
     spec = load_search(where, search)[0]

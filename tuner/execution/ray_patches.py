@@ -1,4 +1,4 @@
-"""TODO"""
+"""Everything that reaches into Ray's internals: with which version, why, what it gains, when it can go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Where Ray Tune keeps its own files."""
 
 from __future__ import annotations
 

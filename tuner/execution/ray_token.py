@@ -1,4 +1,4 @@
-"""TODO"""
+"""The token that a Ray cluster asks for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,5 @@ def local_token() -> str | None:
 
 def use_token() -> None:
     """Before ray is imported: on a cluster it sends the token that is there only where told to."""
-    from tuner.execution.ray_token import local_token
-
     if os.environ.get("RAY_ADDRESS") and not os.environ.get("RAY_AUTH_MODE") and local_token():
         os.environ["RAY_AUTH_MODE"] = "token"

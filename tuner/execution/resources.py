@@ -47,7 +47,7 @@ def fraction(at_a_time: int) -> float:
 
 def settled(ray, spec: SearchSpec, first: Callable[[], Any], say: Callable[[str], None]) -> SearchSpec:
     """``--gpus-per-trial auto`` as a number: the trial that ``first`` makes is measured on a GPU of the cluster."""
-    from trainables.packing import choose, measure
+    from trainables.gpu_packing import choose, measure
 
     if spec.gpus_per_trial != AUTO:
         return spec

@@ -1,4 +1,4 @@
-"""TODO"""
+"""How a search ends early: a signal, the time budget, a storage that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What a trial is told."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from typing import Any
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import lacking
+from tuner.files import CHECKOUT
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.spec.search_spec import SearchSpec
 
@@ -183,9 +184,8 @@ def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "spec.yaml").write_text(spec)
     if package == "send":
-        root = Path(__file__).parent.parent
         for name in PACKAGES:
-            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+            shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if size > UPLOAD_LIMIT:
         raise ClusterError(

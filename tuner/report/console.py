@@ -34,7 +34,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         return
     from tuner.report.text import front_table, gain, notes
     from tuner.results.pareto import Front
-    from tuner.sync.storage_spec import again
+    from tuner.sync.named_places import again
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -91,7 +91,7 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
 
 
 def _say_not_asked(spec, home: Home, name: str) -> None:
-    from tuner.sync.storage_spec import not_asked
+    from tuner.sync.named_places import not_asked
 
     if sentence := not_asked(spec, home, name):
         print(sentence, file=sys.stderr)
@@ -136,11 +136,11 @@ def _show_overlay(over) -> None:
 
 
 def show_searches(home: Home, as_json: bool) -> None:
-    from tuner.results.searches import load_search
+    from tuner.results.searches import load_search, search_names
     from tuner.results.summary import state_of
 
     rows = []
-    for name in home.names():
+    for name in search_names(home):
         try:
             spec, history = load_search(home, name)
             _say_not_asked(spec, home, name)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Pages, pictures and tables of fronts as files; each appears whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Numbers, names and parameters as people read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Fronts of a search's history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Searches by name: in a home, and in the storage that was named with it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
 
 
+def search_names(home: Home) -> list[str]:
+    """The searches in a home, oldest first, and those that are in its storage alone."""
+    specs = home.searches.glob("*/spec.yaml")
+    here = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+    if not home.storage:
+        return here
+    from tuner.sync.mirror import stored_names
+
+    return [*(name for name in stored_names(home.storage) if name not in here), *here]
+
+
 def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
     """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
 
     The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
-    to (``mirror.check_named``).
+    to (``tuner.sync.named_places``).
     """
     from tuner.sync.mirror import pull
     from tuner.sync.storage_spec import with_storage
@@ -27,7 +38,7 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
     if not path.exists():
         import difflib
 
-        near = difflib.get_close_matches(name, home.names(), n=3, cutoff=0.3) or home.names()[-3:]
+        near = difflib.get_close_matches(name, search_names(home), n=3, cutoff=0.3) or search_names(home)[-3:]
         hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
     try:

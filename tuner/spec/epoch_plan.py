@@ -1,4 +1,4 @@
-"""TODO"""
+"""At which epochs things happen in a search: where the trunk ends, where trials are compared."""
 
 from __future__ import annotations
 

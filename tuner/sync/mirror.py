@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainables.storage import inside
-from tuner.errors import Failed, TakenOver, UsageError
+from tuner.errors import TakenOver, UsageError
 from tuner.files import write_atomically
 from tuner.home import NAME, Home
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.storage_spec import spoken_errors
 
 EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
 HISTORY, LEASE = "history.jsonl", "driver.json"
@@ -39,7 +40,7 @@ def stored_names(storage: str) -> list[str]:
     """The searches in a storage."""
     from trainables.storage import Storage
 
-    with _said(storage):
+    with spoken_errors(storage):
         return [name for name in Storage(storage).folders("searches") if NAME.fullmatch(name)]
 
 
@@ -50,7 +51,7 @@ def pull(storage: str, home: Home, name: str) -> bool:
     of their own, somebody went on elsewhere, and what trials left in the storage belongs to that.
     """
     folder = home.search(name)
-    with _said(storage):
+    with spoken_errors(storage):
         store = open_search(storage, name)
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
@@ -79,20 +80,8 @@ def _small_files(store) -> Iterator[str]:
 
 def push(storage: str, home: Home, name: str) -> None:
     """Send what a command wrote into a search's folder."""
-    with _said(storage):
+    with spoken_errors(storage):
         Mirror(storage, home, name).send()
-
-
-@contextlib.contextmanager
-def _said(storage: str) -> Iterator[None]:
-    from trainables.storage import explain
-
-    try:
-        yield
-    except OSError as error:
-        raise Failed(explain(storage, error)) from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -102,7 +91,7 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
         yield
         return
     mirror = Mirror(spec.storage, home, name)
-    with _said(spec.storage):
+    with spoken_errors(spec.storage):
         mirror.claim()
     pull(spec.storage, home, name)
     stop = threading.Event()
@@ -203,7 +192,7 @@ class Mirror:
     def close(self) -> None:
         """Send the rest and give the search up; if it is another's by now, only say so."""
         try:
-            with _said(self.storage):
+            with spoken_errors(self.storage):
                 self._hold(MOST_S)  # pictures come last, and a page of them has 5 MB
                 self.send()
         except TakenOver as error:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The decoded data of a search in its storage, so that no node needs their source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.mirror import _said
+from tuner.sync.storage_spec import spoken_errors
 
 DATASET = "dataset"  # holds the name of the decoded data
 
@@ -35,6 +35,6 @@ def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
     if not spec.storage or (folder / DATASET).exists():
         return
     decoded = prepare(dataset_of(spec, folder), home.root)
-    with _said(spec.storage):
+    with spoken_errors(spec.storage):
         share(decoded, spec.storage)
     write_atomically(folder / DATASET, decoded.name)

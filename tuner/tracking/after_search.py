@@ -91,7 +91,7 @@ def register(bundle: Path, about: dict[str, Any], spec: SearchSpec, home: Home, 
                                    Schema([TensorSpec(kind, (-1, classes))]))
         with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice about type hints and examples
-            mlflow.pyfunc.save_model(f"{aside}/model", python_model=str(Path(__file__).with_name("mlflow_served.py")),
+            mlflow.pyfunc.save_model(f"{aside}/model", python_model=str(Path(__file__).with_name("served_model.py")),
                                      artifacts={"bundle": str(bundle)}, signature=signature,
                                      pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"])
             client.log_artifacts(run, f"{aside}/model", f"model-{alias}")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.results.searches import search_names
 from tuner.tracking import runs as layout
 
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
@@ -124,7 +125,7 @@ def _check_port(port: int) -> None:
 
 def _print_links(address: str, uri: str, home: Home, name: str | None) -> None:
     print(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning", flush=True)
-    for search, pages in search_links(address, uri, [name] if name else home.names()[-1:]).items():
+    for search, pages in search_links(address, uri, [name] if name else search_names(home)[-1:]).items():
         for what, link in pages.items():
             print(f"{search} {what:8} {link}", flush=True)
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What `tuner verify` prints."""
 
 from __future__ import annotations
 

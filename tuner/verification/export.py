@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.files import write_atomically
+from tuner.files import CHECKOUT, write_atomically
 from tuner.home import Home
 from tuner.results.searches import load_search
-from tuner.sync.storage_spec import check_named
+from tuner.sync.named_places import check_named
 
 FORMAT = 1
 
@@ -61,7 +61,7 @@ def export_model(name: str, pick: str, to: Path | str, home: Home | None = None,
 def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -> dict[str, Any]:
     import torch
 
-    from trainables.saved import load_trial, write_weights
+    from trainables.model_io import load_trial, write_weights
     from tuner.report.model_card import card
 
     record = history.trials[job.trial]
@@ -89,7 +89,7 @@ def _val_metrics(record, job) -> dict[str, Any]:
 
 def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
     """What `tuner verify` has found about this very checkpoint."""
-    from trainables.retest import fingerprint
+    from trainables.verification_run import fingerprint
     from tuner.verification.summary import row_of
 
     found = []
@@ -114,9 +114,8 @@ def code_version() -> str:
         number = version("tuner")
     except PackageNotFoundError:
         number = "unknown"
-    root = Path(__file__).parent.parent
-    if (root / ".git").exists():
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if (CHECKOUT / ".git").exists():
+        done = subprocess.run(["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         number += f"+{done.stdout.strip()}" if done.returncode == 0 else ""
     return number
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What `tuner verify` leaves in a search's folder: a page, and one table of every model tested."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tuner.results.pareto import Front
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import push
-from tuner.sync.storage_spec import check_named
+from tuner.sync.named_places import check_named
 
 Say = Callable[[str], None]
 
@@ -142,7 +142,7 @@ def check_checkpoint(config: TrialConfig, record) -> None:
 
 def stored(job: Job) -> dict[str, Any] | None:
     """The job's result if it is there and belongs to the checkpoint that is there now."""
-    from trainables.retest import fingerprint
+    from trainables.verification_run import fingerprint
 
     path = job.path.with_suffix(".json")
     if not path.exists() or not job.path.with_suffix(".parquet").exists():
@@ -155,7 +155,7 @@ def stored(job: Job) -> dict[str, Any] | None:
 
 def _remote(job: Job, attack: str, threads: int):
     """What runs on a worker: a generator, so that progress arrives while it works."""
-    from trainables.retest import retest
+    from trainables.verification_run import retest
 
     yield from retest(job.config, attack, retrain=job.seed is not None, threads=threads)
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The interactive page of a front, or of several overlaid."""
 
 from __future__ import annotations
 

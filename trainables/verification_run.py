@@ -14,7 +14,7 @@ from trainables.checkpoint import checkpoint_bytes, load_checkpoint, save_checkp
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_test
 from trainables.loop import Diverged, Trainer
-from trainables.saved import load_trial
+from trainables.model_io import load_trial
 from trainables.trunk import run_to_branch
 from trainables.verification import Cascade
 

@@ -1,0 +1,75 @@
+"""A finished trial's model, read from its checkpoint, and written so that others can use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
+from trainables.config import TrialConfig
+from trainables.data import DataSpec
+from trainables.data import check as check_data
+from trainables.method import Task
+from trainables.methods import build_method
+from trainables.models.build import build_model
+from trainables.storage import below
+
+
+def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
+    CPU, and what describes it: ``architecture`` and ``config``.
+
+    ``dataset``: where its data are now. A checkpoint names the place too, but it can come from anybody.
+
+    ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
+    """
+    state = read_checkpoint(folder)
+    if state is None:
+        raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
+    config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
+    about = architecture(config, home)
+    model = build(about)
+    model.load_state_dict(state["average"] or state["model"])
+    return model, {"architecture": about, "config": state["config"], "epoch": state["epoch"],
+                   "weights": "average" if state["average"] else "last"}
+
+
+def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
+    """All that is needed to build the empty model."""
+    summary = check_data(DataSpec(config.dataset, config.imbalance, config.split_seed), home)
+    knobs = config.knobs()
+    task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, knobs.eps, knobs.attack_steps)
+    head = build_method(config.method, config.params, task).head
+    return {"model": config.model, "head": head, "classes": summary.classes, "shape": list(summary.shape),
+            "mean": summary.mean, "std": summary.std}
+
+
+def build(about: dict[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
+        model = build_model(about["model"], len(about["classes"]), tuple(about["shape"]), head=about["head"],
+                            mean=about["mean"], std=about["std"])
+    return model.eval().requires_grad_(False)
+
+
+def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
+    """``model.safetensors``, and ``model.pt2``: the whole computation, for torch alone; any batch size."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, folder / "model.pt2")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). No pickle."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    model = build(json.loads((folder / "model.json").read_text())["architecture"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model
