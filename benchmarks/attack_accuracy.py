@@ -58,9 +58,14 @@ def train(arm: str, config: TrialConfig, device: str) -> dict:
     fifth = Split(test.base, test.index[::5], test.labels[::5])
     result = evaluate(Frozen(trainer.model), fifth, 10, eps=trainer.knobs.eps, steps=20)
     metrics = result.metrics(trainer.splits.classes)
-    return {"arm": arm, "seed": config.seed, "epochs": config.max_epochs, **spent,
-            "bf16": arm == "ours" and trainer.autocast is not None,
-            **{k: metrics[k] for k in ("clean_acc", "robust_acc", "worst_class_robust_acc")}}
+    return {
+        "arm": arm,
+        "seed": config.seed,
+        "epochs": config.max_epochs,
+        **spent,
+        "bf16": arm == "ours" and trainer.autocast is not None,
+        **{k: metrics[k] for k in ("clean_acc", "robust_acc", "worst_class_robust_acc")},
+    }
 
 
 def table(rows: list[dict]) -> str:
@@ -72,8 +77,9 @@ def table(rows: list[dict]) -> str:
         clean, robust, worst = (f"{100 * statistics.mean(columns[k]):.1f}" for k in list(columns)[:3])
         spread = f" +- {100 * statistics.stdev(columns['robust_acc']):.1f}" if len(mine) > 1 else ""
         each = ", ".join(f"{100 * v:.1f}" for v in columns["robust_acc"])
-        lines.append(f"| {arm} | {clean} | {robust}{spread} | {each} | {worst} "
-                     f"| {statistics.mean(columns['train_cpu_s']):.0f} |")
+        lines.append(
+            f"| {arm} | {clean} | {robust}{spread} | {each} | {worst} | {statistics.mean(columns['train_cpu_s']):.0f} |"
+        )
     return "\n".join(lines)
 
 

@@ -36,8 +36,10 @@ from trainables.models.build import build_model
 
 STEPS, EPS = 10, 8 / 255
 # model, image size, channels, batch
-CASES = {"cpu": [("resnet18:0.5", 32, 3, 32), ("cnn", 32, 3, 32), ("cnn", 8, 1, 32)],
-         "cuda": [("resnet18", 32, 3, 128), ("resnet18", 32, 3, 512), ("resnet18:0.5", 32, 3, 32), ("cnn", 32, 3, 128)]}
+CASES = {
+    "cpu": [("resnet18:0.5", 32, 3, 32), ("cnn", 32, 3, 32), ("cnn", 8, 1, 32)],
+    "cuda": [("resnet18", 32, 3, 128), ("resnet18", 32, 3, 512), ("resnet18:0.5", 32, 3, 32), ("cnn", 32, 3, 128)],
+}
 
 
 def clock(device: str) -> float:
@@ -109,8 +111,11 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
             shape = (channels, size, size)
             dataset = random_images(Path(folder) / f"{size}x{channels}", 64 + batch // 8, size=size, channels=channels)
             ours = (dataset, folder, model, batch, device)
-            steps = {"naive": plain_step(shape, model, batch, device), "fp32": our_step(*ours, precision="fp32"),
-                     "ours": our_step(*ours)}
+            steps = {
+                "naive": plain_step(shape, model, batch, device),
+                "fp32": our_step(*ours, precision="fp32"),
+                "ours": our_step(*ours),
+            }
             if device == "cuda":
                 steps["naive, no TF32"] = no_tf32()(steps["naive"])
             if compiled:
@@ -119,10 +124,17 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
             useful = (2 * STEPS + 3) * batch * forward_flops(model, shape)
             for name, seconds in times.items():
                 median = statistics.median(seconds)
-                rows.append({"model": model, "shape": shape, "batch": batch, "variant": name,
-                             "images_per_s": batch / median,
-                             "speedup": statistics.median(n / s for n, s in zip(times["naive"], seconds)),
-                             "of_bf16_peak": useful / median / peak if peak else None})
+                rows.append(
+                    {
+                        "model": model,
+                        "shape": shape,
+                        "batch": batch,
+                        "variant": name,
+                        "images_per_s": batch / median,
+                        "speedup": statistics.median(n / s for n, s in zip(times["naive"], seconds)),
+                        "of_bf16_peak": useful / median / peak if peak else None,
+                    }
+                )
                 print(line(rows[-1]), flush=True)
     return rows
 
@@ -130,8 +142,10 @@ def run(device: str, rounds: int, compiled: bool) -> list[dict]:
 def line(row: dict) -> str:
     peak = "" if row["of_bf16_peak"] is None else f"  {row['of_bf16_peak']:.1%} of the bf16 peak"
     shape = "x".join(map(str, row["shape"]))
-    return (f"{row['model']:14s} {shape:8s} batch {row['batch']:4d}  {row['variant']:15s} "
-            f"{row['images_per_s']:9.1f} images/s  {row['speedup']:5.2f}x{peak}")
+    return (
+        f"{row['model']:14s} {shape:8s} batch {row['batch']:4d}  {row['variant']:15s} "
+        f"{row['images_per_s']:9.1f} images/s  {row['speedup']:5.2f}x{peak}"
+    )
 
 
 def main() -> None:

@@ -12,9 +12,10 @@ import optuna
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.successive_halving import Rungs, rungs_for
-from tuner.results.history import FULL, STOPPED, History
+from tuner.results.history import History
 from tuner.results.pareto import Front, nondominated
 from tuner.results.provisional import provisional
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import CONTINUE
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
@@ -81,8 +82,15 @@ class SyneTune(WithOptuna):
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
         self.trial_of = lambda n: Trial(trial_id=n, config={}, creation_time=None)
-        self.moasha = MOASHA(config_space={}, metrics=list(OBJECTIVES), do_minimize=False, time_attr="epoch",
-                             max_t=problem.epochs, grace_period=grace, reduction_factor=3)
+        self.moasha = MOASHA(
+            config_space={},
+            metrics=list(OBJECTIVES),
+            do_minimize=False,
+            time_attr="epoch",
+            max_t=problem.epochs,
+            grace_period=grace,
+            reduction_factor=3,
+        )
 
     def begin(self, job: Job, params: dict) -> None:
         self.moasha.on_trial_add(self.trial_of(job.number))
@@ -108,8 +116,15 @@ class Ours(Contender):
 
     def __init__(self, problem: Problem, seed: int, *, sampler: str = "auto", scheduler: str | None = None):
         self.problem = problem
-        self.spec = TableSpec(method="at", table_space=problem.space, trials=len(problem.params), seed=seed,
-                              max_epochs=problem.epochs, sampler=sampler, scheduler=scheduler)
+        self.spec = TableSpec(
+            method="at",
+            table_space=problem.space,
+            trials=len(problem.params),
+            seed=seed,
+            max_epochs=problem.epochs,
+            sampler=sampler,
+            scheduler=scheduler,
+        )
         self.history = History(None)
         self.rungs: Rungs | None = rungs_for(self.spec)
         self.proposer = Proposer(self.spec, self.history, self.rungs)
@@ -129,7 +144,7 @@ class Ours(Contender):
         return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
 
     def end(self, job: Job, complete: bool) -> None:
-        state = FULL if complete else STOPPED
+        state = TrialState.FINISHED if complete else TrialState.STOPPED
         self.history.append("end", job.number, state=state)
         self.proposer.tell(job.number, state, self.history.trials[job.number].last)
 
@@ -146,7 +161,9 @@ def contenders() -> dict:
         "random, full budget": (lambda p, s: WithOptuna(p, samplers.RandomSampler(seed=s)), False),
         "Optuna TPE, full budget": (lambda p, s: WithOptuna(p, samplers.TPESampler(seed=s)), False),
         "Optuna NSGA-II, full budget": (
-            lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)), False),
+            lambda p, s: WithOptuna(p, samplers.NSGAIISampler(seed=s, population_size=20)),
+            False,
+        ),
         "Ray Tune stock (OptunaSearch + ASHA)": (StockRay, False),
         "Syne Tune MOASHA": (SyneTune, False),
         # it stops whoever ties, and before their start all do; 12 was the best of 1, 3, 9 and 12

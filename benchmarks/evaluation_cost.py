@@ -50,7 +50,7 @@ def bare_loop(model: Frozen, x: Tensor, images: int, gradient: bool) -> None:
     """``images`` images through ``model`` in batches, with the gradient of the images or without."""
     size = min(BATCH, len(x))
     for start in range(0, images, size):
-        part = x[:min(size, images - start)]
+        part = x[: min(size, images - start)]
         if gradient:
             part = part.detach().requires_grad_(True)
             torch.autograd.grad(model(part).sum(), part)
@@ -71,12 +71,16 @@ def case(model: str, size: int, channels: int, images: int, device: str, folder:
         predicted = judge(x).argmax(1)
     generator = torch.Generator(device=device).manual_seed(0)
     right = torch.rand(len(x), device=device, generator=generator) < SHARE_RIGHT
-    split = Split((x * 255).round().to(torch.uint8), torch.arange(len(x), device=x.device),
-                  torch.where(right, predicted, (predicted + 1) % 10))
+    split = Split(
+        (x * 255).round().to(torch.uint8),
+        torch.arange(len(x), device=x.device),
+        torch.where(right, predicted, (predicted + 1) % 10),
+    )
 
     def run() -> None:
-        evaluate(judge, split, 10, eps=0.5 / 255, steps=STEPS, attacked=attacked, batch_size=BATCH,
-                 record=trainer.record)
+        evaluate(
+            judge, split, 10, eps=0.5 / 255, steps=STEPS, attacked=attacked, batch_size=BATCH, record=trainer.record
+        )
 
     seen, through = Counting(judge), Counting(attacked)
     evaluate(seen, split, 10, eps=0.5 / 255, steps=STEPS, attacked=through, batch_size=BATCH)
@@ -110,8 +114,11 @@ def main() -> None:
                     step()
                     found.append(clock(args.device) - begin)
             ratio = statistics.median(a / b for a, b in zip(times[run], times[least]))
-            print(f"{model:13s} {size}x{size}x{channels}  {counted}; {statistics.median(times[run]):.2f} s, "
-                  f"{ratio:.2f}x the minimum", flush=True)
+            print(
+                f"{model:13s} {size}x{size}x{channels}  {counted}; {statistics.median(times[run]):.2f} s, "
+                f"{ratio:.2f}x the minimum",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

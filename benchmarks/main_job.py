@@ -57,8 +57,14 @@ def main_job(home: str) -> dict:
     result = json.loads(out)
     epochs = _epochs(os.path.join(home, "searches", result["search"], "history.jsonl"))
     busy = sum(e["metrics"]["train_s"] + e["metrics"]["eval_s"] for e in epochs) / min(2, os.cpu_count())
-    return {"wall_s": wall, "outside_share": 1 - busy / wall, "peak_gb": peak[0] / 1e9, "epochs": len(epochs),
-            "hypervolume": result["hypervolume"], "trials": result["trials"]}
+    return {
+        "wall_s": wall,
+        "outside_share": 1 - busy / wall,
+        "peak_gb": peak[0] / 1e9,
+        "epochs": len(epochs),
+        "hypervolume": result["hypervolume"],
+        "trials": result["trials"],
+    }
 
 
 def _epochs(path: str) -> list[dict]:
@@ -80,8 +86,9 @@ def our_turnover(home: str, trials: int) -> list[float]:
     from tuner.home import Home
     from tuner.spec.search_spec import SearchSpec
 
-    spec = SearchSpec(trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS,
-                      name=f"turnover-{time.time_ns()}")
+    spec = SearchSpec(
+        trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS, name=f"turnover-{time.time_ns()}"
+    )
     search(spec, Home(home))
     epochs = _epochs(os.path.join(home, "searches", spec.search_name, "history.jsonl"))
     return _gaps([(e["trial"], e["time"], e["metrics"]["train_s"] + e["metrics"]["eval_s"]) for e in epochs])
@@ -101,6 +108,7 @@ def plain_turnover(home: str, trials: int) -> list[float]:
     from ray.tune.search.optuna import OptunaSearch
 
     from search_spaces.training import training_for
+
     knobs = asdict(training_for("digits", **KNOBS))
     reports: list[tuple[int, float, float]] = []
 
@@ -136,8 +144,12 @@ def plain_turnover(home: str, trials: int) -> list[float]:
         def on_trial_result(self, iteration, trials, trial, result, **info):
             reports.append((int(trial.trial_id.split("_")[-1], 36), time.time(), result["train_s"] + result["eval_s"]))
 
-    search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"],
-                          sampler=optuna.samplers.RandomSampler(seed=0))
+    search = OptunaSearch(
+        define_srat,
+        metric=["robust_acc", "worst_class_robust_acc"],
+        mode=["max", "max"],
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
     how = tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True)
     where = tune.RunConfig(storage_path=os.path.join(home, "plain"), callbacks=[Clock()], verbose=0)
     tune.Tuner(tune.with_resources(Plain, {"cpu": 1}), tune_config=how, run_config=where).fit()
@@ -160,15 +172,23 @@ def main() -> None:
 
         import ray
 
-        ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
-                 logging_level=logging.ERROR)
+        ray.init(
+            "local",
+            _node_ip_address="127.0.0.1",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         from trainables.data import prepare
 
         prepare("digits", Path(home))
         # plain first: our driver switches Ray's own loggers and snapshots off for the whole process
         plain, ours = plain_turnover(home, args.turnover_trials), our_turnover(home, args.turnover_trials)
-        report["turnover_s"] = {"plain": statistics.median(plain), "ours": statistics.median(ours),
-                                "n": [len(plain), len(ours)]}
+        report["turnover_s"] = {
+            "plain": statistics.median(plain),
+            "ours": statistics.median(ours),
+            "n": [len(plain), len(ours)],
+        }
         report["turnover_s"]["ratio"] = report["turnover_s"]["ours"] / report["turnover_s"]["plain"]
         print(report["turnover_s"])
     if args.json:

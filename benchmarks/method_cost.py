@@ -119,16 +119,25 @@ def compare(methods: list[str], dataset: str, home: str, device: str, rounds: in
             cost = {kind: timed(run, repeat * (10 if kind == "attack" else 3), device) for kind, run in bare.items()}
             ratios.append(mine / at)
             overheads.append(mine / (at + sum((n - plain.calls[kind]) * cost[kind] for kind, n in other.calls.items())))
-        rows.append({"dataset": dataset.partition(":")[0], "method": name, **other.calls,
-                     "per_epoch": statistics.median(ratios), "overhead": statistics.median(overheads)})
+        rows.append(
+            {
+                "dataset": dataset.partition(":")[0],
+                "method": name,
+                **other.calls,
+                "per_epoch": statistics.median(ratios),
+                "overhead": statistics.median(overheads),
+            }
+        )
         print(line(rows[-1]), flush=True)
     return rows
 
 
 def line(row: dict) -> str:
     late = "" if row["overhead"] <= LIMIT else "  <-- above 1.15"
-    return (f"| {row['dataset']} | {row['method']} | {row['attack']} + {row['look']} + {row['train']} "
-            f"| {row['per_epoch']:.2f} | {row['overhead']:.2f} |{late}")
+    return (
+        f"| {row['dataset']} | {row['method']} | {row['attack']} + {row['look']} + {row['train']} "
+        f"| {row['per_epoch']:.2f} | {row['overhead']:.2f} |{late}"
+    )
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def rarest(row: dict) -> float:
 
 def tail(row: dict) -> float:
     """The worst 30 % of classes."""
-    return statistics.mean(sorted(row["robust"])[:max(1, round(0.3 * len(row["robust"])))])
+    return statistics.mean(sorted(row["robust"])[: max(1, round(0.3 * len(row["robust"])))])
 
 
 def gap(row: dict) -> float:
@@ -93,16 +93,21 @@ def collapsed(row: dict) -> bool:
 def judged(claim: Claim, setting: str, rows: list[dict]) -> str | None:
     """One line of the claims' table; seeds that only one side has finished do not count, nor those that the two sides
     trained in different arithmetic. None: there is none."""
-    mine, theirs = ({(r["seed"], r["precision"]): claim.figure(r) for r in rows if r["method"] == name}
-                    for name in (claim.method, claim.control))
+    mine, theirs = (
+        {(r["seed"], r["precision"]): claim.figure(r) for r in rows if r["method"] == name}
+        for name in (claim.method, claim.control)
+    )
     both = sorted(mine.keys() & theirs.keys())
     if not both:
         return None
     each = [claim.sign * (mine[run] - theirs[run]) for run in both]
     shown = ", ".join(f"{100 * claim.sign * d:+.1f}" for d in each)
     mean = 100 * claim.sign * statistics.mean(each)
-    void = any(collapsed(r) for r in rows
-               if r["method"] in (claim.method, claim.control) and (r["seed"], r["precision"]) in both)
+    void = any(
+        collapsed(r)
+        for r in rows
+        if r["method"] in (claim.method, claim.control) and (r["seed"], r["precision"]) in both
+    )
     said = "void" if void else verdict(each)
     return f"| {claim.text} | {setting} | {mean:+.1f} | {shown} | **{said}** |"
 
@@ -123,8 +128,14 @@ def short(precision: str) -> str:
 
 
 def setting_table(setting: str, rows: list[dict], usual: str) -> list[str]:
-    figures = {"average": average, "worst class": worst, "rarest 5": rarest, "worst 30 %": tail, "gap": gap,
-               "clean": clean}
+    figures = {
+        "average": average,
+        "worst class": worst,
+        "rarest 5": rarest,
+        "worst 30 %": tail,
+        "gap": gap,
+        "clean": clean,
+    }
     if setting == "none":
         del figures["rarest 5"]
     by_method: dict[str, list[dict]] = defaultdict(list)
@@ -148,8 +159,13 @@ def report(rows: list[dict]) -> str:
     for (model, epochs, images, batch, tested, device, torch), group in groups.items():
         usual = Counter(r["precision"] for r in group).most_common(1)[0][0]
         fine = [r for r in group if "failed" not in r]
-        lines += [f"## {model}, {epochs} epochs", "", f"{images or 'All'} training images before the imbalance, "
-                  f"batch {batch}, {tested} test images; {device}, torch {torch}, arithmetic {short(usual)}.", ""]
+        lines += [
+            f"## {model}, {epochs} epochs",
+            "",
+            f"{images or 'All'} training images before the imbalance, "
+            f"batch {batch}, {tested} test images; {device}, torch {torch}, arithmetic {short(usual)}.",
+            "",
+        ]
         for setting in ALL:
             of_setting = [r for r in fine if r["setting"] == setting]
             if of_setting:
@@ -158,7 +174,8 @@ def report(rows: list[dict]) -> str:
         said = {(c.text, s): judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings}
         lines += filter(None, said.values())
         missing = "; ".join(f"{text} ({setting})" for (text, setting), line in said.items() if line is None)
-        failed = [f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}"
-                  for r in group if "failed" in r]
+        failed = [
+            f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group if "failed" in r
+        ]
         lines += ["", *([f"Not run here: {missing}.", ""] if missing else []), *failed, ""]
     return "\n".join(lines).rstrip() + "\n"

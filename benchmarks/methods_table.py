@@ -41,8 +41,12 @@ KEY = ("method", "setting", "seed", "model", "epochs", "images", "batch_size")
 def runs(args: argparse.Namespace) -> list[dict]:
     """What is to be trained, seed by seed, so that an early stop leaves whole tables of fewer seeds."""
     methods = args.methods.split(",") if args.methods else [*METHODS, CONTROL]
-    return [dict(zip(KEY, (method, setting, seed, args.model, args.epochs, args.images, args.batch_size)))
-            for seed in range(args.seeds) for setting in args.settings.split(",") for method in methods]
+    return [
+        dict(zip(KEY, (method, setting, seed, args.model, args.epochs, args.images, args.batch_size)))
+        for seed in range(args.seeds)
+        for setting in args.settings.split(",")
+        for method in methods
+    ]
 
 
 def read(path: Path) -> list[dict]:
@@ -60,14 +64,20 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
     """One run, and its per-class figures on every ``every``-th test image."""
     name, begin = run["method"].partition("+")[0], time.perf_counter()
     training = {"batch_size": run["batch_size"], "class_weights": "effective" if run["method"] == CONTROL else "none"}
-    config = TrialConfig(name, {}, training, dataset, run["setting"], run["model"], run["epochs"], run["seed"],
-                         home=home)
+    config = TrialConfig(
+        name, {}, training, dataset, run["setting"], run["model"], run["epochs"], run["seed"], home=home
+    )
     trainer = Trainer(config, device)
     test = open_test(DataSpec(dataset, run["setting"], run["seed"]), Path(home), device)
     test = Split(test.base, test.index[::every], test.labels[::every])
-    about = {**run, "test_images": len(test), "torch": torch.__version__,
-             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-             "precision": str(trainer.autocast or torch.float32), "train_counts": trainer.splits.class_counts}
+    about = {
+        **run,
+        "test_images": len(test),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "precision": str(trainer.autocast or torch.float32),
+        "train_counts": trainer.splits.class_counts,
+    }
     try:
         for _ in range(run["epochs"]):
             trainer.run_epoch()
@@ -75,9 +85,14 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
         return {**about, "failed": str(problem)}
     result = evaluate(Frozen(trainer.final_model), test, trainer.classes, eps=trainer.knobs.eps, steps=20)
     per_class = {"clean": result.clean, "pgd": result.ce_robust, "robust": result.robust}
-    return {**about, "split": "test", "attack": "CE-PGD-20, then margin-PGD-20", "notes": trainer.method.notes(),
-            "wall_s": round(time.perf_counter() - begin, 1),
-            **{k: [round(v, 5) for v in (t / result.count).tolist()] for k, t in per_class.items()}}
+    return {
+        **about,
+        "split": "test",
+        "attack": "CE-PGD-20, then margin-PGD-20",
+        "notes": trainer.method.notes(),
+        "wall_s": round(time.perf_counter() - begin, 1),
+        **{k: [round(v, 5) for v in (t / result.count).tolist()] for k, t in per_class.items()},
+    }
 
 
 def record(args: argparse.Namespace) -> None:

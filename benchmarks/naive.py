@@ -23,8 +23,9 @@ def naive_attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, step: float
     return x_adv.detach()
 
 
-def naive_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, eps: float, step: float,
-               steps: int) -> Tensor:
+def naive_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, eps: float, step: float, steps: int
+) -> Tensor:
     """One training step; the loss, without a synchronisation."""
     x_adv = naive_attack(model, x, y, eps, step, steps)
     model.train()

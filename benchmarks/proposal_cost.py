@@ -20,21 +20,26 @@ import numpy as np
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import quasi_random
 from tuner.optimizer.successive_halving import rungs_for
-from tuner.results.history import FULL, STOPPED, History
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import CONTINUE, start_of
 from tuner.spec.search_spec import SearchSpec
 
-CASES = {"auto, conditional (srat)": {"method": "srat"},
-         "auto, flat (srat, loss=ce)": {"method": "srat", "fix": {"loss": "ce"}},
-         "tpe": {"method": "srat", "sampler": "tpe"}, "random": {"method": "srat", "sampler": "random"}}
+CASES = {
+    "auto, conditional (srat)": {"method": "srat"},
+    "auto, flat (srat, loss=ce)": {"method": "srat", "fix": {"loss": "ce"}},
+    "tpe": {"method": "srat", "sampler": "tpe"},
+    "random": {"method": "srat", "sampler": "random"},
+}
 
 
-def train(history: History, rungs, spec: SearchSpec, trial: int, params: dict, rng,
-          decisions: list[float] | None) -> None:
+def train(
+    history: History, rungs, spec: SearchSpec, trial: int, params: dict, rng, decisions: list[float] | None
+) -> None:
     """One made-up trial: a curve that rises to a height which depends on its parameters."""
     history.append("start", trial, params=params, method=spec.method)
     height = 0.3 + 0.3 * np.exp(-abs(np.log(params["sep_weight"]))) + 0.05 * rng.random()
-    worst, start, state = height * (0.3 + 0.4 * params["strength"] / 2), start_of(spec, params), FULL
+    worst, start, state = height * (0.3 + 0.4 * params["strength"] / 2), start_of(spec, params), TrialState.FINISHED
     for epoch in range(1, spec.max_epochs + 1):
         metrics = {"epoch": epoch, "robust_acc": height * epoch / 27, "worst_class_robust_acc": worst * epoch / 27}
         history.append("epoch", trial, metrics=metrics)
@@ -44,7 +49,7 @@ def train(history: History, rungs, spec: SearchSpec, trial: int, params: dict, r
         if decisions is not None and epoch in rungs.rungs and epoch > start:
             decisions.append(time.perf_counter() - begin)
         if answer != CONTINUE:
-            state = STOPPED
+            state = TrialState.STOPPED
             break
     history.append("end", trial, state=state)
     rungs.forget(trial)
@@ -65,9 +70,13 @@ def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
         if proposer.ahead:
             time.sleep(trial_s)
         train(history, rungs, spec, proposal.trial, proposal.params, rng, decisions)
-    return {"wait_ms": 1000 * statistics.median(waits), "worst_wait_ms": 1000 * max(waits),
-            "wait_cpu_ms": 1000 * statistics.median(computed),
-            "decision_ms": 1000 * statistics.median(decisions), "worst_decision_ms": 1000 * max(decisions)}
+    return {
+        "wait_ms": 1000 * statistics.median(waits),
+        "worst_wait_ms": 1000 * max(waits),
+        "wait_cpu_ms": 1000 * statistics.median(computed),
+        "decision_ms": 1000 * statistics.median(decisions),
+        "worst_decision_ms": 1000 * max(decisions),
+    }
 
 
 def main() -> None:
@@ -83,9 +92,12 @@ def main() -> None:
         for count in args.counts:
             row = {"sampler": name, "trials": count, **measure(case, count, args.asks, args.trial_s)}
             rows.append(row)
-            print(f"{name:28} {count:7d} {row['wait_ms']:9.2f} {row['worst_wait_ms']:9.2f} {row['wait_cpu_ms']:9.2f} "
-                  f"{row['decision_ms']:12.3f} "
-                  f"{row['worst_decision_ms']:9.3f}", flush=True)
+            print(
+                f"{name:28} {count:7d} {row['wait_ms']:9.2f} {row['worst_wait_ms']:9.2f} {row['wait_cpu_ms']:9.2f} "
+                f"{row['decision_ms']:12.3f} "
+                f"{row['worst_decision_ms']:9.3f}",
+                flush=True,
+            )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

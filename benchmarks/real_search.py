@@ -24,26 +24,54 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.replay import OBJECTIVES
-from tuner.results.history import FULL, History
+from tuner.results.history import History
 from tuner.results.pareto import hypervolume, nondominated
+from tuner.results.trial_state import TrialState
 
 EPOCHS = 12
 
 
 def ours(home: str, trials: int, seed: int) -> dict:
-    command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--trials", str(trials), "--seed",
-               str(seed), "--max-epochs", str(EPOCHS), "--home", home, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tuner.cli",
+        "search",
+        "--method",
+        "srat",
+        "--trials",
+        str(trials),
+        "--seed",
+        str(seed),
+        "--max-epochs",
+        str(EPOCHS),
+        "--home",
+        home,
+        "--json",
+    ]
     begin = time.time()
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    full = History(Path(home) / "searches" / result["search"]).with_state(FULL)
-    return {"hypervolume": result["hypervolume"], "epochs": result["epochs_trained"],
-            "front": [[row[o] for o in OBJECTIVES] for row in result["front"]],
-            "ended": [[round(t.ended - begin, 1), *(t.last[o] for o in OBJECTIVES)] for t in full]}
+    full = History(Path(home) / "searches" / result["search"]).with_state(TrialState.FINISHED)
+    return {
+        "hypervolume": result["hypervolume"],
+        "epochs": result["epochs_trained"],
+        "front": [[row[o] for o in OBJECTIVES] for row in result["front"]],
+        "ended": [[round(t.ended - begin, 1), *(t.last[o] for o in OBJECTIVES)] for t in full],
+    }
 
 
 def stock(home: str, trials: int, seed: int) -> dict:
-    command = [sys.executable, "-m", "benchmarks.real_search", "--stock", home, "--trials", str(trials),
-               "--seed", str(seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.real_search",
+        "--stock",
+        home,
+        "--trials",
+        str(trials),
+        "--seed",
+        str(seed),
+    ]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.splitlines()[-1])
 
@@ -79,18 +107,26 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
             torch.save(self.trainer.state_dict(), os.path.join(folder, "trainer.pt"))
 
     ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
-    search = OptunaSearch(define_srat, metric=list(OBJECTIVES), mode=["max", "max"],
-                          sampler=optuna.samplers.TPESampler(seed=seed))
-    how = tune.TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=2,
-                          scheduler=ASHAScheduler(metric=OBJECTIVES[0], mode="max", max_t=EPOCHS))
+    search = OptunaSearch(
+        define_srat, metric=list(OBJECTIVES), mode=["max", "max"], sampler=optuna.samplers.TPESampler(seed=seed)
+    )
+    how = tune.TuneConfig(
+        search_alg=search,
+        num_samples=trials,
+        max_concurrent_trials=2,
+        scheduler=ASHAScheduler(metric=OBJECTIVES[0], mode="max", max_t=EPOCHS),
+    )
     where = tune.RunConfig(storage_path=os.path.join(home, "ray"), verbose=0)
     results = tune.Tuner(tune.with_resources(Stock, {"cpu": 1}), tune_config=how, run_config=where).fit()
     if results.num_errors:
         raise RuntimeError(f"{results.num_errors} trials broke off: {results.errors[0]}")
     last = [r.metrics for r in results]
     points = [[m[o] for o in OBJECTIVES] for m in last]
-    return {"hypervolume": hypervolume(points, [0, 0], [True, True]), "epochs": sum(m["epoch"] for m in last),
-            "front": [points[i] for i in nondominated(points, [True, True])]}
+    return {
+        "hypervolume": hypervolume(points, [0, 0], [True, True]),
+        "epochs": sum(m["epoch"] for m in last),
+        "front": [points[i] for i in nondominated(points, [True, True])],
+    }
 
 
 def timed(search, trials: int, seed: int) -> dict:

@@ -33,8 +33,10 @@ from tuner.spec.space import build_space
 
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
 # before the learning rate drops says much about the last one (rank correlation 0.1 to 0.4 over 30 settings, measured).
-KNOBS = {"digits": {"passes": 2, "batch_size": 64, "lr": 0.1, "ema": 0.95, "attack_steps": 5, "eval_attack": 8},
-         "images": {"ema": 0.99, "attack_steps": 5, "eval_attack": 8}}
+KNOBS = {
+    "digits": {"passes": 2, "batch_size": 64, "lr": 0.1, "ema": 0.95, "attack_steps": 5, "eval_attack": 8},
+    "images": {"ema": 0.99, "attack_steps": 5, "eval_attack": 8},
+}
 MOST = 300  # judged images of a class
 METRICS = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess")
 
@@ -84,8 +86,18 @@ def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None
         for seed in range(args.seeds):
             if (method, number, seed) in done or number % parts != mine - 1:
                 continue
-            config = TrialConfig(method, params, knobs, dataset, home=args.home, max_epochs=args.epochs, seed=seed,
-                                 data_seed=0, trunk="auto", trunk_from=1)
+            config = TrialConfig(
+                method,
+                params,
+                knobs,
+                dataset,
+                home=args.home,
+                max_epochs=args.epochs,
+                seed=seed,
+                data_seed=0,
+                trunk="auto",
+                trunk_from=1,
+            )
             with patch("trainables.loop.open_splits", judged_on_more):
                 trainer = Trainer(config, device)
                 found = run_to_branch(trainer)
@@ -94,9 +106,18 @@ def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None
                     found.append(trainer.run_epoch())
             except Diverged as error:
                 print(method, number, seed, error)
-            rows = [{"method": method, "trial": number, "seed": seed, "epoch": m["epoch"],
-                     **{f"p/{k}": v for k, v in params.items()}, **{k: round(m[k], 5) for k in METRICS},
-                     "cost_s": round(m["train_s"] + m["eval_s"], 4)} for m in found]
+            rows = [
+                {
+                    "method": method,
+                    "trial": number,
+                    "seed": seed,
+                    "epoch": m["epoch"],
+                    **{f"p/{k}": v for k, v in params.items()},
+                    **{k: round(m[k], 5) for k in METRICS},
+                    "cost_s": round(m["train_s"] + m["eval_s"], 4),
+                }
+                for m in found
+            ]
             with open(out, "a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 

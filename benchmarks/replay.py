@@ -21,12 +21,22 @@ import pyarrow.parquet as pq
 from search_spaces import METHODS
 from search_spaces.param import Param, choice, loguniform, params_of, uniform
 from tuner.results.pareto import hypervolume, nondominated
-from tuner.results.provisional import ENOUGH
+from tuner.results.provisional import MIN_TRIALS
 from tuner.spec.space import Space
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
-KNOWN = {"method", "trial", "seed", "epoch", "cost_s", "clean_acc", "tail_robust_acc", "train_loss", "weight_ess",
-         *OBJECTIVES}
+KNOWN = {
+    "method",
+    "trial",
+    "seed",
+    "epoch",
+    "cost_s",
+    "clean_acc",
+    "tail_robust_acc",
+    "train_loss",
+    "weight_ess",
+    *OBJECTIVES,
+}
 
 
 def complete_block(keys) -> tuple[list, list, list]:
@@ -86,11 +96,19 @@ class Problem:
         at = {key: i for i, key in enumerate(keys) if np.isfinite(values[i]).all()}
         configs, seeds, epochs = complete_block(at) if at else ([], [], [])
         if len(configs) < 2:
-            raise ValueError(f"no two trials of {name} have {', '.join(OBJECTIVES)} and cost_s in the same epochs "
-                             "under the same seeds")
-        self.left_out = "".join(f", {len(set(all_)) - len(kept)} {what} left out" for what, kept, all_ in (
-            ("trials", configs, rows["trial"]), ("seeds", seeds, rows["seed"]), ("epochs", epochs, rows["epoch"]))
-            if len(kept) < len(set(all_)))
+            raise ValueError(
+                f"no two trials of {name} have {', '.join(OBJECTIVES)} and cost_s in the same epochs "
+                "under the same seeds"
+            )
+        self.left_out = "".join(
+            f", {len(set(all_)) - len(kept)} {what} left out"
+            for what, kept, all_ in (
+                ("trials", configs, rows["trial"]),
+                ("seeds", seeds, rows["seed"]),
+                ("epochs", epochs, rows["epoch"]),
+            )
+            if len(kept) < len(set(all_))
+        )
         self.epochs = len(epochs)
         where = np.array([[[at[t, s, e] for e in epochs] for s in seeds] for t in configs])
         self.curves = values[where][..., :2]  # (configs, seeds, epochs, 2)
@@ -223,8 +241,17 @@ class Contender:
         raise NotImplementedError
 
 
-def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, workers: int, budget: int, seed: int,
-           trunk: bool = False, level: float = 0.0, most: int = 0) -> list[tuple[int, float]]:
+def replay(
+    problem: Problem,
+    make: Callable[[Problem, int], Contender],
+    *,
+    workers: int,
+    budget: int,
+    seed: int,
+    trunk: bool = False,
+    level: float = 0.0,
+    most: int = 0,
+) -> list[tuple[int, float]]:
     """Simulate a search that may train ``budget`` epochs: (epochs trained, true hypervolume shown), one per trial end
     and one wherever else a provisional front changes.
 
@@ -263,7 +290,7 @@ def replay(problem: Problem, make: Callable[[Problem, int], Contender], *, worke
         if go_on and job.epoch < problem.epochs:
             free = job.epoch < job.free
             heapq.heappush(queue, (now + (0.0 if free else problem.cost[job.config]), job.number, job))
-            if complete < ENOUGH:  # a front may be provisional
+            if complete < MIN_TRIALS:  # a front may be provisional
                 show(ended=False)
             continue
         contender.end(job, job.epoch >= problem.epochs)

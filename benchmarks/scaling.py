@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--concurrent 10 100 1000] [--results 10000] [--long 100000] [--json OUT] [--profile]
     python -m benchmarks.scaling --page docs/scaling.md     # from benchmarks/results/scaling.json
 
-The whole of ``tuner.execution.driver.search`` runs (searcher, proposals, early stopping, history with a sync to disk per line,
+All of ``tuner.execution.driver.search`` runs (searcher, proposals, early stopping, history synced to disk per line,
 MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
 CPU time is the driver's own (all its threads), which other processes on the machine hardly change.
 """
@@ -68,8 +68,13 @@ class Clock:
         rows = []
         for (n0, t0, cpu0), (n1, t1, cpu1) in zip(self.marks, self.marks[1:]):
             each = 1000 / (n1 - n0)
-            rows.append({"results": n1, "wall_ms": each * (t1 - t0),
-                         **{f"{k}_cpu_ms": each * (cpu1[k] - cpu0[k]) for k in cpu1}})
+            rows.append(
+                {
+                    "results": n1,
+                    "wall_ms": each * (t1 - t0),
+                    **{f"{k}_cpu_ms": each * (cpu1[k] - cpu0[k]) for k in cpu1},
+                }
+            )
         return rows
 
 
@@ -77,20 +82,26 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
     """One search with about so many results."""
     from benchmarks.seats import seats
     from tuner.execution.driver import search
-    from tuner.execution.ray_callback import Watch
+    from tuner.execution.ray_callback import SearchCallback
     from tuner.home import Home
     from tuner.spec.search_spec import SearchSpec
 
-    clock, before = Clock(max(1, results // WINDOWS)), Watch.on_trial_result
+    clock, before = Clock(max(1, results // WINDOWS)), SearchCallback.on_trial_result
 
     def on_trial_result(self, *args, **info):
         clock.result()
         before(self, *args, **info)
 
-    counted = patch.object(Watch, "on_trial_result", on_trial_result)
+    counted = patch.object(SearchCallback, "on_trial_result", on_trial_result)
     with tempfile.TemporaryDirectory() as home, seats(concurrent), counted:
-        spec = SearchSpec(trials=max(concurrent, round(results / PER_TRIAL)), max_epochs=EPOCHS, sampler=sampler,
-                          max_concurrent=concurrent, name=f"s{concurrent}-{results}", trunk="none")
+        spec = SearchSpec(
+            trials=max(concurrent, round(results / PER_TRIAL)),
+            max_epochs=EPOCHS,
+            sampler=sampler,
+            max_concurrent=concurrent,
+            name=f"s{concurrent}-{results}",
+            trunk="none",
+        )
         profiler = cProfile.Profile()
         if profile:
             profiler.enable()
@@ -107,8 +118,10 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
 
 def page(rows: list[dict]) -> str:
     """docs/scaling.md: per search the first, a middle and the last stretch of results."""
-    lines = ["| concurrent trials | trials | after results | wall ms | CPU ms | Ray Tune's loop | MLflow's thread |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| concurrent trials | trials | after results | wall ms | CPU ms | Ray Tune's loop | MLflow's thread |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         windows = row["windows"]
         for window in (windows[0], windows[len(windows) // 2], windows[-1]):
@@ -142,8 +155,11 @@ def main() -> None:
         print(f"{concurrent} concurrent, {report[-1]['results']} results, trials {report[-1]['trials']}")
         print("   results    wall ms   CPU ms   of Ray Tune's loop   of MLflow's thread   (per result)")
         for row in report[-1]["windows"]:
-            print(f"{row['results']:>10} {row['wall_ms']:>10.2f} {row['all_cpu_ms']:>8.2f} {row['tune_cpu_ms']:>20.2f} "
-                  f"{row['mlflow_cpu_ms']:>20.2f}", flush=True)
+            print(
+                f"{row['results']:>10} {row['wall_ms']:>10.2f} {row['all_cpu_ms']:>8.2f} {row['tune_cpu_ms']:>20.2f} "
+                f"{row['mlflow_cpu_ms']:>20.2f}",
+                flush=True,
+            )
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1))
 

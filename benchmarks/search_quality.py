@@ -61,36 +61,60 @@ def one(table: str, which: int, name: str, workers: int, budget: int, seed: int)
     make, trunk = contenders()[name]
     problem = problems(table)[which]
     trunk = trunk and shares_burn_in(problem)
-    return replay(problem, make, workers=workers, budget=budget, seed=seed, trunk=trunk, most=LONGER * budget,
-                  level=0.95 * problem.knowable[seed % len(problem.knowable)])
+    return replay(
+        problem,
+        make,
+        workers=workers,
+        budget=budget,
+        seed=seed,
+        trunk=trunk,
+        most=LONGER * budget,
+        level=0.95 * problem.knowable[seed % len(problem.knowable)],
+    )
 
 
 def measure(pool, table: str, problem, name: str, run, workers: int, budget: int, seeds: int) -> dict:
     rng, begin = np.random.default_rng(0), time.time()
     curves = list(pool.map(run, range(seeds)))
     knowable = [problem.knowable[seed % len(problem.knowable)] for seed in range(seeds)]
-    to = {"95": [reached(c, 0.95 * problem.best_hypervolume) for c in curves],
-          "95_knowable": [reached(c, 0.95 * most) for c, most in zip(curves, knowable)]}
+    to = {
+        "95": [reached(c, 0.95 * problem.best_hypervolume) for c in curves],
+        "95_knowable": [reached(c, 0.95 * most) for c, most in zip(curves, knowable)],
+    }
     at = {share: [value_at(c, share * budget) / problem.best_hypervolume for c in curves] for share in SHARES}
-    return {"table": Path(table).stem, "problem": problem.name, "contender": name, "workers": workers, "budget": budget,
-            "most": LONGER * budget, "seeds": seeds, "configurations": len(problem.params), "epochs": problem.epochs,
-            "front_size": problem.front_size, "parameters": len(problem.space.searched),
-            "trunk": shares_burn_in(problem), "best_hypervolume": problem.best_hypervolume,
-            "knowable": [most / problem.best_hypervolume for most in problem.knowable],
-            **{f"epochs_to_{k}_median": float(m) if np.isfinite(m := np.median(v)) else None for k, v in to.items()},
-            **{f"reached_{k}": int(np.isfinite(v).sum()) for k, v in to.items()},
-            "hypervolume": {share: [float(np.mean(v)), *interval(v, rng)] for share, v in at.items()},
-            "seconds": round(time.time() - begin, 1)}
+    return {
+        "table": Path(table).stem,
+        "problem": problem.name,
+        "contender": name,
+        "workers": workers,
+        "budget": budget,
+        "most": LONGER * budget,
+        "seeds": seeds,
+        "configurations": len(problem.params),
+        "epochs": problem.epochs,
+        "front_size": problem.front_size,
+        "parameters": len(problem.space.searched),
+        "trunk": shares_burn_in(problem),
+        "best_hypervolume": problem.best_hypervolume,
+        "knowable": [most / problem.best_hypervolume for most in problem.knowable],
+        **{f"epochs_to_{k}_median": float(m) if np.isfinite(m := np.median(v)) else None for k, v in to.items()},
+        **{f"reached_{k}": int(np.isfinite(v).sum()) for k, v in to.items()},
+        "hypervolume": {share: [float(np.mean(v)), *interval(v, rng)] for share, v in at.items()},
+        "seconds": round(time.time() - begin, 1),
+    }
 
 
 def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
     """Every problem of the table, number of workers and contender; each is printed and written when it is done."""
     rows = []
     for which, problem in enumerate(problems(args.table)):
-        print(f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
-              f"{problem.curves.shape[1]} seeds{problem.left_out}, {len(problem.space.searched)} parameters, best "
-              f"hypervolume {problem.best_hypervolume:.4f}, front of {problem.front_size}, knowable "
-              f"{', '.join(f'{most / problem.best_hypervolume:.2f}' for most in problem.knowable)}", flush=True)
+        print(
+            f"{problem.name}: {len(problem.params)} configurations x {problem.epochs} epochs x "
+            f"{problem.curves.shape[1]} seeds{problem.left_out}, {len(problem.space.searched)} parameters, best "
+            f"hypervolume {problem.best_hypervolume:.4f}, front of {problem.front_size}, knowable "
+            f"{', '.join(f'{most / problem.best_hypervolume:.2f}' for most in problem.knowable)}",
+            flush=True,
+        )
         for workers in args.workers or (4, 16):
             budget = args.full_trials * problem.epochs
             for name in contenders():
@@ -106,10 +130,15 @@ def compare(args: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
                 if args.json:
                     Path(args.json).write_text(json.dumps(rows, indent=1))
                 shares = "  ".join(f"{s:.0%} {v[0]:.3f}" for s, v in row["hypervolume"].items())
-                to = "  ".join(f"{row[f'epochs_to_{k}_median'] or 'never':>6} ({row[f'reached_{k}']}/{row['seeds']})"
-                               for k in ("95_knowable", "95"))
-                print(f"  {workers:2d} workers {name:40s} 95 % of knowable, best after {to} epochs  {shares}  "
-                      f"[{row['seconds']} s]", flush=True)
+                to = "  ".join(
+                    f"{row[f'epochs_to_{k}_median'] or 'never':>6} ({row[f'reached_{k}']}/{row['seeds']})"
+                    for k in ("95_knowable", "95")
+                )
+                print(
+                    f"  {workers:2d} workers {name:40s} 95 % of knowable, best after {to} epochs  {shares}  "
+                    f"[{row['seconds']} s]",
+                    flush=True,
+                )
 
 
 def positive(word: str) -> int:

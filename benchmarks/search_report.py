@@ -1,6 +1,6 @@
 """docs/search-quality.md from the results of `benchmarks.search_quality --json`.
 
-    python -m benchmarks.search_report benchmarks/results/search_quality.json > docs/search-quality.md
+python -m benchmarks.search_report benchmarks/results/search_quality.json > docs/search-quality.md
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def table(rows: list[dict]) -> list[str]:
     """One problem with one number of workers."""
     shares = list(rows[0]["hypervolume"])
     at = " | ".join(f"at {float(s):.0%}" for s in shares)
-    lines = [f"| contender | epochs to 95 % of the knowable | epochs to 95 % of the best | {at} |",
-             "|---|---|---|" + "---|" * len(shares)]
+    lines = [
+        f"| contender | epochs to 95 % of the knowable | epochs to 95 % of the best | {at} |",
+        "|---|---|---|" + "---|" * len(shares),
+    ]
     for row in rows:
         reach = [_epochs(row, k) for k in ("95_knowable", "95")]
         cells = [f"{mean:.3f} ({low:.3f}-{high:.3f})" for mean, low, high in row["hypervolume"].values()]
@@ -77,8 +79,12 @@ def verdicts(rows: list[dict]) -> list[str]:
 
 def _below(mine: dict, peers: list[dict]) -> str:
     """Where a peer's mean lies above our interval and ours below its interval."""
-    found = [f"{float(share):.0%}: {peer['contender']}" for share, (mean, _, high) in mine["hypervolume"].items()
-             for peer in peers if peer["hypervolume"][share][0] > high and mean < peer["hypervolume"][share][1]]
+    found = [
+        f"{float(share):.0%}: {peer['contender']}"
+        for share, (mean, _, high) in mine["hypervolume"].items()
+        for peer in peers
+        if peer["hypervolume"][share][0] > high and mean < peer["hypervolume"][share][1]
+    ]
     return "below at " + "; ".join(found) if found else "true"
 
 
@@ -87,10 +93,12 @@ def page(rows: list[dict]) -> str:
     for key in dict.fromkeys((r["table"], r["problem"], r["workers"]) for r in rows):
         mine = [r for r in rows if (r["table"], r["problem"], r["workers"]) == key]
         of = mine[0]
-        about = (f"{of['configurations']} configurations, {of['epochs']} epochs, {of['parameters']} parameters, "
-                 f"best hypervolume {of['best_hypervolume']:.4f} (front of {of['front_size']}), knowable under the "
-                 f"seeds: {', '.join(f'{k:.2f}' for k in of['knowable'])}; {of['seeds']} searches of {of['budget']} "
-                 "epochs, longer where 95 % of the knowable was not shown by then.")
+        about = (
+            f"{of['configurations']} configurations, {of['epochs']} epochs, {of['parameters']} parameters, "
+            f"best hypervolume {of['best_hypervolume']:.4f} (front of {of['front_size']}), knowable under the "
+            f"seeds: {', '.join(f'{k:.2f}' for k in of['knowable'])}; {of['seeds']} searches of {of['budget']} "
+            "epochs, longer where 95 % of the knowable was not shown by then."
+        )
         lines += [f"## {key[0]}: {key[1]}, {key[2]} workers", "", *wrap(about, 118), "", *table(mine), *verdicts(mine)]
     return "\n".join(lines).rstrip() + "\n"
 

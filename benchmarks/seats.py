@@ -34,11 +34,28 @@ class NoOp(tune.Trainable):
         self.epoch += 1
         draw = random.Random(self.told["trial"] * 1000 + self.epoch).random
         metrics = {f"{kind}/{c}": draw() for kind in ("robust_acc", "clean_acc") for c in range(CLASSES)}
-        metrics |= {name: draw() for name in (
-            "clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc",
-            "robust_acc_gap", "masking_gap", "train_loss", "weight_ess", "train_s", "eval_s")}
-        return {"trial": self.told["trial"], "metrics": {"epoch": self.epoch, **metrics}, "notes": [],
-                "done": self.epoch >= self.told["max_epochs"]}
+        metrics |= {
+            name: draw()
+            for name in (
+                "clean_acc",
+                "robust_acc",
+                "worst_class_robust_acc",
+                "tail_robust_acc",
+                "worst_class_clean_acc",
+                "robust_acc_gap",
+                "masking_gap",
+                "train_loss",
+                "weight_ess",
+                "train_s",
+                "eval_s",
+            )
+        }
+        return {
+            "trial": self.told["trial"],
+            "metrics": {"epoch": self.epoch, **metrics},
+            "notes": [],
+            "done": self.epoch >= self.told["max_epochs"],
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.epoch}
@@ -125,8 +142,10 @@ def seats(concurrent: int):
         def clear(self):
             pass
 
-    with (patch("ray.tune.execution.tune_controller.PlacementGroupResourceManager", Manager),
-          patch("trainables.ray_adapter.TrialActor", NoOp)):
+    with (
+        patch("ray.tune.execution.tune_controller.PlacementGroupResourceManager", Manager),
+        patch("trainables.ray_adapter.TrialActor", NoOp),
+    ):
         yield
     for host in hosts:
         ray.kill(host)

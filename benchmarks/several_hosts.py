@@ -26,8 +26,24 @@ from tests.hosts import Hosts, why_not
 from tests.hosts_checks import Log, Trained, mlflow_runs, told_when
 
 TRIALS, EPOCHS, WORKERS, CUT_S = 4, 8, 3, 60
-SEARCH = ["--method", "srat", "--trials", TRIALS, "--max-epochs", EPOCHS, "--set", "attack_steps=4", "--set",
-          "passes=4", "--set", "eval_attack=4", "--scheduler", "none", "--max-concurrent", WORKERS - 1]
+SEARCH = [
+    "--method",
+    "srat",
+    "--trials",
+    TRIALS,
+    "--max-epochs",
+    EPOCHS,
+    "--set",
+    "attack_steps=4",
+    "--set",
+    "passes=4",
+    "--set",
+    "eval_attack=4",
+    "--scheduler",
+    "none",
+    "--max-concurrent",
+    WORKERS - 1,
+]
 
 
 class Story:
@@ -58,10 +74,17 @@ class Story:
         """One row: what is left of the search after all that."""
         ended, runs = log.ended(), mlflow_runs(self.hosts.env["MLFLOW_TRACKING_URI"], log.name)
         short = [r for r in runs if r["kind"] == "trial" and r["status"] == "FINISHED" and r["steps"] < EPOCHS]
-        row = {"what": what, "trials": TRIALS, "finished": ended["finished"], "failed": ended["failed"],
-               "most_epochs_repeated": max(self.trained.repeated(log.name).values(), default=0),
-               "mlflow_runs": len(runs), "mlflow_running": sum(r["status"] == "RUNNING" for r in runs),
-               "mlflow_short": len(short), **figures}
+        row = {
+            "what": what,
+            "trials": TRIALS,
+            "finished": ended["finished"],
+            "failed": ended["failed"],
+            "most_epochs_repeated": max(self.trained.repeated(log.name).values(), default=0),
+            "mlflow_runs": len(runs),
+            "mlflow_running": sum(r["status"] == "RUNNING" for r in runs),
+            "mlflow_short": len(short),
+            **figures,
+        }
         self.rows.append(row)
         print(json.dumps(row), flush=True)
 
@@ -132,8 +155,11 @@ def play(rounds: int) -> list[dict]:
             for _ in range(rounds):
                 story.plain()
                 story.lose("worker killed mid-trial", lambda w: w.kill(), lambda w, since: w.start())
-                story.lose(f"worker cut off for {CUT_S} s mid-trial", lambda w: w.cut(),
-                           lambda w, since: (time.sleep(max(0.0, since + CUT_S - time.time())), w.mend()))
+                story.lose(
+                    f"worker cut off for {CUT_S} s mid-trial",
+                    lambda w: w.cut(),
+                    lambda w, since: (time.sleep(max(0.0, since + CUT_S - time.time())), w.mend()),
+                )
                 story.kill_head()
                 story.stop()
                 story.two_users()
@@ -142,16 +168,21 @@ def play(rounds: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """A line per deed: how often, what was lost, the worst figures."""
-    lines = ["| what was done | times | trials asked for / finished | epochs repeated, worst trial | MLflow runs "
-             "RUNNING | noticed after | running elsewhere after |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what was done | times | trials asked for / finished | epochs repeated, worst trial | MLflow runs "
+        "RUNNING | noticed after | running elsewhere after |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for what in dict.fromkeys(row["what"] for row in rows):
         same = [row for row in rows if row["what"] == what]
         seconds = {key: [row[key] for row in same if key in row] for key in ("noticed_s", "running_s")}
         shown = {key: f"{min(v):.0f} to {max(v):.0f} s" if v else "" for key, v in seconds.items()}
         finished = f"{sum(r['trials'] for r in same)} / {sum(r['finished'] for r in same)}"
-        lines.append(f"| {what} | {len(same)} | {finished} | "
-                     f"{max(r['most_epochs_repeated'] for r in same)} | {sum(r['mlflow_running'] for r in same)} | "
-                     f"{shown['noticed_s']} | {shown['running_s']} |")
+        lines.append(
+            f"| {what} | {len(same)} | {finished} | "
+            f"{max(r['most_epochs_repeated'] for r in same)} | {sum(r['mlflow_running'] for r in same)} | "
+            f"{shown['noticed_s']} | {shown['running_s']} |"
+        )
     return "\n".join(lines)
 
 

@@ -36,7 +36,7 @@ def thinned(source: Path, folder: Path, total: int, *, seed: int = 0) -> str:
     table = pq.read_table(source / "train.parquet")
     labels = table["label"].to_numpy()
     rng, classes = np.random.default_rng(seed), np.unique(labels)
-    kept = [rng.permutation(np.flatnonzero(labels == c))[:total // len(classes)] for c in classes]
+    kept = [rng.permutation(np.flatnonzero(labels == c))[: total // len(classes)] for c in classes]
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.take(np.sort(np.concatenate(kept))), folder / "train.parquet")
     pq.write_table(pq.read_table(source / "test.parquet"), folder / "test.parquet")

@@ -57,11 +57,17 @@ def plain(home: str, trials: int) -> list[float]:
         def on_trial_complete(self, iteration, trials, trial, **info):
             ends.append(time.time())
 
-    search = OptunaSearch(define_srat, metric=["robust_acc", "worst_class_robust_acc"], mode=["max", "max"],
-                          sampler=optuna.samplers.RandomSampler(seed=0))
-    tune.Tuner(tune.with_resources(Alone, {"cpu": 1}),
-               tune_config=tune.TuneConfig(search_alg=search, num_samples=trials, reuse_actors=True),
-               run_config=tune.RunConfig(storage_path=home, callbacks=[Clock()], verbose=0)).fit()
+    search = OptunaSearch(
+        define_srat,
+        metric=["robust_acc", "worst_class_robust_acc"],
+        mode=["max", "max"],
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+    tune.Tuner(
+        tune.with_resources(Alone, {"cpu": 1}),
+        tune_config=tune.TuneConfig(search_alg=search, num_samples=trials, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=home, callbacks=[Clock()], verbose=0),
+    ).fit()
     return ends
 
 

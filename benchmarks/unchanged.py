@@ -22,12 +22,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-COMMON = ["--seed", "3", "--max-concurrent", "1", "--set", "passes=1", "--set", "attack_steps=4", "--set",
-          "eval_attack=4", "--max-epochs", "8"]
+COMMON = [
+    "--seed",
+    "3",
+    "--max-concurrent",
+    "1",
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=4",
+    "--set",
+    "eval_attack=4",
+    "--max-epochs",
+    "8",
+]
 SEARCHES = {
     "srat": ["--method", "srat", "--trials", "7"],
     "two-methods": ["--method", "done", "--method", "dafa", "--trials", "8"],
-    "seeds-and-resume": ["--method", "srat", "--trials", "6", "--seeds", "2"]}
+    "seeds-and-resume": ["--method", "srat", "--trials", "6", "--seeds", "2"],
+}
 INTERRUPT_AFTER = 3  # trials that have ended
 VARYING = {"wall_s", "home", "mlflow", "time", "started", "ended", "train_s", "eval_s", "node", "pid", "wall"}
 
@@ -49,8 +62,11 @@ def run(name: str, home: Path) -> dict[str, Any]:
     assert done.returncode == 0, name
     result = json.loads(done.stdout)
     result.pop("epochs_trained"), result.pop("epochs_saved"), result.pop("epochs_saved_by")  # of one run of the driver
-    front = json.loads(subprocess.run([*command, "front", name, "--home", str(home), "--json"],
-                                      stdout=subprocess.PIPE, check=True).stdout)
+    front = json.loads(
+        subprocess.run(
+            [*command, "front", name, "--home", str(home), "--json"], stdout=subprocess.PIPE, check=True
+        ).stdout
+    )
     return {"search": plain(result), "front": plain(front), "trials": plain(trials(folder))}
 
 

@@ -41,9 +41,13 @@ def measure(method: str, home: str, images: int, epochs: int) -> dict:
         begin = time.process_time()
         stages = list(cascade.run())
         spent = min(time.process_time() - begin, row.get(attack, {}).get("cpu_s", float("inf")))
-        row[attack] = {"cpu_s": spent, "robust": cascade.robust.float().mean().item(),
-                       "clean": cascade.clean.float().mean().item(), "broken": {s.name: s.broken for s in stages},
-                       "alarms": cascade.alarms}
+        row[attack] = {
+            "cpu_s": spent,
+            "robust": cascade.robust.float().mean().item(),
+            "clean": cascade.clean.float().mean().item(),
+            "broken": {s.name: s.broken for s in stages},
+            "alarms": cascade.alarms,
+        }
     row["share"] = row["apgd"]["cpu_s"] / row["autoattack"]["cpu_s"]
     row["points"] = 100 * (row["apgd"]["robust"] - row["autoattack"]["robust"])
     return row
@@ -58,12 +62,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        rows = [measure(m, home, args.images, args.epochs) for m in METHODS[:args.models]]
+        rows = [measure(m, home, args.images, args.epochs) for m in METHODS[: args.models]]
     for r in rows:
         ours, theirs = r["apgd"], r["autoattack"]
-        print(f"{r['method']:6} {r['images']} images: apgd {ours['cpu_s']:.1f} CPU-s, {ours['robust']:.4f} robust; "
-              f"autoattack {theirs['cpu_s']:.1f} CPU-s, {theirs['robust']:.4f}; share {r['share']:.1%}, "
-              f"{r['points']:+.2f} points")
+        print(
+            f"{r['method']:6} {r['images']} images: apgd {ours['cpu_s']:.1f} CPU-s, {ours['robust']:.4f} robust; "
+            f"autoattack {theirs['cpu_s']:.1f} CPU-s, {theirs['robust']:.4f}; share {r['share']:.1%}, "
+            f"{r['points']:+.2f} points"
+        )
         print("      ", ours["broken"], theirs["broken"], ours["alarms"], theirs["alarms"])
     if args.json:
         machine = platform.processor() or platform.machine()

@@ -15,11 +15,22 @@ from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-MISSING = None if CHROMIUM and DRIVER else (
-    "needs a real browser: install it with `apt-get install chromium chromium-driver` (Debian, Ubuntu)")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-dev-shm-usage",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+MISSING = (
+    None
+    if CHROMIUM and DRIVER
+    else ("needs a real browser: install it with `apt-get install chromium chromium-driver` (Debian, Ubuntu)")
+)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"  # no name resolves: only loopback is left
 
 
@@ -44,12 +55,20 @@ class Browser:
         flags = [*FLAGS, OFFLINE, f"--user-data-dir={self.profile}", f"--window-size={self.width},{self.height}"]
         options = {"binary": CHROMIUM, "args": flags}
         wait_until(lambda: self._call("GET", "/status")["ready"], 20)
-        made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": {
-            "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}})
+        made = self._call(
+            "POST",
+            "/session",
+            {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}},
+        )
         self.base += "/session/" + made["sessionId"]
         # a window cannot be as narrow as a phone: set the page's own size
-        self.cdp("Emulation.setDeviceMetricsOverride", width=self.width, height=self.height, deviceScaleFactor=1,
-                 mobile=self.width < 600)
+        self.cdp(
+            "Emulation.setDeviceMetricsOverride",
+            width=self.width,
+            height=self.height,
+            deviceScaleFactor=1,
+            mobile=self.width < 600,
+        )
         return self
 
     def __exit__(self, *_) -> None:
@@ -87,8 +106,10 @@ class Browser:
         self._call("POST", "/frame", {"id": number})
 
     def hover(self, x: float, y: float, click: bool = False) -> None:
-        actions = [{"type": "pointerMove", "duration": 50, "x": int(x) - 5, "y": int(y)},
-                   {"type": "pointerMove", "duration": 50, "x": int(x), "y": int(y)}]
+        actions = [
+            {"type": "pointerMove", "duration": 50, "x": int(x) - 5, "y": int(y)},
+            {"type": "pointerMove", "duration": 50, "x": int(x), "y": int(y)},
+        ]
         if click:
             actions += [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
         self._call("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
@@ -100,8 +121,13 @@ class Browser:
         """A screenshot; ``whole``: of the page's full height."""
         if whole:
             height = self.js("return document.documentElement.scrollHeight")
-            self.cdp("Emulation.setDeviceMetricsOverride", width=self.width, height=height, deviceScaleFactor=1,
-                     mobile=self.width < 600)
+            self.cdp(
+                "Emulation.setDeviceMetricsOverride",
+                width=self.width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=self.width < 600,
+            )
         path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
         return path
 

@@ -10,14 +10,30 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One actor: starting a second one costs more than these trials do.
-SMALL = ["--max-epochs", "3", "--set", "passes=1", "--set", "attack_steps=4", "--set", "eval_attack=4",
-         "--max-concurrent", "1"]
+SMALL = [
+    "--max-epochs",
+    "3",
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=4",
+    "--set",
+    "eval_attack=4",
+    "--max-concurrent",
+    "1",
+]
 
 
 def tuner(*args, env=None, timeout=240, cwd=None):
     """Run the command line as a user does; returns the finished process."""
-    return subprocess.run([sys.executable, "-m", "tuner.cli", *map(str, args)], capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, **(env or {})}, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "tuner.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -36,12 +36,23 @@ def start(history: History, spec: SearchSpec, trial: int, params: dict) -> None:
 def metrics(epoch: int, mean: float, worst: float, classes=range(4)) -> dict:
     grown = 1 - math.exp(-epoch)
     names = list(classes)
-    each = {f"robust_acc/{c}": (mean + (mean - worst) * (1 - 2 * i / (len(names) - 1))) * grown
-            for i, c in enumerate(names)}
-    return {"epoch": epoch, "robust_acc": mean * grown, "worst_class_robust_acc": worst * grown,
-            "clean_acc": (mean + 0.2) * grown, "tail_robust_acc": worst * grown, "worst_class_clean_acc": worst * grown,
-            "robust_acc_gap": mean - worst, **each, "train_loss": 2 - grown, "weight_ess": 0.9, "train_s": 0.4,
-            "eval_s": 0.1}
+    each = {
+        f"robust_acc/{c}": (mean + (mean - worst) * (1 - 2 * i / (len(names) - 1))) * grown for i, c in enumerate(names)
+    }
+    return {
+        "epoch": epoch,
+        "robust_acc": mean * grown,
+        "worst_class_robust_acc": worst * grown,
+        "clean_acc": (mean + 0.2) * grown,
+        "tail_robust_acc": worst * grown,
+        "worst_class_clean_acc": worst * grown,
+        "robust_acc_gap": mean - worst,
+        **each,
+        "train_loss": 2 - grown,
+        "weight_ess": 0.9,
+        "train_s": 0.4,
+        "eval_s": 0.1,
+    }
 
 
 def _draw(dist, numbers: random.Random):

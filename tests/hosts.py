@@ -55,16 +55,25 @@ class Host:
         ip("netns", "add", self.space)
         ip("link", "add", self.wire, "type", "veth", "peer", "name", "eth0", "netns", self.space)
         ip("link", "set", self.wire, "master", hosts.bridge, "up")
-        for words in (["addr", "add", f"{self.address}/24", "dev", "eth0"], ["link", "set", "eth0", "up"],
-                      ["link", "set", "lo", "up"], ["route", "add", "default", "via", f"{hosts.net}.254"]):
+        for words in (
+            ["addr", "add", f"{self.address}/24", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
+            ["link", "set", "lo", "up"],
+            ["route", "add", "default", "via", f"{hosts.net}.254"],
+        ):
             ip("-n", self.space, *words)
 
     def start(self) -> None:
         self.mend()
         log = open(self.hosts.folder / f"{self.name}.log", "a")
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.space, *map(str, self.command)], env={**self.hosts.env, **self.env},
-            cwd=self.hosts.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            ["ip", "netns", "exec", self.space, *map(str, self.command)],
+            env={**self.hosts.env, **self.env},
+            cwd=self.hosts.folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         log.close()
 
     def pids(self) -> list[int]:
@@ -110,9 +119,16 @@ class Hosts:
         self.bridge, self.cpus = f"{self.tag}br", cpus
         (folder / "token").write_text("e" * 48)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "TUNER_"))}
-        self.env = {**clean, "HOME": str(folder), "PYTHONPATH": str(ROOT), "PATH": f"{BIN}:{os.environ['PATH']}",
-                    "OMP_NUM_THREADS": "1", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_AUTH_MODE": "token",
-                    "TUNER_HOME": str(self.home)}
+        self.env = {
+            **clean,
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            "RAY_AUTH_MODE": "token",
+            "TUNER_HOME": str(self.home),
+        }
         self._made: list[Host] = []
         self.n_workers, self.with_mlflow = workers, mlflow
 
@@ -136,12 +152,36 @@ class Hosts:
         self.head = self._host("head", 1)
         self.head.env = NOTICE
         self.head.command = [
-            "ray", "start", "--head", "--block", "--node-ip-address", self.head.address, "--port", GCS,
-            "--dashboard-host", self.head.address, "--dashboard-port", DASHBOARD, "--num-cpus", 0, *self._common("h")]
+            "ray",
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address",
+            self.head.address,
+            "--port",
+            GCS,
+            "--dashboard-host",
+            self.head.address,
+            "--dashboard-port",
+            DASHBOARD,
+            "--num-cpus",
+            0,
+            *self._common("h"),
+        ]
         self.workers = [self._host(f"w{n}", n + 1) for n in range(1, self.n_workers + 1)]
         for worker in self.workers:
-            worker.command = ["ray", "start", "--block", "--address", f"{self.head.address}:{GCS}",
-                              "--node-ip-address", worker.address, "--num-cpus", self.cpus, *self._common(worker.name)]
+            worker.command = [
+                "ray",
+                "start",
+                "--block",
+                "--address",
+                f"{self.head.address}:{GCS}",
+                "--node-ip-address",
+                worker.address,
+                "--num-cpus",
+                self.cpus,
+                *self._common(worker.name),
+            ]
         self.address = f"http://{self.head.address}:{DASHBOARD}"
         self.up()
 
@@ -196,8 +236,14 @@ class Hosts:
 
     def popen(self, *args, **env) -> subprocess.Popen:
         """The command line on the user's machine, in the background."""
-        return subprocess.Popen([sys.executable, "-m", "tuner.cli", *map(str, args)], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, env={**self.env, **env}, cwd=self.folder)
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuner.cli", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**self.env, **env},
+            cwd=self.folder,
+        )
 
     def tuner(self, *args, timeout: float = 300, **env) -> subprocess.CompletedProcess:
         process = self.popen(*args, **env)

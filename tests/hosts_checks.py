@@ -41,8 +41,12 @@ class Log:
             return None
         trial = lost["trial"]
         new = next((e for e in self.events("epoch", "end") if e["trial"] == trial and e["time"] > lost["time"]), None)
-        return new and {"trial": trial, "noticed_s": lost["time"] - since, "running_s": new["time"] - since,
-                        "reason": lost["reason"]}
+        return new and {
+            "trial": trial,
+            "noticed_s": lost["time"] - since,
+            "running_s": new["time"] - since,
+            "reason": lost["reason"],
+        }
 
     def ended(self) -> Counter:
         return Counter({e["trial"]: e["state"] for e in self.events("end")}.values())
@@ -90,27 +94,33 @@ def mlflow_runs(address: str, search: str) -> list[dict]:
     runs, token = [], None
     found = _post(address, "experiments/search", {"max_results": 1000})["experiments"]
     while True:
-        body = {"experiment_ids": [e["experiment_id"] for e in found], "max_results": 1000,
-                "filter": f"tags.`tuner.search` = '{search}'"}
+        body = {
+            "experiment_ids": [e["experiment_id"] for e in found],
+            "max_results": 1000,
+            "filter": f"tags.`tuner.search` = '{search}'",
+        }
         page = _post(address, "runs/search", {**body, **({"page_token": token} if token else {})})
         for run in page.get("runs", []):
             tags = {t["key"]: t["value"] for t in run["data"].get("tags", [])}
             steps = [m["step"] for m in run["data"].get("metrics", []) if m["key"] == "robust_acc"]
-            runs.append({"status": run["info"]["status"], "kind": tags.get("tuner.kind"),
-                         "steps": int(max(steps, default=0))})
+            runs.append(
+                {"status": run["info"]["status"], "kind": tags.get("tuner.kind"), "steps": int(max(steps, default=0))}
+            )
         token = page.get("next_page_token")
         if not token:
             return runs
 
 
 def _post(address: str, path: str, body: dict) -> dict:
-    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", data=json.dumps(body).encode(),
-                                     headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     return json.load(urllib.request.urlopen(request, timeout=30))
 
 
 def told_when(process, lines: list) -> threading.Thread:
     """Collects (time, line) of a followed search's stderr as it comes."""
+
     def read() -> None:
         for line in process.stderr:
             lines.append((time.time(), line.rstrip("\n")))

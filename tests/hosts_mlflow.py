@@ -22,14 +22,23 @@ def start_mlflow(host) -> str:
         host.hosts.folder.chmod(0o755)
         subprocess.run(["chown", "postgres", data], check=True)
         as_pg = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-    subprocess.run([*as_pg, f"{pg}/initdb", "-D", data, "-U", "tuner", "--auth=trust", "-E", "UTF8"], check=True,
-                   capture_output=True, cwd="/")
+    subprocess.run(
+        [*as_pg, f"{pg}/initdb", "-D", data, "-U", "tuner", "--auth=trust", "-E", "UTF8"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
     uri = "postgresql+psycopg://tuner@127.0.0.1/postgres"  # 127.0.0.1 of this namespace: nobody else is there
-    host.env = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    host.env = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     ready = f"until {pg}/pg_isready -q -h 127.0.0.1; do sleep 0.2; done"
-    server = (f"python -m mlflow server --host {host.address} --port {PORT} --workers 1 --allowed-hosts '*' "
-              f"--artifacts-destination {host.hosts.folder}/artifacts")
+    server = (
+        f"python -m mlflow server --host {host.address} --port {PORT} --workers 1 --allowed-hosts '*' "
+        f"--artifacts-destination {host.hosts.folder}/artifacts"
+    )
     postgres = " ".join([*as_pg, f"{pg}/postgres", "-D", str(data), "-h", "127.0.0.1", "-k", str(data)])
     host.command = ["bash", "-c", f"cd /; {postgres} & {ready}; exec {server}"]
     host.start()

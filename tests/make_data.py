@@ -30,15 +30,18 @@ def row_numbers(images: torch.Tensor) -> list[int]:
     return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
 
 
-def write_parquet(folder: Path, counts=(20, 15, 10), *, track: int = 0, channels: int = 3, names=None,
-                  **replace) -> str:
+def write_parquet(
+    folder: Path, counts=(20, 15, 10), *, track: int = 0, channels: int = 3, names=None, **replace
+) -> str:
     """A small dataset; train rows are numbered from 0, test rows from 1000. ``replace`` changes columns of
     train: images={row: bytes}, labels={row: value}, columns=callable(table) -> table."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, first in (("train", 0), ("test", 1000)):
         labels = [c for c, n in enumerate(counts) for _ in range(n if split == "train" else 4)]
-        images = [{"bytes": encode(picture(first + i, channels=channels)), "path": f"{split}/{c}/{i}.png"}
-                  for i, c in enumerate(labels)]
+        images = [
+            {"bytes": encode(picture(first + i, channels=channels)), "path": f"{split}/{c}/{i}.png"}
+            for i, c in enumerate(labels)
+        ]
         if track and split == "train":
             seen = [labels[:i].count(c) for i, c in enumerate(labels)]
             for image, c, k in zip(images, labels, seen):

@@ -38,9 +38,17 @@ def make(name: str, task: Task = TASK, **values) -> Method:
     return build_method(name, values, task)
 
 
-def make_batch(method: Method, y: list[int] | None = None, *, seed: int = 0, epoch: int = EPOCHS - 1,
-               dtype=torch.float64, logits: Tensor | None = None, order: Tensor | None = None,
-               **fields) -> Batch:
+def make_batch(
+    method: Method,
+    y: list[int] | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = EPOCHS - 1,
+    dtype=torch.float64,
+    logits: Tensor | None = None,
+    order: Tensor | None = None,
+    **fields,
+) -> Batch:
     """A random batch as the loop would hand it over; ``order`` permutes it. Every logit tensor requires
     grad."""
     g = torch.Generator().manual_seed(seed)
@@ -56,12 +64,19 @@ def make_batch(method: Method, y: list[int] | None = None, *, seed: int = 0, epo
     for _ in method.attacks(BASE, epoch):
         survived = torch.randint(0, BASE.steps + 1, (n,), generator=g)[order]
         shift = (torch.rand(x.shape, generator=g, dtype=torch.float64).to(dtype)[order] * 2 - 1) * TASK.eps
-        found.append(Adversary((x + shift).clamp(0, 1), draw(k) * 2 if logits is None else logits, draw(7),
-                               survived))
+        found.append(Adversary((x + shift).clamp(0, 1), draw(k) * 2 if logits is None else logits, draw(7), survived))
     clean = (draw(k) * 2 if logits is None else logits.flip(0), draw(7))
     net = torch.randn(9, k, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-    return Batch(x, labels[order], found, epoch, EPOCHS, lambda: clean,
-                 lambda z: ((z.flatten(1) @ net).tanh(), z.flatten(1)), **fields)
+    return Batch(
+        x,
+        labels[order],
+        found,
+        epoch,
+        EPOCHS,
+        lambda: clean,
+        lambda z: ((z.flatten(1) @ net).tanh(), z.flatten(1)),
+        **fields,
+    )
 
 
 def loss_and_grads(method: Method, batch: Batch) -> list[Tensor]:
@@ -80,9 +95,18 @@ def make_stats(epoch: int, *, seed: int = 0, val: tuple[int, ...] = (20, 20, 20,
     k = len(n)
     skill = torch.tensor([0.9, 0.7, 0.4, 0.2]).double() * (0.9 + 0.1 * torch.rand(k, generator=g).double())
     probs = torch.softmax(torch.randn(k, k, generator=g).double() + 2 * skill.diag(), 1) * n[:, None]
-    return EpochStats(epoch, train_count=n, train_robust=(n * skill).floor(), train_probs=probs,
-                      train_predicted=probs.sum(0).round(), val_count=v, val_clean=(v * skill.sqrt()).floor(),
-                      val_robust=(v * skill).floor(), val_ce=v * -skill.log(), val_kl=v * (1 - skill))
+    return EpochStats(
+        epoch,
+        train_count=n,
+        train_robust=(n * skill).floor(),
+        train_probs=probs,
+        train_predicted=probs.sum(0).round(),
+        val_count=v,
+        val_clean=(v * skill.sqrt()).floor(),
+        val_robust=(v * skill).floor(),
+        val_ce=v * -skill.log(),
+        val_kl=v * (1 - skill),
+    )
 
 
 def trained(method: Method, epochs: int = EPOCHS - 1) -> Method:
@@ -101,8 +125,14 @@ def random_params(name: str, rng: random.Random, *, all_of_them: bool = False) -
     """One draw of every active parameter that a search would vary (or of all)."""
     values: dict = {}
     for key, param in params_of(method_space(name).Params).items():
-        known = {**{k: p.default for k, p in params_of(method_space(name).Params).items()
-                    if k not in values and p.active(values)}, **values}
+        known = {
+            **{
+                k: p.default
+                for k, p in params_of(method_space(name).Params).items()
+                if k not in values and p.active(values)
+            },
+            **values,
+        }
         if param.active(known) and (param.searched or all_of_them):
             values[key] = draw_from(param.range, rng)
     return values

@@ -34,13 +34,20 @@ def run_cfa(inputs, params):
     k, acc = width(inputs), tensor(inputs["train_robust_acc"])
     out = {}
     for form in ("trades", "at"):
-        method = build("cfa", k, start=params["begin"], form=form, beta=params["beta"],
-                       class_beta=params["ccr"], lambda_1=params["lambda_1"], lambda_2=params["lambda_2"])
+        method = build(
+            "cfa",
+            k,
+            start=params["begin"],
+            form=form,
+            beta=params["beta"],
+            class_beta=params["ccr"],
+            lambda_1=params["lambda_1"],
+            lambda_2=params["lambda_2"],
+        )
         method.end_epoch(stats(k, epoch=params["epoch"] - 1, train_robust=acc))
         out |= loss_and_gradients(method, inputs, suffix=f"_{form}", epoch=params["epoch"])
         if form == "trades":
-            out |= {"class_eps": params["eps"] * method.eps_scale(torch.arange(k)),
-                    "class_beta": method.class_beta()}
+            out |= {"class_eps": params["eps"] * method.eps_scale(torch.arange(k)), "class_beta": method.class_beta()}
     rows = [{} for _ in inputs["epoch_weights"]]
     for kind in ("fawa", "ema"):
         for row, found in zip(rows, _averages(kind, inputs, params)):
@@ -74,13 +81,25 @@ def _averages(kind: str, inputs: dict, params: dict):
 @oracle("cfol")
 def run_cfol(inputs, params):
     base, prior = (known(params[name], name, ("uniform", "empirical")) for name in ("base_dist", "prior"))
-    method = build("cfol", width(inputs), counts=params["class_counts"], gamma=params["gamma"],
-                   eta=params["eta"], eta_beta=params["eta_beta"], base=base, prior=prior,
-                   mode="reweight" if params["reweight"] else "sample")
+    method = build(
+        "cfol",
+        width(inputs),
+        counts=params["class_counts"],
+        gamma=params["gamma"],
+        eta=params["eta"],
+        eta_beta=params["eta_beta"],
+        base=base,
+        prior=prior,
+        mode="reweight" if params["reweight"] else "sample",
+    )
 
     def state():
-        return {"w": method.log_weights.clone(), "q": torch.softmax(method.log_weights, 0),
-                "p": method.sampling_weights().clone(), "mixed": method.mixture()}
+        return {
+            "w": method.log_weights.clone(),
+            "q": torch.softmax(method.log_weights, 0),
+            "p": method.sampling_weights().clone(),
+            "mixed": method.mixture(),
+        }
 
     first = state()
     out = loss_and_gradients(method, inputs | {"y": inputs["batches"][0]["y"]})
@@ -90,8 +109,13 @@ def run_cfol(inputs, params):
         y, wrong = labels(step["y"]), labels([int(w) for w in step["wrong"]])
         method.end_step(batch(step["y"], [F.one_hot((y + wrong) % width(inputs), width(inputs)).double()]))
         per_batch.append(state())
-    return {"q0": first["q"], "p0": first["p"], "loss_first_batch": out["loss"],
-            "grad_logits_adv": out["grad_logits_adv"], "per_batch": per_batch}
+    return {
+        "q0": first["q"],
+        "p0": first["p"],
+        "loss_first_batch": out["loss"],
+        "grad_logits_adv": out["grad_logits_adv"],
+        "per_batch": per_batch,
+    }
 
 
 @oracle("class_balanced")
@@ -99,11 +123,25 @@ def run_class_balanced(inputs, params):
     start = known(params["rule"], "rule", {"Reweight": 0, "DRW": 160})
     k, epoch, out = len(params["class_counts"]), params["epoch"], {}
     logits = tensor(inputs["logits"], grad=True)
-    for name, loss_name, beta in (("ce", "ce", params["beta"]), ("ldam", "ldam", 0.0),
-                                  ("focal", "focal", 0.0), ("ldam_weighted", "ldam", params["beta"])):
-        method = build("srat", k, counts=params["class_counts"], loss=loss_name, one_minus_beta=1 - beta,
-                       sep_weight=0.0, reduction="batch", gamma=params["gamma"], max_margin=params["max_m"],
-                       scale=params["s"], start=start)
+    for name, loss_name, beta in (
+        ("ce", "ce", params["beta"]),
+        ("ldam", "ldam", 0.0),
+        ("focal", "focal", 0.0),
+        ("ldam_weighted", "ldam", params["beta"]),
+    ):
+        method = build(
+            "srat",
+            k,
+            counts=params["class_counts"],
+            loss=loss_name,
+            one_minus_beta=1 - beta,
+            sep_weight=0.0,
+            reduction="batch",
+            gamma=params["gamma"],
+            max_margin=params["max_m"],
+            scale=params["s"],
+            start=start,
+        )
         loss = method(batch(inputs["y"], [logits], epoch=epoch))
         out |= {f"loss_{name}": loss, f"grad_{name}": gradients(loss, logits)[0]}
         if name == "ce":
@@ -129,9 +167,16 @@ def run_dafa_attack(inputs, params):
     method = build("dafa", len(inputs["class_weights"]), form="trades")
     method.class_weights.copy_(tensor(inputs["class_weights"]))
     clean, factor = network(x), method.eps_scale(y)
-    found, _ = pgd(network, x, y, lambda z, t: method.inner_loss(z, t, clean), eps=params["eps"] * factor,
-                   step=params["step"] * factor, steps=params["steps"],
-                   x_start=x + 0.001 * tensor(inputs["noise"]))
+    found, _ = pgd(
+        network,
+        x,
+        y,
+        lambda z, t: method.inner_loss(z, t, clean),
+        eps=params["eps"] * factor,
+        step=params["step"] * factor,
+        steps=params["steps"],
+        x_start=x + 0.001 * tensor(inputs["noise"]),
+    )
     return {"x_adv": found, "min_abs_grad": network.min_abs_grad}
 
 
@@ -141,26 +186,50 @@ def run_faal(inputs, params):
     method = build("faal", width(inputs), form=form, radius=params["r"], beta=6.0)
     here = batch(inputs["y"], [tensor(inputs["logits_adv"])])
     weights = method.class_weights(here)
-    return {"class_margin": faal.class_margins(here.logits_adv, here.y), "weights": weights,
-            "weights_exact": weights, **loss_and_gradients(method, inputs),
-            **loss_and_gradients(method, inputs, suffix="_exact")}
+    return {
+        "class_margin": faal.class_margins(here.logits_adv, here.y),
+        "weights": weights,
+        "weights_exact": weights,
+        **loss_and_gradients(method, inputs),
+        **loss_and_gradients(method, inputs, suffix="_exact"),
+    }
 
 
 @oracle("frl")
 def run_frl(inputs, params):
-    mode, largest = known(params["variant"], "variant", {
-        "rw": ("reweight", 2.5), "rm": ("remargin", 2.5), "rw_rm": ("both", 3.0)})
+    mode, largest = known(
+        params["variant"], "variant", {"rw": ("reweight", 2.5), "rm": ("remargin", 2.5), "rw_rm": ("both", 3.0)}
+    )
     k = width(inputs)
-    method = build("frl", k, mode=mode, bound_clean=params["bound0"], bound_boundary=params["bound1"],
-                   rate=params["rate1"], margin_rate=params["rate2"], limit=params["lim"], max_radius=largest,
-                   beta=params["beta"])
+    method = build(
+        "frl",
+        k,
+        mode=mode,
+        bound_clean=params["bound0"],
+        bound_boundary=params["bound1"],
+        rate=params["rate1"],
+        margin_rate=params["rate2"],
+        limit=params["lim"],
+        max_radius=largest,
+        beta=params["beta"],
+    )
     rows = []
-    for errors in zip(*(tensor(inputs[name]) for name in (
-            "class_clean_error", "class_boundary_error", "total_clean_error", "total_boundary_error"))):
+    for errors in zip(
+        *(
+            tensor(inputs[name])
+            for name in ("class_clean_error", "class_boundary_error", "total_clean_error", "total_boundary_error")
+        )
+    ):
         method.update(*errors)
-        rows.append({"lambda_clean": method.lam_clean.clone(), "lambda_boundary": method.lam_boundary.clone(),
-                     "lambda_remargin": method.lam_remargin.clone(), **method.class_weights(),
-                     "eps_multiplier": method.eps_scale(torch.arange(k))})
+        rows.append(
+            {
+                "lambda_clean": method.lam_clean.clone(),
+                "lambda_boundary": method.lam_boundary.clone(),
+                "lambda_remargin": method.lam_remargin.clone(),
+                **method.class_weights(),
+                "eps_multiplier": method.eps_scale(torch.arange(k)),
+            }
+        )
     return {"per_epoch": rows, **loss_and_gradients(method, inputs)}
 
 
@@ -189,9 +258,11 @@ def run_wat_validate(inputs, params):
     ce, divergence = build("wat", k, beta=params["beta"]).terms(batch(y.tolist(), [adv], clean))
     seen = len(inputs["batches"]) * params["batch_size"]  # theirs; ours is the number of images
     right = (adv.argmax(1) == y).double()
-    found = stats(k, val_count=losses.class_sizes(y, k, torch.float64),
-                  val_robust=losses.class_sums(right, y, k))
+    found = stats(k, val_count=losses.class_sizes(y, k, torch.float64), val_robust=losses.class_sums(right, y, k))
     counts = torch.full((k,), seen / k, dtype=torch.float64)  # the authors divide as if validation were balanced
-    return {"nat_cost": wat.validation_cost(losses.class_sums(ce, y, k), counts),
-            "bndy_cost": wat.validation_cost(losses.class_sums(divergence, y, k), counts),
-            "robust_acc": right.mean(), "class_robust_acc": found.val_robust_acc()}
+    return {
+        "nat_cost": wat.validation_cost(losses.class_sums(ce, y, k), counts),
+        "bndy_cost": wat.validation_cost(losses.class_sums(divergence, y, k), counts),
+        "robust_acc": right.mean(),
+        "class_robust_acc": found.val_robust_acc(),
+    }

@@ -40,20 +40,41 @@ def run_attack(inputs, params):
     else:
         objective = known(kind, "attack loss", {"ce": losses.cross_entropy, "cw": losses.logit_margin, "kl": None})
         begin = x.clamp(0, 1)
-    found, survived = pgd(network, x, y, objective, eps=tensor(params["eps"]), step=tensor(params["step"]),
-                          steps=params["steps"], x_start=begin)
+    found, survived = pgd(
+        network,
+        x,
+        y,
+        objective,
+        eps=tensor(params["eps"]),
+        step=tensor(params["step"]),
+        steps=params["steps"],
+        x_start=begin,
+    )
     logits = network(found)
-    return {"x_adv": found, "logits_adv": logits, "ce_adv": F.cross_entropy(logits, y, reduction="none"),
-            "kappa": survived, "min_abs_grad": network.min_abs_grad}
+    return {
+        "x_adv": found,
+        "logits_adv": logits,
+        "ce_adv": F.cross_entropy(logits, y, reduction="none"),
+        "kappa": survived,
+        "min_abs_grad": network.min_abs_grad,
+    }
 
 
 @oracle("gairat", "weights_loss")
 def run_gairat(inputs, params):
-    method = build("gairat", width(inputs), steps=params["num_steps"], lam=numbers(params["Lambda"]),
-                   func=known(params["func"], "func", ("Tanh", "Sigmoid", "Discrete")).lower())
+    method = build(
+        "gairat",
+        width(inputs),
+        steps=params["num_steps"],
+        lam=numbers(params["Lambda"]),
+        func=known(params["func"], "func", ("Tanh", "Sigmoid", "Discrete")).lower(),
+    )
     here = batch(inputs["y"], [tensor(inputs["logits_adv"])], survived=inputs["kappa"])
-    return {"weights": method.weights(here), "ce": here.cross_entropy(here.logits_adv),
-            **loss_and_gradients(method, inputs)}
+    return {
+        "weights": method.weights(here),
+        "ce": here.cross_entropy(here.logits_adv),
+        **loss_and_gradients(method, inputs),
+    }
 
 
 @oracle("gairat", "lambda_schedule")
@@ -61,8 +82,11 @@ def run_gairat_schedule(inputs, params):
     switch = 60 if params["epochs"] >= 110 else 30  # the authors' fixed switch points
     schedule = known(params["schedule"], "schedule", ("fixed", "linear", "piecewise"))
     last, first = numbers(params["Lambda"]), numbers(params["Lambda_max"])
-    return {"Lambda": [gairat.lambda_at(epoch, params["epochs"], last, first, schedule, switch)
-                       for epoch in inputs["epoch_1based"]]}
+    return {
+        "Lambda": [
+            gairat.lambda_at(epoch, params["epochs"], last, first, schedule, switch) for epoch in inputs["epoch_1based"]
+        ]
+    }
 
 
 @oracle("imbalance")
@@ -74,8 +98,7 @@ def run_imbalance(inputs, params):
         return {"class_counts": counts}
     targets = labels(inputs["targets"]).numpy()
     chosen = thin(targets, counts, params["seed"])
-    return {"class_counts": counts, "selected_indices": chosen.tolist(),
-            "selected_targets": targets[chosen].tolist()}
+    return {"class_counts": counts, "selected_indices": chosen.tolist(), "selected_targets": targets[chosen].tolist()}
 
 
 @oracle("kl_dro")
@@ -91,9 +114,15 @@ def run_kl_dro(inputs, params):
     loss = method(here)
     weights = here.weights / len(y)
     objective = done.soft_maximum(values, params["r"])
-    out = {"losses": values, "weights": weights, "objective": objective, "weighted_loss": loss,
-           "grad_losses": torch.autograd.grad(objective, values, retain_graph=True)[0],
-           "kl_to_uniform": (loss - objective) / params["r"], "ess": 1 / weights.square().sum()}
+    out = {
+        "losses": values,
+        "weights": weights,
+        "objective": objective,
+        "weighted_loss": loss,
+        "grad_losses": torch.autograd.grad(objective, values, retain_graph=True)[0],
+        "kl_to_uniform": (loss - objective) / params["r"],
+        "ess": 1 / weights.square().sum(),
+    }
     return out | ({"grad_logits": gradients(loss, logits)[0]} if "logits" in inputs else {})
 
 
@@ -102,26 +131,35 @@ def run_lrat(inputs, params):
     adv = [tensor(z, grad=True) for z in inputs["logits_adv"]]
     res = tensor(inputs["logits_res"], grad=True)
     here = batch(inputs["y"], adv, res)
-    k, raw = res.shape[1], dict(residual="b", alpha=params["alpha"], power=params["beta"],
-                                minimum=params["C"])
+    k, raw = res.shape[1], dict(residual="b", alpha=params["alpha"], power=params["beta"], minimum=params["C"])
     method = build("lrat", k, normalise=params["normalise"], **raw)
     loss = method(here)
     grads = gradients(loss, *adv, res)
     weights, residual = method.weights(here)
     weights_raw, residual_raw = build("lrat", k, normalise=False, **raw).weights(here)
-    return {"t": torch.stack([-losses.prob_margin(z, here.y) for z in adv], 1), "weights_raw": weights_raw.T,
-            "residual_raw": residual_raw, "weights": weights.T, "residual": residual, "loss": loss,
-            "grad_logits_adv": torch.stack(grads[:-1]), "grad_logits_res": grads[-1]}
+    return {
+        "t": torch.stack([-losses.prob_margin(z, here.y) for z in adv], 1),
+        "weights_raw": weights_raw.T,
+        "residual_raw": residual_raw,
+        "weights": weights.T,
+        "residual": residual,
+        "loss": loss,
+        "grad_logits_adv": torch.stack(grads[:-1]),
+        "grad_logits_res": grads[-1],
+    }
 
 
 @oracle("mail")
 def run_mail(inputs, params):
     adv, y = tensor(inputs["logits_adv"]), labels(inputs["y"])
-    out = {"margin": losses.prob_margin(adv, y),
-           "weights": mail.margin_weights(adv, y, params["slope"], params["bias"])}
+    out = {
+        "margin": losses.prob_margin(adv, y),
+        "weights": mail.margin_weights(adv, y, params["slope"], params["bias"]),
+    }
     for form in ("at", "trades", "mart"):
-        method = build("mail", width(inputs), form=form, slope=params["slope"], bias=params["bias"],
-                       beta=params["beta"])
+        method = build(
+            "mail", width(inputs), form=form, slope=params["slope"], bias=params["bias"], beta=params["beta"]
+        )
         out |= loss_and_gradients(method, inputs, suffix=f"_{form}")
     return out
 
@@ -132,8 +170,10 @@ def run_mart(inputs, params):
     here = batch(inputs["y"], [tensor(inputs["logits_adv"])], tensor(inputs["logits_nat"]))
     boosted, robust = method.terms(here)
     return loss_and_gradients(method, inputs) | {
-        "loss_bce": boosted.mean(), "loss_robust": robust.mean(),
-        "new_y": losses.wrong_class(here.logits_adv, here.y)}
+        "loss_bce": boosted.mean(),
+        "loss_robust": robust.mean(),
+        "new_y": losses.wrong_class(here.logits_adv, here.y),
+    }
 
 
 @oracle("pareto")
@@ -141,10 +181,12 @@ def run_pareto(inputs, params):
     maximise = [known(d, "direction", {"max": True, "min": False}) for d in params["directions"]]
     points = [numbers(row) for row in inputs["points"]]
     front = nondominated(points, maximise)
-    return {"valid_indices": [i for i, p in enumerate(points) if nondominated([p], maximise)],
-            "nondominated_indices": front,
-            "nondominated_first_indices": [i for i in front if points.index(points[i]) == i],
-            "hypervolume": hypervolume(points, params["reference"], maximise)}
+    return {
+        "valid_indices": [i for i, p in enumerate(points) if nondominated([p], maximise)],
+        "nondominated_indices": front,
+        "nondominated_first_indices": [i for i in front if points.index(points[i]) == i],
+        "hypervolume": hypervolume(points, params["reference"], maximise),
+    }
 
 
 @oracle("supcon")
@@ -153,8 +195,13 @@ def run_supcon(inputs, params):
     one = known(params["contrast_mode"], "contrast_mode", {"all": False, "one": True})
     features = F.normalize(raw, dim=2)
     views = raw.shape[1]
-    loss = srat.supcon(features.transpose(0, 1).flatten(0, 1), y.repeat(views), params["temperature"],
-                       base_temperature=params["base_temperature"], anchors=len(y) if one else None)
+    loss = srat.supcon(
+        features.transpose(0, 1).flatten(0, 1),
+        y.repeat(views),
+        params["temperature"],
+        base_temperature=params["base_temperature"],
+        anchors=len(y) if one else None,
+    )
     g_features, g_raw = torch.autograd.grad(loss, [features, raw])
     if views == 1 and params["temperature"] == params["base_temperature"]:  # SRAT's own term
         method = build("srat", int(y.max()) + 1, temperature=params["temperature"], sep_weight=1.0)

@@ -28,6 +28,7 @@ def oracle(method: str, kind: str | None = None):
     def keep(function):
         RUN[method, kind] = function
         return function
+
     return keep
 
 
@@ -67,8 +68,16 @@ def labels(value) -> Tensor:
     return torch.tensor(value, dtype=torch.int64)
 
 
-def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start: int = 0, steps: int = 10,
-          eps: float = 8 / 255, **values) -> Method:
+def build(
+    name: str,
+    classes: int,
+    *,
+    counts: Sequence[int] | None = None,
+    start: int = 0,
+    steps: int = 10,
+    eps: float = 8 / 255,
+    **values,
+) -> Method:
     """A method in float64. ``values`` go in unchecked: oracles may lie outside the ranges a search would
     use."""
     params = method_space(name).Params
@@ -79,8 +88,15 @@ def build(name: str, classes: int, *, counts: Sequence[int] | None = None, start
     return method_class(name)(params(**values), task).double()
 
 
-def batch(y, adv: Sequence[Tensor], clean: Tensor | None = None, *, features: Tensor | None = None,
-          survived=None, epoch: int = EPOCHS - 1) -> Batch:
+def batch(
+    y,
+    adv: Sequence[Tensor],
+    clean: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    survived=None,
+    epoch: int = EPOCHS - 1,
+) -> Batch:
     y, blank = labels(y), torch.zeros(len(y), 1, dtype=torch.float64)
     features = blank if features is None else features
     survived = torch.zeros(len(y), dtype=torch.int64) if survived is None else labels(survived)
@@ -106,9 +122,17 @@ def loss_and_gradients(method: Method, inputs: dict, *, suffix: str = "", epoch:
 def stats(classes: int, *, epoch: int = 0, **known) -> EpochStats:
     """Statistics of an epoch, zero (counts: one) where not given, so that a sum is also an accuracy."""
     zero, one = torch.zeros(classes, dtype=torch.float64), torch.ones(classes, dtype=torch.float64)
-    fields = dict(train_count=one, train_robust=zero,
-                  train_probs=torch.zeros(classes, classes, dtype=torch.float64), train_predicted=zero,
-                  val_count=one, val_clean=zero, val_robust=zero, val_ce=zero, val_kl=zero)
+    fields = dict(
+        train_count=one,
+        train_robust=zero,
+        train_probs=torch.zeros(classes, classes, dtype=torch.float64),
+        train_predicted=zero,
+        val_count=one,
+        val_clean=zero,
+        val_robust=zero,
+        val_ce=zero,
+        val_kl=zero,
+    )
     return EpochStats(epoch, **{**fields, **known})
 
 

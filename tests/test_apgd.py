@@ -98,6 +98,7 @@ def test_when_the_step_is_halved_by_hand(losses, why, last):
 
 def test_survived_counts_every_iterate():
     """One pixel from 0.5 up by 0.2: wrong above 0.6. Start, then the border of the ball for good."""
+
     def forward(x):
         return torch.cat([0.6 - x.flatten(1), x.flatten(1) - 0.6], 1)
 
@@ -120,8 +121,10 @@ def test_the_targeted_attack_is_the_best_of_one_run_per_target(case, together):
         forward = lambda z: small(z[:, :12])  # noqa: E731
     ranks = forward(x).scatter(1, y[:, None], -torch.inf).sort(1, descending=True).indices
     eps = torch.linspace(0.02, 0.2, len(x), dtype=D)
-    runs = [apgd(forward, x, y, partial(dlr_targeted, target=ranks[:, i]), eps=eps, steps=10, x_start=start)
-            for i in range(3)]
+    runs = [
+        apgd(forward, x, y, partial(dlr_targeted, target=ranks[:, i]), eps=eps, steps=10, x_start=start)
+        for i in range(3)
+    ]
     margins = torch.stack([logit_margin(forward(found), y) for found, _ in runs])
     found, survived = apgd_targeted(forward, x, y, eps=eps, steps=10, targets=3, x_start=start)
     close(logit_margin(forward(found), y), margins.amax(0))
@@ -137,7 +140,7 @@ class Scores(nn.Module):
         self.classes = classes
 
     def forward(self, x):
-        return x.flatten(1)[:, :self.classes]
+        return x.flatten(1)[:, : self.classes]
 
 
 def test_verification_aims_at_each_images_own_classes_in_order(monkeypatch):
@@ -174,7 +177,7 @@ def test_the_random_start_fills_the_ball(monkeypatch):
     monkeypatch.setattr("trainables.verification.apgd", keep)
     broken = cascade._apgd_ce(*split.batch(slice(None)))
     assert broken.tolist() == [False, True] * 3  # steps + 1 iterates, all of them right
-    (eps, steps, moved), = seen
+    ((eps, steps, moved),) = seen
     assert (eps, steps) == (EPS, 100) and moved.min() < -EPS / 2 and moved.max() > EPS / 2
     close(moved.abs().flatten(1).amax(1).double(), [EPS] * 6, rtol=1e-5, atol=0)
     assert not torch.equal(moved[0], moved[1])

@@ -22,23 +22,30 @@ from trainables.config import TrialConfig
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
-from tuner.execution.ray_callback import DEATHS, Watch
+from tuner.execution.ray_callback import DEATHS, SearchCallback
 from tuner.execution.ray_patches import _known
-from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ResourceTrainable\n\tip: 10.78.4.3\n"
-LOST_NODE = DIED + ("The actor died because its node has died. Node Id: 7f\n\tthe actor's node was terminated "
-                    "unexpectedly: health check failed due to missing too many heartbeats")
-DEAD_PROCESS = DIED + ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
-                       "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
-                       "enabling resource isolation to prevent node deaths by resource contention.")
+LOST_NODE = DIED + (
+    "The actor died because its node has died. Node Id: 7f\n\tthe actor's node was terminated "
+    "unexpectedly: health check failed due to missing too many heartbeats"
+)
+DEAD_PROCESS = DIED + (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+    "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Consider "
+    "enabling resource isolation to prevent node deaths by resource contention."
+)
 
 
-SILENT = RayTaskError("train", "Traceback:\n  File ...\ntrainables.ray_adapter.StorageDown: storage 's3://b' is silent",
-                      StorageDown("storage 's3://b' is silent"))
+SILENT = RayTaskError(
+    "train",
+    "Traceback:\n  File ...\ntrainables.ray_adapter.StorageDown: storage 's3://b' is silent",
+    StorageDown("storage 's3://b' is silent"),
+)
 
 
 def broken(message):
@@ -64,7 +71,7 @@ def break_off(tmp_path):
     search is said too."""
     spec, said = SearchSpec(trials=2, max_epochs=4, max_failures=1), []
     history = History(None)
-    watch = Watch(spec, history, Lanes(spec, history), [], said.append)
+    watch = SearchCallback(spec, history, AskTell(spec, history), [], said.append)
     watch.stop = said.append
     watch.started(watch.lanes.next())
 
@@ -74,6 +81,7 @@ def break_off(tmp_path):
         told = SimpleNamespace(config={"trial": {"trial": 0}}, pickled_error_file=str(path), error_file=None)
         watch.on_trial_error(0, [], told)
         return history.trials[0]
+
     return history, end, said
 
 
@@ -122,8 +130,9 @@ def actor(tmp_path, monkeypatch):
     """(function that makes the actor of a tiny trial, function(name, errors) that makes that method of the storage
     raise them first, the seconds it slept)."""
     knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
-    trial = TrialConfig("gairat", training=knobs, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"),
-                        trunk="at:1")
+    trial = TrialConfig(
+        "gairat", training=knobs, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"), trunk="at:1"
+    )
     slept = []
     monkeypatch.setattr(ray_adapter, "sleep", slept.append)
 
@@ -134,7 +143,9 @@ def actor(tmp_path, monkeypatch):
             if errors:
                 raise errors.pop(0)
             return real(self, *args)
+
         monkeypatch.setattr(Storage, name, sometimes)
+
     return lambda: TrialActor({"trial": trial.to_dict()}), fail, slept
 
 
@@ -185,9 +196,31 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     folder = tmp_path / "searches" / "b"
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / "1").write_text("a file where a folder should be")
-    command = [sys.executable, "-m", "tuner.cli", "search", "--method", "srat", "--trials", "2", "--max-epochs", "4",
-               "--set", "passes=2", "--set", "eval_attack=4", "--max-concurrent", "1", "--max-failures", "1",
-               "--name", "b", "--home", str(tmp_path), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tuner.cli",
+        "search",
+        "--method",
+        "srat",
+        "--trials",
+        "2",
+        "--max-epochs",
+        "4",
+        "--set",
+        "passes=2",
+        "--set",
+        "eval_attack=4",
+        "--max-concurrent",
+        "1",
+        "--max-failures",
+        "1",
+        "--name",
+        "b",
+        "--home",
+        str(tmp_path),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     path, deadline = folder / "history.jsonl", time.time() + 240
     while not (path.exists() and '"epoch"' in path.read_text() and (pid := _training(process.pid))):

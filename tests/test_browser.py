@@ -54,9 +54,12 @@ def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
 
 def place(browser, trial: int) -> tuple[float, float]:
     """Where a trial's point is on the screen."""
-    return browser.js(f"""const g = {FRONT}, l = g._fullLayout, b = g.getBoundingClientRect();
+    return browser.js(
+        f"""const g = {FRONT}, l = g._fullLayout, b = g.getBoundingClientRect();
         const p = D.points.find(q => q.id === String(arguments[0]));
-        return [b.left + l._size.l + l.xaxis.d2p(p.x), b.top + l._size.t + l.yaxis.d2p(p.y)]""", trial)
+        return [b.left + l._size.l + l.xaxis.d2p(p.x), b.top + l._size.t + l.yaxis.d2p(p.y)]""",
+        trial,
+    )
 
 
 def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
@@ -78,13 +81,31 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
 
 def judged(trial, val, test, low, high):
     """A row of what `tuner verify` found; values by hand."""
-    interval = {"robust_acc": [test[0] - 0.02, test[0] + 0.02], "worst_class_robust_acc": [low, high],
-                "clean_acc": [0.8, 0.9], "level": 0.95}
-    return {"trial": trial, "seed": 0, "epoch": 4, "eps": 0.1, "images": 359, "clean_acc": 0.85, "robust_acc": test[0],
-            "worst_class_robust_acc": test[1], "worst_class_robust_acc_corrected": test[1] + 0.01, "worst_class": "cat",
-            "val": {"robust_acc": val[0], "worst_class_robust_acc": val[1]}, "ci": interval, "alarms": [],
-            "per_class": {"cat": {"robust_acc": test[1], "ci": [low, high]},
-                          "dog": {"robust_acc": 2 * test[0] - test[1], "ci": [0.5, 0.9]}}}
+    interval = {
+        "robust_acc": [test[0] - 0.02, test[0] + 0.02],
+        "worst_class_robust_acc": [low, high],
+        "clean_acc": [0.8, 0.9],
+        "level": 0.95,
+    }
+    return {
+        "trial": trial,
+        "seed": 0,
+        "epoch": 4,
+        "eps": 0.1,
+        "images": 359,
+        "clean_acc": 0.85,
+        "robust_acc": test[0],
+        "worst_class_robust_acc": test[1],
+        "worst_class_robust_acc_corrected": test[1] + 0.01,
+        "worst_class": "cat",
+        "val": {"robust_acc": val[0], "worst_class_robust_acc": val[1]},
+        "ci": interval,
+        "alarms": [],
+        "per_class": {
+            "cat": {"robust_acc": test[1], "ci": [low, high]},
+            "dog": {"robust_acc": 2 * test[0] - test[1], "ci": [0.5, 0.9]},
+        },
+    }
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -92,8 +113,10 @@ def test_the_verified_page(tmp_path, width):
     from tuner.verification.report import page
 
     rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
-    of_seeds = {n: {"mean": m, "std": s, "values": []} for n, m, s in (
-        ("robust_acc", 0.53, 0.01), ("worst_class_robust_acc", 0.17, 0.03), ("clean_acc", 0.8, 0.02))}
+    of_seeds = {
+        n: {"mean": m, "std": s, "values": []}
+        for n, m, s in (("robust_acc", 0.53, 0.01), ("worst_class_robust_acc", 0.17, 0.03), ("clean_acc", 0.8, 0.02))
+    }
     rows[0]["seeds"] = {"seeds": [1, 2], "failed": {}, **of_seeds}
     result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": [3], "fell_off": [7]}
     (tmp_path / "verified.html").write_text(page(result, SearchSpec(max_epochs=4)))
@@ -112,8 +135,9 @@ def test_the_verified_page(tmp_path, width):
         assert sum("on val and test (fraction)" in t for t in titles) == 2 and "class" in titles
         assert browser.js("return document.documentElement.scrollWidth") <= width
         browser.js("const s = document.getElementById('trial'); s.value = '7'; s.onchange()")
-        values = browser.wait("(d => d.name === 'trial 7' && [d.y, d.error_y.array])"
-                              "(document.getElementById('classes').data[0])")
+        values = browser.wait(
+            "(d => d.name === 'trial 7' && [d.y, d.error_y.array])(document.getElementById('classes').data[0])"
+        )
         assert values[0] == pytest.approx([0.18, 0.82]) and values[1] == pytest.approx([0.07, 0.08])
         assert browser.js("return performance.getEntriesByType('resource').length") == 0 and browser.errors() == []
 
@@ -144,9 +168,11 @@ def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pag
         browser.open(pages["trials"])
         # by place on the screen: the grid moves columns after it has made them
         browser.wait("document.querySelectorAll('.ag-header-cell').length > 12", 90)
-        heads = ("[...document.querySelectorAll('.ag-header-cell')].sort((a, b) => a.getBoundingClientRect().left - "
-                 "b.getBoundingClientRect().left).map(e => e.getAttribute('col-id')).filter(c => c.includes('`') "
-                 "&& !c.startsWith('attributes'))")
+        heads = (
+            "[...document.querySelectorAll('.ag-header-cell')].sort((a, b) => a.getBoundingClientRect().left - "
+            "b.getBoundingClientRect().left).map(e => e.getAttribute('col-id')).filter(c => c.includes('`') "
+            "&& !c.startsWith('attributes'))"
+        )
         browser.wait(f"{heads}[0].startsWith('metrics')")
         named = browser.js(f"return {heads}")
         assert named[:2] == [f"metrics.`{n}`" for n in spec.objectives]
@@ -161,9 +187,11 @@ def test_the_chart_view_shows_all_trials(made, pages):
         browser.open(pages["charts"])
         text = browser.wait("(t => t.includes('Parallel Coordinates') && t)(document.body.innerText)", 90)
         assert "robust_acc vs. worst_class" in text
-        assert browser.wait("[...document.querySelectorAll('.js-plotly-plot')].map(g => (g.data || []).filter("
-                            "t => t.type === 'scatter' && t.x && t.x.length === 1).length).includes(6) || "
-                            "document.querySelectorAll('.scatterlayer .point').length >= 6")
+        assert browser.wait(
+            "[...document.querySelectorAll('.js-plotly-plot')].map(g => (g.data || []).filter("
+            "t => t.type === 'scatter' && t.x && t.x.length === 1).length).includes(6) || "
+            "document.querySelectorAll('.scatterlayer .point').length >= 6"
+        )
 
 
 def test_the_artifact_view_shows_the_interactive_page(made, pages):
@@ -183,10 +211,13 @@ def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
     import sys
 
     home, spec, _ = made
-    code = ("from tuner.tracking.ui import serve; from tuner.home import Home; "
-            f"serve(Home({str(home.root)!r}), None, {spec.search_name!r})")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               text=True)
+    code = (
+        "from tuner.tracking.ui import serve; from tuner.home import Home; "
+        f"serve(Home({str(home.root)!r}), None, {spec.search_name!r})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     lines = [process.stdout.readline() for _ in range(5)]
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     children = listed.stdout.split()

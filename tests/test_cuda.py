@@ -18,9 +18,14 @@ from trainables.models.build import build_model
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options
 VARIANTS = [(name, {}, {}) for name in METHODS] + [
-    ("wmmr", {"weight_attack": True}, {}), ("done", {"barrier": True}, {}), ("cfol", {"mode": "sample"}, {}),
-    ("at", {}, {"awp": 0.005, "ema": 0.9, "class_weights": "effective"}), ("at", {}, {"attack_bn": "train"}),
-    ("at", {}, {"precision": "fp32"}), ("at", {}, {"cuda_graph": "off"})]
+    ("wmmr", {"weight_attack": True}, {}),
+    ("done", {"barrier": True}, {}),
+    ("cfol", {"mode": "sample"}, {}),
+    ("at", {}, {"awp": 0.005, "ema": 0.9, "class_weights": "effective"}),
+    ("at", {}, {"attack_bn": "train"}),
+    ("at", {}, {"precision": "fp32"}),
+    ("at", {}, {"cuda_graph": "off"}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +68,9 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
             assert (again[0] - x).abs().amax((1, 2, 3)).le(eps + 1e-6).all() and not torch.equal(again[0], begin)
 
 
-@pytest.mark.parametrize("name, fused_ones", [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8),
-                                              ("resnet18:0.1", 0)])
+@pytest.mark.parametrize(
+    "name, fused_ones", [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8), ("resnet18:0.1", 0)]
+)
 def test_fused_kernels_compute_what_they_replace(name, fused_ones):
     """Logits and gradients of the fused bf16 network are as near to float32's as the plain bf16 network's are."""
     torch.manual_seed(0)
@@ -74,8 +80,9 @@ def test_fused_kernels_compute_what_they_replace(name, fused_ones):
     for _ in range(3):
         model(x)
     model.eval()
-    exact, plain, fused = (Frozen(model, **how) for how in ({}, {"dtype": torch.bfloat16},
-                                                            {"dtype": torch.bfloat16, "fused": True}))
+    exact, plain, fused = (
+        Frozen(model, **how) for how in ({}, {"dtype": torch.bfloat16}, {"dtype": torch.bfloat16, "fused": True})
+    )
     assert sum(isinstance(m, ConvReLU) for m in fused.module.modules()) == fused_ones
     with torch.no_grad():
         for p in model.parameters():
@@ -94,7 +101,7 @@ def test_fused_kernels_compute_what_they_replace(name, fused_ones):
 def test_what_an_attack_gave_outlasts_the_next_one(config):
     trainer = Trainer(config)
     trainer.run_epoch()
-    (attack, replayed), = attacks(trainer).items()
+    ((attack, replayed),) = attacks(trainer).items()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     x, eps = x.contiguous(memory_format=torch.channels_last), torch.full((32,), 0.1, device="cuda")
     first = replayed(x, y, x, eps, eps / 4)[0]
@@ -106,7 +113,7 @@ def test_what_an_attack_gave_outlasts_the_next_one(config):
 def test_weights_that_training_moves_reach_the_recorded_attack(config):
     trainer = Trainer(config)
     trainer.run_epoch()
-    (attack, replayed), = attacks(trainer).items()
+    ((attack, replayed),) = attacks(trainer).items()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     given = x.contiguous(memory_format=torch.channels_last), y, x, torch.full((32,), 0.1, device="cuda")
     before = replayed(*given, given[3] / 4)[0]
@@ -120,8 +127,9 @@ def test_recorded_evaluations_follow_the_weights(config):
     trainer = Trainer(replace(config, training={**config.training, "passes": 8, "precision": "fp32"}))
     for _ in range(3):
         metrics = trainer.run_epoch()
-        split = replace(trainer.splits.val, index=trainer.splits.val.index.repeat(8),
-                        labels=trainer.splits.val.labels.repeat(8))  # 2,240 images, so that whole batches are robust
+        split = replace(
+            trainer.splits.val, index=trainer.splits.val.index.repeat(8), labels=trainer.splits.val.labels.repeat(8)
+        )  # 2,240 images, so that whole batches are robust
         judge = Frozen(trainer.model)
         alone = evaluate(judge, split, 10, eps=0.1, steps=4)
         trainer.splits, small = replace(trainer.splits, val=split), trainer.splits

@@ -28,14 +28,16 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 # --- imbalance
 # -------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("case", ORACLE["cases"], ids=lambda case: case["name"])
 def test_counts_and_thinning_equal_the_published_code(case):
     p = case["params"]
     counts = class_counts(p["total_samples"] / p["num_classes"], p["num_classes"], p["type"], p["factor"])
     assert counts == case["outputs"]["class_counts"]
     if "selected_indices" in case["outputs"]:
-        assert thin(np.array(case["inputs"]["targets"]), counts,
-                    p["seed"]).tolist() == case["outputs"]["selected_indices"]
+        assert (
+            thin(np.array(case["inputs"]["targets"]), counts, p["seed"]).tolist() == case["outputs"]["selected_indices"]
+        )
 
 
 def test_an_odd_number_of_classes_keeps_them_all():
@@ -58,9 +60,9 @@ def test_imbalance_is_read():
     assert parse_imbalance("step:2.5") == ("step", 2.5)
 
 
-@pytest.mark.parametrize("text",
-                         ["exp", "exp:", "exp:0.5", "exp:nan", "exp:inf", "step:-1", "step:x", "none:3",
-                          "lt:10", ""])
+@pytest.mark.parametrize(
+    "text", ["exp", "exp:", "exp:0.5", "exp:nan", "exp:inf", "step:-1", "step:x", "none:3", "lt:10", ""]
+)
 def test_wrong_imbalance_says_what_is_allowed(text):
     with pytest.raises(ValueError, match=rf"imbalance {re.escape(repr(text))} .*none, exp:K or step:K"):
         parse_imbalance(text)
@@ -68,6 +70,7 @@ def test_wrong_imbalance_says_what_is_allowed(text):
 
 # --- splits
 # ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -78,10 +81,13 @@ def home(tmp_path_factory):
 def small(tmp_path_factory):
     """name -> dataset string of small datasets that stand alone."""
     root = tmp_path_factory.mktemp("source")
-    return {"digits": "digits", "parquet": write_parquet(root / "plain"),
-            "folder": write_folder(root / "folder"),
-            "tracks": write_parquet(root / "tracks", counts=(60, 48, 30), track=6),
-            "grey": write_parquet(root / "grey", channels=1)}
+    return {
+        "digits": "digits",
+        "parquet": write_parquet(root / "plain"),
+        "folder": write_folder(root / "folder"),
+        "tracks": write_parquet(root / "tracks", counts=(60, 48, 30), track=6),
+        "grey": write_parquet(root / "grey", channels=1),
+    }
 
 
 @pytest.mark.parametrize("imbalance", ["none", "exp:3", "step:3"])
@@ -225,6 +231,7 @@ def test_batch_and_images(home, small):
 
 # --- the store ----------------------------------------------------------------------------------------------
 
+
 def test_images_are_the_mapped_file_and_nothing_is_copied(home, small):
     spec = DataSpec(small["parquet"], "none")
     a, b = open_splits(spec, home), open_splits(DataSpec(small["parquet"], "exp:2"), home)
@@ -297,9 +304,11 @@ def test_a_killed_decode_leaves_nothing_that_looks_complete(tmp_path, monkeypatc
 
 def test_the_driver_needs_no_torch(tmp_path):
     dataset = write_parquet(tmp_path / "source")
-    code = ("import sys; from trainables.data import DataSpec, check\n"
-            f"for d in ('digits', {dataset!r}): check(DataSpec(d, 'exp:2'), {str(tmp_path / 'home')!r})\n"
-            "assert 'torch' not in sys.modules")
+    code = (
+        "import sys; from trainables.data import DataSpec, check\n"
+        f"for d in ('digits', {dataset!r}): check(DataSpec(d, 'exp:2'), {str(tmp_path / 'home')!r})\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

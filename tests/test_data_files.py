@@ -24,6 +24,7 @@ def home(tmp_path_factory):
 # --- what files may look like
 # ----------------------------------------------------------------------------------------
 
+
 def rename(**names):
     return lambda table: table.rename_columns([names.get(n, n) for n in table.column_names])
 
@@ -33,8 +34,7 @@ def plain_binary(table):
     return pa.table({"picture": images, "fine_label": table["label"].cast(pa.uint8())})
 
 
-@pytest.mark.parametrize("columns", [rename(img="image", label="labels"), plain_binary],
-                         ids=["renamed", "binary"])
+@pytest.mark.parametrize("columns", [rename(img="image", label="labels"), plain_binary], ids=["renamed", "binary"])
 def test_other_column_layouts(tmp_path, columns):
     dataset = write_parquet(tmp_path / "d", columns=columns)
     assert check(DataSpec(dataset, "none"), tmp_path / "home").counts["train"] == [16, 12, 8]
@@ -74,8 +74,7 @@ def test_torchvision_gtsrb_is_split_by_track(tmp_path):
         (raw / f"GTSRB/Training/{c:05d}").mkdir(parents=True)
         for k in range(4):
             size = 8 + k
-            Image.fromarray(picture(k,
-                                    size)).save(raw / f"GTSRB/Training/{c:05d}/{k // 2:05d}_{k % 2:05d}.ppm")
+            Image.fromarray(picture(k, size)).save(raw / f"GTSRB/Training/{c:05d}/{k // 2:05d}_{k % 2:05d}.ppm")
     (raw / "GTSRB/Final_Test/Images").mkdir(parents=True)
     for c in range(43):
         Image.fromarray(picture(c)).save(raw / f"GTSRB/Final_Test/Images/{c:05d}.ppm")
@@ -101,6 +100,7 @@ def test_torchvision_mnist_from_files(tmp_path):
 
 
 # --- wrong input --------------------------------------------------------------------------------------------
+
 
 def drop(column):
     return dict(columns=lambda table: table.drop_columns([column]))
@@ -141,21 +141,24 @@ def test_wrong_parquet(tmp_path, case):
     assert not list((tmp_path / "home/datasets").glob("[!.]*"))  # nothing half done stays
 
 
-@pytest.mark.parametrize("spec, sentence", [
-    (dict(dataset="imagenet"), "unknown dataset 'imagenet'.*digits, cifar10, .*parquet:DIR, folder:DIR"),
-    (dict(dataset="hub:x"), "unknown dataset 'hub:x'"),
-    (dict(dataset="parquet:"), "'parquet:' names no folder"),
-    (dict(dataset="parquet:/no/such"), "'parquet:/no/such' names no folder"),
-    (dict(dataset="folder:/no/such"), "'folder:/no/such' names no folder"),
-    (dict(imbalance="exp:x"), "imbalance 'exp:x'"),
-    (dict(imbalance="exp:1000"), "class '7' .*exp:1000.*less than 111"),
-    (dict(imbalance="step:112"), "class '5' .*step:112.*less than 111"),
-    (dict(val_fraction=0), "val_fraction 0 is not allowed"),
-    (dict(val_fraction=1.0), "val_fraction 1.0 is not allowed"),
-    (dict(val_fraction=0.999), "class '8' has 139 image.*val_fraction 0.999"),
-    (dict(seed=-1), "data seed -1"),
-    (dict(seed=1.5), "data seed 1.5"),
-])
+@pytest.mark.parametrize(
+    "spec, sentence",
+    [
+        (dict(dataset="imagenet"), "unknown dataset 'imagenet'.*digits, cifar10, .*parquet:DIR, folder:DIR"),
+        (dict(dataset="hub:x"), "unknown dataset 'hub:x'"),
+        (dict(dataset="parquet:"), "'parquet:' names no folder"),
+        (dict(dataset="parquet:/no/such"), "'parquet:/no/such' names no folder"),
+        (dict(dataset="folder:/no/such"), "'folder:/no/such' names no folder"),
+        (dict(imbalance="exp:x"), "imbalance 'exp:x'"),
+        (dict(imbalance="exp:1000"), "class '7' .*exp:1000.*less than 111"),
+        (dict(imbalance="step:112"), "class '5' .*step:112.*less than 111"),
+        (dict(val_fraction=0), "val_fraction 0 is not allowed"),
+        (dict(val_fraction=1.0), "val_fraction 1.0 is not allowed"),
+        (dict(val_fraction=0.999), "class '8' has 139 image.*val_fraction 0.999"),
+        (dict(seed=-1), "data seed -1"),
+        (dict(seed=1.5), "data seed 1.5"),
+    ],
+)
 def test_wrong_spec(home, spec, sentence):
     with pytest.raises(DataError, match=sentence) as caught:
         check(DataSpec(**spec), home)

@@ -190,15 +190,24 @@ def test_compose_store(tmp_path):
         for _ in range(2):
             subprocess.run([sys.executable, *rest], env=native(services["bucket"], s3.address), check=True)
         buckets = {b["Name"] for b in s3.client().list_buckets()["Buckets"]}
-        wanted = {services["ray-head"]["environment"]["TUNER_STORAGE"].removeprefix("s3://").split("/")[0],
-                  services["mlflow"]["command"][-1].removeprefix("s3://").split("/")[0]}
+        wanted = {
+            services["ray-head"]["environment"]["TUNER_STORAGE"].removeprefix("s3://").split("/")[0],
+            services["mlflow"]["command"][-1].removeprefix("s3://").split("/")[0],
+        }
         assert wanted <= buckets
         for name in ("ray-head", "ray-worker"):
             assert "store" in services[name]["networks"] and "store" in services["s3"]["networks"]
-            code = ("import os; from trainables.storage import storage_problem; "
-                    "print(storage_problem(os.environ['TUNER_STORAGE']))")
-            done = subprocess.run([sys.executable, "-c", code], env=native(services[name], s3.address), cwd=ROOT,
-                                  capture_output=True, text=True)
+            code = (
+                "import os; from trainables.storage import storage_problem; "
+                "print(storage_problem(os.environ['TUNER_STORAGE']))"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env=native(services[name], s3.address),
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
             assert done.stdout == "None\n", done.stdout + done.stderr
 
 
@@ -210,13 +219,25 @@ def test_compose_mlflow():
     with s3_server(int(store)) as s3, postgres() as database:
         s3.client().create_bucket(Bucket="mlflow")
         server, password = database.partition("@")[2], database.split(":")[2].partition("@")[0]
-        env = {**native(service, s3.address), "MLFLOW_S3_ENDPOINT_URL": s3.address, "AWS_ENDPOINT_URL": s3.address,
-               "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
-               "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tuner@{server}", "PGPASSWORD": password}
+        env = {
+            **native(service, s3.address),
+            "MLFLOW_S3_ENDPOINT_URL": s3.address,
+            "AWS_ENDPOINT_URL": s3.address,
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tuner@{server}",
+            "PGPASSWORD": password,
+        }
         address = f"http://127.0.0.1:{port}"
         command = [{"0.0.0.0": "127.0.0.1", "5000": port, "2": "1"}.get(word, word) for word in service["command"]]
-        process = subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]], env=env,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / command[0], *command[1:]],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             _, python, flag, code = service["healthcheck"]["test"]
             check = [sys.executable, flag, code.replace("http://127.0.0.1:5000", address)]
@@ -224,11 +245,17 @@ def test_compose_mlflow():
             while subprocess.run(check, capture_output=True).returncode:
                 assert process.poll() is None and time.time() < deadline
                 time.sleep(0.5)
-            code = ("import mlflow; mlflow.log_text('hello', 'front.txt'); mlflow.log_metric('hypervolume', 0.5); "
-                    "run = mlflow.active_run().info; mlflow.end_run(); "
-                    "print(run.artifact_uri, mlflow.artifacts.load_text(run.artifact_uri + '/front.txt'))")
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                  env={**os.environ, "MLFLOW_TRACKING_URI": address})  # a user has no key to the store
+            code = (
+                "import mlflow; mlflow.log_text('hello', 'front.txt'); mlflow.log_metric('hypervolume', 0.5); "
+                "run = mlflow.active_run().info; mlflow.end_run(); "
+                "print(run.artifact_uri, mlflow.artifacts.load_text(run.artifact_uri + '/front.txt'))"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "MLFLOW_TRACKING_URI": address},
+            )  # a user has no key to the store
             last = done.stdout.splitlines()[-1:]
             assert last and re.fullmatch("mlflow-artifacts:/.+ hello", last[0]), done.stdout + done.stderr
             kept = s3.client().list_objects_v2(Bucket="mlflow")["Contents"]

@@ -70,8 +70,9 @@ def test_sbatch_runs_a_search(tmp_path, short):
     """Ray with a token of this job's own and the search are the real ones; SLURM's programs stand-ins."""
     slurm = {name: FAKES[name] for name in ("scontrol", "srun", "hostname")}
     tiny = ["--trials", "1", "--max-epochs", "1", "--set", "passes=1", "--set", "attack_steps=2"]
-    script = sbatch(tmp_path, short, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm,
-                    job=str(os.getpid()))  # its port comes from it
+    script = sbatch(
+        tmp_path, short, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm, job=str(os.getpid())
+    )  # its port comes from it
     assert script.wait(timeout=550) == 0, (tmp_path / "errors").read_text()[-3000:]
     assert '"state": "finished"' in (tmp_path / "out").read_text() and "requeue" not in (tmp_path / "log").read_text()
     assert not list((tmp_path / "home").glob(".ray-token*"))

@@ -156,14 +156,24 @@ with _stoppable(None) as stop:
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_ends_the_process(first):
-    done = subprocess.run([sys.executable, "-c", PRESSED, str(int(first)), str(int(signal.SIGINT))], text=True,
-                          capture_output=True, timeout=120, env=os.environ.copy())
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED, str(int(first)), str(int(signal.SIGINT))],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env=os.environ.copy(),
+    )
     assert done.returncode == -signal.SIGINT and done.stdout == "signal\n", done.stderr
 
 
 def test_one_is_not_enough():
-    done = subprocess.run([sys.executable, "-c", PRESSED, str(int(signal.SIGINT))], text=True, capture_output=True,
-                          timeout=120, env=os.environ.copy())
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED, str(int(signal.SIGINT))],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env=os.environ.copy(),
+    )
     assert done.returncode == 0 and done.stdout == "signal\n", done.stderr
 
 
@@ -183,8 +193,9 @@ thread.join()
 
 
 def test_a_time_budget_on_another_thread_leaves_the_process_alone():
-    done = subprocess.run([sys.executable, "-c", ON_A_THREAD], text=True, capture_output=True, timeout=60,
-                          env=os.environ.copy())
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_THREAD], text=True, capture_output=True, timeout=60, env=os.environ.copy()
+    )
     assert done.returncode == 0 and done.stdout == "time budget\n", done.stderr
 
 

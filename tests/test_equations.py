@@ -61,8 +61,9 @@ def test_faal_per_class_leaves_little_to_missing_classes():
     """All margins alike and negative: times class sizes a missing class gains most, as it is it gains least."""
     y = [0] * 5 + [1] * 3
     logits = torch.nn.functional.one_hot(torch.tensor(y), 4).double()
-    published, ours = (m.class_weights(make_batch(m, y, logits=logits))
-                       for m in (make("faal"), make("faal", per_class=True)))
+    published, ours = (
+        m.class_weights(make_batch(m, y, logits=logits)) for m in (make("faal"), make("faal", per_class=True))
+    )
     assert published[2] > 0.25 > published[0]
     assert ours[2] < 0.25 < ours[0]
 
@@ -118,8 +119,10 @@ def test_sovr_switches_the_samples_with_small_margins():
     assert sovr.smallest_margins(z, y, 0.5).tolist() == [False, False, True, True]
     assert sovr.smallest_margins(z, y, 0.25).tolist() == [False, False, True, False]
     soft = lambda v: math.log1p(math.exp(v))  # noqa: E731
-    close(losses.one_vs_rest(z, y), [soft(-3) + 2 * soft(0), soft(-1) + 2 * soft(0),
-                                     soft(0) + soft(0) + soft(2), soft(-5) + soft(0) + soft(4.5)])
+    close(
+        losses.one_vs_rest(z, y),
+        [soft(-3) + 2 * soft(0), soft(-1) + 2 * soft(0), soft(0) + soft(0) + soft(2), soft(-5) + soft(0) + soft(4.5)],
+    )
 
 
 def test_codat_value_is_mean_plus_deviation():

@@ -51,8 +51,9 @@ def test_folder_is_whole(exported):
     assert {f.name for f in to.iterdir()} == FILES and result["folder"] == str(to)
     assert [p.name for p in to.parent.iterdir()] == ["model"], "nothing is left beside it"
     about = json.loads((to / "model.json").read_text())
-    assert {"architecture", "preprocessing", "training", "spec", "metrics", "code", "torch", "params",
-            "method"} <= set(about)
+    assert {"architecture", "preprocessing", "training", "spec", "metrics", "code", "torch", "params", "method"} <= set(
+        about
+    )
     assert about["architecture"]["classes"] == [str(c) for c in range(10)]
     assert about["architecture"]["shape"] == [1, 8, 8]
     assert about["code"].startswith("0.1.0")
@@ -97,8 +98,10 @@ def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
     low, high = row["per_class"]["4"]["ci"]
     line = next(line for line in text.splitlines() if line.startswith("| 4 |"))
     if about["metrics"][-1]["attack"] == "pgd:2x1":
-        assert line == f"| 4 | {row['per_class']['4']['robust_acc']:.3f} | {low:.3f} .. {high:.3f} | " \
-                       f"{row['per_class']['4']['clean_acc']:.3f} |"
+        assert (
+            line == f"| 4 | {row['per_class']['4']['robust_acc']:.3f} | {low:.3f} .. {high:.3f} | "
+            f"{row['per_class']['4']['clean_acc']:.3f} |"
+        )
 
 
 def snippets(markdown):
@@ -120,12 +123,15 @@ def test_load_snippets_of_the_card(exported):
 def test_program_needs_torch_alone(exported):
     """In a process of its own, away from the project: no package of ours is loaded, any batch size works."""
     to, _, _ = exported
-    code = snippets((to / "README.md").read_text())[0] + f"""
+    code = (
+        snippets((to / "README.md").read_text())[0]
+        + f"""
 import sys, torch
 model = load({str(to)!r})
 print([tuple(model(torch.rand(n, 1, 8, 8)).shape) for n in (1, 2, 7)])
 print([m for m in ("trainables", "tuner", "search_spaces") if m in sys.modules])
 """
+    )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
     assert done.stdout.splitlines() == ["[(1, 10), (2, 10), (7, 10)]", "[]"], done.stderr
 
@@ -206,8 +212,9 @@ def test_python_page_runs(tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     env = {**os.environ, "TUNER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env,
-                          timeout=240)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240
+    )
     assert done.returncode == 0 and len(blocks) == 4, done.stderr
     assert "finished {'finished': 4" in done.stdout and "hypervolume" in done.stdout
     assert {f.name for f in (tmp_path / "my-model").iterdir()} == FILES
@@ -216,16 +223,19 @@ def test_python_page_runs(tmp_path):
 # ---- wrong input ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args, parts", [
-    (["--pick", "99", "--to", "OUT"], ["'99'", "not on the front"]),
-    (["--pick", "best", "--to", "OUT"], ["'best'", "knee"]),
-    (["--pick", "knee"], ["--to DIR"]),
-    (["--to", "OUT"], ["--pick"]),
-    ([], ["--parquet FILE"]),
-    (["--register", "m", "--parquet", "OUT"], ["'m'", "--to DIR"]),
-    (["--pick", "knee", "--to", "/proc/nowhere/x"], ["/proc/nowhere", "cannot be written"]),
-    (["--pick", "knee", "--to", "TAKEN"], ["exists", "not an earlier export"]),
-])
+@pytest.mark.parametrize(
+    "args, parts",
+    [
+        (["--pick", "99", "--to", "OUT"], ["'99'", "not on the front"]),
+        (["--pick", "best", "--to", "OUT"], ["'best'", "knee"]),
+        (["--pick", "knee"], ["--to DIR"]),
+        (["--to", "OUT"], ["--pick"]),
+        ([], ["--parquet FILE"]),
+        (["--register", "m", "--parquet", "OUT"], ["'m'", "--to DIR"]),
+        (["--pick", "knee", "--to", "/proc/nowhere/x"], ["/proc/nowhere", "cannot be written"]),
+        (["--pick", "knee", "--to", "TAKEN"], ["exists", "not an earlier export"]),
+    ],
+)
 def test_wrong_input(finished, tmp_path, capsys, monkeypatch, args, parts):
     from tests.test_wrong_input import run
 
@@ -250,10 +260,16 @@ def other_trial(path):
     shutil.copy(others[0], path)
 
 
-@pytest.mark.parametrize("damage, part", [
-    (lambda path: path.unlink(), "is missing"), (flip, "is cut or altered"), (other_trial, "is not the one"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is cut or altered"),
-    (lambda path: path.write_bytes(b""), "is cut or altered")])
+@pytest.mark.parametrize(
+    "damage, part",
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (flip, "is cut or altered"),
+        (other_trial, "is not the one"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is cut or altered"),
+        (lambda path: path.write_bytes(b""), "is cut or altered"),
+    ],
+)
 def test_a_damaged_checkpoint(finished, tmp_path, capsys, monkeypatch, damage, part):
     from tests.test_verify import copied
     from tests.test_wrong_input import run
@@ -293,6 +309,7 @@ def test_every_byte_of_the_weights_is_guarded(tmp_path):
 @contextlib.contextmanager
 def refusing_server():
     """An MLflow that refuses the password."""
+
     class Refuse(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(401)
@@ -333,8 +350,10 @@ def test_an_earlier_export_is_replaced_whole(finished, tmp_path):
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, tuner; from tuner import SearchSpec, Home; " \
-           "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]); " \
-           "from tuner import search, load_front; print(callable(search), callable(load_front))"
+    code = (
+        "import sys, tuner; from tuner import SearchSpec, Home; "
+        "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]); "
+        "from tuner import search, load_front; print(callable(search), callable(load_front))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["[]", "True True"], done.stderr

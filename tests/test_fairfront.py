@@ -20,29 +20,46 @@ CORNERS = [
     ({**MART, "instance": "sigmoid", "instance_on": "main"}, "mail", MART),
     ({"instance": "exponential", "alpha": 0.7}, "wmmr", {"alpha": 0.7, "detach": True}),
     ({"instance": "exponential", "detach": False}, "wmmr", {}),
-    ({**TRADES, "instance": "exponential", "alpha": 1.5, "detach": False, "instance_on": "regulariser"}, "wmmr",
-     {**TRADES, "alpha": 1.5}),
-    ({**TRADES, "instance": "exponential", "alpha": 2.0, "instance_on": "regulariser"}, "wmmr",
-     {**TRADES, "alpha": 2.0, "detach": True}),
+    (
+        {**TRADES, "instance": "exponential", "alpha": 1.5, "detach": False, "instance_on": "regulariser"},
+        "wmmr",
+        {**TRADES, "alpha": 1.5},
+    ),
+    (
+        {**TRADES, "instance": "exponential", "alpha": 2.0, "instance_on": "regulariser"},
+        "wmmr",
+        {**TRADES, "alpha": 2.0, "detach": True},
+    ),
     ({"instance": "entropy", "strength": 0.8}, "ewat", {"strength": 0.8}),
-    ({"class_weight": "prior", "power": 0.7, "separation": True, "sep_weight": 0.9, "temperature": 0.2},
-     "srat", {"strength": 0.7, "sep_weight": 0.9, "temperature": 0.2}),
+    (
+        {"class_weight": "prior", "power": 0.7, "separation": True, "sep_weight": 0.9, "temperature": 0.2},
+        "srat",
+        {"strength": 0.7, "sep_weight": 0.9, "temperature": 0.2},
+    ),
     ({**TRADES, "class_weight": "hedge", "eta": 0.2}, "wat", {"beta": 4.0, "eta": 0.2}),
     ({"class_weight": "ball", "ball": 0.2}, "faal", {"radius": 0.2}),
     ({**TRADES, "class_weight": "ball", "ball": 0.2}, "faal", {**TRADES, "radius": 0.2}),
     ({**MART, "class_weight": "ball", "ball": 0.2}, "faal", {**MART, "radius": 0.2}),
-    ({"class_weight": "similarity", "similarity": 1.5, "class_radius": "similarity",
-      "radius_similarity": 1.5}, "dafa", {"form": "at", "lam": 1.5}),
-    ({**TRADES, "class_weight": "similarity", "class_on": "main", "class_radius": "similarity"}, "dafa",
-     TRADES),
+    (
+        {"class_weight": "similarity", "similarity": 1.5, "class_radius": "similarity", "radius_similarity": 1.5},
+        "dafa",
+        {"form": "at", "lam": 1.5},
+    ),
+    ({**TRADES, "class_weight": "similarity", "class_on": "main", "class_radius": "similarity"}, "dafa", TRADES),
     ({**TRADES, "class_weight": "dual", "rate": 0.1}, "frl", {"beta": 4.0, "rate": 0.1}),
-    ({**TRADES, "class_weight": "dual", "class_on": "main", "class_radius": "dual", "margin_rate": 0.1}, "frl",
-     {"beta": 4.0, "mode": "remargin", "margin_rate": 0.1}),
+    (
+        {**TRADES, "class_weight": "dual", "class_on": "main", "class_radius": "dual", "margin_rate": 0.1},
+        "frl",
+        {"beta": 4.0, "mode": "remargin", "margin_rate": 0.1},
+    ),
     ({**TRADES, "class_weight": "dual", "class_radius": "dual"}, "frl", {"beta": 4.0, "mode": "both"}),
     ({"class_radius": "accuracy", "radius_base": 0.4}, "cfa", {"form": "at", "lambda_1": 0.4, "average": "none"}),
     ({"class_radius": "accuracy", "average": "fawa", "threshold": 0.1}, "cfa", {"form": "at", "threshold": 0.1}),
-    ({**TRADES, "class_radius": "accuracy", "class_beta": True, "beta_base": 0.6, "average": "fawa"}, "cfa",
-     {"beta": 4.0, "lambda_2": 0.6}),
+    (
+        {**TRADES, "class_radius": "accuracy", "class_beta": True, "beta_base": 0.6, "average": "fawa"},
+        "cfa",
+        {"beta": 4.0, "lambda_2": 0.6},
+    ),
     ({"logit_prior": 1.0}, "bsl", {}),
 ]
 
@@ -58,8 +75,10 @@ def test_corner(ours, method, theirs):
     family = make("fairfront", start=start, **ours)
 
     def equal(epoch, seed):
-        pairs = zip(loss_and_grads(family, make_batch(family, seed=seed, epoch=epoch)),
-                    loss_and_grads(published, make_batch(published, seed=seed, epoch=epoch)))
+        pairs = zip(
+            loss_and_grads(family, make_batch(family, seed=seed, epoch=epoch)),
+            loss_and_grads(published, make_batch(published, seed=seed, epoch=epoch)),
+        )
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 

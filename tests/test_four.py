@@ -66,11 +66,14 @@ def test_lrat_weights_at_the_numbers_of_the_paper():
     close(pair_weights(1 - margins, 2.0, 0.5), [2.8284271, 2.0, 1.4142136, 0.2, 0.0], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("attacks, residual, expected", [
-    ("saa+cw", "c", ["dlr-targeted", "margin"]),
-    ("pgd", "c", ["ce", "dlr-targeted"]),
-    ("pgd+cw", "b", ["ce", "margin"]),
-])
+@pytest.mark.parametrize(
+    "attacks, residual, expected",
+    [
+        ("saa+cw", "c", ["dlr-targeted", "margin"]),
+        ("pgd", "c", ["ce", "dlr-targeted"]),
+        ("pgd+cw", "b", ["ce", "margin"]),
+    ],
+)
 def test_lrat_attacks(attacks, residual, expected):
     method = make("lrat", attacks=attacks, residual=residual)
     assert [a.loss for a in method.attacks(BASE, 0)] == expected
@@ -115,8 +118,7 @@ def test_done_running_normaliser():
     close(done.running_log_mean(log_u, second, r, eta), r * math.log(u))
     method = make("done", r=r, normaliser="running", eta=eta)
     method.r_log_u.copy_(log_u)
-    close(method.weights(second, torch.zeros(3, dtype=torch.int64), r),
-          [math.exp(v / r) / (3 * u) for v in (2, 4, 4)])
+    close(method.weights(second, torch.zeros(3, dtype=torch.int64), r), [math.exp(v / r) / (3 * u) for v in (2, 4, 4)])
     assert method.r_log_u == log_u  # kept until the optimiser has stepped, so AWP may run the loss twice
     method.end_step(None)
     close(method.r_log_u, r * math.log(u))
@@ -144,6 +146,7 @@ def test_implicit_gradient_of_a_linear_loss():
     close(term, [0.0])
     hessian = c / (0.1 - d) ** 2 + c / (0.1 + d) ** 2
     close(torch.autograd.grad(term.sum(), theta)[0], 0.7 / hessian)
+
     # and that is how the optimum of l + c log(ub - d) + c log(d - lb) really moves
     def optimum(theta):
         low, high = -0.1, 0.1
@@ -151,6 +154,7 @@ def test_implicit_gradient_of_a_linear_loss():
             d = (low + high) / 2
             low, high = (d, high) if theta - c / (0.1 - d) + c / (0.1 + d) > 0 else (low, d)
         return low
+
     slope, d = (optimum(0.7001) - optimum(0.6999)) / 0.0002, optimum(0.7)
     close(slope, 1 / (c / (0.1 - d) ** 2 + c / (0.1 + d) ** 2), rtol=1e-5, atol=0)
 
@@ -180,8 +184,7 @@ def _net(classes: int):
 
 def test_dlr_by_hand():
     z = t([4, 1, 3, 0, -1])
-    close(dlr_targeted(z, torch.tensor([0]), torch.tensor([2])), [-(4 - 3) / (4 - (1 + 0) / 2)], rtol=1e-10,
-          atol=0)
+    close(dlr_targeted(z, torch.tensor([0]), torch.tensor([2])), [-(4 - 3) / (4 - (1 + 0) / 2)], rtol=1e-10, atol=0)
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]  # Croce and Hein, alg. 1
 
 

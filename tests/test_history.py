@@ -10,8 +10,9 @@ from tuner.results.history import History
 START = '{"event": "start", "trial": 1, "time": 1.0, "params": {}, "method": "at"}'
 
 
-@pytest.mark.parametrize("torn, kept", [(START[:50], 1), ('{"event": "epo', 1), (START, 2)],
-                         ids=["start", "epoch", "all but the newline"])
+@pytest.mark.parametrize(
+    "torn, kept", [(START[:50], 1), ('{"event": "epo', 1), (START, 2)], ids=["start", "epoch", "all but the newline"]
+)
 def test_what_follows_half_a_line_stands_on_a_line_of_its_own(tmp_path, torn, kept):
     history = History(tmp_path)
     history.append("start", 0, params={}, method="at")

@@ -12,14 +12,30 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("search_spaces", "trainables", "tuner")
 # From the ground up: a room may import what stands below it, and files of its own.
 FLOORS = [
-    {"tuner.errors", "tuner.files"}, {"tuner.home"}, {"tuner.spec"}, {"tuner.sync"}, {"tuner.results"},
-    {"tuner.optimizer"}, {"tuner.report"}, {"tuner.tracking"}, {"tuner.execution"}, {"tuner.verification"},
-    {"tuner.remote"}, {"tuner.cli"}, {"tuner.job", "tuner"}]
+    {"tuner.errors", "tuner.files"},
+    {"tuner.home"},
+    {"tuner.spec"},
+    {"tuner.sync"},
+    {"tuner.results"},
+    {"tuner.optimizer"},
+    {"tuner.report"},
+    {"tuner.tracking"},
+    {"tuner.execution"},
+    {"tuner.verification"},
+    {"tuner.remote"},
+    {"tuner.cli"},
+    {"tuner.job", "tuner"},
+]
 FLOOR = {room: floor for floor, rooms in enumerate([{"search_spaces"}, {"trainables"}, *FLOORS]) for room in rooms}
-ONLY_IN = {"ray": ("trainables.ray_adapter", "tuner.execution", "tuner.verification.verify", "tuner.remote.submission"),
-           "mlflow": ("tuner.tracking",)}
-FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
-         for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))}
+ONLY_IN = {
+    "ray": ("trainables.ray_adapter", "tuner.execution", "tuner.verification.verify", "tuner.remote.submission"),
+    "mlflow": ("tuner.tracking",),
+}
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+    for package in PACKAGES
+    for p in sorted((ROOT / package).rglob("*.py"))
+}
 
 
 def imports(path):
@@ -53,7 +69,13 @@ def test_imports_run_down(module):
             assert module.startswith(rooms), f"{library} is imported in {', '.join(rooms)} alone"
     if module.startswith("search_spaces"):
         assert {used.split(".")[0] for used in imports(FILES[module])} <= {
-            "search_spaces", "optuna", "dataclasses", "typing", "__future__", "collections"}
+            "search_spaces",
+            "optuna",
+            "dataclasses",
+            "typing",
+            "__future__",
+            "collections",
+        }
 
 
 def test_no_circle():
@@ -61,7 +83,7 @@ def test_no_circle():
     done, path = set(), []
 
     def visit(module):
-        assert module not in path, " -> ".join([*path[path.index(module):], module])
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
             path.append(module)
             for used in sorted(OURS[module] - {module}):
@@ -78,17 +100,21 @@ def test_tuner_itself_is_small():
 
 @pytest.mark.parametrize("args", [["--help"], ["methods"], ["space", "srat"], ["search", "--help"]])
 def test_light_commands_import_nothing_heavy(args):
-    code = f"import sys; sys.argv = ['tuner', *{args!r}]\nfrom tuner.cli import main\n" \
-           "try: main()\nexcept SystemExit: pass\n" \
-           "print('HEAVY', [m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    code = (
+        f"import sys; sys.argv = ['tuner', *{args!r}]\nfrom tuner.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', [m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in out
 
 
 def test_help_is_quick():
     """0.6 s on a quiet machine; the best of three, because CI's is not quiet."""
+
     def once():
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", "tuner.cli", "--help"], check=True, capture_output=True)
         return time.perf_counter() - begin
+
     assert min(once() for _ in range(3)) < 0.6

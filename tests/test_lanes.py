@@ -10,13 +10,14 @@ from search_spaces.trades import Params as Trades
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.optimizer import method_bandit
-from tuner.optimizer.ask_tell import Lanes
-from tuner.optimizer.method_bandit import Growth
+from tuner.optimizer.ask_tell import AskTell
+from tuner.optimizer.method_bandit import RewardWindow
 from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import History
 from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import CONTINUE
 from tuner.spec.search_spec import SearchSpec
 
@@ -32,8 +33,14 @@ def curve(record, epoch):
     beta = record.params.get("beta")
     level = 0.3 if beta is None else 0.5 - 0.02 * (beta - 4) ** 2 / 4
     level -= 0.01 * (record.seed + record.trial % 3)
-    return {"epoch": epoch, "robust_acc": level + epoch / 100, "worst_class_robust_acc": level / 2 + epoch / 200,
-            "clean_acc": 0.8, "train_s": 2.0, "eval_s": 1.0}
+    return {
+        "epoch": epoch,
+        "robust_acc": level + epoch / 100,
+        "worst_class_robust_acc": level / 2 + epoch / 200,
+        "clean_acc": 0.8,
+        "train_s": 2.0,
+        "eval_s": 1.0,
+    }
 
 
 def drive(lanes, history, spec, until=None, at=curve):
@@ -49,16 +56,19 @@ def drive(lanes, history, spec, until=None, at=curve):
     while (record := lanes.next()) is not None:
         of = {} if record.of is None else {"of": record.of}
         if record.trial not in {t.trial for t in history.everything()} and write(
-                "start", record.trial, params=record.params, method=record.method, seed=record.seed, **of):
+            "start", record.trial, params=record.params, method=record.method, seed=record.seed, **of
+        ):
             return
-        record, state = history.record(record.trial), FULL
+        record, state = history.record(record.trial), TrialState.FINISHED
         if record.epochs and lanes.feed(record.trial, record.last) != CONTINUE:
-            state = STOPPED  # the actor says its last epoch again: the process may have died before it was judged
-        for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1) if state == FULL else ():
+            state = (
+                TrialState.STOPPED
+            )  # the actor says its last epoch again: the process may have died before it was judged
+        for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1) if state == TrialState.FINISHED else ():
             if write("epoch", record.trial, metrics=at(record, epoch)):
                 return
             if lanes.feed(record.trial, record.last) != CONTINUE:
-                state = STOPPED
+                state = TrialState.STOPPED
                 break
         dead = write("end", record.trial, state=state)
         lanes.tell(record.trial, state)
@@ -67,15 +77,16 @@ def drive(lanes, history, spec, until=None, at=curve):
 
 
 def summary(history):
-    return [(t.trial, t.method, t.of, t.seed, t.state, len(t.epochs), tuple(t.params.items()))
-            for t in history.everything()]
+    return [
+        (t.trial, t.method, t.of, t.seed, t.state, len(t.epochs), tuple(t.params.items())) for t in history.everything()
+    ]
 
 
 # ---- the bandit ------------------------------------------------------------------------------------------------------
 
 
 def grown(*points, epochs=10):
-    growth = Growth()
+    growth = RewardWindow()
     for point in points:
         growth.add(epochs, point)
     return growth
@@ -86,8 +97,10 @@ def test_rates_are_what_the_front_would_lose_per_epoch():
     methods = {"a": grown((0.5, 0.4)), "b": grown((0.2, 0.6), epochs=4)}
     # without a's: 0.2 x 0.6 = 0.12 of 0.24 is left; without b's: 0.5 x 0.4 = 0.20
     assert method_bandit.rates(methods) == {"a": pytest.approx(0.12 / 10), "b": pytest.approx(0.04 / 4)}
-    assert method_bandit.shares(methods) == {"a": pytest.approx(0.15 + 0.7 * 0.012 / 0.022),
-                                      "b": pytest.approx(0.15 + 0.7 * 0.010 / 0.022)}
+    assert method_bandit.shares(methods) == {
+        "a": pytest.approx(0.15 + 0.7 * 0.012 / 0.022),
+        "b": pytest.approx(0.15 + 0.7 * 0.010 / 0.022),
+    }
 
 
 def test_what_was_found_long_ago_is_no_growth():
@@ -115,13 +128,15 @@ def test_the_draw_is_the_same_whenever_it_is_asked():
 
 def test_several_methods_share_one_budget():
     spec, history = spec_of(), History(None)
-    drive(Lanes(spec, history), history, spec)
+    drive(AskTell(spec, history), history, spec)
     assert sorted(history.trials) == list(range(24)) and state_of(spec, history) == "finished"
     own = {"srat": params_of(Srat), "trades": params_of(Trades)}
     for record in history.trials.values():
         assert set(record.params) <= set(own[record.method])
     firsts = [history.trials[numbers[0]] for numbers in history.numbers.values()]
-    assert all(t.params == spec.of(t.method).search_space().default() and t.state == FULL for t in firsts)
+    assert all(
+        t.params == spec.of(t.method).search_space().default() and t.state == TrialState.FINISHED for t in firsts
+    )
     assert [t.method for t in list(history.trials.values())[:8]] == ["srat", "trades"] * 4  # first four each
     assert len(history.numbers["trades"]) > len(history.numbers["srat"]) > 4  # whose front grows gets more
 
@@ -129,9 +144,9 @@ def test_several_methods_share_one_budget():
 def test_every_method_is_searched_as_it_would_be_alone():
     """Its first proposals are those of a search of its own: numbers, seeds and rungs are the lane's."""
     spec, history = spec_of(), History(None)
-    drive(Lanes(spec, history), history, spec)
+    drive(AskTell(spec, history), history, spec)
     alone, single = History(None), spec.of("trades")
-    drive(Lanes(single, alone), alone, single)
+    drive(AskTell(single, alone), alone, single)
     first = [[t.params for t in h.trials.values()][:4] for h in (history.lane("trades"), alone)]
     assert first[0] == first[1]
 
@@ -141,22 +156,22 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler):
     """With one worker: the same trials, of the same methods, stopped at the same rungs, the same replicates."""
     spec = spec_of(trials=12, seeds=2, sampler=sampler, max_epochs=9, grace=1)
     whole = History(tmp_path / "whole")
-    drive(Lanes(spec, whole, tmp_path / "whole"), whole, spec)
-    assert whole.replicates and whole.with_state(STOPPED) and state_of(spec, whole) == "finished"
+    drive(AskTell(spec, whole, tmp_path / "whole"), whole, spec)
+    assert whole.replicates and whole.with_state(TrialState.STOPPED) and state_of(spec, whole) == "finished"
     events = len(whole.path.read_text().splitlines())
     for kill in range(7, events, events // 5):
         folder = tmp_path / str(kill)
         history = History(folder)
-        drive(Lanes(spec, history, folder), history, spec, until=kill)
+        drive(AskTell(spec, history, folder), history, spec, until=kill)
         again = History(folder)
         assert state_of(spec, again) == "stopped"
-        drive(Lanes(spec, again, folder), again, spec)
+        drive(AskTell(spec, again, folder), again, spec)
         assert summary(again) == summary(whole), kill
 
 
 def test_a_method_without_parameters_runs_once():
     spec, history = spec_of(method=("at", "trades"), trials=6), History(None)
-    drive(Lanes(spec, history), history, spec)
+    drive(AskTell(spec, history), history, spec)
     assert total_trials(spec) == 6 and len(history.numbers["at"]) == 1 and len(history.numbers["trades"]) == 5
     assert total_trials(spec_of(method=("at", "lsat"), trials=6)) == 2
 
@@ -166,22 +181,30 @@ def test_spec_file_json_and_lanes_of_several_methods(tmp_path):
     assert SearchSpec.from_yaml(spec.to_yaml()) == spec and spec.to_dict()["method"] == ["srat", "trades"]
     assert [lane.fix for lane in spec.lanes] == [{"lr": 0.05}, {"beta": 3.0, "lr": 0.05}]
     assert [lane.space for lane in spec.lanes] == [{"start": [0.3, 0.6]}, {}]
-    assert spec.notes == ["--fix beta is for trades alone: srat knows no such parameter",
-                          "--space start is for srat alone: trades knows no such parameter"]
+    assert spec.notes == [
+        "--fix beta is for trades alone: srat knows no such parameter",
+        "--space start is for srat alone: trades knows no such parameter",
+    ]
     assert SearchSpec(method=["srat"]) == SearchSpec() and SearchSpec().lanes == (SearchSpec(),)
     assert not SearchSpec().notes
     assert spec.search_name.startswith("srat-trades-digits-")
     assert spec.training().lr == 0.05
 
 
-@pytest.mark.parametrize("changes, part", [
-    ({"method": ("srat", "srta")}, "'srta'"), ({"method": ("srat", "srat")}, "must be different"),
-    ({"method": ()}, "at least one"), ({"trials": 1}, "--trials 1 .* 2 methods"),
-    ({"fix": {"gamma_9": 1}}, "'gamma_9' in --fix: none of srat, trades"),
-    ({"fix": {"beta": 1e9}}, "beta=1000000000.0 is not allowed"),
-    ({"trunk": "at:3"}, "srat has a start"), ({"max_epochs": 3, "scheduler": "asha"}, "needs 2"),
-    ({"seeds": 0}, "--seeds 0 is not allowed"),
-])
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"method": ("srat", "srta")}, "'srta'"),
+        ({"method": ("srat", "srat")}, "must be different"),
+        ({"method": ()}, "at least one"),
+        ({"trials": 1}, "--trials 1 .* 2 methods"),
+        ({"fix": {"gamma_9": 1}}, "'gamma_9' in --fix: none of srat, trades"),
+        ({"fix": {"beta": 1e9}}, "beta=1000000000.0 is not allowed"),
+        ({"trunk": "at:3"}, "srat has a start"),
+        ({"max_epochs": 3, "scheduler": "asha"}, "needs 2"),
+        ({"seeds": 0}, "--seeds 0 is not allowed"),
+    ],
+)
 def test_wrong_input_names_the_method_or_the_key(changes, part):
     with pytest.raises(UsageError, match=part):
         spec_of(**changes)
@@ -189,7 +212,7 @@ def test_wrong_input_names_the_method_or_the_key(changes, part):
 
 def test_reports_say_who_got_what_and_holds_what(tmp_path):
     spec, history = spec_of(), History(None)
-    drive(Lanes(spec, history), history, spec)
+    drive(AskTell(spec, history), history, spec)
     found = front_json(spec, "both", Home(tmp_path), history)
     by = {row["method"]: row for row in found["methods"]}
     assert sum(row["trials"] for row in by.values()) == 24
@@ -207,13 +230,14 @@ def test_reports_say_who_got_what_and_holds_what(tmp_path):
 # ---- replicates ------------------------------------------------------------------------------------------------------
 
 
-def ended(history, number, average, worst, *, of=None, seed=0, state=FULL):
+def ended(history, number, average, worst, *, of=None, seed=0, state=TrialState.FINISHED):
     more = {} if of is None else {"of": of}
     params = {"beta": 2.0 + (number if of is None else of)} if number else {"beta": 6.0}
     history.append("start", number, params=params, method="trades", seed=seed, **more)
-    history.append("epoch", number, metrics={"epoch": 12, "robust_acc": average, "worst_class_robust_acc": worst,
-                                             "clean_acc": 0.8})
-    if state != RUNNING:
+    history.append(
+        "epoch", number, metrics={"epoch": 12, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.8}
+    )
+    if state != TrialState.RUNNING:
         history.append("end", number, state=state)
 
 
@@ -246,7 +270,7 @@ def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
     rows = front_of(history, spec).rows
     assert [(r["trial"], r["seeds"]) for r in rows] == [(2, [0, 1]), (3, [0, 1])]
     assert rows[1]["robust_acc"] == pytest.approx(0.42) and rows[1]["worst_class_robust_acc"] == pytest.approx(0.28)
-    assert rows[1]["std"]["robust_acc"] == pytest.approx(0.04 / 2 ** 0.5)  # of 0.40 and 0.44
+    assert rows[1]["std"]["robust_acc"] == pytest.approx(0.04 / 2**0.5)  # of 0.40 and 0.44
     assert fell_off(spec, history) == [1]
     found = extras(spec, history, front_of(history, spec))
     assert found["replicates"] == {"finished": 4, "failed": 0} and [r["trial"] for r in found["fell_off"]] == [1]
@@ -267,7 +291,7 @@ def test_replicates_are_trials_of_their_own_but_not_counted_as_such(tmp_path):
 def test_a_replicate_that_failed_is_not_tried_again_and_does_not_count():
     spec, history = replicated()
     for number, of in ((4, 0), (5, 1), (6, 3)):
-        ended(history, number, 0.9, 0.9, of=of, seed=1, state=FAILED)
+        ended(history, number, 0.9, 0.9, of=of, seed=1, state=TrialState.FAILED)
     assert wanted(spec, history) == [] and state_of(spec, history) == "finished"
     assert all("seeds" not in row for row in front_of(history, spec).rows)
 
@@ -285,16 +309,16 @@ def test_seeds_asked_for_later_are_added_to_the_same_search():
 
 def test_running_replicates_hold_back_the_end():
     spec, history = replicated()
-    lanes = Lanes(spec, history)
+    lanes = AskTell(spec, history)
     first = lanes.next()
     assert (first.trial, first.of, first.seed) == (4, 0, 1)
     for number, of in ((4, 0), (5, 1)):
         ended(history, number, 0.3, 0.1, of=of, seed=1)
-    ended(history, 6, 0.4, 0.3, of=3, seed=1, state=RUNNING)
+    ended(history, 6, 0.4, 0.3, of=3, seed=1, state=TrialState.RUNNING)
     assert lanes.ready and wanted(spec, history) == [(2, 1)]  # 1 fell by its mean
-    ended(history, 7, 0.58, 0.19, of=2, seed=1, state=RUNNING)
+    ended(history, 7, 0.58, 0.19, of=2, seed=1, state=TrialState.RUNNING)
     assert not lanes.ready  # what runs may bring somebody else onto the front
-    again = Lanes(spec, history)  # a new driver goes on with them
+    again = AskTell(spec, history)  # a new driver goes on with them
     assert [again.next().trial, again.next().trial] == [6, 7]
 
 
@@ -303,11 +327,11 @@ def test_running_replicates_hold_back_the_end():
 
 def test_nothing_starts_that_cannot_end_in_time():
     spec, history = spec_of(scheduler="none"), History(None)
-    lanes = Lanes(spec, history, until=time.time() + 1000)
+    lanes = AskTell(spec, history, until=time.time() + 1000)
     drive(lanes, history, spec, until=4 * 14)  # four trials of 12 epochs of 3 s
     assert not lanes.late and len(history.trials) == 4
     for left, late in ((36 + 5, False), (36 - 5, True)):
-        lanes = Lanes(spec, history, until=time.time() + left)
+        lanes = AskTell(spec, history, until=time.time() + left)
         assert (lanes.next() is None) is late is lanes.late
     assert lanes.next() is None and len(history.trials) == 4
 
@@ -316,6 +340,6 @@ def test_no_replicate_starts_that_cannot_end_in_time():
     spec, history = replicated()
     for record in history.trials.values():
         record.last.update(train_s=4.0, eval_s=1.0)
-    lanes = Lanes(spec, history, until=time.time() + 50)
+    lanes = AskTell(spec, history, until=time.time() + 50)
     assert lanes.next() is None and lanes.late  # 12 epochs of 5 s
-    assert Lanes(spec, history, until=time.time() + 70).next().of == 0
+    assert AskTell(spec, history, until=time.time() + 70).next().of == 0

@@ -117,8 +117,10 @@ def test_clamp_inside_the_graph_would_look_more_robust(config):
         masked.requires_grad_(True)
         (g,) = torch.autograd.grad(loss(inside(masked), y).sum(), masked)
         masked = (masked.detach() + 0.025 * g.sign()).clamp(x - 0.1, x + 0.1)
-    robust = {name: (judge(v.clamp(0, 1)).argmax(1) == y).float().mean().item()
-              for name, v in (("honest", honest), ("masked", masked))}
+    robust = {
+        name: (judge(v.clamp(0, 1)).argmax(1) == y).float().mean().item()
+        for name, v in (("honest", honest), ("masked", masked))
+    }
     assert robust["masked"] > robust["honest"] + 0.01, robust
 
 
@@ -203,8 +205,9 @@ def test_recorded_batches_are_filled_up_to_quarters_and_nobody_counts_twice(batc
 def test_friendly_attack_stops_tau_steps_after_the_first_mistake(tau, reached):
     """From 0.45 in steps of 0.1, wrong from 0.55 on; the image beside it, never wrong, goes on to its border."""
     x, y = torch.tensor([0.45, 0.1]).reshape(2, 1, 1, 1), torch.tensor([0, 0])
-    found, survived = pgd(above_half, x, y, cross_entropy, eps=torch.tensor([0.4, 0.3]), step=0.1, steps=5,
-                          stop_after=tau)
+    found, survived = pgd(
+        above_half, x, y, cross_entropy, eps=torch.tensor([0.4, 0.3]), step=0.1, steps=5, stop_after=tau
+    )
     assert found.flatten().tolist() == pytest.approx([reached, 0.4]) and survived.tolist() == [1, 5]
 
 
@@ -224,6 +227,7 @@ def test_evaluation_steps_are_two_and_a_half_radii_in_all():
 
 def test_a_masked_model_shows_in_the_gap():
     """Logits times 1e4: the softmax is saturated, so cross-entropy leaves images where its random start put them."""
+
     class Close(Pixels):  # the third and fourth are fooled in the ball's outermost 2.5 %, where no start will be
         x = torch.tensor([0.0, 0.2, 0.31, 0.69, 0.9, 0.2]).reshape(6, 1, 1, 1)
 
@@ -240,10 +244,23 @@ def test_metrics_by_hand():
     known = {"count": [10, 10, 0, 20], "clean": [9, 8, 0, 10], "ce_robust": [6, 5, 0, 8], "robust": [5, 4, 0, 2]}
     known = {name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()}
     metrics = Evaluation(**known, ce=torch.zeros(4), kl=torch.zeros(4)).metrics(["a", "b", "c", "d"])
-    assert metrics == pytest.approx({
-        "clean_acc": 2.2 / 3, "robust_acc": 1 / 3, "worst_class_clean_acc": 0.5, "worst_class_robust_acc": 0.1,
-        "tail_robust_acc": 0.1, "robust_acc_gap": 0.4, "masking_gap": 0.5 / 3, "clean_acc/a": 0.9, "clean_acc/b": 0.8,
-        "clean_acc/d": 0.5, "robust_acc/a": 0.5, "robust_acc/b": 0.4, "robust_acc/d": 0.1})
+    assert metrics == pytest.approx(
+        {
+            "clean_acc": 2.2 / 3,
+            "robust_acc": 1 / 3,
+            "worst_class_clean_acc": 0.5,
+            "worst_class_robust_acc": 0.1,
+            "tail_robust_acc": 0.1,
+            "robust_acc_gap": 0.4,
+            "masking_gap": 0.5 / 3,
+            "clean_acc/a": 0.9,
+            "clean_acc/b": 0.8,
+            "clean_acc/d": 0.5,
+            "robust_acc/a": 0.5,
+            "robust_acc/b": 0.4,
+            "robust_acc/d": 0.1,
+        }
+    )
     ten = {name: torch.full((10,), 10.0) for name in ("count", "clean", "ce_robust", "ce", "kl")}
     metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(list("0123456789"))
     assert metrics["tail_robust_acc"] == pytest.approx(0.3)
@@ -287,8 +304,9 @@ def test_training_and_evaluation_never_touch_the_test_split(config, tmp_path):
 def test_compiled_attack_model_trains_the_same_and_compiles_once(config):
     """128 does not divide the images: the remainder waits for the next shuffle, so no batch is smaller than others."""
     knobs = {**config.training, "batch_size": 128, "attack_steps": 2}
-    plain, compiled = (Trainer(replace(config, method="at", params={}, training={**knobs, "compile": c}))
-                       for c in ("off", "on"))
+    plain, compiled = (
+        Trainer(replace(config, method="at", params={}, training={**knobs, "compile": c})) for c in ("off", "on")
+    )
     assert len(plain.splits.train) % 128
     counters.clear()
     graphs = []
@@ -322,11 +340,13 @@ def test_sgd_is_torchs_to_the_bit():
 
 
 def test_training_does_not_import_the_compiler(tmp_path):
-    code = ("import sys; from trainables.config import TrialConfig; from trainables.loop import Trainer; "
-            "from search_spaces.training import training_for; "
-            "knobs = vars(training_for('digits', passes=1, attack_steps=1, eval_attack=1)); "
-            f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
-            "print([m for m in ('torch._dynamo', 'sympy') if m in sys.modules])")
+    code = (
+        "import sys; from trainables.config import TrialConfig; from trainables.loop import Trainer; "
+        "from search_spaces.training import training_for; "
+        "knobs = vars(training_for('digits', passes=1, attack_steps=1, eval_attack=1)); "
+        f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
+        "print([m for m in ('torch._dynamo', 'sympy') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120) == "[]\n"
 
 

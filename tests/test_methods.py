@@ -57,11 +57,13 @@ CASES = [
     Case("faal", {"form": "trades"}, plain="trades"),
     Case("faal", {"form": "mart"}, plain="mart"),
     Case("fairfront"),
-    Case("fairfront", {"form": "trades", "instance": "sigmoid", "class_weight": "similarity",
-                       "class_radius": "accuracy"},
-         plain="trades", state=True),
-    Case("fairfront", {"form": "mart", "class_weight": "hedge", "class_radius": "dual"}, plain="mart",
-         state=True),
+    Case(
+        "fairfront",
+        {"form": "trades", "instance": "sigmoid", "class_weight": "similarity", "class_radius": "accuracy"},
+        plain="trades",
+        state=True,
+    ),
+    Case("fairfront", {"form": "mart", "class_weight": "hedge", "class_radius": "dual"}, plain="mart", state=True),
     Case("fat"),
     Case("fat", {"form": "trades", "schedule": "fixed"}),
     Case("frl", {"mode": "reweight"}, plain="trades", state=True),
@@ -120,9 +122,15 @@ def test_every_line_of_a_space_is_sound(name):
         seen[key] = param
 
 
-@pytest.mark.parametrize("name, fix, paper", [
-    ("mail", {"form": "trades"}, {"slope": 2.0, "bias": 0.0, "beta": 5.0}), ("mail", {"form": "at"}, {"slope": 10.0}),
-    ("wmmr", {"form": "trades"}, {"alpha": 2.0}), ("frl", {"mode": "both"}, {"bound_clean": 0.07})])
+@pytest.mark.parametrize(
+    "name, fix, paper",
+    [
+        ("mail", {"form": "trades"}, {"slope": 2.0, "bias": 0.0, "beta": 5.0}),
+        ("mail", {"form": "at"}, {"slope": 10.0}),
+        ("wmmr", {"form": "trades"}, {"alpha": 2.0}),
+        ("frl", {"mode": "both"}, {"bound_clean": 0.07}),
+    ],
+)
 def test_a_fixed_form_has_its_own_published_defaults(name, fix, paper):
     """The first trial of a search and a method built by hand: what the paper sets for that form (field.md)."""
     first = build_space(name, fix=fix, space={}).default()
@@ -148,8 +156,11 @@ def test_its_plain_base_takes_what_it_hands_down(name):
     rng, params = random.Random(7), params_of(METHODS[name].Params)
     for i in range(40):
         values = random_params(name, rng, all_of_them=True)
-        ends = {key: (params[key].range.low, params[key].range.high)[i % 2] for key in values
-                if key != "start" and hasattr(params[key].range, "low")}
+        ends = {
+            key: (params[key].range.low, params[key].range.high)[i % 2]
+            for key in values
+            if key != "start" and hasattr(params[key].range, "low")
+        }
         base, handed_down = make(name, **{**values, **ends}).burn_in()
         resolve(base, handed_down)
 
@@ -170,8 +181,9 @@ def test_order_of_the_batch_does_not_matter(case):
     torch.testing.assert_close(grad[order], grad_again)
 
 
-@pytest.mark.parametrize("y", [[0, 1, 2, 3], [0, 0, 1, 1, 0], [2, 2], [3]],
-                         ids=["one-of-each", "absent", "one-class", "single"])
+@pytest.mark.parametrize(
+    "y", [[0, 1, 2, 3], [0, 0, 1, 1, 0], [2, 2], [3]], ids=["one-of-each", "absent", "one-class", "single"]
+)
 def test_small_and_lopsided_batches(case, y):
     method = trained(make(case.name, **case.params))
     loss, grad, _ = loss_and_grads(method, make_batch(method, y))
@@ -203,8 +215,7 @@ def test_state_survives_a_checkpoint(case):
     changed = any(not torch.equal(kept[key], before[key]) for key in kept if not kept[key].isnan().any())
     assert changed == case.state
     fresh.load_state_dict(kept)
-    for ours, theirs in zip(loss_and_grads(method, make_batch(method)),
-                            loss_and_grads(fresh, make_batch(fresh))):
+    for ours, theirs in zip(loss_and_grads(method, make_batch(method)), loss_and_grads(fresh, make_batch(fresh))):
         assert torch.equal(ours, theirs)
     assert torch.equal(method.eps_scale(torch.arange(4)), fresh.eps_scale(torch.arange(4)))
     last = make_stats(EPOCHS - 1)
@@ -233,8 +244,11 @@ def test_before_start_it_is_its_plain_base(case):
         assert torch.equal(method.eps_scale(torch.arange(4)).double(), torch.ones(4).double())
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if start_epoch(make(c.name, **c.params).params, EPOCHS)
-                                  and c.name not in ("fairfront",)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if start_epoch(make(c.name, **c.params).params, EPOCHS) and c.name not in ("fairfront",)],
+    ids=str,
+)
 def test_after_start_it_is_not(case):
     method = trained(make(case.name, **case.params))
     late, fresh = make_batch(method), make(case.name, **case.params)
@@ -280,17 +294,23 @@ def test_a_class_without_training_images_is_refused(name):
         make(name, task)
 
 
-@pytest.mark.parametrize("name, values, words", [
-    ("srat", {"gamma": 2.0}, "gamma does not apply to method srat unless loss is focal (it is ce)"),
-    ("srat", {"loss": "focal", "max_margin": 0.3}, "max_margin does not apply"),
-    ("mail", {"form": "at", "beta": 3.0},
-     "beta does not apply to method mail unless form is trades or mart (it is at)"),
-    ("mail", {"slop": 3.0}, "unknown parameter 'slop' of method mail; its parameters: form, slope"),
-    ("at", {"beta": 1}, "unknown parameter 'beta' of method at; its parameters: it has none"),
-    ("mail", {"slope": 500.0}, "slope=500.0 is not allowed; slope takes [1, 20] log"),
-    ("mail", {"form": "tradse"}, "form='tradse' is not allowed"),
-    ("nonesuch", {}, "unknown method 'nonesuch'; choose one of: at, bsl"),
-])
+@pytest.mark.parametrize(
+    "name, values, words",
+    [
+        ("srat", {"gamma": 2.0}, "gamma does not apply to method srat unless loss is focal (it is ce)"),
+        ("srat", {"loss": "focal", "max_margin": 0.3}, "max_margin does not apply"),
+        (
+            "mail",
+            {"form": "at", "beta": 3.0},
+            "beta does not apply to method mail unless form is trades or mart (it is at)",
+        ),
+        ("mail", {"slop": 3.0}, "unknown parameter 'slop' of method mail; its parameters: form, slope"),
+        ("at", {"beta": 1}, "unknown parameter 'beta' of method at; its parameters: it has none"),
+        ("mail", {"slope": 500.0}, "slope=500.0 is not allowed; slope takes [1, 20] log"),
+        ("mail", {"form": "tradse"}, "form='tradse' is not allowed"),
+        ("nonesuch", {}, "unknown method 'nonesuch'; choose one of: at, bsl"),
+    ],
+)
 def test_a_wrong_parameter_is_refused_in_one_sentence(name, values, words):
     with pytest.raises(ValueError) as refused:
         make(name, **values)

@@ -7,15 +7,38 @@ from benchmarks.methods_report import CLAIMS, judged, report, verdict
 
 def run(method, worst, seed=0, precision="torch.bfloat16", **more):
     """Three classes, ``worst`` of which the last one survives; nothing is collapsed."""
-    return {"method": method, "setting": "none", "seed": seed, "model": "cnn", "epochs": 2, "images": 90,
-            "batch_size": 8, "test_images": 30, "device": "cpu", "torch": "2", "precision": precision,
-            "train_counts": [30, 30, 30], "clean": [0.9, 0.8, 0.5], "pgd": [0.6, 0.5, worst],
-            "robust": [0.6, 0.5, worst], **more}
+    return {
+        "method": method,
+        "setting": "none",
+        "seed": seed,
+        "model": "cnn",
+        "epochs": 2,
+        "images": 90,
+        "batch_size": 8,
+        "test_images": 30,
+        "device": "cpu",
+        "torch": "2",
+        "precision": precision,
+        "train_counts": [30, 30, 30],
+        "clean": [0.9, 0.8, 0.5],
+        "pgd": [0.6, 0.5, worst],
+        "robust": [0.6, 0.5, worst],
+        **more,
+    }
 
 
-@pytest.mark.parametrize("differences, said", [
-    ([0.02, 0.03], "true"), ([-0.02, -0.03], "false"), ([0.02], "undecided"), ([0.01, 0.05], "undecided"),
-    ([0.03, -0.02], "undecided"), ([0.0, 0.0], "undecided"), ([0.05, 0.05, 0.05, 0.05, -0.001], "undecided")])
+@pytest.mark.parametrize(
+    "differences, said",
+    [
+        ([0.02, 0.03], "true"),
+        ([-0.02, -0.03], "false"),
+        ([0.02], "undecided"),
+        ([0.01, 0.05], "undecided"),
+        ([0.03, -0.02], "undecided"),
+        ([0.0, 0.0], "undecided"),
+        ([0.05, 0.05, 0.05, 0.05, -0.001], "undecided"),
+    ],
+)
 def test_verdict(differences, said):
     """Mean and standard error by hand: 0.025 and 0.005; 0.03 and 0.02."""
     assert verdict(differences) == said

@@ -17,9 +17,16 @@ def two(tmp_path):
     """(storage, home A, home B) with a search that A has sent."""
     where, a, b = str(tmp_path / "s"), Home(tmp_path / "a"), Home(tmp_path / "b")
     folder = a.search("x")
-    for name, text in {"spec.yaml": "method: at\n", "history.jsonl": "1\n2\n3", "verify/apgd/0.json": "{}", ".lock": "",
-                       "trials/0/checkpoint.pt": "", "front.png": "png", "verify/seeds/0/1/checkpoint.pt": "",
-                       "warm-start/history.jsonl": "1\n"}.items():
+    for name, text in {
+        "spec.yaml": "method: at\n",
+        "history.jsonl": "1\n2\n3",
+        "verify/apgd/0.json": "{}",
+        ".lock": "",
+        "trials/0/checkpoint.pt": "",
+        "front.png": "png",
+        "verify/seeds/0/1/checkpoint.pt": "",
+        "warm-start/history.jsonl": "1\n",
+    }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     for name in ("trials/0", "verify/seeds/0/1"):  # as trials do
@@ -36,16 +43,20 @@ def files_of(home):
 def test_pull_brings_what_another_home_sent(two):
     where, _, b = two
     assert not mirror.pull(where, b, "y") and mirror.pull(where, b, "x")
-    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json",
-                           "warm-start/history.jsonl"]
+    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json", "warm-start/history.jsonl"]
     assert (b.search("x") / "history.jsonl").read_text() == "1\n2\n", "half a line stays at home"
     assert mirror.stored_names(where) == ["x"]
 
 
-@pytest.mark.parametrize("ours, kept", [
-    ("1\n2\n3\n4\n", True),   # this home could not send its end: it has more
-    ("1\n2\n", True), ("1\n", False),
-    ("1\nX\nY\nZ\n", False)])  # somebody went on elsewhere: theirs counts, checkpoints are there
+@pytest.mark.parametrize(
+    "ours, kept",
+    [
+        ("1\n2\n3\n4\n", True),  # this home could not send its end: it has more
+        ("1\n2\n", True),
+        ("1\n", False),
+        ("1\nX\nY\nZ\n", False),
+    ],
+)  # somebody went on elsewhere: theirs counts, checkpoints are there
 def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
     where, _, b = two
     folder = b.search("x")
@@ -108,6 +119,7 @@ def slow(store, monkeypatch, seconds, seen=lambda name: None):
         seen(name)
         time.sleep(0 if name == mirror.LEASE else seconds)
         write(name, data)
+
     monkeypatch.setattr(store, "write", late)
 
 
@@ -169,6 +181,7 @@ def test_a_mirror_survives_errors_of_every_kind_and_says_so_once(driver, two, mo
         if errors:
             raise errors.pop(0)
         send()
+
     monkeypatch.setattr(found, "send", sometimes)
     found.run(Rounds(4))
     said = capsys.readouterr().err

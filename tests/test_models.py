@@ -18,13 +18,25 @@ from trainables.models.names import MODELS, parse_model
 
 GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
 CASES = [  # name, shape, conv-BN pairs
-    ("cnn", GREY8, 3), ("cnn", (3, 9, 12), 3), ("cnn", GREY28, 4), ("cnn", RGB32, 4), ("cnn", RGB64, 4),
-         ("cnn:2", GREY8, 3),
-    ("resnet18:0.1", GREY8, 20), ("resnet18:0.25", RGB32, 20), ("resnet18:0.1", RGB64, 20),
-    ("preact-resnet18:0.1", GREY8, 8), ("preact-resnet18:0.25", RGB32, 8),
-    ("wrn-34-10:0.1", GREY8, 15), ("wrn-34-10:0.1", RGB32, 15),
-    ("mobilenet_v3_small", RGB32, 34), ("mobilenet_v3_small", GREY8, 34), ("resnet34", GREY28, 36),
-    ("squeezenet1_1", RGB32, 0), ("shufflenet_v2_x0_5", RGB32, 56), ("regnet_y_400mf", RGB32, 53),
+    ("cnn", GREY8, 3),
+    ("cnn", (3, 9, 12), 3),
+    ("cnn", GREY28, 4),
+    ("cnn", RGB32, 4),
+    ("cnn", RGB64, 4),
+    ("cnn:2", GREY8, 3),
+    ("resnet18:0.1", GREY8, 20),
+    ("resnet18:0.25", RGB32, 20),
+    ("resnet18:0.1", RGB64, 20),
+    ("preact-resnet18:0.1", GREY8, 8),
+    ("preact-resnet18:0.25", RGB32, 8),
+    ("wrn-34-10:0.1", GREY8, 15),
+    ("wrn-34-10:0.1", RGB32, 15),
+    ("mobilenet_v3_small", RGB32, 34),
+    ("mobilenet_v3_small", GREY8, 34),
+    ("resnet34", GREY28, 36),
+    ("squeezenet1_1", RGB32, 0),
+    ("shufflenet_v2_x0_5", RGB32, 56),
+    ("regnet_y_400mf", RGB32, 53),
 ]
 
 
@@ -63,17 +75,16 @@ def test_contract(name, shape, pairs):
         listed = conv_bn_pairs(folded)
         assert len(listed) == len(set(listed)) == pairs
         for conv, bn in listed:
-            folded.set_submodule(conv,
-                                 fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
+            folded.set_submodule(conv, fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
             folded.set_submodule(bn, nn.Identity())
         left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         assert left == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) - pairs
         torch.testing.assert_close(folded(x), model(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, parameters",
-                         [("resnet18", 11_173_962), ("wrn-34-10", 46_160_474),
-                          ("preact-resnet18", 11_172_170)])
+@pytest.mark.parametrize(
+    "name, parameters", [("resnet18", 11_173_962), ("wrn-34-10", 46_160_474), ("preact-resnet18", 11_172_170)]
+)
 def test_sizes_are_those_of_the_published_models(name, parameters):
     """CIFAR ResNet-18 (kuangliu), WRN-34-10 (TRADES), pre-activation ResNet-18 with its final batch norm
     (Rice et al.)."""
@@ -102,13 +113,11 @@ def test_cosine_head(name):
 def test_normalisation_is_inside_and_no_parameter():
     model = build_model("cnn", 5, RGB32, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0]).eval()
     plain = build_model("cnn", 5, RGB32, mean=[0.0] * 3, std=[1.0] * 3).eval()
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in ("mean", "std")},
-                          strict=False)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in ("mean", "std")}, strict=False)
     x = torch.rand(2, *RGB32)
     by_hand = torch.stack([(x[:, 0] - 0.1) / 0.5, (x[:, 1] - 0.2) / 0.25, x[:, 2] - 0.3], dim=1)
     torch.testing.assert_close(model(x), plain(by_hand))
-    assert {"mean",
-            "std"} <= set(dict(model.named_buffers())) and "mean" not in dict(model.named_parameters())
+    assert {"mean", "std"} <= set(dict(model.named_buffers())) and "mean" not in dict(model.named_parameters())
 
 
 def test_width_changes_the_channels():
@@ -125,22 +134,25 @@ def test_same_seed_same_weights():
     assert all(torch.equal(a, b) for a, b in zip(*(m.values() for m in models)))
 
 
-@pytest.mark.parametrize("name, shape, sentence", [
-    ("nonsense", RGB32, "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10 or"),
-    ("nonsense:2", RGB32, "unknown model 'nonsense'"),
-    ("", RGB32, "unknown model ''"),
-    ("fcn_resnet50", RGB32, "unknown model 'fcn_resnet50'"),
-    ("cnn:", RGB32, "model 'cnn:' has width ''.*0.1 to 16"),
-    ("cnn:x", RGB32, "model 'cnn:x' has width 'x'.*0.1 to 16"),
-    ("cnn:0", RGB32, "model 'cnn:0' has width '0'"),
-    ("cnn:nan", RGB32, "model 'cnn:nan' has width 'nan'"),
-    ("cnn:17", RGB32, "model 'cnn:17' has width '17'"),
-    ("mobilenet_v3_small:2", RGB32, "'mobilenet_v3_small:2' is not allowed; only cnn, .* take a width"),
-    ("cnn", (1, 7, 8), "model 'cnn' does not take images of 7x8 pixels; it takes 8x8 to 64x64"),
-    ("resnet18", (3, 96, 96), "does not take images of 96x96 pixels"),
-    ("alexnet", RGB32, "'alexnet' does not take images of 32x32"),
-    ("vit_b_16", RGB32, "'vit_b_16' does not take images of 32x32"),
-])
+@pytest.mark.parametrize(
+    "name, shape, sentence",
+    [
+        ("nonsense", RGB32, "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10 or"),
+        ("nonsense:2", RGB32, "unknown model 'nonsense'"),
+        ("", RGB32, "unknown model ''"),
+        ("fcn_resnet50", RGB32, "unknown model 'fcn_resnet50'"),
+        ("cnn:", RGB32, "model 'cnn:' has width ''.*0.1 to 16"),
+        ("cnn:x", RGB32, "model 'cnn:x' has width 'x'.*0.1 to 16"),
+        ("cnn:0", RGB32, "model 'cnn:0' has width '0'"),
+        ("cnn:nan", RGB32, "model 'cnn:nan' has width 'nan'"),
+        ("cnn:17", RGB32, "model 'cnn:17' has width '17'"),
+        ("mobilenet_v3_small:2", RGB32, "'mobilenet_v3_small:2' is not allowed; only cnn, .* take a width"),
+        ("cnn", (1, 7, 8), "model 'cnn' does not take images of 7x8 pixels; it takes 8x8 to 64x64"),
+        ("resnet18", (3, 96, 96), "does not take images of 96x96 pixels"),
+        ("alexnet", RGB32, "'alexnet' does not take images of 32x32"),
+        ("vit_b_16", RGB32, "'vit_b_16' does not take images of 32x32"),
+    ],
+)
 def test_wrong_models(name, shape, sentence):
     for attempt in (lambda: check_model(name, shape), lambda: build_model(name, 5, shape)):
         with pytest.raises(ValueError, match=sentence) as caught:
@@ -148,20 +160,25 @@ def test_wrong_models(name, shape, sentence):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong, sentence", [
-    (dict(head="tanh"), "head 'tanh' is not allowed; it takes linear or cosine"),
-    (dict(mean=[0.5]), r"mean \[0.5\] .*3 number"),
-    (dict(std=[0.5, 0.0, 0.5]), "std .*positive"),
-])
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        (dict(head="tanh"), "head 'tanh' is not allowed; it takes linear or cosine"),
+        (dict(mean=[0.5]), r"mean \[0.5\] .*3 number"),
+        (dict(std=[0.5, 0.0, 0.5]), "std .*positive"),
+    ],
+)
 def test_wrong_build_arguments(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         build_model("cnn", 5, RGB32, **wrong)
 
 
 def test_names_are_checked_without_torch():
-    code = ("import sys; from trainables.models.check import check_model\n"
-            "from trainables.models.names import MODELS\n"
-            "for name in MODELS: check_model(name + ':0.5', (3, 32, 32))\n"
-            "assert 'torch' not in sys.modules")
+    code = (
+        "import sys; from trainables.models.check import check_model\n"
+        "from trainables.models.names import MODELS\n"
+        "for name in MODELS: check_model(name + ':0.5', (3, 32, 32))\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
     assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10"]

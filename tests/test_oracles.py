@@ -61,25 +61,36 @@ def test_every_changed_field_is_noticed_and_named(path, tmp_path, capsys):
             assert case["name"] in said and name in said and "expected" in said and "got" in said
 
 
-@pytest.mark.parametrize("change, word", [
-    (lambda d: d.update(method="nonesuch"), "nonesuch"),
-    (lambda d: d["cases"][0]["params"].update(kind="nonesuch"), "nonesuch"),
-    (lambda d: d.update(cases=[]), "no cases"),
-    (lambda d: d["cases"][0]["outputs"].update(something_new=1.0), "something_new"),
-    (lambda d: d["cases"][0]["params"].clear(), "beta"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (lambda d: d.update(method="nonesuch"), "nonesuch"),
+        (lambda d: d["cases"][0]["params"].update(kind="nonesuch"), "nonesuch"),
+        (lambda d: d.update(cases=[]), "no cases"),
+        (lambda d: d["cases"][0]["outputs"].update(something_new=1.0), "something_new"),
+        (lambda d: d["cases"][0]["params"].clear(), "beta"),
+    ],
+)
 def test_what_the_harness_cannot_check_is_an_error(change, word, tmp_path, capsys):
     assert main([_altered(STORED / "trades.json", tmp_path, change)]) == 1
     assert word in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stored, key, known", [
-    ("attack", "loss", "ce, cw, kl"), ("cfol", "prior", "uniform, empirical"),
-    ("cfol", "base_dist", "uniform, empirical"), ("class_balanced", "rule", "Reweight, DRW"),
-    ("faal", "loss", "AT, TRADES, MART"), ("frl", "variant", "rw, rm, rw_rm"),
-    ("gairat", "func", "Tanh, Sigmoid, Discrete"), ("imbalance", "type", "exp, step, none"),
-    ("pareto", "directions", "max, min"), ("supcon", "contrast_mode", "all, one"),
-])
+@pytest.mark.parametrize(
+    "stored, key, known",
+    [
+        ("attack", "loss", "ce, cw, kl"),
+        ("cfol", "prior", "uniform, empirical"),
+        ("cfol", "base_dist", "uniform, empirical"),
+        ("class_balanced", "rule", "Reweight, DRW"),
+        ("faal", "loss", "AT, TRADES, MART"),
+        ("frl", "variant", "rw, rm, rw_rm"),
+        ("gairat", "func", "Tanh, Sigmoid, Discrete"),
+        ("imbalance", "type", "exp, step, none"),
+        ("pareto", "directions", "max, min"),
+        ("supcon", "contrast_mode", "all, one"),
+    ],
+)
 def test_a_value_that_we_have_no_code_for_is_said(stored, key, known, tmp_path, capsys):
     def change(document):
         document["cases"] = document["cases"][:1]
@@ -92,6 +103,7 @@ def test_a_value_that_we_have_no_code_for_is_said(stored, key, known, tmp_path, 
 
 def test_frequencies_serve_as_class_counts(tmp_path):
     """Adding a constant to log n_c changes nothing, as the file's notes say; float32 frequencies would."""
+
     def divide(document):
         for case in document["cases"]:
             counts = case["params"]["class_counts"]
@@ -102,6 +114,7 @@ def test_frequencies_serve_as_class_counts(tmp_path):
 
 def _mark(field):
     """Every field of the first case marked as a fault of the authors' code, or its kind or name."""
+
     def change(document):
         case = document["cases"][0]
         if field == "name":
@@ -109,6 +122,7 @@ def _mark(field):
         else:
             case["params"]["kind"] = "pgd_attack_official_quirk"
         case["outputs"] = {key: 0.123 for key in case["outputs"]}
+
     return change
 
 
@@ -118,18 +132,21 @@ def test_a_case_marked_as_a_fault_of_the_authors_is_left_out(field, tmp_path, ca
     assert "skipped 1: cases of a fault" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stored, change, words", [
-    ("frl", lambda c, d: c["outputs"]["per_epoch"].pop(), ("per_epoch.length", "expected 2", "got 3")),
-    ("frl", lambda c, d: c["outputs"]["per_epoch"].append(c["outputs"]["per_epoch"][-1]), ("per_epoch.length",)),
-    ("frl", lambda c, d: c["outputs"].update(per_epoch=[{}, {}, {}]), ("per_epoch[0]",)),
-    ("cfol", lambda c, d: c["outputs"]["per_batch"].pop(), ("per_batch.length",)),
-    ("trades", lambda c, d: c.update(outputs={}), ("no field to compare",)),
-    ("trades", lambda c, d: c["outputs"].update(loss={}), ("field loss: expected {}, got",)),
-    ("trades", lambda c, d: c["outputs"].update(loss="x"), ("field loss: expected x, got",)),
-    ("trades", lambda c, d: (_mark("name")(d), d.update(method="nonesuch")), ("nonesuch",)),
-    ("trades", lambda c, d: (_mark("kind")(d), d.update(method="nonesuch")), ("nonesuch",)),
-    ("dafa", lambda c, d: (_mark("name")(d), c["params"].update(kind="nonesuch")), ("nonesuch",)),
-])
+@pytest.mark.parametrize(
+    "stored, change, words",
+    [
+        ("frl", lambda c, d: c["outputs"]["per_epoch"].pop(), ("per_epoch.length", "expected 2", "got 3")),
+        ("frl", lambda c, d: c["outputs"]["per_epoch"].append(c["outputs"]["per_epoch"][-1]), ("per_epoch.length",)),
+        ("frl", lambda c, d: c["outputs"].update(per_epoch=[{}, {}, {}]), ("per_epoch[0]",)),
+        ("cfol", lambda c, d: c["outputs"]["per_batch"].pop(), ("per_batch.length",)),
+        ("trades", lambda c, d: c.update(outputs={}), ("no field to compare",)),
+        ("trades", lambda c, d: c["outputs"].update(loss={}), ("field loss: expected {}, got",)),
+        ("trades", lambda c, d: c["outputs"].update(loss="x"), ("field loss: expected x, got",)),
+        ("trades", lambda c, d: (_mark("name")(d), d.update(method="nonesuch")), ("nonesuch",)),
+        ("trades", lambda c, d: (_mark("kind")(d), d.update(method="nonesuch")), ("nonesuch",)),
+        ("dafa", lambda c, d: (_mark("name")(d), c["params"].update(kind="nonesuch")), ("nonesuch",)),
+    ],
+)
 def test_nothing_passes_that_was_not_compared(stored, change, words, tmp_path, capsys):
     path, names = STORED / f"{stored}.json", []
 
@@ -144,9 +161,19 @@ def test_nothing_passes_that_was_not_compared(stored, change, words, tmp_path, c
     assert all(word in said for word in (*names, *words)), said
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", "nonsense", '{"method": "trades", "cases": null}',
-                                  '{"method": "trades", "cases": [1]}', '{"method": "trades", "cases": [{}]}',
-                                  pytest.param("[" * 100_000, id="nested")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "3",
+        "{}",
+        "nonsense",
+        '{"method": "trades", "cases": null}',
+        '{"method": "trades", "cases": [1]}',
+        '{"method": "trades", "cases": [{}]}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
 def test_a_file_of_another_format_gets_one_sentence(text, tmp_path, capsys):
     (tmp_path / "other.json").write_text(text)
     assert main([str(tmp_path / "other.json")]) == 1
@@ -158,8 +185,9 @@ def test_a_missing_file_is_an_error(tmp_path):
     assert main([str(tmp_path / "none.json")]) == 1
 
 
-@pytest.mark.parametrize("factor, total, kind, counts", [(0.11, 200, "exp", [100, 11]),
-                                                         (0.9, 90, "step", [30, 27, 27])])
+@pytest.mark.parametrize(
+    "factor, total, kind, counts", [(0.11, 200, "exp", [100, 11]), (0.9, 90, "step", [30, 27, 27])]
+)
 def test_imbalance_of_any_factor(factor, total, kind, counts):
     params = {"total_samples": total, "num_classes": len(counts), "type": kind, "factor": factor}
     assert find("imbalance", None)({}, params)["class_counts"] == counts

@@ -27,8 +27,14 @@ HELD = {"srat": [(0.4, 0.5), (0.55, 0.7)], "mail": [(0.0, 0.4), (0.5, 0.55)]}
 
 
 def metrics(average, worst):
-    return {"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.9,
-            "robust_acc/cat": worst, "robust_acc/dog": 2 * average - worst}
+    return {
+        "epoch": 4,
+        "robust_acc": average,
+        "worst_class_robust_acc": worst,
+        "clean_acc": 0.9,
+        "robust_acc/cat": worst,
+        "robust_acc/dog": 2 * average - worst,
+    }
 
 
 def made(home, name, points, **fields):
@@ -60,8 +66,14 @@ def compared(home, *names):
 def test_who_holds_what_of_the_combined_front(home):
     """Combined: (0.7, 0.12) a1, (0.6, 0.2) a0, (0.55, 0.25) b, (0.5, 0.3) a0 and a1, (0.4, 0.4) b."""
     found = compared(home, "a0", "a1", "b")
-    assert [(r["search"], r["trial"]) for r in found.combined] == [("a1", 0), ("a0", 0), ("b", 1), ("a0", 1), ("a1", 1),
-                                                                   ("b", 0)]
+    assert [(r["search"], r["trial"]) for r in found.combined] == [
+        ("a1", 0),
+        ("a0", 0),
+        ("b", 1),
+        ("a0", 1),
+        ("a1", 1),
+        ("b", 0),
+    ]
     assert found.hypervolume == pytest.approx(0.7 * 0.12 + 0.6 * 0.08 + 0.55 * 0.05 + 0.5 * 0.05 + 0.4 * 0.1)
     assert {g.label: g.holds for g in found.groups} == HELD
     srat, mail = found.groups
@@ -112,16 +124,23 @@ def test_a_search_without_results_holds_nothing(home):
     assert isinstance(found.groups[1].searches[0][3], Front)
 
 
-@pytest.mark.parametrize("fields, part", [
-    ({"imbalance": "step:10"}, "imbalance 'exp:10' and 'step:10'"), ({"dataset": "cifar10"}, "dataset"),
-    ({"objectives": ("robust_acc", "clean_acc")}, "objectives"), ({"set": {"eps": 0.05}}, "eps 0.1 and 0.05"),
-    ({"set": {"eval_attack": 3}}, "attack steps")])
+@pytest.mark.parametrize(
+    "fields, part",
+    [
+        ({"imbalance": "step:10"}, "imbalance 'exp:10' and 'step:10'"),
+        ({"dataset": "cifar10"}, "dataset"),
+        ({"objectives": ("robust_acc", "clean_acc")}, "objectives"),
+        ({"set": {"eps": 0.05}}, "eps 0.1 and 0.05"),
+        ({"set": {"eval_attack": 3}}, "attack steps"),
+    ],
+)
 def test_what_cannot_be_compared_is_refused(home, tmp_path, capsys, monkeypatch, fields, part):
     other = Home(tmp_path)
     made(other, "x", [(0.5, 0.1)])
     made(other, "y", [(0.5, 0.1)], **fields)
-    code, out, _ = run(capsys, monkeypatch, "front", "x", "y", "--html", tmp_path / "p.html", "--json", "--home",
-                       tmp_path)
+    code, out, _ = run(
+        capsys, monkeypatch, "front", "x", "y", "--html", tmp_path / "p.html", "--json", "--home", tmp_path
+    )
     error = json.loads(out)["error"]
     assert code == 2 and "searches 'x' and 'y' cannot be overlaid" in error and part in error and "\n" not in error
     assert not (tmp_path / "p.html").exists()
@@ -142,8 +161,21 @@ def written(home, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("out")
     files = [out / "page.html", out / "picture.png", out / "trials.parquet"]
-    done = tuner("front", "a0", "a1", "b", "--html", files[0], "--png", files[1], "--parquet", files[2], "--json",
-                 "--home", home.root)
+    done = tuner(
+        "front",
+        "a0",
+        "a1",
+        "b",
+        "--html",
+        files[0],
+        "--png",
+        files[1],
+        "--parquet",
+        files[2],
+        "--json",
+        "--home",
+        home.root,
+    )
     assert done.returncode == 0, done.stderr
     return *files, json.loads(done.stdout)
 
@@ -198,12 +230,14 @@ def test_the_page_in_a_browser(written, width):
         assert sum("(fraction)" in t for t in titles) >= 3 and any("on val" in t for t in titles)
         assert browser.js("return document.documentElement.scrollWidth") <= width
         choose(browser, "trial", "b 1")
-        bars = browser.wait("(g => g.data[0].name === 'trial b 1' && g.data.map(t => [t.x, t.y]))"
-                            "(document.getElementById('classes'))")
+        bars = browser.wait(
+            "(g => g.data[0].name === 'trial b 1' && g.data.map(t => [t.x, t.y]))(document.getElementById('classes'))"
+        )
         assert bars[0] == [["cat", "dog"], pytest.approx([0.25, 0.85])]
         choose(browser, "method", "1")
-        names = browser.wait("(t => t.length && t)([...document.querySelectorAll('#params .xtitle')].map("
-                             "e => e.textContent))")
+        names = browser.wait(
+            "(t => t.length && t)([...document.querySelectorAll('#params .xtitle')].map(e => e.textContent))"
+        )
         assert "slope" in names and "sep_weight" not in names
         dimensions = browser.js("return document.getElementById('parallel').data[0].dimensions.map(d => d.label)")
         assert dimensions == [*names, "robust_acc", "worst_class_robust_acc"]

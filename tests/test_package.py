@@ -10,8 +10,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_wheel_works_from_another_folder(tmp_path):
-    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path / "dist", ROOT], check=True,
-                   env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    subprocess.run(
+        ["uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path / "dist", ROOT],
+        check=True,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
     (wheel,) = (tmp_path / "dist").glob("tuner-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if not n.startswith("tuner-")} == {"tuner", "trainables", "search_spaces"}
@@ -19,10 +22,17 @@ def test_wheel_works_from_another_folder(tmp_path):
     assert folders >= {"data", "methods", "models"}
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    code = ("import tuner, trainables.methods.srat, search_spaces; print(tuner.__file__); "
-            "from tuner.cli import main; main()")
-    done = subprocess.run([sys.executable, "-c", code, "space", "srat"], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(site)})
+    code = (
+        "import tuner, trainables.methods.srat, search_spaces; print(tuner.__file__); "
+        "from tuner.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "space", "srat"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
     assert done.returncode == 0, done.stderr
     assert str(site) in done.stdout and "sep_weight" in done.stdout
     scripts = [n for n in names if n.endswith("entry_points.txt")]

@@ -9,29 +9,37 @@ from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.gpu_packing import choose, measure, room
 from tuner.errors import UsageError
-from tuner.execution.resources import bundle, fraction, lacking
+from tuner.execution.resources import fraction, trial_resources, unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
 GIB = 2**30
 
 
-@pytest.mark.parametrize("memory, total, most, expected", [
-    (10 * GIB, 80 * GIB, 99, [1, 2, 3, 4, 6]),   # 7.2 of them in nine tenths of 80 GiB
-    (10 * GIB, 80 * GIB, 3, [1, 2, 3]),          # the node's CPUs allow three
-    (18 * GIB, 40 * GIB, 99, [1, 2]),            # exactly nine tenths
-    (37 * GIB, 40 * GIB, 99, [1]),               # one may have all of it
-    (1 * GIB, 141 * GIB, 99, [1, 2, 3, 4, 6, 8, 12, 16])])
+@pytest.mark.parametrize(
+    "memory, total, most, expected",
+    [
+        (10 * GIB, 80 * GIB, 99, [1, 2, 3, 4, 6]),  # 7.2 of them in nine tenths of 80 GiB
+        (10 * GIB, 80 * GIB, 3, [1, 2, 3]),  # the node's CPUs allow three
+        (18 * GIB, 40 * GIB, 99, [1, 2]),  # exactly nine tenths
+        (37 * GIB, 40 * GIB, 99, [1]),  # one may have all of it
+        (1 * GIB, 141 * GIB, 99, [1, 2, 3, 4, 6, 8, 12, 16]),
+    ],
+)
 def test_how_many_are_tried(memory, total, most, expected):
     assert room(memory, total, most) == expected
 
 
-@pytest.mark.parametrize("rates, expected", [
-    ({1: 1000}, 1),
-    ({1: 1000, 2: 1049}, 1),                     # 4.9 % more in all, each at half its speed
-    ({1: 1000, 2: 1050}, 2),
-    ({1: 1000, 2: 1900, 3: 1950}, 2),
-    ({1: 1000, 2: 1900, 3: 1950, 4: 2100}, 4),   # 10.5 % above two
-    ({1: 1000, 2: 900, 3: 800}, 1)])
+@pytest.mark.parametrize(
+    "rates, expected",
+    [
+        ({1: 1000}, 1),
+        ({1: 1000, 2: 1049}, 1),  # 4.9 % more in all, each at half its speed
+        ({1: 1000, 2: 1050}, 2),
+        ({1: 1000, 2: 1900, 3: 1950}, 2),
+        ({1: 1000, 2: 1900, 3: 1950, 4: 2100}, 4),  # 10.5 % above two
+        ({1: 1000, 2: 900, 3: 800}, 1),
+    ],
+)
 def test_the_fewest_beyond_which_nothing_is_worth_it(rates, expected):
     assert choose(rates) == expected
 
@@ -59,29 +67,33 @@ def test_what_cannot_be_measured_is_said(tmp_path):
 NODES = [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 4.0, "accelerator_type:T4": 1.0}]
 
 
-@pytest.mark.parametrize("asked, words", [
-    ({}, None),
-    ({"cpus_per_trial": 8}, None),
-    ({"gpus_per_trial": 0.25, "accelerator": "T4"}, None),
-    ({"gpus_per_trial": "auto"}, None),
-    ({"cpus_per_trial": 9}, "--cpus-per-trial 9 is more than any node has: the most is 8"),
-    ({"gpus_per_trial": 5}, "--gpus-per-trial 5 is more than any node has: the most is 4"),
-    ({"gpus_per_trial": 1, "accelerator": "H200"}, "--accelerator 'H200' is on no node; they have T4"),
-    ({"gpus_per_trial": 1, "cpus_per_trial": 4}, "no node has all that a trial asks for (4 CPUs, 1 GPUs)")])
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ({}, None),
+        ({"cpus_per_trial": 8}, None),
+        ({"gpus_per_trial": 0.25, "accelerator": "T4"}, None),
+        ({"gpus_per_trial": "auto"}, None),
+        ({"cpus_per_trial": 9}, "--cpus-per-trial 9 is more than any node has: the most is 8"),
+        ({"gpus_per_trial": 5}, "--gpus-per-trial 5 is more than any node has: the most is 4"),
+        ({"gpus_per_trial": 1, "accelerator": "H200"}, "--accelerator 'H200' is on no node; they have T4"),
+        ({"gpus_per_trial": 1, "cpus_per_trial": 4}, "no node has all that a trial asks for (4 CPUs, 1 GPUs)"),
+    ],
+)
 def test_a_trial_that_no_node_can_run(asked, words):
-    said = lacking(SearchSpec(**asked), NODES)
+    said = unsatisfiable_resources(SearchSpec(**asked), NODES)
     assert said is None if words is None else words in said
 
 
 def test_auto_without_a_gpu_is_none():
-    assert lacking(SearchSpec(gpus_per_trial="auto"), [{"CPU": 1.0}]) is None
+    assert unsatisfiable_resources(SearchSpec(gpus_per_trial="auto"), [{"CPU": 1.0}]) is None
     asked = SearchSpec(gpus_per_trial="auto", accelerator="T4")
-    assert "is on no node; they have none" in lacking(asked, [{"CPU": 1.0}])
+    assert "is on no node; they have none" in unsatisfiable_resources(asked, [{"CPU": 1.0}])
 
 
 def test_what_ray_is_asked_for():
     asked = SearchSpec(gpus_per_trial="0.25", accelerator="T4", cpus_per_trial=2)
-    assert bundle(asked) == {"CPU": 2, "GPU": 0.25, "accelerator_type:T4": 0.001}
+    assert trial_resources(asked) == {"CPU": 2, "GPU": 0.25, "accelerator_type:T4": 0.001}
 
 
 @pytest.mark.parametrize("value", ["1.5", "-1", "half", True, "nan", ""])

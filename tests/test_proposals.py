@@ -2,19 +2,19 @@
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.optimizer.observations import ELITE, SEEN, Knowledge
+from tuner.optimizer.observations import ELITE, SEEN, Observations
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import make_sampler, model_kind, quasi_random
 from tuner.optimizer.study import Record
 from tuner.optimizer.successive_halving import rungs_for
 from tuner.optimizer.warm_start import check_warm, warm_trials
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import STOP, start_of
 from tuner.spec.objectives import parse_constraint
 from tuner.spec.search_spec import SearchSpec
@@ -22,22 +22,30 @@ from tuner.spec.search_spec import SearchSpec
 
 def metrics(epoch, params, worst=None):
     mean = epoch / 100 + 0.001 * params.get("beta", 1.0)
-    return {"epoch": epoch, "robust_acc": mean, "worst_class_robust_acc": mean / 2 if worst is None else worst,
-            "clean_acc": 0.8}
+    return {
+        "epoch": epoch,
+        "robust_acc": mean,
+        "worst_class_robust_acc": mean / 2 if worst is None else worst,
+        "clean_acc": 0.8,
+    }
 
 
 def peaked(epoch, params):
     """A front in the middle of the range: average is best at beta 3, the worst class at beta 6."""
     beta = params.get("beta", 1.0)
-    return {"epoch": epoch, "clean_acc": 0.8, "robust_acc": 0.5 + epoch / 100 - 0.01 * (beta - 3) ** 2,
-            "worst_class_robust_acc": 0.4 + epoch / 100 - 0.01 * (beta - 6) ** 2}
+    return {
+        "epoch": epoch,
+        "clean_acc": 0.8,
+        "robust_acc": 0.5 + epoch / 100 - 0.01 * (beta - 3) ** 2,
+        "worst_class_robust_acc": 0.4 + epoch / 100 - 0.01 * (beta - 6) ** 2,
+    }
 
 
 def trial(history, number, params, epochs, state):
     history.append("start", number, params=params, method="trades")
     for epoch in range(1, epochs + 1):
         history.append("epoch", number, metrics=metrics(epoch, params))
-    if state != RUNNING:
+    if state != TrialState.RUNNING:
         history.append("end", number, state=state)
 
 
@@ -46,7 +54,7 @@ def spec_of(**changes):
 
 
 def knowledge(spec, history, levels=(1, 3, 9, 12)):
-    known = Knowledge(list(levels), spec.goal, lambda params: start_of(spec, params))
+    known = Observations(list(levels), spec.goal, lambda params: start_of(spec, params))
     known.update(history.trials)
     return known
 
@@ -55,14 +63,20 @@ def test_values_of_one_budget_only():
     spec, history = spec_of(), History(None)
     for number in range(12):
         epochs = (1, 3, 12, 12)[number % 4]
-        trial(history, number, {"beta": 1.0 + number / 10}, epochs, FULL if epochs == 12 else STOPPED)
+        trial(
+            history,
+            number,
+            {"beta": 1.0 + number / 10},
+            epochs,
+            TrialState.FINISHED if epochs == 12 else TrialState.STOPPED,
+        )
     known = knowledge(spec, history)
     for level in (1, 3, 12):
         seen = known.frozen(level, spec.search_space(), (), 0)
         assert len(seen) == 12
         for number, shown in enumerate(seen):
             reached = history.trials[number].last["epoch"] >= level
-            assert shown.state == (TrialState.COMPLETE if reached else TrialState.PRUNED)
+            assert shown.state == (optuna.trial.TrialState.COMPLETE if reached else optuna.trial.TrialState.PRUNED)
             if reached:
                 assert shown.values == list(spec.goal.point(metrics(level, history.trials[number].params)))
 
@@ -70,7 +84,7 @@ def test_values_of_one_budget_only():
 def test_the_highest_budget_with_enough_values():
     spec, history = spec_of(), History(None)
     for number in range(20):
-        trial(history, number, {"beta": 2.0}, 12 if number < 4 else 3 if number < 12 else 1, STOPPED)
+        trial(history, number, {"beta": 2.0}, 12 if number < 4 else 3 if number < 12 else 1, TrialState.STOPPED)
     known = knowledge(spec, history)
     assert known.budget(4, 12) == 3 and known.budget(4, 4) == 12 and known.budget(4, 13) == 1
     assert known.budget(4, 21) == 1 and known.budget(21, 30) is None
@@ -85,18 +99,18 @@ def test_a_model_starts_from_eight_values_at_one_budget(monkeypatch, valued, mod
         history.append("start", number, params=late if number < valued else early, method="gairat")
         for epoch in range(1, 13 if number < valued else 2):
             history.append("epoch", number, metrics=metrics(epoch, {}))
-        history.append("end", number, state=FULL if number < valued else STOPPED)
+        history.append("end", number, state=TrialState.FINISHED if number < valued else TrialState.STOPPED)
     monkeypatch.setattr("tuner.optimizer.proposer.propose", lambda *args: "by a model")
     assert (Proposer(spec, history, rungs_for(spec))._plan(14, knowledge(spec, history))() == "by a model") == model
 
 
 def test_running_trials_are_known_and_those_that_reached_the_budget_count():
     spec, history = spec_of(), History(None)
-    trial(history, 0, {"beta": 2.0}, 12, FULL)
-    trial(history, 1, {"beta": 3.0}, 3, RUNNING)
-    trial(history, 2, {"beta": 4.0}, 2, RUNNING)
-    trial(history, 3, {"beta": 5.0}, 0, RUNNING)
-    trial(history, 4, {"beta": 6.0}, 1, RUNNING)  # this one waits at a rung
+    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
+    trial(history, 1, {"beta": 3.0}, 3, TrialState.RUNNING)
+    trial(history, 2, {"beta": 4.0}, 2, TrialState.RUNNING)
+    trial(history, 3, {"beta": 5.0}, 0, TrialState.RUNNING)
+    trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
     seen = knowledge(spec, history).frozen(3, spec.search_space(), [4], 0)
     assert [t.state.name for t in seen] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING", "PRUNED"]
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
@@ -105,12 +119,12 @@ def test_running_trials_are_known_and_those_that_reached_the_budget_count():
 def test_a_gaussian_process_knows_who_diverged_and_who_waits():
     """It reads no PRUNED trials, nor what is said of them."""
     spec, history = spec_of(constraint=("clean_acc>=0.85",)), History(None)
-    trial(history, 0, {"beta": 2.0}, 12, FULL)
-    trial(history, 1, {"beta": 3.0}, 4, FULL)
-    trial(history, 2, {"beta": 4.0}, 1, STOPPED)
-    trial(history, 3, {"beta": 5.0}, 0, FAILED)
-    trial(history, 4, {"beta": 6.0}, 1, RUNNING)  # this one waits at a rung
-    trial(history, 5, {"beta": 7.0}, 1, RUNNING)
+    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
+    trial(history, 1, {"beta": 3.0}, 4, TrialState.FINISHED)
+    trial(history, 2, {"beta": 4.0}, 1, TrialState.STOPPED)
+    trial(history, 3, {"beta": 5.0}, 0, TrialState.FAILED)
+    trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
+    trial(history, 5, {"beta": 7.0}, 1, TrialState.RUNNING)
     known, space = knowledge(spec, history), spec.search_space()
     seen = known.frozen(3, space, [4], 0, "gp")
     assert [t.state.name for t in seen] == ["COMPLETE"] * 2 + ["PRUNED", "COMPLETE"] + ["RUNNING"] * 2
@@ -133,15 +147,15 @@ def test_a_gaussian_process_leaves_a_region_where_trials_diverge():
     while (proposal := proposer.next()).trial < 20:
         bad = proposal.params["beta"] > middle
         failed += bad and proposal.trial >= 12
-        trial(history, proposal.trial, proposal.params, *((1, FAILED) if bad else (12, FULL)))
+        trial(history, proposal.trial, proposal.params, *((1, TrialState.FAILED) if bad else (12, TrialState.FINISHED)))
     assert failed <= 4, f"{failed} of 8"
 
 
 def test_a_thousand_pending_trials_are_shown_in_part():
     spec, history = spec_of(trials=2000), History(None)
-    trial(history, 0, {"beta": 2.0}, 12, FULL)
+    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
     for number in range(1, 1001):
-        trial(history, number, {"beta": 1.0 + number / 1000}, 0, RUNNING)
+        trial(history, number, {"beta": 1.0 + number / 1000}, 0, TrialState.RUNNING)
     known = knowledge(spec, history)
     seen = [known.frozen(12, spec.search_space(), (), seed) for seed in (0, 0, 1)]
     assert [len(s) for s in seen] == [1 + SEEN] * 3 and all(a is b for a, b in zip(seen[0], seen[1]))
@@ -149,19 +163,19 @@ def test_a_thousand_pending_trials_are_shown_in_part():
     assert {t.params["beta"] for t in seen[0]} != {t.params["beta"] for t in seen[2]}
     for epoch in range(1, 13):  # who was pending gets its value
         history.append("epoch", 1, metrics=metrics(epoch, {"beta": 1.001}))
-    history.append("end", 1, state=FULL)
+    history.append("end", 1, state=TrialState.FINISHED)
     known.update(history.trials)
     assert [t.state.name for t in known.frozen(12, spec.search_space(), (), 0)[:2]] == ["COMPLETE"] * 2
 
 
 def test_knowledge_follows_the_history():
     spec, history = spec_of(), History(None)
-    trial(history, 0, {"beta": 2.0}, 1, RUNNING)
+    trial(history, 0, {"beta": 2.0}, 1, TrialState.RUNNING)
     known = knowledge(spec, history)
     assert set(known.values[1]) == {0} and not known.values[3] and 0 in known.open
     for epoch in (2, 3):
         history.append("epoch", 0, metrics=metrics(epoch, {"beta": 2.0}))
-    history.append("end", 0, state=STOPPED)
+    history.append("end", 0, state=TrialState.STOPPED)
     known.update(history.trials)
     assert set(known.values[3]) == {0} and not known.open and 0 in known.given_up[9] and not known.given_up[3]
 
@@ -169,14 +183,14 @@ def test_knowledge_follows_the_history():
 def test_what_a_trial_was_before_its_start_is_no_value_of_it():
     spec = SearchSpec(method="srat", max_epochs=12)
     history = History(None)
-    trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, FULL)
+    trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, TrialState.FINISHED)
     known = knowledge(spec, history)
     assert [len(known.values[level]) for level in (1, 3, 9, 12)] == [0, 0, 1, 1]
 
 
 def test_who_was_not_yet_itself_at_a_budget_is_not_called_bad_there():
     spec, history = SearchSpec(method="srat", max_epochs=12), History(None)
-    trial(history, 0, {**spec.search_space().default(), "start": 0.5}, 9, STOPPED)
+    trial(history, 0, {**spec.search_space().default(), "start": 0.5}, 9, TrialState.STOPPED)
     seen = knowledge(spec, history).frozen(3, spec.search_space(), (), 0)
     assert seen == [] and len(knowledge(spec, history).frozen(9, spec.search_space(), (), 0)) == 1
 
@@ -189,9 +203,9 @@ def test_nan_has_no_value_and_is_no_error(tmp_path):
         proposal = proposer.next()
         history.append("start", proposal.trial, params=proposal.params, method="trades")
     history.append("epoch", 0, metrics={"epoch": 12, "robust_acc": float("nan"), "worst_class_robust_acc": 0.1})
-    history.append("end", 0, state=FULL)
-    proposer.tell(0, FULL, history.trials[0].last)
-    proposer.tell(1, FAILED, {})
+    history.append("end", 0, state=TrialState.FINISHED)
+    proposer.tell(0, TrialState.FINISHED, history.trials[0].last)
+    proposer.tell(1, TrialState.FAILED, {})
     assert [t.state.name for t in proposer.record.study.trials] == ["PRUNED", "FAIL"]
     assert proposer.record.study.trials[0].user_attrs["values_at_end"] == [None, 0.1]
     assert not knowledge(spec, history).values[12]
@@ -203,7 +217,13 @@ def test_nan_has_no_value_and_is_no_error(tmp_path):
 def test_constraints_are_on_every_trial_that_ended():
     spec, history = spec_of(constraint=("clean_acc>=0.85", "robust_acc<=0.1")), History(None)
     for number in range(4):
-        trial(history, number, {"beta": 2.0}, (12, 3, 12, 2)[number], (FULL, STOPPED, FULL, RUNNING)[number])
+        trial(
+            history,
+            number,
+            {"beta": 2.0},
+            (12, 3, 12, 2)[number],
+            (TrialState.FINISHED, TrialState.STOPPED, TrialState.FINISHED, TrialState.RUNNING)[number],
+        )
     seen = knowledge(spec, history).frozen(12, spec.search_space(), (), 0)
     assert [t.state.name for t in seen] == ["COMPLETE", "PRUNED", "COMPLETE", "RUNNING"]
     names = {"clean_acc>=0.85", "robust_acc<=0.1"}
@@ -228,9 +248,16 @@ def test_the_record_has_constraints(tmp_path):
     assert not proposer.record.study.best_trials
 
 
-@pytest.mark.parametrize("text, part", [("clean_accc>=0.8", "clean_acc"), ("clean_acc>0.8", "METRIC>=VALUE"),
-                                        ("clean_acc>=high", "'high'"), ("clean_acc>=nan", "'nan'"),
-                                        ("0.8", "METRIC>=VALUE")])
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("clean_accc>=0.8", "clean_acc"),
+        ("clean_acc>0.8", "METRIC>=VALUE"),
+        ("clean_acc>=high", "'high'"),
+        ("clean_acc>=nan", "'nan'"),
+        ("0.8", "METRIC>=VALUE"),
+    ],
+)
 def test_wrong_constraints_say_what_is_allowed(text, part):
     with pytest.raises(UsageError, match=part) as error:
         parse_constraint(text)
@@ -239,13 +266,17 @@ def test_wrong_constraints_say_what_is_allowed(text, part):
 
 def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
     spec = spec_of(smooth_worst="cvar:0.2")
-    epoch = {"epoch": 12, "robust_acc": 0.5, "worst_class_robust_acc": 0.0,
-             **{f"robust_acc/{c}": c / 10 for c in range(10)}}
+    epoch = {
+        "epoch": 12,
+        "robust_acc": 0.5,
+        "worst_class_robust_acc": 0.0,
+        **{f"robust_acc/{c}": c / 10 for c in range(10)},
+    }
     assert spec.goal.point(epoch) == (0.5, pytest.approx(0.05))
     history = History(None)
     history.append("start", 0, params={"beta": 2.0}, method="trades")
     history.append("epoch", 0, metrics=epoch)
-    history.append("end", 0, state=FULL)
+    history.append("end", 0, state=TrialState.FINISHED)
     assert knowledge(spec, history).values[12][0].point == (0.5, pytest.approx(0.05))
     assert history.rows(spec.objectives, spec.goal)[0]["worst_class_robust_acc"] == 0.0
     with pytest.raises(UsageError, match="cvar:SHARE"):
@@ -262,12 +293,15 @@ def _drive(proposer, history, spec, until=None, rungs=None):
         seen.append(proposal.params)
         if proposal.trial not in history.trials:
             history.append("start", proposal.trial, params=proposal.params, method=spec.method)
-        record, state = history.trials[proposal.trial], FULL
+        record, state = history.trials[proposal.trial], TrialState.FINISHED
         for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
             history.append("epoch", proposal.trial, metrics=peaked(epoch, proposal.params))
-            if rungs and rungs.feed(proposal.trial, epoch, spec.goal.point(record.last),
-                                    start_of(spec, proposal.params)) == STOP:
-                state = STOPPED
+            if (
+                rungs
+                and rungs.feed(proposal.trial, epoch, spec.goal.point(record.last), start_of(spec, proposal.params))
+                == STOP
+            ):
+                state = TrialState.STOPPED
                 break
         history.append("end", proposal.trial, state=state)
         proposer.tell(proposal.trial, state, record.last)
@@ -348,7 +382,7 @@ def test_a_proposal_depends_on_what_was_known_not_on_when(tmp_path):
             trial_ = history.trials[eighth.trial]
             for epoch in range(1, 13):
                 history.append("epoch", trial_.trial, metrics=metrics(epoch, trial_.params, worst=0.9))
-            history.append("end", trial_.trial, state=FULL)
+            history.append("end", trial_.trial, state=TrialState.FINISHED)
         runs.append(proposer.next().params)
     assert runs[0] == runs[1]
 
@@ -362,20 +396,20 @@ def test_what_is_pending_changes_the_proposal():
     history.append("start", 20, params={"beta": 3.0}, method="trades")
     known.update(history.trials)
     with_pending = known.frozen(12, space, (), 0)
-    assert len(with_pending) == len(alone) + 1 and with_pending[-1].state == TrialState.RUNNING
+    assert len(with_pending) == len(alone) + 1 and with_pending[-1].state == optuna.trial.TrialState.RUNNING
 
 
 def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
     spec, history = spec_of(), History(None)
     for number in range(SEEN + 200):
         beta = 1.0 + 9 * (number * 37 % 450) / 450
-        trial(history, number, {"beta": beta}, *((12, FULL) if number % 3 else (1, STOPPED)))
+        trial(history, number, {"beta": beta}, *((12, TrialState.FINISHED) if number % 3 else (1, TrialState.STOPPED)))
     seen = knowledge(spec, history).frozen(12, spec.search_space(), (), seed=5)
     assert len(seen) == SEEN
     complete = sorted((t.params["beta"] for t in seen if t.values), reverse=True)
     best = sorted((t.params["beta"] for n, t in history.trials.items() if n % 3), reverse=True)[:ELITE]
     assert complete[:ELITE] == best
-    assert 30 < sum(t.state == TrialState.PRUNED for t in seen) < 130
+    assert 30 < sum(t.state == optuna.trial.TrialState.PRUNED for t in seen) < 130
 
 
 # ---- the recorded study -------------------------------------------------------------------------------------------
@@ -397,11 +431,11 @@ def test_the_record_says_at_which_budget_values_were_taken(tmp_path):
         record = history.trials[shown.number]
         assert shown.params == {"beta": record.params["beta"]} and shown.user_attrs["epoch"] == record.last["epoch"]
         end = [record.last[o] for o in spec.objectives]
-        if record.state == FULL:
+        if record.state == TrialState.FINISHED:
             assert shown.values == end and shown.user_attrs["epoch"] == 12
         else:
             assert shown.values is None and shown.user_attrs["values_at_end"] == end
-    assert all(history.trials[t.number].state == FULL for t in study.best_trials)
+    assert all(history.trials[t.number].state == TrialState.FINISHED for t in study.best_trials)
 
 
 def test_a_proposal_that_was_lost_is_handed_out_again(tmp_path):
@@ -417,7 +451,7 @@ def test_a_proposal_that_was_lost_is_handed_out_again(tmp_path):
     history = History(tmp_path)
     _drive(Proposer(spec, history, folder=tmp_path), history, spec)
     assert [t.number for t in study_of(tmp_path).trials] == list(range(12)) == list(history.trials)
-    assert not [t for t in study_of(tmp_path).trials if t.state == TrialState.RUNNING]
+    assert not [t for t in study_of(tmp_path).trials if t.state == optuna.trial.TrialState.RUNNING]
 
 
 def test_the_record_is_made_again_from_the_history(tmp_path):
@@ -434,7 +468,7 @@ def test_an_end_the_study_missed_is_told_at_the_next_start(tmp_path):
     proposer = Proposer(spec, history, folder=tmp_path)
     _drive(proposer, history, spec, until=2)
     proposal = proposer.next()
-    trial(history, proposal.trial, proposal.params, 3, STOPPED)
+    trial(history, proposal.trial, proposal.params, 3, TrialState.STOPPED)
     Proposer(spec, History(tmp_path), folder=tmp_path)
     assert [t.state.name for t in study_of(tmp_path).trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
 
@@ -469,7 +503,7 @@ def test_warm_start(tmp_path):
     spec = spec_of(trials=6, warm_start="earlier")
     check_warm(spec, home)
     warm = warm_trials(spec, home, tmp_path / "new")
-    assert len(warm) == 8 and all(t.state == FULL for t in warm)
+    assert len(warm) == 8 and all(t.state == TrialState.FINISHED for t in warm)
     proposer = Proposer(spec, History(None), warm=warm)
     assert proposer.known.budget(4, 8) == 12 and len(proposer.known.frozen(12, proposer.space, (), 0)) == 8
     cold, hot = History(None), History(None)
@@ -480,11 +514,17 @@ def test_warm_start(tmp_path):
     assert len(warm_trials(spec, home, tmp_path / "new")) == 8
 
 
-@pytest.mark.parametrize("changes, part", [({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
-                                           ({"method": "srat"}, "method"), ({"method": ("trades", "at")}, "method"),
-                                           ({"trunk": "at:3"}, "trunk 'auto' there, 'at:3' here"),
-                                           ({"max_epochs": 27}, "max_epochs 12 there"),
-                                           ({"space": {"lr": [0.01, 0.1]}}, "another space: beta there, beta, lr")])
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
+        ({"method": "srat"}, "method"),
+        ({"method": ("trades", "at")}, "method"),
+        ({"trunk": "at:3"}, "trunk 'auto' there, 'at:3' here"),
+        ({"max_epochs": 27}, "max_epochs 12 there"),
+        ({"space": {"lr": [0.01, 0.1]}}, "another space: beta there, beta, lr"),
+    ],
+)
 def test_warm_start_from_something_else_is_refused(tmp_path, changes, part):
     home, earlier = Home(tmp_path), spec_of(trials=2, name="earlier")
     home.search("earlier").mkdir(parents=True)

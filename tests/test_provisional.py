@@ -4,17 +4,20 @@ import pytest
 
 from tests.test_wrong_input import run
 from tuner.home import Home
-from tuner.results.history import FAILED, FULL, STOPPED, History
+from tuner.results.history import History
 from tuner.results.provisional import provisional
 from tuner.results.summary import front_json
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
-CURVES = [[(0.30, 0.10), (0.40, 0.20), (0.50, 0.25)],  # what trials 0 to 4 reached, epoch by epoch
-          [(0.31, 0.09), (0.42, 0.10), (0.52, 0.20)],
-          [(0.20, 0.05), (0.38, 0.18)],
-          [(0.25, 0.10), (0.35, 0.22)],
-          [(0.90, 0.90)]]
+CURVES = [
+    [(0.30, 0.10), (0.40, 0.20), (0.50, 0.25)],  # what trials 0 to 4 reached, epoch by epoch
+    [(0.31, 0.09), (0.42, 0.10), (0.52, 0.20)],
+    [(0.20, 0.05), (0.38, 0.18)],
+    [(0.25, 0.10), (0.35, 0.22)],
+    [(0.90, 0.90)],
+]
 
 
 def searched(folder=None, curves=CURVES, **ends):
@@ -32,13 +35,16 @@ def test_trials_under_way_are_compared_at_the_latest_epoch_that_four_have_reache
     epoch, front = provisional(searched(), OBJECTIVES)
     assert epoch == 2  # at the last epochs 0.50/0.25 would win, and trial 4 has one epoch
     assert [(r["trial"], r["epoch"], r["robust_acc"], r["worst_class_robust_acc"]) for r in front.rows] == [
-        (1, 2, 0.42, 0.10), (0, 2, 0.40, 0.20), (3, 2, 0.35, 0.22)]
+        (1, 2, 0.42, 0.10),
+        (0, 2, 0.40, 0.20),
+        (3, 2, 0.35, 0.22),
+    ]
     assert front.hypervolume == pytest.approx(0.35 * 0.22 + 0.05 * 0.20 + 0.02 * 0.10)
 
 
 def test_who_was_stopped_counts_and_who_failed_does_not():
-    assert provisional(searched(t2=STOPPED), OBJECTIVES)[0] == 2
-    assert provisional(searched(t2=FAILED), OBJECTIVES)[0] == 1
+    assert provisional(searched(t2=TrialState.STOPPED), OBJECTIVES)[0] == 2
+    assert provisional(searched(t2=TrialState.FAILED), OBJECTIVES)[0] == 1
 
 
 def test_what_the_trunk_had_says_nothing_about_a_trial():
@@ -52,18 +58,43 @@ def test_what_the_trunk_had_says_nothing_about_a_trial():
 
 def test_it_makes_way_for_four_finished_trials_and_for_a_better_front_of_fewer():
     worse = [c + [(0.1, 0.1)] for c in CURVES]
-    assert provisional(searched(curves=worse, t0=FULL, t1=FULL, t2=FULL, t3=FULL), OBJECTIVES) is None
-    assert provisional(searched(curves=worse, t0=FULL, t1=FULL, t2=FULL), OBJECTIVES) is not None
-    assert provisional(searched(t0=FULL, t1=FULL), OBJECTIVES) is None  # 0.135 against 0.089
+    assert (
+        provisional(
+            searched(
+                curves=worse,
+                t0=TrialState.FINISHED,
+                t1=TrialState.FINISHED,
+                t2=TrialState.FINISHED,
+                t3=TrialState.FINISHED,
+            ),
+            OBJECTIVES,
+        )
+        is None
+    )
+    assert (
+        provisional(
+            searched(curves=worse, t0=TrialState.FINISHED, t1=TrialState.FINISHED, t2=TrialState.FINISHED), OBJECTIVES
+        )
+        is not None
+    )
+    assert (
+        provisional(searched(t0=TrialState.FINISHED, t1=TrialState.FINISHED), OBJECTIVES) is None
+    )  # 0.135 against 0.089
     low = [[*CURVES[0][:2], (0.30, 0.20)], *CURVES[1:]]
-    assert provisional(searched(curves=low, t0=FULL), OBJECTIVES)[0] == 2
-    assert provisional(searched(curves=low, t0=FULL, **{f"t{n}": STOPPED for n in range(1, 5)}), OBJECTIVES) is None
+    assert provisional(searched(curves=low, t0=TrialState.FINISHED), OBJECTIVES)[0] == 2
+    assert (
+        provisional(
+            searched(curves=low, t0=TrialState.FINISHED, **{f"t{n}": TrialState.STOPPED for n in range(1, 5)}),
+            OBJECTIVES,
+        )
+        is None
+    )
 
 
 def test_a_front_without_hypervolume_is_better_than_none():
     history = searched(curves=[[(0.1 * n, 0.0)] for n in range(5)])
     assert [r["trial"] for r in provisional(history, OBJECTIVES)[1].rows] == [4]
-    history.append("end", 0, state=FULL)
+    history.append("end", 0, state=TrialState.FINISHED)
     assert provisional(history, OBJECTIVES) is None
 
 

@@ -32,7 +32,7 @@ def method_table() -> str:
 def with_table(text: str) -> str:
     begin, end = "<!-- methods: begin -->\n", "<!-- methods: end -->"
     head, _, rest = text.partition(begin)
-    return head + begin + method_table() + "\n" + rest[rest.index(end):]
+    return head + begin + method_table() + "\n" + rest[rest.index(end) :]
 
 
 def test_method_table_is_current():
@@ -49,8 +49,14 @@ def test_search_commands_are_valid(command, capsys, monkeypatch):
     assert code == 0 and "method:" in out
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in (
-    "front", "ls", "methods", "space", "resume", "verify", "export", "doctor")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c
+        for c in COMMANDS
+        if c.split()[1] in ("front", "ls", "methods", "space", "resume", "verify", "export", "doctor")
+    ],
+)
 def test_other_commands_run(command, finished, tmp_path):
     """As written, in a folder of their own, on a home that has the search `first`."""
     home = {"TUNER_HOME": str(finished[1])}

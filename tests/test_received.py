@@ -43,6 +43,7 @@ def listener():
     """(address, connections): whoever is sent to the address is seen."""
     seen = []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def accept():
             while True:
                 try:
@@ -112,9 +113,21 @@ def test_keys_of_a_named_storage_stay_in_the_search(key, tmp_path, s3_env):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("url", ["zip::file:///tmp/x.zip", "zip://x::file:///tmp/x.zip", "http://127.0.0.1:1/x",
-                                 "file:///x::s3://b", "simplecache::s3://b/x", "github://a:b@/", "reference://x",
-                                 "memory://x", "mock:///x", "hdfs://namenode/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "zip::file:///tmp/x.zip",
+        "zip://x::file:///tmp/x.zip",
+        "http://127.0.0.1:1/x",
+        "file:///x::s3://b",
+        "simplecache::s3://b/x",
+        "github://a:b@/",
+        "reference://x",
+        "memory://x",
+        "mock:///x",
+        "hdfs://namenode/x",
+    ],
+)
 def test_other_protocols_and_chains_are_refused(url, tmp_path):
     for what in (url, f"{url}/more"):
         with pytest.raises(ValueError, match="cannot be opened; it takes a folder, or a URL that begins with"):
@@ -129,8 +142,12 @@ def test_reading_asks_no_storage_that_only_the_spec_names(finished, tmp_path, li
     address, seen = listener
     where = f"s3://bucket/x?endpoint_override={address}&scheme=http&region=us-east-1"
     received(finished, tmp_path, storage=where)
-    secret = {"AWS_ACCESS_KEY_ID": "key-of-tests", "AWS_SECRET_ACCESS_KEY": "hidden-word",
-              "AWS_SESSION_TOKEN": "hidden-token", "AWS_EC2_METADATA_DISABLED": "true"}
+    secret = {
+        "AWS_ACCESS_KEY_ID": "key-of-tests",
+        "AWS_SECRET_ACCESS_KEY": "hidden-word",
+        "AWS_SESSION_TOKEN": "hidden-token",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     for command in (["ls"], ["front", "first"], ["front", "first", "--json"], ["export", "first", "--parquet", "t.pq"]):
         done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -4,14 +4,14 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from tests.histories import metrics
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.study import OWNER
-from tuner.results.history import FAILED, FULL, History
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import pull, push
 
@@ -21,7 +21,7 @@ class Searching:
 
     def __init__(self, spec, folder):
         self.spec, self.history = spec, History(folder)
-        self.lanes = Lanes(spec, self.history, folder)
+        self.lanes = AskTell(spec, self.history, folder)
 
     def start(self):
         record = self.lanes.next()
@@ -29,7 +29,7 @@ class Searching:
             self.history.append("start", record.trial, params=record.params, method=record.method)
         return record
 
-    def end(self, number, state=FULL):
+    def end(self, number, state=TrialState.FINISHED):
         mean = 0.5 + number / 100
         self.history.append("epoch", number, metrics=metrics(self.spec.max_epochs, mean, mean / 2))
         self.history.append("end", number, state=state)
@@ -58,8 +58,13 @@ def says_what_the_history_says(study, history):
     assert [t.number for t in study.trials] == list(history.trials)
     for shown, record in zip(study.trials, history.trials.values()):
         assert shown.params == {"beta": record.params["beta"]}
-        assert shown.state == {FULL: TrialState.COMPLETE, "running": TrialState.RUNNING}[record.state]
-        assert record.state != FULL or shown.values[0] == record.last["robust_acc"]
+        assert (
+            shown.state
+            == {TrialState.FINISHED: optuna.trial.TrialState.COMPLETE, "running": optuna.trial.TrialState.RUNNING}[
+                record.state
+            ]
+        )
+        assert record.state != TrialState.FINISHED or shown.values[0] == record.last["robust_acc"]
 
 
 # ---- the journal -----------------------------------------------------------------------------------------------------
@@ -67,9 +72,11 @@ def says_what_the_history_says(study, history):
 HALF = b'{"op_code":4,"work'
 
 
-@pytest.mark.parametrize("torn, aside", [(HALF, False), (b"\0" * 300, False), (HALF + b"\n", True),
-                                         (HALF + b"\n{}\n", True)],
-                         ids=["half a line", "zeros", "unreadable at its end", "unreadable"])
+@pytest.mark.parametrize(
+    "torn, aside",
+    [(HALF, False), (b"\0" * 300, False), (HALF + b"\n", True), (HALF + b"\n{}\n", True)],
+    ids=["half a line", "zeros", "unreadable at its end", "unreadable"],
+)
 def test_a_torn_journal_is_no_end_of_a_search(tmp_path, torn, aside):
     spec = spec_of()
     Searching(spec, tmp_path).run(3)
@@ -93,6 +100,7 @@ def test_a_journal_that_knows_more_than_the_history_is_written_anew(tmp_path):
 
 # ---- a database ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_two_homes_do_not_share_a_study(tmp_path, sampler):
     """The name of a search says what it is, so theirs have the same."""
@@ -110,7 +118,7 @@ def test_two_homes_do_not_share_a_study(tmp_path, sampler):
 def test_what_a_search_that_is_gone_gave_up_is_not_taken_over(tmp_path, left):
     spec = in_database(tmp_path)
     gone = Searching(spec, tmp_path / "gone")
-    gone.end(gone.start().trial, FAILED)
+    gone.end(gone.start().trial, TrialState.FAILED)
     if left == "nobody":
         forget_owner(spec)
     with pytest.raises(UsageError, match="belongs to another search"):

@@ -30,28 +30,57 @@ def history(tmp_path, spec):
 
 
 def row(trial, average, worst, **params):
-    return {"trial": trial, "epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.9,
-            "params": params}
+    return {
+        "trial": trial,
+        "epoch": 4,
+        "robust_acc": average,
+        "worst_class_robust_acc": worst,
+        "clean_acc": 0.9,
+        "params": params,
+    }
 
 
 def front(*rows):
     return Front.of(rows, OBJECTIVES)
 
 
-@pytest.mark.parametrize("value, text", [(0.1, "0.1"), (0.000212, "2.1e-4"), (1e-5, "1e-5"), (12.3456, "12.3"),
-                                         (None, "-"), ("ldam", "ldam"), (3, "3"), (0.0, "0")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.1, "0.1"),
+        (0.000212, "2.1e-4"),
+        (1e-5, "1e-5"),
+        (12.3456, "12.3"),
+        (None, "-"),
+        ("ldam", "ldam"),
+        (3, "3"),
+        (0.0, "0"),
+    ],
+)
 def test_values_are_short(value, text):
     assert report.short(value) == text
 
 
 GAINS = [
     # (rows beside the paper's (0.50, 0.10), words that must and must not stand in the sentence)
-    ([(1, 0.50, 0.15)], ["gains +0.050 worst-class robust accuracy at no loss of average (trial 1)", "x1.50"],
-     ["nothing"]),
-    ([(1, 0.55, 0.10), (2, 0.50, 0.12)], ["+0.050 average robust accuracy at no loss of worst class (trial 1)",
-                                          "+0.020 worst-class robust accuracy at no loss of average (trial 2)"], []),
-    ([(1, 0.45, 0.20)], ["gains nothing without a loss elsewhere", "+0.100 worst class for -0.050 average (trial 1)"],
-     ["no finished trial is better"]),
+    (
+        [(1, 0.50, 0.15)],
+        ["gains +0.050 worst-class robust accuracy at no loss of average (trial 1)", "x1.50"],
+        ["nothing"],
+    ),
+    (
+        [(1, 0.55, 0.10), (2, 0.50, 0.12)],
+        [
+            "+0.050 average robust accuracy at no loss of worst class (trial 1)",
+            "+0.020 worst-class robust accuracy at no loss of average (trial 2)",
+        ],
+        [],
+    ),
+    (
+        [(1, 0.45, 0.20)],
+        ["gains nothing without a loss elsewhere", "+0.100 worst class for -0.050 average (trial 1)"],
+        ["no finished trial is better"],
+    ),
     ([(1, 0.40, 0.05)], ["gains nothing: no finished trial is better in any objective", "x1.00"], ["trade-offs"]),
 ]
 
@@ -156,8 +185,9 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
     assert "no trial has finished" in report.summary_markdown(spec, history)
 
 
-@pytest.mark.parametrize("objectives", [("robust_acc",), ("worst_class_robust_acc",),
-                                        ("robust_acc", "worst_class_robust_acc", "clean_acc")])
+@pytest.mark.parametrize(
+    "objectives", [("robust_acc",), ("worst_class_robust_acc",), ("robust_acc", "worst_class_robust_acc", "clean_acc")]
+)
 def test_any_number_of_objectives(tmp_path, objectives):
     spec = SearchSpec(max_epochs=4, objectives=objectives)
     history = fill(History(tmp_path / "search"), spec)

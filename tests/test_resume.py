@@ -18,18 +18,63 @@ from tests.conftest import tuner
 from tuner.results.history import History
 
 # Sixteen steps a trial, slow enough to be caught in the middle of one.
-ARGS = ["search", "--method", "srat", "--trials", "5", "--max-epochs", "4", "--set", "passes=2",
-        "--set", "attack_steps=5", "--set", "eval_attack=4", "--scheduler", "none", "--max-concurrent", "1",
-        "--name", "killed", "--json"]
+ARGS = [
+    "search",
+    "--method",
+    "srat",
+    "--trials",
+    "5",
+    "--max-epochs",
+    "4",
+    "--set",
+    "passes=2",
+    "--set",
+    "attack_steps=5",
+    "--set",
+    "eval_attack=4",
+    "--scheduler",
+    "none",
+    "--max-concurrent",
+    "1",
+    "--name",
+    "killed",
+    "--json",
+]
 # Trials that are stopped at rungs 1, 2 and 4 of 9, one at a time.
-STOPPING = ["search", "--method", "trades", "--trials", "8", "--max-epochs", "9", "--grace", "1", "--max-concurrent",
-            "1", "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2", "--name", "killed", "--json"]
+STOPPING = [
+    "search",
+    "--method",
+    "trades",
+    "--trials",
+    "8",
+    "--max-epochs",
+    "9",
+    "--grace",
+    "1",
+    "--max-concurrent",
+    "1",
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=2",
+    "--set",
+    "eval_attack=2",
+    "--name",
+    "killed",
+    "--json",
+]
 
 
 def started(home, args):
     command = [sys.executable, "-m", "tuner.cli", *args, "--home", str(home)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
-                            start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+        start_new_session=True,
+    )
 
 
 def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
@@ -38,8 +83,11 @@ def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
     path, deadline = home / "searches" / "killed" / "history.jsonl", time.time() + 150
     while time.time() < deadline:
         history = History(path.parent) if path.exists() else None
-        if history and len(history.with_state("finished", "stopped")) >= ends and any(
-                len(t.epochs) >= extra_epochs for t in history.with_state("running")):
+        if (
+            history
+            and len(history.with_state("finished", "stopped")) >= ends
+            and any(len(t.epochs) >= extra_epochs for t in history.with_state("running"))
+        ):
             return process
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -77,10 +125,11 @@ def test_killed_driver_then_resume(tmp_path, how):
     assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
 
     events = read(tmp_path)
-    assert events[:len(before)] == before
+    assert events[: len(before)] == before
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
-    assert set(epochs) == {(t, e) for t in range(max(t for t, _ in epochs) + 1) for e in (1, 2, 3, 4)
-                           if t in {n for n, _ in epochs}}
+    assert set(epochs) == {
+        (t, e) for t in range(max(t for t, _ in epochs) + 1) for e in (1, 2, 3, 4) if t in {n for n, _ in epochs}
+    }
     assert all(epochs[t, e] == 1 for t in finished for e in (1, 2, 3, 4)), "a finished trial was trained again"
     again = [k for k, n in epochs.items() if n > 1]
     assert len(again) <= 2, "an interrupted trial repeats at most the report of its last epoch"
@@ -100,8 +149,10 @@ def test_killed_driver_then_resume(tmp_path, how):
 
 def outcome(home):
     """What became of every trial: its setting, where it ended and how, and all it reported but for times."""
-    return [(t.trial, t.params, t.state, [{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs])
-            for t in History(home / "searches" / "killed").trials.values()]
+    return [
+        (t.trial, t.params, t.state, [{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs])
+        for t in History(home / "searches" / "killed").trials.values()
+    ]
 
 
 def test_after_a_kill_the_same_trials_are_stopped_at_the_same_rungs(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from trainables.method import start_epoch
 from tuner.errors import UsageError
 from tuner.optimizer.successive_halving import WINDOW, Rungs, best, net_order, ranked, ranks, rungs_for
-from tuner.results.history import FULL, STOPPED, History
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import (
     CONTINUE,
     PAUSE,
@@ -31,8 +32,9 @@ def test_ranks_with_three_objectives_against_the_definition():
     points = np.random.default_rng(0).integers(0, 6, (60, 3)).astype(float)
     left, rank, number = set(range(60)), {}, 0
     while left:
-        front = {i for i in left if not any((points[j] >= points[i]).all() and (points[j] > points[i]).any()
-                                            for j in left)}
+        front = {
+            i for i in left if not any((points[j] >= points[i]).all() and (points[j] > points[i]).any() for j in left)
+        }
         rank.update(dict.fromkeys(front, number))
         left, number = left - front, number + 1
     assert ranks(points).tolist() == [rank[i] for i in range(60)]
@@ -223,13 +225,13 @@ def _run(rungs, history, spec, trials, rng):
     for trial in trials:
         params = {"start": 0.0 if trial % 2 else 0.4}
         history.append("start", trial, params=params, method="trades")
-        state = FULL
+        state = TrialState.FINISHED
         for epoch in range(1, spec.max_epochs + 1):
             metrics = {"epoch": epoch, "robust_acc": rng.random(), "worst_class_robust_acc": rng.random()}
             history.append("epoch", trial, metrics=metrics)
             answers.append(rungs.feed(trial, epoch, point(metrics), start_of(spec, params)))
             if answers[-1] == STOP:
-                state = STOPPED
+                state = TrialState.STOPPED
                 break
         history.append("end", trial, state=state)
         rungs.forget(trial)
@@ -240,7 +242,7 @@ def test_replay_from_the_history_equals_live():
     spec = SearchSpec(method="trades", max_epochs=27, reduction=2, grace=2, scheduler="pareto-asha")
     live, history = rungs_for(spec), History(None)
     _run(live, history, spec, range(30), np.random.default_rng(1))
-    assert len(history.with_state(STOPPED)) > 5 and len(history.with_state(FULL)) > 2
+    assert len(history.with_state(TrialState.STOPPED)) > 5 and len(history.with_state(TrialState.FINISHED)) > 2
     again = rungs_for(spec).replay(history, spec.goal.point, partial(start_of, spec))
     assert {n: r.points for n, r in again.rungs.items()} == {n: r.points for n, r in live.rungs.items()}
     for rungs, rng in ((live, np.random.default_rng(2)), (again, np.random.default_rng(2))):

@@ -11,13 +11,26 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import tuner
-from tuner.optimizer.ask_tell import Lanes
-from tuner.results.history import FULL, RUNNING, STOPPED, History
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import PAUSE, rung_levels
 from tuner.spec.search_spec import SearchSpec
 
-QUICK = ["--method", "trades", "--max-epochs", 9, "--set", "passes=1", "--set", "attack_steps=2", "--set",
-         "eval_attack=2", "--grace", 1]
+QUICK = [
+    "--method",
+    "trades",
+    "--max-epochs",
+    9,
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=2",
+    "--set",
+    "eval_attack=2",
+    "--grace",
+    1,
+]
 
 
 def searched(home, name, *args):
@@ -29,17 +42,24 @@ def searched(home, name, *args):
 @pytest.fixture(scope="module")
 def stopping(tmp_path_factory):
     home = tmp_path_factory.mktemp("stopping")
-    return (*searched(home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5",
-                       "--max-concurrent", 1, "--reduction", 3), home)
+    return (
+        *searched(
+            home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5", "--max-concurrent", 1, "--reduction", 3
+        ),
+        home,
+    )
 
 
 def test_trials_are_stopped_at_rungs_and_counted(stopping):
     result, history, stderr, _ = stopping
     spec = SearchSpec(method="trades", max_epochs=9, grace=1, reduction=3)
-    assert result["state"] == "finished" and result["trials"]["stopped"] == len(history.with_state(STOPPED)) >= 2
+    assert (
+        result["state"] == "finished"
+        and result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
+    )
     assert result["trials"]["finished"] >= 2 and sum(result["trials"].values()) == 9
-    assert all(len(t.epochs) in rung_levels(spec) for t in history.with_state(STOPPED))
-    assert all(len(t.epochs) == 9 for t in history.with_state(FULL))
+    assert all(len(t.epochs) in rung_levels(spec) for t in history.with_state(TrialState.STOPPED))
+    assert all(len(t.epochs) == 9 for t in history.with_state(TrialState.FINISHED))
     assert result["epochs_trained"] == sum(len(t.epochs) for t in history.trials.values()) < 81
     assert "scheduler pareto-asha" in stderr and "sampler auto" in stderr
 
@@ -48,8 +68,10 @@ def test_stopped_and_infeasible_trials_are_never_on_the_front(stopping):
     result, history, _, _ = stopping
     for row in result["front"]:
         record = history.trials[row["trial"]]
-        assert record.state == FULL and row["epoch"] == 9 and record.last["clean_acc"] >= 0.5
-    assert result["infeasible"] == [t.trial for t in history.with_state(FULL) if t.last["clean_acc"] < 0.5]
+        assert record.state == TrialState.FINISHED and row["epoch"] == 9 and record.last["clean_acc"] >= 0.5
+    assert result["infeasible"] == [
+        t.trial for t in history.with_state(TrialState.FINISHED) if t.last["clean_acc"] < 0.5
+    ]
     assert result["paper"]["trial"] == 0 and isinstance(result["paper"]["feasible"], bool)
 
 
@@ -59,25 +81,26 @@ def test_study_and_mlflow_say_what_was_stopped(stopping):
     (summary,) = get_all_study_summaries(storage)
     for trial in load_study(study_name=summary.study_name, storage=storage).trials:
         record = history.trials[trial.number]
-        assert trial.state.name == ("COMPLETE" if record.state == FULL else "PRUNED")
+        assert trial.state.name == ("COMPLETE" if record.state == TrialState.FINISHED else "PRUNED")
         assert trial.user_attrs["epoch"] == len(record.epochs) and set(trial.constraints) == {"clean_acc>=0.5"}
     client = MlflowClient(result["mlflow"]["tracking_uri"])
     parent = client.get_run(result["mlflow"]["run_id"])
     for run in client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"):
         record = history.trials[int(run.data.tags["tuner.trial"])]
-        assert run.data.tags["tuner.budget"] == ("full" if record.state == FULL else "stopped")
+        assert run.data.tags["tuner.budget"] == ("full" if record.state == TrialState.FINISHED else "stopped")
         assert run.info.status != "RUNNING"
 
 
 def test_pause_and_promote_through_ray(tmp_path):
-    result, history, _ = searched(tmp_path, "pauses", "--trials", 8, "--on-rung", "pause", "--reduction", 2,
-                                  "--max-concurrent", 2)
+    result, history, _ = searched(
+        tmp_path, "pauses", "--trials", 8, "--on-rung", "pause", "--reduction", 2, "--max-concurrent", 2
+    )
     assert result["state"] == "finished" and sum(result["trials"].values()) == 8
-    assert result["trials"]["stopped"] == len(history.with_state(STOPPED)) >= 2
+    assert result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
     for record in history.trials.values():  # a promoted trial goes on where it stood: every epoch once
         assert [e["epoch"] for e in record.epochs] == list(range(1, len(record.epochs) + 1))
-    assert all(len(t.epochs) in (1, 2, 4) for t in history.with_state(STOPPED))
-    first = min(len(t.epochs) for t in history.with_state(STOPPED))
+    assert all(len(t.epochs) in (1, 2, 4) for t in history.with_state(TrialState.STOPPED))
+    first = min(len(t.epochs) for t in history.with_state(TrialState.STOPPED))
     lines = [json.loads(line) for line in (tmp_path / "searches" / "pauses" / "history.jsonl").read_text().splitlines()]
     trained = [line["trial"] for line in lines if line["event"] == "epoch"]
     assert first == 1 and any(b - a > 1 for a, b in _gaps(trained)), "nobody was paused in between"
@@ -96,19 +119,29 @@ def _gaps(trained):
 def pausing(tmp_path, **options):
     """(lanes, history) of a search with trial 0 finished and two others that wait at the first rung."""
     spec, history = SearchSpec(method="trades", trials=options.pop("trials", 20), on_rung="pause"), History(tmp_path)
-    lanes = Lanes(spec, history, tmp_path, **options)
+    lanes = AskTell(spec, history, tmp_path, **options)
     for number in range(3):
         record = lanes.next()
         history.append("start", number, params=record.params, method="trades")
         for epoch in range(1, spec.max_epochs + 1):
             value = 0.5 - number / 10
-            history.append("epoch", number, metrics={"epoch": epoch, "robust_acc": value, "clean_acc": 0.9,
-                                                     "worst_class_robust_acc": value, "train_s": 30.0, "eval_s": 0.0})
+            history.append(
+                "epoch",
+                number,
+                metrics={
+                    "epoch": epoch,
+                    "robust_acc": value,
+                    "clean_acc": 0.9,
+                    "worst_class_robust_acc": value,
+                    "train_s": 30.0,
+                    "eval_s": 0.0,
+                },
+            )
             if lanes.feed(number, history.trials[number].last) == PAUSE:
                 break
         else:
-            history.append("end", number, state=FULL)
-            lanes.tell(number, FULL)
+            history.append("end", number, state=TrialState.FINISHED)
+            lanes.tell(number, TrialState.FINISHED)
     assert lanes.paused == 2
     return lanes, history
 
@@ -131,9 +164,9 @@ def test_when_time_is_short_and_all_others_wait_the_run_ends_and_they_wait_on(tm
     assert choose(lanes) == ([], [])  # there is time for more
     lanes.until = time.time() + 300  # a trial takes 360
     assert lanes.next() is None and choose(lanes) == (["time budget"], [])
-    again = Lanes(lanes.spec, History(tmp_path), tmp_path)
+    again = AskTell(lanes.spec, History(tmp_path), tmp_path)
     for number in (1, 2):  # a resume hands them out again, and judges them again
-        assert again.next().trial == number and history.trials[number].state == RUNNING
+        assert again.next().trial == number and history.trials[number].state == TrialState.RUNNING
         assert again.feed(number, history.trials[number].last) == PAUSE
 
 

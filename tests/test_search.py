@@ -20,17 +20,37 @@ OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 
 def test_result_json_has_what_scripts_rely_on(finished):
     result, home, _ = finished
-    assert {"search", "state", "objectives", "split", "front", "hypervolume", "reference", "paper", "trials",
-            "epochs_trained", "epochs_saved", "wall_s", "home", "mlflow"} <= set(result)
+    assert {
+        "search",
+        "state",
+        "objectives",
+        "split",
+        "front",
+        "hypervolume",
+        "reference",
+        "paper",
+        "trials",
+        "epochs_trained",
+        "epochs_saved",
+        "wall_s",
+        "home",
+        "mlflow",
+    } <= set(result)
     assert result["state"] == "finished" and result["split"] == "val" and result["objectives"] == OBJECTIVES
     assert result["trials"] == {"finished": 6, "stopped": 0, "failed": 0} and result["epochs_trained"] == 18
     assert result["reference"] == [0, 0] and result["home"] == str(home)
     for row in [*result["front"], result["paper"]]:
         assert {"trial", "epoch", *OBJECTIVES, "clean_acc", "params"} <= set(row) and row["epoch"] == 3
     assert result["paper"]["trial"] == 0
-    assert result["paper"]["params"] == {"loss": "ce", "one_minus_beta": 1e-4, "strength": 1.0, "start": 0.8,
-                                         "sep_weight": 0.5, "temperature": 0.1,
-                                         **_unsearched(result["paper"]["params"])}
+    assert result["paper"]["params"] == {
+        "loss": "ce",
+        "one_minus_beta": 1e-4,
+        "strength": 1.0,
+        "start": 0.8,
+        "sep_weight": 0.5,
+        "temperature": 0.1,
+        **_unsearched(result["paper"]["params"]),
+    }
 
 
 def _unsearched(params):
@@ -67,8 +87,18 @@ def test_history_parquet_is_tidy(finished):
     _, home, _ = finished
     table = pq.read_table(home / "searches" / "first" / "history.parquet").to_pydict()
     assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
-    assert {"clean_acc", "tail_robust_acc", "robust_acc_gap", "robust_acc/0", "clean_acc/9", "train_loss", "weight_ess",
-            "train_s", "eval_s", "param/sep_weight"} <= set(table)
+    assert {
+        "clean_acc",
+        "tail_robust_acc",
+        "robust_acc_gap",
+        "robust_acc/0",
+        "clean_acc/9",
+        "train_loss",
+        "weight_ess",
+        "train_s",
+        "eval_s",
+        "param/sep_weight",
+    } <= set(table)
     assert all(0 <= v <= 1 for v in table["robust_acc"] + table["worst_class_robust_acc"] + table["clean_acc"])
 
 
@@ -126,10 +156,36 @@ def test_front_and_ls_read_it_back(finished):
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(tmp_path, parquet_dir):
     """A real divergence: a network without batch norm at learning rates up to 1, on a real Parquet data set."""
     (tmp_path / "space.yaml").write_text("lr: [0.09, 1.0]")
-    done = tuner("search", "--method", "at", "--dataset", f"parquet:{parquet_dir}", "--imbalance", "none", "--model",
-                 "squeezenet1_1", "--space", tmp_path / "space.yaml", "--trials", 4, "--max-epochs", 2, "--set",
-                 "attack_steps=2", "--set", "eval_attack=2", "--set", "batch_size=16", "--sampler", "random",
-                 "--name", "div", "--home", tmp_path, "--json")
+    done = tuner(
+        "search",
+        "--method",
+        "at",
+        "--dataset",
+        f"parquet:{parquet_dir}",
+        "--imbalance",
+        "none",
+        "--model",
+        "squeezenet1_1",
+        "--space",
+        tmp_path / "space.yaml",
+        "--trials",
+        4,
+        "--max-epochs",
+        2,
+        "--set",
+        "attack_steps=2",
+        "--set",
+        "eval_attack=2",
+        "--set",
+        "batch_size=16",
+        "--sampler",
+        "random",
+        "--name",
+        "div",
+        "--home",
+        tmp_path,
+        "--json",
+    )
     result = json.loads(done.stdout)
     assert done.returncode == 0 and result["state"] == "finished"
     assert result["trials"]["failed"] >= 1 and result["trials"]["finished"] >= 1 and sum(result["trials"].values()) == 4

@@ -22,9 +22,20 @@ def rows(**columns):
             off = 0.01 if seed else -0.01  # the truth is the mean over both seeds
             for epoch in range(1, EPOCHS + 1):
                 share = epoch / EPOCHS
-                found.append({"trial": trial, "seed": seed, "epoch": epoch, "robust_acc": (average + off) * share,
-                              "worst_class_robust_acc": worst * share, "cost_s": 1.0, "x": x, "kind": kind,
-                              "train_loss_of_mine": 2 - share, **{k: v[trial] for k, v in columns.items()}})
+                found.append(
+                    {
+                        "trial": trial,
+                        "seed": seed,
+                        "epoch": epoch,
+                        "robust_acc": (average + off) * share,
+                        "worst_class_robust_acc": worst * share,
+                        "cost_s": 1.0,
+                        "x": x,
+                        "kind": kind,
+                        "train_loss_of_mine": 2 - share,
+                        **{k: v[trial] for k, v in columns.items()},
+                    }
+                )
     return found
 
 
@@ -135,18 +146,21 @@ def test_a_start_that_is_no_fraction(tmp_path, start):
     assert [problem.start(c) for c in range(4)] == [0] * 4
 
 
-@pytest.mark.parametrize("broken, words", [
-    (lambda r: {k: v for k, v in r.items() if k != "cost_s"}, "no column cost_s"),
-    (lambda r: {**r, "epoch": r["epoch"] + EPOCHS * r["trial"]}, "no two trials of table have robust_acc"),
-    (lambda r: {**r, "cost_s": None}, "no two trials of table have robust_acc"),
-    (lambda r: {**r, "trial": r["trial"] // 2}, "two rows of the same trial, seed and epoch"),
-    (lambda r: {**r, "seed": None}, "no trial, seed or epoch"),
-    (lambda r: {**r, "x": 1.0, "kind": "p"}, "no column tells the 4 configurations of table apart"),
-    (lambda r: {**r, "x": float("inf") if r["trial"] else 1.0}, "column x holds inf"),
-    (lambda r: {**r, "cost_s": -1.0}, "a negative cost_s"),
-    (lambda r: {**r, "robust_acc": "high"}, "column robust_acc must hold numbers"),
-    (lambda r: {**r, "robust_acc": 0.0}, "no configuration of table ends above 0"),
-])
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        (lambda r: {k: v for k, v in r.items() if k != "cost_s"}, "no column cost_s"),
+        (lambda r: {**r, "epoch": r["epoch"] + EPOCHS * r["trial"]}, "no two trials of table have robust_acc"),
+        (lambda r: {**r, "cost_s": None}, "no two trials of table have robust_acc"),
+        (lambda r: {**r, "trial": r["trial"] // 2}, "two rows of the same trial, seed and epoch"),
+        (lambda r: {**r, "seed": None}, "no trial, seed or epoch"),
+        (lambda r: {**r, "x": 1.0, "kind": "p"}, "no column tells the 4 configurations of table apart"),
+        (lambda r: {**r, "x": float("inf") if r["trial"] else 1.0}, "column x holds inf"),
+        (lambda r: {**r, "cost_s": -1.0}, "a negative cost_s"),
+        (lambda r: {**r, "robust_acc": "high"}, "column robust_acc must hold numbers"),
+        (lambda r: {**r, "robust_acc": 0.0}, "no configuration of table ends above 0"),
+    ],
+)
 def test_another_layout_is_said(tmp_path, monkeypatch, capsys, broken, words):
     monkeypatch.setattr("sys.argv", ["", "--table", written(tmp_path, [broken(r) for r in rows()])])
     with pytest.raises(SystemExit) as stopped:
@@ -154,10 +168,14 @@ def test_another_layout_is_said(tmp_path, monkeypatch, capsys, broken, words):
     assert stopped.value.code == 2 and words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--only", "nobody"], "invalid choice: 'nobody'"), (["--seeds", "0"], "'0' is not a whole number above 0"),
-    (["--json", "/nowhere/out.json"], "there is no such folder"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--only", "nobody"], "invalid choice: 'nobody'"),
+        (["--seeds", "0"], "'0' is not a whole number above 0"),
+        (["--json", "/nowhere/out.json"], "there is no such folder"),
+    ],
+)
 def test_a_wrong_argument_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.setattr("sys.argv", ["", "--table", written(tmp_path, rows()), *words])
     with pytest.raises(SystemExit) as stopped:

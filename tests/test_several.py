@@ -20,9 +20,34 @@ from tuner.results.pareto import nondominated
 from tuner.results.searches import load_search
 from tuner.verification.verify import make_jobs
 
-ARGS = ["search", "--method", "trades", "--method", "done", "--trials", "5", "--seeds", "2", "--max-epochs", "3",
-        "--fix", "level=instance", "--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=3",
-        "--scheduler", "none", "--max-concurrent", "1", "--name", "both", "--json"]
+ARGS = [
+    "search",
+    "--method",
+    "trades",
+    "--method",
+    "done",
+    "--trials",
+    "5",
+    "--seeds",
+    "2",
+    "--max-epochs",
+    "3",
+    "--fix",
+    "level=instance",
+    "--set",
+    "passes=2",
+    "--set",
+    "attack_steps=3",
+    "--set",
+    "eval_attack=3",
+    "--scheduler",
+    "none",
+    "--max-concurrent",
+    "1",
+    "--name",
+    "both",
+    "--json",
+]
 OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 
 
@@ -30,8 +55,14 @@ OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
 def killed(tmp_path_factory):
     """(result, home, lines of the history when it was killed, what the resumed search said)"""
     home = tmp_path_factory.mktemp("several")
-    process = subprocess.Popen([sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)], start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    )
     path, deadline = home / "searches" / "both" / "history.jsonl", time.time() + 200
     while time.time() < deadline:
         history = History(path.parent)
@@ -50,12 +81,15 @@ def killed(tmp_path_factory):
 def test_it_ends_as_it_would_have(killed):
     result, home, before, stderr = killed
     history = History(home / "searches" / "both")
-    assert history.path.read_text().splitlines()[:len(before)] == before
+    assert history.path.read_text().splitlines()[: len(before)] == before
     assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
     assert result["seeds"] == 2 and result["replicates"] == {"finished": len(history.replicates), "failed": 0}
     assert Counter((r.of, r.seed) for r in history.replicates.values()).most_common(1)[0][1] == 1
-    epochs = Counter((e["trial"], e["metrics"]["epoch"]) for line in history.path.read_text().splitlines()
-                     if (e := json.loads(line))["event"] == "epoch")
+    epochs = Counter(
+        (e["trial"], e["metrics"]["epoch"])
+        for line in history.path.read_text().splitlines()
+        if (e := json.loads(line))["event"] == "epoch"
+    )
     finished = {e["trial"] for line in before if (e := json.loads(line))["event"] == "end"}
     assert all(n == 1 for (trial, _), n in epochs.items() if trial in finished), "what had ended was trained again"
     assert "--fix level is for done alone: trades knows no such parameter" in stderr
@@ -69,7 +103,7 @@ def test_the_front_is_of_means_over_both_seeds(killed):
         (other,) = [r for r in history.replicates.values() if r.of == row["trial"]]
         for name in OBJECTIVES:
             a, b = history.trials[row["trial"]].last[name], other.last[name]
-            assert row[name] == pytest.approx((a + b) / 2) and row["std"][name] == pytest.approx(abs(a - b) / 2 ** 0.5)
+            assert row[name] == pytest.approx((a + b) / 2) and row["std"][name] == pytest.approx(abs(a - b) / 2**0.5)
         assert other.params == history.trials[row["trial"]].params and len(other.epochs) == 3
     rows = history.rows(OBJECTIVES)
     best = nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])
@@ -77,7 +111,8 @@ def test_the_front_is_of_means_over_both_seeds(killed):
     assert {m["method"] for m in result["methods"]} == {"trades", "done"}
     table = pq.read_table(history.folder / "history.parquet").to_pydict()
     assert {(t, s) for t, s, of in zip(table["trial"], table["seed"], table["of"]) if of is not None} == {
-        (t, 1) for t in history.replicates}
+        (t, 1) for t in history.replicates
+    }
 
 
 def test_each_was_trained_as_its_method_and_seed_say(killed):

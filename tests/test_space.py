@@ -39,22 +39,29 @@ def test_every_proposal_is_what_a_trial_accepts(method):
 
 def test_a_fixed_value_counts_only_where_it_is_active():
     space = build_space("cfa", fix={"class_beta": True}, space={})
-    chosen = {form: space.resolve(lambda p, form=form: form if p.name == "form" else p.default)
-              for form in ("at", "trades")}
+    chosen = {
+        form: space.resolve(lambda p, form=form: form if p.name == "form" else p.default) for form in ("at", "trades")
+    }
     assert "class_beta" in chosen["trades"] and "lambda_2" in chosen["trades"]
     assert "class_beta" not in chosen["at"] and "lambda_2" not in chosen["at"]
 
 
-NEVER = [("done", {"eta": 0.3}, {}, "normaliser in {running}"),
-         ("gairat", {"lam_max": 3}, {}, "schedule in {linear} and func in {tanh, sigmoid}"),
-         ("gairat", {"lam_max": 3, "schedule": "linear", "func": "discrete"}, {},
-          "schedule in {linear} and func in {tanh, sigmoid}"),
-         ("cfa", {"form": "at", "lambda_2": 0.5}, {}, "class_beta in {True} and form in {trades}"),
-         ("fairfront", {"form": "at", "beta_base": 0.5}, {}, "class_beta in {True} and form in {trades}"),
-         ("done", {}, {"eta": [0.2, 0.4]}, "normaliser in {running}"),
-         ("done", {}, {"eta": 0.3}, "normaliser in {running}"),
-         ("srat", {}, {"loss": ["ce", "ldam"], "gamma": {"low": 1, "high": 2}}, "loss in {focal}"),
-         ("cfa", {}, {"class_beta": [False], "lambda_2": [0.3, 0.4]}, "class_beta in {True}")]
+NEVER = [
+    ("done", {"eta": 0.3}, {}, "normaliser in {running}"),
+    ("gairat", {"lam_max": 3}, {}, "schedule in {linear} and func in {tanh, sigmoid}"),
+    (
+        "gairat",
+        {"lam_max": 3, "schedule": "linear", "func": "discrete"},
+        {},
+        "schedule in {linear} and func in {tanh, sigmoid}",
+    ),
+    ("cfa", {"form": "at", "lambda_2": 0.5}, {}, "class_beta in {True} and form in {trades}"),
+    ("fairfront", {"form": "at", "beta_base": 0.5}, {}, "class_beta in {True} and form in {trades}"),
+    ("done", {}, {"eta": [0.2, 0.4]}, "normaliser in {running}"),
+    ("done", {}, {"eta": 0.3}, "normaliser in {running}"),
+    ("srat", {}, {"loss": ["ce", "ldam"], "gamma": {"low": 1, "high": 2}}, "loss in {focal}"),
+    ("cfa", {}, {"class_beta": [False], "lambda_2": [0.3, 0.4]}, "class_beta in {True}"),
+]
 
 
 @pytest.mark.parametrize("method, fix, space, needs", NEVER)
@@ -64,12 +71,15 @@ def test_what_no_trial_can_have_is_refused(method, fix, space, needs):
     assert f"of {method} exists only with {needs}" in str(refused.value)
 
 
-@pytest.mark.parametrize("fix, space", [
-    ({"eta": 0.3}, {"normaliser": ["batch", "running"]}),
-    ({}, {"eta": [0.2, 0.4], "normaliser": ["batch", "running"]}),
-    ({"normaliser": "running"}, {}),
-    ({"barrier_weight": 0.1, "barrier": True}, {}),
-])
+@pytest.mark.parametrize(
+    "fix, space",
+    [
+        ({"eta": 0.3}, {"normaliser": ["batch", "running"]}),
+        ({}, {"eta": [0.2, 0.4], "normaliser": ["batch", "running"]}),
+        ({"normaliser": "running"}, {}),
+        ({"barrier_weight": 0.1, "barrier": True}, {}),
+    ],
+)
 def test_what_the_user_makes_reachable_is_allowed(fix, space):
     built = build_space("done", fix=fix, space=space)
     assert set(fix) <= set(built.fixed) and set(space) <= set(built.searched)
@@ -89,8 +99,9 @@ def test_a_space_is_conditional_through_a_parameter_that_is_not_searched():
 def test_yamls_booleans_are_on_and_off_where_those_are_choices():
     switch, numbers = params_of(Training)["compile"], params_of(Training)["lr"]
     assert [coerce(switch, v) for v in (True, False, "on", "OFF")] == ["on", "off", "on", "off"]
-    assert build_space("at", fix={}, space={"compile": [False, True]}).params["compile"].range == \
-        CategoricalDistribution(("off", "on"))
+    assert build_space("at", fix={}, space={"compile": [False, True]}).params[
+        "compile"
+    ].range == CategoricalDistribution(("off", "on"))
     for param, wrong in ((switch, 1), (switch, "yes"), (numbers, True), (params_of(Training)["schedule"], False)):
         with pytest.raises(ValueError, match="is not allowed"):
             coerce(param, wrong)

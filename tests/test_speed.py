@@ -19,8 +19,16 @@ from trainables.models.build import build_model
 CPU, SMALL, PHOTO = torch.device("cpu"), (1, 8, 8), (3, 32, 32)
 aten = torch.ops.aten
 # Each of these makes the host wait for a GPU: their result's value or shape is needed at once.
-WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.equal,
-         aten.bincount, aten.is_nonzero}
+WAITS = {
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.masked_select,
+    aten._unique2,
+    aten.unique_dim,
+    aten.equal,
+    aten.bincount,
+    aten.is_nonzero,
+}
 
 
 class NoWaiting(TorchDispatchMode):
@@ -42,8 +50,12 @@ def config(tmp_path_factory):
 
 VARIANTS = [(name, {}, {}) for name in METHODS] + [
     ("at", {}, {"awp": 0.005, "ema": 0.9, "class_weights": "effective"}),
-    ("cfol", {"mode": "sample"}, {}), ("done", {"barrier": True}, {}), ("done", {"level": "class"}, {}),
-    ("mixup", {"kind": "beta"}, {}), ("srat", {"loss": "ldam"}, {})]
+    ("cfol", {"mode": "sample"}, {}),
+    ("done", {"barrier": True}, {}),
+    ("done", {"level": "class"}, {}),
+    ("mixup", {"kind": "beta"}, {}),
+    ("srat", {"loss": "ldam"}, {}),
+]
 
 
 @pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
@@ -76,14 +88,19 @@ def test_attacks_compute_no_parameter_gradients(config, precision):
     assert all(p.grad is None and not p.requires_grad for p in trainer.attacked.module.parameters())
 
 
-@pytest.mark.parametrize("name, fused_ones", [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8),
-                                              ("resnet18:0.1", 0), ("vgg11_bn", 7)])
+@pytest.mark.parametrize(
+    "name, fused_ones",
+    [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8), ("resnet18:0.1", 0), ("vgg11_bn", 7)],
+)
 def test_fusing_changes_no_number(monkeypatch, name, fused_ones):
     """cuDNN's kernels, here in torch's words: the rewritten network has the plain one's logits and gradients."""
     conv = torch.nn.functional.conv2d
     monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda x, w, b, *shape: conv(x, w, b, *shape).relu())
-    monkeypatch.setattr(torch, "cudnn_convolution_add_relu",
-                        lambda x, w, z, alpha, b, *shape: (conv(x, w, b, *shape) + alpha * z).relu())
+    monkeypatch.setattr(
+        torch,
+        "cudnn_convolution_add_relu",
+        lambda x, w, z, alpha, b, *shape: (conv(x, w, b, *shape) + alpha * z).relu(),
+    )
     torch.manual_seed(0)
     model, x = build_model(name, 10, PHOTO).train(), torch.rand(8, *PHOTO)
     model(x)

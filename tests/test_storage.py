@@ -46,14 +46,22 @@ def s3_env(s3, monkeypatch):
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def gs():
     """Google Cloud Storage's protocol, by an emulator in a process of its own; the bucket's URL without a folder."""
     (port,) = free_ports(1)
-    command = ["gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory",
-               f"--default-bucket={BUCKET}"]
-    process = subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    command = [
+        "gcp-storage-emulator",
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--in-memory",
+        f"--default-bucket={BUCKET}",
+    ]
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / command[0], *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         until_it_listens(int(port), process)
         yield f"gs://anonymous@{BUCKET}?scheme=http&endpoint_override=127.0.0.1%3A{port}"
@@ -74,8 +82,13 @@ def until_it_listens(port, process):
 @pytest.mark.parametrize("kind", ["folder", "file", "s3", "s3-by-options", "gs"])
 def test_files(kind, tmp_path, s3_env, gs):
     options = f"?endpoint_override={s3_env.address.removeprefix('http://')}&scheme=http&region=us-east-1"
-    where = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a",
-             "s3": s3_env.url("files"), "s3-by-options": s3_env.url("more") + options, "gs": below(gs, "files")}[kind]
+    where = {
+        "folder": str(tmp_path / "a"),
+        "file": f"file://{tmp_path}/a",
+        "s3": s3_env.url("files"),
+        "s3-by-options": s3_env.url("more") + options,
+        "gs": below(gs, "files"),
+    }[kind]
     where = storage.absolute_storage(where)
     assert storage_problem(where) is None
     store = Storage(below(where, "deep", 1))
@@ -104,6 +117,7 @@ def test_below():
 
 
 # ---- what is wrong, in one sentence ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("url", ["s3://me:word@bucket/x", "s3://bucket/x?secret_key=word", "gs://word@bucket"])
 def test_no_password_in_a_url(url):
@@ -191,8 +205,15 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
     if kind == "copied":
         share(decoded, s3_env.url("shared")), share(decoded, s3_env.url("shared"))
         dataset, what = "stored:" + s3_env.url("shared", "datasets", decoded.name), "_copy"
-    trials = [subprocess.Popen([sys.executable, "-c", NODE, dataset, tmp_path / "node", what], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    trials = [
+        subprocess.Popen(
+            [sys.executable, "-c", NODE, dataset, tmp_path / "node", what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
     said = [trial.communicate("go\n", timeout=120)[0].splitlines() for trial in trials]
     assert sorted(said, key=len) == [[decoded.name]] * 3 + [["did it", decoded.name]]
     for half in ("train.arrow", "test.arrow"):
@@ -242,20 +263,60 @@ def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
 
 # ---- the whole of it -------------------------------------------------------------------------------------------------
 
-TINY = ["--method", "gairat", "--sampler", "random", "--trials", "2", "--max-epochs", "6", "--max-concurrent", "1",
-        "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2", "--fix", "start=0.5"]
+TINY = [
+    "--method",
+    "gairat",
+    "--sampler",
+    "random",
+    "--trials",
+    "2",
+    "--max-epochs",
+    "6",
+    "--max-concurrent",
+    "1",
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=2",
+    "--set",
+    "eval_attack=2",
+    "--fix",
+    "start=0.5",
+]
 
 
 @pytest.mark.timeout(900)
 def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
     data = shutil.copytree(parquet_dir, tmp_path / "data")
-    first = subprocess.Popen([sys.executable, "-m", "tuner.cli", "search", *TINY, "--dataset", f"parquet:{data}",
-                              "--imbalance", "none", "--name", "far", "--home", tmp_path / "a",
-                              "--storage", s3.url("far")],
-                             env={**os.environ, **s3.env}, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tuner.cli",
+            "search",
+            *TINY,
+            "--dataset",
+            f"parquet:{data}",
+            "--imbalance",
+            "none",
+            "--name",
+            "far",
+            "--home",
+            tmp_path / "a",
+            "--storage",
+            s3.url("far"),
+        ],
+        env={**os.environ, **s3.env},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     history, deadline = tmp_path / "a/searches/far/history.jsonl", time.time() + 250
-    while not (history.exists() and '"epoch": 5' in history.read_text()
-               and "far/searches/far/history.jsonl" in s3.keys("far/searches/far/")):
+    while not (
+        history.exists()
+        and '"epoch": 5' in history.read_text()
+        and "far/searches/far/history.jsonl" in s3.keys("far/searches/far/")
+    ):
         assert first.poll() is None and time.time() < deadline, first.stderr.read()
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
@@ -263,8 +324,9 @@ def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
     assert not list((tmp_path / "a").rglob("checkpoint.pt")) and not list((tmp_path / "a/trunks").rglob("*.pt"))
     shutil.rmtree(tmp_path / "a")
     shutil.rmtree(data)  # a lost machine: nothing but the storage is left
-    again = tuner("resume", "far", "--home", tmp_path / "b", "--storage", s3.url("far"), "--json", env=s3.env,
-                  timeout=500)
+    again = tuner(
+        "resume", "far", "--home", tmp_path / "b", "--storage", s3.url("far"), "--json", env=s3.env, timeout=500
+    )
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)
     assert result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
@@ -295,8 +357,15 @@ def same_as_alone(tmp_path, result, data):
     torch.set_num_threads(1)
     history = History(tmp_path / "b/searches/far")
     spec = SearchSpec.from_yaml((tmp_path / "b/searches/far/spec.yaml").read_text())
-    config = TrialConfig("gairat", history.trials[0].params, asdict(spec.training()), f"parquet:{data}", "none",
-                         max_epochs=6, home=str(tmp_path / "alone"))
+    config = TrialConfig(
+        "gairat",
+        history.trials[0].params,
+        asdict(spec.training()),
+        f"parquet:{data}",
+        "none",
+        max_epochs=6,
+        home=str(tmp_path / "alone"),
+    )
     trainer = Trainer(config)
     rows = [trainer.run_epoch() for _ in range(6)]
     assert [e["epoch"] for e in history.trials[0].epochs] == [1, 2, 3, 4, 5, 6]

@@ -17,8 +17,20 @@ from tests.conftest import tuner
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard
 
-TINY = ["--method", "srat", "--trials", "2", "--max-concurrent", "1", "--set", "passes=1", "--set", "attack_steps=2",
-        "--set", "eval_attack=2"]
+TINY = [
+    "--method",
+    "srat",
+    "--trials",
+    "2",
+    "--max-concurrent",
+    "1",
+    "--set",
+    "passes=1",
+    "--set",
+    "attack_steps=2",
+    "--set",
+    "eval_attack=2",
+]
 ROOT = Path(__file__).parent.parent
 HEAD_IP = "127.0.0.2"  # Ray would replace 127.0.0.1 by the machine's outside address
 

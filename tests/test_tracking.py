@@ -184,9 +184,20 @@ def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, 
 def everything(home, spec):
     client, parent, trials = read_back(home, spec)
     runs = {-1: parent, **trials}
-    return {t: (r.info.run_id, r.info.status, r.info.end_time, r.data.tags, r.data.params,
-                {k: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(r.info.run_id, k)]
-                 for k in r.data.metrics}) for t, r in runs.items()}
+    return {
+        t: (
+            r.info.run_id,
+            r.info.status,
+            r.info.end_time,
+            r.data.tags,
+            r.data.params,
+            {
+                k: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(r.info.run_id, k)]
+                for k in r.data.metrics
+            },
+        )
+        for t, r in runs.items()
+    }
 
 
 def test_sync_changes_nothing_that_is_there_already(tmp_path, spec):

@@ -86,6 +86,7 @@ def trained_by(branch):
 
 # ---- the same bits --------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("method, params, base, epochs", CASES, ids=lambda v: str(v).replace(" ", ""))
 def test_branched_trial_is_bit_equal_to_one_alone(config, method, params, base, epochs):
     config = replace(config, method=method, params=params)
@@ -141,6 +142,7 @@ def test_fine_tuning_starts_from_plain_at(fresh, method):
 
 # ---- trained once ---------------------------------------------------------------------------------------------------
 
+
 def test_trials_leave_one_trajectory_at_several_epochs(fresh):
     trained = []
     for start in (0.5, 0.3, 0.7, 0.5):
@@ -168,11 +170,19 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
     assert mine == name(params={"lam": 2.0, "start": 0.3}) == name(method="mail") == name(method="faal")
     assert mine == name(trial=7)
     knobs = config.training
-    others = [name(seed=1), name(data_seed=1), name(max_epochs=7), name(imbalance="exp:5"), name(model="cnn:0.5"),
-              name(method="srat"), name(training={**knobs, "lr": 0.07}), name(training={**knobs, "eval_attack": 5}),
-              name(method="mail", params={"form": "trades"}),
-              name(method="mail", params={"form": "trades", "beta": 2.0}),
-              name(method="fairfront", params={"class_weight": "hedge"})]
+    others = [
+        name(seed=1),
+        name(data_seed=1),
+        name(max_epochs=7),
+        name(imbalance="exp:5"),
+        name(model="cnn:0.5"),
+        name(method="srat"),
+        name(training={**knobs, "lr": 0.07}),
+        name(training={**knobs, "eval_attack": 5}),
+        name(method="mail", params={"form": "trades"}),
+        name(method="mail", params={"form": "trades", "beta": 2.0}),
+        name(method="fairfront", params={"class_weight": "hedge"}),
+    ]
     torch.set_num_threads(2)
     others.append(name())
     torch.set_num_threads(1)
@@ -200,8 +210,9 @@ def test_code_version_changes_with_the_source(monkeypatch, tmp_path):
     trunk.code_version.cache_clear()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:5000] + b"x" + data[5001:],
-                                    lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: data[:5000] + b"x" + data[5001:], lambda data: b""]
+)
 def test_damaged_file_is_trained_again(fresh, damage):
     whole = Trainer(fresh)
     run_to_branch(whole)

@@ -18,8 +18,20 @@ from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
 
 SRAT = {"loss": "ce", "sep_weight": 0.5, "temperature": 0.1}
-SEARCH = ["search", "--method", "srat", "--trials", 3, "--sampler", "random", *SMALL, "--max-epochs", 6, "--json",
-          *(part for name, value in SRAT.items() for part in ("--fix", f"{name}={value}"))]
+SEARCH = [
+    "search",
+    "--method",
+    "srat",
+    "--trials",
+    3,
+    "--sampler",
+    "random",
+    *SMALL,
+    "--max-epochs",
+    6,
+    "--json",
+    *(part for name, value in SRAT.items() for part in ("--fix", f"{name}={value}")),
+]
 
 
 def spec(**fields):
@@ -28,22 +40,31 @@ def spec(**fields):
 
 # ---- when ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("fields, first, last, line", [
-    ({}, 0, 8, "0 to 8 epochs are trained once"),
-    ({"fix": {"start": 0.4}}, 4, 4, "first 4 epochs are trained once"),
-    ({"fix": {"start": 0.0}}, 0, 0, "gairat reweights from the first epoch"),
-    ({"fix": {"start": 0.0}, "trunk": "at:3"}, 3, 3, "every trial starts from 3 epochs of plain AT"),
-    ({"space": {"start": [0.2, 0.7]}}, 2, 7, "first 2 to 7 epochs"),
-    ({"trunk": "none"}, 0, 0, "--no-trunk"),
-    ({"space": {"lr": [0.01, 0.1]}}, 0, 0, "before the reweighting starts (lr)"),
-    ({"method": "srat"}, 0, 0, "before the reweighting starts (loss, sep_weight"),
-    ({"method": "srat", "fix": SRAT}, 2, 9, "2 to 9"),
-    ({"method": "mail"}, 0, 0, "before the reweighting starts (form, beta)"),
-    ({"method": "mail", "fix": {"form": "at"}}, 3, 7, "3 to 7"),
-    ({"method": "faal", "fix": {"form": "at", "start": 0.98}}, 9, 9, "first 9 epochs"),  # the last is the trial's own
-    ({"method": "wat"}, 0, 0, "wat reweights from the first epoch"),
-    ({"method": "wat", "trunk": "at:2", "space": {"lr": [0.01, 0.1]}}, 2, 2, "2 epochs of plain AT"),
-])
+
+@pytest.mark.parametrize(
+    "fields, first, last, line",
+    [
+        ({}, 0, 8, "0 to 8 epochs are trained once"),
+        ({"fix": {"start": 0.4}}, 4, 4, "first 4 epochs are trained once"),
+        ({"fix": {"start": 0.0}}, 0, 0, "gairat reweights from the first epoch"),
+        ({"fix": {"start": 0.0}, "trunk": "at:3"}, 3, 3, "every trial starts from 3 epochs of plain AT"),
+        ({"space": {"start": [0.2, 0.7]}}, 2, 7, "first 2 to 7 epochs"),
+        ({"trunk": "none"}, 0, 0, "--no-trunk"),
+        ({"space": {"lr": [0.01, 0.1]}}, 0, 0, "before the reweighting starts (lr)"),
+        ({"method": "srat"}, 0, 0, "before the reweighting starts (loss, sep_weight"),
+        ({"method": "srat", "fix": SRAT}, 2, 9, "2 to 9"),
+        ({"method": "mail"}, 0, 0, "before the reweighting starts (form, beta)"),
+        ({"method": "mail", "fix": {"form": "at"}}, 3, 7, "3 to 7"),
+        (
+            {"method": "faal", "fix": {"form": "at", "start": 0.98}},
+            9,
+            9,
+            "first 9 epochs",
+        ),  # the last is the trial's own
+        ({"method": "wat"}, 0, 0, "wat reweights from the first epoch"),
+        ({"method": "wat", "trunk": "at:2", "space": {"lr": [0.01, 0.1]}}, 2, 2, "2 epochs of plain AT"),
+    ],
+)
 def test_when_a_search_has_a_trunk(fields, first, last, line):
     s = spec(**fields)
     assert (trunk_epochs(s), latest_branch(s)) == (first, last)
@@ -79,12 +100,14 @@ def test_name_changes_with_the_results_only():
 
 # ---- the actor -------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def actor_config(tmp_path):
     torch.set_num_threads(1)
     knobs = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
-    trial = TrialConfig("gairat", training=knobs, home=str(tmp_path), max_epochs=4, trunk="auto",
-                        folder=str(tmp_path / "t"))
+    trial = TrialConfig(
+        "gairat", training=knobs, home=str(tmp_path), max_epochs=4, trunk="auto", folder=str(tmp_path / "t")
+    )
     return {"trial": trial.to_dict(), "threads": 1}
 
 
@@ -117,6 +140,7 @@ def test_killed_before_its_branch_was_heard_says_it_again(actor_config):
 
 
 # ---- a real search ---------------------------------------------------------------------------------------------------
+
 
 def test_search_with_a_trunk_finds_the_same_front_with_fewer_epochs(tmp_path):
     alone = tuner(*SEARCH, "--no-trunk", "--name", "alone", "--home", tmp_path)

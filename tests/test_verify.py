@@ -178,12 +178,18 @@ def test_wilson_intervals_by_hand():
     """Newcombe 1998, table I: 81/263 and 15/148; 0 of n reaches z^2 / (n + z^2)."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 36) == pytest.approx((0, 1.96 ** 2 / (36 + 1.96 ** 2)), abs=1e-4) and wilson(36, 36)[1] == 1
+    assert wilson(0, 36) == pytest.approx((0, 1.96**2 / (36 + 1.96**2)), abs=1e-4) and wilson(36, 36)[1] == 1
 
 
-@pytest.mark.parametrize("p, least, gone", [
-    (np.linspace(0.4, 0.6, 10), 0.9, 0.5), (np.linspace(0.2, 0.8, 10), 0.9, 0.5),
-    (np.full(10, 0.5), 0.7, 0.3), (np.array([0.02] + [0.5] * 9), 0.9, None)])
+@pytest.mark.parametrize(
+    "p, least, gone",
+    [
+        (np.linspace(0.4, 0.6, 10), 0.9, 0.5),
+        (np.linspace(0.2, 0.8, 10), 0.9, 0.5),
+        (np.full(10, 0.5), 0.7, 0.3),
+        (np.array([0.02] + [0.5] * 9), 0.9, None),
+    ],
+)
 def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least, gone):
     """Simulated test sets; ``gone``: the share of the bias that the correction must remove."""
     rng, count = np.random.default_rng(0), np.full(10, 36)
@@ -239,8 +245,9 @@ def test_flags_report_and_table(verified):
         assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
     table = pq.read_table(folder / "verified.parquet").to_pydict()
     assert {"robust_acc", "worst_class_robust_acc_low", "robust_acc/0"} <= set(table)
-    assert sorted(zip(table["trial"], table["retrained"])) == sorted((r["trial"], again) for r in result["rows"]
-                                                                     for again in (False, True))
+    assert sorted(zip(table["trial"], table["retrained"])) == sorted(
+        (r["trial"], again) for r in result["rows"] for again in (False, True)
+    )
     page = (folder / "verified.html").read_text()
     assert not re.search("@@(TITLE|LINE|BODY|SENTENCES|TABLE|NOTE|DATA|SCRIPT|PLOTLY)@@", page)
     assert f'"trial": {result["rows"][0]["trial"]}' in page
@@ -287,8 +294,15 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
     found = json.loads((folder / f"{trial}.json").read_text())
     flags = pq.read_table(folder / f"{trial}.parquet").to_pydict()
     names = [s["name"] for s in found["stages"]]
-    saved = {trial: {"result": {**found, "labels": np.array(flags["label"]),
-                                "broken_by": np.array([names.index(b) if b else -1 for b in flags["broken_by"]])}}}
+    saved = {
+        trial: {
+            "result": {
+                **found,
+                "labels": np.array(flags["label"]),
+                "broken_by": np.array([names.index(b) if b else -1 for b in flags["broken_by"]]),
+            }
+        }
+    }
     (folder / f"{trial}.json").unlink()  # killed before it was whole
     shutil.rmtree(tmp_path / "searches" / "first" / "verify" / "seeds" / str(trial))  # a retrained model was lost
     again = verify_search("first", home, seeds=1)
@@ -330,10 +344,25 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
         job = module.Job(job.trial, job.config, tmp_path / str(job.trial))
         labels = np.repeat([0, 1], 20)
         flags = np.where(np.arange(40) % 20 < 20 * robust, -1, 1)
-        store(job, "apgd", {"result": {
-            "labels": labels, "broken_by": flags, "alarms": [], "classes": ["0", "1"], "eps": 0.1, "epoch": 3,
-            "device": "cpu", "stages": [{"name": "clean"}, {"name": "pgd"}], "seconds": 1, "torch": "",
-            "checkpoint": "x"}})
+        store(
+            job,
+            "apgd",
+            {
+                "result": {
+                    "labels": labels,
+                    "broken_by": flags,
+                    "alarms": [],
+                    "classes": ["0", "1"],
+                    "eps": 0.1,
+                    "epoch": 3,
+                    "device": "cpu",
+                    "stages": [{"name": "clean"}, {"name": "pgd"}],
+                    "seconds": 1,
+                    "torch": "",
+                    "checkpoint": "x",
+                }
+            },
+        )
         rows.append((job, json.loads(job.path.with_suffix(".json").read_text())))
     found = summary(spec, history, Home(home), "first", "apgd", rows)
     assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
@@ -345,12 +374,15 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
 # ---- wrong input ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args, code, parts", [
-    (["verify", "frist"], 2, ["'frist'", "did you mean first"]),
-    (["verify", "first", "--pick", "99"], 2, ["'99'", "not on the front", "knee"]),
-    (["verify", "first", "--attack", "fgsm"], 2, ["'fgsm'", "pgd:STEPSxRESTARTS"]),
-    (["verify", "first", "--seeds", "-1"], 2, ["-1", "at least 0"]),
-])
+@pytest.mark.parametrize(
+    "args, code, parts",
+    [
+        (["verify", "frist"], 2, ["'frist'", "did you mean first"]),
+        (["verify", "first", "--pick", "99"], 2, ["'99'", "not on the front", "knee"]),
+        (["verify", "first", "--attack", "fgsm"], 2, ["'fgsm'", "pgd:STEPSxRESTARTS"]),
+        (["verify", "first", "--seeds", "-1"], 2, ["-1", "at least 0"]),
+    ],
+)
 def test_wrong_input(finished, args, code, parts):
     done = tuner(*args, "--home", finished[1], "--json")
     error = json.loads(done.stdout)["error"]

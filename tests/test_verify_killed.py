@@ -68,9 +68,11 @@ def test_killed_and_started_again(finished, undisturbed, tmp_path):
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept] == before
     table = pq.read_table(folder / "verified.parquet")
     assert table.drop_columns([n for n in OWN if n in table.column_names]).equals(
-        undisturbed.drop_columns([n for n in OWN if n in undisturbed.column_names]))
+        undisturbed.drop_columns([n for n in OWN if n in undisturbed.column_names])
+    )
     assert sorted(table["seed"].to_pylist()) == [0, 1, 2, 3] and "refuse" not in again.stderr
     (row,) = json.loads(again.stdout)["rows"]
-    assert row["seeds"]["robust_acc"]["values"] == [v for v, own in zip(table["robust_acc"].to_pylist(),
-                                                                        table["retrained"].to_pylist()) if own]
+    assert row["seeds"]["robust_acc"]["values"] == [
+        v for v, own in zip(table["robust_acc"].to_pylist(), table["retrained"].to_pylist()) if own
+    ]
     assert not [p for p in folder.rglob(".*") if p.is_file() and p.name != ".lock"], "nothing half-written"

@@ -92,9 +92,16 @@ def test_wrong_flag(capsys, monkeypatch, tmp_path, args, parts):
     assert not (tmp_path / "home" / "searches").exists()
 
 
-NEEDS_NO_DATA = [["--dataset", "cifar11"], ["--dataset", "hub:x"], ["--model", "resnet19"], ["--model", "cnn:99"],
-                 ["--model", "resnet50:0.5"], ["--imbalance", "exp"], ["--imbalance", "step:0.5"],
-                 ["--seed", str(2**32)]]
+NEEDS_NO_DATA = [
+    ["--dataset", "cifar11"],
+    ["--dataset", "hub:x"],
+    ["--model", "resnet19"],
+    ["--model", "cnn:99"],
+    ["--model", "resnet50:0.5"],
+    ["--imbalance", "exp"],
+    ["--imbalance", "step:0.5"],
+    ["--seed", str(2**32)],
+]
 
 
 @pytest.mark.parametrize("args", NEEDS_NO_DATA, ids=" ".join)
@@ -107,8 +114,16 @@ def test_a_dry_run_refuses_what_shows_without_data(capsys, monkeypatch, tmp_path
     assert len(set(messages)) == 1 and "\n" not in messages[0] and args[1].partition(":")[0] in messages[0]
 
 
-@pytest.mark.parametrize("args", [["--dataset", "parquet:/no/such"], ["--imbalance", "step:100000"],
-                                  ["--model", "resnet18:0.5"], ["--model", "mobilenet_v3_small"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--dataset", "parquet:/no/such"],
+        ["--imbalance", "step:100000"],
+        ["--model", "resnet18:0.5"],
+        ["--model", "mobilenet_v3_small"],
+    ],
+    ids=" ".join,
+)
 def test_a_dry_run_opens_no_data(capsys, monkeypatch, tmp_path, args):
     code, _, _ = run(capsys, monkeypatch, "search", "--dry-run", *args, "--home", tmp_path / "home")
     assert code == 0 and not (tmp_path / "home").exists()
@@ -121,10 +136,19 @@ def test_on_and_off_are_words(capsys, monkeypatch, tmp_path):
         assert code == 0 and json.loads(out)["set"] == {"compile": "on"}
 
 
-SPACES = [("start: [0.9, 0.3]", "upside down"), ("start: [0.1, 2.0]", "0.1"), ("loss: [ce, hinge]", "'hinge'"),
-          ("nothing: [0, 1]", "'nothing'"), ("start: {low: 0.3}", "low"), ("[1, 2]", "key: value"), ("a: [", "YAML"),
-          ("a: 2024-99-99", "YAML"), ("loss: [ce, ldam]\ngamma: [1, 2]", "loss in {focal}"),
-          ("loss: [ce, ce]", "twice"), ("start: {low: 0.3, high: 0.9, log: maybe}", "log is true or false")]
+SPACES = [
+    ("start: [0.9, 0.3]", "upside down"),
+    ("start: [0.1, 2.0]", "0.1"),
+    ("loss: [ce, hinge]", "'hinge'"),
+    ("nothing: [0, 1]", "'nothing'"),
+    ("start: {low: 0.3}", "low"),
+    ("[1, 2]", "key: value"),
+    ("a: [", "YAML"),
+    ("a: 2024-99-99", "YAML"),
+    ("loss: [ce, ldam]\ngamma: [1, 2]", "loss in {focal}"),
+    ("loss: [ce, ce]", "twice"),
+    ("start: {low: 0.3, high: 0.9, log: maybe}", "log is true or false"),
+]
 
 
 @pytest.mark.parametrize("text, part", SPACES)
@@ -140,16 +164,34 @@ def test_unknown_spec_field(capsys, monkeypatch, tmp_path):
     assert code == 2 and "'metod'" in json.loads(out)["error"] and "method" in out
 
 
-SPECS = ["objectives: 3", "constraint: 3", "fix: [a]", "set: 3", "space: [1]", "name: 5", "dataset: [a]",
-         "study_storage: 5", "storage: 3", "warm_start: 5", "accelerator: 3", "experiment: 3", "max_epochs: .inf",
-         "cpus_per_trial: .inf", "seed: 1.5", "trials: true", "scheduler: [a]", "imbalance: [exp]"]
+SPECS = [
+    "objectives: 3",
+    "constraint: 3",
+    "fix: [a]",
+    "set: 3",
+    "space: [1]",
+    "name: 5",
+    "dataset: [a]",
+    "study_storage: 5",
+    "storage: 3",
+    "warm_start: 5",
+    "accelerator: 3",
+    "experiment: 3",
+    "max_epochs: .inf",
+    "cpus_per_trial: .inf",
+    "seed: 1.5",
+    "trials: true",
+    "scheduler: [a]",
+    "imbalance: [exp]",
+]
 
 
 @pytest.mark.parametrize("text", SPECS)
 def test_a_spec_field_of_another_type(capsys, monkeypatch, tmp_path, text):
     (tmp_path / "spec.yaml").write_text(text)
-    code, out, _ = run(capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--fix", "loss=ce", "--dry-run",
-                       "--json")
+    code, out, _ = run(
+        capsys, monkeypatch, "search", "--spec", tmp_path / "spec.yaml", "--fix", "loss=ce", "--dry-run", "--json"
+    )
     message = json.loads(out)["error"]
     field, _, value = text.partition(": ")
     assert code == 2 and field in message.replace("-", "_") and "\n" not in message
@@ -164,13 +206,16 @@ def test_a_field_left_empty_has_its_default_and_one_word_is_a_list(capsys, monke
     assert found["objectives"] == ["robust_acc"] and found["constraint"] == ["clean_acc>=0.8"]
 
 
-@pytest.mark.parametrize("args, said", [
-    (["--asha-metric", "clean_acc"], "--asha-metric clean_acc has no effect with scheduler pareto-asha"),
-    (["--grace", "13"], "--grace 13 has no effect with scheduler none"),
-    (["--scheduler", "none", "--on-rung", "pause"], "--on-rung pause has no effect with scheduler none"),
-    (["--smooth-worst", "cvar:0.2", "--objective", "robust_acc"], "--smooth-worst cvar:0.2 has no effect"),
-    (["--scheduler", "asha", "--asha-metric", "clean_acc", "--on-rung", "pause"], ""),
-])
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--asha-metric", "clean_acc"], "--asha-metric clean_acc has no effect with scheduler pareto-asha"),
+        (["--grace", "13"], "--grace 13 has no effect with scheduler none"),
+        (["--scheduler", "none", "--on-rung", "pause"], "--on-rung pause has no effect with scheduler none"),
+        (["--smooth-worst", "cvar:0.2", "--objective", "robust_acc"], "--smooth-worst cvar:0.2 has no effect"),
+        (["--scheduler", "asha", "--asha-metric", "clean_acc", "--on-rung", "pause"], ""),
+    ],
+)
 def test_what_has_no_effect_is_said(capsys, monkeypatch, args, said):
     for methods in ([], ["--method", "srat", "--method", "wat"]):
         code, _, err = run(capsys, monkeypatch, "search", *args, *methods, "--dry-run")
@@ -196,13 +241,24 @@ PARQUET = [
 ]
 
 
-@pytest.mark.parametrize("rows, part", PARQUET, ids=["no image column", "no label column", "undecodable", "label",
-                                                             "one class"])
+@pytest.mark.parametrize(
+    "rows, part", PARQUET, ids=["no image column", "no label column", "undecodable", "label", "one class"]
+)
 def test_wrong_parquet(capsys, monkeypatch, tmp_path, rows, part):
     for split in ("train", "test"):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
-    code, out, _ = run(capsys, monkeypatch, "search", "--dataset", f"parquet:{tmp_path}", "--imbalance", "none",
-                       "--home", tmp_path / "home", "--json")
+    code, out, _ = run(
+        capsys,
+        monkeypatch,
+        "search",
+        "--dataset",
+        f"parquet:{tmp_path}",
+        "--imbalance",
+        "none",
+        "--home",
+        tmp_path / "home",
+        "--json",
+    )
     assert code == 2 and part in json.loads(out)["error"], out
 
 

@@ -41,8 +41,16 @@ def checkpoints(steps: int) -> set[int]:
     return found
 
 
-def apgd_targeted(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float | Tensor,
-                  steps: int = 20, targets: int = 3, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def apgd_targeted(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 20,
+    targets: int = 3,
+    x_start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
     at ``x``.
 
@@ -80,8 +88,16 @@ def eps_shape(x: Tensor) -> tuple[int, ...]:
     return (-1,) + (1,) * (x.dim() - 1)
 
 
-def apgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], *,
-         eps: float | Tensor, steps: int, x_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def apgd(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    eps: float | Tensor,
+    steps: int,
+    x_start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """One run that maximises ``loss_of(logits, y)`` (B,): (iterate of largest loss, how many of the iterates
     0 .. steps were classified right)."""
     shape, due = eps_shape(x), checkpoints(steps)

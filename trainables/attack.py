@@ -28,9 +28,18 @@ def start_point(x: Tensor, eps: Tensor, start: str, generator: torch.Generator |
     raise ValueError(f"unknown attack start {start!r}; choose one of: none, uniform, gaussian")
 
 
-def pgd(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *,
-        eps: float | Tensor, step: float | Tensor, steps: int, x_start: Tensor | None = None,
-        stop_after: int | None = None) -> tuple[Tensor, Tensor]:
+def pgd(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    eps: float | Tensor,
+    step: float | Tensor,
+    steps: int,
+    x_start: Tensor | None = None,
+    stop_after: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Maximise ``loss(forward(x'), y)`` over ``|x' - x| <= eps`` by ``steps`` signed steps.
 
     ``x`` (B, ...) in [0, 1]; ``loss`` gives (B,); ``eps`` and ``step`` are a number or (B,), in pixel units;

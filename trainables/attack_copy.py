@@ -18,8 +18,9 @@ from trainables.models.build import conv_bn_pairs
 class Frozen:
     """Callable like the model: x (B, C, H, W) in [0, 1] -> logits (B, K) in float32 (float64 if the model is)."""
 
-    def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False,
-                 fused: bool = False):
+    def __init__(
+        self, model: nn.Module, *, dtype: torch.dtype | None = None, batch_stats: bool = False, fused: bool = False
+    ):
         """``batch_stats``: batch norm uses the batch's statistics, nothing is folded; running ones stay as they are.
         ``fused``: use cuDNN's fused kernels, on a GPU in half precision."""
         self.source = model

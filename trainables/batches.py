@@ -31,7 +31,7 @@ class Batches:
             order = torch.randperm(len(self.labels), device=self.labels.device, generator=generator)
             for i in range(len(self) // self.passes):
                 weights = method.sampling_weights()
-                rows = order[i * self.batch_size:(i + 1) * self.batch_size]
+                rows = order[i * self.batch_size : (i + 1) * self.batch_size]
                 yield rows if weights is None else self._of_classes(weights, generator)
 
     def _of_classes(self, weights: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,5 +58,6 @@ def require_every_class(counts: Tensor, who: str) -> None:
     """``ValueError`` unless every class has a training image."""
     absent = torch.nonzero(counts == 0).flatten().tolist()
     if absent:
-        raise ValueError(f"{who} needs training images of every class, but there are none of class "
-                         + ", ".join(map(str, absent)))
+        raise ValueError(
+            f"{who} needs training images of every class, but there are none of class " + ", ".join(map(str, absent))
+        )

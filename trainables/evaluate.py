@@ -41,8 +41,10 @@ class Evaluation:
         names = [name for name, there in zip(classes, present.tolist()) if there]
         tail = max(1, round(0.3 * len(robust)))
         return {
-            "clean_acc": clean.mean().item(), "robust_acc": robust.mean().item(),
-            "worst_class_clean_acc": clean.min().item(), "worst_class_robust_acc": robust.min().item(),
+            "clean_acc": clean.mean().item(),
+            "robust_acc": robust.mean().item(),
+            "worst_class_clean_acc": clean.min().item(),
+            "worst_class_robust_acc": robust.min().item(),
             "tail_robust_acc": robust.sort().values[:tail].mean().item(),
             "robust_acc_gap": (robust.max() - robust.min()).item(),
             "masking_gap": ((self.ce_robust - self.robust) / self.count)[present].mean().item(),
@@ -72,9 +74,19 @@ def no_tf32():
 
 @no_tf32()
 @torch.no_grad()
-def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, attacked: Forward | None = None,
-             batch_size: int = 512, with_kl: bool = False, seed: int = 0,
-             record: Recorder = Recorder(on=False)) -> Evaluation:
+def evaluate(
+    judge: Forward,
+    split,
+    classes: int,
+    *,
+    eps: float,
+    steps: int,
+    attacked: Forward | None = None,
+    batch_size: int = 512,
+    with_kl: bool = False,
+    seed: int = 0,
+    record: Recorder = Recorder(on=False),
+) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
     ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
@@ -99,7 +111,7 @@ def evaluate(judge: Forward, split, classes: int, *, eps: float, steps: int, att
             x, find = _images(split, tried), partial(_attack, attacked, loss, eps, steps)
             find = record((attacked, loss, len(tried)), find)
             (x_adv,) = find(x, y[tried], start_point(x, radius, "uniform", generator))
-            logits_adv = judge(x_adv[:len(rows)])
+            logits_adv = judge(x_adv[: len(rows)])
             if with_kl and loss is _cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
                 kl.index_add_(0, y[rows], (p.exp() * (p - q)).sum(1).double())

@@ -31,8 +31,9 @@ class _ConvAddReLU(torch.autograd.Function):
         x, weight, y = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.shape
         grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        inner, _, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, dilation, False,
-                                                          [0, 0], groups, [True, False, False])
+        inner, _, _ = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
+        )
         return inner, None, grad if ctx.adds else None
 
 
@@ -53,9 +54,15 @@ class FusedResidual(Residual):
 
 def _fits(module: nn.Module) -> bool:
     """Whether cuDNN has a kernel for a convolution: it wants channels in eights, and no groups."""
-    return (type(module) is nn.Conv2d and module.bias is not None and module.padding_mode == "zeros"
-            and isinstance(module.padding, tuple) and module.groups == 1
-            and module.in_channels % 8 == 0 and module.out_channels % 8 == 0)
+    return (
+        type(module) is nn.Conv2d
+        and module.bias is not None
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+        and module.groups == 1
+        and module.in_channels % 8 == 0
+        and module.out_channels % 8 == 0
+    )
 
 
 def fuse(network: nn.Module) -> None:

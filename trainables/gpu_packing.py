@@ -1,6 +1,6 @@
 """How many trials share one accelerator: measured on it, side by side, with the search's own first trial.
 
-    python -m trainables.gpu_packing    one of the trials that are measured: a configuration in, figures out, a line each
+python -m trainables.gpu_packing    one measured trial: a configuration in, figures out, a line each
 """
 
 from __future__ import annotations
@@ -64,8 +64,13 @@ def measure(config: TrialConfig, most: int, threads: int = 1, seconds: float = 5
 
 
 def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-m", "trainables.gpu_packing"], text=True, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainables.gpu_packing"],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     stack.callback(process.wait)
     stack.callback(process.kill)
     process.stdin.write(json.dumps({"config": config.to_dict(), "threads": threads}) + "\n")

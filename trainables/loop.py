@@ -27,16 +27,26 @@ from trainables.models.build import build_model
 from trainables.sgd import SGD
 
 
-def find(attack: Attack, attacked: Frozen, method: Method, x: Tensor, y: Tensor, begin: Tensor, eps: Tensor,
-         step: Tensor) -> tuple[Tensor, Tensor]:
+def find(
+    attack: Attack, attacked: Frozen, method: Method, x: Tensor, y: Tensor, begin: Tensor, eps: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor]:
     """One attack of a training step from ``begin``; ``eps`` and ``step`` (B,). Gives x' and the steps survived (B,)."""
     if attack.loss == "dlr-targeted":
         return apgd_targeted(attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin)
     with torch.no_grad():
         clean = attacked(x) if attack.loss == "inner" and method.inner_needs_clean else None
     losses = {**ATTACK_LOSSES, "inner": lambda logits, labels: method.inner_loss(logits, labels, clean)}
-    return pgd(attacked, x, y, losses[attack.loss], eps=eps, step=step, steps=attack.steps, x_start=begin,
-               stop_after=attack.stop_after)
+    return pgd(
+        attacked,
+        x,
+        y,
+        losses[attack.loss],
+        eps=eps,
+        step=step,
+        steps=attack.steps,
+        x_start=begin,
+        stop_after=attack.stop_after,
+    )
 
 
 class Diverged(RuntimeError):
@@ -61,19 +71,33 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.params, self.task).to(self.device)
         if self.knobs.ema and self.method.averages_epochs:
-            raise ValueError(f"{config.method} with average={self.method.params.average} keeps a weight average of its "
-                             "own, so ema must be 0")
-        self.model = build_model(config.model, self.classes, self.splits.shape, head=head or self.method.head,
-                                 mean=self.splits.mean, std=self.splits.std).to(self.device)
+            raise ValueError(
+                f"{config.method} with average={self.method.params.average} keeps a weight average of its "
+                "own, so ema must be 0"
+            )
+        self.model = build_model(
+            config.model,
+            self.classes,
+            self.splits.shape,
+            head=head or self.method.head,
+            mean=self.splits.mean,
+            std=self.splits.std,
+        ).to(self.device)
         self.model.to(memory_format=torch.channels_last)
         self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
-        self.optimizer = SGD(self.model.parameters(), lr=self.knobs.lr, momentum=self.knobs.momentum,
-                             weight_decay=self.knobs.weight_decay, fused=self.device.type == "cuda")
+        self.optimizer = SGD(
+            self.model.parameters(),
+            lr=self.knobs.lr,
+            momentum=self.knobs.momentum,
+            weight_decay=self.knobs.weight_decay,
+            fused=self.device.type == "cuda",
+        )
         self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
         # compiled code fuses by itself, and cannot look into cuDNN's kernels
         self.fused = self.device.type == "cuda" and self.autocast is not None and self.knobs.compile == "off"
-        self.attacked = Frozen(self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train",
-                               fused=self.fused)
+        self.attacked = Frozen(
+            self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train", fused=self.fused
+        )
         if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
         # nothing in it refers to the trainer: its memory goes when that goes
@@ -102,15 +126,22 @@ class Trainer:
         result = self._average(stats, result)
         self.epoch += 1
         steps = len(self.batches)
-        return {"epoch": self.epoch, **result.metrics(self.splits.classes), "train_loss": loss / steps,
-                "weight_ess": totals["ess"].item() / steps, "train_s": trained - begin,
-                "eval_s": time.perf_counter() - trained}
+        return {
+            "epoch": self.epoch,
+            **result.metrics(self.splits.classes),
+            "train_loss": loss / steps,
+            "weight_ess": totals["ess"].item() / steps,
+            "train_s": trained - begin,
+            "eval_s": time.perf_counter() - trained,
+        }
 
     def _train(self) -> dict[str, Tensor]:
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
         k = self.classes
-        totals = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in
-                  {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k)}.items()}
+        totals = {
+            name: torch.zeros(shape, dtype=torch.float64, device=self.device)
+            for name, shape in {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k)}.items()
+        }
         self.model.train()
         self.method.train()
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
@@ -159,9 +190,17 @@ class Trainer:
         for x_adv, survived in found:
             logits, features = self._forward(x_adv)
             adversaries.append(Adversary(x_adv, logits, features, survived))
-        return Batch(x, y, adversaries, self.epoch, self.config.max_epochs, lambda: self._forward(x),
-                     forward=self._forward, class_weights=self.class_weights,
-                     label_smoothing=self.knobs.label_smoothing)
+        return Batch(
+            x,
+            y,
+            adversaries,
+            self.epoch,
+            self.config.max_epochs,
+            lambda: self._forward(x),
+            forward=self._forward,
+            class_weights=self.class_weights,
+            label_smoothing=self.knobs.label_smoothing,
+        )
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
@@ -208,14 +247,32 @@ class Trainer:
 
     def _judge(self, model) -> Evaluation:
         judge, attacked = self.judges(model)
-        return evaluate(judge, self.splits.val, self.classes, eps=self.knobs.eps, steps=self.knobs.eval_attack,
-                        attacked=attacked, seed=self.config.seed, with_kl=self.method.needs_val_losses,
-                        record=self.record)
+        return evaluate(
+            judge,
+            self.splits.val,
+            self.classes,
+            eps=self.knobs.eps,
+            steps=self.knobs.eval_attack,
+            attacked=attacked,
+            seed=self.config.seed,
+            with_kl=self.method.needs_val_losses,
+            record=self.record,
+        )
 
     def _stats(self, totals: dict[str, Tensor], result: Evaluation) -> EpochStats:
         t = {name: value.cpu() for name, value in totals.items()}
-        return EpochStats(self.epoch, t["count"], t["robust"], t["probs"], t["predicted"], result.count, result.clean,
-                          result.robust, result.ce, result.kl)
+        return EpochStats(
+            self.epoch,
+            t["count"],
+            t["robust"],
+            t["probs"],
+            t["predicted"],
+            result.count,
+            result.clean,
+            result.robust,
+            result.ce,
+            result.kl,
+        )
 
     def _average(self, stats: EpochStats, result: Evaluation | None) -> Evaluation | None:
         """Where the method keeps an epoch-wise weight average, that is the model which is judged and saved."""
@@ -236,9 +293,13 @@ class Trainer:
         return self.average.model if self.average else self.model
 
     def state_dict(self) -> dict:
-        return {"epoch": self.epoch, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "method": self.method.state_dict(),
-                "average": self.average.model.state_dict() if self.average else None}
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "average": self.average.model.state_dict() if self.average else None,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self.epoch = state["epoch"]

@@ -197,8 +197,7 @@ class Method(nn.Module):
         boosted = batch.cross_entropy(batch.logits_adv) + losses.mart_margin_term(batch.logits_adv, batch.y)
         return boosted, losses.mart_regulariser(batch.logits, batch.logits_adv, batch.y)
 
-    def reduce(self, batch: Batch, main_weights: Tensor | None = None,
-               reg_weights: Tensor | None = None) -> Tensor:
+    def reduce(self, batch: Batch, main_weights: Tensor | None = None, reg_weights: Tensor | None = None) -> Tensor:
         """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted
         form."""
         main, regulariser = self.terms(batch)

@@ -34,8 +34,12 @@ def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tu
     about = architecture(config, home)
     model = build(about)
     model.load_state_dict(state["average"] or state["model"])
-    return model, {"architecture": about, "config": state["config"], "epoch": state["epoch"],
-                   "weights": "average" if state["average"] else "last"}
+    return model, {
+        "architecture": about,
+        "config": state["config"],
+        "epoch": state["epoch"],
+        "weights": "average" if state["average"] else "last",
+    }
 
 
 def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
@@ -44,14 +48,26 @@ def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
     knobs = config.knobs()
     task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, knobs.eps, knobs.attack_steps)
     head = build_method(config.method, config.params, task).head
-    return {"model": config.model, "head": head, "classes": summary.classes, "shape": list(summary.shape),
-            "mean": summary.mean, "std": summary.std}
+    return {
+        "model": config.model,
+        "head": head,
+        "classes": summary.classes,
+        "shape": list(summary.shape),
+        "mean": summary.mean,
+        "std": summary.std,
+    }
 
 
 def build(about: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
-        model = build_model(about["model"], len(about["classes"]), tuple(about["shape"]), head=about["head"],
-                            mean=about["mean"], std=about["std"])
+        model = build_model(
+            about["model"],
+            len(about["classes"]),
+            tuple(about["shape"]),
+            head=about["head"],
+            mean=about["mean"],
+            std=about["std"],
+        )
     return model.eval().requires_grad_(False)
 
 

@@ -100,8 +100,12 @@ class TrialActor(tune.Trainable):
 
     def _report(self, metrics: dict) -> dict:
         done = self.trainer.epoch >= self.trial.max_epochs
-        return {"trial": self.trial.trial, "metrics": metrics, "done": done,
-                "notes": self.trainer.method.notes() if done else []}
+        return {
+            "trial": self.trial.trial,
+            "metrics": metrics,
+            "done": done,
+            "notes": self.trainer.method.notes() if done else [],
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.trainer.epoch}  # the real one is in the trial's folder

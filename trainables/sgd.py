@@ -30,9 +30,19 @@ class SGD:
         """Update every parameter that has a gradient."""
         live = [i for i, p in enumerate(self.params) if p.grad is not None]
         params, buffers = [self.params[i] for i in live], [self.buffers[i] for i in live]
-        sgd(params, [p.grad for p in params], buffers, foreach=False if self.fused else None, fused=self.fused,
-            lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, dampening=0.0, nesterov=False,
-            maximize=False)
+        sgd(
+            params,
+            [p.grad for p in params],
+            buffers,
+            foreach=False if self.fused else None,
+            fused=self.fused,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
         for i, buffer in zip(live, buffers):
             self.buffers[i] = buffer
 

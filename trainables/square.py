@@ -19,8 +19,15 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @torch.no_grad()
-def square(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float, queries: int,
-           generator: torch.Generator | None = None) -> Tensor:
+def square(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    queries: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """(B,) which of the images ``x`` (B, C, H, W) a random search over squares of +-eps finds misclassified."""
     b, c, h, w = x.shape
     low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
@@ -37,10 +44,13 @@ def square(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: fl
             break
         share = P_INIT / 2 ** sum(query * 10_000 / queries > at for at in HALVINGS)
         side = min(max(round((share * h * w) ** 0.5), 1), h - 1, w - 1) or 1
-        top, start = (torch.rand(2, len(left), device=x.device, generator=generator)
-                      * torch.tensor([[h - side + 1], [w - side + 1]], device=x.device)).long()
-        inside = (((lines >= top[:, None]) & (lines < top[:, None] + side))[:, None, :, None]
-                  & ((columns >= start[:, None]) & (columns < start[:, None] + side))[:, None, None, :])
+        top, start = (
+            torch.rand(2, len(left), device=x.device, generator=generator)
+            * torch.tensor([[h - side + 1], [w - side + 1]], device=x.device)
+        ).long()
+        inside = ((lines >= top[:, None]) & (lines < top[:, None] + side))[:, None, :, None] & (
+            (columns >= start[:, None]) & (columns < start[:, None] + side)
+        )[:, None, None, :]
         moved = torch.where(inside, x[left] + signs(len(left), c, 1, 1), best[left])
         moved = torch.minimum(torch.maximum(moved, low[left]), high[left])
         new = logit_margin(forward(moved), y[left])

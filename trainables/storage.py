@@ -24,10 +24,14 @@ from pyarrow import fs
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
 OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
 ANSWER_S = 20  # a storage that has not answered by then is said not to
-_LOGIN = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
-                    r"|Forbidden|credentials|PermissionDenied|Unauthenticated", re.IGNORECASE)
-_SILENT = re.compile(r"NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|resolve|curlCode|Connection refused",
-                     re.IGNORECASE)
+_LOGIN = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
+    r"|Forbidden|credentials|PermissionDenied|Unauthenticated",
+    re.IGNORECASE,
+)
+_SILENT = re.compile(
+    r"NETWORK_CONNECTION|REQUEST_TIMEOUT|timed? ?out|resolve|curlCode|Connection refused", re.IGNORECASE
+)
 
 
 def absolute_storage(where: str | None) -> str | None:
@@ -37,9 +41,11 @@ def absolute_storage(where: str | None) -> str | None:
     url = urllib.parse.urlsplit(where)
     user = url.netloc.rpartition("@")[0]  # "anonymous" is pyarrow's word for a public bucket
     if user not in ("", "anonymous") or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
-        raise ValueError(f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path} carries a password, and "
-                         "a spec can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
-                         "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)")
+        raise ValueError(
+            f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path} carries a password, and "
+            "a spec can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)"
+        )
     return where.rstrip("/")
 
 
@@ -55,8 +61,10 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
     if "://" not in where:
         return fs.LocalFileSystem(), os.path.abspath(where)
     if where.partition("://")[0] not in SCHEMES or "::" in where:
-        raise ValueError(f"storage {where!r} cannot be opened; it takes a folder, or a URL that begins with one of: "
-                         + ", ".join(f"{scheme}://" for scheme in SCHEMES))
+        raise ValueError(
+            f"storage {where!r} cannot be opened; it takes a folder, or a URL that begins with one of: "
+            + ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        )
     try:
         return fs.FileSystem.from_uri(where)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -70,10 +78,16 @@ def inside(folder: Path, name: str) -> Path:
     """
     parts = name.split("/")
     path = folder.joinpath(*parts)
-    if (not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts)
-            or not path.parent.resolve().is_relative_to(folder.resolve())):  # a link in between leads elsewhere
-        raise ValueError(f"the storage holds a file called {name!r}, which would be written outside of "
-                         f"{str(folder)!r}; nothing was taken from it")
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or any(part in ("", ".", "..") for part in parts)
+        or not path.parent.resolve().is_relative_to(folder.resolve())
+    ):  # a link in between leads elsewhere
+        raise ValueError(
+            f"the storage holds a file called {name!r}, which would be written outside of "
+            f"{str(folder)!r}; nothing was taken from it"
+        )
     return path
 
 
@@ -138,8 +152,9 @@ class Storage:
 
 def storage_problem(where: str) -> str | None:
     """None: a small file can be written there, read and removed from here. Else what is wrong, in one sentence."""
-    found: list[str | None] = [f"storage {where!r} does not answer in {ANSWER_S} s; is its address right, and the way "
-                               "open?"]
+    found: list[str | None] = [
+        f"storage {where!r} does not answer in {ANSWER_S} s; is its address right, and the way open?"
+    ]
 
     def probe() -> None:
         name = f"probe-{uuid.uuid4().hex[:8]}"
@@ -166,9 +181,13 @@ def explain(where: str, error: Exception) -> str:
     if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text.lower():
         return f"storage {where!r} names a bucket that does not exist; make it first, or correct the name"
     if "://" in where and _LOGIN.search(text):
-        return (f"storage {where!r} refuses the sign-in from here; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or "
-                "the cloud's own sign-in) in this environment, and on a cluster where Ray starts on every node")
+        return (
+            f"storage {where!r} refuses the sign-in from here; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or "
+            "the cloud's own sign-in) in this environment, and on a cluster where Ray starts on every node"
+        )
     if "://" in where and _SILENT.search(text):
-        return (f"storage {where!r} does not answer; is its address right (AWS_ENDPOINT_URL or ?endpoint_override=), "
-                "and up?")
+        return (
+            f"storage {where!r} does not answer; is its address right (AWS_ENDPOINT_URL or ?endpoint_override=), "
+            "and up?"
+        )
     return f"storage {where!r} cannot be used ({text[:200]})"

@@ -24,8 +24,25 @@ from trainables.trunk_store import TrunkStore
 FORMAT = 1  # raise it when the files' content changes: old trunks are then not found
 PACKAGE = Path(__file__).parent
 # Everything that decides a plain epoch's bits; the base method's own file is added.
-SOURCES = ("loop", "attack", "apgd", "frozen", "fused", "augment", "batches", "averages", "evaluate", "class_weights",
-           "losses", "method", "models", "replayed", "sgd", "data", "methods/__init__")
+SOURCES = (
+    "loop",
+    "attack",
+    "apgd",
+    "frozen",
+    "fused",
+    "augment",
+    "batches",
+    "averages",
+    "evaluate",
+    "class_weights",
+    "losses",
+    "method",
+    "models",
+    "replayed",
+    "sgd",
+    "data",
+    "methods/__init__",
+)
 
 
 @lru_cache
@@ -48,13 +65,24 @@ def base_config(trainer: Trainer) -> TrialConfig:
 def trunk_key(trainer: Trainer) -> dict:
     """Everything that a trunk's weights and metrics depend on; its hash is the trunk's name."""
     config, base = trainer.config, base_config(trainer)
-    key = {"format": FORMAT, "base": base.method, "params": base.params, "head": trainer.method.head,
-           "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
-           "data": prepare(config.dataset, Path(config.home)).name, "imbalance": config.imbalance,
-           "data_seed": config.split_seed, "seed": config.seed, "model": config.model,
-           "training": dataclasses.asdict(trainer.knobs), "max_epochs": config.max_epochs,
-           "torch": ".".join(torch.__version__.split(".")[:2]), "device": trainer.device.type,
-           "precision": str(trainer.autocast), "code": code_version(base.method)}
+    key = {
+        "format": FORMAT,
+        "base": base.method,
+        "params": base.params,
+        "head": trainer.method.head,
+        "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
+        "data": prepare(config.dataset, Path(config.home)).name,
+        "imbalance": config.imbalance,
+        "data_seed": config.split_seed,
+        "seed": config.seed,
+        "model": config.model,
+        "training": dataclasses.asdict(trainer.knobs),
+        "max_epochs": config.max_epochs,
+        "torch": ".".join(torch.__version__.split(".")[:2]),
+        "device": trainer.device.type,
+        "precision": str(trainer.autocast),
+        "code": code_version(base.method),
+    }
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
         key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key
@@ -120,8 +148,9 @@ class Branch:
                 if judged := trainer._average(stats, None):
                     entry["metrics"].update(judged.metrics(trainer.splits.classes))
         past = [{**entry["metrics"], "trunk": True} for entry in state["epochs"]]
-        trainer.load_state_dict({**state, "method": trainer.method.state_dict(),
-                                 "average": state["average"] if trainer.knobs.ema else None})
+        trainer.load_state_dict(
+            {**state, "method": trainer.method.state_dict(), "average": state["average"] if trainer.knobs.ema else None}
+        )
         self._trunk = None
         return past
 

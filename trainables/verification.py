@@ -54,8 +54,17 @@ class Cascade:
     """Runs the attacks on a split. ``run`` yields a ``Stage`` after each; then ``broken_by`` (N,) and ``stages`` are
     whole."""
 
-    def __init__(self, model: nn.Module, split, attack: str, *, eps: float, search_steps: int, seed: int = 0,
-                 batch_size: int = 512):
+    def __init__(
+        self,
+        model: nn.Module,
+        split,
+        attack: str,
+        *,
+        eps: float,
+        search_steps: int,
+        seed: int = 0,
+        batch_size: int = 512,
+    ):
         self.model = model.eval().requires_grad_(False)
         self.split, self.attack, self.eps, self.search_steps = split, attack, eps, search_steps
         self.seed, self.batch_size = seed, batch_size
@@ -95,7 +104,7 @@ class Cascade:
         """Run one attack on what still stands. ``whole``: the attack makes its own batches from the rows."""
         begin, code = time.perf_counter(), len(self.stages)
         rows = self.robust.nonzero().squeeze(1)
-        for part in ([rows] if whole else rows.split(self.batch_size)):
+        for part in [rows] if whole else rows.split(self.batch_size):
             if len(part):
                 flags = broken(part) if whole else broken(*self._batch(part))
                 self.broken_by[part[flags.cpu()]] = code
@@ -129,15 +138,15 @@ class Cascade:
 
     def _pgd_once(self, x: Tensor, y: Tensor, _=None, *, loss, steps: int) -> Tensor:
         begin = start_point(x, torch.as_tensor(self.eps, device=x.device), "uniform", self.generator)
-        found, survived = pgd(self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps,
-                              x_start=begin)
+        found, survived = pgd(
+            self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps, x_start=begin
+        )
         return (survived < steps) | self._wrong(found, y)
 
     def _apgd_once(self, x: Tensor, y: Tensor, loss, steps: int = STEPS) -> Tensor:
         noise = torch.rand(x.shape, device=x.device, generator=self.generator) * 2 - 1
         largest = noise.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
-        _, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps,
-                           x_start=x + self.eps * noise / largest)
+        _, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps, x_start=x + self.eps * noise / largest)
         return survived <= steps  # of steps + 1 iterates
 
     def _apgd_ce(self, x: Tensor, y: Tensor) -> Tensor:
@@ -171,12 +180,16 @@ class Cascade:
             return
         box = by_name.get("square")
         if box and box.broken > max(1, 0.002 * by_name["clean"].tried):  # AutoAttack's own threshold
-            self.alarms.append(f"gradients may be masked: black-box Square broke {box.broken} of the {box.tried} "
-                               "images that every white-box attack had left standing")
+            self.alarms.append(
+                f"gradients may be masked: black-box Square broke {box.broken} of the {box.tried} "
+                "images that every white-box attack had left standing"
+            )
         margin = sum(by_name[n].broken for n in ("pgd-margin", "apgd-t") if n in by_name)
         if margin > max(GAP * clean, 10):
-            self.alarms.append(f"large gap between attacks: margin losses broke {margin} images ({margin / clean:.0%} "
-                               "of those classified right) that cross-entropy had left standing")
+            self.alarms.append(
+                f"large gap between attacks: margin losses broke {margin} images ({margin / clean:.0%} "
+                "of those classified right) that cross-entropy had left standing"
+            )
         if self.attack == "apgd":
             self._weak_against_strong()
 
@@ -187,12 +200,15 @@ class Cascade:
         if not len(rows):
             return
         x, y = self._batch(rows)
-        found = self._one_by_one(x, y, [lambda xs, ys, _: self._apgd_ce(xs, ys),
-                                        lambda xs, ys, _: self._apgd_t(xs, ys)])
+        found = self._one_by_one(
+            x, y, [lambda xs, ys, _: self._apgd_ce(xs, ys), lambda xs, ys, _: self._apgd_t(xs, ys)]
+        )
         missed = int((~found).sum())
         if missed > max(1, 0.05 * len(rows)):
-            self.alarms.append(f"a weaker attack beats a stronger one: of {len(rows)} images that "
-                               f"{self.search_steps}-step PGD broke, {missed} withstood APGD")
+            self.alarms.append(
+                f"a weaker attack beats a stronger one: of {len(rows)} images that "
+                f"{self.search_steps}-step PGD broke, {missed} withstood APGD"
+            )
 
 
 class Official:

@@ -53,9 +53,18 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
     cascade = Cascade(model.to(device), split, attack, eps=knobs.eps, search_steps=knobs.eval_attack)
     for stage in cascade.run():
         yield {"stage": vars(stage)}
-    yield {"result": {
-        "labels": split.labels.cpu().numpy(), "broken_by": cascade.broken_by.numpy(),
-        "stages": [vars(s) for s in cascade.stages], "alarms": cascade.alarms,
-        "classes": about["architecture"]["classes"],
-        "eps": knobs.eps, "epoch": about["epoch"], "checkpoint": fingerprint(folder), "device": device,
-        "torch": torch.__version__, "seconds": round(time.perf_counter() - begin, 2)}}
+    yield {
+        "result": {
+            "labels": split.labels.cpu().numpy(),
+            "broken_by": cascade.broken_by.numpy(),
+            "stages": [vars(s) for s in cascade.stages],
+            "alarms": cascade.alarms,
+            "classes": about["architecture"]["classes"],
+            "eps": knobs.eps,
+            "epoch": about["epoch"],
+            "checkpoint": fingerprint(folder),
+            "device": device,
+            "torch": torch.__version__,
+            "seconds": round(time.perf_counter() - begin, 2),
+        }
+    }

@@ -7,10 +7,20 @@ These names are imported when they are used, so that importing a part of this pa
 
 from importlib import import_module
 
-_WHERE = {"SearchSpec": "spec.search_spec", "search": "execution.driver", "load_front": "results.searches",
-          "load_search": "results.searches", "Home": "home", "Front": "results.pareto", "UsageError": "errors",
-          "Failed": "errors", "export_model": "verification.export", "export_table": "verification.export",
-          "verify_search": "verification.verify", "compare": "report.comparison"}
+_WHERE = {
+    "SearchSpec": "spec.search_spec",
+    "search": "execution.driver",
+    "load_front": "results.searches",
+    "load_search": "results.searches",
+    "Home": "home",
+    "Front": "results.pareto",
+    "UsageError": "errors",
+    "Failed": "errors",
+    "export_model": "verification.export",
+    "export_table": "verification.export",
+    "verify_search": "verification.verify",
+    "compare": "report.comparison",
+}
 __all__ = sorted(_WHERE)
 
 

@@ -15,8 +15,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def check_name(name: str) -> str:
     """A search's name is also a folder's: letters, digits, '.', '_', '-', so it cannot leave the home folder."""
     if not NAME.fullmatch(name):
-        raise UsageError(f"search name {name!r} is not allowed; use 1 to 100 of letters, digits, '.', '_', '-', "
-                         "starting with a letter or digit")
+        raise UsageError(
+            f"search name {name!r} is not allowed; use 1 to 100 of letters, digits, '.', '_', '-', "
+            "starting with a letter or digit"
+        )
     return name
 
 
@@ -55,7 +57,7 @@ class Home:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
-            raise UsageError(f"home folder {str(self.root)!r} cannot be written ({error.strerror}); "
-                             "choose another with --home or TUNER_HOME") from None
-
-
+            raise UsageError(
+                f"home folder {str(self.root)!r} cannot be written ({error.strerror}); "
+                "choose another with --home or TUNER_HOME"
+            ) from None

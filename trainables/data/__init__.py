@@ -1,8 +1,8 @@
 """Images, decoded once per machine, mapped by every trial, split so that no search meets the test set.
 
-    prepare / check          no torch, quick: the driver calls them before Ray starts
-    open_splits              what a trial trains and is judged on: `train` and `val`
-    open_test                the only way to the test images; `tuner verify` alone calls it
+prepare / check          no torch, quick: the driver calls them before Ray starts
+open_splits              what a trial trains and is judged on: `train` and `val`
+open_test                the only way to the test images; `tuner verify` alone calls it
 """
 
 from trainables.data.files import absolute
@@ -11,5 +11,19 @@ from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share
 from trainables.data.tensors import Split, Splits, open_splits, open_test
 
-__all__ = ["DATASETS", "DataError", "DataSpec", "Split", "Splits", "Summary", "absolute", "check",
-           "class_counts", "open_splits", "open_test", "parse_imbalance", "prepare", "share"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataSpec",
+    "Split",
+    "Splits",
+    "Summary",
+    "absolute",
+    "check",
+    "class_counts",
+    "open_splits",
+    "open_test",
+    "parse_imbalance",
+    "prepare",
+    "share",
+]

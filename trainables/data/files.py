@@ -64,8 +64,13 @@ def load_parquet(where: str) -> Decoded:
     arrays = [decode(half.chunks(), half.rows, half.place, size, grey) for half in (train, test)]
     groups = tracks_of(train.paths)
     labels, names = train.labels, train.classes or test.classes
-    return Decoded((arrays[0], labels), (arrays[1], test.labels),
-                   names or _numbers(labels), groups, None if groups is None else "track")
+    return Decoded(
+        (arrays[0], labels),
+        (arrays[1], test.labels),
+        names or _numbers(labels),
+        groups,
+        None if groups is None else "track",
+    )
 
 
 def _numbers(labels: np.ndarray) -> list[str]:
@@ -83,14 +88,14 @@ def load_folder(where: str) -> Decoded:
     for file in files:
         split, name = file.relative_to(folder).parts[:2]
         if name not in classes:
-            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: "
-                            f"{', '.join(classes)}")
+            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: {', '.join(classes)}")
         samples[split].append((str(file), classes.index(name)))
     return decode_samples(samples["train"], samples["test"], classes)
 
 
-def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], classes: list[str],
-                   size: tuple[int, int] | None = None) -> Decoded:
+def decode_samples(
+    train: list[tuple[str, int]], test: list[tuple[str, int]], classes: list[str], size: tuple[int, int] | None = None
+) -> Decoded:
     """Image files with their labels as one `Decoded`; resized to ``size`` (W, H), or to 32x32 if they differ
     in size."""
     sizes = {probe(path, path)[0] for path, _ in train + test}
@@ -100,7 +105,7 @@ def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], cl
     halves = []
     for samples in (train, test):
         paths = [path for path, _ in samples]
-        chunks = (paths[i:i + CHUNK] for i in range(0, len(paths), CHUNK))
+        chunks = (paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK))
         images = decode(chunks, len(paths), paths.__getitem__, common, grey, resize=resized)
         halves.append((images, np.array([label for _, label in samples], dtype=np.int64)))
     groups = tracks_of([path for path, _ in train])
@@ -121,8 +126,9 @@ def _header(source: bytes | str, place: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except Exception as problem:
-        raise DataError(f"{place} is no image that Pillow can decode "
-                        f"({'empty' if not source else type(problem).__name__})") from problem
+        raise DataError(
+            f"{place} is no image that Pillow can decode ({'empty' if not source else type(problem).__name__})"
+        ) from problem
 
 
 def probe(source: bytes | str, place: str) -> tuple[tuple[int, int], bool]:
@@ -131,8 +137,15 @@ def probe(source: bytes | str, place: str) -> tuple[tuple[int, int], bool]:
         return image.size, image.mode in ("L", "1")
 
 
-def decode(chunks: Iterable[list], rows: int, place: Callable[[int], str], size: tuple[int, int],
-           grey: bool, *, resize: bool = False) -> np.ndarray:
+def decode(
+    chunks: Iterable[list],
+    rows: int,
+    place: Callable[[int], str],
+    size: tuple[int, int],
+    grey: bool,
+    *,
+    resize: bool = False,
+) -> np.ndarray:
     """(rows, C, H, W) uint8 from lists of encoded images (bytes or file names) in order; C is 1 if ``grey``,
     else 3."""
     width, height = size
@@ -163,11 +176,14 @@ def _pixels(source: bytes | str, place: str, size: tuple[int, int], grey: bool, 
     if image.mode[0] in "IF":
         raise DataError(f"{place} has pixels of type {image.mode!r}; only 8-bit images are supported")
     if grey and image.mode not in ("L", "1"):
-        raise DataError(f"{place} is a colour image while the first image of train is grey; "
-                        "all images must be of one kind")
+        raise DataError(
+            f"{place} is a colour image while the first image of train is grey; all images must be of one kind"
+        )
     if image.size != size and not resize:
-        raise DataError(f"{place} is {image.width}x{image.height} while the first image of train is "
-                        f"{size[0]}x{size[1]}; all images must share one size")
+        raise DataError(
+            f"{place} is {image.width}x{image.height} while the first image of train is "
+            f"{size[0]}x{size[1]}; all images must share one size"
+        )
     try:
         image = image.convert("L" if grey else "RGB")
     except Exception as problem:

@@ -26,8 +26,7 @@ _FILES = {
     "svhn": ("SVHN", "svhn", "train_32x32.mat and test_32x32.mat"),
     "mnist": ("MNIST", "mnist/MNIST/raw", "the four *-ubyte.gz files"),
     "fashion-mnist": ("FashionMNIST", "fashion-mnist/FashionMNIST/raw", "the four *-ubyte.gz files"),
-    "gtsrb": ("GTSRB", "gtsrb",
-              "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
+    "gtsrb": ("GTSRB", "gtsrb", "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
 }
 
 
@@ -79,8 +78,10 @@ def _open_torchvision(name: str, raw: Path, is_train: bool):
     # URLError, RuntimeError, zipfile and tarfile errors: all mean "no usable files"
     except Exception as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0].rstrip(":. ")
-        raise DataError(f"dataset {name!r} is not on this machine and could not be downloaded ({reason}); "
-                        f"put {files} into {raw / where}") from problem
+        raise DataError(
+            f"dataset {name!r} is not on this machine and could not be downloaded ({reason}); "
+            f"put {files} into {raw / where}"
+        ) from problem
     finally:
         socket.setdefaulttimeout(timeout)
 

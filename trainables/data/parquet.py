@@ -52,8 +52,7 @@ def read_parquet(file: Path, chunk: int) -> ParquetImages:
 
     with _readable(file):
         labels, paths = _labels(parquet, label, file), _paths(parquet, image)
-    return ParquetImages(rows, labels, _class_names(features, label), paths, chunks,
-                         lambda row: f"{file} row {row}")
+    return ParquetImages(rows, labels, _class_names(features, label), paths, chunks, lambda row: f"{file} row {row}")
 
 
 @contextlib.contextmanager
@@ -93,16 +92,16 @@ def _is_image(dtype: pa.DataType) -> bool:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})"
-                     for field in schema)
+    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})" for field in schema)
 
 
 def _image_column(schema: pa.Schema, file: Path) -> str:
     fitting = [field.name for field in schema if _is_image(field.type)]
     preferred = [name for name in _IMAGE_NAMES if name in fitting]
     if not fitting:
-        raise DataError(f"{file} has no image column (binary, or a struct with bytes); "
-                        f"its columns are {_columns(schema)}")
+        raise DataError(
+            f"{file} has no image column (binary, or a struct with bytes); its columns are {_columns(schema)}"
+        )
     return (preferred or fitting)[0]
 
 
@@ -113,16 +112,19 @@ def _label_column(schema: pa.Schema, features: dict, file: Path) -> str:
     # among several ClassLabels (CIFAR-100: fine and coarse) the order of _LABEL_NAMES decides
     candidates = [name for name in named if name in marked] or marked or named or others
     if not candidates:
-        raise DataError(f"{file} has no label column (an integer column named {', '.join(_LABEL_NAMES)}); "
-                        f"its columns are {_columns(schema)}")
+        raise DataError(
+            f"{file} has no label column (an integer column named {', '.join(_LABEL_NAMES)}); "
+            f"its columns are {_columns(schema)}"
+        )
     return candidates[0]
 
 
 def _labels(parquet: pq.ParquetFile, name: str, file: Path) -> np.ndarray:
     column = parquet.read(columns=[name]).column(0)
     if not pa.types.is_integer(column.type):
-        raise DataError(f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); "
-                        "labels must be integers from 0")
+        raise DataError(
+            f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); labels must be integers from 0"
+        )
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(f"{file} row {row} has label null; labels must be integers from 0")

@@ -26,11 +26,11 @@ def validate_spec(spec: DataSpec) -> None:
     check_dataset(spec.dataset)
     parse_imbalance(spec.imbalance)
     if isinstance(spec.seed, bool) or not isinstance(spec.seed, int) or not 0 <= spec.seed < 2**32:
-        raise DataError(f"data seed {spec.seed!r} is not allowed; "
-                        "it must be a whole number from 0 to 2**32 - 1")
+        raise DataError(f"data seed {spec.seed!r} is not allowed; it must be a whole number from 0 to 2**32 - 1")
     if not 0 < spec.val_fraction < 1:
-        raise DataError(f"val_fraction {spec.val_fraction!r} is not allowed; "
-                        "it must lie between 0 and 1, both excluded")
+        raise DataError(
+            f"val_fraction {spec.val_fraction!r} is not allowed; it must lie between 0 and 1, both excluded"
+        )
 
 
 def check_dataset(dataset: str) -> None:
@@ -49,8 +49,7 @@ def parse_imbalance(text: str) -> tuple[str, float]:
     except ValueError:
         ratio = math.nan
     if kind not in ("exp", "step") or not (1 <= ratio < math.inf):
-        raise DataError(f"imbalance {text!r} is not allowed; "
-                        "it takes none, exp:K or step:K with a number K >= 1")
+        raise DataError(f"imbalance {text!r} is not allowed; it takes none, exp:K or step:K with a number K >= 1")
     return kind, ratio
 
 

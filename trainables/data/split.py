@@ -30,8 +30,7 @@ class Summary:
 
 
 def check(spec: DataSpec, home: Path) -> Summary:
-    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong later.
-    """
+    """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong later."""
     validate_spec(spec)
     folder = prepare(spec.dataset, home)
     source = mapped(folder / "train.arrow")
@@ -40,8 +39,15 @@ def check(spec: DataSpec, home: Path) -> Summary:
     classes = len(source.meta["classes"])
     labels = {"train": source.labels[train], "val": source.labels[val], "test": tests}
     counts = {split: np.bincount(of_split, minlength=classes).tolist() for split, of_split in labels.items()}
-    return Summary(source.meta["classes"], tuple(source.images.shape[1:]), counts, source.meta["grouped_by"],
-                   source.meta["note"], source.meta["mean"], source.meta["std"])
+    return Summary(
+        source.meta["classes"],
+        tuple(source.images.shape[1:]),
+        counts,
+        source.meta["grouped_by"],
+        source.meta["note"],
+        source.meta["mean"],
+        source.meta["std"],
+    )
 
 
 def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -61,10 +67,15 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     counts = class_counts(int(left.min()), len(names), kind, 1 / ratio)
     if min(counts) == 0:
         c, least = counts.index(0), left.min()
-        advice = (f"{least} training images, so K must be less than {least}" if least > 1 else
-                  "1 training image, of which nothing can be taken; use imbalance none")
-        raise DataError(f"class {names[c]!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
-                        f"the smallest class has {advice}")
+        advice = (
+            f"{least} training images, so K must be less than {least}"
+            if least > 1
+            else "1 training image, of which nothing can be taken; use imbalance none"
+        )
+        raise DataError(
+            f"class {names[c]!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
+            f"the smallest class has {advice}"
+        )
     return rest[thin(labels[rest], counts, spec.seed)], val
 
 
@@ -92,9 +103,11 @@ def _take_val(source: Mapped, spec: DataSpec, *, balanced: bool) -> tuple[np.nda
         count = max(1, round(spec.val_fraction * (smallest if balanced else len(members))))
         if count >= len(members):
             what = source.meta["grouped_by"] or "image"
-            raise DataError(f"class {names[c]!r} has {len(members)} {what}(s) and val_fraction "
-                            f"{spec.val_fraction} would take {count} of them for val; "
-                            "at least one must be left for train")
+            raise DataError(
+                f"class {names[c]!r} has {len(members)} {what}(s) and val_fraction "
+                f"{spec.val_fraction} would take {count} of them for val; "
+                "at least one must be left for train"
+            )
         taken.append(rng.permutation(members)[:count])
     in_val = np.isin(groups, np.concatenate(taken))
     val = [np.flatnonzero(in_val & (labels == c)) for c in range(len(names))]

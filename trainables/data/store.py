@@ -67,8 +67,9 @@ def prepare(dataset: str, home: Path) -> Path:
             if not folder.is_dir():
                 _write_aside(folder, load)
     except OSError as problem:
-        raise DataError(f"home {str(home)!r} cannot be written ({problem}); "
-                        "it must be a folder that can be created and written") from problem
+        raise DataError(
+            f"home {str(home)!r} cannot be written ({problem}); it must be a folder that can be created and written"
+        ) from problem
     return folder
 
 
@@ -150,8 +151,12 @@ def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
         else:
             _validate(data)
             # "/" separates parts of metric names
-            meta = {"classes": [name.replace("/", "-") for name in data.classes],
-                    "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
+            meta = {
+                "classes": [name.replace("/", "-") for name in data.classes],
+                "grouped_by": data.grouped_by,
+                "note": data.note,
+                **_statistics(data.train[0]),
+            }
             _write(aside / "train.arrow", *data.train, data.groups, meta)
             _write(aside / "test.arrow", *data.test, None, meta)
         os.chmod(aside, 0o755)  # mkdtemp makes it private, but the home may be shared
@@ -193,16 +198,20 @@ def _validate(data: Decoded) -> None:
         if len(wrong):
             row, label = wrong[0], labels[wrong[0]]
             what = "is not a label of train" if split == "test" and label >= 0 else "is out of range"
-            raise DataError(f"{split} row {row} has label {label}, which {what}; "
-                            f"labels must be integers from 0 to {classes - 1}")
+            raise DataError(
+                f"{split} row {row} has label {label}, which {what}; labels must be integers from 0 to {classes - 1}"
+            )
         if classes > len(labels):
-            raise DataError(f"label {classes - 1} is out of range for a {split} set of {len(labels)} images; "
-                            "labels must be integers from 0 without gaps")
+            raise DataError(
+                f"label {classes - 1} is out of range for a {split} set of {len(labels)} images; "
+                "labels must be integers from 0 without gaps"
+            )
         missing = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
         if len(missing):
             label = missing[0]
-            raise DataError(f"class {data.classes[label]!r} (label {label}) has 0 images in {split}; "
-                            "every class needs at least one")
+            raise DataError(
+                f"class {data.classes[label]!r} (label {label}) has 0 images in {split}; every class needs at least one"
+            )
     if classes < 2:
         raise DataError(f"the dataset has 1 class ({data.classes[0]!r}); it takes at least 2")
 
@@ -210,8 +219,10 @@ def _validate(data: Decoded) -> None:
 def _statistics(images: np.ndarray) -> dict[str, list[float]]:
     """Per-channel mean and standard deviation of pixels in [0, 1], from exact integer histograms."""
     values = np.arange(256) / 255
-    share = [np.bincount(np.ascontiguousarray(images[:, c]).ravel(), minlength=256) / images[:, c].size
-             for c in range(images.shape[1])]
+    share = [
+        np.bincount(np.ascontiguousarray(images[:, c]).ravel(), minlength=256) / images[:, c].size
+        for c in range(images.shape[1])
+    ]
     mean = [float(s @ values) for s in share]
     variance = [float(s @ (values - m) ** 2) for s, m in zip(share, mean)]
     return {"mean": mean, "std": [max(v**0.5, 1e-3) for v in variance]}

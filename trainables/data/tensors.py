@@ -84,8 +84,15 @@ def _open_splits(spec: DataSpec, home: Path, device: str) -> Splits:
     train, val = choose(source, spec)
     meta = source.meta
     counts = np.bincount(source.labels[train], minlength=len(meta["classes"])).tolist()
-    return Splits(_split(source, train, device), _split(source, val, device), meta["classes"],
-                  tuple(source.images.shape[1:]), counts, meta["mean"], meta["std"])
+    return Splits(
+        _split(source, train, device),
+        _split(source, val, device),
+        meta["classes"],
+        tuple(source.images.shape[1:]),
+        counts,
+        meta["mean"],
+        meta["std"],
+    )
 
 
 def _split(source: Mapped, rows: np.ndarray, device: str) -> Split:

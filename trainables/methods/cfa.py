@@ -78,5 +78,7 @@ class Cfa(Method):
     def notes(self) -> list[str]:
         if not self.averages_epochs or self.averaging:
             return []
-        return [f"no epoch reached threshold={self.params.threshold:g} on the worst class of val, so the weights were "
-                "not averaged"]
+        return [
+            f"no epoch reached threshold={self.params.threshold:g} on the worst class of val, so the weights were "
+            "not averaged"
+        ]

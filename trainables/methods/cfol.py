@@ -16,8 +16,7 @@ def mixture(log_weights: Tensor, base: Tensor, gamma: float) -> Tensor:
     return gamma * base + (1 - gamma) * torch.softmax(log_weights, 0)
 
 
-def updated(log_weights: Tensor, wrong: Tensor, y: Tensor, p: Tensor, eta: float,
-            eta_beta: float = 0.0) -> Tensor:
+def updated(log_weights: Tensor, wrong: Tensor, y: Tensor, p: Tensor, eta: float, eta_beta: float = 0.0) -> Tensor:
     """(K,) log_weights + sum over the samples of class c of (eta * wrong_i + eta_beta) / p_c; ``wrong`` (B,)
     is 0 or 1."""
     return log_weights + class_sums(eta * wrong.to(p) + eta_beta, y, len(p)) / p
@@ -31,8 +30,10 @@ class Cfol(Method):
         super().__init__(params, task)
         if "empirical" in (params.base, params.prior):
             require_every_class(task.class_counts, "cfol with an empirical distribution")
-        fractions = {"empirical": task.class_counts.double() / task.class_counts.sum(),
-                     "uniform": torch.full((task.classes,), 1 / task.classes, dtype=torch.float64)}
+        fractions = {
+            "empirical": task.class_counts.double() / task.class_counts.sum(),
+            "uniform": torch.full((task.classes,), 1 / task.classes, dtype=torch.float64),
+        }
         self.register_buffer("base", fractions[params.base])
         start = fractions["empirical"].log() if params.prior == "empirical" else torch.zeros_like(self.base)
         self.register_buffer("log_weights", start)
@@ -53,5 +54,6 @@ class Cfol(Method):
 
     def end_step(self, batch: Batch) -> None:
         wrong = batch.logits_adv.detach().argmax(1) != batch.y
-        self.log_weights.copy_(updated(self.log_weights, wrong, batch.y, self.sampling_weights(),
-                                       self.params.eta, self.params.eta_beta))
+        self.log_weights.copy_(
+            updated(self.log_weights, wrong, batch.y, self.sampling_weights(), self.params.eta, self.params.eta_beta)
+        )

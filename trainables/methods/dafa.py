@@ -50,8 +50,10 @@ class Dafa(Method):
         if not self.clipped:
             return []
         p = self.params
-        return [f"{int(self.clipped)} class weights were raised to floor={p.floor:g}: lam={p.lam:g} "
-                "would have made them smaller or negative"]
+        return [
+            f"{int(self.clipped)} class weights were raised to floor={p.floor:g}: lam={p.lam:g} "
+            "would have made them smaller or negative"
+        ]
 
     def eps_scale(self, y: Tensor) -> Tensor:
         return self.class_weights[y]

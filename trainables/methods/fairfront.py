@@ -62,8 +62,9 @@ class Fairfront(Method):
         if p.class_weight == "ball":
             self.parts["faal"] = part(Faal, task, radius=p.ball, form=p.form, **shared)
         if p.class_beta or p.class_radius == "accuracy" or p.average == "fawa":
-            self.parts["cfa"] = part(Cfa, task, lambda_2=p.beta_base, average=p.average, decay=p.decay,
-                                     threshold=p.threshold, **shared)
+            self.parts["cfa"] = part(
+                Cfa, task, lambda_2=p.beta_base, average=p.average, decay=p.decay, threshold=p.threshold, **shared
+            )
         self.steps_with_radius = p.class_radius != "accuracy"
         self.parts["bsl"] = part(Bsl, task, strength=p.logit_prior)
         self.needs_val_losses = p.class_weight == "hedge"
@@ -166,6 +167,7 @@ class Fairfront(Method):
             return batch.mean(main, main_weights, **free)
         if self.params.class_beta:  # before the start too: CFA's burn-in is TRADES / (1 + beta)
             share = self.parts["cfa"].class_beta()[batch.y]
-            return (batch.mean(main, (1 - share) * main_weights, **free)
-                    + batch.mean(regulariser, share * reg_weights, **free))
+            return batch.mean(main, (1 - share) * main_weights, **free) + batch.mean(
+                regulariser, share * reg_weights, **free
+            )
         return batch.mean(main, main_weights, **free) + self.params.beta * batch.mean(regulariser, reg_weights, **free)

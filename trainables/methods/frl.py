@@ -43,8 +43,7 @@ class Frl(Method):
         for name in ("clean", "boundary", "remargin"):
             self.register_buffer(f"lam_{name}", torch.zeros(task.classes, dtype=torch.float64))
 
-    def update(self, clean_error: Tensor, boundary_error: Tensor, mean_clean: Tensor,
-               mean_boundary: Tensor) -> None:
+    def update(self, clean_error: Tensor, boundary_error: Tensor, mean_clean: Tensor, mean_boundary: Tensor) -> None:
         """One dual step from per-class errors (K,) and the overall ones (scalars). boundary = clean minus
         robust accuracy."""
         p = self.params

@@ -39,8 +39,14 @@ def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float, schedule: str
 class Gairat(Method):
     def weights(self, batch: Batch) -> Tensor:
         p = self.params
-        lam = lambda_at(batch.epoch + 1, self.task.max_epochs, p.lam,
-                        p.lam_max if p.schedule == "linear" else math.inf, p.schedule, switch=0)
+        lam = lambda_at(
+            batch.epoch + 1,
+            self.task.max_epochs,
+            p.lam,
+            p.lam_max if p.schedule == "linear" else math.inf,
+            p.schedule,
+            switch=0,
+        )
         return geometry_weights(batch.survived, self.task.attack_steps, lam, p.func)
 
     def forward(self, batch: Batch):

@@ -20,8 +20,9 @@ def simulated(names: str, base: Attack) -> tuple[Attack, ...]:
 
     The paper's are 10 steps of eps / 10 for pgd and cw and 20 for saa with 3 targets.
     """
-    return tuple(replace(base, loss=LOSSES[name], steps=base.steps * (2 if name == "saa" else 1))
-                 for name in names.split("+"))
+    return tuple(
+        replace(base, loss=LOSSES[name], steps=base.steps * (2 if name == "saa" else 1)) for name in names.split("+")
+    )
 
 
 def pair_weights(shortfall: Tensor, alpha: float, power: float) -> Tensor:

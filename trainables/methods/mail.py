@@ -10,8 +10,7 @@ from trainables.losses import prob_margin, to_mean_one
 from trainables.method import Batch, Method
 
 
-def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float,
-                   normalise: bool = False) -> Tensor:
+def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float, normalise: bool = False) -> Tensor:
     """(B,) 3 sigmoid(slope (max_{k != y} p_k - p_y + bias)), no gradient; with ``normalise`` scaled to mean 1
     instead of 3x.
 

@@ -18,7 +18,7 @@ def smallest_margins(logits: Tensor, y: Tensor, fraction: float) -> Tensor:
     """(B,) bool: the ``round(fraction * B)`` samples whose true logit leads by least."""
     order = logit_margin(logits.detach(), y).argsort(descending=True)
     chosen = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    return chosen.index_fill(0, order[:round(fraction * len(y))], True)
+    return chosen.index_fill(0, order[: round(fraction * len(y))], True)
 
 
 class Sovr(Method):
@@ -26,8 +26,7 @@ class Sovr(Method):
         p = self.params
         hard = smallest_margins(batch.logits_adv, batch.y, p.fraction)
         logits = batch.logits if self.form == "trades" else batch.logits_adv
-        loss = batch.mean(torch.where(hard, p.lam * one_vs_rest(logits, batch.y),
-                                      batch.cross_entropy(logits)))
+        loss = batch.mean(torch.where(hard, p.lam * one_vs_rest(logits, batch.y), batch.cross_entropy(logits)))
         if self.form == "trades":
             loss = loss + p.beta * batch.mean(kl(batch.logits, batch.logits_adv))
         return loss

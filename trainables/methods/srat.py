@@ -15,8 +15,14 @@ from trainables.class_weights import data_mean, effective_number, ldam_margins, 
 from trainables.method import Batch, Method
 
 
-def supcon(features: Tensor, y: Tensor, temperature: float, *, base_temperature: float | None = None,
-           anchors: int | None = None) -> Tensor:
+def supcon(
+    features: Tensor,
+    y: Tensor,
+    temperature: float,
+    *,
+    base_temperature: float | None = None,
+    anchors: int | None = None,
+) -> Tensor:
     """Scalar supervised contrastive loss (Khosla et al. 2020, eq. 2) of unit vectors ``features`` (N, D) with
     labels (N,).
 

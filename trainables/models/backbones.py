@@ -45,8 +45,13 @@ class Residual(nn.Module):
 
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()
-        self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
-                                  _conv(cout, cout), nn.BatchNorm2d(cout))
+        self.body = nn.Sequential(
+            _conv(cin, cout, stride),
+            nn.BatchNorm2d(cout),
+            nn.ReLU(inplace=True),
+            _conv(cout, cout),
+            nn.BatchNorm2d(cout),
+        )
         self.shortcut = nn.Identity()
         if stride != 1 or cin != cout:
             self.shortcut = nn.Sequential(_conv(cin, cout, stride, 1), nn.BatchNorm2d(cout))
@@ -62,8 +67,9 @@ class PreActivation(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()
         self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU(inplace=True))
-        self.body = nn.Sequential(_conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
-                                  _conv(cout, cout))
+        self.body = nn.Sequential(
+            _conv(cin, cout, stride), nn.BatchNorm2d(cout), nn.ReLU(inplace=True), _conv(cout, cout)
+        )
         self.shortcut = None if stride == 1 and cin == cout else _conv(cin, cout, stride, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,8 +77,7 @@ class PreActivation(nn.Module):
         return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
 
 
-def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int],
-            blocks: int) -> list[nn.Module]:
+def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int], blocks: int) -> list[nn.Module]:
     """``blocks`` blocks per width; every stage but the first halves the resolution."""
     layers = []
     for stage, cout in enumerate(widths):

@@ -54,8 +54,15 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
 
-def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: str = "linear",
-                mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Classifier:
+def build_model(
+    name: str,
+    classes: int,
+    shape: tuple[int, int, int],
+    *,
+    head: str = "linear",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Classifier:
     """A new model with random weights (torch's global generator: seed it first).
 
     ``name``: one of `MODELS` or a torchvision classification model; own models take a width,
@@ -69,8 +76,10 @@ def build_model(name: str, classes: int, shape: tuple[int, int, int], *, head: s
     channels = shape[0]
     mean, std = mean or [0.5] * channels, std or [0.25] * channels
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise ValueError(f"mean {list(mean)} and std {list(std)} do not fit; "
-                         f"each needs {channels} number(s), one per channel, and std must be positive")
+        raise ValueError(
+            f"mean {list(mean)} and std {list(std)} do not fit; "
+            f"each needs {channels} number(s), one per channel, and std must be positive"
+        )
     base, width = parse_model(name)
     if base in MODELS:
         backbone, features = BACKBONES[base](shape, width)
@@ -98,6 +107,9 @@ def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
             candidates = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if f"conv{i}" in named]
         else:
             continue
-        pairs += [(dot + conv, dot + bn) for conv, bn in candidates
-                  if isinstance(named[conv], nn.Conv2d) and isinstance(named[bn], nn.BatchNorm2d)]
+        pairs += [
+            (dot + conv, dot + bn)
+            for conv, bn in candidates
+            if isinstance(named[conv], nn.Conv2d) and isinstance(named[bn], nn.BatchNorm2d)
+        ]
     return pairs

@@ -15,5 +15,7 @@ def check_model(name: str, shape: tuple[int, int, int]) -> None:
         return check_torchvision(base, width, shape)
     _, low, high = MODELS[base]
     if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
-        raise ValueError(f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "
-                         f"it takes {low}x{low} to {high}x{high}")
+        raise ValueError(
+            f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "
+            f"it takes {low}x{low} to {high}x{high}"
+        )

@@ -21,6 +21,5 @@ def parse_model(name: str) -> tuple[str, float]:
     except ValueError:
         width = math.nan
     if not 0.1 <= width <= 16:
-        raise ValueError(f"model {name!r} has width {suffix!r}; "
-                         "after the colon it takes a number from 0.1 to 16")
+        raise ValueError(f"model {name!r} has width {suffix!r}; after the colon it takes a number from 0.1 to 16")
     return base, width

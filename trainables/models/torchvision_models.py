@@ -47,12 +47,13 @@ def _fits(name: str, shape: tuple[int, int, int], device: str) -> bool:
 
 
 def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> None:
-    """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``.
-    """
+    """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f"unknown model {name!r}; it takes {', '.join(MODELS)} "
-                         f"or the name of a torchvision classification model such as mobilenet_v3_small")
+        raise ValueError(
+            f"unknown model {name!r}; it takes {', '.join(MODELS)} "
+            f"or the name of a torchvision classification model such as mobilenet_v3_small"
+        )
     if width != 1:
         raise ValueError(f"model '{name}:{width:g}' is not allowed; only {', '.join(MODELS)} take a width")
     try:
@@ -60,6 +61,8 @@ def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> N
     except NotImplementedError:  # RegNet's constructor reads values of tensors
         fits = _fits(name, shape, "cpu")
     if not fits:
-        raise ValueError(f"model {name!r} does not take images of {shape[1]}x{shape[2]} pixels; "
-                         f"it takes larger ones (torchvision's are made for 224x224), "
-                         f"or use {', '.join(MODELS)}")
+        raise ValueError(
+            f"model {name!r} does not take images of {shape[1]}x{shape[2]} pixels; "
+            f"it takes larger ones (torchvision's are made for 224x224), "
+            f"or use {', '.join(MODELS)}"
+        )

@@ -19,10 +19,15 @@ from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.spec.validation import pairs
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Find how much to reweight adversarial training: the Pareto front of average against "
-                       "worst-class robust accuracy.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find how much to reweight adversarial training: the Pareto front of average against "
+    "worst-class robust accuracy.",
+)
 
 
 def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
@@ -36,8 +41,9 @@ def _pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
         try:
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
-            raise UsageError(f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE with a VALUE that is valid "
-                             "YAML") from None
+            raise UsageError(
+                f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE with a VALUE that is valid YAML"
+            ) from None
     return values
 
 
@@ -95,53 +101,80 @@ def _check_without_data(spec) -> None:
 
 @app.command()
 def search(
-    method: Annotated[Optional[list[str]], _option("Method, see `tuner methods`; repeat it: several share the "
-                                                   "budget [srat].")] = None,
-    dataset: Annotated[Optional[str], _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, "
-                                              "parquet:DIR or folder:DIR [digits].")] = None,
-    imbalance: Annotated[Optional[str], _option("none, exp:K or step:K, K = largest class / smallest "
-                                                "[exp:10].")] = None,
-    model: Annotated[Optional[str], _option("cnn, resnet18, preact-resnet18, wrn-34-10 or torchvision's by name; "
-                                            "':0.5' halves the width [cnn].")] = None,
+    method: Annotated[
+        Optional[list[str]], _option("Method, see `tuner methods`; repeat it: several share the budget [srat].")
+    ] = None,
+    dataset: Annotated[
+        Optional[str],
+        _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, parquet:DIR or folder:DIR [digits]."),
+    ] = None,
+    imbalance: Annotated[
+        Optional[str], _option("none, exp:K or step:K, K = largest class / smallest [exp:10].")
+    ] = None,
+    model: Annotated[
+        Optional[str],
+        _option("cnn, resnet18, preact-resnet18, wrn-34-10 or torchvision's by name; ':0.5' halves the width [cnn]."),
+    ] = None,
     trials: Annotated[Optional[int], _option("Number of trials [16].")] = None,
     max_epochs: Annotated[Optional[int], _option("Epochs of a full trial [12].")] = None,
     seed: Annotated[Optional[int], _option("Seed of data split, training and sampler [0].")] = None,
-    seeds: Annotated[Optional[int], _option("Train front members with so many seeds in all and draw the front on "
-                                            "means [1].")] = None,
-    objective: Annotated[Optional[list[str]], _option("An objective, maximised; repeat for several "
-                                                      "[robust_acc, worst_class_robust_acc].")] = None,
-    sampler: Annotated[Optional[str], _option("auto, random, qmc, tpe, nsga2, nsga3, gp; auto: a Gaussian process in "
-                                              "flat spaces, TPE in conditional ones [auto].")] = None,
-    scheduler: Annotated[Optional[str], _option("pareto-asha, asha, median or none: stop trials that fall behind "
-                                                "[pareto-asha where two rungs fit].")] = None,
+    seeds: Annotated[
+        Optional[int], _option("Train front members with so many seeds in all and draw the front on means [1].")
+    ] = None,
+    objective: Annotated[
+        Optional[list[str]],
+        _option("An objective, maximised; repeat for several [robust_acc, worst_class_robust_acc]."),
+    ] = None,
+    sampler: Annotated[
+        Optional[str],
+        _option(
+            "auto, random, qmc, tpe, nsga2, nsga3, gp; auto: a Gaussian process in "
+            "flat spaces, TPE in conditional ones [auto]."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Optional[str],
+        _option("pareto-asha, asha, median or none: stop trials that fall behind [pareto-asha where two rungs fit]."),
+    ] = None,
     asha_metric: Annotated[Optional[str], _option("What asha and median compare [the first objective].")] = None,
     reduction: Annotated[Optional[int], _option("One trial in so many passes a rung [2].")] = None,
     grace: Annotated[Optional[int], _option("Epochs from the reweighting start to the first rung [15 %].")] = None,
-    on_rung: Annotated[Optional[str], _option("stop, or pause: who falls behind waits and may go on later "
-                                              "[stop].")] = None,
+    on_rung: Annotated[
+        Optional[str], _option("stop, or pause: who falls behind waits and may go on later [stop].")
+    ] = None,
     constraint: Annotated[Optional[list[str]], _option("METRIC>=VALUE or <=, e.g. clean_acc>=0.8; repeatable.")] = None,
-    smooth_worst: Annotated[Optional[str], _option("cvar:0.2: sampler and scheduler see the mean of the worst 20 % of "
-                                                   "the classes instead of the worst one.")] = None,
+    smooth_worst: Annotated[
+        Optional[str],
+        _option(
+            "cvar:0.2: sampler and scheduler see the mean of the worst 20 % of the classes instead of the worst one."
+        ),
+    ] = None,
     warm_start: Annotated[Optional[str], _option("An earlier search whose full trials the model learns from.")] = None,
-    study_storage: Annotated[Optional[str], _option("Database of the Optuna study, sqlite:///FILE or postgresql://... "
-                                                    "[study.log in the search's folder].")] = None,
+    study_storage: Annotated[
+        Optional[str],
+        _option("Database of the Optuna study, sqlite:///FILE or postgresql://... [study.log in the search's folder]."),
+    ] = None,
     fix: Annotated[Pairs, _option("KEY=VALUE: take a hyperparameter out of the search; repeatable.")] = None,
     set_: Annotated[Pairs, _option("KEY=VALUE: change a common training knob; repeatable.", "--set")] = None,
     space: Annotated[Optional[Path], _option("YAML file of ranges: narrow or replace what is searched.")] = None,
     spec: Annotated[Optional[Path], _option("YAML file with any of these fields; flags win.")] = None,
-    trunk: Annotated[Optional[str], _option("auto: train the epochs before the reweighting once; at:N: start from N "
-                                            "epochs of plain AT [auto].")] = None,
+    trunk: Annotated[
+        Optional[str],
+        _option("auto: train the epochs before the reweighting once; at:N: start from N epochs of plain AT [auto]."),
+    ] = None,
     no_trunk: Annotated[bool, typer.Option("--no-trunk", help="Every trial trains all its epochs itself.")] = False,
     storage: StorageOption = None,
     name: Annotated[Optional[str], _option("Name of the search [made of what it is].")] = None,
     experiment: Annotated[Optional[str], _option("MLflow experiment [DATASET-IMBALANCE-MODEL].")] = None,
     max_concurrent: Annotated[Optional[int], _option("Trials at a time [as many as fit].")] = None,
     cpus_per_trial: Annotated[Optional[float], _option("CPUs of one trial [1].")] = None,
-    gpus_per_trial: Annotated[Optional[str], _option("GPUs of one trial, fractions too; auto: measured at the start "
-                                                     "[0].")] = None,
+    gpus_per_trial: Annotated[
+        Optional[str], _option("GPUs of one trial, fractions too; auto: measured at the start [0].")
+    ] = None,
     accelerator: Annotated[Optional[str], _option("Kind of GPU, as Ray calls it: H200, A100, L4 ... [any].")] = None,
-    max_failures: Annotated[Optional[int], _option("Errors of its own after which a trial is given up; a lost node is "
-                                                   "none [2].")] = None,
+    max_failures: Annotated[
+        Optional[int], _option("Errors of its own after which a trial is given up; a lost node is none [2].")
+    ] = None,
     time_budget: Annotated[Optional[float], _option("Seconds after which the search ends.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the merged spec and stop.")] = False,
     home: HomeOption = None,
@@ -161,13 +194,18 @@ def search(
 
 
 @app.command()
-def resume(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")],
-           address: Annotated[Optional[str], _option("On this Ray cluster, as `tuner submit` would.")] = None,
-           follow: Annotated[bool, typer.Option("--follow", help="With --address: show its progress, end with its "
-                                                                 "exit code.")] = False,
-           dataset: DatasetAgain = None,
-           study_storage: Annotated[Optional[str], _option("The search's, said again where it is a server.")] = None,
-           home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
+def resume(
+    search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")],
+    address: Annotated[Optional[str], _option("On this Ray cluster, as `tuner submit` would.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="With --address: show its progress, end with its exit code.")
+    ] = False,
+    dataset: DatasetAgain = None,
+    study_storage: Annotated[Optional[str], _option("The search's, said again where it is a server.")] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
     """Go on with a search that was stopped or killed: nothing that is finished is trained again."""
     if address:
         said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
@@ -222,8 +260,11 @@ def space(method: Annotated[str, typer.Argument(help="A method; see `tuner metho
 
 
 @app.command()
-def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")], home: HomeOption = None,
-         storage: StorageOption = None):
+def sync(
+    search: Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")],
+    home: HomeOption = None,
+    storage: StorageOption = None,
+):
     """Fill MLflow from a search's own history, e.g. after the server was away."""
     from tuner.execution.driver import fill_mlflow
 
@@ -232,9 +273,11 @@ def sync(search: Annotated[str, typer.Argument(help="Name of a search; see `tune
 
 
 @app.command()
-def ui(home: HomeOption = None,
-       port: Annotated[Optional[int], _option("Port on loopback [a free one].")] = None,
-       search_name: Annotated[Optional[str], _option("Link to this search.", "--search")] = None):
+def ui(
+    home: HomeOption = None,
+    port: Annotated[Optional[int], _option("Port on loopback [a free one].")] = None,
+    search_name: Annotated[Optional[str], _option("Link to this search.", "--search")] = None,
+):
     """Start MLflow on loopback for this home folder and print its address; Ctrl-C ends it."""
     from tuner.tracking.ui import serve
 

@@ -59,8 +59,9 @@ def _submit_like(search, spec_of):
     return submit
 
 
-def resume(address: str, search: str, home: Path | None, said: dict[str, str | None], follow: bool,
-           as_json: bool) -> None:
+def resume(
+    address: str, search: str, home: Path | None, said: dict[str, str | None], follow: bool, as_json: bool
+) -> None:
     """`tuner resume --address`: a new job that goes on with the search in the cluster's home or in a storage.
 
     ``said``: the places that were named again, which the job names in its turn.

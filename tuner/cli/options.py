@@ -18,12 +18,28 @@ def _option(help_: str, *names: str):
 
 PICKS = "knee, worst, average or a trial on the front"
 Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]
-StorageOption = Annotated[Optional[str], typer.Option("--storage", show_default=False, help=(
-    "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there [TUNER_STORAGE, else "
-    "the home]."))]
-DatasetAgain = Annotated[Optional[str], typer.Option("--dataset", show_default=False, help=(
-    "The search's dataset, said again where it is a URL: a search that somebody sent must not choose whom this machine "
-    "asks."))]
+StorageOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--storage",
+        show_default=False,
+        help=(
+            "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there "
+            "[TUNER_STORAGE, else the home]."
+        ),
+    ),
+]
+DatasetAgain = Annotated[
+    Optional[str],
+    typer.Option(
+        "--dataset",
+        show_default=False,
+        help=(
+            "The search's dataset, said again where it is a URL: a search that somebody sent must not choose whom "
+            "this machine asks."
+        ),
+    ),
+]
 
 
 Address = Annotated[

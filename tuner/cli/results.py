@@ -38,8 +38,13 @@ def front(
 def verify(
     search: Search,
     pick: Annotated[Optional[str], typer.Option(help=f"{PICKS} [the whole front].")] = None,
-    attack: Annotated[str, typer.Option(help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the "
-                                             "authors' code) or pgd:STEPSxRESTARTS.")] = "apgd",
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the "
+            "authors' code) or pgd:STEPSxRESTARTS."
+        ),
+    ] = "apgd",
     seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds, test those.")] = 0,
     dataset: DatasetAgain = None,
     home: HomeOption = None,
@@ -54,8 +59,9 @@ def verify(
     from tuner.verification.console import show
     from tuner.verification.verify import verify_search
 
-    result = verify_search(search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset,
-                           say=_say)
+    result = verify_search(
+        search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset, say=_say
+    )
     print_json(result) if as_json else show(result, Home(home, storage))
 
 
@@ -63,8 +69,9 @@ def export(
     search: Search,
     pick: Annotated[Optional[str], typer.Option(help=f"{PICKS}.")] = None,
     to: Annotated[Optional[Path], typer.Option(help="Folder for the model: weights, ExportedProgram, card.")] = None,
-    register: Annotated[Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick "
-                                                         "is its alias.")] = None,
+    register: Annotated[
+        Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick is its alias.")
+    ] = None,
     parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
     dataset: DatasetAgain = None,
     home: HomeOption = None,

@@ -14,17 +14,18 @@ from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.ray_patches import _quiet_ray
 from tuner.execution.ray_storage import forget_ray, ray_place
-from tuner.execution.resources import bundle, settled
+from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
 from tuner.execution.stopping import _stoppable, training_time
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.report.progress import Progress
-from tuner.results.history import RUNNING, History, TrialRecord
+from tuner.results.history import History, TrialRecord
 from tuner.results.replicates import total_trials
 from tuner.results.summary import front_json, save_result, saved_result, state_of
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored
@@ -91,8 +92,9 @@ def _owned(folder: Path, name: str):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"search {name!r} is running already; wait for it, or give this one another "
-                             "--name") from None
+            raise UsageError(
+                f"search {name!r} is running already; wait for it, or give this one another --name"
+            ) from None
         yield
 
 
@@ -117,11 +119,13 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     trained = history.epochs_trained()
     with Progress(spec, total_trials(spec), before) as progress:
         for record in history.everything():
-            if record.state != RUNNING:
+            if record.state != TrialState.RUNNING:
                 progress.count(record)
-        progress.say(f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of "
-                     f"{spec.method_names} on {spec.dataset} ({spec.imbalance}), model {spec.model}, "
-                     f"eps {spec.training().eps:.4g}")
+        progress.say(
+            f"search {name}: {total_trials(spec)} trials x {spec.max_epochs} epochs of "
+            f"{spec.method_names} on {spec.dataset} ({spec.imbalance}), model {spec.model}, "
+            f"eps {spec.training().eps:.4g}"
+        )
         for line in [*spec.notes, *trunk_lines(spec)]:
             progress.say(line)
         tracker = Tracker(spec, home, name, warn=progress.say, later=True)
@@ -136,9 +140,14 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
         if before and logged:  # what a killed driver had not sent yet
             sync(spec, home, name, history, warn=progress.say)
     by = {why: epochs - saved[why] for why, epochs in history.epochs_saved(spec.max_epochs).items()}
-    result = {**front_json(spec, name, home, history), "epochs_trained": history.epochs_trained() - trained,
-              "epochs_saved": sum(by.values()), "epochs_saved_by": by, "wall_s": round(time.time() - begin, 2),
-              "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id}}
+    result = {
+        **front_json(spec, name, home, history),
+        "epochs_trained": history.epochs_trained() - trained,
+        "epochs_saved": sum(by.values()),
+        "epochs_saved_by": by,
+        "wall_s": round(time.time() - begin, 2),
+        "mlflow": {"tracking_uri": tracker.tracking_uri, "run_id": tracker.run_id},
+    }
     save_result(folder, result)
     if interrupted == "signal":
         raise Interrupted(result)
@@ -147,29 +156,31 @@ def _run(spec: SearchSpec, home: Home, name: str, folder: Path, history: History
     return result
 
 
-def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker,
-          until: float | None) -> str | None:
+def _tune(
+    spec: SearchSpec, home: Home, folder: Path, history: History, progress: Progress, tracker, until: float | None
+) -> str | None:
     """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
     _quiet_ray()
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
     from tuner.execution.nodes import unshared
-    from tuner.execution.ray_callback import Watch
+    from tuner.execution.ray_callback import SearchCallback
     from tuner.execution.ray_patches import survive_memory_kills
     from tuner.execution.ray_scheduler import Ending, RungScheduler
     from tuner.execution.ray_searcher import ProposalSearcher
 
-    lanes = Lanes(spec, history, folder, warm_trials(spec, home, folder), until=until)
+    lanes = AskTell(spec, history, folder, warm_trials(spec, home, folder), until=until)
     for line in lanes.descriptions:
         progress.say(line)
-    watch = Watch(spec, history, lanes, [progress, tracker], progress.say, tracker.wait_for_import)
+    watch = SearchCallback(spec, history, lanes, [progress, tracker], progress.say, tracker.wait_for_import)
 
     def configure(record: TrialRecord) -> dict[str, Any]:
         watch.started(record)
         return {"trial": trial_config(spec, home, folder, record).to_dict(), "threads": int(spec.cpus_per_trial)}
 
     with connect(spec) as ray, _stoppable(until) as stop:
+
         @cache
         def asked():
             """The nodes, once and not before the first trial trains: on a small machine their answers take seconds."""
@@ -178,16 +189,21 @@ def _tune(spec: SearchSpec, home: Home, folder: Path, history: History, progress
             return found
 
         watch.nodes, watch.stop = asked, stop
-        spec = settled(ray, spec, partial(first_trial, spec, home, folder), progress.say)
+        spec = resolve_gpus_per_trial(ray, spec, partial(first_trial, spec, home, folder), progress.say)
         survive_memory_kills()
         tuner = tune.Tuner(
-            tune.with_resources(TrialActor, tune.PlacementGroupFactory([bundle(spec)])),
-            tune_config=tune.TuneConfig(search_alg=ProposalSearcher(lanes, configure),
-                                        num_samples=-1,  # until the searcher says so: lost trials come again
-                                        scheduler=RungScheduler(lanes, stop) if lanes.stops else None,
-                                        max_concurrent_trials=spec.max_concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(name="ray", **ray_place(spec, folder), callbacks=[watch], stop=Ending(stop),
-                                      verbose=0))
+            tune.with_resources(TrialActor, tune.PlacementGroupFactory([trial_resources(spec)])),
+            tune_config=tune.TuneConfig(
+                search_alg=ProposalSearcher(lanes, configure),
+                num_samples=-1,  # until the searcher says so: lost trials come again
+                scheduler=RungScheduler(lanes, stop) if lanes.stops else None,
+                max_concurrent_trials=spec.max_concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="ray", **ray_place(spec, folder), callbacks=[watch], stop=Ending(stop), verbose=0
+            ),
+        )
         tuner.fit()
         if stop.why in (None, "storage") and (wrong := asked().result()):  # who wants to end does not wait for answers
             raise UsageError(wrong)
@@ -213,8 +229,8 @@ def trunk_line(spec: SearchSpec) -> str:
     if spec.trunk == "none":
         return "no trunk: --no-trunk"
     if reach and "start" in spec.search_space().params:
-        return (f"no trunk: what is searched acts before the reweighting starts ({', '.join(reach)}); "
-                "--fix them and all trials share those epochs")
+        return (
+            f"no trunk: what is searched acts before the reweighting starts ({', '.join(reach)}); "
+            "--fix them and all trials share those epochs"
+        )
     return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
-
-

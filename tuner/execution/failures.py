@@ -30,5 +30,3 @@ def error_of(trial) -> Exception | str:
     if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     return Path(trial.error_file).read_text() if trial.error_file else "no reason given"
-
-

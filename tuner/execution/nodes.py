@@ -15,7 +15,7 @@ from tuner.spec.search_spec import SearchSpec
 ANSWER_S = 90  # a node that has not answered by then is reported as silent
 
 
-def connect():
+def connected_ray():
     """Ray, connected as RAY_ADDRESS says (a search that follows uses the same connection)."""
     from tuner.execution.ray_instance import join
     from tuner.execution.ray_token import use_token
@@ -30,7 +30,7 @@ def connect():
 
 def ask(function, *args) -> list[dict[str, Any]]:
     """``function(*args)`` once on every living node; rows {"node", "answer"} or {"node", "error"}."""
-    ray = connect()
+    ray = connected_ray()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = ray.remote(num_cpus=0, max_retries=0)(function)
@@ -84,8 +84,10 @@ def place_problem(rows: list[dict[str, Any]], place: str) -> str | None:
     who = f"{len(blind)} of {len(rows)} nodes ({', '.join(sorted(blind)[:5])})"
     if "://" in place:
         return f"on {who}: {next(iter(blind.values()))}"
-    return (f"the folder {place!r} is not the same folder on every node: {who} cannot see or write it; name one that "
-            "all share (NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER")
+    return (
+        f"the folder {place!r} is not the same folder on every node: {who} cannot see or write it; name one that "
+        "all share (NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER"
+    )
 
 
 def unshared(spec: SearchSpec, home: Home) -> Future[str | None]:
@@ -94,7 +96,7 @@ def unshared(spec: SearchSpec, home: Home) -> Future[str | None]:
     Every node starts a process to answer, which takes seconds.
     """
     found: Future[str | None] = Future()
-    if sum(node["Alive"] for node in connect().nodes()) < 2:
+    if sum(node["Alive"] for node in connected_ray().nodes()) < 2:
         found.set_result(None)
         return found
 

@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from ray import tune
 
 from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
-from tuner.optimizer.ask_tell import Lanes
-from tuner.results.history import FAILED, FULL, STOPPED, History, TrialRecord
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.history import History, TrialRecord
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 # A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that
@@ -18,21 +19,28 @@ from tuner.spec.search_spec import SearchSpec
 DEATHS = 3
 
 
-class Watch(tune.Callback):
+class SearchCallback(tune.Callback):
     """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls.
 
     ``then``: what takes seconds and need not come before the first trial trains; Ray's loop waits for it. Then, or when
     a trial breaks off before, the nodes are asked whether they can use the storage.
     """
 
-    def __init__(self, spec: SearchSpec, history: History, lanes: Lanes, listeners: list, say: Callable[[str], None],
-                 then: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        spec: SearchSpec,
+        history: History,
+        lanes: AskTell,
+        listeners: list,
+        say: Callable[[str], None],
+        then: Callable[[], None] | None = None,
+    ):
         self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
         self.then, self.training = then, False
         self.nodes: Callable[[], Future[str | None]] = _all_well  # asks once; what is wrong with their storage
         self.stop = None  # the driver's: called with a reason to end early
         self.deaths: dict[tuple[int, str], tuple[int, int]] = {}  # trial, kind -> epochs trained, deaths at that point
-        self.full = sum(t.state == FULL for t in history.everything())
+        self.full = sum(t.state == TrialState.FINISHED for t in history.everything())
         self.front: Front | None = None  # not worked out yet
         self.outdated = False  # said already
 
@@ -58,13 +66,15 @@ class Watch(tune.Callback):
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         number = result["trial"]
         if "failed" in result:
-            self._end(number, FAILED, result["failed"])
+            self._end(number, TrialState.FAILED, result["failed"])
             return
         metrics, trunk = result["metrics"], result.get("trunk") or {}
         if trunk.get("outdated") and not self.outdated:
             self.outdated = True
-            self.say(f"trunk: trained anew; what is stored for it ({trunk['outdated']}) is of another version of the "
-                     "code or of torch")
+            self.say(
+                f"trunk: trained anew; what is stored for it ({trunk['outdated']}) is of another version of the "
+                "code or of torch"
+            )
         if trunk.get("trained"):
             self.history.append("trunk", number, trunk_epoch=trunk["trained"])
         if trunk.get("past"):
@@ -72,7 +82,7 @@ class Watch(tune.Callback):
         elif metrics is not None:
             self._epochs(number, result.get("curve") or [metrics])  # a restarted trial says all of its epochs again
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
-            self._end(number, FULL, "; ".join(result.get("notes", [])))
+            self._end(number, TrialState.FINISHED, "; ".join(result.get("notes", [])))
 
     def _epochs(self, number: int, curve: list[dict]) -> None:
         """Write down what of a trial's curve is new."""
@@ -93,7 +103,7 @@ class Watch(tune.Callback):
                 listener.epoch(number, metrics)
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-        self._end(_number(trial), STOPPED)  # no effect on a trial that has ended already
+        self._end(_number(trial), TrialState.STOPPED)  # no effect on a trial that has ended already
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         """A trial broke off. Whoever is not ended here is handed out again and goes on from its last checkpoint."""
@@ -106,12 +116,12 @@ class Watch(tune.Callback):
         deaths = deaths + 1 if trained == record.trained else 1
         self.deaths[number, kind] = record.trained, deaths
         if record.errors > self.spec.max_failures:
-            self._end(number, FAILED, reason)
+            self._end(number, TrialState.FAILED, reason)
         elif kind == STORAGE and deaths >= DEATHS:
             self.say(f"the search stops, `tuner resume` goes on with it: {reason}")
             self.stop(STORAGE)
         elif kind == PROCESS and deaths >= DEATHS:
-            self._end(number, FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
+            self._end(number, TrialState.FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
         else:
             tried = f", error {record.errors} of {self.spec.max_failures} allowed" if kind == OWN else ""
             epoch = record.last.get("epoch", 0)
@@ -122,14 +132,14 @@ class Watch(tune.Callback):
 
     def _end(self, number: int, state: str, reason: str = "") -> None:
         record = self.history.record(number)
-        if record.state in (FULL, STOPPED, FAILED):
+        if record.state in (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED):
             return
         self.history.append("end", number, state=state, reason=reason)
         self.lanes.tell(number, state)
-        self.full += state == FULL
+        self.full += state == TrialState.FINISHED
         for listener in self.listeners:
             listener.trial_ended(record)
-        if state == FULL and (record.of is not None or self.spec.goal.feasible(record.last)):
+        if state == TrialState.FINISHED and (record.of is not None or self.spec.goal.feasible(record.last)):
             self._front(record)
 
     def _front(self, record: TrialRecord) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_patches import _no_idlers
-from tuner.execution.resources import lacking
+from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
@@ -56,17 +56,19 @@ def join(ray) -> None:
     try:
         ray.init(**QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Failed(f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us "
-                     f"({' '.join(str(error).split())[:200]}); "
-                     "is its head up, is this one of its nodes, and if it has a token, is the same one in "
-                     "~/.ray/auth_token, RAY_AUTH_TOKEN "
-                     "or RAY_AUTH_TOKEN_PATH here? (from elsewhere: tuner submit --address http://HEAD:8265)") from None
+        raise Failed(
+            f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us "
+            f"({' '.join(str(error).split())[:200]}); "
+            "is its head up, is this one of its nodes, and if it has a token, is the same one in "
+            "~/.ray/auth_token, RAY_AUTH_TOKEN "
+            "or RAY_AUTH_TOKEN_PATH here? (from elsewhere: tuner submit --address http://HEAD:8265)"
+        ) from None
 
 
 def _check_resources(ray, spec: SearchSpec) -> None:
     """A trial that asks for more than any node has would wait for ever."""
     if os.environ.get(GROWS):
         return
-    wrong = lacking(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    wrong = unsatisfiable_resources(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     if wrong:
         raise UsageError(wrong)

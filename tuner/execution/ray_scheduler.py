@@ -9,7 +9,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tuner.optimizer.ask_tell import Lanes
+from tuner.optimizer.ask_tell import AskTell
 from tuner.spec.epoch_plan import CONTINUE, PAUSE, STOP
 
 _ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
@@ -20,7 +20,7 @@ class RungScheduler(FIFOScheduler):
 
     _supports_buffered_results = False  # every epoch is looked at before the next one starts
 
-    def __init__(self, lanes: Lanes, stop: Callable[[str], None]):
+    def __init__(self, lanes: AskTell, stop: Callable[[str], None]):
         super().__init__()
         self.lanes, self.stop = lanes, stop
 

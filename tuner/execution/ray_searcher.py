@@ -7,14 +7,15 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tuner.optimizer.ask_tell import Lanes
-from tuner.results.history import RUNNING, TrialRecord
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.history import TrialRecord
+from tuner.results.trial_state import TrialState
 
 
 class ProposalSearcher(Searcher):
     """``configure(record)`` makes the trainable's config. Results reach the lanes by the callback."""
 
-    def __init__(self, lanes: Lanes, configure: Callable[[TrialRecord], dict[str, Any]]):
+    def __init__(self, lanes: AskTell, configure: Callable[[TrialRecord], dict[str, Any]]):
         super().__init__()
         self.lanes, self.configure = lanes, configure
         self.limit: int | None = None
@@ -52,7 +53,7 @@ class ProposalSearcher(Searcher):
         """A trial that broke off and that nobody has ended since: a new actor goes on from its checkpoint."""
         while self.lost:
             record = self.lanes.history.record(self.lost.pop(0))
-            if record.state == RUNNING:
+            if record.state == TrialState.RUNNING:
                 return record
         return None
 

@@ -27,8 +27,20 @@ def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord
     names = params_of(method_space(record.method).Params)  # its name wins where a knob has it too (schedule)
     own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
     knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
-    return TrialConfig(method=record.method, params=own, training=knobs, dataset=dataset_of(spec, folder),
-                       imbalance=spec.imbalance, model=spec.model, max_epochs=spec.max_epochs, seed=record.seed,
-                       data_seed=spec.seed, home=str(home.root), trunk=spec.trunk if latest_branch(lane) else "none",
-                       trunk_from=max(1, trunk_epochs(lane)), storage=spec.storage, trial=record.trial,
-                       folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial))
+    return TrialConfig(
+        method=record.method,
+        params=own,
+        training=knobs,
+        dataset=dataset_of(spec, folder),
+        imbalance=spec.imbalance,
+        model=spec.model,
+        max_epochs=spec.max_epochs,
+        seed=record.seed,
+        data_seed=spec.seed,
+        home=str(home.root),
+        trunk=spec.trunk if latest_branch(lane) else "none",
+        trunk_from=max(1, trunk_epochs(lane)),
+        storage=spec.storage,
+        trial=record.trial,
+        folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial),
+    )

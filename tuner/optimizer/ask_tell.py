@@ -1,7 +1,8 @@
 """What runs next: trials of one method or of several, then replicates. Ray knows nothing of this file.
 
 Every method has a lane: a space, a history, rungs and a proposer of its own, in which its trials are numbered from 0,
-so a method in a search of several is searched as it would be alone. `tuner.optimizer.method_bandit` chooses the lane of the next trial.
+so a method in a search of several is searched as it would be alone. `tuner.optimizer.method_bandit` chooses whose trial
+is next.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.successive_halving import Rungs, rungs_for
 from tuner.results import replicates
-from tuner.results.history import FULL, RUNNING, History, TrialRecord
+from tuner.results.history import History, TrialRecord
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import CONTINUE, describe_scheduler, start_of, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
 
@@ -34,7 +36,7 @@ class Lane:
     history: History
     rungs: Rungs | None
     proposer: Proposer
-    growth: method_bandit.Growth = field(default_factory=method_bandit.Growth)
+    growth: method_bandit.RewardWindow = field(default_factory=method_bandit.RewardWindow)
 
     @property
     def first(self) -> int:
@@ -42,25 +44,34 @@ class Lane:
 
     def ended(self, record: TrialRecord) -> None:
         point = self.spec.goal.point(record.last)
-        good = record.state == FULL and self.spec.goal.feasible(record.last) and all(v == v for v in point)
+        good = (
+            record.state == TrialState.FINISHED and self.spec.goal.feasible(record.last) and all(v == v for v in point)
+        )
         self.growth.add(len(record.epochs) - record.trunk_epochs, point if good else None)
 
 
-class Lanes:
+class AskTell:
     """Hands out trials and replicates in turn, and answers for the rungs. Trials go by their numbers in the history.
 
     ``until``: no trial starts that cannot end by then (``time.time()``).
     """
 
-    def __init__(self, spec: SearchSpec, history: History, folder: Path | None = None,
-                 warm: Iterable[TrialRecord] = (), *, until: float | None = None):
+    def __init__(
+        self,
+        spec: SearchSpec,
+        history: History,
+        folder: Path | None = None,
+        warm: Iterable[TrialRecord] = (),
+        *,
+        until: float | None = None,
+    ):
         self.spec, self.history, self.until, self.late = spec, history, until, False
         self.total = replicates.total_trials(spec)
         self.lanes = {own.method: self._lane(own, folder, warm) for own in spec.lanes}
         for record in sorted(history.trials.values(), key=lambda t: t.ended):
-            if record.state != RUNNING:
+            if record.state != TrialState.RUNNING:
                 self.lanes[record.method].ended(record)
-        self._again = [r for r in history.replicates.values() if r.state == RUNNING]
+        self._again = [r for r in history.replicates.values() if r.state == TrialState.RUNNING]
         self._next: Lane | None = None
 
     def _lane(self, own: SearchSpec, folder: Path | None, warm: Iterable[TrialRecord]) -> Lane:
@@ -69,8 +80,15 @@ class Lanes:
         rungs = rungs_for(own)
         if rungs:
             rungs.replay(history, partial(own.goal.point, objectives=own.scheduler_objectives), partial(start_of, own))
-        proposer = Proposer(own, history, rungs, folder, [t for t in warm if t.method == own.method], most=self.total,
-                            study=None if alone else f"{own.search_name}/{own.method}")
+        proposer = Proposer(
+            own,
+            history,
+            rungs,
+            folder,
+            [t for t in warm if t.method == own.method],
+            most=self.total,
+            study=None if alone else f"{own.search_name}/{own.method}",
+        )
         return Lane(own, history, rungs, proposer)
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
@@ -83,9 +101,11 @@ class Lanes:
             name = f"{method}: " if len(self.lanes) > 1 else ""
             lines += [name + lane.proposer.description, name + describe_scheduler(lane.spec)]
         if len(self.lanes) > 1:
-            lines.append(f"methods {', '.join(self.lanes)} share {self.total} trials: "
-                         f"{', '.join(str(lane.first) for lane in self.lanes.values())} each, then those whose trials "
-                         "make the front of all grow get more")
+            lines.append(
+                f"methods {', '.join(self.lanes)} share {self.total} trials: "
+                f"{', '.join(str(lane.first) for lane in self.lanes.values())} each, then those whose trials "
+                "make the front of all grow get more"
+            )
         if self.spec.seeds > 1:
             lines.append(f"seeds: at the end every front member is trained with {self.spec.seeds} seeds in all")
         return lines
@@ -105,7 +125,8 @@ class Lanes:
     def exhausted(self) -> bool:
         """Whether every trial asked for has been handed out."""
         return len(self.history.trials) >= self.total and not any(
-            lane.proposer.interrupted for lane in self.lanes.values())
+            lane.proposer.interrupted for lane in self.lanes.values()
+        )
 
     def next(self) -> TrialRecord | None:
         """The next trial or replicate to run, or None when there is none, or no time for it (then ``late`` is set).
@@ -163,8 +184,16 @@ class Lanes:
         """Whether so many epochs can end by ``until``, as far as the latest ones tell; else the search is ``late``."""
         if self.until is None:
             return True
-        latest = islice((m for t in reversed(self.history.everything()) if t.method == method
-                         for m in reversed(t.epochs) if not m.get("trunk")), PACE)
+        latest = islice(
+            (
+                m
+                for t in reversed(self.history.everything())
+                if t.method == method
+                for m in reversed(t.epochs)
+                if not m.get("trunk")
+            ),
+            PACE,
+        )
         seconds = [(m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in latest]
         needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
         self.late = time.time() + needs > self.until

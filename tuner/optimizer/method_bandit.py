@@ -18,7 +18,7 @@ EVEN = 0.3
 Point = tuple[float, ...]
 
 
-class Growth:
+class RewardWindow:
     """A method's finished points, the latest trials apart from the others. A trial without a point cost its epochs."""
 
     def __init__(self):
@@ -31,7 +31,7 @@ class Growth:
         self.recent.append((epochs, point))
         if len(self.recent) > RECENT:
             _, left = self.recent.popleft()
-            self.older = front_of([*self.older, *([left] if left else [])])
+            self.older = pareto_points([*self.older, *([left] if left else [])])
 
     @property
     def latest(self) -> list[Point]:
@@ -42,16 +42,16 @@ class Growth:
         return max(1, sum(epochs for epochs, _ in self.recent))
 
 
-def front_of(points: Sequence[Point]) -> list[Point]:
+def pareto_points(points: Sequence[Point]) -> list[Point]:
     return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
 
 
 def volume(points: Sequence[Point]) -> float:
     """Down to 0 in every objective."""
-    return hypervolume(front_of(points), [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
+    return hypervolume(pareto_points(points), [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
 
 
-def rates(methods: dict[str, Growth]) -> dict[str, float]:
+def rates(methods: dict[str, RewardWindow]) -> dict[str, float]:
     """Hypervolume that the front of all would lose without a method's latest trials, per epoch that they trained."""
     points = {name: [*growth.older, *growth.latest] for name, growth in methods.items()}
     whole = volume([p for of_one in points.values() for p in of_one])
@@ -62,14 +62,14 @@ def rates(methods: dict[str, Growth]) -> dict[str, float]:
     return found
 
 
-def shares(methods: dict[str, Growth]) -> dict[str, float]:
+def shares(methods: dict[str, RewardWindow]) -> dict[str, float]:
     """The chance of each method to get the next trial."""
     rate, even = rates(methods), 1 / len(methods)
     total = sum(rate.values())
     return {name: EVEN * even + (1 - EVEN) * (value / total if total else even) for name, value in rate.items()}
 
 
-def choose(methods: dict[str, Growth], seed: int, number: int) -> str:
+def choose(methods: dict[str, RewardWindow], seed: int, number: int) -> str:
     """The method of trial ``number``; the same whenever it is asked with the same results."""
     share = shares(methods)
     return random.Random(f"{seed} {number}").choices(list(share), list(share.values()))[0]

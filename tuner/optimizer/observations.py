@@ -2,7 +2,7 @@
 
 As in BOHB (Falkner et al., 2018) that budget is the highest one at which enough trials have a value; a trial counts
 there with its values at exactly that epoch, never with those of another. Who was given up below that budget has no
-value, but the model may know that it was (see ``Knowledge.frozen``).
+value, but the model may know that it was (see ``Observations.frozen``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
 
 from tuner.optimizer.successive_halving import ranked
-from tuner.results.history import FAILED, RUNNING, STOPPED, TrialRecord
+from tuner.results.history import TrialRecord
+from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 from tuner.spec.space import Space
 
@@ -46,7 +48,7 @@ class Value:
 
 
 @dataclass
-class Knowledge:
+class Observations:
     """Every trial's values at every budget, kept up to date from the history at a cost that follows what changed."""
 
     levels: list[int]  # the budgets in epochs, the full one last
@@ -76,9 +78,9 @@ class Knowledge:
                 continue
             self._looked[number] = now
             self._take(record)
-            if record.state != RUNNING:
+            if record.state != TrialState.RUNNING:
                 del self.open[number], self._looked[number]
-                for level in self.levels if record.state in (STOPPED, FAILED) else ():
+                for level in self.levels if record.state in (TrialState.STOPPED, TrialState.FAILED) else ():
                     if record.last.get("epoch", 0) < level:
                         self.given_up[level][number] = record
 
@@ -112,11 +114,15 @@ class Knowledge:
         for level in reversed(self.levels):
             if len(self.values[level]) >= enough:
                 return level
-        return max((level for level in self.levels if len(self.values[level]) >= least),
-                   key=lambda level: (len(self.values[level]), level), default=None)
+        return max(
+            (level for level in self.levels if len(self.values[level]) >= least),
+            key=lambda level: (len(self.values[level]), level),
+            default=None,
+        )
 
-    def frozen(self, level: int, space: Space, waiting: Iterable[int], seed: int,
-               kind: str = "tpe") -> list[FrozenTrial]:
+    def frozen(
+        self, level: int, space: Space, waiting: Iterable[int], seed: int, kind: str = "tpe"
+    ) -> list[FrozenTrial]:
         """What a model at this budget is shown, in order of trial numbers; at most ``SEEN`` ended, as many pending.
 
         Who was given up or waits at a rung is PRUNED. Optuna's Gaussian process reads complete and running trials only,
@@ -133,14 +139,14 @@ class Knowledge:
         worst = self._worst(level) if kind == "gp" and valued else None
         made = []
         for trial in sorted({*self._sample(level, bad, seed), *running}):
-            diverged = trial in bad and bad[trial].state == FAILED
+            diverged = trial in bad and bad[trial].state == TrialState.FAILED
             value = valued.get(trial) or (worst if diverged else None)
             runs = trial in pending or (kind == "gp" and trial in waiting)
-            state = TrialState.COMPLETE if value else TrialState.RUNNING if runs else TrialState.PRUNED
+            state = OptunaState.COMPLETE if value else OptunaState.RUNNING if runs else OptunaState.PRUNED
             key = trial, state, level, value and (*value.point, *value.violations.values())
             if key not in self._made:
                 params = (valued.get(trial) or pending.get(trial) or bad[trial]).params
-                violations = value.violations if value else kept if state == TrialState.PRUNED else {}
+                violations = value.violations if value else kept if state == OptunaState.PRUNED else {}
                 self._made[key] = _frozen(space, params, state, value and value.point, violations)
             made.append(self._made[key])
         return [trial for trial in made if trial is not None]
@@ -148,8 +154,11 @@ class Knowledge:
     def _worst(self, level: int) -> Value:
         """The worst that is known at a budget, one by one of objectives and constraints."""
         values = self.values[level].values()
-        return Value({}, tuple(map(min, zip(*(v.point for v in values)))),
-                     {name: max(v.violations[name] for v in values) for name in self.goal.violations({})})
+        return Value(
+            {},
+            tuple(map(min, zip(*(v.point for v in values)))),
+            {name: max(v.violations[name] for v in values) for name in self.goal.violations({})},
+        )
 
     def _sample(self, level: int, bad: dict[int, TrialRecord], seed: int) -> list[int]:
         """All ended trials, or where there are too many the best ones and a random draw of the others."""
@@ -180,8 +189,13 @@ def _frozen(space: Space, params: dict, state: TrialState, point, violations: di
         return None
     searched = {name: params[name] for name in space.searched if name in params}
     distributions = {name: space.params[name].range for name in searched}
-    trial = create_trial(state=state, values=None if point is None else list(point), params=searched,
-                         distributions=distributions, constraints=violations or None)
+    trial = create_trial(
+        state=state,
+        values=None if point is None else list(point),
+        params=searched,
+        distributions=distributions,
+        constraints=violations or None,
+    )
     trial.__class__ = _Shown
     return trial
 
@@ -193,4 +207,3 @@ def propose(space: Space, objectives: int, seen: list[FrozenTrial], sampler) -> 
         study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
         study.add_trials(seen)
         return space.sample(study.ask())
-

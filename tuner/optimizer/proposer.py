@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.optimizer.observations import SEEN, Knowledge, propose
+from tuner.optimizer.observations import SEEN, Observations, propose
 from tuner.optimizer.samplers import (
     OWN_HISTORY,
     describe_sampler,
@@ -34,12 +34,13 @@ from tuner.optimizer.samplers import (
 )
 from tuner.optimizer.study import Record
 from tuner.optimizer.successive_halving import Rungs
-from tuner.results.history import RUNNING, History, TrialRecord
+from tuner.results.history import History, TrialRecord
+from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import start_of
 from tuner.spec.search_spec import SearchSpec
 
 # values at one budget that make a model, in a small space; late starters have none at the early rungs (decisions.md)
-ENOUGH = 8
+MIN_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,17 @@ class Proposal:
 class Proposer:
     """Proposes settings from what the history says, and keeps the recorded study (in ``folder``, or in memory)."""
 
-    def __init__(self, spec: SearchSpec, history: History, rungs: Rungs | None = None, folder: Path | None = None,
-                 warm: Iterable[TrialRecord] = (), *, most: int | None = None, study: str | None = None):
+    def __init__(
+        self,
+        spec: SearchSpec,
+        history: History,
+        rungs: Rungs | None = None,
+        folder: Path | None = None,
+        warm: Iterable[TrialRecord] = (),
+        *,
+        most: int | None = None,
+        study: str | None = None,
+    ):
         """``most``: how many trials it may propose, if not ``spec.trials``; ``study``: the recorded study's name."""
         self.spec, self.space, self.history, self.rungs = spec, spec.search_space(), history, rungs
         self.share = spec.trials if self.space.searched else 1  # nothing to search: the paper's setting once
@@ -67,7 +77,7 @@ class Proposer:
         # written at every start and end; without a folder only for samplers that read it
         recorded = folder is not None or spec.sampler in OWN_HISTORY
         self.record = Record(spec, history, folder, study) if recorded else None
-        self._waiting = [Proposal(t.trial, t.params) for t in history.trials.values() if t.state == RUNNING]
+        self._waiting = [Proposal(t.trial, t.params) for t in history.trials.values() if t.state == TrialState.RUNNING]
         self._lost = [Proposal(n, p) for n, p in self.record.lost.items()] if self.record else []
         if self.ahead and history.trials and not self._lost:
             self._prepare(len(history.trials), self._knowledge(history.before_last_start(), last=history))
@@ -138,17 +148,17 @@ class Proposer:
         """Training is seeded: a setting that was tried can only give the same numbers again."""
         return frozenset(params.items()) in self.known.taken
 
-    def _prepare(self, number: int, known: Knowledge) -> None:
+    def _prepare(self, number: int, known: Observations) -> None:
         if number < self.total:
             self._next = self._worker.submit(self._plan(number, known))
 
-    def _plan(self, number: int, known: Knowledge) -> Callable[[], dict[str, Any]]:
+    def _plan(self, number: int, known: Observations) -> Callable[[], dict[str, Any]]:
         """How proposal ``number`` will be made: what is known is fixed now, the work may be done later."""
         spec, start = self.spec, start_trials(self.share)
         sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.share)
         if spec.sampler == "random":
             return lambda: propose(self.space, len(spec.objectives), [], sampler("random"))
-        least = min(start, ENOUGH)
+        least = min(start, MIN_VALUES)
         level = known.budget(least, max(least, 2 * len(self.space.searched)))
         if spec.sampler == "qmc" or level is None or (number < start and not self.warm):
             return lambda: quasi_random(self.space, spec.seed, number)
@@ -160,10 +170,10 @@ class Proposer:
     def _kind(self, values: int) -> str:
         return model_kind(self.spec.sampler, self.space, len(self.spec.objectives), values, SEEN)
 
-    def _knowledge(self, history: History, last: History | None = None) -> Knowledge:
+    def _knowledge(self, history: History, last: History | None = None) -> Observations:
         """What ``history`` tells; with ``last``, also that the trial it starts last is under way."""
         levels = [*(self.rungs.levels if self.rungs and self.rungs.rule == "asha" else ()), self.spec.max_epochs]
-        known = Knowledge(levels, self.spec.goal, partial(start_of, self.spec))
+        known = Observations(levels, self.spec.goal, partial(start_of, self.spec))
         known.add_past(self.warm)
         known.update(history.trials)
         if last is not None and len(last.trials) > len(history.trials):

@@ -74,6 +74,7 @@ def make_sampler(name: str, *, seed: int, number: int, trials: int) -> BaseSampl
             case "nsga3":
                 return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, min(50, trials // 4)))
             case "gp":
-                return optuna.samplers.GPSampler(seed=own, n_startup_trials=1, deterministic_objective=False,
-                                                 warn_independent_sampling=False)
+                return optuna.samplers.GPSampler(
+                    seed=own, n_startup_trials=1, deterministic_objective=False, warn_independent_sampling=False
+                )
     raise ValueError(f"unknown sampler {name!r}")

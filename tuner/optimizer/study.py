@@ -19,12 +19,14 @@ from typing import Any
 import optuna
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.optimizer.samplers import make_sampler
-from tuner.results.history import FAILED, FULL, RUNNING, History
+from tuner.results.history import History
+from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import WORST
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``
@@ -36,8 +38,10 @@ def open_storage(url: str | None, folder: Path | None):
         try:
             return RDBStorage(url)
         except Exception as error:  # a missing driver, a refused connection, no such host: one sentence each
-            raise UsageError(f"--study-storage {_without_password(url)!r} cannot be opened: "
-                             f"{type(error).__name__}: {_without_password(str(error).splitlines()[0])}") from None
+            raise UsageError(
+                f"--study-storage {_without_password(url)!r} cannot be opened: "
+                f"{type(error).__name__}: {_without_password(str(error).splitlines()[0])}"
+            ) from None
     if folder is None:
         return InMemoryStorage()
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,12 +88,20 @@ class Record:
         self._catch_up(history, _key(folder) if spec.study_storage else None)
 
     def _open(self, name: str) -> optuna.Study:
-        study = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True,
-                                    directions=["maximize"] * len(self.spec.objectives))
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=name,
+            load_if_exists=True,
+            directions=["maximize"] * len(self.spec.objectives),
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([f"{n} ({self.spec.smooth_worst})" if self.spec.smooth_worst and n == WORST else n
-                                    for n in self.spec.objectives])
+            study.set_metric_names(
+                [
+                    f"{n} ({self.spec.smooth_worst})" if self.spec.smooth_worst and n == WORST else n
+                    for n in self.spec.objectives
+                ]
+            )
         return study
 
     def _catch_up(self, history: History, key: str | None) -> None:
@@ -98,7 +110,7 @@ class Record:
         if owner not in (None, key):
             raise self._not_ours()
         unknown = [t for t in recorded if t.number not in history.trials]
-        if any(t.state != TrialState.RUNNING for t in unknown):
+        if any(t.state != OptunaState.RUNNING for t in unknown):
             if owner != key:  # nobody's, from before there were owners
                 raise self._not_ours()
             optuna.delete_study(study_name=self.study.study_name, storage=self.storage)  # our history came back older
@@ -109,12 +121,14 @@ class Record:
         for number, trial in sorted(history.trials.items()):
             if number >= len(recorded):
                 self.start(number, trial.params)
-            if trial.state != RUNNING:
+            if trial.state != TrialState.RUNNING:
                 self.end(number, trial.state, trial.last)
 
     def _not_ours(self) -> UsageError:
-        return UsageError(f"the study {self.study.study_name!r} in that storage belongs to another search; "
-                          "give this one another --name")
+        return UsageError(
+            f"the study {self.study.study_name!r} in that storage belongs to another search; "
+            "give this one another --name"
+        )
 
     def _params(self, trial) -> dict[str, Any]:
         if trial.user_attrs.get("paper"):
@@ -125,9 +139,15 @@ class Record:
         """A proposal is on its way."""
         inside = self.space.contains(params)  # the paper's setting may lie outside the ranges
         searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
-        trial_id = self.storage.create_new_trial(self._study_id, create_trial(
-            state=TrialState.RUNNING, params=searched, distributions={n: self.space.params[n].range for n in searched},
-            user_attrs={"paper": number == 0}))
+        trial_id = self.storage.create_new_trial(
+            self._study_id,
+            create_trial(
+                state=OptunaState.RUNNING,
+                params=searched,
+                distributions={n: self.space.params[n].range for n in searched},
+                user_attrs={"paper": number == 0},
+            ),
+        )
         self._check(number, self.storage.get_trial_number_from_id(trial_id))
 
     @property
@@ -158,8 +178,8 @@ class Record:
             live.set_constraint(name, violation)
         live.set_user_attr("epoch", metrics.get("epoch", 0))
         in_study = bool(trial.params) or not self.space.searched
-        if state == FULL and in_study and not any(map(math.isnan, values)):
+        if state == TrialState.FINISHED and in_study and not any(map(math.isnan, values)):
             self.study.tell(number, values)
             return
         live.set_user_attr("values_at_end", [None if math.isnan(v) else v for v in values])
-        self.study.tell(number, state=TrialState.FAIL if state == FAILED else TrialState.PRUNED)
+        self.study.tell(number, state=OptunaState.FAIL if state == TrialState.FAILED else OptunaState.PRUNED)

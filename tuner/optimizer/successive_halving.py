@@ -108,7 +108,7 @@ class Rung:
         if older not in self._orders:
             trials = [*older, *self._window]
             self._orders[older] = [trials[i] for i in ranked(np.array([self.points[t] for t in trials], dtype=float))]
-        return self._orders[older][:len(self._window) // reduction]
+        return self._orders[older][: len(self._window) // reduction]
 
 
 class Rungs:
@@ -118,8 +118,15 @@ class Rungs:
     the rung has grown. ``rule="median"``: every level stops whoever is below the median of the others (one objective).
     """
 
-    def __init__(self, at: Iterable[int], reduction: int = 3, on_rung: str = STOP, *, rule: str = "asha",
-                 protected: Iterable[int] = (0,)):
+    def __init__(
+        self,
+        at: Iterable[int],
+        reduction: int = 3,
+        on_rung: str = STOP,
+        *,
+        rule: str = "asha",
+        protected: Iterable[int] = (0,),
+    ):
         self.rungs = {level: Rung(level) for level in sorted(at)}
         self.reduction, self.on_rung, self.rule, self.protected = reduction, on_rung, rule, set(protected)
         self.paused: dict[int, int] = {}  # trial -> the level where it waits
@@ -191,7 +198,7 @@ class Rungs:
                 self.note(record.trial, metrics["epoch"], point(metrics), start(record.params))
             passed = [level for level in self.levels if level < record.last.get("epoch", 0)]
             self._promoted[record.trial] = max(passed, default=0)
-            if record.state != "running":
+            if record.state.ended:
                 self.forget(record.trial)
         return self
 

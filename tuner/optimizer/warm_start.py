@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.results.history import FULL, History, TrialRecord
+from tuner.results.history import History, TrialRecord
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 # What must agree for a value of the earlier search to be a value of this one.
@@ -25,8 +26,10 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
     if not spec.warm_start or _kept(home.search(spec.search_name)).exists():
         return
     if spec.sampler not in _LEARN:
-        raise UsageError(f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
-                         f"one of: {', '.join(_LEARN)}")
+        raise UsageError(
+            f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
+            f"one of: {', '.join(_LEARN)}"
+        )
     theirs, history = load_search(home, spec.warm_start)
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
     if theirs.identity().get("trunk") != spec.identity().get("trunk"):  # at:N changes values, auto and none do not
@@ -36,12 +39,15 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
     there, here = theirs.shown_space(), spec.shown_space()
     if set(there.searched) != set(here.searched):
-        raise UsageError(f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there.searched)} there, "
-                         f"{', '.join(here.searched)} here")
+        raise UsageError(
+            f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there.searched)} there, "
+            f"{', '.join(here.searched)} here"
+        )
     if there.fixed != here.fixed:  # by --fix or by --space
-        raise UsageError(f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, "
-                         f"{here.fixed} here")
-    if not history.with_state(FULL):
+        raise UsageError(
+            f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, {here.fixed} here"
+        )
+    if not history.with_state(TrialState.FINISHED):
         raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
 
 
@@ -55,7 +61,7 @@ def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]
         aside = kept.with_suffix(".tmp")
         shutil.copy(home.search(spec.warm_start) / "history.jsonl", aside)
         aside.replace(kept)
-    return History(kept.parent).with_state(FULL)
+    return History(kept.parent).with_state(TrialState.FINISHED)
 
 
 def _kept(folder: Path) -> Path:

@@ -212,7 +212,7 @@ def _gpus_here() -> Row:
         f"{count}"
         if done.returncode == 0
         else f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without "
-             "--gpus-per-trial",
+        "--gpus-per-trial",
     )
 
 

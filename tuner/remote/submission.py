@@ -23,7 +23,7 @@ from typing import Any
 
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_instance import GROWS
-from tuner.execution.resources import lacking
+from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.spec.search_spec import SearchSpec
@@ -115,7 +115,7 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
         time.sleep(POLL_S)
     if not rows:
         raise ClusterError(f"the cluster at {cluster.address} has no living node; look at `ray status` on its head")
-    wrong = lacking(spec, [node["resources_total"] for node in rows])
+    wrong = unsatisfiable_resources(spec, [node["resources_total"] for node in rows])
     if wrong and not cluster.may_grow():
         raise ClusterError(f"{cluster.address}: {wrong}", 2)
 
@@ -130,8 +130,10 @@ def check_travels(spec: SearchSpec) -> None:
             "which every node of the cluster sees it"
         )
     if spec.study_storage and _SECRET.search(spec.study_storage):
-        raise UsageError("--study-storage holds a password, and a job's spec can be read by everyone on the cluster; "
-                         "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass)")
+        raise UsageError(
+            "--study-storage holds a password, and a job's spec can be read by everyone on the cluster; "
+            "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass)"
+        )
     check_storage_travels(spec.storage)
     check_storage_travels(path if "://" in path else None)
 
@@ -143,8 +145,9 @@ def check_storage_travels(storage: str | None) -> None:
     from trainables.storage import absolute_storage
 
     if "://" not in storage and not storage.startswith(("/", "~")):
-        raise UsageError(f"--storage {storage!r} is relative; on a cluster it is a URL, or an absolute path that every "
-                         "node sees")
+        raise UsageError(
+            f"--storage {storage!r} is relative; on a cluster it is a URL, or an absolute path that every node sees"
+        )
     try:
         absolute_storage(storage)
     except ValueError as error:
@@ -217,8 +220,11 @@ def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str
                 if show:
                     print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
             if time.monotonic() - silent_since > AWAY_S:
-                raise ClusterError(f"{error}; the job may go on: `tuner logs {job_id} -f --address {cluster.address}` "
-                                   "follows it again", error.exit_code) from None
+                raise ClusterError(
+                    f"{error}; the job may go on: `tuner logs {job_id} -f --address {cluster.address}` "
+                    "follows it again",
+                    error.exit_code,
+                ) from None
             row = {"state": "unknown"}
         if row["state"] in ENDED:
             if show and not stream.text and row["message"]:

@@ -87,16 +87,21 @@ def _check_comparable(found: Sequence[tuple[str, SearchSpec, History]]) -> None:
     for name, other, _ in found[1:]:
         for what, value in _conditions(other).items():
             if value != said[what]:
-                raise UsageError(f"searches {first!r} and {name!r} cannot be overlaid: "
-                                 f"{what} {said[what]!r} and {value!r}")
+                raise UsageError(
+                    f"searches {first!r} and {name!r} cannot be overlaid: {what} {said[what]!r} and {value!r}"
+                )
 
 
 def _conditions(spec: SearchSpec) -> dict[str, Any]:
     training, searched = spec.training(), spec.shown_space().searched
-    return {"dataset": spec.dataset, "imbalance": spec.imbalance, "split": SPLIT,
-            "objectives": ", ".join(spec.objectives),
-            "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
-            "attack steps of the evaluation": training.eval_attack}
+    return {
+        "dataset": spec.dataset,
+        "imbalance": spec.imbalance,
+        "split": SPLIT,
+        "objectives": ", ".join(spec.objectives),
+        "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
+        "attack steps of the evaluation": training.eval_attack,
+    }
 
 
 def _grouped(found: Sequence[tuple[str, SearchSpec, History]]) -> list[Group]:
@@ -153,8 +158,16 @@ def cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
     for group in found.groups:
         held = ", ".join(f"{low:.3f} .. {high:.3f}" if low else f"up to {high:.3f}" for low, high in group.holds)
         trials = ", ".join(f"{name} {row['trial']}" for name, row in group.on_front)
-        rows.append([group.label, ", ".join(name for name, *_ in group.searches), mean_std(group.hypervolumes),
-                     f"{group.adds:.4f}", held or "-", trials or "-"])
+        rows.append(
+            [
+                group.label,
+                ", ".join(name for name, *_ in group.searches),
+                mean_std(group.hypervolumes),
+                f"{group.adds:.4f}",
+                held or "-",
+                trials or "-",
+            ]
+        )
     shown = [i for i in range(len(header)) if two or i != 4]
     return [header[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
@@ -167,28 +180,42 @@ def mean_std(values: list[float]) -> str:
 def sentences(found: Overlay) -> list[str]:
     """How to read the table, and what to beware of."""
     first, *rest = (SHORT.get(n, n) for n in found.objectives)
-    lines = [f"Hypervolume from the common reference point ({', '.join('0' for _ in found.objectives)}); the combined "
-             f"front has {found.hypervolume:.4f}. \"Adds\": what of it no other method attains."]
+    lines = [
+        f"Hypervolume from the common reference point ({', '.join('0' for _ in found.objectives)}); the combined "
+        f'front has {found.hypervolume:.4f}. "Adds": what of it no other method attains.'
+    ]
     if len(found.objectives) == 2:
         lines.append(f"A method holds the range of {first} for which its trial has the best {rest[0]}.")
     seeds = {tuple(sorted(spec.seed for _, spec, *_ in g.searches)) for g in found.groups}
     if max(map(len, seeds)) > 1:
         lines.append("± is the standard deviation over seeds.")
     if len(seeds) > 1:
-        lines.append("The methods ran with different seeds, so on different validation images, and more seeds are more "
-                     "chances to be on the combined front.")
+        lines.append(
+            "The methods ran with different seeds, so on different validation images, and more seeds are more "
+            "chances to be on the combined front."
+        )
     budgets = {spec.max_epochs for g in found.groups for _, spec, *_ in g.searches}
     if len(budgets) > 1:
         lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs): not an equal contest.")
-    return lines + [f"All values are of split {SPLIT}, by which these trials were selected; `tuner verify` tests them "
-                    "on other images."]
+    return lines + [
+        f"All values are of split {SPLIT}, by which these trials were selected; `tuner verify` tests them "
+        "on other images."
+    ]
 
 
 def combined_cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
     """One row for each trial of the combined front."""
     names = list(dict.fromkeys([*found.objectives, "clean_acc"]))
-    rows = [[row["method"], row["search"], str(row["trial"]), *(fraction(row.get(n)) for n in names),
-             " ".join(f"{k}={short(v)}" for k, v in row["params"].items())] for row in found.combined]
+    rows = [
+        [
+            row["method"],
+            row["search"],
+            str(row["trial"]),
+            *(fraction(row.get(n)) for n in names),
+            " ".join(f"{k}={short(v)}" for k, v in row["params"].items()),
+        ]
+        for row in found.combined
+    ]
     return ["method", "search", "trial", *(SHORT.get(n, n) for n in names), "parameters"], rows
 
 
@@ -198,8 +225,14 @@ def as_json(found: Overlay) -> dict[str, dict[str, Any]]:
     for group in found.groups:
         for name, spec, _, front in group.searches:
             mine = said.setdefault(name, {"combined_hypervolume": found.hypervolume, "methods": []})
-            mine["methods"].append({
-                "method": group.label, "seed": spec.seed, "hypervolume": front.hypervolume, "adds": group.adds,
-                "holds": [list(part) for part in group.holds],
-                "on_combined_front": [row["trial"] for where, row in group.on_front if where == name]})
+            mine["methods"].append(
+                {
+                    "method": group.label,
+                    "seed": spec.seed,
+                    "hypervolume": front.hypervolume,
+                    "adds": group.adds,
+                    "holds": [list(part) for part in group.holds],
+                    "on_combined_front": [row["trial"] for where, row in group.on_front if where == name],
+                }
+            )
     return said

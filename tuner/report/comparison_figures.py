@@ -15,8 +15,14 @@ from tuner.results.pareto import Front
 
 # One look for each method. The cycles have different lengths: 60 methods before two look the same, without colour 12.
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, BLACK)
-SHAPES = (("circle", "o"), ("triangle-up", "^"), ("square", "s"), ("diamond", "D"), ("triangle-down", "v"),
-          ("hexagon", "h"))
+SHAPES = (
+    ("circle", "o"),
+    ("triangle-up", "^"),
+    ("square", "s"),
+    ("diamond", "D"),
+    ("triangle-down", "v"),
+    ("hexagon", "h"),
+)
 IN_PNG = 6  # methods with parameters and bars of their own in the PNG; the page has all
 
 
@@ -37,40 +43,57 @@ def picture_data(found: Overlay) -> dict:
     every = Front(found.objectives, tuple(found.combined))
     knee = every.knee() if every.rows else None
     title, line = _headline(found)
-    return {**data, "title": title, "line": line, "gain": " ".join(sentences(found)), "table": cells(found),
-            "empty": not found.combined, "styles": styles, "overlay": True,
-            "bands": [band for _, bands in surfaces for band in bands], "stairs": [stair for stair, _ in surfaces],
-            "picked": f"{knee['search']} {knee['trial']}" if knee else None,
-            "methods": [{"name": g.label, "searched": search_axes(g.searches[0][1])} for g in found.groups]}
+    return {
+        **data,
+        "title": title,
+        "line": line,
+        "gain": " ".join(sentences(found)),
+        "table": cells(found),
+        "empty": not found.combined,
+        "styles": styles,
+        "overlay": True,
+        "bands": [band for _, bands in surfaces for band in bands],
+        "stairs": [stair for stair, _ in surfaces],
+        "picked": f"{knee['search']} {knee['trial']}" if knee else None,
+        "methods": [{"name": g.label, "searched": search_axes(g.searches[0][1])} for g in found.groups],
+    }
 
 
 def _headline(found: Overlay) -> tuple[str, str]:
     """Methods and data; split, budget, attack."""
     specs = [spec for g in found.groups for _, spec, *_ in g.searches]
     first, training = specs[0], specs[0].training()
-    models, budgets = (", ".join(dict.fromkeys(map(str, values))) for values in
-                       ([s.model for s in specs], [s.max_epochs for s in specs]))
+    models, budgets = (
+        ", ".join(dict.fromkeys(map(str, values)))
+        for values in ([s.model for s in specs], [s.max_epochs for s in specs])
+    )
     eps = EPS_SEARCHED if "eps" in first.shown_space().searched else f"{training.eps:.3g}"
     names = ", ".join(g.label + (f", {len(g.searches)} seeds" if len(g.searches) > 1 else "") for g in found.groups)
-    return (f"{len(found.groups)} method{'s' if len(found.groups) > 1 else ''} on {first.dataset}, imbalance "
-            f"{first.imbalance}, model {models}",
-            f"{names} · split {SPLIT} · budget {budgets} epochs, trials of full budget alone · L-inf attack, eps {eps} "
-            f"of a pixel range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD")
+    return (
+        f"{len(found.groups)} method{'s' if len(found.groups) > 1 else ''} on {first.dataset}, imbalance "
+        f"{first.imbalance}, model {models}",
+        f"{names} · split {SPLIT} · budget {budgets} epochs, trials of full budget alone · L-inf attack, eps {eps} "
+        f"of a pixel range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD",
+    )
 
 
 def _styles(i: int, group: Group) -> dict[str, dict]:
     colour, (symbol, marker) = COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]
-    return {f"{i} front": style(f"{group.label}: front", colour, symbol, marker, 11, group=group.label),
-            f"{i} rest": style(f"{group.label}: other trials", colour, symbol, marker, 6, group=group.label,
-                               opacity=0.35, legend=False)}
+    return {
+        f"{i} front": style(f"{group.label}: front", colour, symbol, marker, 11, group=group.label),
+        f"{i} rest": style(
+            f"{group.label}: other trials", colour, symbol, marker, 6, group=group.label, opacity=0.35, legend=False
+        ),
+    }
 
 
 def _surface(i: int, group: Group, limits: list[list[float]]) -> tuple[dict, list[dict]]:
     """The stairs that most of the group's seeds attain; between those that one and those that all attain, a band."""
     fronts = [[tuple(row[n] for n in front.objectives) for row in front.rows] for *_, front in group.searches]
     number, look = len(fronts), {"colour": COLOURS[i % len(COLOURS)], "group": group.label}
-    name = group.label + (f": attained by {most(number)} of {number} seeds (band: 1 to {number})" if number > 1
-                          else ": attained")
+    name = group.label + (
+        f": attained by {most(number)} of {number} seeds (band: 1 to {number})" if number > 1 else ": attained"
+    )
     xs, ys = staircase(attained(fronts, most(number)), limits)
     stair = {"x": xs, "y": ys, "name": name, "dash": list(DASHES)[i % len(DASHES)], "legend": True, **look}
     if number == 1:
@@ -121,9 +144,16 @@ def _draw_classes(axes, found: Overlay) -> None:
     hatches = ("", "//", "..", "xx", "\\\\", "--")
     width = 0.8 / max(1, len(shown[:IN_PNG]))
     for k, (i, label, values) in enumerate(shown[:IN_PNG]):
-        axes.bar([x + (k - (len(shown[:IN_PNG]) - 1) / 2) * width for x in range(len(classes))],
-                 [values.get(c, math.nan) for c in classes], width, label=label, color=COLOURS[i % len(COLOURS)],
-                 hatch=hatches[k], edgecolor="white", alpha=0.85)
+        axes.bar(
+            [x + (k - (len(shown[:IN_PNG]) - 1) / 2) * width for x in range(len(classes))],
+            [values.get(c, math.nan) for c in classes],
+            width,
+            label=label,
+            color=COLOURS[i % len(COLOURS)],
+            hatch=hatches[k],
+            edgecolor="white",
+            alpha=0.85,
+        )
     axes.set_xticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("class, at each method's knee", fontsize=9)
     axes.set_ylabel(f"robust accuracy on {SPLIT}\n(fraction)", fontsize=9)

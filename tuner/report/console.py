@@ -82,8 +82,12 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     write_files(files, found, over)
     if as_json:
         more = by_search(over) if over else {}
-        print_json([front_json(spec, name, home, history) | ({"overlay": more[name]} if more else {})
-                    for name, spec, history in found])
+        print_json(
+            [
+                front_json(spec, name, home, history) | ({"overlay": more[name]} if more else {})
+                for name, spec, history in found
+            ]
+        )
         return
     _show_overlay(over) if over else _show_one_front(home, *found[0])
     for path in files.values():
@@ -148,9 +152,16 @@ def show_searches(home: Home, as_json: bool) -> None:
             print(error, file=sys.stderr)
             continue
         created = min((t.started for t in history.trials.values()), default=None)
-        rows.append({"search": name, "method": spec.method_names, "dataset": spec.dataset,
-                     "state": state_of(spec, history), "trials": len(history.trials),
-                     "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created))})
+        rows.append(
+            {
+                "search": name,
+                "method": spec.method_names,
+                "dataset": spec.dataset,
+                "state": state_of(spec, history),
+                "trials": len(history.trials),
+                "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created)),
+            }
+        )
     if as_json:
         print_json(rows)
         return
@@ -164,8 +175,10 @@ def show_searches(home: Home, as_json: bool) -> None:
 
 def method_json(name: str) -> dict[str, Any]:
     space = METHODS[name]
-    params = [{"name": p.name, "default": p.default, "range": describe(p.range), "doc": p.doc, "when": _when(p)}
-              for p in params_of(space.Params).values()]
+    params = [
+        {"name": p.name, "default": p.default, "range": describe(p.range), "doc": p.doc, "when": _when(p)}
+        for p in params_of(space.Params).values()
+    ]
     return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params}
 
 

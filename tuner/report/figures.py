@@ -1,4 +1,4 @@
-"""What the pictures of fronts show, as plain values, and the interactive page; `tuner.report.png` draws the same as a PNG."""
+"""What the pictures of fronts show, as plain values; the page and the PNG draw the same."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tuner.report.format import fraction, per_class, short
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
 from tuner.results.fronts import counts, front_of, paper_row
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.results.history import History, TrialRecord
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 AXIS = {
@@ -24,19 +25,36 @@ AXIS = {
 }
 
 
-def style(name: str, colour: str, symbol: str, marker: str, size: int, *, group: str = "", opacity: float = 1.0,
-          legend: bool = True) -> dict:
+def style(
+    name: str,
+    colour: str,
+    symbol: str,
+    marker: str,
+    size: int,
+    *,
+    group: str = "",
+    opacity: float = 1.0,
+    legend: bool = True,
+) -> dict:
     """How a group of points looks; ``symbol`` is plotly's name and ``marker`` matplotlib's of the same shape."""
-    return {"name": name, "colour": colour, "symbol": symbol, "marker": marker, "size": size, "group": group or name,
-            "opacity": opacity, "legend": legend}
+    return {
+        "name": name,
+        "colour": colour,
+        "symbol": symbol,
+        "marker": marker,
+        "size": size,
+        "group": group or name,
+        "opacity": opacity,
+        "legend": legend,
+    }
 
 
 STYLES = {
     "front": style("Pareto front", BLUE, "circle", "o", 12),
-    FULL: style("full budget", GREY, "circle", "o", 8),
-    STOPPED: style("stopped early (last epoch)", ORANGE, "triangle-down-open", "v", 8),
-    RUNNING: style("not finished (last epoch)", GREEN, "diamond-open", "D", 8),
-    FAILED: style("failed (last epoch)", VERMILLION, "x-thin-open", "x", 8),
+    TrialState.FINISHED: style("full budget", GREY, "circle", "o", 8),
+    TrialState.STOPPED: style("stopped early (last epoch)", ORANGE, "triangle-down-open", "v", 8),
+    TrialState.RUNNING: style("not finished (last epoch)", GREEN, "diamond-open", "D", 8),
+    TrialState.FAILED: style("failed (last epoch)", VERMILLION, "x-thin-open", "x", 8),
 }
 
 
@@ -51,12 +69,29 @@ def picture_data(history: History, spec: SearchSpec) -> dict:
     data = frame_data(spec.objectives, points)
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
     xs, ys = staircase(corners, data["range"])
-    return {**data, "title": title, "line": f"{line} · {counts(history)}", "gain": gain(front, paper),
-            "empty": not front.rows, "styles": STYLES, "bands": [], "table": None,
-            "stairs": [{"x": xs, "y": ys, "name": "attained by the front", "colour": BLUE, "dash": "solid",
-                        "group": "stairs", "legend": True}],
-            "picked": str(front.knee()["trial"]) if front.rows else None,
-            "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes]}
+    return {
+        **data,
+        "title": title,
+        "line": f"{line} · {counts(history)}",
+        "gain": gain(front, paper),
+        "empty": not front.rows,
+        "styles": STYLES,
+        "bands": [],
+        "table": None,
+        "stairs": [
+            {
+                "x": xs,
+                "y": ys,
+                "name": "attained by the front",
+                "colour": BLUE,
+                "dash": "solid",
+                "group": "stairs",
+                "legend": True,
+            }
+        ],
+        "picked": str(front.knee()["trial"]) if front.rows else None,
+        "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes],
+    }
 
 
 def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
@@ -75,26 +110,49 @@ def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str,
         x, y = (found.get(name) for name in axes)
         if _finite(x) and _finite(y):
             is_paper = record.trial in papers
-            points.append({
-                "id": f"{search} {record.trial}".strip(), "search": search, "trial": record.trial,
-                "method": spec.methods.index(record.method) if record.method in spec.methods else 0,
-                "x": x, "y": y, "std": std and [std[name] for name in axes], "state": record.state,
-                "full": record.state == FULL, "front": record.trial in on_front, "paper": is_paper,
-                "params": record.params, "robust": per_class(found),
-                "text": _hover(history, record, spec, search, record.trial in on_front, is_paper)})
+            points.append(
+                {
+                    "id": f"{search} {record.trial}".strip(),
+                    "search": search,
+                    "trial": record.trial,
+                    "method": spec.methods.index(record.method) if record.method in spec.methods else 0,
+                    "x": x,
+                    "y": y,
+                    "std": std and [std[name] for name in axes],
+                    "state": record.state,
+                    "full": record.state == TrialState.FINISHED,
+                    "front": record.trial in on_front,
+                    "paper": is_paper,
+                    "params": record.params,
+                    "robust": per_class(found),
+                    "text": _hover(history, record, spec, search, record.trial in on_front, is_paper),
+                }
+            )
     return points
 
 
 def frame_data(objectives: tuple[str, ...], points: list[dict]) -> dict:
     """Axes and limits of the picture of these points."""
     x_name, y_name = plane(objectives)
-    note = "" if len(objectives) == 2 else (
-        f"The search has {len(objectives)} objectives ({', '.join(objectives)}); "
-        f"the picture shows {x_name} and {y_name}, so a front member may look dominated here.")
-    return {"x": x_name, "y": y_name, "axis": [AXIS.get(x_name, x_name), AXIS.get(y_name, y_name)], "points": points,
-            "range": [_range([p["x"] for p in points]), _range([p["y"] for p in points])], "note": note,
-            "two": len(objectives) == 2, "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY},
-            "paramRange": _range([p[a] for p in points for a in "xy" if p["full"]])}
+    note = (
+        ""
+        if len(objectives) == 2
+        else (
+            f"The search has {len(objectives)} objectives ({', '.join(objectives)}); "
+            f"the picture shows {x_name} and {y_name}, so a front member may look dominated here."
+        )
+    )
+    return {
+        "x": x_name,
+        "y": y_name,
+        "axis": [AXIS.get(x_name, x_name), AXIS.get(y_name, y_name)],
+        "points": points,
+        "range": [_range([p["x"] for p in points]), _range([p["y"] for p in points])],
+        "note": note,
+        "two": len(objectives) == 2,
+        "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY},
+        "paramRange": _range([p[a] for p in points for a in "xy" if p["full"]]),
+    }
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:
@@ -107,13 +165,23 @@ def _param_axis(param) -> dict:
     """The searched range as an axis: limits as plotly takes them, three ticks, or one for each choice."""
     dist = param.range
     if isinstance(dist, CategoricalDistribution):
-        return {"name": param.name, "choice": True, "log": False, "range": [-0.5, len(dist.choices) - 0.5],
-                "ticks": [[str(c), str(c)] for c in dist.choices]}
+        return {
+            "name": param.name,
+            "choice": True,
+            "log": False,
+            "range": [-0.5, len(dist.choices) - 0.5],
+            "ticks": [[str(c), str(c)] for c in dist.choices],
+        }
     middle = math.sqrt(dist.low * dist.high) if dist.log else (dist.low + dist.high) / 2
     low, high = (math.log10(dist.low), math.log10(dist.high)) if dist.log else (dist.low, dist.high)
     pad = 0.05 * (high - low) or 0.5
-    return {"name": param.name, "choice": False, "log": dist.log, "range": [low - pad, high + pad],
-            "ticks": [[v, short(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))]}
+    return {
+        "name": param.name,
+        "choice": False,
+        "log": dist.log,
+        "range": [low - pad, high + pad],
+        "ticks": [[v, short(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
+    }
 
 
 def _finite(value) -> bool:
@@ -129,8 +197,10 @@ def _range(values: list[float]) -> list[float]:
 def _hover(history: History, record: TrialRecord, spec: SearchSpec, search: str, on_front: bool, is_paper: bool) -> str:
     state = "on the front" if on_front else STYLES[record.state]["name"]
     name = html.escape(f"{search} trial {record.trial}".strip())
-    lines = [f"<b>{name}</b> ({state}{', the paper’s setting' if is_paper else ''})",
-             f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}"]
+    lines = [
+        f"<b>{name}</b> ({state}{', the paper’s setting' if is_paper else ''})",
+        f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
+    ]
     row, names = history.row(record.trial, spec.objectives), dict.fromkeys([*spec.objectives, "clean_acc"])
     std = row.get("std", {})
     lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
@@ -150,5 +220,3 @@ def staircase(corners: list[tuple[float, float]], limits: list[list[float]]) -> 
         xs += [x, x]
         ys += [y, best[i + 1][1] if i + 1 < len(best) else bottom]
     return xs, ys
-
-

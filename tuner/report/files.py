@@ -19,13 +19,27 @@ def front_parquet(history: History, spec: SearchSpec) -> bytes:
     import pyarrow.parquet as pq
 
     metrics = list(dict.fromkeys([*spec.objectives, "clean_acc"]))
-    rows = [{"trial": r["trial"], "epoch": r["epoch"], **{n: r[n] for n in metrics},
-             "method": r["method"], "split": SPLIT, "budget": spec.max_epochs,
-             **{f"param/{k}": v for k, v in r["params"].items()},
-             **{f"robust_acc/{k}": v for k, v in per_class(history.judged(r["trial"])).items()}}
-            for r in front_of(history, spec).rows]
-    types = {"trial": pa.int64(), "epoch": pa.int64(), **dict.fromkeys(metrics, pa.float64()),
-             "method": pa.string(), "split": pa.string(), "budget": pa.int64()}
+    rows = [
+        {
+            "trial": r["trial"],
+            "epoch": r["epoch"],
+            **{n: r[n] for n in metrics},
+            "method": r["method"],
+            "split": SPLIT,
+            "budget": spec.max_epochs,
+            **{f"param/{k}": v for k, v in r["params"].items()},
+            **{f"robust_acc/{k}": v for k, v in per_class(history.judged(r["trial"])).items()},
+        }
+        for r in front_of(history, spec).rows
+    ]
+    types = {
+        "trial": pa.int64(),
+        "epoch": pa.int64(),
+        **dict.fromkeys(metrics, pa.float64()),
+        "method": pa.string(),
+        "split": pa.string(),
+        "budget": pa.int64(),
+    }
     names = list(dict.fromkeys([*types, *(k for row in rows for k in row)]))
     columns = {n: _column([row.get(n) for row in rows], types.get(n)) for n in names}
     sink = pa.BufferOutputStream()
@@ -59,8 +73,11 @@ def write_files(files: dict[str, Path], found: list[tuple[str, SearchSpec, Histo
         from tuner.report.comparison_figures import picture_data as overlay_data
 
         data = overlay_data(over)
-    makers = {"html": lambda: front_page(data), "png": lambda: overlay_png(over, data) if over else png(data),
-              "parquet": lambda: trials_parquet({name: history for name, _, history in found})}
+    makers = {
+        "html": lambda: front_page(data),
+        "png": lambda: overlay_png(over, data) if over else png(data),
+        "parquet": lambda: trials_parquet({name: history for name, _, history in found}),
+    }
     for kind, path in files.items():
         try:
             write_atomically(path.absolute(), makers[kind]())

@@ -12,8 +12,13 @@ LABELS = {
     "clean_acc": "clean accuracy",
     "worst_class_clean_acc": "worst-class clean accuracy",
 }
-SHORT = {"robust_acc": "average", "worst_class_robust_acc": "worst class", "tail_robust_acc": "tail",
-         "clean_acc": "clean", "worst_class_clean_acc": "worst clean"}
+SHORT = {
+    "robust_acc": "average",
+    "worst_class_robust_acc": "worst class",
+    "tail_robust_acc": "tail",
+    "clean_acc": "clean",
+    "worst_class_clean_acc": "worst clean",
+}
 
 
 def short(value: Any) -> str:
@@ -33,7 +38,7 @@ def fraction(value: float | None) -> str:
 def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:
     """Class name to accuracy."""
     prefix = metric + "/"
-    found = {k[len(prefix):]: v for k, v in metrics.items() if k.startswith(prefix)}
+    found = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix)}
     return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
 
 

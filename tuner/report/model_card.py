@@ -13,25 +13,25 @@ def card(about: dict[str, Any]) -> str:
     params = ", ".join(f"`{k}` = {short(v)}" for k, v in about["params"].items()) or "none"
     size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
     weights = "the average over training" if about["weights"] == "average" else "those after the last epoch"
-    return f"""# {head}: trial {about['trial']} of `{about['search']}`
+    return f"""# {head}: trial {about["trial"]} of `{about["search"]}`
 
-An adversarially trained image classifier ({about['architecture']['model']}, {len(classes)} classes, images
-{'x'.join(map(str, shape))}), picked as `{about['pick']}` from a Pareto front of average against worst-class robust
+An adversarially trained image classifier ({about["architecture"]["model"]}, {len(classes)} classes, images
+{"x".join(map(str, shape))}), picked as `{about["pick"]}` from a Pareto front of average against worst-class robust
 accuracy.
 
-Method parameters: {params}. Trained for {about['epochs']} epochs, seed {data['seed']}, L-inf radius
-{data.get('eps', 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
-Code {about['code']}, torch {about['torch']}.
+Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, L-inf radius
+{data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
+Code {about["code"]}, torch {about["torch"]}.
 
 ## Accuracy
 
-{_table(about['metrics'])}
+{_table(about["metrics"])}
 
-`average` is the mean over classes. {_which(about['metrics'])}
+`average` is the mean over classes. {_which(about["metrics"])}
 
 ### Per class
 
-{_per_class(about['metrics'][-1])}
+{_per_class(about["metrics"][-1])}
 
 ## Use
 
@@ -56,7 +56,7 @@ With this project installed, from the safetensors file (a module with `features`
 from trainables.saved import load_model as load
 ```
 
-Classes, in order: {', '.join(f'`{c}`' for c in classes)}.
+Classes, in order: {", ".join(f"`{c}`" for c in classes)}.
 """
 
 
@@ -67,16 +67,19 @@ def _table(metrics: list[dict]) -> str:
         if "ci" in m:
             low, high = m["ci"]["worst_class_robust_acc"]
             worst += f" (corrected {m['worst_class_robust_acc_corrected']:.3f}, 95 % {low:.3f} .. {high:.3f})"
-        lines.append(f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} "
-                     f"| {m['clean_acc']:.3f} |")
+        lines.append(
+            f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} "
+            f"| {m['clean_acc']:.3f} |"
+        )
     return "\n".join(lines)
 
 
 def _which(metrics: list[dict]) -> str:
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
-        return ("The search saw `val` alone; `test` was opened for `tuner verify` only."
-                + "".join(f" **Alarm: {a}.**" for a in alarms))
+        return "The search saw `val` alone; `test` was opened for `tuner verify` only." + "".join(
+            f" **Alarm: {a}.**" for a in alarms
+        )
     return "**Not verified on `test` yet**: these are the numbers the model was selected by, so they flatter it."
 
 

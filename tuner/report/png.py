@@ -37,7 +37,7 @@ def draw_methods(figure, grid, data: dict, shown: Sequence[int], *, first: int, 
     """What the parameters of each method buy, from row ``first`` of the grid on."""
     for number in shown:
         method = data["methods"][number]
-        for i, param in enumerate(method["searched"][:most * COLUMNS]):
+        for i, param in enumerate(method["searched"][: most * COLUMNS]):
             axes = figure.add_subplot(grid[first + i // COLUMNS, i % COLUMNS])
             draw_param(axes, data, param, legend=i == 0, method=number)
             if i == 0 and len(data["methods"]) > 1:
@@ -65,26 +65,51 @@ def draw_front(axes, data: dict) -> None:
     for band in data["bands"]:
         axes.fill(band["x"], band["y"], color=band["colour"], alpha=0.15, linewidth=0)
     for stair in data["stairs"]:
-        axes.plot(stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=1.5,
-                  zorder=1)
+        axes.plot(
+            stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=1.5, zorder=1
+        )
     for name, look in reversed(data["styles"].items()):
         some = [p for p in data["points"] if p["style"] == name]
         if some:
             colour, marker = look["colour"], look["marker"]
             hollow = look["symbol"].endswith("open") and marker != "x"
-            axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=look["size"] * 5, marker=marker, zorder=2,
-                         label=look["name"] if look["legend"] else None, alpha=look["opacity"],
-                         facecolors="none" if hollow else colour, edgecolors=None if marker == "x" else colour)
-            axes.errorbar([p["x"] for p in some if p["std"]], [p["y"] for p in some if p["std"]], linestyle="none",
-                          xerr=[p["std"][0] for p in some if p["std"]], yerr=[p["std"][1] for p in some if p["std"]],
-                          ecolor=colour, elinewidth=1, capsize=2, zorder=1)
+            axes.scatter(
+                [p["x"] for p in some],
+                [p["y"] for p in some],
+                s=look["size"] * 5,
+                marker=marker,
+                zorder=2,
+                label=look["name"] if look["legend"] else None,
+                alpha=look["opacity"],
+                facecolors="none" if hollow else colour,
+                edgecolors=None if marker == "x" else colour,
+            )
+            axes.errorbar(
+                [p["x"] for p in some if p["std"]],
+                [p["y"] for p in some if p["std"]],
+                linestyle="none",
+                xerr=[p["std"][0] for p in some if p["std"]],
+                yerr=[p["std"][1] for p in some if p["std"]],
+                ecolor=colour,
+                elinewidth=1,
+                capsize=2,
+                zorder=1,
+            )
     for p in data["points"]:
         axes.annotate(p["label"], (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
     papers = [p for p in data["points"] if p["paper"]]
     if papers:
-        axes.scatter([p["x"] for p in papers], [p["y"] for p in papers], marker="*", s=260, facecolors="none",
-                     edgecolors="black", linewidths=1.3, zorder=3,
-                     label="the papers' settings" if len(papers) > 1 else "the paper's setting")
+        axes.scatter(
+            [p["x"] for p in papers],
+            [p["y"] for p in papers],
+            marker="*",
+            s=260,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=1.3,
+            zorder=3,
+            label="the papers' settings" if len(papers) > 1 else "the paper's setting",
+        )
     axes.set(xlabel=data["axis"][0], ylabel=data["axis"][1], xlim=data["range"][0], ylim=data["range"][1])
     axes.grid(alpha=0.3)
     if data["empty"]:
@@ -108,7 +133,7 @@ def draw_param(axes, data: dict, param: dict, *, legend: bool, method: int = 0) 
             axes.set_xscale("log")
         axes.set_xticks([v for v, _ in param["ticks"]], [t for _, t in param["ticks"]])
         axes.minorticks_off()
-    axes.set(xlim=[10 ** v for v in param["range"]] if param["log"] else param["range"], ylim=data["paramRange"])
+    axes.set(xlim=[10**v for v in param["range"]] if param["log"] else param["range"], ylim=data["paramRange"])
     axes.set_xlabel(param["name"], fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
@@ -122,8 +147,10 @@ def draw_parallel(axes, data: dict, method: int) -> None:
 
     searched, nowhere = data["methods"][method]["searched"], -0.15
     some = [p for p in data["points"] if p["full"] and p["method"] == method]
-    ends = [{"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False,
-             "log": False} for key, limits in zip("xy", data["range"])]
+    ends = [
+        {"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False, "log": False}
+        for key, limits in zip("xy", data["range"])
+    ]
     low, high = data["range"][1]
 
     def height(param: dict, value) -> float:
@@ -135,16 +162,30 @@ def draw_parallel(axes, data: dict, method: int) -> None:
     for p in sorted(some, key=lambda p: p["y"]):
         heights = [height(s, p["params"][s["name"]]) if s["name"] in p["params"] else nowhere for s in searched]
         heights += [height(end, p[key]) for end, key in zip(ends, "xy")]
-        axes.plot(range(len(heights)), heights, color=colormaps["cividis"]((p["y"] - low) / (high - low)),
-                  linewidth=2 if p["front"] else 0.8)
+        axes.plot(
+            range(len(heights)),
+            heights,
+            color=colormaps["cividis"]((p["y"] - low) / (high - low)),
+            linewidth=2 if p["front"] else 0.8,
+        )
     for i, param in enumerate([*searched, *ends]):
         axes.axvline(i, color="0.6", linewidth=0.8, zorder=0)
         for value, text in param["ticks"]:
-            axes.annotate(text, (i, height(param, value)), xytext=(3, 0), textcoords="offset points", fontsize=6,
-                          va="center", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
+            axes.annotate(
+                text,
+                (i, height(param, value)),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=6,
+                va="center",
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+            )
     axes.set(ylim=(nowhere - 0.05, 1.05), xlim=(-0.2, len(searched) + len(ends) - 0.4), yticks=[])
     axes.set_xticks(range(len(searched) + len(ends)), [s["name"] for s in [*searched, *ends]], fontsize=7)
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"{data['methods'][method]['name']}: a line is a trial of full budget, brighter is a better "
-                   f"{data['y']}, thick is on the front, below an axis: no such parameter", fontsize=7)
+    axes.set_title(
+        f"{data['methods'][method]['name']}: a line is a trial of full budget, brighter is a better "
+        f"{data['y']}, thick is on the front, below an axis: no such parameter",
+        fontsize=7,
+    )

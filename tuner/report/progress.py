@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 
 from tuner.report.format import fraction
-from tuner.results.history import FAILED, FULL, TrialRecord
+from tuner.results.history import TrialRecord
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -72,13 +73,14 @@ class Progress:
         self.count(record)
         if self.live and not record.reason:  # the table has it
             return
-        if record.state == FULL:
+        if record.state == TrialState.FINISHED:
             what = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
             what += f" ({record.reason})" if record.reason else ""
         else:
             what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
-        self.say(f"[{duration(time.time() - self.begin):>7}] {name_of(record)} {record.state}: {what}"
-                 f"  ({self._status()})")
+        self.say(
+            f"[{duration(time.time() - self.begin):>7}] {name_of(record)} {record.state}: {what}  ({self._status()})"
+        )
 
     def front(self, front: Front, finished: int) -> None:
         self.best = front
@@ -86,11 +88,11 @@ class Progress:
     # ---- text ------------------------------------------------------------------------------------------------
 
     def _status(self) -> str:
-        parts = [f"{self.ended[FULL]}/{self.total} done", f"{len(self.running)} running"]
+        parts = [f"{self.ended[TrialState.FINISHED]}/{self.total} done", f"{len(self.running)} running"]
         if self._replicating:
             parts.append(f"{self.replicates} replicates done")
-        if self.ended[FAILED]:
-            parts.append(f"{self.ended[FAILED]} failed")
+        if self.ended[TrialState.FAILED]:
+            parts.append(f"{self.ended[TrialState.FAILED]} failed")
         left = self._left()
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
@@ -103,7 +105,8 @@ class Progress:
         if not trained or self._replicating:  # how many replicates there will be depends on what they find
             return None
         todo = (self.total - self.ended.total()) * self.spec.max_epochs - sum(
-            len(t.epochs) for t in list(self.running.values()))
+            len(t.epochs) for t in list(self.running.values())
+        )
         return max(0, todo) * (time.time() - self.begin) / trained
 
     def _view(self) -> Group:
@@ -112,8 +115,11 @@ class Progress:
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in list(self.running.values()):
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
-            running.add_row(name_of(record), f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
-                            values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""))
+            running.add_row(
+                name_of(record),
+                f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
+                values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""),
+            )
         parts = [head, running]
         if self.best.rows:
             table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}", title_justify="left")
@@ -123,5 +129,3 @@ class Progress:
                 table.add_row(str(row["trial"]), *(fraction(row[n]) for n in (*self.spec.objectives, "clean_acc")))
             parts.append(table)
         return Group(*parts)
-
-

@@ -40,9 +40,18 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
         is_paper = paper is not None and row["trial"] == paper["trial"]
         mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, off the front)"
         values = {n: short(row["params"].get(n)) for n in shown}
-        cells.append([f"{row['trial']}{mark}", *(row[n] for n in method), *(with_std(row, n) for n in metrics),
-                      *(values.values() if len(shown) <= 5 else
-                        [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")])])
+        cells.append(
+            [
+                f"{row['trial']}{mark}",
+                *(row[n] for n in method),
+                *(with_std(row, n) for n in metrics),
+                *(
+                    values.values()
+                    if len(shown) <= 5
+                    else [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")]
+                ),
+            ]
+        )
     parameters = shown if len(shown) <= 5 else ["parameters"]
     return ["trial", *method, *(SHORT.get(n, n) for n in metrics), *parameters], cells
 
@@ -56,9 +65,16 @@ def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
         lines.append(f"Trial {row['trial']} was on the front by one seed and fell off: {means} {over}.")
     for m in found.get("methods", []):
         held = ", ".join(map(str, m["front"]))
-        lines.append(f"{m['method']}: {m['trials']} trials, {m['epochs']} epochs; "
-                     + (f"holds trial{'s' * (len(m['front']) > 1)} {held} of the front and adds {m['adds']:.4f} to its "
-                        "hypervolume" if held else "holds nothing of the front") + f"; alone {m['hypervolume']:.4f}.")
+        lines.append(
+            f"{m['method']}: {m['trials']} trials, {m['epochs']} epochs; "
+            + (
+                f"holds trial{'s' * (len(m['front']) > 1)} {held} of the front and adds {m['adds']:.4f} to its "
+                "hypervolume"
+                if held
+                else "holds nothing of the front"
+            )
+            + f"; alone {m['hypervolume']:.4f}."
+        )
     return lines
 
 
@@ -84,16 +100,21 @@ def gain(front: Front, paper: dict | None) -> str:
         return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
     where = ", ".join(f"{SHORT.get(n, n)} {paper[n]:.3f}" for n in front.objectives)
     found = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
-    ours, theirs = front.hypervolume, hypervolume([[paper[n] for n in front.objectives]], front.reference,
-                                                  [True] * len(front.objectives))
+    ours, theirs = (
+        front.hypervolume,
+        hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives)),
+    )
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
     start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, {seeds}) the front "
     if found:
         return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
     if ours > theirs:
-        return (start + "gains nothing without a loss elsewhere, but offers other trade-offs"
-                + f"{_trade(front, paper)}; {volume}.")
+        return (
+            start
+            + "gains nothing without a loss elsewhere, but offers other trade-offs"
+            + f"{_trade(front, paper)}; {volume}."
+        )
     return start + f"gains nothing: no finished trial is better in any objective; {volume}."
 
 
@@ -114,8 +135,10 @@ def _trade(front: Front, paper: dict) -> str:
     best = max(front.rows, key=lambda r: r[last])
     if first == last or best[last] <= paper[last]:
         return ""
-    return (f", such as {best[last] - paper[last]:+.3f} {SHORT.get(last, last)} for {best[first] - paper[first]:+.3f} "
-            f"{SHORT.get(first, first)} (trial {best['trial']})")
+    return (
+        f", such as {best[last] - paper[last]:+.3f} {SHORT.get(last, last)} for {best[first] - paper[first]:+.3f} "
+        f"{SHORT.get(first, first)} (trial {best['trial']})"
+    )
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
@@ -123,9 +146,11 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
     training, searched = spec.training(), spec.shown_space().searched
     eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
-    return title, (f"split {SPLIT} · budget {spec.max_epochs} epochs · L-inf attack, eps {eps} of a pixel range of 1, "
-                   f"{training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
-                   f"seed {spec.seed}")
+    return title, (
+        f"split {SPLIT} · budget {spec.max_epochs} epochs · L-inf attack, eps {eps} of a pixel range of 1, "
+        f"{training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
+        f"seed {spec.seed}"
+    )
 
 
 def summary_markdown(spec: SearchSpec, history: History) -> str:
@@ -137,13 +162,24 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
     table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
     table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
-    return "\n".join([
-        f"### {title}", "", line, "", gain(front, paper), "",
-        *(f"- {note}" for note in notes(extras(spec, history, front), spec.objectives)), "",
-        f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
-        + (f". Fixed: {fixed}" if fixed else "") + f". {counts(history).capitalize()}.", "",
-        *table, "",
-        "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over classes "
-        "of robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.", ""])
-
-
+    return "\n".join(
+        [
+            f"### {title}",
+            "",
+            line,
+            "",
+            gain(front, paper),
+            "",
+            *(f"- {note}" for note in notes(extras(spec, history, front), spec.objectives)),
+            "",
+            f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
+            + (f". Fixed: {fixed}" if fixed else "")
+            + f". {counts(history).capitalize()}.",
+            "",
+            *table,
+            "",
+            "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over "
+            "classes of robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.",
+            "",
+        ]
+    )

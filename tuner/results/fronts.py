@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -11,7 +12,7 @@ def paper_row(history: History, spec: SearchSpec) -> dict | None:
     """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
     first = spec.lanes[0]
     default = first.search_space().default()
-    for record in sorted(history.with_state(FULL), key=lambda t: t.trial):
+    for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
         if record.method == first.method and default.items() <= record.params.items():
             return history.row(record.trial, spec.objectives)
     return None
@@ -23,7 +24,16 @@ def front_of(history: History, spec: SearchSpec) -> Front:
 
 def counts(history: History) -> str:
     """``16 trials: 9 finished, 6 stopped early, 1 failed``"""
-    names = {FULL: "finished", STOPPED: "stopped early", FAILED: "failed", RUNNING: "not finished"}
-    parts = [f"{len(history.with_state(s))} {n}" for s, n in names.items() if history.with_state(s) or s == FULL]
+    names = {
+        TrialState.FINISHED: "finished",
+        TrialState.STOPPED: "stopped early",
+        TrialState.FAILED: "failed",
+        TrialState.RUNNING: "not finished",
+    }
+    parts = [
+        f"{len(history.with_state(s))} {n}"
+        for s, n in names.items()
+        if history.with_state(s) or s == TrialState.FINISHED
+    ]
     number = len(history.trials)
     return f"{number} trial{'' if number == 1 else 's'}: " + ", ".join(parts)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tuner.errors import Failed
-
-FULL, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
+from tuner.results.trial_state import TrialState
 
 
 @dataclass
@@ -28,7 +27,7 @@ class TrialRecord:
     trial: int
     params: dict
     method: str
-    state: str = RUNNING
+    state: TrialState = TrialState.RUNNING
     reason: str = ""
     seed: int = 0
     epochs: list[dict] = field(default_factory=list)
@@ -52,8 +51,13 @@ class TrialRecord:
         """The trial as a row of the front, at its last epoch or with the ``metrics`` of another."""
         metrics = self.last if metrics is None else metrics
         values = {name: metrics.get(name) for name in (*objectives, "clean_acc")}
-        return {"trial": self.trial, "epoch": metrics.get("epoch", 0), **values, "params": self.params,
-                "method": self.method}
+        return {
+            "trial": self.trial,
+            "epoch": metrics.get("epoch", 0),
+            **values,
+            "params": self.params,
+            "method": self.method,
+        }
 
 
 class History:
@@ -83,7 +87,7 @@ class History:
                 self._apply(json.loads(line))
             except json.JSONDecodeError:  # the last line of a writer that was killed
                 continue
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
 
     def _apply(self, event: dict) -> None:
@@ -101,8 +105,9 @@ class History:
         trial, of = event["trial"], event.get("of")
         if trial in self.trials or trial in self.replicates:
             return
-        record = TrialRecord(trial, event["params"], event["method"], seed=event.get("seed", 0), started=event["time"],
-                             of=of)
+        record = TrialRecord(
+            trial, event["params"], event["method"], seed=event.get("seed", 0), started=event["time"], of=of
+        )
         if of is not None:
             self.replicates[trial] = record
             return
@@ -114,7 +119,7 @@ class History:
     @staticmethod
     def _change(record: TrialRecord, kind: str, event: dict) -> None:
         if kind == "resume":
-            record.state = RUNNING
+            record.state = TrialState.RUNNING
         elif kind == "epoch":
             metrics = event["metrics"]
             record.epochs = [e for e in record.epochs if e["epoch"] < metrics["epoch"]] + [metrics]
@@ -125,7 +130,8 @@ class History:
         elif kind == "branch":
             record.epochs, record.trunk_epochs = event["epochs"], len(event["epochs"])
         elif kind == "end":
-            record.state, record.reason, record.ended = event["state"], event.get("reason", ""), event["time"]
+            record.state = TrialState(event["state"])
+            record.reason, record.ended = event.get("reason", ""), event["time"]
 
     def record(self, number: int) -> TrialRecord:
         """A trial or a replicate by its number."""
@@ -171,7 +177,10 @@ class History:
     def epochs_saved(self, max_epochs: int) -> dict[str, int]:
         """Epochs that nobody had to train: the trunk had them, or the trial was stopped before them."""
         trunk = max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.everything()))
-        return {"trunk": trunk, "early_stopping": sum(max_epochs - len(t.epochs) for t in self.with_state(STOPPED))}
+        return {
+            "trunk": trunk,
+            "early_stopping": sum(max_epochs - len(t.epochs) for t in self.with_state(TrialState.STOPPED)),
+        }
 
     def before_last_start(self) -> History:
         """The history as it was when the newest trial was about to start."""
@@ -192,13 +201,16 @@ class History:
             past._apply(event)
         return past
 
-    def with_state(self, *states: str) -> list[TrialRecord]:
+    def with_state(self, *states: TrialState) -> list[TrialRecord]:
         """Trials in one of these states; replicates are not counted."""
         return [t for t in self.trials.values() if t.state in states]
 
     def seeds_of(self, trial: int) -> list[TrialRecord]:
         """The trial and its finished replicates."""
-        return [self.trials[trial], *(r for r in self.replicates.values() if r.of == trial and r.state == FULL)]
+        return [
+            self.trials[trial],
+            *(r for r in self.replicates.values() if r.of == trial and r.state == TrialState.FINISHED),
+        ]
 
     def judged(self, trial: int) -> dict:
         """The metrics a trial is judged by: those of its last epoch, or their mean over its seeds."""
@@ -215,14 +227,21 @@ class History:
         if found is record.last:
             return row
         runs, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
-        return {**row, **{n: found.get(n) for n in names}, "seeds": [r.seed for r in runs],
-                "std": {n: statistics.stdev(r.last[n] for r in runs) for n in names if n in found}}
+        return {
+            **row,
+            **{n: found.get(n) for n in names},
+            "seeds": [r.seed for r in runs],
+            "std": {n: statistics.stdev(r.last[n] for r in runs) for n in names if n in found},
+        }
 
     def rows(self, objectives: Iterable[str], goal=None) -> list[dict]:
         """One row per trial of full budget, with a ``goal`` only those that keep its constraints: what a front is drawn
         from. A trial with replicates counts with its mean."""
-        return [self.row(t.trial, objectives) for t in self.with_state(FULL)
-                if goal is None or goal.feasible(self.judged(t.trial))]
+        return [
+            self.row(t.trial, objectives)
+            for t in self.with_state(TrialState.FINISHED)
+            if goal is None or goal.feasible(self.judged(t.trial))
+        ]
 
     def table(self):
         """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric.
@@ -232,9 +251,19 @@ class History:
         import pyarrow as pa
 
         of = ["of"] if self.replicates else []
-        rows = [{"trial": t.trial, "method": t.method, "state": t.state, "seed": t.seed, **{k: t.of for k in of},
-                 **{f"param/{k}": v for k, v in t.params.items()}, **metrics}
-                for t in self.everything() for metrics in t.epochs]
+        rows = [
+            {
+                "trial": t.trial,
+                "method": t.method,
+                "state": t.state,
+                "seed": t.seed,
+                **{k: t.of for k in of},
+                **{f"param/{k}": v for k, v in t.params.items()},
+                **metrics,
+            }
+            for t in self.everything()
+            for metrics in t.epochs
+        ]
         names = list(dict.fromkeys(k for row in rows for k in row))
         return pa.table({name: [row.get(name) for row in rows] for name in names})
 

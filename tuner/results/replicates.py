@@ -11,8 +11,9 @@ the front is compared with.
 
 from __future__ import annotations
 
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -27,7 +28,7 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
         return []
     members = {row["trial"] for row in Front.of(history.rows(spec.objectives, spec.goal), spec.objectives).rows}
     first = {numbers[0] for numbers in history.numbers.values()}  # of each method: the paper's setting
-    members |= {t.trial for t in history.with_state(FULL) if t.trial in first}
+    members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in first}
     started = {(r.of, r.seed) for r in history.replicates.values()}
     pairs = [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
     return [pair for pair in pairs if pair not in started]
@@ -35,7 +36,7 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
     """Whether every trial asked for has ended."""
-    return len(history.with_state(FULL, STOPPED, FAILED)) >= total_trials(spec)
+    return len(history.with_state(TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)) >= total_trials(spec)
 
 
 def total_trials(spec: SearchSpec) -> int:
@@ -44,14 +45,14 @@ def total_trials(spec: SearchSpec) -> int:
 
 
 def running(history: History) -> bool:
-    return any(r.state == RUNNING for r in history.replicates.values())
+    return any(r.state == TrialState.RUNNING for r in history.replicates.values())
 
 
 def fell_off(spec: SearchSpec, history: History) -> list[int]:
     """Trials that were on the front by their own seed alone and are not by the means."""
     if not history.replicates:
         return []
-    own = [t.row(spec.objectives) for t in history.with_state(FULL) if spec.goal.feasible(t.last)]
+    own = [t.row(spec.objectives) for t in history.with_state(TrialState.FINISHED) if spec.goal.feasible(t.last)]
     alone = {row["trial"] for row in Front.of(own, spec.objectives).rows}
     now = {row["trial"] for row in Front.of(history.rows(spec.objectives, spec.goal), spec.objectives).rows}
     return sorted(alone - now)

@@ -8,10 +8,11 @@ from typing import Any
 
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History
+from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.provisional import provisional
 from tuner.results.replicates import fell_off, running, trials_ended, wanted
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 SPLIT = "val"  # the only split a search ever sees
@@ -22,16 +23,25 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
     front = Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
     paper = history.trials.get(0)
     found = {
-        "search": name, "state": state_of(spec, history), "objectives": list(spec.objectives), "split": SPLIT,
-        "front": list(front.rows), "hypervolume": front.hypervolume, "reference": [0] * len(spec.objectives),
-        "paper": history.row(0, spec.objectives) if paper and paper.state == FULL else None,
-        "trials": {"finished": len(history.with_state(FULL)), "stopped": len(history.with_state(STOPPED, RUNNING)),
-                   "failed": len(history.with_state(FAILED))},
+        "search": name,
+        "state": state_of(spec, history),
+        "objectives": list(spec.objectives),
+        "split": SPLIT,
+        "front": list(front.rows),
+        "hypervolume": front.hypervolume,
+        "reference": [0] * len(spec.objectives),
+        "paper": history.row(0, spec.objectives) if paper and paper.state == TrialState.FINISHED else None,
+        "trials": {
+            "finished": len(history.with_state(TrialState.FINISHED)),
+            "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
+            "failed": len(history.with_state(TrialState.FAILED)),
+        },
         "home": str(home.root),
     }
     if spec.constraint:  # who is off the front because of them
-        found["infeasible"] = [t.trial for t in history.with_state(FULL)
-                               if not spec.goal.feasible(history.judged(t.trial))]
+        found["infeasible"] = [
+            t.trial for t in history.with_state(TrialState.FINISHED) if not spec.goal.feasible(history.judged(t.trial))
+        ]
         if found["paper"]:
             found["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
     return found | extras(spec, history, front)
@@ -44,8 +54,10 @@ def extras(spec: SearchSpec, history: History, front: Front) -> dict[str, Any]:
         found["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
     if spec.seeds > 1:
         found["seeds"] = spec.seeds
-        found["replicates"] = {state: sum(r.state == state for r in history.replicates.values())
-                               for state in (FULL, FAILED)}
+        found["replicates"] = {
+            state: sum(r.state == state for r in history.replicates.values())
+            for state in (TrialState.FINISHED, TrialState.FAILED)
+        }
         found["fell_off"] = [history.row(trial, spec.objectives) for trial in fell_off(spec, history)]
     if len(spec.methods) > 1:
         found["methods"] = methods_json(spec, history, front)
@@ -60,16 +72,22 @@ def methods_json(spec: SearchSpec, history: History, front: Front) -> list[dict[
     rows = []
     for method in spec.methods:
         own = [t for t in history.trials.values() if t.method == method]
-        alone, others = ([r for r in history.rows(spec.objectives, spec.goal) if (r["method"] == method) is mine]
-                         for mine in (True, False))
-        paper = own[0] if own and own[0].state == FULL else None
-        rows.append({
-            "method": method, "trials": len(own),
-            "epochs": sum(t.trained for t in history.everything() if t.method == method),
-            "front": [r["trial"] for r in front.rows if r["method"] == method],
-            "hypervolume": Front.of(alone, spec.objectives).hypervolume,
-            "adds": front.hypervolume - Front.of(others, spec.objectives).hypervolume,
-            "paper": history.row(paper.trial, spec.objectives) if paper else None})
+        alone, others = (
+            [r for r in history.rows(spec.objectives, spec.goal) if (r["method"] == method) is mine]
+            for mine in (True, False)
+        )
+        paper = own[0] if own and own[0].state == TrialState.FINISHED else None
+        rows.append(
+            {
+                "method": method,
+                "trials": len(own),
+                "epochs": sum(t.trained for t in history.everything() if t.method == method),
+                "front": [r["trial"] for r in front.rows if r["method"] == method],
+                "hypervolume": Front.of(alone, spec.objectives).hypervolume,
+                "adds": front.hypervolume - Front.of(others, spec.objectives).hypervolume,
+                "paper": history.row(paper.trial, spec.objectives) if paper else None,
+            }
+        )
     return rows
 
 
@@ -77,7 +95,7 @@ def state_of(spec: SearchSpec, history: History) -> str:
     """``finished`` when every trial and replicate asked for has ended (``failed`` if all failed), else ``stopped``."""
     if not trials_ended(spec, history) or wanted(spec, history) or running(history):
         return "stopped"
-    return "finished" if history.with_state(FULL, STOPPED) else "failed"
+    return "finished" if history.with_state(TrialState.FINISHED, TrialState.STOPPED) else "failed"
 
 
 def save_result(folder: Path, result: dict[str, Any] | None) -> None:

@@ -91,19 +91,27 @@ def check_scheduler(spec) -> None:
         return
     base, found = first_rung_base(spec), rung_levels(spec)
     if len(found) < 2:
-        raise UsageError(f"--scheduler {spec.scheduler} has {len(found)} rung{'s' * (len(found) != 1)} here, but "
-                         f"needs 2: reweighting starts at epoch {base} of {spec.max_epochs}, "
-                         f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; "
-                         "give more --max-epochs, or --scheduler none")
+        raise UsageError(
+            f"--scheduler {spec.scheduler} has {len(found)} rung{'s' * (len(found) != 1)} here, but "
+            f"needs 2: reweighting starts at epoch {base} of {spec.max_epochs}, "
+            f"--grace {spec.grace or 'default'}, --reduction {spec.reduction}; "
+            "give more --max-epochs, or --scheduler none"
+        )
 
 
 def ignored(spec) -> list[str]:
     """What was asked of the scheduler or of what it sees and has no effect, a line each."""
     name = scheduler_name(spec)
-    idle = {"asha_metric": name in ("none", "pareto-asha") and spec.asha_metric,
-            "grace": name == "none" and spec.grace, "on_rung": name == "none" and spec.on_rung != STOP and spec.on_rung}
-    lines = [f"--{option.replace('_', '-')} {value} has no effect with scheduler {name}"
-             for option, value in idle.items() if value]
+    idle = {
+        "asha_metric": name in ("none", "pareto-asha") and spec.asha_metric,
+        "grace": name == "none" and spec.grace,
+        "on_rung": name == "none" and spec.on_rung != STOP and spec.on_rung,
+    }
+    lines = [
+        f"--{option.replace('_', '-')} {value} has no effect with scheduler {name}"
+        for option, value in idle.items()
+        if value
+    ]
     if spec.smooth_worst and WORST not in (*spec.objectives, *spec.scheduler_objectives):
         lines.append(f"--smooth-worst {spec.smooth_worst} has no effect: {WORST} is no objective")
     return lines
@@ -117,6 +125,9 @@ def describe_scheduler(spec) -> str:
         return f"scheduler none{why}; every trial runs to its end"
     at = f"epochs {found[0]} to {found[-1]}" if name == "median" else "epochs " + ", ".join(map(str, found))
     on = spec.scheduler_objectives
-    rest = "those below the median stop" if name == "median" else (
-        f"the best 1/{spec.reduction} go on, the others {'stop' if spec.on_rung == STOP else 'wait'}")
+    rest = (
+        "those below the median stop"
+        if name == "median"
+        else (f"the best 1/{spec.reduction} go on, the others {'stop' if spec.on_rung == STOP else 'wait'}")
+    )
     return f"scheduler {name} on {' and '.join(on)} at {at}: {rest}"

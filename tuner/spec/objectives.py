@@ -90,7 +90,7 @@ class Goal:
         if name == WORST and self.smooth:
             classes = sorted(v for k, v in metrics.items() if k.startswith("robust_acc/"))
             if classes:
-                worst = classes[:max(1, round(self.smooth * len(classes)))]
+                worst = classes[: max(1, round(self.smooth * len(classes)))]
                 return sum(worst) / len(worst)
         value = metrics.get(name)
         return math.nan if value is None else float(value)

@@ -27,8 +27,19 @@ SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
 SCHEDULERS = ("pareto-asha", "asha", "median", "none")
 # What changes how a search runs but not its trials stays out of the hash. Seeds too: asked for later, they are added to
 # what is there.
-_NOT_HASHED = ("name", "experiment", "max_concurrent", "cpus_per_trial", "gpus_per_trial", "accelerator",
-               "max_failures", "time_budget", "storage", "study_storage", "seeds")
+_NOT_HASHED = (
+    "name",
+    "experiment",
+    "max_concurrent",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "accelerator",
+    "max_failures",
+    "time_budget",
+    "storage",
+    "study_storage",
+    "seeds",
+)
 
 
 @dataclass(frozen=True)
@@ -121,10 +132,14 @@ class SearchSpec:
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
-        theirs = [{name: {k: v for k, v in getattr(self, name).items() if m in self._having(k)}
-                   for name in ("fix", "space")} for m in self.methods]
-        return tuple(dataclasses.replace(self, method=m, trials=share, name=self.search_name, **own)
-                     for m, own in zip(self.methods, theirs))
+        theirs = [
+            {name: {k: v for k, v in getattr(self, name).items() if m in self._having(k)} for name in ("fix", "space")}
+            for m in self.methods
+        ]
+        return tuple(
+            dataclasses.replace(self, method=m, trials=share, name=self.search_name, **own)
+            for m, own in zip(self.methods, theirs)
+        )
 
     def of(self, method: str) -> SearchSpec:
         """The lane of one of its methods."""
@@ -135,9 +150,12 @@ class SearchSpec:
         """What a user may not expect: options without effect, parameters that only some of the methods have."""
         idle = [line for line in ignored(self.lanes[0]) if all(line in ignored(lane) for lane in self.lanes)]
         given = [("--fix", key) for key in self.fix] + [("--space", key) for key in self.space]
-        alone = [f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
-                 "knows no such parameter" for flag, key in given
-                 if len(has := self._having(key)) < len(self.methods)]
+        alone = [
+            f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
+            "knows no such parameter"
+            for flag, key in given
+            if len(has := self._having(key)) < len(self.methods)
+        ]
         return idle + alone
 
     def _check_choices(self) -> None:
@@ -149,8 +167,10 @@ class SearchSpec:
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"methods {list(self.methods)} must be different ones")
         if str(self.sampler).replace("-", "") == "cmaes":
-            raise UsageError(f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
-                             f"choose one of: {', '.join(sorted(SAMPLERS))}")
+            raise UsageError(
+                f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
+                f"choose one of: {', '.join(sorted(SAMPLERS))}"
+            )
         one_of("sampler", self.sampler, SAMPLERS)
         one_of("on-rung", self.on_rung, ("stop", "pause"))
         if self.scheduler is not None:
@@ -160,11 +180,14 @@ class SearchSpec:
         for name in self.objectives:
             one_of("objective", name, METRICS)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
-            raise UsageError(f"objectives {list(self.objectives)} must be one or more different ones of: "
-                             + ", ".join(METRICS))
+            raise UsageError(
+                f"objectives {list(self.objectives)} must be one or more different ones of: " + ", ".join(METRICS)
+            )
         if self.study_storage and not self.study_storage.startswith(("sqlite:", "postgresql", "mysql")):
-            raise UsageError(f"--study-storage {self.study_storage!r} is not allowed; it takes sqlite:///FILE, "
-                             "postgresql://... or mysql://...")
+            raise UsageError(
+                f"--study-storage {self.study_storage!r} is not allowed; it takes sqlite:///FILE, "
+                "postgresql://... or mysql://..."
+            )
         if self.name is not None:
             check_name(self.name)
 
@@ -183,20 +206,26 @@ class SearchSpec:
         if self.trunk in ("auto", "none"):
             return
         if kind != "at" or not epochs.isdecimal() or not 0 < int(epochs) < self.max_epochs:
-            raise UsageError(f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 "
-                             f"to {self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})")
+            raise UsageError(
+                f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 "
+                f"to {self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})"
+            )
         space = self.search_space()
         if "start" in space.params and space.fixed.get("start") != 0:
-            raise UsageError(f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has "
-                             "a start of its own, which --fix start=VALUE sets (0 allows at:N)")
+            raise UsageError(
+                f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has "
+                "a start of its own, which --fix start=VALUE sets (0 allows at:N)"
+            )
 
     def _check_average(self) -> None:
         space = self.search_space()
         own = space.fixed.get("average", space.params["average"].default) if "average" in space.params else "none"
         ema = space.fixed.get("ema", self.training().ema)
         if own != "none" and ("ema" in space.searched or ema):
-            raise UsageError(f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
-                             f"which keeps a weight average of its own (average={own}); --fix average=none allows it")
+            raise UsageError(
+                f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
+                f"which keeps a weight average of its own (average={own}); --fix average=none allows it"
+            )
 
     def _checked_set(self) -> dict[str, Any]:
         known = params_of(Training)
@@ -205,8 +234,9 @@ class SearchSpec:
     def training(self) -> Training:
         """The common knobs of every trial: dataset defaults, then `set`, then fixed ones."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
-        fixed = {k: v for k, v in self.lanes[0].search_space().fixed.items()
-                 if k in params_of(Training) and k not in own}
+        fixed = {
+            k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own
+        }
         return training_for(self.dataset, **{**self.set, **fixed})
 
     def search_space(self) -> Space:
@@ -215,8 +245,11 @@ class SearchSpec:
 
     def shown_space(self) -> Space:
         """``search_space``, or those of all methods as one: for pictures and tables."""
-        return self.search_space() if len(self.methods) == 1 else joined(
-            {lane.method: lane.search_space() for lane in self.lanes})
+        return (
+            self.search_space()
+            if len(self.methods) == 1
+            else joined({lane.method: lane.search_space() for lane in self.lanes})
+        )
 
     @property
     def goal(self) -> Goal:

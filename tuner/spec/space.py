@@ -177,8 +177,10 @@ def _check_reachable(method: str, params: dict[str, Param], fixed: dict[str, Any
     """``UsageError`` for what the user named in vain."""
     for key, value in given.items():
         if not _reachable(params[key], params, fixed):
-            needs = " and ".join(f"{other} in {{{', '.join(map(str, allowed))}}}"
-                                 for other, allowed in _conditions(params[key], params).items())
+            needs = " and ".join(
+                f"{other} in {{{', '.join(map(str, allowed))}}}"
+                for other, allowed in _conditions(params[key], params).items()
+            )
             raise UsageError(f"{key}={value!r} has no effect here: {key} of {method} exists only with {needs}")
 
 
@@ -197,15 +199,17 @@ def _narrowed(param: Param, value: dict | list):
     if isinstance(value, list) and len(value) == 2:
         value = {"low": value[0], "high": value[1]}
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) or set(value) - {"low", "high", "log"}:
-        raise UsageError(f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside "
-                         f"{describe(allowed)}")
+        raise UsageError(
+            f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside {describe(allowed)}"
+        )
     try:
         low, high = coerce(param, value["low"]), coerce(param, value["high"])
     except ValueError as error:
         raise UsageError(f"--space {error}") from None
     if low > high:
-        raise UsageError(f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes "
-                         f"{describe(allowed)}")
+        raise UsageError(
+            f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes {describe(allowed)}"
+        )
     log = value.get("log", allowed.log)
     if not isinstance(log, bool):
         raise UsageError(f"{given} is not allowed: log is true or false")

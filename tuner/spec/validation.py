@@ -43,8 +43,10 @@ def gpus_asked(value: Any) -> float | str:
         number = float(value)
         if not isinstance(value, bool) and (0 <= number <= 1 or number >= 1 and number == int(number)):
             return number
-    raise UsageError(f"--gpus-per-trial {value} is not allowed; --gpus-per-trial takes auto, a fraction from 0 to 1 "
-                     "or a whole number")
+    raise UsageError(
+        f"--gpus-per-trial {value} is not allowed; --gpus-per-trial takes auto, a fraction from 0 to 1 "
+        "or a whole number"
+    )
 
 
 def check_number(name: str, value: Any, kind: type, above: float) -> None:
@@ -52,8 +54,11 @@ def check_number(name: str, value: Any, kind: type, above: float) -> None:
     if value is None and name in ("max_concurrent", "time_budget", "grace"):
         return
     flag = "--" + name.replace("_", "-")
-    good = isinstance(value, int) and not isinstance(value, bool) or (
-        isinstance(value, float) and math.isfinite(value) and (kind is float or value.is_integer()))
+    good = (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        or (isinstance(value, float) and math.isfinite(value) and (kind is float or value.is_integer()))
+    )
     if not good or not value > above:
         least = "a positive number" if kind is float and above == 0 else f"a whole number of at least {above + 1}"
         raise UsageError(f"{flag} {value!r} is not allowed; {flag} takes {least}")

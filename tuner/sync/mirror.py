@@ -125,7 +125,7 @@ class Mirror:
                 if time.monotonic() > self._due:  # many files, or a storage that became slow
                     self._hold(self._every)
                 data = path.read_bytes()
-                self.store.write(file, data[:data.rfind(b"\n") + 1] if file == HISTORY else data)
+                self.store.write(file, data[: data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
 
     def run(self, stop: threading.Event) -> None:
@@ -146,8 +146,11 @@ class Mirror:
                 return
             except Exception as error:  # whatever it is: clients of clouds have errors of their own
                 if not said:
-                    print(f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
-                          file=sys.stderr, flush=True)
+                    print(
+                        f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 said = True
 
     def claim(self) -> None:
@@ -165,8 +168,10 @@ class Mirror:
                 if now is None:
                     break
                 if now != first:
-                    raise UsageError(f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
-                                     "give this one another --name")
+                    raise UsageError(
+                        f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
+                        "give this one another --name"
+                    )
         self._lease(MOST_S)  # bringing the search here may take a while
 
     def _lease(self, every: float) -> None:
@@ -182,8 +187,10 @@ class Mirror:
             return  # it was removed, but by nobody who went on
         who = json.loads(found)["who"] if found else "a driver that has ended since"
         if who != self.who:
-            raise TakenOver(f"search {self.name!r} was taken over by {who}; nothing more is sent to {self.storage!r}, "
-                            f"what this driver found is in {self.folder}")
+            raise TakenOver(
+                f"search {self.name!r} was taken over by {who}; nothing more is sent to {self.storage!r}, "
+                f"what this driver found is in {self.folder}"
+            )
 
     def _hold(self, every: float) -> None:
         self._check()
@@ -206,5 +213,3 @@ class Mirror:
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------
-
-

@@ -24,14 +24,19 @@ def check_named(spec: SearchSpec, home: Home, name: str, command: str, **said: s
         wanted.pop("dataset", None)  # the decoded data in that storage are used
     if wanted:
         flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in wanted.items())
-        raise UsageError(f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not "
-                         f"told of; if you trust whoever made the search: tuner {command} {name} {flags}")
+        raise UsageError(
+            f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not "
+            f"told of; if you trust whoever made the search: tuner {command} {name} {flags}"
+        )
 
 
 def places(spec: SearchSpec) -> dict[str, str]:
     """The fields of a spec that lead to other machines, or to a storage."""
-    far = {"dataset": "://" in spec.dataset, "study_storage": not str(spec.study_storage or "sqlite:").startswith(
-        "sqlite:"), "storage": bool(spec.storage)}
+    far = {
+        "dataset": "://" in spec.dataset,
+        "study_storage": not str(spec.study_storage or "sqlite:").startswith("sqlite:"),
+        "storage": bool(spec.storage),
+    }
     return {field: getattr(spec, field) for field, is_far in far.items() if is_far}
 
 
@@ -48,5 +53,7 @@ def not_asked(spec: SearchSpec, home: Home, name: str) -> str | None:
     """What a command that only reads says where it leaves the storage of a spec alone."""
     if not spec.storage or spec.storage == with_storage(SearchSpec(), home).storage:
         return None
-    return (f"search {name!r} is shown as it lies here; what {spec.storage!r} has of it is brought where that is named "
-            "(--storage or TUNER_STORAGE)")
+    return (
+        f"search {name!r} is shown as it lies here; what {spec.storage!r} has of it is brought where that is named "
+        "(--storage or TUNER_STORAGE)"
+    )

@@ -60,18 +60,21 @@ def log_test(result: dict[str, Any], spec: SearchSpec, home: Home, name: str) ->
         now = int(time.time() * 1000)
         for row in result["rows"]:
             if row["trial"] not in trials:
-                raise Failed(f"MLflow does not have trial {row['trial']} of search {name!r}; "
-                             f"`tuner sync {name}` fills it in")
+                raise Failed(
+                    f"MLflow does not have trial {row['trial']} of search {name!r}; `tuner sync {name}` fills it in"
+                )
             values = {k: v for k, v in row.items() if k.endswith("_acc")} | {
-                f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")}
+                f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")
+            }
             metrics = [(metric_name(f"test/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]
             write(client, trials[row["trial"]], Changes(metrics=metrics, tags={"tuner.test_attack": result["attack"]}))
         folder = home.search(name)
         write(client, parent, Changes(files=[folder / "verified.html", folder / "verified.parquet"]))
 
 
-def register(bundle: Path, about: dict[str, Any], spec: SearchSpec, home: Home, name: str, model: str,
-             alias: str) -> dict[str, str]:
+def register(
+    bundle: Path, about: dict[str, Any], spec: SearchSpec, home: Home, name: str, model: str, alias: str
+) -> dict[str, str]:
     """A new version of registered model ``model``, made of an exported folder; ``alias`` points to it."""
     import tempfile
 
@@ -84,16 +87,22 @@ def register(bundle: Path, about: dict[str, Any], spec: SearchSpec, home: Home, 
         _, trials = _runs(client, spec, home, name)
         run = trials.get(about["trial"])
         if run is None:
-            raise Failed(f"MLflow does not have trial {about['trial']} of search {name!r}; "
-                         f"`tuner sync {name}` fills it in")
+            raise Failed(
+                f"MLflow does not have trial {about['trial']} of search {name!r}; `tuner sync {name}` fills it in"
+            )
         kind, classes = np.dtype(np.float32), len(about["architecture"]["classes"])
-        signature = ModelSignature(Schema([TensorSpec(kind, (-1, *about["architecture"]["shape"]))]),
-                                   Schema([TensorSpec(kind, (-1, classes))]))
+        signature = ModelSignature(
+            Schema([TensorSpec(kind, (-1, *about["architecture"]["shape"]))]), Schema([TensorSpec(kind, (-1, classes))])
+        )
         with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice about type hints and examples
-            mlflow.pyfunc.save_model(f"{aside}/model", python_model=str(Path(__file__).with_name("served_model.py")),
-                                     artifacts={"bundle": str(bundle)}, signature=signature,
-                                     pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"])
+            mlflow.pyfunc.save_model(
+                f"{aside}/model",
+                python_model=str(Path(__file__).with_name("served_model.py")),
+                artifacts={"bundle": str(bundle)},
+                signature=signature,
+                pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"],
+            )
             client.log_artifacts(run, f"{aside}/model", f"model-{alias}")
         try:
             client.create_registered_model(model)

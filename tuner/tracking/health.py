@@ -27,8 +27,10 @@ def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
             return None
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return (f"{plain} refuses the sign-in ({error.code}); set MLFLOW_TRACKING_USERNAME and "
-                    "MLFLOW_TRACKING_PASSWORD there")
+            return (
+                f"{plain} refuses the sign-in ({error.code}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD there"
+            )
         return f"{plain} answers {error.code}"
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

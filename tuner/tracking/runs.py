@@ -42,8 +42,7 @@ def without_secrets(text: str) -> str:
 
 
 REFUSED_VALUES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # trying again cannot help
-REFUSES = ("refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
-           "MLFLOW_TRACKING_TOKEN)")
+REFUSES = "refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)"
 
 
 def is_refusal(error: Exception) -> bool:
@@ -53,9 +52,13 @@ def is_refusal(error: Exception) -> bool:
 
 def quiet() -> None:
     """Before MLflow is imported: short waits for a server that is away, nothing on our stdout, nothing sent home."""
-    for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-                        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
-                        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
         os.environ.setdefault(name, value)
 
 
@@ -133,15 +136,24 @@ def parent_run(client, experiment: str, spec: SearchSpec, name: str, key: str, s
     found = client.search_runs([experiment], f"tags.`tuner.key` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
-    tags = {"tuner.key": key, "tuner.kind": "search", "tuner.search": name, "tuner.method": spec.method_names,
-            "tuner.spec": spec.to_yaml(), **_origin()}
+    tags = {
+        "tuner.key": key,
+        "tuner.kind": "search",
+        "tuner.search": name,
+        "tuner.method": spec.method_names,
+        "tuner.spec": spec.to_yaml(),
+        **_origin(),
+    }
     return client.create_run(experiment, _ms(started), tags, run_name=name).info.run_id
 
 
 def parent_changes(spec: SearchSpec) -> Changes:
     shown = ("method", "dataset", "imbalance", "model", "trials", "max_epochs", "seed", "sampler")
-    params = {**{n: getattr(spec, n) for n in shown}, "method": spec.method_names,
-              "objectives": ", ".join(spec.objectives)}
+    params = {
+        **{n: getattr(spec, n) for n in shown},
+        "method": spec.method_names,
+        "objectives": ", ".join(spec.objectives),
+    }
     return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
 
 
@@ -193,25 +205,65 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
     charts = []
     if len(spec.objectives) > 1:
         x, y = spec.objectives[:2]
-        charts.append({"type": "SCATTER", "uuid": "tuner-scatter", "runsCountToCompare": 1000,
-                       "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}})
-    charts.append({"type": "PARALLEL", "uuid": "tuner-parallel", "selectedParams": always, "showAllRuns": True,
-                   "selectedMetrics": list(spec.objectives), "runsCountToCompare": 1000})
-    charts += [{"type": "LINE", "uuid": f"tuner-line-{name}", "metricKey": name, "selectedMetricKeys": [name],
-                "xAxisKey": "step", "yAxisKey": "metric", "scaleType": "linear", "xAxisScaleType": "linear",
-                "lineSmoothness": 0, "range": {}, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True,
-                "runsCountToCompare": 1000, "yAxisExpressions": [], "selectedXAxisMetricKey": "",
-                "ignoreOutliers": False} for name in spec.objectives]
+        charts.append(
+            {
+                "type": "SCATTER",
+                "uuid": "tuner-scatter",
+                "runsCountToCompare": 1000,
+                "xaxis": {"key": x, "type": "METRIC"},
+                "yaxis": {"key": y, "type": "METRIC"},
+            }
+        )
+    charts.append(
+        {
+            "type": "PARALLEL",
+            "uuid": "tuner-parallel",
+            "selectedParams": always,
+            "showAllRuns": True,
+            "selectedMetrics": list(spec.objectives),
+            "runsCountToCompare": 1000,
+        }
+    )
+    charts += [
+        {
+            "type": "LINE",
+            "uuid": f"tuner-line-{name}",
+            "metricKey": name,
+            "selectedMetricKeys": [name],
+            "xAxisKey": "step",
+            "yAxisKey": "metric",
+            "scaleType": "linear",
+            "xAxisScaleType": "linear",
+            "lineSmoothness": 0,
+            "range": {},
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+            "runsCountToCompare": 1000,
+            "yAxisExpressions": [],
+            "selectedXAxisMetricKey": "",
+            "ignoreOutliers": False,
+        }
+        for name in spec.objectives
+    ]
     columns = [f"metrics.`{n}`" for n in dict.fromkeys([*spec.objectives, "clean_acc"])]
     columns += ["tags.`tuner.pareto`", "tags.`tuner.budget`", *(f"params.`{n}`" for n in searched)]
     return {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'", "orderByKey": f"metrics.`{spec.objectives[0]}`",
-        "orderByAsc": False, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
-        "selectedColumns": columns, "runsHiddenMode": "SHOW_ALL", "hideEmptyCharts": True, "runListHidden": False,
-        "columnOrder": columns, "isAccordionReordered": True,  # else MLflow sorts: by letter, its own charts first
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "orderByKey": f"metrics.`{spec.objectives[0]}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": True,
+        "runListHidden": False,
+        "columnOrder": columns,
+        "isAccordionReordered": True,  # else MLflow sorts: by letter, its own charts first
         "compareRunCharts": [{"metricSectionId": section, "deleted": False, "isGenerated": False, **c} for c in charts],
-        "compareRunSections": [{"uuid": section, "name": "Search", "display": True, "isReordered": True,
-                                "columns": 2, "cardHeight": 420}],
+        "compareRunSections": [
+            {"uuid": section, "name": "Search", "display": True, "isReordered": True, "columns": 2, "cardHeight": 420}
+        ],
     }
 
 
@@ -219,10 +271,12 @@ def links(address: str, experiment: str, parent: str, view: bool) -> dict[str, s
     """Pages of MLflow at ``address``: the search's trials as a table and as charts, and the search's own page."""
     base = f"{address.rstrip('/')}/#/experiments/{experiment}/runs"
     key = f"&viewStateShareKey={parent}" if view else ""
-    return {"trials": f"{base}?workflowType=machine_learning{key}",
-            "charts": f"{base}?workflowType=machine_learning&compareRunsMode=CHART{key}",
-            "search": f"{base}/{parent}?workflowType=machine_learning",
-            "picture": f"{base}/{parent}/artifacts/front.html?workflowType=machine_learning"}
+    return {
+        "trials": f"{base}?workflowType=machine_learning{key}",
+        "charts": f"{base}?workflowType=machine_learning&compareRunsMode=CHART{key}",
+        "search": f"{base}/{parent}?workflowType=machine_learning",
+        "picture": f"{base}/{parent}/artifacts/front.html?workflowType=machine_learning",
+    }
 
 
 def watch_machine(run: str, uri: str, warn: Callable[[str], None] | None) -> None:

@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tuner.home import Home
-from tuner.results.history import FAILED, FULL, RUNNING, STOPPED, History, TrialRecord
+from tuner.results.history import History, TrialRecord
 from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.runs import Changes, metric_name, without_secrets
@@ -26,7 +27,12 @@ from tuner.tracking.runs import Changes, metric_name, without_secrets
 GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
 SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
 ATTEMPTS_AT_CLOSE = 3
-_STATUS = {FULL: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", RUNNING: "KILLED"}
+_STATUS = {
+    TrialState.FINISHED: "FINISHED",
+    TrialState.STOPPED: "KILLED",
+    TrialState.FAILED: "FAILED",
+    TrialState.RUNNING: "KILLED",
+}
 PARENT = -1  # the search's own run, among trial numbers
 
 
@@ -34,8 +40,17 @@ class Tracker:
     """What the driver calls while a search runs. Every method returns at once; only ``close`` waits. Not ``live``: a
     history is replayed, so what MLflow refuses is told once, at the end."""
 
-    def __init__(self, spec: SearchSpec, home: Home, name: str, *, warn: Callable[[str], None],
-                 began: float | None = None, live: bool = True, later: bool = False):
+    def __init__(
+        self,
+        spec: SearchSpec,
+        home: Home,
+        name: str,
+        *,
+        warn: Callable[[str], None],
+        began: float | None = None,
+        live: bool = True,
+        later: bool = False,
+    ):
         self.spec, self.home, self.name, self.warn, self.live = spec, home, name, warn, live
         self._uri = layout.tracking_uri(home)
         self.tracking_uri = without_secrets(self._uri)
@@ -63,8 +78,13 @@ class Tracker:
         trial = record.trial
         self._started[trial], self._seconds[trial] = record.started, {}
         params = {**asdict(self.spec.training()), "method": record.method, "seed": record.seed, **record.params}
-        tags = {"tuner.kind": "trial", "tuner.trial": str(trial), "tuner.search": self.name,
-                "tuner.method": record.method, "tuner.pareto": "false"}
+        tags = {
+            "tuner.kind": "trial",
+            "tuner.trial": str(trial),
+            "tuner.search": self.name,
+            "tuner.method": record.method,
+            "tuner.pareto": "false",
+        }
         name = f"trial {trial}"
         if record.of is not None:
             tags |= {"tuner.kind": "replicate", "tuner.replicate_of": str(record.of), "tuner.seed": str(record.seed)}
@@ -79,11 +99,19 @@ class Tracker:
         step = int(metrics.get("epoch", len(seconds) + 1))
         seconds[step] = sum(metrics.get(k) or 0.0 for k in ("train_s", "eval_s"))
         when = _ms(self._started.get(trial, 0.0) + sum(s for e, s in seconds.items() if e <= step))
-        self._send(trial, Changes(metrics=[(metric_name(k), float(v), when, step) for k, v in metrics.items()
-                                            if isinstance(v, (int, float)) and not isinstance(v, bool)]))
+        self._send(
+            trial,
+            Changes(
+                metrics=[
+                    (metric_name(k), float(v), when, step)
+                    for k, v in metrics.items()
+                    if isinstance(v, (int, float)) and not isinstance(v, bool)
+                ]
+            ),
+        )
 
     def trial_ended(self, record: TrialRecord) -> None:
-        tags = {"tuner.budget": "full" if record.state == FULL else "stopped"}
+        tags = {"tuner.budget": "full" if record.state == TrialState.FINISHED else "stopped"}
         if record.reason:
             tags["tuner.reason"] = record.reason
         if record.trunk_epochs:
@@ -94,8 +122,15 @@ class Tracker:
     def front(self, front: Front, finished: int) -> None:
         """The front after ``finished`` trials: a point on the parent's curves, and who is on it now."""
         when, members = _ms(self._last_end), {row["trial"] for row in front.rows}
-        self._send(PARENT, Changes(metrics=[("hypervolume", front.hypervolume, when, finished),
-                                             ("front_size", float(len(front.rows)), when, finished)]))
+        self._send(
+            PARENT,
+            Changes(
+                metrics=[
+                    ("hypervolume", front.hypervolume, when, finished),
+                    ("front_size", float(len(front.rows)), when, finished),
+                ]
+            ),
+        )
         for trial in members ^ self._members:
             self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
         self._members = members
@@ -105,7 +140,7 @@ class Tracker:
         self.wait_for_import()
         deadline = time.monotonic() + timeout
         for record in history.everything():
-            if record.state == RUNNING:
+            if record.state == TrialState.RUNNING:
                 self.trial_ended(record)
         tags, files = {}, [folder / "spec.yaml"]
         try:
@@ -116,8 +151,15 @@ class Tracker:
             files += write_pictures(folder, history, self.spec).values()
         except Exception as error:  # a picture is not worth a search
             self.warn(f"the pictures could not be made: {type(error).__name__}: {error}")
-        self._send(PARENT, Changes(tags={**tags, "tuner.state": state}, status=_STATUS.get(state, "FAILED"),
-                                    ended=max(self._last_end, self.began), files=[f for f in files if f.exists()]))
+        self._send(
+            PARENT,
+            Changes(
+                tags={**tags, "tuner.state": state},
+                status=_STATUS.get(state, "FAILED"),
+                ended=max(self._last_end, self.began),
+                files=[f for f in files if f.exists()],
+            ),
+        )
         return self._writer.finish(self._thread, deadline)
 
     @property
@@ -173,8 +215,10 @@ class _Writer:
         thread.join(max(0.0, deadline - time.monotonic()))
         if not self._complete:
             what = layout.REFUSES if self._refused else "does not have all of this search yet"
-            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} {what}; the history has everything, and "
-                              f"`tuner sync {self.tracker.name}` fills it in")
+            self.tracker.warn(
+                f"MLflow at {self.tracker.tracking_uri} {what}; the history has everything, and "
+                f"`tuner sync {self.tracker.name}` fills it in"
+            )
         return self._complete
 
     def _take(self, pause: float) -> None:
@@ -251,8 +295,10 @@ class _Writer:
         ending = self._closing.is_set() or not self.tracker.live
         if not self._away and not (self._refused and ending):
             text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
-            self.tracker.warn(f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
-                              f"tried again ({'it ' + layout.REFUSES if self._refused else text})")
+            self.tracker.warn(
+                f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
+                f"tried again ({'it ' + layout.REFUSES if self._refused else text})"
+            )
         self._away = True
 
 
@@ -264,8 +310,9 @@ def write(client, run: str, changes: Changes) -> None:
     tags = [RunTag(k, str(v)) for k, v in changes.tags.items()]
     metrics = [Metric(key, value, when, step) for key, value, when, step in changes.metrics]
     for i in range(max(-(-len(params) // 100), -(-len(tags) // 100), -(-len(metrics) // 800))):
-        client.log_batch(run, metrics[i * 800:(i + 1) * 800], params[i * 100:(i + 1) * 100],
-                         tags[i * 100:(i + 1) * 100])
+        client.log_batch(
+            run, metrics[i * 800 : (i + 1) * 800], params[i * 100 : (i + 1) * 100], tags[i * 100 : (i + 1) * 100]
+        )
     for path in changes.files:
         client.log_artifact(run, str(path))
     if changes.status == "RUNNING":
@@ -278,8 +325,15 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Callable[[str], None] = print,
-         timeout: float = 300) -> bool:
+def sync(
+    spec: SearchSpec,
+    home: Home,
+    name: str,
+    history: History,
+    *,
+    warn: Callable[[str], None] = print,
+    timeout: float = 300,
+) -> bool:
     """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
     from tuner.results.summary import state_of
 
@@ -289,13 +343,16 @@ def sync(spec: SearchSpec, home: Home, name: str, history: History, *, warn: Cal
     past, front, finished = History(None), Front(spec.objectives, ()), 0
     for record in records:
         tracker.trial_started(record)
-        if record.state != RUNNING:
+        if record.state != TrialState.RUNNING:
             tracker.trial_ended(record)
         (past.trials if record.of is None else past.replicates)[record.trial] = record
-        finished += record.state == FULL
-        if record.state == FULL and (record.of is not None or spec.goal.feasible(record.last)):
-            rows = [*front.rows, record.row(spec.objectives)] if record.of is None else past.rows(
-                spec.objectives, spec.goal)  # a replicate changes a mean: anybody may come onto the front
+        finished += record.state == TrialState.FINISHED
+        if record.state == TrialState.FINISHED and (record.of is not None or spec.goal.feasible(record.last)):
+            rows = (
+                [*front.rows, record.row(spec.objectives)]
+                if record.of is None
+                else past.rows(spec.objectives, spec.goal)
+            )  # a replicate changes a mean: anybody may come onto the front
             front = Front.of(rows, spec.objectives)
             tracker.front(front, finished)
     return tracker.close(state_of(spec, history), home.search(name), history, timeout=timeout)

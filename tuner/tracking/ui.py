@@ -55,13 +55,28 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
 def server(uri: str, home: Home, port: int):
     """MLflow's server as a process group of its own, which ends with the block."""
     _check_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port",
-               str(port), "--workers", "1", "--artifacts-destination", home.artifacts.as_uri()]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--artifacts-destination",
+        home.artifacts.as_uri(),
+    ]
     layout.quiet()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
     with open(home.root / "mlflow-server.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home.root,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=home.root, start_new_session=True
+        )
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:

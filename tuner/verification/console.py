@@ -21,6 +21,10 @@ def show(result: dict[str, Any], home: Home) -> None:
         table.add_row(*row)
     console.print(table)
     folder = home.search(result["search"])
-    for line in [*sentences(result), CORRECTION, f"report    {folder / 'verified.html'}",
-                 f"table     {folder / 'verified.parquet'}"]:
+    for line in [
+        *sentences(result),
+        CORRECTION,
+        f"report    {folder / 'verified.html'}",
+        f"table     {folder / 'verified.parquet'}",
+    ]:
         console.print(line, highlight=False, soft_wrap=True)

@@ -22,8 +22,15 @@ from tuner.sync.named_places import check_named
 FORMAT = 1
 
 
-def export_model(name: str, pick: str, to: Path | str, home: Home | None = None, *,
-                 register: str | None = None, dataset: str | None = None) -> dict[str, Any]:
+def export_model(
+    name: str,
+    pick: str,
+    to: Path | str,
+    home: Home | None = None,
+    *,
+    register: str | None = None,
+    dataset: str | None = None,
+) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
     ``dataset``: the search's, said again where it is a URL (see `verify_search`).
@@ -68,14 +75,27 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
     model, saved = load_trial(job.config.folder, home.root, job.config.dataset)
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
-        "format": FORMAT, "search": name, "trial": job.trial, "pick": pick, "method": record.method,
+        "format": FORMAT,
+        "search": name,
+        "trial": job.trial,
+        "pick": pick,
+        "method": record.method,
         "params": record.params,
-        "architecture": saved["architecture"], "weights": saved["weights"], "epochs": saved["epoch"],
+        "architecture": saved["architecture"],
+        "weights": saved["weights"],
+        "epochs": saved["epoch"],
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
-        "training": {**saved["config"]["training"], "dataset": spec.dataset, "imbalance": spec.imbalance,
-                     "seed": spec.seed},
-        "spec": spec.to_dict(), "metrics": [_val_metrics(record, job), *_test_metrics(home.search(name), job)],
-        "code": code_version(), "torch": torch.__version__}
+        "training": {
+            **saved["config"]["training"],
+            "dataset": spec.dataset,
+            "imbalance": spec.imbalance,
+            "seed": spec.seed,
+        },
+        "spec": spec.to_dict(),
+        "metrics": [_val_metrics(record, job), *_test_metrics(home.search(name), job)],
+        "code": code_version(),
+        "torch": torch.__version__,
+    }
     (folder / "model.json").write_text(json.dumps(about, indent=1))
     (folder / "README.md").write_text(card(about))
     return about
@@ -83,8 +103,12 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
 
 def _val_metrics(record, job) -> dict[str, Any]:
     knobs = job.config.knobs()
-    return {"split": "val", "attack": f"{knobs.eval_attack} steps each of CE-PGD and margin-PGD", "eps": knobs.eps,
-            **{k: v for k, v in record.last.items() if "acc" in k}}
+    return {
+        "split": "val",
+        "attack": f"{knobs.eval_attack} steps each of CE-PGD and margin-PGD",
+        "eps": knobs.eps,
+        **{k: v for k, v in record.last.items() if "acc" in k},
+    }
 
 
 def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
@@ -98,10 +122,18 @@ def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
         if result.get("checkpoint") == fingerprint(Path(job.config.folder)):
             row = row_of(result, path.with_suffix(".parquet"))
             classes = row["per_class"].items()
-            found.append({"split": "test", "attack": result["attack"], "eps": row["eps"], "ci": row["ci"],
-                          "alarms": row["alarms"], **{k: v for k, v in row.items() if "acc" in k},
-                          **{f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in classes},
-                          "ci_per_class": {c: v["ci"] for c, v in classes}})
+            found.append(
+                {
+                    "split": "test",
+                    "attack": result["attack"],
+                    "eps": row["eps"],
+                    "ci": row["ci"],
+                    "alarms": row["alarms"],
+                    **{k: v for k, v in row.items() if "acc" in k},
+                    **{f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in classes},
+                    "ci_per_class": {c: v["ci"] for c, v in classes},
+                }
+            )
     return found
 
 
@@ -115,7 +147,9 @@ def code_version() -> str:
     except PackageNotFoundError:
         number = "unknown"
     if (CHECKOUT / ".git").exists():
-        done = subprocess.run(["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
         number += f"+{done.stdout.strip()}" if done.returncode == 0 else ""
     return number
 

@@ -33,12 +33,20 @@ def _parquet(folder: Path) -> bytes:
             continue
         r = row_of(found, path.with_suffix(".parquet"))
         plain = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN
-                     for i, end in enumerate(("low", "high"))}
+        intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN for i, end in enumerate(("low", "high"))}
         classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
-        rows.append({"search": folder.name, "split": SPLIT, "attack": found["attack"],
-                     "retrained": "-seed" in path.stem, **plain, "alarms": "; ".join(r["alarms"]),
-                     **intervals, **classes})
+        rows.append(
+            {
+                "search": folder.name,
+                "split": SPLIT,
+                "attack": found["attack"],
+                "retrained": "-seed" in path.stem,
+                **plain,
+                "alarms": "; ".join(r["alarms"]),
+                **intervals,
+                **classes,
+            }
+        )
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
@@ -53,12 +61,21 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     from tuner.report.html.verification_template import BODY, SCRIPT
 
     x, y = plane(spec.objectives)
-    points = [{"trial": r["trial"], "val": [r["val"].get(x), r["val"].get(y)], "test": [r[x], r[y]],
-               "ci": [r["ci"].get(x), r["ci"].get(y)], "on": r["trial"] not in result["fell_off"],
-               "seeds": _plane_of_seeds(r.get("seeds"), x, y),
-               "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()}} for r in result["rows"]]
-    said = "".join(f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>"
-                   for s in sentences(result))
+    points = [
+        {
+            "trial": r["trial"],
+            "val": [r["val"].get(x), r["val"].get(y)],
+            "test": [r[x], r[y]],
+            "ci": [r["ci"].get(x), r["ci"].get(y)],
+            "on": r["trial"] not in result["fell_off"],
+            "seeds": _plane_of_seeds(r.get("seeds"), x, y),
+            "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()},
+        }
+        for r in result["rows"]
+    ]
+    said = "".join(
+        f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)
+    )
     fields = {"SENTENCES": said, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
     tested = result["rows"][0]
     return whole(
@@ -67,8 +84,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         f"budget {spec.max_epochs} epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, "
         f"L-inf, eps {tested['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
-        {"points": points, "colours": [BLUE, GREY, VERMILLION, PURPLE],
-         "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)]}, SCRIPT)
+        {
+            "points": points,
+            "colours": [BLUE, GREY, VERMILLION, PURPLE],
+            "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)],
+        },
+        SCRIPT,
+    )
 
 
 def _plane_of_seeds(seeds: dict[str, Any] | None, x: str, y: str) -> dict[str, list] | None:

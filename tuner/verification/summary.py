@@ -17,9 +17,11 @@ from tuner.verification.intervals import class_mean, wilson, worst_class
 
 SPLIT = "test"
 SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
-CORRECTION = ("Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
-              "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
-              "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals.")
+CORRECTION = (
+    "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
+    "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
+    "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals."
+)
 
 
 def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
@@ -35,22 +37,40 @@ def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
     names = [c for c, some in zip(classes, there) if some]
     corrected, worst_ci = worst_class(is_robust[there], count[there])
     return {
-        "trial": found["trial"], "seed": found["seed"], "epoch": found["epoch"], "eps": found["eps"],
+        "trial": found["trial"],
+        "seed": found["seed"],
+        "epoch": found["epoch"],
+        "eps": found["eps"],
         "images": len(labels),
-        "robust_acc": float(rob.mean()), "worst_class_robust_acc": float(rob.min()), "clean_acc": float(acc.mean()),
+        "robust_acc": float(rob.mean()),
+        "worst_class_robust_acc": float(rob.min()),
+        "clean_acc": float(acc.mean()),
         "worst_class_clean_acc": float(acc.min()),
-        "tail_robust_acc": float(np.sort(rob)[:max(1, round(0.3 * len(rob)))].mean()),
-        "worst_class": names[int(rob.argmin())], "worst_class_robust_acc_corrected": corrected,
-        "ci": {"robust_acc": class_mean(is_robust[there], count[there]), "worst_class_robust_acc": worst_ci,
-               "clean_acc": class_mean(is_clean[there], count[there]), "level": 0.95},
-        "per_class": {c: {"robust_acc": float(r), "ci": wilson(int(k), int(n)), "clean_acc": float(a), "images": int(n)}
-                      for c, r, k, n, a in zip(names, rob, is_robust[there], count[there], acc)},
-        "stages": found["stages"], "alarms": found["alarms"], "seconds": found["seconds"], "device": found["device"],
-        "checkpoint": found["checkpoint"], "flags": str(flags)}
+        "tail_robust_acc": float(np.sort(rob)[: max(1, round(0.3 * len(rob)))].mean()),
+        "worst_class": names[int(rob.argmin())],
+        "worst_class_robust_acc_corrected": corrected,
+        "ci": {
+            "robust_acc": class_mean(is_robust[there], count[there]),
+            "worst_class_robust_acc": worst_ci,
+            "clean_acc": class_mean(is_clean[there], count[there]),
+            "level": 0.95,
+        },
+        "per_class": {
+            c: {"robust_acc": float(r), "ci": wilson(int(k), int(n)), "clean_acc": float(a), "images": int(n)}
+            for c, r, k, n, a in zip(names, rob, is_robust[there], count[there], acc)
+        },
+        "stages": found["stages"],
+        "alarms": found["alarms"],
+        "seconds": found["seconds"],
+        "device": found["device"],
+        "checkpoint": found["checkpoint"],
+        "flags": str(flags),
+    }
 
 
-def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: str,
-            done: list[tuple]) -> dict[str, Any]:
+def summary(
+    spec: SearchSpec, history: History, home: Home, name: str, attack: str, done: list[tuple]
+) -> dict[str, Any]:
     """``done``: (job, its stored result) pairs. Rows are the search's own models; ``seeds`` sums up retrained ones."""
     rows, retrained = [], {}
     for job, found in done:
@@ -58,8 +78,10 @@ def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: s
             rows.append(row_of(found, job.path.with_suffix(".parquet")))
         else:
             retrained.setdefault(job.trial, []).append(
-                {"seed": job.seed, "failed": found["failed"]} if "failed" in found
-                else row_of(found, job.path.with_suffix(".parquet")))
+                {"seed": job.seed, "failed": found["failed"]}
+                if "failed" in found
+                else row_of(found, job.path.with_suffix(".parquet"))
+            )
     for row in rows:
         last = history.trials[row["trial"]].last
         row["val"] = {n: last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
@@ -67,36 +89,69 @@ def summary(spec: SearchSpec, history: History, home: Home, name: str, attack: s
             row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
     front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
     front_trials = [rows[i]["trial"] for i in front]
-    return {"search": name, "split": SPLIT, "attack": attack, "rows": rows, "objectives": list(spec.objectives),
-            "front": front_trials, "fell_off": [r["trial"] for r in rows if r["trial"] not in front_trials],
-            "note": CORRECTION, "home": str(home.root)}
+    return {
+        "search": name,
+        "split": SPLIT,
+        "attack": attack,
+        "rows": rows,
+        "objectives": list(spec.objectives),
+        "front": front_trials,
+        "fell_off": [r["trial"] for r in rows if r["trial"] not in front_trials],
+        "note": CORRECTION,
+        "home": str(home.root),
+    }
 
 
 def _over_seeds(rows: list[dict], objectives) -> dict[str, Any]:
     """Mean and standard deviation over fresh seeds. The search's own seed is left out: it was selected for its luck."""
     good = [r for r in rows if "failed" not in r]
     values = {n: [r[n] for r in good] for n in dict.fromkeys([*SHOWN, *objectives])}
-    return {"seeds": [r["seed"] for r in good], "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
-            **{n: {"mean": statistics.fmean(v) if v else None, "std": statistics.stdev(v) if len(v) > 1 else None,
-                   "values": v} for n, v in values.items()}}
+    return {
+        "seeds": [r["seed"] for r in good],
+        "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
+        **{
+            n: {
+                "mean": statistics.fmean(v) if v else None,
+                "std": statistics.stdev(v) if len(v) > 1 else None,
+                "values": v,
+            }
+            for n, v in values.items()
+        },
+    }
 
 
 # ---- for people ------------------------------------------------------------------------------------------------------
 
 
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["trial", "average on val", "on test", "worst class on val", "on test", "corrected", "95 %",
-              "clean on test", ""]
+    header = [
+        "trial",
+        "average on val",
+        "on test",
+        "worst class on val",
+        "on test",
+        "corrected",
+        "95 %",
+        "clean on test",
+        "",
+    ]
     rows = []
     for r in result["rows"]:
         low, high = r["ci"]["worst_class_robust_acc"]
         val = r["val"]
-        rows.append([str(r["trial"]), fraction(val.get("robust_acc")), _with_ci(r, "robust_acc"),
-                     fraction(val.get("worst_class_robust_acc")),
-                     f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
-                     fraction(r["worst_class_robust_acc_corrected"]), f"{low:.3f} .. {high:.3f}",
-                     fraction(r["clean_acc"]),
-                     "fell off the front" if r["trial"] in result["fell_off"] else ""])
+        rows.append(
+            [
+                str(r["trial"]),
+                fraction(val.get("robust_acc")),
+                _with_ci(r, "robust_acc"),
+                fraction(val.get("worst_class_robust_acc")),
+                f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
+                fraction(r["worst_class_robust_acc_corrected"]),
+                f"{low:.3f} .. {high:.3f}",
+                fraction(r["clean_acc"]),
+                "fell off the front" if r["trial"] in result["fell_off"] else "",
+            ]
+        )
     return header, rows
 
 
@@ -110,9 +165,11 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     lines = []
     if len(rows) > 1:
-        lines.append(f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the "
-                     "test images" + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off."
-                                      if fell else "."))
+        lines.append(
+            f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the "
+            "test images"
+            + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off." if fell else ".")
+        )
     for r in rows:
         if "seeds" in r:
             means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in SHOWN)
@@ -126,5 +183,3 @@ def sentences(result: dict[str, Any]) -> list[str]:
 def _mean_std(values: dict) -> str:
     spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
     return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"
-
-

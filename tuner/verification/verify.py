@@ -53,13 +53,22 @@ def parse_attack(text: str) -> str:
         if not find_spec("pyautoattack"):
             raise UsageError("--attack 'autoattack' needs the package pyautoattack; pip install 'tuner[verify]'")
     elif text != "apgd" and not re.fullmatch(r"pgd:[1-9]\d{0,4}x[1-9]\d{0,3}", text):
-        raise UsageError(f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as "
-                         "pgd:100x10")
+        raise UsageError(
+            f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as pgd:100x10"
+        )
     return text
 
 
-def verify_search(name: str, home: Home | None = None, *, pick: str | None = None, attack: str = "apgd", seeds: int = 0,
-                  dataset: str | None = None, say: Say = lambda text: None) -> dict[str, Any]:
+def verify_search(
+    name: str,
+    home: Home | None = None,
+    *,
+    pick: str | None = None,
+    attack: str = "apgd",
+    seeds: int = 0,
+    dataset: str | None = None,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
     """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; DESIGN's JSON.
 
     ``dataset``: the search's, said again where it is a URL: whoever sent us a search's folder wrote its spec, and must
@@ -104,8 +113,9 @@ def folder_of(attack: str) -> str:
     return attack.replace(":", "-")
 
 
-def make_jobs(spec: SearchSpec, history: History, home: Home, name: str, trials: Iterable[int], attack: str,
-              seeds: int) -> list[Job]:
+def make_jobs(
+    spec: SearchSpec, history: History, home: Home, name: str, trials: Iterable[int], attack: str, seeds: int
+) -> list[Job]:
     folder = home.search(name)
     results = folder / "verify" / folder_of(attack)
     jobs = []
@@ -209,9 +219,15 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
         found = dict(event["result"])
         labels, broken_by = found.pop("labels"), found.pop("broken_by")
         stages = [s["name"] for s in found["stages"]]
-        table = pa.table({"index": range(len(labels)), "label": labels, "clean": broken_by != 0,
-                          "robust": broken_by < 0,
-                          "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()]})
+        table = pa.table(
+            {
+                "index": range(len(labels)),
+                "label": labels,
+                "clean": broken_by != 0,
+                "robust": broken_by < 0,
+                "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()],
+            }
+        )
         result |= found
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)

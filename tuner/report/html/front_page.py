@@ -11,7 +11,10 @@ from tuner.report.html.page import page, table
 
 def front_page(data: dict) -> str:
     """The interactive page of what `picture_data` (or an overlay's) found."""
-    fields = {"GAIN": html.escape(data["gain"]), "NOTE": html.escape(data["note"]),
-              "TABLE": table(*data["table"]) if data["table"] else ""}
+    fields = {
+        "GAIN": html.escape(data["gain"]),
+        "NOTE": html.escape(data["note"]),
+        "TABLE": table(*data["table"]) if data["table"] else "",
+    }
     body = re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY)
     return page(data["title"], data["line"], body, data, SCRIPT)

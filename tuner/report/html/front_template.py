@@ -1,4 +1,4 @@
-"""The interactive page of a front, or of several overlaid; the frame is `tuner.report.html.page`'s, the data `tuner.report.figures`'."""
+"""The interactive page of a front, or of several overlaid; its frame is in `page`, its data in `figures`."""
 
 BODY = """<p id="gain">@@GAIN@@</p>
 @@TABLE@@

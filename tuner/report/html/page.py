@@ -81,15 +81,23 @@ def page(title: str, line: str, body: str, data: dict, script: str) -> str:
 
     # "</" would end the script element, whatever a class or a parameter is called
     values = json.dumps(_plain(data)).replace("</", "<\\/")
-    fields = {"TITLE": html.escape(title), "LINE": html.escape(line), "BODY": body, "PLOTLY": get_plotlyjs(),
-              "DATA": values, "SCRIPT": script}
+    fields = {
+        "TITLE": html.escape(title),
+        "LINE": html.escape(line),
+        "BODY": body,
+        "PLOTLY": get_plotlyjs(),
+        "DATA": values,
+        "SCRIPT": script,
+    }
     return re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], FRAME)  # one pass: a value may hold anything
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """The cells as an HTML table that scrolls by itself where the screen is narrow."""
-    lines = "".join(f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-                    for tag, cells in [("th", header), *(("td", row) for row in rows)])
+    lines = "".join(
+        f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        for tag, cells in [("th", header), *(("td", row) for row in rows)]
+    )
     return f'<div class="wide"><table id="table">{lines}</table></div>'
 
 
