@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 
+from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 
 STATES = ("finished", "finished", "stopped")
@@ -61,3 +63,8 @@ def _draw(dist, numbers: random.Random):
     if dist.log:
         return math.exp(numbers.uniform(math.log(dist.low), math.log(dist.high)))
     return numbers.uniform(dist.low, dist.high)
+
+
+def run_of(spec, history, home=None, name=None):
+    """The search as one object; without a home its folder is never used."""
+    return SearchRun(spec, home or Home("nowhere"), name or spec.search_name, history)

@@ -16,6 +16,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from search_spaces.training import training_for
+from tests.histories import run_of
 from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
@@ -23,9 +24,10 @@ from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
 from tuner.execution.ray_callback import DEATHS, SearchCallback
-from tuner.execution.ray_patches import _known
+from tuner.execution.ray_patches import as_lost_actor
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
+from tuner.results.listener import Listener
 from tuner.spec.search_spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
@@ -55,7 +57,9 @@ def broken(message):
 def test_what_ray_says_is_understood():
     assert why_it_broke_off(broken(LOST_NODE)) == (NODE, "its node 10.78.4.3 was lost")
     assert why_it_broke_off(broken(DEAD_PROCESS)) == (PROCESS, "The actor is dead because its worker process has died")
-    kind, reason = why_it_broke_off(_known(OutOfMemoryError("Task was killed due to the node running low on memory.")))
+    kind, reason = why_it_broke_off(
+        as_lost_actor(OutOfMemoryError("Task was killed due to the node running low on memory."))
+    )
     assert kind == PROCESS and reason == "The actor is dead because its node ran out of memory"
     task = RayTaskError("train", "Traceback:\n  File ...\nValueError: no such class", ValueError("no such class"))
     assert why_it_broke_off(task) == (OWN, "ValueError: no such class")
@@ -71,9 +75,9 @@ def break_off(tmp_path):
     search is said too."""
     spec, said = SearchSpec(trials=2, max_epochs=4, max_failures=1), []
     history = History(None)
-    watch = SearchCallback(spec, history, AskTell(spec, history), [], said.append)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), said.append)
     watch.stop = said.append
-    watch.started(watch.lanes.next())
+    watch.started(watch.optimizer.next())
 
     def end(error):
         path = tmp_path / "error.pkl"

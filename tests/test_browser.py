@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from tests.browser import MISSING, Browser, free_port
-from tests.histories import fill
+from tests.histories import fill, run_of
 from tuner.home import Home
-from tuner.report import text as report
 from tuner.report.files import write_pictures
+from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
@@ -30,7 +30,9 @@ def made(tmp_path_factory):
     history = fill(History(folder), spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert sync(spec, home, spec.search_name, history)
+        run = run_of(spec, history, home)
+        write_pictures(run)
+        assert sync(run)
     return home, spec, history
 
 
@@ -38,7 +40,7 @@ def made(tmp_path_factory):
 def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
     home, spec, history = made
     page = shutil.copy(home.search(spec.search_name) / "front.html", tmp_path)
-    best = report.front_of(history, spec)
+    best = front_of(spec, history)
     with Browser(width, 844) as browser:
         browser.open(f"file://{page}")
         assert browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
@@ -144,7 +146,7 @@ def test_the_verified_page(tmp_path, width):
 
 def test_an_empty_front_says_so(tmp_path):
     spec = SearchSpec(max_epochs=4)
-    files = write_pictures(tmp_path, History(tmp_path), spec)
+    files = write_pictures(run_of(spec, History(None)), tmp_path)
     with Browser(390, 844) as browser:
         browser.open(files["front.html"].as_uri())
         assert "no trial has finished its full budget" in browser.wait("document.body.innerText")

@@ -12,9 +12,10 @@ import pytest
 from tests.histories import fill
 from tuner.errors import Failed, Interrupted
 from tuner.execution import driver
-from tuner.execution.stopping import _stoppable
+from tuner.execution.stopping import stoppable
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.listener import Listener
 from tuner.results.summary import save_result, saved_result
 from tuner.spec.search_spec import SearchSpec
 
@@ -29,24 +30,14 @@ def driven(tmp_path, monkeypatch):
     spec = SearchSpec(method="trades", name="s", trials=6)
     monkeypatch.setattr(driver, "check", lambda *args: None)
     monkeypatch.setattr(driver, "share_dataset", lambda *args: None)
-    monkeypatch.setattr("tuner.tracking.tracker.Tracker", NoTracker)
+    monkeypatch.setattr(driver, "Tracker", lambda *args, **options: Listener())
 
     def run(what, home="a", storage=None, **changes):
-        monkeypatch.setattr(driver, "_tune", lambda spec, home, folder, history, *rest: what(history))
+        monkeypatch.setattr(driver, "_tune", lambda run, *rest: what(run.history))
         return driver.search(SearchSpec(**{**spec.to_dict(), **changes, "storage": storage}), Home(tmp_path / home))
 
     run.spec, run.folder = spec, Home(tmp_path / "a").search("s")
     return run
-
-
-class NoTracker:
-    tracking_uri = run_id = ""
-
-    def __init__(self, *args, **options):
-        pass
-
-    def close(self, *args):
-        return False
 
 
 def one_trial(history):
@@ -121,9 +112,9 @@ def test_who_interrupts_after_the_last_trial_has_stopped_nothing(driven):
 
 QUIET = """
 import sys
-from tuner.execution.driver import _quiet_ray
+from tuner.execution.ray_patches import quiet_tune
 
-_quiet_ray()
+quiet_tune()
 from ray import tune
 from ray.air._internal import usage
 
@@ -143,9 +134,9 @@ PRESSED = """
 import os, signal, sys, time
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # as the driver does
 from ray.tune.tune import _setup_signal_catching
-from tuner.execution.driver import _stoppable
+from tuner.execution.stopping import stoppable
 
-with _stoppable(None) as stop:
+with stoppable(None) as stop:
     _setup_signal_catching()  # as Ray Tune does
     for number in sys.argv[1:]:
         os.kill(os.getpid(), int(number))
@@ -179,10 +170,10 @@ def test_one_is_not_enough():
 
 ON_A_THREAD = """
 import threading, time
-from tuner.execution.driver import _stoppable
+from tuner.execution.stopping import stoppable
 
 def run():
-    with _stoppable(time.time() + 0.1) as stop:
+    with stoppable(time.time() + 0.1) as stop:
         time.sleep(0.5)
         print(stop.why)
 
@@ -205,7 +196,7 @@ def test_rays_loop_is_told_wherever_it_runs():
     told = []
 
     def run():
-        with _stoppable(time.time() + 0.2) as stop:
+        with stoppable(time.time() + 0.2) as stop:
             ending = Ending(stop)
             told.append(ending.stop_all())
             time.sleep(0.6)

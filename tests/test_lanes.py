@@ -7,8 +7,8 @@ import pytest
 from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from search_spaces.trades import Params as Trades
+from tests.histories import run_of
 from tuner.errors import UsageError
-from tuner.home import Home
 from tuner.optimizer import method_bandit
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.method_bandit import RewardWindow
@@ -129,7 +129,7 @@ def test_the_draw_is_the_same_whenever_it_is_asked():
 def test_several_methods_share_one_budget():
     spec, history = spec_of(), History(None)
     drive(AskTell(spec, history), history, spec)
-    assert sorted(history.trials) == list(range(24)) and state_of(spec, history) == "finished"
+    assert sorted(history.trials) == list(range(24)) and state_of(run_of(spec, history)) == "finished"
     own = {"srat": params_of(Srat), "trades": params_of(Trades)}
     for record in history.trials.values():
         assert set(record.params) <= set(own[record.method])
@@ -157,14 +157,14 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler):
     spec = spec_of(trials=12, seeds=2, sampler=sampler, max_epochs=9, grace=1)
     whole = History(tmp_path / "whole")
     drive(AskTell(spec, whole, tmp_path / "whole"), whole, spec)
-    assert whole.replicates and whole.with_state(TrialState.STOPPED) and state_of(spec, whole) == "finished"
+    assert whole.replicates and whole.with_state(TrialState.STOPPED) and state_of(run_of(spec, whole)) == "finished"
     events = len(whole.path.read_text().splitlines())
     for kill in range(7, events, events // 5):
         folder = tmp_path / str(kill)
         history = History(folder)
         drive(AskTell(spec, history, folder), history, spec, until=kill)
         again = History(folder)
-        assert state_of(spec, again) == "stopped"
+        assert state_of(run_of(spec, again)) == "stopped"
         drive(AskTell(spec, again, folder), again, spec)
         assert summary(again) == summary(whole), kill
 
@@ -213,7 +213,7 @@ def test_wrong_input_names_the_method_or_the_key(changes, part):
 def test_reports_say_who_got_what_and_holds_what(tmp_path):
     spec, history = spec_of(), History(None)
     drive(AskTell(spec, history), history, spec)
-    found = front_json(spec, "both", Home(tmp_path), history)
+    found = front_json(run_of(spec, history))
     by = {row["method"]: row for row in found["methods"]}
     assert sum(row["trials"] for row in by.values()) == 24
     assert sum(row["epochs"] for row in by.values()) == history.epochs_trained()
@@ -223,7 +223,7 @@ def test_reports_say_who_got_what_and_holds_what(tmp_path):
     said = notes(found, spec.objectives)
     assert any(line.startswith("trades:") and "adds 0." in line for line in said)
     assert any("srat" in line and "holds nothing of the front" in line for line in said)
-    header, rows = front_cells(front_of(history, spec), found["paper"], spec.shown_space().searched)
+    header, rows = front_cells(front_of(spec, history), found["paper"], spec.shown_space().searched)
     assert header[1] == "method" and {row[1] for row in rows} == {"trades", "srat"}
 
 
@@ -256,7 +256,7 @@ def test_only_the_front_and_the_papers_setting_are_run_again():
     assert wanted(SearchSpec(method="trades", trials=5, seeds=2), history) == []  # a trial is still to come
     three = SearchSpec(method="trades", trials=4, seeds=3)
     assert wanted(three, history) == [(0, 1), (1, 1), (3, 1), (0, 2), (1, 2), (3, 2)]
-    assert state_of(spec, history) == "stopped"
+    assert state_of(run_of(spec, history)) == "stopped"
 
 
 def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
@@ -266,13 +266,13 @@ def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
     ended(history, 6, 0.44, 0.26, of=3, seed=1)  # of trial 3: 0.42, 0.28
     assert wanted(spec, history) == [(2, 1)]  # it has come onto the front
     ended(history, 7, 0.56, 0.21, of=2, seed=1)
-    assert wanted(spec, history) == [] and state_of(spec, history) == "finished"
-    rows = front_of(history, spec).rows
+    assert wanted(spec, history) == [] and state_of(run_of(spec, history)) == "finished"
+    rows = front_of(spec, history).rows
     assert [(r["trial"], r["seeds"]) for r in rows] == [(2, [0, 1]), (3, [0, 1])]
     assert rows[1]["robust_acc"] == pytest.approx(0.42) and rows[1]["worst_class_robust_acc"] == pytest.approx(0.28)
     assert rows[1]["std"]["robust_acc"] == pytest.approx(0.04 / 2**0.5)  # of 0.40 and 0.44
     assert fell_off(spec, history) == [1]
-    found = extras(spec, history, front_of(history, spec))
+    found = extras(run_of(spec, history))
     assert found["replicates"] == {"finished": 4, "failed": 0} and [r["trial"] for r in found["fell_off"]] == [1]
     (line,) = notes(found, spec.objectives)
     assert "Trial 1" in line and "average 0.500 ± 0.141" in line and "worst class 0.150 ± 0.071" in line
@@ -282,7 +282,7 @@ def test_replicates_are_trials_of_their_own_but_not_counted_as_such(tmp_path):
     spec, history = replicated()
     ended(history, 4, 0.40, 0.10, of=1, seed=1)
     assert sorted(history.trials) == [0, 1, 2, 3] and sorted(history.replicates) == [4]
-    assert front_json(spec, "s", Home(tmp_path), history)["trials"]["finished"] == 4
+    assert front_json(run_of(spec, history))["trials"]["finished"] == 4
     assert history.epochs_trained() == 5 and history.record(4).of == 1
     table = history.table().to_pydict()
     assert table["trial"] == [0, 1, 2, 3, 4] and table["of"] == [None] * 4 + [1] and table["seed"][-1] == 1
@@ -292,15 +292,15 @@ def test_a_replicate_that_failed_is_not_tried_again_and_does_not_count():
     spec, history = replicated()
     for number, of in ((4, 0), (5, 1), (6, 3)):
         ended(history, number, 0.9, 0.9, of=of, seed=1, state=TrialState.FAILED)
-    assert wanted(spec, history) == [] and state_of(spec, history) == "finished"
-    assert all("seeds" not in row for row in front_of(history, spec).rows)
+    assert wanted(spec, history) == [] and state_of(run_of(spec, history)) == "finished"
+    assert all("seeds" not in row for row in front_of(spec, history).rows)
 
 
 def test_constraints_hold_for_means():
     spec, history = replicated()
     spec = SearchSpec(method="trades", trials=4, seeds=2, constraint=("worst_class_robust_acc>=0.18",))
     ended(history, 4, 0.60, 0.10, of=1, seed=1)
-    assert 1 not in {r["trial"] for r in front_of(history, spec).rows}
+    assert 1 not in {r["trial"] for r in front_of(spec, history).rows}
 
 
 def test_seeds_asked_for_later_are_added_to_the_same_search():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.histories import run_of
 from tests.test_wrong_input import run
 from tuner.home import Home
 from tuner.results.history import History
@@ -112,7 +113,7 @@ def test_tuner_front_shows_it_beside_the_empty_front(tmp_path, capsys, monkeypat
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(spec.to_yaml())
     history = searched(folder)
-    found = front_json(spec, "early", Home(tmp_path), history)
+    found = front_json(run_of(spec, history))
     assert found["front"] == [] and found["provisional"]["epoch"] == 2
     assert [row["trial"] for row in found["provisional"]["front"]] == [1, 0, 3]
     code, out, _ = run(capsys, monkeypatch, "front", "early", "--home", tmp_path)

@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.histories import fill, metrics, start
+from tests.histories import fill, metrics, run_of, start
 from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
 from tuner.report.html.front_page import front_page
+from tuner.results.fronts import front_of, paper_row
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
@@ -116,25 +117,25 @@ def test_table_marks_the_papers_row_on_and_off_the_front():
 
 def test_table_fits_a_small_terminal_whatever_is_searched(spec, history):
     searched = spec.search_space().searched
-    table = report.front_table(report.front_of(history, spec), report.paper_row(history, spec), searched)
+    table = report.front_table(front_of(spec, history), paper_row(spec, history), searched)
     text = shown(table, 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "0.5" in text and "one_minus_beta=1e-4" in text and "…" not in text
 
 
 def test_paper_row_is_the_default_setting_at_full_budget(spec, history, tmp_path):
-    assert report.paper_row(history, spec)["trial"] == 0
+    assert paper_row(spec, history)["trial"] == 0
     other = History(tmp_path / "other")
     start(other, spec, 0, {**spec.search_space().default(), "start": 0.3})
     other.append("epoch", 0, metrics=metrics(4, 0.5, 0.1))
     other.append("end", 0, state="finished")
-    assert report.paper_row(other, spec) is None
+    assert paper_row(spec, other) is None
 
 
 def test_parquet_has_one_row_per_front_member(spec, history, tmp_path):
-    files = write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(run_of(spec, history), tmp_path / "out")
     table = pq.read_table(files["front.parquet"])
-    best = report.front_of(history, spec)
+    best = front_of(spec, history)
     assert table["trial"].to_pylist() == [r["trial"] for r in best.rows]
     assert {"epoch", *OBJECTIVES, "clean_acc", "param/start", "robust_acc/0", "robust_acc/3"} <= set(table.column_names)
     assert set(table["split"].to_pylist()) == {"val"} and set(table["budget"].to_pylist()) == {4}
@@ -146,7 +147,7 @@ def data_of(page: str) -> dict:
 
 
 def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
-    page = front_page(figures.picture_data(history, spec))
+    page = front_page(figures.picture_data(run_of(spec, history)))
     data = data_of(page)
     assert sorted(p["trial"] for p in data["points"]) == list(range(6))  # the failed one never had a value
     assert {p["trial"] for p in data["points"] if p["style"] == "stopped"} == {2, 5}
@@ -165,7 +166,7 @@ def test_staircase_reaches_from_edge_to_edge():
 def test_names_cannot_break_the_page(tmp_path):
     spec = SearchSpec(max_epochs=4)
     history = fill(History(tmp_path), spec, classes=["</script><b>", "a&b", "@@PLOTLY@@"])
-    page = front_page(figures.picture_data(history, spec))
+    page = front_page(figures.picture_data(run_of(spec, history)))
     assert page.count("</script>") == 2
     assert "</script><b>" in data_of(page)["points"][0]["robust"]
 
@@ -178,11 +179,11 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
         value = float("nan") if case == "nan" else 0.4
         history.append("epoch", 0, metrics=metrics(4, value, 0.1))
         history.append("end", 0, state="finished" if case == "nan" else "stopped")
-    files = write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(run_of(spec, history), tmp_path / "out")
     assert "no trial has finished its full budget" in files["front.html"].read_text()
     assert pq.read_table(files["front.parquet"]).num_rows == 0
     assert files["front.png"].read_bytes().startswith(b"\x89PNG")
-    assert "no trial has finished" in report.summary_markdown(spec, history)
+    assert "no trial has finished" in report.summary_markdown(run_of(spec, history))
 
 
 @pytest.mark.parametrize(
@@ -191,15 +192,15 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
 def test_any_number_of_objectives(tmp_path, objectives):
     spec = SearchSpec(max_epochs=4, objectives=objectives)
     history = fill(History(tmp_path / "search"), spec)
-    files = write_pictures(tmp_path / "out", history, spec)
+    files = write_pictures(run_of(spec, history), tmp_path / "out")
     page = files["front.html"].read_text()
     assert ("3 objectives" in page) == (len(objectives) == 3)
     assert data_of(page)["x"] == objectives[0] and data_of(page)["y"] != objectives[0]
-    assert report.gain(report.front_of(history, spec), report.paper_row(history, spec))
+    assert report.gain(front_of(spec, history), paper_row(spec, history))
 
 
 def test_summary_names_the_search_the_front_and_the_gain(spec, history):
-    text = report.summary_markdown(spec, history)
+    text = report.summary_markdown(run_of(spec, history))
     assert "| trial | average | worst class | clean |" in text
     assert "Against the paper's setting" in text and "`one_minus_beta`" in text and "split val" in text
     assert len(text) < 8000  # MLflow cuts longer tags
@@ -215,7 +216,7 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
         start(history, spec, trial, params)
         history.append("epoch", trial, metrics={"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst})
         history.append("end", trial, state="finished" if trial else "stopped")
-    axes, data = Figure().add_subplot(), figures.picture_data(history, spec)
+    axes, data = Figure().add_subplot(), figures.picture_data(run_of(spec, history))
     png.draw_parallel(axes, data, 0)
     names = [tick.get_text() for tick in axes.get_xticklabels()]
     lines = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == len(names)]

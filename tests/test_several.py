@@ -146,8 +146,9 @@ def test_mlflow_has_replicates_beside_trials(killed):
 
 def test_what_is_verified_and_exported_are_the_weights_of_the_searchs_own_seed(killed):
     result, home, _, _ = killed
-    spec, history = load_search(Home(home), "both")
+    run = load_search(Home(home), "both")
+    history = run.history
     trials = [row["trial"] for row in result["front"]]
-    for job in make_jobs(spec, history, Home(home), "both", trials, "pgd:2x1", 0):
+    for job in make_jobs(run, trials, "pgd:2x1", 0):
         assert job.config.seed == 0 and job.config.trial in trials and job.config.folder.endswith(str(job.trial))
         assert job.config.method == history.trials[job.trial].method

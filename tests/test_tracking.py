@@ -8,8 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.browser import free_port
-from tests.histories import fill, metrics, start
+from tests.histories import fill, metrics, run_of, start
 from tuner.home import Home
+from tuner.report.files import write_pictures
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.spec.search_spec import SearchSpec
@@ -56,21 +57,22 @@ def drive(tracker: Tracker, spec: SearchSpec, history: History) -> None:
         begun = type(record)(record.trial, record.params, record.method, started=record.started)
         tracker.trial_started(begun)
         for values in record.epochs:
-            tracker.epoch(record.trial, values)
+            tracker.epoch_ended(record, values)
         tracker.trial_ended(record)
         if record.state == "finished":
             rows.append(record.row(spec.objectives))
-            tracker.front(Front.of(rows, spec.objectives), len(rows))
+            tracker.front_changed(Front.of(rows, spec.objectives), len(rows))
 
 
 def test_the_layout_of_a_search(tmp_path, spec):
     home, said = Home(tmp_path), []
     history = search_in(home, spec)
     begin = time.monotonic()
-    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    tracker = Tracker(run_of(spec, history, home), warn=said.append)
     drive(tracker, spec, history)
     assert time.monotonic() - begin < 0.5  # MLflow's import alone takes seconds: none of it happens here
-    assert tracker.close("finished", history.folder, history, timeout=120)
+    write_pictures(run_of(spec, history, home))
+    assert tracker.close("finished", timeout=120)
     assert said == []
 
     client, parent, trials = read_back(home, spec)
@@ -95,9 +97,9 @@ def test_the_layout_of_a_search(tmp_path, spec):
 def test_the_layout_of_trials(tmp_path, spec):
     home = Home(tmp_path)
     history = search_in(home, spec)
-    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
     drive(tracker, spec, history)
-    assert tracker.close("finished", history.folder, history, timeout=120)
+    assert tracker.close("finished", timeout=120)
     client, parent, trials = read_back(home, spec)
     assert sorted(trials) == list(range(7))
     status = {"finished": ("FINISHED", "full"), "stopped": ("KILLED", "stopped"), "failed": ("FAILED", "stopped")}
@@ -121,22 +123,22 @@ def test_an_interrupted_search_leaves_nothing_running_and_a_resume_goes_on(tmp_p
     history = search_in(home, spec, trials=2, failed=False)
     start(history, spec, 2, spec.search_space().default())
     history.append("epoch", 2, metrics=metrics(1, 0.5, 0.2))
-    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
     for record in history.trials.values():
         tracker.trial_started(record)
-    assert tracker.close("stopped", history.folder, history, timeout=120)
+    assert tracker.close("stopped", timeout=120)
     _, parent, trials = read_back(home, spec)
     assert (parent.info.status, trials[2].info.status) == ("KILLED", "KILLED")
 
     again = History(history.folder)
-    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker = Tracker(run_of(spec, again, home), warn=print)
     tracker.trial_started(again.trials[2])
     for epoch in (2, 3, 4):
         again.append("epoch", 2, metrics=metrics(epoch, 0.5, 0.2))
-        tracker.epoch(2, again.trials[2].last)
+        tracker.epoch_ended(again.trials[2], again.trials[2].last)
     again.append("end", 2, state="finished")
     tracker.trial_ended(again.trials[2])
-    assert tracker.close("finished", again.folder, again, timeout=120)
+    assert tracker.close("finished", timeout=120)
     client, parent2, trials2 = read_back(home, spec)
     assert parent2.info.run_id == parent.info.run_id and trials2.keys() == trials.keys()
     assert trials2[2].info.run_id == trials[2].info.run_id and trials2[2].info.status == "FINISHED"
@@ -148,11 +150,11 @@ def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, sp
     """The driver before was killed within the second in which messages are gathered."""
     home = Home(tmp_path)
     history = search_in(home, spec, trials=2, failed=False)
-    tracker = Tracker(spec, home, spec.search_name, warn=print)
-    tracker.front(Front.of(history.rows(spec.objectives), spec.objectives), 2)
-    assert tracker.close("finished", history.folder, history, timeout=120)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
+    tracker.front_changed(Front.of(history.rows(spec.objectives), spec.objectives), 2)
+    assert tracker.close("finished", timeout=120)
     assert read_back(home, spec)[2] == {}
-    assert sync(spec, home, spec.search_name, history, timeout=120)
+    assert sync(run_of(spec, history, home), timeout=120)
     trials = read_back(home, spec)[2]
     assert sorted(trials) == [0, 1] and all(r.data.tags["tuner.kind"] == "trial" for r in trials.values())
 
@@ -163,12 +165,12 @@ def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:geheim@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tok-3141")
     begin = time.monotonic()
-    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    tracker = Tracker(run_of(spec, history, home), warn=said.append)
     drive(tracker, spec, history)
     assert time.monotonic() - begin < 0.5
     time.sleep(5)
     begin = time.monotonic()
-    assert tracker.close("finished", history.folder, history, timeout=15) is False
+    assert tracker.close("finished", timeout=15) is False
     assert time.monotonic() - begin < 20
     assert tracker.run_id is None and "geheim" not in tracker.tracking_uri
     assert len(said) == 2 and "tried again" in said[0] and "tuner sync" in said[1]
@@ -176,7 +178,7 @@ def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, 
     assert (history.folder / "front.html").exists()
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert sync(spec, home, spec.search_name, history, warn=print)
+    assert sync(run_of(spec, history, home), warn=print)
     _, parent, trials = read_back(home, spec)
     assert parent.info.status == "FINISHED" and len(trials) == 7
 
@@ -203,11 +205,11 @@ def everything(home, spec):
 def test_sync_changes_nothing_that_is_there_already(tmp_path, spec):
     home = Home(tmp_path)
     history = search_in(home, spec)
-    tracker = Tracker(spec, home, spec.search_name, warn=print)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
     drive(tracker, spec, history)
-    assert tracker.close("finished", history.folder, history, timeout=120)
+    assert tracker.close("finished", timeout=120)
     before = everything(home, spec)
-    assert sync(spec, home, spec.search_name, History(history.folder), warn=print)
+    assert sync(run_of(spec, History(history.folder), home), warn=print)
     after = everything(home, spec)
     for run, values in before.items():
         assert after[run][:2] == values[:2] and after[run][3:] == values[3:], run
@@ -216,7 +218,7 @@ def test_sync_changes_nothing_that_is_there_already(tmp_path, spec):
 def in_process(folder, name, answers):
     spec, home = SearchSpec(max_epochs=4, trials=6, name=name), Home(folder)
     history = search_in(home, spec, trials=2)
-    answers.put(sync(spec, home, name, history, warn=print))
+    answers.put(sync(run_of(spec, history, home, name), warn=print))
 
 
 def test_searches_that_start_together_share_a_new_home(tmp_path):
@@ -242,13 +244,14 @@ def test_system_metrics_where_mlflows_switch_asks_for_them(tmp_path, spec, monke
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     home, said = Home(tmp_path), []
     history = search_in(home, spec)
-    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    tracker = Tracker(run_of(spec, history, home), warn=said.append)
     client, deadline = MlflowClient(tracking_uri=f"sqlite:///{home.mlflow_db}"), time.time() + 60
+    tracker.training_began()
     assert tracker.run_id
     while not any(k.startswith("system/cpu") for k in client.get_run(tracker.run_id).data.metrics):
         assert time.time() < deadline, said
         time.sleep(0.2)
-    assert tracker.close("finished", home.search(spec.search_name), history) and said == []
+    assert tracker.close("finished") and said == []
 
 
 @pytest.mark.parametrize("name", ["robust_acc", "robust_acc/0", "clean_acc/traffic light", "train_s"])
@@ -267,7 +270,7 @@ def test_any_class_name_becomes_a_metric(tmp_path, spec):
     assert len(set(names)) == len(odd)
     home = Home(tmp_path)
     history = search_in(home, spec, trials=1, classes=odd, failed=False)
-    assert sync(spec, home, spec.search_name, history)
+    assert sync(run_of(spec, history, home))
     _, _, trials = read_back(home, spec)
     assert set(names) <= set(trials[0].data.metrics)
 
@@ -275,15 +278,16 @@ def test_any_class_name_becomes_a_metric(tmp_path, spec):
 def test_a_value_that_mlflow_refuses_is_named_and_stops_nothing_else(tmp_path, spec):
     home, said = Home(tmp_path), []
     history = search_in(home, spec, trials=2, failed=False)
-    tracker = Tracker(spec, home, spec.search_name, warn=said.append)
+    tracker = Tracker(run_of(spec, history, home), warn=said.append)
     drive(tracker, spec, history)
+    tracker.training_began()
     history.trials[1].params["start"] = 0.123  # MLflow never changes a parameter
     while not tracker.run_ids["trials"]:
         time.sleep(0.2)
     time.sleep(2.5)
     tracker.trial_started(history.trials[1])
     tracker.trial_ended(history.trials[1])
-    assert tracker.close("finished", history.folder, history, timeout=120) is False
+    assert tracker.close("finished", timeout=120) is False
     assert any("start" in s for s in said)
     _, parent, trials = read_back(home, spec)
     assert parent.info.status == "FINISHED" and trials[0].info.status == "FINISHED"

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tests.browser import free_port
+from tests.histories import run_of
 from tests.test_export import refusing_server
 from tests.test_tracking import search_in
 from tests.test_wrong_input import run
@@ -89,7 +90,7 @@ def test_the_right_password_logs_a_search(server, made, monkeypatch):
     home, spec, history = made
     sign_in(monkeypatch, server, RIGHT)
     said = []
-    assert sync(spec, home, "first", history, warn=said.append) and said == []
+    assert sync(run_of(spec, history, home, "first"), warn=said.append) and said == []
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name(spec.experiment_name)
     runs = client.search_runs([experiment.experiment_id])
@@ -109,17 +110,17 @@ def test_a_wrong_password_stops_no_search_and_is_told_nowhere(server, made, monk
         said.append(text)
         tried.set()
 
-    tracker = Tracker(spec, home, "first", warn=warn)
+    tracker = Tracker(run_of(spec, history, home, "first"), warn=warn)
     tracker.trial_started(history.trials[0])
     assert tried.wait(60)
-    assert tracker.close("finished", history.folder, history, timeout=60) is False
+    assert tracker.close("finished", timeout=60) is False
     assert len(said) == 2 and all("refuses the user or password" in s and "\n" not in s for s in said)
     assert "tried again" in said[0] and "`tuner sync first` fills it in" in said[1]
     code, out, err = run(capsys, monkeypatch, "sync", "first", "--home", home.root)
     assert code == 1 and out == "" and err.count("\n") == 1
     assert "refuses the user or password" in err and "history has everything" in err
     assert not any(WRONG in text for text in (*said, err)) and holding(home.root, WRONG) == []
-    assert load_search(home, "first")[0] == spec and not home.mlflow_db.exists()
+    assert load_search(home, "first").spec == spec and not home.mlflow_db.exists()
 
 
 def test_a_token_is_sent_as_a_bearer_header(made, monkeypatch):
@@ -139,6 +140,6 @@ def test_a_token_is_sent_as_a_bearer_header(made, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-1618")
         said = []
-        assert not sync(spec, home, "first", history, warn=said.append, timeout=60)
+        assert not sync(run_of(spec, history, home, "first"), warn=said.append, timeout=60)
     assert seen and set(seen) == {"Bearer token-1618"}
     assert len(said) == 1 and "token-1618" not in said[0] and holding(home.root, "token-1618") == []

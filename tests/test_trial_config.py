@@ -14,12 +14,14 @@ from trainables.trunk import trunk_key
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.optimizer.samplers import quasi_random
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 
 
 def told(spec, params, tmp_path, seed=0):
     trial = SimpleNamespace(trial=3, params=params, method=spec.method, seed=seed, of=None)
-    return trial_config(spec, Home(tmp_path), tmp_path / "search", trial)
+    return trial_config(SearchRun(spec, Home(tmp_path), "search", History(None)), trial)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from tests.conftest import tuner
+from tests.histories import run_of
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
 from trainables.model_io import load_trial
@@ -336,9 +337,10 @@ def test_official_class_by_hand_gives_the_same_flags(finished):
 def test_what_falls_off_the_front_is_said(finished, tmp_path):
     """Two made-up models: the better one of val is worse on test in both objectives."""
     result, home, _ = finished
-    spec, history = load_search(Home(home), "first")
+    run = load_search(Home(home), "first")
+    spec, history = run.spec, run.history
     trials = list(history.trials)[:2]
-    jobs = make_jobs(spec, history, Home(home), "first", trials, "apgd", 0)
+    jobs = make_jobs(run, trials, "apgd", 0)
     rows = []
     for job, robust in zip(jobs, (0.5, 0.25)):
         job = module.Job(job.trial, job.config, tmp_path / str(job.trial))
@@ -364,7 +366,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
             },
         )
         rows.append((job, json.loads(job.path.with_suffix(".json").read_text())))
-    found = summary(spec, history, Home(home), "first", "apgd", rows)
+    found = summary(run_of(spec, history, Home(home), "first"), "apgd", rows)
     assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
     assert found["front"] == [trials[0]] and found["fell_off"] == [trials[1]]
     assert any(f"trial {trials[1]} fell off" in s for s in sentences(found)) and "No sign" in sentences(found)[-1]
@@ -412,9 +414,9 @@ def test_a_server_that_refuses_does_not_lose_results(verified, monkeypatch):
 def test_stored_results_belong_to_a_checkpoint(verified, tmp_path):
     _, home, _ = verified
     home = Home(copied(home, tmp_path))
-    spec, history = load_search(home, "first")
-    (knee,) = module.picked_rows(spec, history, "first", "knee")
-    (job,) = make_jobs(spec, history, home, "first", [knee["trial"]], "apgd", 0)
+    run = load_search(home, "first")
+    (knee,) = module.picked_rows(run, "knee")
+    (job,) = make_jobs(run, [knee["trial"]], "apgd", 0)
     assert stored(job) is not None
     path = Path(job.config.folder) / "checkpoint.pt"
     path.write_bytes(path.read_bytes() + b"\0")

@@ -6,12 +6,14 @@ The driver imports this file too, so torch is imported inside the actor only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import sleep
 from typing import Any
 
 from ray import tune
 
 from trainables.config import TrialConfig
+from trainables.trial_report import TrialReport, TrunkReport
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
 # what nobody mends by waiting, and concerns the trial's own folder alone
@@ -23,14 +25,10 @@ class StorageDown(Exception):
 
 
 class TrialActor(tune.Trainable):
-    """Reports ``{"trial", "metrics", "done"}`` after every epoch, or ``"failed": reason`` where a trial diverged.
-
-    On its way to the trunk's end ``metrics`` is None and ``trunk`` says what this step did: ``{"trained": epoch or
-    None, "outdated": trunks of other versions}``. The step that leaves the trunk reports its last epoch, and in
-    ``trunk`` all of them: ``{"epochs", "past", "name"}``.
+    """Reports a `TrialReport` after every epoch, and after every step that waits for the trunk or trains it.
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
-    from the last finished epoch, whoever started it.
+    from the last finished epoch, whichever process trained it.
     """
 
     def setup(self, config: dict) -> None:
@@ -59,17 +57,17 @@ class TrialActor(tune.Trainable):
 
         if self.unreported:  # whoever trained so far, or whom they told, may have died before it was written down
             self.unreported = False
-            return {**self._report(self.curve[-1]), "curve": self.curve}
+            return replace(self._report(self.curve[-1]), curve=self.curve).to_result()
         try:
             if self.branch and (report := self._stored(self._on_trunk, waits=())):  # half of it cannot be done again
-                return report
+                return report.to_result()
             metrics = self.trainer.run_epoch()
         except Diverged as error:
-            return {"trial": self.trial.trial, "failed": str(error), "done": True}
+            return TrialReport(self.trial.trial, failed=str(error), done=True).to_result()
         if self.trial.folder:
             self._stored(lambda: save_checkpoint(self.trial.folder, self.trainer, metrics, self.curve))
         self.curve.append(metrics)
-        return self._report(metrics)
+        return self._report(metrics).to_result()
 
     def _stored(self, do: Callable[[], Any], waits: Sequence[float] = WAITS_S) -> Any:
         """What ``do`` gives, as soon as the storage lets it; ``StorageDown`` where it does not.
@@ -88,24 +86,21 @@ class TrialActor(tune.Trainable):
                     raise StorageDown(explain(self.trial.storage or self.trial.home, error)) from error
             sleep(wait)
 
-    def _on_trunk(self) -> dict | None:
-        """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: time for one of its own."""
+    def _on_trunk(self) -> TrialReport | None:
+        """Train one epoch of the trunk, wait a moment for the process that does, or leave it; None: time for an epoch
+        of the trial's own."""
         past = self.branch.leave() if self.branch.ready() else None
         if past is None:
-            trunk = {"trained": self.branch.advance(), "outdated": self.branch.outdated}
-            return {"trial": self.trial.trial, "metrics": None, "trunk": trunk, "done": False}
-        trunk, self.branch = {"epochs": len(past), "past": past, "name": self.branch.name}, None
+            trunk = TrunkReport(trained=self.branch.advance(), outdated=self.branch.outdated)
+            return TrialReport(self.trial.trial, trunk=trunk)
+        trunk, self.branch = TrunkReport(past=past, name=self.branch.name), None
         self.curve = list(past)
-        return None if self.silent else {**self._report(past[-1]), "trunk": trunk}
+        return None if self.silent else replace(self._report(past[-1]), trunk=trunk)
 
-    def _report(self, metrics: dict) -> dict:
+    def _report(self, metrics: dict) -> TrialReport:
         done = self.trainer.epoch >= self.trial.max_epochs
-        return {
-            "trial": self.trial.trial,
-            "metrics": metrics,
-            "done": done,
-            "notes": self.trainer.method.notes() if done else [],
-        }
+        notes = self.trainer.method.notes() if done else ()
+        return TrialReport(self.trial.trial, metrics, done, notes=notes)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.trainer.epoch}  # the real one is in the trial's folder

@@ -215,7 +215,7 @@ def resume(
     from tuner.sync.named_places import check_named
 
     where = Home(home, storage)
-    spec = load_search(where, search)[0]
+    spec = load_search(where, search).spec
     check_named(spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
     _run(spec, where, as_json)
 

@@ -1,18 +1,21 @@
-"""What Ray reports, written down: history first, then study, tracking and display."""
+"""What Ray Tune reports, written down: the history first, then the optimizer and the listeners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from ray import tune
 
+from trainables.trial_report import Metrics, TrialReport, TrunkReport
 from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
 from tuner.optimizer.ask_tell import AskTell
-from tuner.results.history import History, TrialRecord
+from tuner.results.fronts import front_of
+from tuner.results.listener import Listener
 from tuner.results.pareto import Front
+from tuner.results.search_run import SearchRun
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.search_spec import SearchSpec
 
 # A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that
 # failed a trial so often, after minutes each time, is not waited for any longer: it would fail the others too.
@@ -20,29 +23,22 @@ DEATHS = 3
 
 
 class SearchCallback(tune.Callback):
-    """The driver's one callback. ``listeners`` get ``trial_started``, ``epoch``, ``trial_ended``, ``front`` calls.
+    """The driver's one callback: it alone changes the history while a search runs, and tells ``listener``.
 
-    ``then``: what takes seconds and need not come before the first trial trains; Ray's loop waits for it. Then, or when
-    a trial breaks off before, the nodes are asked whether they can use the storage.
+    ``ask_nodes``: asks the nodes once whether they can use the storage; what is wrong, or None. ``stop``: called with a
+    reason to end the search early.
     """
 
-    def __init__(
-        self,
-        spec: SearchSpec,
-        history: History,
-        lanes: AskTell,
-        listeners: list,
-        say: Callable[[str], None],
-        then: Callable[[], None] | None = None,
-    ):
-        self.spec, self.history, self.lanes, self.listeners, self.say = spec, history, lanes, listeners, say
-        self.then, self.training = then, False
-        self.nodes: Callable[[], Future[str | None]] = _all_well  # asks once; what is wrong with their storage
-        self.stop = None  # the driver's: called with a reason to end early
-        self.deaths: dict[tuple[int, str], tuple[int, int]] = {}  # trial, kind -> epochs trained, deaths at that point
-        self.full = sum(t.state == TrialState.FINISHED for t in history.everything())
-        self.front: Front | None = None  # not worked out yet
-        self.outdated = False  # said already
+    def __init__(self, run: SearchRun, optimizer: AskTell, listener: Listener, say: Callable[[str], None]):
+        self.run, self.spec, self.history, self.optimizer = run, run.spec, run.history, optimizer
+        self.listener, self.say = listener, say
+        self.ask_nodes: Callable[[], Future[str | None]] = _all_well
+        self.stop: Callable[[str], None] = lambda why: None
+        self._training, self._told_training = False, False
+        self._deaths: dict[tuple[int, str], tuple[int, int]] = {}  # trial, kind -> epochs trained, deaths at that point
+        self._full = sum(t.state == TrialState.FINISHED for t in self.history.everything())
+        self._front: Front | None = None  # not worked out yet
+        self._outdated_said = False
 
     def started(self, record: TrialRecord) -> None:
         """A trial is on its way: written down before anything can be lost."""
@@ -51,70 +47,43 @@ class SearchCallback(tune.Callback):
             self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **of)
         else:
             self.history.append("resume", number)
-        for listener in self.listeners:
-            listener.trial_started(self.history.record(number))
+        self.listener.trial_started(self.history.record(number))
+
+    # ---- what Ray Tune calls -----------------------------------------------------------------------------------------
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
-        self.training = True
+        self._training = True
 
     def on_step_end(self, iteration, trials, **info) -> None:
-        if self.training and self.then:
-            self.nodes()
-            self.then()
-            self.then = None
+        if self._training and not self._told_training:
+            self._told_training = True
+            self.ask_nodes()
+            self.listener.training_began()
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-        number = result["trial"]
-        if "failed" in result:
-            self._end(number, TrialState.FAILED, result["failed"])
+        report = TrialReport.of(result)
+        number = report.trial
+        if report.failed:
+            self._end(number, TrialState.FAILED, report.failed)
             return
-        metrics, trunk = result["metrics"], result.get("trunk") or {}
-        if trunk.get("outdated") and not self.outdated:
-            self.outdated = True
-            self.say(
-                f"trunk: trained anew; what is stored for it ({trunk['outdated']}) is of another version of the "
-                "code or of torch"
-            )
-        if trunk.get("trained"):
-            self.history.append("trunk", number, trunk_epoch=trunk["trained"])
-        if trunk.get("past"):
-            self._branch(number, trunk)
-        elif metrics is not None:
-            self._epochs(number, result.get("curve") or [metrics])  # a restarted trial says all of its epochs again
+        if report.trunk:
+            self._trunk(number, report.trunk)
+        if report.metrics is not None and not (report.trunk and report.trunk.past):
+            self._epochs(number, report.curve or [report.metrics])  # a restarted trial says all of its epochs again
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
-            self._end(number, TrialState.FINISHED, "; ".join(result.get("notes", [])))
-
-    def _epochs(self, number: int, curve: list[dict]) -> None:
-        """Write down what of a trial's curve is new."""
-        past = [metrics for metrics in curve if metrics.get("trunk")]
-        if past and not self.history.record(number).epochs:
-            self._branch(number, {"past": past, "name": None})
-        for metrics in curve:
-            if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
-                self.history.append("epoch", number, metrics=metrics)
-                for listener in self.listeners:
-                    listener.epoch(number, metrics)
-
-    def _branch(self, number: int, trunk: dict) -> None:
-        """The trial leaves the trunk: its curve is whole from the first epoch on."""
-        self.history.append("branch", number, epochs=trunk["past"], trunk=trunk["name"])
-        for metrics in trunk["past"]:
-            for listener in self.listeners:
-                listener.epoch(number, metrics)
+            self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-        self._end(_number(trial), TrialState.STOPPED)  # no effect on a trial that has ended already
+        self._end(number_of(trial), TrialState.STOPPED)  # no effect on a trial that has ended already
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
-        """A trial broke off. Whoever is not ended here is handed out again and goes on from its last checkpoint."""
-        if self.nodes().result():
+        """A trial broke off. Unless it is ended here, it is handed out again and goes on from its last checkpoint."""
+        if self.ask_nodes().result():
             return  # not the trial's fault, and the search is about to end
-        number, error = _number(trial), error_of(trial)
+        number, error = number_of(trial), error_of(trial)
         record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
         self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
-        trained, deaths = self.deaths.get((number, kind), (0, 0))
-        deaths = deaths + 1 if trained == record.trained else 1
-        self.deaths[number, kind] = record.trained, deaths
+        deaths = self._count_death(record, kind)
         if record.errors > self.spec.max_failures:
             self._end(number, TrialState.FAILED, reason)
         elif kind == STORAGE and deaths >= DEATHS:
@@ -130,28 +99,63 @@ class SearchCallback(tune.Callback):
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its callbacks for a restore of its own, which is never used
 
-    def _end(self, number: int, state: str, reason: str = "") -> None:
+    # ---- what becomes of it ------------------------------------------------------------------------------------------
+
+    def _count_death(self, record: TrialRecord, kind: str) -> int:
+        """How often the trial has died in this way since it last got on."""
+        trained, deaths = self._deaths.get((record.trial, kind), (0, 0))
+        deaths = deaths + 1 if trained == record.trained else 1
+        self._deaths[record.trial, kind] = record.trained, deaths
+        return deaths
+
+    def _trunk(self, number: int, trunk: TrunkReport) -> None:
+        if trunk.outdated and not self._outdated_said:
+            self._outdated_said = True
+            self.say(
+                f"trunk: trained anew; what is stored for it ({trunk.outdated}) is of another version of the "
+                "code or of torch"
+            )
+        if trunk.trained:
+            self.history.append("trunk", number, trunk_epoch=trunk.trained)
+        if trunk.past:
+            self._branch(number, trunk.past, trunk.name)
+
+    def _branch(self, number: int, past: Sequence[Metrics], trunk: str | None) -> None:
+        """The trial leaves the trunk: its curve is whole from the first epoch on."""
+        self.history.append("branch", number, epochs=past, trunk=trunk)
+        for metrics in past:
+            self.listener.epoch_ended(self.history.record(number), metrics)
+
+    def _epochs(self, number: int, curve: Sequence[Metrics]) -> None:
+        """Write down what of a trial's curve is new."""
+        past = [metrics for metrics in curve if metrics.get("trunk")]
+        if past and not self.history.record(number).epochs:
+            self._branch(number, past, None)
+        for metrics in curve:
+            if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
+                self.history.append("epoch", number, metrics=metrics)
+                self.listener.epoch_ended(self.history.record(number), metrics)
+
+    def _end(self, number: int, state: TrialState, reason: str = "") -> None:
         record = self.history.record(number)
-        if record.state in (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED):
+        if record.state.ended:
             return
         self.history.append("end", number, state=state, reason=reason)
-        self.lanes.tell(number, state)
-        self.full += state == TrialState.FINISHED
-        for listener in self.listeners:
-            listener.trial_ended(record)
+        self.optimizer.tell(number, state)
+        self._full += state == TrialState.FINISHED
+        self.listener.trial_ended(record)
         if state == TrialState.FINISHED and (record.of is not None or self.spec.goal.feasible(record.last)):
-            self._front(record)
+            self._renew_front(record)
 
-    def _front(self, record: TrialRecord) -> None:
+    def _renew_front(self, record: TrialRecord) -> None:
         """The front with one trial more: of the old front and that trial alone, however many there were. A replicate
-        changes a mean, so then anybody may come onto the front."""
-        if self.front and record.of is None:
-            rows = [*self.front.rows, record.row(self.spec.objectives)]
+        changes a mean, so then any trial may come onto the front."""
+        if self._front and record.of is None:
+            rows = [*self._front.rows, record.row(self.spec.objectives)]
+            self._front = Front.of(rows, self.spec.objectives)
         else:
-            rows = self.history.rows(self.spec.objectives, self.spec.goal)
-        self.front = Front.of(rows, self.spec.objectives)
-        for listener in self.listeners:
-            listener.front(self.front, self.full)
+            self._front = front_of(self.spec, self.history)
+        self.listener.front_changed(self._front, self._full)
 
 
 def _all_well() -> Future[str | None]:
@@ -160,5 +164,6 @@ def _all_well() -> Future[str | None]:
     return found
 
 
-def _number(trial) -> int:
+def number_of(trial: tune.experiment.Trial) -> int:
+    """Our number of a trial of Ray Tune's."""
     return trial.config["trial"]["trial"]

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 
 from tuner.errors import Failed, UsageError
-from tuner.execution.ray_patches import _no_idlers
+from tuner.execution.ray_patches import without_idle_processes
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
@@ -42,7 +42,7 @@ def start(ray, **how) -> None:
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would take such a worker
     for left in (2, 1, 0):
         try:
-            with _no_idlers():
+            with without_idle_processes():
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
         except Exception as error:  # Ray's own class for it is Exception

@@ -9,6 +9,8 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from trainables.trial_report import metrics_of
+from tuner.execution.ray_callback import number_of
 from tuner.optimizer.ask_tell import AskTell
 from tuner.spec.epoch_plan import CONTINUE, PAUSE, STOP
 
@@ -20,32 +22,32 @@ class RungScheduler(FIFOScheduler):
 
     _supports_buffered_results = False  # every epoch is looked at before the next one starts
 
-    def __init__(self, lanes: AskTell, stop: Callable[[str], None]):
+    def __init__(self, optimizer: AskTell, stop: Callable[[str], None]):
         super().__init__()
-        self.lanes, self.stop = lanes, stop
+        self.optimizer, self.stop = optimizer, stop
 
     def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
-        metrics = {k.removeprefix("metrics/"): v for k, v in result.items() if k.startswith("metrics/")}
+        metrics = metrics_of(result)
         if "epoch" not in metrics:  # a step that trained for the trunk only
             return TrialScheduler.CONTINUE
-        return _ANSWER[self.lanes.feed(trial.config["trial"]["trial"], metrics)]
+        return _ANSWER[self.optimizer.feed(number_of(trial), metrics)]
 
     def choose_trial_to_run(self, tune_controller) -> Trial | None:
         """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones end; if it
         is only that time is short, the run ends instead, and a resume finds them waiting."""
-        if not self.lanes.paused:
+        if not self.optimizer.paused:
             return None  # Ray starts new ones in order by itself; looking through all that run, each time, adds up
         trials = tune_controller.get_live_trials()
-        waiting = {t.config["trial"]["trial"]: t for t in trials if t.status == Trial.PAUSED}
-        number = self.lanes.promotable()
+        waiting = {number_of(t): t for t in trials if t.status == Trial.PAUSED}
+        number = self.optimizer.promotable()
         if number in waiting:
-            self.lanes.promote(number)
+            self.optimizer.promote(number)
             return waiting[number]
         pending = next((t for t in trials if t.status == Trial.PENDING), None)
         if pending is None and len(waiting) == len(trials):
-            if self.lanes.late:
+            if self.optimizer.late:
                 self.stop("time budget")
-            elif self.lanes.exhausted:
+            elif self.optimizer.exhausted:
                 for trial in waiting.values():
                     tune_controller.stop_trial(trial)
         return pending

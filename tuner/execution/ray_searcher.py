@@ -8,16 +8,16 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from tuner.optimizer.ask_tell import AskTell
-from tuner.results.history import TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
 
 class ProposalSearcher(Searcher):
-    """``configure(record)`` makes the trainable's config. Results reach the lanes by the callback."""
+    """``configure(record)`` makes the trainable's config. Results reach the optimizer by the callback."""
 
-    def __init__(self, lanes: AskTell, configure: Callable[[TrialRecord], dict[str, Any]]):
+    def __init__(self, optimizer: AskTell, configure: Callable[[TrialRecord], dict[str, Any]]):
         super().__init__()
-        self.lanes, self.configure = lanes, configure
+        self.optimizer, self.configure = optimizer, configure
         self.limit: int | None = None
         self.live: dict[str, int] = {}  # Ray's id -> the trial's number
         self.lost: list[int] = []
@@ -31,15 +31,15 @@ class ProposalSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str):
-        running = len(self.live) - self.lanes.paused
+        running = len(self.live) - self.optimizer.paused
         if self.limit and running >= self.limit:
             return None
         record = self._lost()
         if record is None:
-            if running > 0 and not self.lanes.ready:
+            if running > 0 and not self.optimizer.ready:
                 return None  # Ray asks again within a tenth of a second
-            record = self.lanes.next()
-        if record is None:  # finished is for ever, and who still runs may be lost and come again
+            record = self.optimizer.next()
+        if record is None:  # FINISHED is for ever, and a trial that runs may be lost and come again
             return None if self.live else Searcher.FINISHED
         self.live[trial_id] = record.trial
         return self.configure(record)
@@ -50,9 +50,9 @@ class ProposalSearcher(Searcher):
             self.lost.append(number)
 
     def _lost(self) -> TrialRecord | None:
-        """A trial that broke off and that nobody has ended since: a new actor goes on from its checkpoint."""
+        """A trial that broke off and has not ended since: a new actor goes on from its checkpoint."""
         while self.lost:
-            record = self.lanes.history.record(self.lost.pop(0))
+            record = self.optimizer.history.record(self.lost.pop(0))
             if record.state == TrialState.RUNNING:
                 return record
         return None

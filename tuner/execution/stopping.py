@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -13,8 +14,9 @@ def training_time(budget: float) -> float:
     return max(0.8 * budget, budget - 10.0)
 
 
-class _Stop:
-    """Called with a reason to end early; ``why`` is the first one given. `scheduler.Ending` tells Ray Tune's loop."""
+class Stop:
+    """Called with a reason to end early; ``why`` is the first one given. `ray_scheduler.Ending` tells
+    Ray Tune's loop."""
 
     why: str | None = None
 
@@ -23,9 +25,9 @@ class _Stop:
 
 
 @contextmanager
-def _stoppable(until: float | None):
+def stoppable(until: float | None) -> Iterator[Stop]:
     """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once."""
-    end = _Stop()
+    end = Stop()
 
     def on_signal(number, frame) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

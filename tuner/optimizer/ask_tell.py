@@ -19,7 +19,8 @@ from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.successive_halving import Rungs, rungs_for
 from tuner.results import replicates
-from tuner.results.history import History, TrialRecord
+from tuner.results.history import History
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import CONTINUE, describe_scheduler, start_of, trunk_epochs
 from tuner.spec.search_spec import SearchSpec

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from tuner.optimizer.successive_halving import ranked
-from tuner.results.history import TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 from tuner.spec.space import Space

@@ -34,7 +34,8 @@ from tuner.optimizer.samplers import (
 )
 from tuner.optimizer.study import Record
 from tuner.optimizer.successive_halving import Rungs
-from tuner.results.history import History, TrialRecord
+from tuner.results.history import History
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import start_of
 from tuner.spec.search_spec import SearchSpec

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.results.history import History, TrialRecord
+from tuner.results.history import History
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -30,7 +31,8 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
             f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
             f"one of: {', '.join(_LEARN)}"
         )
-    theirs, history = load_search(home, spec.warm_start)
+    run = load_search(home, spec.warm_start)
+    theirs, history = run.spec, run.history
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
     if theirs.identity().get("trunk") != spec.identity().get("trunk"):  # at:N changes values, auto and none do not
         differs.append("trunk")

@@ -17,6 +17,7 @@ from tuner.home import Home
 from tuner.report.format import SHORT, fraction, short
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
 from tuner.spec.search_spec import SearchSpec
@@ -34,7 +35,7 @@ class Group:
     searches: list[tuple[str, SearchSpec, History, Front]] = field(default_factory=list)
     on_front: list[tuple[str, dict]] = field(default_factory=list)  # its part of the combined front: (search, row)
     holds: list[Corner] = field(default_factory=list)  # from .. to of the first objective, where it has the best second
-    adds: float = 0.0  # of the combined hypervolume, what no other group attains
+    exclusive_hypervolume: float = 0.0  # of the combined hypervolume, what no other group attains
 
     @property
     def hypervolumes(self) -> list[float]:
@@ -53,11 +54,11 @@ class Overlay:
     split: str = SPLIT
 
 
-def overlay(found: Sequence[tuple[str, SearchSpec, History]]) -> Overlay:
-    """Compare searches (name, spec, history); ``UsageError`` where their values cannot be compared."""
-    _check_comparable(found)
-    objectives = found[0][1].objectives
-    groups = _grouped(found)
+def overlay(runs: Sequence[SearchRun]) -> Overlay:
+    """Compare searches; ``UsageError`` where their values cannot be compared."""
+    _check_comparable(runs)
+    objectives = runs[0].spec.objectives
+    groups = _grouped(runs)
     rows = [(g, name, row) for g in groups for name, _, _, front in g.searches for row in front.rows]
     points, reference = [[row[n] for n in objectives] for *_, row in rows], [0.0] * len(objectives)
     best, up = nondominated(points, [True] * len(objectives)), [True] * len(objectives)
@@ -68,7 +69,7 @@ def overlay(found: Sequence[tuple[str, SearchSpec, History]]) -> Overlay:
         group.on_front.append((name, row))
     for group in groups:
         others = [point for point, (g, *_) in zip(points, rows) if g is not group]
-        group.adds = total - hypervolume(others, reference, up)
+        group.exclusive_hypervolume = total - hypervolume(others, reference, up)
     if len(objectives) == 2:
         _share_out([(tuple(points[i]), rows[i][0]) for i in best])
     combined = [{"search": rows[i][1], "method": rows[i][0].label, **rows[i][2]} for i in best]
@@ -78,17 +79,17 @@ def overlay(found: Sequence[tuple[str, SearchSpec, History]]) -> Overlay:
 def compare(*names: str, home: Home | None = None) -> Overlay:
     """`overlay` of searches by name."""
     home = home or Home()
-    return overlay([(name, *load_search(home, name)) for name in dict.fromkeys(names)])
+    return overlay([load_search(home, name) for name in dict.fromkeys(names)])
 
 
-def _check_comparable(found: Sequence[tuple[str, SearchSpec, History]]) -> None:
+def _check_comparable(runs: Sequence[SearchRun]) -> None:
     """Same images, same attack, same objectives; otherwise a higher value would not mean a better method."""
-    first, said = found[0][0], _conditions(found[0][1])
-    for name, other, _ in found[1:]:
-        for what, value in _conditions(other).items():
+    first, said = runs[0].name, _conditions(runs[0].spec)
+    for other in runs[1:]:
+        for what, value in _conditions(other.spec).items():
             if value != said[what]:
                 raise UsageError(
-                    f"searches {first!r} and {name!r} cannot be overlaid: {what} {said[what]!r} and {value!r}"
+                    f"searches {first!r} and {other.name!r} cannot be overlaid: {what} {said[what]!r} and {value!r}"
                 )
 
 
@@ -104,14 +105,14 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
     }
 
 
-def _grouped(found: Sequence[tuple[str, SearchSpec, History]]) -> list[Group]:
+def _grouped(runs: Sequence[SearchRun]) -> list[Group]:
     groups: dict[str, Group] = {}
-    for name, spec, history in found:
-        rows = history.rows(spec.objectives, spec.goal)
+    for run in runs:
+        spec, rows = run.spec, run.history.rows(run.spec.objectives, run.spec.goal)
         for lane in spec.lanes:
             key = repr({k: v for k, v in lane.identity().items() if k != "seed"})
             front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
-            groups.setdefault(key, Group(lane.method)).searches.append((name, lane, history, front))
+            groups.setdefault(key, Group(lane.method)).searches.append((run.name, lane, run.history, front))
     methods = [g.label for g in groups.values()]
     for group in groups.values():
         if methods.count(group.label) > 1:
@@ -163,7 +164,7 @@ def cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
                 group.label,
                 ", ".join(name for name, *_ in group.searches),
                 mean_std(group.hypervolumes),
-                f"{group.adds:.4f}",
+                f"{group.exclusive_hypervolume:.4f}",
                 held or "-",
                 trials or "-",
             ]
@@ -230,7 +231,7 @@ def as_json(found: Overlay) -> dict[str, dict[str, Any]]:
                     "method": group.label,
                     "seed": spec.seed,
                     "hypervolume": front.hypervolume,
-                    "adds": group.adds,
+                    "adds": group.exclusive_hypervolume,
                     "holds": [list(part) for part in group.holds],
                     "on_combined_front": [row["trial"] for where, row in group.on_front if where == name],
                 }

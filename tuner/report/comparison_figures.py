@@ -33,7 +33,7 @@ def picture_data(found: Overlay) -> dict:
     for i, group in enumerate(found.groups):
         styles |= _styles(i, group)
         for name, spec, history, front in group.searches:
-            for point in points_of(history, spec, front, axes, search=name):
+            for point in points_of(spec, history, front, axes, search=name):
                 if point["full"] and history.trials[point["trial"]].method == spec.method:
                     point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
                     point["label"] = point["id"] if (name, point["trial"]) in best else ""

@@ -15,6 +15,7 @@ from search_spaces import METHODS, method_space
 from search_spaces.param import describe, params_of
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
+from tuner.results.search_run import SearchRun
 from tuner.spec.space import build_space
 
 
@@ -74,45 +75,38 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     from tuner.results.searches import load_search
     from tuner.results.summary import front_json
 
-    found = [(name, *load_search(home, name)) for name in dict.fromkeys(names)]
-    for name, spec, _ in found:
-        _say_not_asked(spec, home, name)
-    over = overlay(found)
-    over = over if len(found) > 1 or len(over.groups) > 1 else None
-    write_files(files, found, over)
+    runs = [load_search(home, name) for name in dict.fromkeys(names)]
+    for run in runs:
+        _say_not_asked(run)
+    over = overlay(runs)
+    over = over if len(runs) > 1 or len(over.groups) > 1 else None
+    write_files(files, runs, over)
     if as_json:
         more = by_search(over) if over else {}
-        print_json(
-            [
-                front_json(spec, name, home, history) | ({"overlay": more[name]} if more else {})
-                for name, spec, history in found
-            ]
-        )
+        print_json([front_json(run) | ({"overlay": more[run.name]} if more else {}) for run in runs])
         return
-    _show_overlay(over) if over else _show_one_front(home, *found[0])
+    _show_overlay(over) if over else _show_one_front(runs[0])
     for path in files.values():
         _console().print(f"written   {path}", highlight=False, soft_wrap=True)
 
 
-def _say_not_asked(spec, home: Home, name: str) -> None:
+def _say_not_asked(run: SearchRun) -> None:
     from tuner.sync.named_places import not_asked
 
-    if sentence := not_asked(spec, home, name):
+    if sentence := not_asked(run.spec, run.home, run.name):
         print(sentence, file=sys.stderr)
 
 
-def _show_one_front(home: Home, name: str, spec, history) -> None:
+def _show_one_front(run: SearchRun) -> None:
     from tuner.report.text import front_table, gain, notes
-    from tuner.results.pareto import Front
     from tuner.results.summary import front_json
 
-    console, row = _console(), front_json(spec, name, home, history)
-    best = Front.of(row["front"], spec.objectives)
-    console.print(f"{name} ({row['state']}, split {row['split']})", highlight=False)
-    console.print(front_table(best, row["paper"], spec.shown_space().searched))
-    for line in (gain(best, row["paper"]), *notes(row, spec.objectives)):
+    console, row, best = _console(), front_json(run), run.front()
+    console.print(f"{run.name} ({row['state']}, split {row['split']})", highlight=False)
+    console.print(front_table(best, row["paper"], run.spec.shown_space().searched))
+    for line in (gain(best, row["paper"]), *notes(row, run.spec.objectives)):
         console.print(line, highlight=False, soft_wrap=True)
-    _show_provisional(console, row, spec)
+    _show_provisional(console, row, run.spec)
 
 
 def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
@@ -146,19 +140,19 @@ def show_searches(home: Home, as_json: bool) -> None:
     rows = []
     for name in search_names(home):
         try:
-            spec, history = load_search(home, name)
-            _say_not_asked(spec, home, name)
+            run = load_search(home, name)
+            _say_not_asked(run)
         except (UsageError, Failed) as error:  # one that cannot be read must not hide the others
             print(error, file=sys.stderr)
             continue
-        created = min((t.started for t in history.trials.values()), default=None)
+        created = min((t.started for t in run.history.trials.values()), default=None)
         rows.append(
             {
                 "search": name,
-                "method": spec.method_names,
-                "dataset": spec.dataset,
-                "state": state_of(spec, history),
-                "trials": len(history.trials),
+                "method": run.spec.method_names,
+                "dataset": run.spec.dataset,
+                "state": state_of(run),
+                "trials": len(run.history.trials),
                 "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created)),
             }
         )

@@ -10,9 +10,11 @@ from optuna.distributions import CategoricalDistribution
 from tuner.report.format import fraction, per_class, short
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
-from tuner.results.fronts import counts, front_of, paper_row
-from tuner.results.history import History, TrialRecord
+from tuner.results.fronts import counts, paper_row
+from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.search_run import SearchRun
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -58,10 +60,10 @@ STYLES = {
 }
 
 
-def picture_data(history: History, spec: SearchSpec) -> dict:
+def picture_data(run: SearchRun) -> dict:
     """All that the pictures of one search show: what is drawn twice is worked out once."""
-    front, paper = front_of(history, spec), paper_row(history, spec)
-    points = points_of(history, spec, front, plane(spec.objectives))
+    spec, history, front = run.spec, run.history, run.front()
+    points = points_of(spec, history, front, plane(spec.objectives))
     for point in points:
         point["style"] = "front" if point["front"] else point["state"]
         point["label"] = str(point["trial"]) if point["front"] else ""
@@ -73,7 +75,7 @@ def picture_data(history: History, spec: SearchSpec) -> dict:
         **data,
         "title": title,
         "line": f"{line} · {counts(history)}",
-        "gain": gain(front, paper),
+        "gain": gain(front, run.paper_row()),
         "empty": not front.rows,
         "styles": STYLES,
         "bands": [],
@@ -101,9 +103,9 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
     return objectives[0], "clean_acc" if objectives[0] == "worst_class_robust_acc" else "worst_class_robust_acc"
 
 
-def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
+def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
     """The search's trials that have reported, each at its last epoch; a mean over seeds has a standard deviation."""
-    papers = {row["trial"] for lane in spec.lanes if (row := paper_row(history, lane))}
+    papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
     on_front, points = {r["trial"] for r in front.rows}, []
     for record in history.trials.values():
         found, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
@@ -125,7 +127,7 @@ def points_of(history: History, spec: SearchSpec, front: Front, axes: tuple[str,
                     "paper": is_paper,
                     "params": record.params,
                     "robust": per_class(found),
-                    "text": _hover(history, record, spec, search, record.trial in on_front, is_paper),
+                    "text": _hover(spec, history, record, search, record.trial in on_front, is_paper),
                 }
             )
     return points
@@ -194,7 +196,7 @@ def _range(values: list[float]) -> list[float]:
     return [min(values) - pad, max(values) + pad]
 
 
-def _hover(history: History, record: TrialRecord, spec: SearchSpec, search: str, on_front: bool, is_paper: bool) -> str:
+def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str, on_front: bool, is_paper: bool) -> str:
     state = "on the front" if on_front else STYLES[record.state]["name"]
     name = html.escape(f"{search} trial {record.trial}".strip())
     lines = [

@@ -10,9 +10,13 @@ from rich.live import Live
 from rich.table import Table
 
 from tuner.report.format import fraction
-from tuner.results.history import TrialRecord
+from tuner.results.listener import Listener
 from tuner.results.pareto import Front
+from tuner.results.replicates import total_trials
+from tuner.results.search_run import SearchRun
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -26,14 +30,16 @@ def name_of(record: TrialRecord) -> str:
     return f"trial {record.trial}" if record.of is None else f"trial {record.of} seed {record.seed}"
 
 
-class Progress:
-    """Listens to the search (see ``watch.Watch``). ``say`` prints one line at any time."""
+class Progress(Listener):
+    """Shows what happens. ``say`` prints one line at any time."""
 
-    def __init__(self, spec: SearchSpec, total: int, done_epochs: int = 0):
-        self.spec, self.total = spec, total
+    name = "the terminal"
+
+    def __init__(self, run: SearchRun):
+        self.spec, self.total = run.spec, total_trials(run.spec)
         self.console = Console(stderr=True)
         self.begin = time.time()
-        self.epochs_before = self.epochs = done_epochs
+        self.epochs_before = self.epochs = sum(len(t.epochs) for t in run.history.everything())
         self.running: dict[int, TrialRecord] = {}  # trials and replicates
         self.ended: Counter[str] = Counter()  # state -> trials
         self.replicates = 0  # those that have ended
@@ -55,6 +61,18 @@ class Progress:
 
     # ---- events ----------------------------------------------------------------------------------------------
 
+    def search_started(self, run: SearchRun) -> None:
+        for record in run.history.everything():
+            if record.state.ended:
+                self.count(record)
+        self.say(
+            f"search {run.name}: {self.total} trials x {self.spec.max_epochs} epochs of "
+            f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
+            f"eps {self.spec.training().eps:.4g}"
+        )
+        for line in [*self.spec.notes, *trunk_lines(self.spec)]:
+            self.say(line)
+
     def trial_started(self, record: TrialRecord) -> None:
         self.running[record.trial] = record
 
@@ -66,7 +84,7 @@ class Progress:
         else:
             self.replicates += 1
 
-    def epoch(self, trial: int, metrics: dict) -> None:
+    def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
         self.epochs += 1
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -82,7 +100,7 @@ class Progress:
             f"[{duration(time.time() - self.begin):>7}] {name_of(record)} {record.state}: {what}  ({self._status()})"
         )
 
-    def front(self, front: Front, finished: int) -> None:
+    def front_changed(self, front: Front, finished: int) -> None:
         self.best = front
 
     # ---- text ------------------------------------------------------------------------------------------------
@@ -129,3 +147,28 @@ class Progress:
                 table.add_row(str(row["trial"]), *(fraction(row[n]) for n in (*self.spec.objectives, "clean_acc")))
             parts.append(table)
         return Group(*parts)
+
+
+def trunk_lines(spec: SearchSpec) -> list[str]:
+    """`trunk_line` of every method."""
+    several = len(spec.methods) > 1
+    return [(f"{lane.method}: " if several else "") + trunk_line(lane) for lane in spec.lanes]
+
+
+def trunk_line(spec: SearchSpec) -> str:
+    """What trials share before they differ, or why they share nothing."""
+    first, last = trunk_epochs(spec), latest_branch(spec)
+    reach = burn_in_reach(spec.search_space())
+    if last and spec.trunk != "auto":
+        return f"trunk: every trial starts from {first} epochs of plain AT"
+    if last:
+        epochs = first if first == last else f"{first} to {last}"
+        return f"trunk: the first {epochs} epochs are trained once for all trials"
+    if spec.trunk == "none":
+        return "no trunk: --no-trunk"
+    if reach and "start" in spec.search_space().params:
+        return (
+            f"no trunk: what is searched acts before the reweighting starts ({', '.join(reach)}); "
+            "--fix them and all trials share those epochs"
+        )
+    return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"

@@ -9,9 +9,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tuner.report.format import LABELS, SHORT, short, with_std
-from tuner.results.fronts import counts, front_of, paper_row
-from tuner.results.history import History
+from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume
+from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT, extras
 from tuner.spec.search_spec import SearchSpec
 
@@ -153,9 +153,10 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
     )
 
 
-def summary_markdown(spec: SearchSpec, history: History) -> str:
+def summary_markdown(run: SearchRun) -> str:
     """The run's description in MLflow: what was searched, the front, the gain over the paper's setting."""
-    front, paper, space = front_of(history, spec), paper_row(history, spec), spec.shown_space()
+    spec, history = run.spec, run.history
+    front, paper, space = run.front(), run.paper_row(), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, paper, space.searched)
     lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
@@ -170,7 +171,7 @@ def summary_markdown(spec: SearchSpec, history: History) -> str:
             "",
             gain(front, paper),
             "",
-            *(f"- {note}" for note in notes(extras(spec, history, front), spec.objectives)),
+            *(f"- {note}" for note in notes(extras(run), spec.objectives)),
             "",
             f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
             + (f". Fixed: {fixed}" if fixed else "")

@@ -8,7 +8,7 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
-def paper_row(history: History, spec: SearchSpec) -> dict | None:
+def paper_row(spec: SearchSpec, history: History) -> dict | None:
     """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
     first = spec.lanes[0]
     default = first.search_space().default()
@@ -18,7 +18,8 @@ def paper_row(history: History, spec: SearchSpec) -> dict | None:
     return None
 
 
-def front_of(history: History, spec: SearchSpec) -> Front:
+def front_of(spec: SearchSpec, history: History) -> Front:
+    """The Pareto front of the trials of full budget that keep the constraints."""
     return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 

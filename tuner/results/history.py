@@ -10,54 +10,14 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tuner.errors import Failed
+from tuner.results.events import Event, Started, event_of
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-
-
-@dataclass
-class TrialRecord:
-    """One trial as the log tells it. ``epochs`` holds one metrics dict per finished epoch, in order.
-
-    A replicate is a trial too: it runs the setting of trial ``of`` once more under another seed.
-    """
-
-    trial: int
-    params: dict
-    method: str
-    state: TrialState = TrialState.RUNNING
-    reason: str = ""
-    seed: int = 0
-    epochs: list[dict] = field(default_factory=list)
-    started: float = 0.0
-    ended: float = 0.0
-    trunk_epochs: int = 0  # of ``epochs``, those that came from the trunk
-    trunk_trained: int = 0  # epochs that this trial trained for the trunk
-    errors: int = 0  # exceptions of its own so far
-    of: int | None = None
-
-    @property
-    def trained(self) -> int:
-        """Epochs really trained for this trial, for the trunk included."""
-        return len(self.epochs) - self.trunk_epochs + self.trunk_trained
-
-    @property
-    def last(self) -> dict:
-        return self.epochs[-1] if self.epochs else {}
-
-    def row(self, objectives: Iterable[str], metrics: dict | None = None) -> dict:
-        """The trial as a row of the front, at its last epoch or with the ``metrics`` of another."""
-        metrics = self.last if metrics is None else metrics
-        values = {name: metrics.get(name) for name in (*objectives, "clean_acc")}
-        return {
-            "trial": self.trial,
-            "epoch": metrics.get("epoch", 0),
-            **values,
-            "params": self.params,
-            "method": self.method,
-        }
 
 
 class History:
@@ -84,54 +44,33 @@ class History:
         self._torn = text[-1:] not in ("", "\n")
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                self._apply(json.loads(line))
+                self._apply(event_of(json.loads(line)))
             except json.JSONDecodeError:  # the last line of a writer that was killed
                 continue
             except (KeyError, TypeError, ValueError) as error:
                 raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
 
-    def _apply(self, event: dict) -> None:
-        kind, trial = event["event"], event.get("trial")
-        if kind == "start":
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, Started):
             self._start(event)
         else:
-            self._change(self.record(trial), kind, event)
-        if trial in self._places and self._lanes:
-            method, place = self._places[trial]
+            event.change(self.record(event.trial))
+        if event.trial in self._places and self._lanes:
+            method, place = self._places[event.trial]
             if method in self._lanes:
-                self._lanes[method]._apply({**event, "trial": place})
+                self._lanes[method]._apply(replace(event, trial=place))
 
-    def _start(self, event: dict) -> None:
-        trial, of = event["trial"], event.get("of")
-        if trial in self.trials or trial in self.replicates:
+    def _start(self, event: Started) -> None:
+        if event.trial in self.trials or event.trial in self.replicates:
             return
-        record = TrialRecord(
-            trial, event["params"], event["method"], seed=event.get("seed", 0), started=event["time"], of=of
-        )
-        if of is not None:
-            self.replicates[trial] = record
+        record = event.record()
+        if record.of is not None:
+            self.replicates[record.trial] = record
             return
-        self.trials[trial] = record
+        self.trials[record.trial] = record
         numbers = self.numbers.setdefault(record.method, [])
-        self._places[trial] = (record.method, len(numbers))
-        numbers.append(trial)
-
-    @staticmethod
-    def _change(record: TrialRecord, kind: str, event: dict) -> None:
-        if kind == "resume":
-            record.state = TrialState.RUNNING
-        elif kind == "epoch":
-            metrics = event["metrics"]
-            record.epochs = [e for e in record.epochs if e["epoch"] < metrics["epoch"]] + [metrics]
-        elif kind == "error":
-            record.errors += 1
-        elif kind == "trunk":
-            record.trunk_trained += 1
-        elif kind == "branch":
-            record.epochs, record.trunk_epochs = event["epochs"], len(event["epochs"])
-        elif kind == "end":
-            record.state = TrialState(event["state"])
-            record.reason, record.ended = event.get("reason", ""), event["time"]
+        self._places[record.trial] = (record.method, len(numbers))
+        numbers.append(record.trial)
 
     def record(self, number: int) -> TrialRecord:
         """A trial or a replicate by its number."""
@@ -156,9 +95,10 @@ class History:
                 lane.numbers.setdefault(method, []).append(place)
         return self._lanes[method]
 
-    def append(self, event: str, trial: int | None = None, **fields) -> None:
-        record = {"event": event, "trial": trial, "time": time.time(), **fields}
-        self._apply(record)
+    def append(self, event: str, trial: int, **fields: Any) -> None:
+        """Record an event by its name (see `tuner.results.events`); on disk before this returns."""
+        line = {"event": event, "trial": trial, "time": time.time(), **fields}
+        self._apply(event_of(line))
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +106,7 @@ class History:
             if self._torn:  # half a line would swallow this one
                 file.write("\n")
                 self._torn = False
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -193,10 +133,10 @@ class History:
         past = History(None)
         for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
             try:
-                event = json.loads(line)
+                event = event_of(json.loads(line))
             except json.JSONDecodeError:
                 continue
-            if event["event"] == "start" and event["trial"] == trial:
+            if isinstance(event, Started) and event.trial == trial:
                 break
             past._apply(event)
         return past

@@ -11,6 +11,7 @@ the front is compared with.
 
 from __future__ import annotations
 
+from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.trial_state import TrialState
@@ -26,7 +27,7 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """`wanted`, while trials are still to come too."""
     if spec.seeds == 1:
         return []
-    members = {row["trial"] for row in Front.of(history.rows(spec.objectives, spec.goal), spec.objectives).rows}
+    members = {row["trial"] for row in front_of(spec, history).rows}
     first = {numbers[0] for numbers in history.numbers.values()}  # of each method: the paper's setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in first}
     started = {(r.of, r.seed) for r in history.replicates.values()}
@@ -54,5 +55,5 @@ def fell_off(spec: SearchSpec, history: History) -> list[int]:
         return []
     own = [t.row(spec.objectives) for t in history.with_state(TrialState.FINISHED) if spec.goal.feasible(t.last)]
     alone = {row["trial"] for row in Front.of(own, spec.objectives).rows}
-    now = {row["trial"] for row in Front.of(history.rows(spec.objectives, spec.goal), spec.objectives).rows}
+    now = {row["trial"] for row in front_of(spec, history).rows}
     return sorted(alone - now)

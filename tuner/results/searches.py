@@ -8,6 +8,7 @@ from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -22,7 +23,7 @@ def search_names(home: Home) -> list[str]:
     return [*(name for name in stored_names(home.storage) if name not in here), *here]
 
 
-def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
+def load_search(home: Home, name: str) -> SearchRun:
     """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
 
     The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
@@ -47,10 +48,9 @@ def load_search(home: Home, name: str) -> tuple[SearchSpec, History]:
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     if moved:
         spec = replace(spec, storage=asked)
-    return spec, History(folder)
+    return SearchRun(spec, home, name, History(folder))
 
 
 def load_front(name: str, home: Home | None = None) -> Front:
     """The Pareto front of a search by name, over its trials of full budget."""
-    spec, history = load_search(home or Home(), name)
-    return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+    return load_search(home or Home(), name).front()

@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from tuner.files import write_atomically
-from tuner.home import Home
-from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.provisional import provisional
 from tuner.results.replicates import fell_off, running, trials_ended, wanted
+from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
-from tuner.spec.search_spec import SearchSpec
 
 SPLIT = "val"  # the only split a search ever sees
 
 
-def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dict[str, Any]:
+def front_json(run: SearchRun) -> dict[str, Any]:
     """What ``tuner front --json`` prints for one search."""
-    front = Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+    spec, history, front = run.spec, run.history, run.front()
     paper = history.trials.get(0)
     found = {
-        "search": name,
-        "state": state_of(spec, history),
+        "search": run.name,
+        "state": state_of(run),
         "objectives": list(spec.objectives),
         "split": SPLIT,
         "front": list(front.rows),
@@ -36,20 +34,21 @@ def front_json(spec: SearchSpec, name: str, home: Home, history: History) -> dic
             "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
             "failed": len(history.with_state(TrialState.FAILED)),
         },
-        "home": str(home.root),
+        "home": str(run.home.root),
     }
-    if spec.constraint:  # who is off the front because of them
+    if spec.constraint:  # which trials are off the front because of them
         found["infeasible"] = [
             t.trial for t in history.with_state(TrialState.FINISHED) if not spec.goal.feasible(history.judged(t.trial))
         ]
         if found["paper"]:
             found["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
-    return found | extras(spec, history, front)
+    return found | extras(run)
 
 
-def extras(spec: SearchSpec, history: History, front: Front) -> dict[str, Any]:
+def extras(run: SearchRun) -> dict[str, Any]:
     """What a search under way, with several seeds or with several methods has to say beside its front."""
-    found = {}
+    spec, history = run.spec, run.history
+    found: dict[str, Any] = {}
     if early := provisional(history, spec.objectives, spec.goal):
         found["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
     if spec.seeds > 1:
@@ -60,15 +59,16 @@ def extras(spec: SearchSpec, history: History, front: Front) -> dict[str, Any]:
         }
         found["fell_off"] = [history.row(trial, spec.objectives) for trial in fell_off(spec, history)]
     if len(spec.methods) > 1:
-        found["methods"] = methods_json(spec, history, front)
+        found["methods"] = methods_json(run)
     return found
 
 
-def methods_json(spec: SearchSpec, history: History, front: Front) -> list[dict[str, Any]]:
+def methods_json(run: SearchRun) -> list[dict[str, Any]]:
     """For each of several methods: what it got, which part of the front it holds, its paper's setting.
 
     ``adds``: the hypervolume that the front would lose without this method.
     """
+    spec, history, front = run.spec, run.history, run.front()
     rows = []
     for method in spec.methods:
         own = [t for t in history.trials.values() if t.method == method]
@@ -91,8 +91,9 @@ def methods_json(spec: SearchSpec, history: History, front: Front) -> list[dict[
     return rows
 
 
-def state_of(spec: SearchSpec, history: History) -> str:
+def state_of(run: SearchRun) -> str:
     """``finished`` when every trial and replicate asked for has ended (``failed`` if all failed), else ``stopped``."""
+    spec, history = run.spec, run.history
     if not trials_ended(spec, history) or wanted(spec, history) or running(history):
         return "stopped"
     return "finished" if history.with_state(TrialState.FINISHED, TrialState.STOPPED) else "failed"

@@ -11,7 +11,7 @@ from typing import Any
 
 from tuner.errors import Failed
 from tuner.home import Home
-from tuner.spec.search_spec import SearchSpec
+from tuner.results.search_run import SearchRun
 from tuner.tracking import runs as layout
 from tuner.tracking.runs import Changes, metric_name, without_secrets
 
@@ -40,55 +40,55 @@ def _client(home: Home):
         raise Failed(f"{where} cannot be reached: {without_secrets(str(error))[:300]}") from None
 
 
-def _runs(client, spec: SearchSpec, home: Home, name: str) -> tuple[str, dict[int, str]]:
+def _runs(client, run: SearchRun) -> tuple[str, dict[int, str]]:
     """The search's own run, and those of its trials."""
-    experiment = client.get_experiment_by_name(spec.experiment_name)
-    key = layout.search_key(home.search(name))
+    experiment = client.get_experiment_by_name(run.spec.experiment_name)
+    key = layout.search_key(run.folder)
     found = experiment and client.search_runs([experiment.experiment_id], f"tags.`tuner.key` = '{key}'", max_results=1)
     if not found:
-        raise Failed(f"MLflow does not have search {name!r}; `tuner sync {name}` fills it in")
+        raise Failed(f"MLflow does not have search {run.name!r}; `tuner sync {run.name}` fills it in")
     parent = found[0].info.run_id
     return parent, layout.trial_runs(client, experiment.experiment_id, parent)
 
 
-def log_test(result: dict[str, Any], spec: SearchSpec, home: Home, name: str) -> None:
+def log_test(result: dict[str, Any], run: SearchRun) -> None:
     """Metrics ``test/...`` and the tag ``tuner.test_attack`` on the trials' runs, the report on the search's."""
     from tuner.tracking.tracker import write
 
-    with _client(home) as client:
-        parent, trials = _runs(client, spec, home, name)
+    with _client(run.home) as client:
+        parent, trials = _runs(client, run)
         now = int(time.time() * 1000)
         for row in result["rows"]:
             if row["trial"] not in trials:
                 raise Failed(
-                    f"MLflow does not have trial {row['trial']} of search {name!r}; `tuner sync {name}` fills it in"
+                    f"MLflow does not have trial {row['trial']} of search {run.name!r}; "
+                    f"`tuner sync {run.name}` fills it in"
                 )
             values = {k: v for k, v in row.items() if k.endswith("_acc")} | {
                 f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")
             }
             metrics = [(metric_name(f"test/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]
             write(client, trials[row["trial"]], Changes(metrics=metrics, tags={"tuner.test_attack": result["attack"]}))
-        folder = home.search(name)
+        folder = run.folder
         write(client, parent, Changes(files=[folder / "verified.html", folder / "verified.parquet"]))
 
 
-def register(
-    bundle: Path, about: dict[str, Any], spec: SearchSpec, home: Home, name: str, model: str, alias: str
-) -> dict[str, str]:
+def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, alias: str) -> dict[str, str]:
     """A new version of registered model ``model``, made of an exported folder; ``alias`` points to it."""
     import tempfile
 
-    with _client(home) as client:
+    with _client(run.home) as client:
         import mlflow.pyfunc
         import numpy as np
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        _, trials = _runs(client, spec, home, name)
-        run = trials.get(about["trial"])
-        if run is None:
+        _, trials = _runs(client, run)
+        trial_run = trials.get(about["trial"])
+        if trial_run is None:
             raise Failed(
-                f"MLflow does not have trial {about['trial']} of search {name!r}; `tuner sync {name}` fills it in"
+                f"MLflow does not have trial {about['trial']} of search {run.name!r}; "
+                f"`tuner sync {run.name}` fills it in"
             )
         kind, classes = np.dtype(np.float32), len(about["architecture"]["classes"])
         signature = ModelSignature(
@@ -103,14 +103,14 @@ def register(
                 signature=signature,
                 pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"],
             )
-            client.log_artifacts(run, f"{aside}/model", f"model-{alias}")
+            client.log_artifacts(trial_run, f"{aside}/model", f"model-{alias}")
         try:
             client.create_registered_model(model)
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(run).info.artifact_uri}/model-{alias}"
-        tags = {"tuner.search": name, "tuner.trial": str(about["trial"])}
-        version = client.create_model_version(model, source, run, tags=tags).version
+        source = f"{client.get_run(trial_run).info.artifact_uri}/model-{alias}"
+        tags = {"tuner.search": run.name, "tuner.trial": str(about["trial"])}
+        version = client.create_model_version(model, source, trial_run, tags=tags).version
         client.set_registered_model_alias(model, alias, version)
     return {"name": model, "version": str(version), "alias": alias}

@@ -1,7 +1,6 @@
 """How a search looks in MLflow: experiment, runs, tags, names and the saved chart view.
 
-These functions work on a client that is handed in; but for `watch_machine`, ``tracking.py`` and ``mlflow_ui.py`` alone
-import MLflow.
+These functions work on a client that is handed in; only `watch_machine` imports MLflow itself.
 """
 
 from __future__ import annotations

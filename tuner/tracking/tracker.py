@@ -14,18 +14,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
-from tuner.home import Home
-from tuner.results.history import History, TrialRecord
+from tuner.report.text import summary_markdown
+from tuner.results.fronts import front_of
+from tuner.results.history import History
+from tuner.results.listener import Listener
 from tuner.results.pareto import Front
+from tuner.results.search_run import SearchRun
+from tuner.results.summary import state_of
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.runs import Changes, metric_name, without_secrets
 
 GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
-SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares Python's one lock
+PAGE_EVERY_S = 60.0  # while the search runs; a page has 5 MB
+SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares the GIL
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
@@ -36,23 +41,17 @@ _STATUS = {
 PARENT = -1  # the search's own run, among trial numbers
 
 
-class Tracker:
-    """What the driver calls while a search runs. Every method returns at once; only ``close`` waits. Not ``live``: a
-    history is replayed, so what MLflow refuses is told once, at the end."""
+class Tracker(Listener):
+    """Hears what happens in a search and hands it to the writer's thread. Every call returns at once but for
+    `training_began`, which waits for MLflow's import, and `close`. Not ``live``: a history is replayed, so what MLflow
+    refuses is told once, at the end.
+    """
 
-    def __init__(
-        self,
-        spec: SearchSpec,
-        home: Home,
-        name: str,
-        *,
-        warn: Callable[[str], None],
-        began: float | None = None,
-        live: bool = True,
-        later: bool = False,
-    ):
-        self.spec, self.home, self.name, self.warn, self.live = spec, home, name, warn, live
-        self._uri = layout.tracking_uri(home)
+    name = "MLflow"
+
+    def __init__(self, run: SearchRun, *, warn: Callable[[str], None], began: float | None = None, live: bool = True):
+        self.run, self.warn, self.live = run, warn, live
+        self._uri = layout.tracking_uri(run.home)
         self.tracking_uri = without_secrets(self._uri)
         self.began = began or time.time()
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
@@ -60,15 +59,15 @@ class Tracker:
         self._started: dict[int, float] = {}
         self._members: set[int] = set()  # trials that are tagged as on the front
         self._last_end = 0.0
+        self._page_due = 0.0  # ``time.monotonic()`` before which the page is not sent again
+        self._resumed = any(record.epochs for record in run.history.everything())
         self._writer = _Writer(self)
-        self._send(PARENT, layout.parent_changes(spec))
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
-        if not later:
-            self._thread.start()
+        self._send(PARENT, layout.parent_changes(run.spec))
 
-    def wait_for_import(self) -> None:
-        """Until MLflow is imported. Ray's pickling looks into every module there is, which makes MLflow's lazy ones
-        import the rest on this thread; two imports of MLflow at once dead-lock. With ``later`` it begins here."""
+    def training_began(self) -> None:
+        """Import MLflow, and wait for it. Ray's pickling looks into every module there is, which makes MLflow's lazy
+        ones import the rest on the caller's thread; two imports of MLflow at once dead-lock."""
         if self._thread.ident is None:
             self._thread.start()
         self._writer.imported.wait(120)
@@ -77,11 +76,11 @@ class Tracker:
         """A new trial, or one that goes on: what its history has already is written (again)."""
         trial = record.trial
         self._started[trial], self._seconds[trial] = record.started, {}
-        params = {**asdict(self.spec.training()), "method": record.method, "seed": record.seed, **record.params}
+        params = {**asdict(self.run.spec.training()), "method": record.method, "seed": record.seed, **record.params}
         tags = {
             "tuner.kind": "trial",
             "tuner.trial": str(trial),
-            "tuner.search": self.name,
+            "tuner.search": self.run.name,
             "tuner.method": record.method,
             "tuner.pareto": "false",
         }
@@ -92,9 +91,10 @@ class Tracker:
         self._members.discard(trial)
         self._send(trial, Changes(name, record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
-            self.epoch(trial, metrics)
+            self.epoch_ended(record, metrics)
 
-    def epoch(self, trial: int, metrics: dict) -> None:
+    def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
+        trial = record.trial
         seconds = self._seconds.setdefault(trial, {})
         step = int(metrics.get("epoch", len(seconds) + 1))
         seconds[step] = sum(metrics.get(k) or 0.0 for k in ("train_s", "eval_s"))
@@ -119,8 +119,8 @@ class Tracker:
         self._last_end = max(self._last_end, record.ended)
         self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
 
-    def front(self, front: Front, finished: int) -> None:
-        """The front after ``finished`` trials: a point on the parent's curves, and who is on it now."""
+    def front_changed(self, front: Front, finished: int) -> None:
+        """A point on the parent's curves, which trials are members now, and from time to time the page."""
         when, members = _ms(self._last_end), {row["trial"] for row in front.rows}
         self._send(
             PARENT,
@@ -134,33 +134,38 @@ class Tracker:
         for trial in members ^ self._members:
             self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
         self._members = members
+        page = self.run.folder / "front.html"
+        if self.live and time.monotonic() >= self._page_due and page.exists():
+            self._page_due = time.monotonic() + PAGE_EVERY_S
+            self._send(PARENT, Changes(files=[page]))
 
-    def close(self, state: str, folder: Path, history: History, *, timeout: float = 30) -> bool:
-        """Write the pictures, end every run, wait for the writer; False if MLflow lacks something (then: sync)."""
-        self.wait_for_import()
+    def search_ended(self, run: SearchRun, state: str) -> None:
+        if self.close(state) and self._resumed:  # what a killed driver had not sent yet
+            sync(run, warn=self.warn)
+
+    def close(self, state: str, *, timeout: float = 30) -> bool:
+        """Send the summary and the pictures that lie in the search's folder, end every run, wait for the writer; False
+        if MLflow lacks something (then: `sync`)."""
+        self.training_began()
         deadline = time.monotonic() + timeout
-        for record in history.everything():
+        for record in self.run.history.everything():
             if record.state == TrialState.RUNNING:
                 self.trial_ended(record)
-        tags, files = {}, [folder / "spec.yaml"]
-        try:
-            from tuner.report.files import write_pictures
-            from tuner.report.text import summary_markdown
-
-            tags = {"mlflow.note.content": summary_markdown(self.spec, history)}
-            files += write_pictures(folder, history, self.spec).values()
-        except Exception as error:  # a picture is not worth a search
-            self.warn(f"the pictures could not be made: {type(error).__name__}: {error}")
+        tags = {"mlflow.note.content": summary_markdown(self.run), "tuner.state": state}
+        files = [self.run.folder / name for name in ("spec.yaml", "front.html", "front.png", "front.parquet")]
         self._send(
             PARENT,
             Changes(
-                tags={**tags, "tuner.state": state},
+                tags=tags,
                 status=_STATUS.get(state, "FAILED"),
                 ended=max(self._last_end, self.began),
-                files=[f for f in files if f.exists()],
+                files=[file for file in files if file.exists()],
             ),
         )
         return self._writer.finish(self._thread, deadline)
+
+    def result(self) -> dict[str, Any]:
+        return {"mlflow": {"tracking_uri": self.tracking_uri, "run_id": self.run_id}}
 
     @property
     def run_id(self) -> str | None:
@@ -217,7 +222,7 @@ class _Writer:
             what = layout.REFUSES if self._refused else "does not have all of this search yet"
             self.tracker.warn(
                 f"MLflow at {self.tracker.tracking_uri} {what}; the history has everything, and "
-                f"`tuner sync {self.tracker.name}` fills it in"
+                f"`tuner sync {self.tracker.run.name}` fills it in"
             )
         return self._complete
 
@@ -266,20 +271,21 @@ class _Writer:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        t, spec = self.tracker, self.tracker.spec
+        t, run = self.tracker, self.tracker.run
+        spec = run.spec
         local = not t._uri.startswith(("http:", "https:", "databricks"))
-        if t._uri == f"sqlite:///{t.home.mlflow_db}":
-            layout.make_store(t.home, lambda uri: MlflowClient(tracking_uri=uri))
+        if t._uri == f"sqlite:///{run.home.mlflow_db}":
+            layout.make_store(run.home, lambda uri: MlflowClient(tracking_uri=uri))
         client = MlflowClient(tracking_uri=t._uri)
-        experiment = layout.experiment_id(client, spec.experiment_name, t.home.artifacts.as_uri() if local else None)
-        key = layout.search_key(t.home.search(t.name))
-        parent = layout.parent_run(client, experiment, spec, t.name, key, t.began)
+        experiment = layout.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
+        key = layout.search_key(run.folder)
+        parent = layout.parent_run(client, experiment, spec, run.name, key, t.began)
         self.runs = {PARENT: parent, **layout.trial_runs(client, experiment, parent)}
         self._experiment, self._client = experiment, client
         self.connected.set()
         layout.watch_machine(parent, t._uri, t.warn if t.live else None)
         try:
-            layout.save_view(client, experiment, parent, spec, t.name, __version__)
+            layout.save_view(client, experiment, parent, spec, run.name, __version__)
         except Exception as error:  # the pictures on the search's run show the same
             t.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
 
@@ -325,34 +331,23 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def sync(
-    spec: SearchSpec,
-    home: Home,
-    name: str,
-    history: History,
-    *,
-    warn: Callable[[str], None] = print,
-    timeout: float = 300,
-) -> bool:
+def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float = 300) -> bool:
     """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
-    from tuner.results.summary import state_of
-
-    records = sorted(history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
+    spec = run.spec
+    records = sorted(run.history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
     began = min((t.started for t in records), default=None)
-    tracker = Tracker(spec, home, name, warn=warn, began=began, live=False)
+    tracker = Tracker(run, warn=warn, began=began, live=False)
     past, front, finished = History(None), Front(spec.objectives, ()), 0
     for record in records:
         tracker.trial_started(record)
-        if record.state != TrialState.RUNNING:
+        if record.state.ended:
             tracker.trial_ended(record)
         (past.trials if record.of is None else past.replicates)[record.trial] = record
         finished += record.state == TrialState.FINISHED
         if record.state == TrialState.FINISHED and (record.of is not None or spec.goal.feasible(record.last)):
-            rows = (
-                [*front.rows, record.row(spec.objectives)]
-                if record.of is None
-                else past.rows(spec.objectives, spec.goal)
-            )  # a replicate changes a mean: anybody may come onto the front
-            front = Front.of(rows, spec.objectives)
-            tracker.front(front, finished)
-    return tracker.close(state_of(spec, history), home.search(name), history, timeout=timeout)
+            if record.of is None:
+                front = Front.of([*front.rows, record.row(spec.objectives)], spec.objectives)
+            else:  # a replicate changes a mean: any trial may come onto the front
+                front = front_of(spec, past)
+            tracker.front_changed(front, finished)
+    return tracker.close(state_of(run), timeout=timeout)

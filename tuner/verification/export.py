@@ -16,8 +16,10 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.files import CHECKOUT, write_atomically
 from tuner.home import Home
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.sync.named_places import check_named
+from tuner.verification.verify import Job, make_jobs, picked_rows
 
 FORMAT = 1
 
@@ -37,27 +39,25 @@ def export_model(
 
     ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that refuses it.
     """
-    from tuner.verification.verify import check_checkpoint, make_jobs, picked_rows
 
     home, to = home or Home(), Path(to).absolute()
-    spec, history = load_search(home, name)
-    check_named(spec, home, name, f"export --pick {pick} --to {shlex.quote(str(to))}", dataset=dataset)
-    (row,) = picked_rows(spec, history, name, str(pick))
+    run = load_search(home, name)
+    check_named(run.spec, home, name, f"export --pick {pick} --to {shlex.quote(str(to))}", dataset=dataset)
+    (row,) = picked_rows(run, str(pick))
     _check_target(to)
-    (job,) = make_jobs(spec, history, home, name, [row["trial"]], "apgd", 0)
-    check_checkpoint(job.config, history.trials[row["trial"]])
+    (job,) = make_jobs(run, [row["trial"]], "apgd", 0)
     alias = str(pick) if str(pick) in ("knee", "worst", "average") else f"trial-{row['trial']}"
     _make_parent(to)
     work = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
     aside = work / "bundle"
     aside.mkdir()
     try:
-        about = _write(aside, job, spec, history, home, name, str(pick))
+        about = _write(aside, job, run, str(pick))
         done = {"trial": row["trial"], "folder": str(to)}
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
 
-            version = to_registry(aside, about, spec, home, name, register, alias)
+            version = to_registry(aside, about, run, register, alias)
             done |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
         _replace(aside, to)
     finally:
@@ -65,18 +65,18 @@ def export_model(
     return done
 
 
-def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -> dict[str, Any]:
+def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
     import torch
 
     from trainables.model_io import load_trial, write_weights
     from tuner.report.model_card import card
 
-    record = history.trials[job.trial]
-    model, saved = load_trial(job.config.folder, home.root, job.config.dataset)
+    spec, record = run.spec, run.history.trials[job.trial]
+    model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset)
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
         "format": FORMAT,
-        "search": name,
+        "search": run.name,
         "trial": job.trial,
         "pick": pick,
         "method": record.method,
@@ -92,7 +92,7 @@ def _write(folder: Path, job, spec, history, home: Home, name: str, pick: str) -
             "seed": spec.seed,
         },
         "spec": spec.to_dict(),
-        "metrics": [_val_metrics(record, job), *_test_metrics(home.search(name), job)],
+        "metrics": [_val_metrics(record, job), *_test_metrics(run.folder, job)],
         "code": code_version(),
         "torch": torch.__version__,
     }
@@ -183,7 +183,7 @@ def export_table(name: str, file: Path | str, home: Home | None = None) -> dict[
     import pyarrow.parquet as pq
 
     home, file = home or Home(), Path(file).absolute()
-    _, history = load_search(home, name)
+    history = load_search(home, name).history
     if file.is_dir():
         raise UsageError(f"--parquet {str(file)!r} is a folder; give a file")
     _make_parent(file)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tuner.files import write_atomically
-from tuner.home import Home
-from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.summary import CORRECTION, SHOWN, SPLIT, cells, row_of, sentences
 
 
-def write_report(result: dict[str, Any], spec: SearchSpec, history: History, home: Home) -> None:
-    folder = home.search(result["search"])
+def write_report(result: dict[str, Any], run: SearchRun) -> None:
+    """``verified.html`` and ``verified.parquet`` in the search's folder."""
+    folder = run.folder
     write_atomically(folder / "verified.parquet", _parquet(folder))
-    write_atomically(folder / "verified.html", page(result, spec))
+    write_atomically(folder / "verified.html", page(result, run.spec))
 
 
 def _parquet(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""What verification found: DESIGN's JSON, a terminal table, `verified.parquet` and `verified.html`."""
+"""What verification found, as values and sentences: `--json`, the terminal and the report show the same."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tuner.home import Home
 from tuner.report.format import fraction
-from tuner.results.history import History
 from tuner.results.pareto import nondominated
-from tuner.spec.search_spec import SearchSpec
+from tuner.results.search_run import SearchRun
 from tuner.verification.intervals import class_mean, wilson, worst_class
 
 SPLIT = "test"
@@ -68,11 +66,9 @@ def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
     }
 
 
-def summary(
-    spec: SearchSpec, history: History, home: Home, name: str, attack: str, done: list[tuple]
-) -> dict[str, Any]:
+def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
     """``done``: (job, its stored result) pairs. Rows are the search's own models; ``seeds`` sums up retrained ones."""
-    rows, retrained = [], {}
+    spec, rows, retrained = run.spec, [], {}
     for job, found in done:
         if job.seed is None:
             rows.append(row_of(found, job.path.with_suffix(".parquet")))
@@ -83,14 +79,14 @@ def summary(
                 else row_of(found, job.path.with_suffix(".parquet"))
             )
     for row in rows:
-        last = history.trials[row["trial"]].last
+        last = run.history.trials[row["trial"]].last
         row["val"] = {n: last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
         if row["trial"] in retrained:
             row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
     front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
     front_trials = [rows[i]["trial"] for i in front]
     return {
-        "search": name,
+        "search": run.name,
         "split": SPLIT,
         "attack": attack,
         "rows": rows,
@@ -98,7 +94,7 @@ def summary(
         "front": front_trials,
         "fell_off": [r["trial"] for r in rows if r["trial"] not in front_trials],
         "note": CORRECTION,
-        "home": str(home.root),
+        "home": str(run.home.root),
     }
 
 

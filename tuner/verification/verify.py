@@ -21,8 +21,7 @@ from tuner.execution.resources import task_options
 from tuner.execution.trial_config import trial_config
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.results.history import History
-from tuner.results.pareto import Front
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import push
@@ -69,7 +68,7 @@ def verify_search(
     dataset: str | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; DESIGN's JSON.
+    """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; returns the `--json`.
 
     ``dataset``: the search's, said again where it is a URL: whoever sent us a search's folder wrote its spec, and must
     not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint
@@ -81,26 +80,25 @@ def verify_search(
     home, attack = home or Home(), parse_attack(attack)
     if seeds < 0:
         raise UsageError(f"--seeds {seeds} is not allowed; it takes a whole number of at least 0")
-    spec, history = load_search(home, name)
-    check_named(spec, home, name, "verify", dataset=dataset)
-    picked = picked_rows(spec, history, name, pick)
-    jobs = make_jobs(spec, history, home, name, [r["trial"] for r in picked], attack, seeds)
+    run = load_search(home, name)
+    check_named(run.spec, home, name, "verify", dataset=dataset)
+    jobs = make_jobs(run, [row["trial"] for row in picked_rows(run, pick)], attack, seeds)
     todo = [job for job in jobs if stored(job) is None]
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
-        run_jobs(todo, spec, attack, say)
-    result = summary(spec, history, home, name, attack, [(job, stored(job)) for job in jobs])
-    write_report(result, spec, history, home)
-    _to_mlflow(result, spec, home, name, say)
-    if spec.storage:
-        push(spec.storage, home, name)
+        run_jobs(todo, run.spec, attack, say)
+    result = summary(run, attack, [(job, stored(job)) for job in jobs])
+    write_report(result, run)
+    _to_mlflow(result, run, say)
+    if run.spec.storage:
+        push(run.spec.storage, home, name)
     return result
 
 
-def picked_rows(spec: SearchSpec, history: History, name: str, pick: str | None) -> list[dict]:
+def picked_rows(run: SearchRun, pick: str | None) -> list[dict]:
     """The whole front, or one of its rows."""
-    front = Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
+    front, name = run.front(), run.name
     if not front.rows:
         raise UsageError(f"search {name!r} has no finished full-budget trial yet; tuner resume {name} goes on with it")
     try:
@@ -113,19 +111,17 @@ def folder_of(attack: str) -> str:
     return attack.replace(":", "-")
 
 
-def make_jobs(
-    spec: SearchSpec, history: History, home: Home, name: str, trials: Iterable[int], attack: str, seeds: int
-) -> list[Job]:
-    folder = home.search(name)
-    results = folder / "verify" / folder_of(attack)
+def make_jobs(run: SearchRun, trials: Iterable[int], attack: str, seeds: int) -> list[Job]:
+    """A job for the model of each of ``trials``, and one for each of ``seeds`` other seeds of its setting."""
+    results, own_seed = run.folder / "verify" / folder_of(attack), run.spec.seed
     jobs = []
     for trial in trials:
-        record = history.trials[trial]
-        config = trial_config(spec, home, folder, record)
+        record = run.history.trials[trial]
+        config = trial_config(run, record)
         check_checkpoint(config, record)
         jobs.append(Job(trial, config, results / str(trial)))
-        for seed in range(spec.seed + 1, spec.seed + 1 + seeds):
-            where = home.place(spec.storage, "searches", name, "verify", "seeds", trial, seed)
+        for seed in range(own_seed + 1, own_seed + 1 + seeds):
+            where = run.place("verify", "seeds", trial, seed)
             again = dataclasses.replace(config, seed=seed, folder=where)
             jobs.append(Job(trial, again, results / f"{trial}-seed{seed}", seed))
     return jobs
@@ -235,11 +231,11 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
     write_atomically(job.path.with_suffix(".json"), json.dumps(result, indent=1))
 
 
-def _to_mlflow(result: dict[str, Any], spec: SearchSpec, home: Home, name: str, say: Say) -> None:
+def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:
     """MLflow is told on every call, so a server that was away gets it the next time; no result depends on it."""
     from tuner.tracking.after_search import log_test
 
     try:
-        log_test(result, spec, home, name)
+        log_test(result, run)
     except Failed as error:
-        say(f"{error}; the results are kept, and `tuner verify {name}` tries again")
+        say(f"{error}; the results are kept, and `tuner verify {run.name}` tries again")

@@ -1,0 +1,162 @@
+"""Who hears what happens in a search: in order, whole, and without harm to it; the pages do not need MLflow."""
+
+import json
+import socket
+
+import pytest
+
+from tests.conftest import SMALL, tuner
+from tests.histories import fill, metrics, run_of, start
+from tuner.home import Home
+from tuner.report import pages
+from tuner.report.pages import Pages
+from tuner.results.history import History
+from tuner.results.listener import Listener, Listeners
+from tuner.results.pareto import Front
+from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
+
+HEARS = [name for name in vars(Listener) if not name.startswith("_") and name != "name"]
+
+
+class Recorder(Listener):
+    """Notes every call with what the history says of it at that moment."""
+
+    def __init__(self):
+        self.heard = []
+
+    def search_started(self, run):
+        self.run = run
+        self.heard.append(("search_started",))
+
+    def trial_started(self, record):
+        assert self.run.history.record(record.trial) is record
+        self.heard.append(("trial_started", record.trial))
+
+    def training_began(self):
+        self.heard.append(("training_began",))
+
+    def epoch_ended(self, record, metrics):
+        assert record.last == metrics, "the history has it by then"
+        self.heard.append(("epoch_ended", record.trial, metrics["epoch"]))
+
+    def trial_ended(self, record):
+        assert record.state.ended
+        self.heard.append(("trial_ended", record.trial, str(record.state)))
+
+    def front_changed(self, front, finished):
+        assert front.rows
+        self.heard.append(("front_changed", finished))
+
+    def search_ended(self, run, state):
+        assert all((run.folder / name).exists() for name in ("front.html", "front.png", "front.parquet"))
+        self.heard.append(("search_ended", state))
+
+    def result(self):
+        return {"heard": len(self.heard)}
+
+
+class Broken(Listener):
+    """Fails at every call."""
+
+    name = "a broken listener"
+
+    def __getattribute__(self, name):
+        if name in HEARS:
+            raise RuntimeError(f"no {name}")
+        return super().__getattribute__(name)
+
+
+def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
+    """A real search with a closed port for MLflow and a listener that fails: both are named, neither does harm."""
+    from tuner import search
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
+            training = {"passes": 1, "attack_steps": 1, "eval_attack": 1}
+            spec = SearchSpec(method="trades", trials=2, max_epochs=2, set=training, max_concurrent=1, name="heard")
+            recorder = Recorder()
+            result = search(spec, Home(tmp_path), listeners=[Broken(), recorder])
+    assert result["state"] == "finished" and result["heard"] == len(recorder.heard)
+    heard = recorder.heard
+    assert heard[0] == ("search_started",) and heard[-1] == ("search_ended", "finished")
+    assert heard.count(("training_began",)) == 1
+    for trial in (0, 1):
+        mine = [call for call in heard if len(call) > 1 and call[1] == trial and call[0] != "front_changed"]
+        assert mine == [
+            ("trial_started", trial),
+            ("epoch_ended", trial, 1),
+            ("epoch_ended", trial, 2),
+            ("trial_ended", trial, "finished"),
+        ]
+    assert [call for call in heard if call[0] == "front_changed"] == [("front_changed", 1), ("front_changed", 2)]
+    said = capfd.readouterr().err
+    assert said.count("a broken listener: RuntimeError: no search_started; the search goes on") == 1
+    assert "a broken listener: RuntimeError: no trial_started" not in said, "named once"
+    assert "MLflow at http://127.0.0.1:" in said and (tmp_path / "searches/heard/front.html").exists()
+
+
+def test_the_pictures_do_not_need_mlflow(tmp_path):
+    """MLflow cannot even be imported: the search, its page and its pictures are there."""
+    (tmp_path / "mlflow.py").write_text("raise ImportError('no MLflow here')\n")
+    done = tuner(
+        "search", "--method", "trades", "--trials", 1, *SMALL, "--name", "alone", "--home", tmp_path / "h", "--json",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mlflow"]["run_id"] is None
+    folder = tmp_path / "h/searches/alone"
+    assert "Pareto front" in (folder / "front.html").read_text() and (folder / "front.png").exists()
+
+
+def test_listeners_hand_on_every_call():
+    """A new method of `Listener` must not be forgotten in `Listeners`."""
+    assert [name for name in vars(Listeners) if not name.startswith("_")] == HEARS
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(pages.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("storage, every", [(None, pages.EVERY_S), ("s3://b/x", pages.FAR_EVERY_S)])
+def test_the_page_is_renewed_while_the_search_runs(tmp_path, clock, storage, every):
+    spec = SearchSpec(method="trades", max_epochs=4, storage=storage)
+    run = run_of(spec, History(None), Home(tmp_path))
+    listener, page = Pages(), tmp_path / "searches" / spec.search_name / "front.html"
+    listener.search_started(run)
+    assert "no trial has finished its full budget" in page.read_text()
+    start(run.history, spec, 0, spec.search_space().default())
+    run.history.append("epoch", 0, metrics=metrics(4, 0.5, 0.25))
+    run.history.append("end", 0, state=TrialState.FINISHED)
+    clock[0] += every - 1
+    listener.front_changed(run.front(), 1)
+    assert "no trial has finished its full budget" in page.read_text(), "not so soon"
+    clock[0] += 2
+    listener.front_changed(run.front(), 1)
+    assert "no trial has finished its full budget" not in page.read_text()
+    assert not page.with_name("front.png").exists()
+    listener.search_ended(run, "finished")
+    assert page.with_name("front.png").exists() and page.with_name("front.parquet").exists()
+
+
+def test_a_page_that_takes_long_is_renewed_rarely(tmp_path, clock, monkeypatch):
+    written = []
+
+    def slowly(run):
+        clock[0] += 3.0
+        written.append(clock[0])
+
+    monkeypatch.setattr(pages, "write_page", slowly)
+    spec = SearchSpec(method="trades", max_epochs=4)
+    run = run_of(spec, fill(History(None), spec), Home(tmp_path))
+    listener = Pages()
+    listener.search_started(run)
+    for _ in range(1000):
+        clock[0] += 1.0
+        listener.front_changed(Front(spec.objectives, ()), 1)
+    assert len(written) == 1 + 1000 // int(3 / pages.SHARE)

@@ -1,0 +1,61 @@
+"""What a trial reports to the driver after a step, as one typed record. Imported by both sides, so without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrunkReport:
+    """What a step did for the trunk, or that it left it.
+
+    ``trained``: the epoch of the trunk that this step trained, if any. ``outdated``: how many stored trunks would fit,
+    were they not of another version of the code or of torch. ``past``: the trunk's epochs, once the trial has left it;
+    ``name``: the trunk's.
+    """
+
+    trained: int | None = None
+    outdated: int = 0
+    past: Sequence[Metrics] = ()
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """One report of a trial.
+
+    ``metrics``: of the last finished epoch (see `trainables.loop`), None for a step on the trunk or a failure.
+    ``curve``: all its epochs so far, where an actor started anew says them again. ``notes``: what is worth knowing
+    about a trial that has trained all its epochs. ``failed``: why it cannot go on (it diverged).
+    """
+
+    trial: int
+    metrics: Metrics | None = None
+    done: bool = False
+    curve: Sequence[Metrics] = ()
+    notes: Sequence[str] = ()
+    trunk: TrunkReport | None = None
+    failed: str | None = None
+
+    def to_result(self) -> dict[str, Any]:
+        """As Ray Tune takes it; what says nothing is left out."""
+        said = {"trial": self.trial, "metrics": self.metrics, "done": self.done}
+        if self.trunk:
+            said["trunk"] = {key: value for key, value in vars(self.trunk).items() if value}
+        return said | {key: value for key in ("curve", "notes", "failed") if (value := getattr(self, key))}
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> TrialReport:
+        """From Ray Tune's result, nested as its callbacks see it. Ray adds keys of its own, which are left alone."""
+        trunk = TrunkReport(**result["trunk"]) if result.get("trunk") else None
+        known = {key: result[key] for key in ("metrics", "done", "curve", "notes", "failed") if key in result}
+        return cls(result["trial"], trunk=trunk, **known)
+
+
+def metrics_of(flat_result: Mapping[str, Any]) -> Metrics:
+    """The ``metrics`` of a report that Ray Tune has flattened, as its schedulers see it; empty where it had none."""
+    return {k.removeprefix("metrics/"): v for k, v in flat_result.items() if k.startswith("metrics/")}
