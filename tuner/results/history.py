@@ -37,10 +37,9 @@ class History:
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
         if self.path and self.path.exists():
-            self._load()
+            self._load(self.path.read_text())
 
-    def _load(self) -> None:
-        text = self.path.read_text()
+    def _load(self, text: str) -> None:
         self._torn = text[-1:] not in ("", "\n")
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -99,7 +98,7 @@ class History:
         """Record an event by its name (see `tuner.results.events`); on disk before this returns."""
         line = {"event": event, "trial": trial, "time": time.time(), **fields}
         self._apply(event_of(line))
-        if self.folder is None:
+        if self.folder is None or self.path is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
@@ -208,8 +207,11 @@ class History:
         return pa.table({name: [row.get(name) for row in rows] for name in names})
 
     def write_parquet(self) -> Path:
+        """``history.parquet`` beside the log; ``ValueError`` for a history in memory."""
         import pyarrow.parquet as pq
 
+        if self.folder is None:
+            raise ValueError("a history in memory has no folder to write to")
         path = self.folder / "history.parquet"
         aside = path.with_suffix(".tmp")
         pq.write_table(self.table(), aside)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 Point = Sequence[float | None]
 
 
-def _valid(points: Sequence[Point]) -> list[int]:
-    return [i for i, row in enumerate(points) if all(v is not None and not math.isnan(v) for v in row)]
+def _valid(points: Sequence[Point]) -> dict[int, list[float]]:
+    """The rows without a missing or NaN value, by their index."""
+    numbers = {i: [v for v in row if v is not None and not math.isnan(v)] for i, row in enumerate(points)}
+    return {i: row for i, row in numbers.items() if len(row) == len(points[i])}
 
 
-def _dominates(a: Point, b: Point, maximise: Sequence[bool]) -> bool:
+def _dominates(a: Sequence[float], b: Sequence[float], maximise: Sequence[bool]) -> bool:
     pairs = [(x, y) if up else (-x, -y) for x, y, up in zip(a, b, maximise)]
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
@@ -25,19 +27,22 @@ def _dominates(a: Point, b: Point, maximise: Sequence[bool]) -> bool:
 def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]:
     """Indices, ascending, of the rows that no other row dominates; every copy of a duplicate is kept.
 
-    In descending order nobody is dominated by a later row, so each is compared with the front so far alone.
+    In descending order no row is dominated by a later one, so each is compared with the front so far alone.
     """
-    order = sorted(_valid(points), key=lambda i: [-v if up else v for v, up in zip(points[i], maximise)])
+    valid = _valid(points)
+    order = sorted(valid, key=lambda i: [-v if up else v for v, up in zip(valid[i], maximise)])
     front: list[int] = []
     for i in order:
-        if not any(_dominates(points[j], points[i], maximise) for j in front):
+        if not any(_dominates(valid[j], valid[i], maximise) for j in front):
             front.append(i)
     return sorted(front)
 
 
 def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: Sequence[bool]) -> float:
     """Lebesgue measure of what the rows dominate down to ``reference``; exact, any number of objectives."""
-    gains = [[(v - r) if up else (r - v) for v, r, up in zip(points[i], reference, maximise)] for i in _valid(points)]
+    gains = [
+        [(v - r) if up else (r - v) for v, r, up in zip(row, reference, maximise)] for row in _valid(points).values()
+    ]
     return _volume([g for g in gains if min(g) > 0])
 
 

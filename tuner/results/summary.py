@@ -20,7 +20,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
     """What ``tuner front --json`` prints for one search."""
     spec, history, front = run.spec, run.history, run.front()
     paper = history.trials.get(0)
-    found = {
+    found: dict[str, Any] = {
         "search": run.name,
         "state": state_of(run),
         "objectives": list(spec.objectives),
