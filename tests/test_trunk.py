@@ -210,6 +210,16 @@ def test_code_version_changes_with_the_source(monkeypatch, tmp_path):
     trunk.code_version.cache_clear()
 
 
+def test_every_file_counts_but_those_named():
+    """And the names are of files that exist: a renamed one would count again, or be looked for in vain."""
+    there = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.PACKAGE.rglob("*.py")}
+    counted = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.sources("trades")}
+    methods = {name for name in there if name.startswith("methods/")}
+    assert trunk.APART <= there
+    assert counted == there - trunk.APART - methods | {"methods/__init__.py", "methods/trades.py"}
+    assert {"loop.py", "attack.py", "attack_copy.py", "cuda_graph.py", "data/store.py", "models/build.py"} <= counted
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-100], lambda data: data[:5000] + b"x" + data[5001:], lambda data: b""]
 )

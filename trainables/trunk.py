@@ -23,37 +23,40 @@ from trainables.trunk_store import TrunkStore
 
 FORMAT = 1  # raise it when the files' content changes: old trunks are then not found
 PACKAGE = Path(__file__).parent
-# Everything that decides a plain epoch's bits; the base method's own file is added.
-SOURCES = (
-    "loop",
-    "attack",
-    "apgd",
-    "frozen",
-    "fused",
-    "augment",
-    "batches",
-    "averages",
-    "evaluate",
-    "class_weights",
-    "losses",
-    "method",
-    "models",
-    "replayed",
-    "sgd",
-    "data",
-    "methods/__init__",
-)
+# Files that do not decide a plain epoch's bits. Every other file counts, so a new one cannot be forgotten: counting too
+# many only trains a trunk once more.
+APART = {
+    "checkpoint.py",
+    "config.py",
+    "gpu_packing.py",
+    "model_io.py",
+    "ray_adapter.py",
+    "saved.py",
+    "square.py",
+    "storage.py",
+    "trunk.py",
+    "trunk_store.py",
+    "verification.py",
+    "verification_run.py",
+}
 
 
 @lru_cache
 def code_version(base: str) -> str:
     """A hash of the source files that a trunk of this base method depends on; even the edit of a comment changes it."""
-    names = [*SOURCES, "methods" if base == "fairfront" else f"methods/{base}"]  # fairfront is made of the others
-    files = [f for n in names for f in (sorted((PACKAGE / n).rglob("*.py")) or [PACKAGE / f"{n}.py"])]
     digest = hashlib.sha256()
-    for file in files:
+    for file in sources(base):
         digest.update(str(file.relative_to(PACKAGE)).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def sources(base: str) -> list[Path]:
+    """The source files that a trunk of this base method depends on."""
+    methods, apart = PACKAGE / "methods", {PACKAGE / name for name in APART}
+    common = [f for f in PACKAGE.rglob("*.py") if f.parent != methods and f not in apart]
+    # fairfront is made of the others
+    own = methods.glob("*.py") if base == "fairfront" else [methods / "__init__.py", methods / f"{base}.py"]
+    return sorted({*common, *own})
 
 
 def base_config(trainer: Trainer) -> TrialConfig:
