@@ -175,7 +175,7 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
     assert version.tags == {"tuner.search": "first", "tuner.trial": str(result["trial"])}
     files = [p.name for p in (home / "artifacts").rglob("model-knee/**/*")]
-    assert "mlflow_served.py" in files and not [f for f in files if f.endswith((".pkl", ".pickle", ".pth", ".pt"))]
+    assert "served_model.py" in files and not [f for f in files if f.endswith((".pkl", ".pickle", ".pth", ".pt"))]
 
 
 def test_weights_are_those_that_were_judged(tmp_path):

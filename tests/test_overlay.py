@@ -79,8 +79,8 @@ def test_who_holds_what_of_the_combined_front(home):
     srat, mail = found.groups
     assert srat.hypervolumes == pytest.approx([0.6 * 0.2 + 0.5 * 0.1, 0.7 * 0.12 + 0.5 * 0.18])
     # without srat: (0.55, 0.25) and (0.4, 0.4); without mail: (0.7, 0.12), (0.6, 0.2), (0.5, 0.3)
-    assert srat.adds == pytest.approx(0.2245 - (0.55 * 0.25 + 0.4 * 0.15))
-    assert mail.adds == pytest.approx(0.2245 - (0.7 * 0.12 + 0.6 * 0.08 + 0.5 * 0.1))
+    assert srat.exclusive_hypervolume == pytest.approx(0.2245 - (0.55 * 0.25 + 0.4 * 0.15))
+    assert mail.exclusive_hypervolume == pytest.approx(0.2245 - (0.7 * 0.12 + 0.6 * 0.08 + 0.5 * 0.1))
 
 
 def test_seeds_are_one_method_with_a_spread(home):

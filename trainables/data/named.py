@@ -1,6 +1,6 @@
 """The datasets that have a name: scikit-learn's digits and torchvision's, as arrays in memory.
 
-Every source gives a `Decoded`; those that are files of the user's own are in `encoded.py`.
+Every source gives a `Decoded`; those that are files of the user's own are in `files.py`.
 """
 
 from __future__ import annotations
