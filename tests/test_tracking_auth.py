@@ -14,6 +14,7 @@ from tests.test_export import refusing_server
 from tests.test_tracking import search_in
 from tests.test_wrong_input import run
 from tuner.home import Home
+from tuner.report.files import write_pictures
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import ui
@@ -89,8 +90,9 @@ def test_the_right_password_logs_a_search(server, made, monkeypatch):
 
     home, spec, history = made
     sign_in(monkeypatch, server, RIGHT)
-    said = []
-    assert sync(run_of(spec, history, home, "first"), warn=said.append) and said == []
+    said, search = [], run_of(spec, history, home, "first")
+    write_pictures(search)
+    assert sync(search, warn=said.append) and said == []
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name(spec.experiment_name)
     runs = client.search_runs([experiment.experiment_id])
@@ -112,6 +114,7 @@ def test_a_wrong_password_stops_no_search_and_is_told_nowhere(server, made, monk
 
     tracker = Tracker(run_of(spec, history, home, "first"), warn=warn)
     tracker.trial_started(history.trials[0])
+    tracker.training_began()
     assert tried.wait(60)
     assert tracker.close("finished", timeout=60) is False
     assert len(said) == 2 and all("refuses the user or password" in s and "\n" not in s for s in said)
