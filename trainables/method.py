@@ -165,6 +165,7 @@ class Method(nn.Module):
     Only ``forward`` is required; the other hooks have the plain choice as their default.
     """
 
+    name = ""  # the method's, as in `search_spaces.METHODS`
     head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are 10 * cosine
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
     needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
@@ -178,7 +179,7 @@ class Method(nn.Module):
         self.task = task
         self.form = getattr(params, "form", self.form)
         if self.needs_every_class:
-            require_every_class(task.class_counts, type(self).__name__.lower())
+            require_every_class(task.class_counts, self.name)
 
     def forward(self, batch: Batch) -> Tensor:
         """The scalar training loss."""
@@ -262,7 +263,7 @@ class Method(nn.Module):
         """A ``burn_in`` that is the method itself, as it is before ``start``: what acts there, and the latest start."""
         known, mine = params_of(type(self.params)), vars(self.params)
         acting = {n: mine[n] for n, p in known.items() if p.burn_in and p.active(mine)}
-        return type(self).__name__.lower(), {**acting, **values, "start": known["start"].range.high}
+        return self.name, {**acting, **values, "start": known["start"].range.high}
 
     def notes(self) -> list[str]:
         """What the user should be told after training, e.g. that weights had to be clipped."""

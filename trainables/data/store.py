@@ -27,8 +27,9 @@ import pyarrow as pa
 
 from trainables.data.decoded import Decoded
 from trainables.data.files import load_folder, load_parquet, source_files
-from trainables.data.named import load_digits, load_torchvision
-from trainables.data.spec import TORCHVISION, DataError, check_dataset
+from trainables.data.named import load_named
+from trainables.data.spec import DataError, check_dataset
+from trainables.datasets import DATASETS
 from trainables.storage import Storage, below, explain, inside
 
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
@@ -77,10 +78,8 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
     """Name of the decoded folder, and how to decode (or, as a URL, whence to copy it)."""
     check_dataset(dataset)
     kind, _, where = dataset.partition(":")
-    if dataset == "digits":
-        return f"digits-v{FORMAT}", load_digits
-    if dataset in TORCHVISION:
-        return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
+    if dataset in DATASETS:
+        return f"{dataset}-v{FORMAT}", lambda: load_named(dataset, datasets / "raw")
     if kind == "stored":
         key = where.partition("?")[0].rpartition("/")[2]
         if not DECODED.fullmatch(key):

@@ -16,6 +16,8 @@ def balanced_logits(logits: Tensor, prior: Tensor, strength: float = 1.0) -> Ten
 
 
 class Bsl(Method):
+    name = "bsl"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         self.register_buffer("prior", log_prior(task.class_counts))

@@ -26,6 +26,7 @@ class Cfa(Method):
     larger radius, opposite to DAFA; the attack's step stays, as in the authors' code.
     """
 
+    name = "cfa"
     steps_with_radius = False
 
     def __init__(self, params, task):

@@ -32,6 +32,8 @@ def chi_square_weights(risks: Tensor, rho: float, clip: bool = True) -> Tensor:
 
 
 class Codat(Method):
+    name = "codat"
+
     def forward(self, batch: Batch):
         losses = batch.cross_entropy(batch.logits_adv)
         risks, sizes = class_risks(losses.detach(), batch.y, self.task.classes)

@@ -29,6 +29,8 @@ class Dafa(Method):
     does not.
     """
 
+    name = "dafa"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         self.register_buffer("class_weights", torch.ones(task.classes, dtype=torch.float64))

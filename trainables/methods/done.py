@@ -64,6 +64,8 @@ class Done(Method):
     """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the
     running one."""
 
+    name = "done"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         self.register_buffer("r_log_u", torch.tensor(-torch.inf, dtype=torch.float64))

@@ -56,6 +56,8 @@ class Faal(Method):
     ``per_class`` in the sum alone.
     """
 
+    name = "faal"
+
     def class_weights(self, batch: Batch) -> Tensor:
         """(K,) p, sum 1."""
         classes = batch.logits_adv.shape[1]

@@ -37,6 +37,8 @@ def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float, schedule: str
 
 
 class Gairat(Method):
+    name = "gairat"
+
     def weights(self, batch: Batch) -> Tensor:
         p = self.params
         lam = lambda_at(

@@ -45,6 +45,8 @@ class Lrat(Method):
     attack, the last.
     """
 
+    name = "lrat"
+
     def attacks(self, base: Attack, epoch: int):
         found = simulated(self.params.attacks, base)
         return found + simulated("saa", base) if self._extra else found

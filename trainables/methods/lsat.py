@@ -6,6 +6,8 @@ from trainables.methods.lrat import simulated
 
 
 class Lsat(Method):
+    name = "lsat"
+
     def attacks(self, base: Attack, epoch: int):
         return simulated(self.params.attacks, base)
 

@@ -24,6 +24,8 @@ class Mail(Method):
     """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL; mart: mean w BCE(x') + beta * the unweighted KL
     term."""
 
+    name = "mail"
+
     def weights(self, batch: Batch) -> Tensor:
         p = self.params
         return margin_weights(batch.logits_adv, batch.y, p.slope, p.bias, p.normalise)

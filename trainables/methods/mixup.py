@@ -25,6 +25,7 @@ def beta_shares(n: int, q: float, generator: torch.Generator) -> Tensor:
 class Mixup(Method):
     """The label is not mixed, the ball is around the mixed image, evaluation is on unmixed images."""
 
+    name = "mixup"
     needs_partners = True
 
     def mix(self, x: Tensor, y: Tensor, partners: Tensor, generator: torch.Generator) -> Tensor:

@@ -51,6 +51,7 @@ def prediction_weights(predicted: Tensor, counts: Tensor) -> Tensor:
 
 
 class Reat(Method):
+    name = "reat"
     needs_every_class = True
 
     def __init__(self, params, task):

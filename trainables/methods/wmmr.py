@@ -29,6 +29,8 @@ class Wmmr(Method):
     """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL. In their code the gradient flows through w:
     ``detach``."""
 
+    name = "wmmr"
+
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
         if self.params.weight_attack and self.form == "at":
             return weighted_cross_entropy(logits_adv, y, self.params.alpha)

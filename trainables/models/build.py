@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.backbones import BACKBONES
 from trainables.models.check import check_model
 from trainables.models.names import MODELS, parse_model
 
@@ -82,7 +82,7 @@ def build_model(
         )
     base, width = parse_model(name)
     if base in MODELS:
-        backbone, features = BACKBONES[base](shape, width)
+        backbone, features = resolve_name(MODELS[base].build)(shape, width)
     else:
         from trainables.models.torchvision_models import torchvision_backbone  # heavy, and rarely needed
 

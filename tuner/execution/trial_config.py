@@ -23,14 +23,14 @@ def first_trial(spec: SearchSpec, home: Home, folder: Path) -> TrialConfig:
 
 
 def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord) -> TrialConfig:
-    """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
-    names = params_of(method_space(record.method).Params)  # its name wins where a knob has it too (schedule)
+    """What the trial is told: exactly what the sampler proposed, split into the method's own and the common ones."""
+    names = params_of(method_space(record.method).Params)  # its name wins where a common one has it too (schedule)
     own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
-    knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
+    training = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
     return TrialConfig(
         method=record.method,
         params=own,
-        training=knobs,
+        training=training,
         dataset=dataset_of(spec, folder),
         imbalance=spec.imbalance,
         model=spec.model,
