@@ -83,7 +83,7 @@ class Methods(Mapping[str, MethodSpace]):
             origin = " and of ".join(sorted(_package(entry) for entry in entries))
             try:
                 spaces[name], sources[name] = self._load(name, entries), origin
-            except Exception as error:  # whatever a stranger's module raises must not hide the other methods
+            except Exception as error:  # whatever a plug-in raises must not hide the other methods
                 reason = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
                 problems[name] = f"method {name!r} of {origin} is not used: {' '.join(reason.split())}"
         return spaces, problems, sources

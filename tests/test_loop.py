@@ -183,7 +183,7 @@ def test_evaluation_counts_by_hand(batch_size):
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(8, [6, 4]), (4, [4, 1, 3]), (2, [2, 2, 1, 2, 1]), (100, [25, 25])])
-def test_recorded_batches_are_filled_up_to_quarters_and_nobody_counts_twice(batch_size, sizes):
+def test_recorded_batches_are_filled_up_to_quarters_and_no_image_counts_twice(batch_size, sizes):
     """CE-PGD sees the five images of six that are right, margin-PGD the three that survive it."""
     seen = []
 

@@ -211,7 +211,7 @@ def test_code_version_changes_with_the_source(monkeypatch, tmp_path):
 
 
 def test_every_file_counts_but_those_named():
-    """And the names are of files that exist: a renamed one would count again, or be looked for in vain."""
+    """And the names are of files that exist, so a renamed file cannot go unnoticed."""
     there = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.PACKAGE.rglob("*.py")}
     counted = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.sources("trades")}
     methods = {name for name in there if name.startswith("methods/")}

@@ -53,8 +53,7 @@ def apgd_targeted(
     x_start: Tensor | None = None,
     threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
-    at ``x``.
+    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits at ``x``.
 
     ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 2) + 1 passes of B
     images; small images, and all on a GPU, go through in batches of targets * B.

@@ -35,7 +35,11 @@ class Evaluation:
     kl: Tensor  # sum of KL(p(x) || p(x')) on the CE-PGD example; only filled if asked for
 
     def metrics(self, classes: list[str]) -> dict[str, float]:
-        """The evaluation as the metrics of DESIGN: fractions in [0, 1]; classes without images are left out."""
+        """Fractions in [0, 1]; classes without images are left out.
+
+        ``clean_acc`` and ``robust_acc`` are means over the classes, ``tail_robust_acc`` over the worst 30 % of them,
+        ``masking_gap`` what margin-PGD takes from CE-PGD's survivors; the other names say what they are.
+        """
         present = self.count > 0
         clean = (self.clean / self.count)[present]
         robust = (self.robust / self.count)[present]

@@ -32,14 +32,18 @@ def find(
     attack: Attack,
     attacked: Frozen,
     method: Method,
-    threat: type[ThreatModel],
     x: Tensor,
     y: Tensor,
     begin: Tensor,
     eps: Tensor,
     step: Tensor,
+    *,
+    threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """One attack of a training step from ``begin``; ``eps`` and ``step`` (B,). Gives x' and the steps survived (B,)."""
+    """One attack of a training step from ``begin`` (B, ...), with ``eps`` and ``step`` (B,).
+
+    Returns x' (B, ...) and how many iterates were classified right, (B,) int64.
+    """
     if attack.loss == "dlr-targeted":
         return apgd_targeted(
             attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin, threat=threat
@@ -114,7 +118,7 @@ class Trainer:
         )
         if self.training.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
-        # nothing in it refers to the trainer: its memory goes when that goes
+        # holds no reference to the trainer, whose memory can then be freed
         self.record = Recorder(self.device.type == "cuda" and self.training.cuda_graph == "on")
         self._judges: dict[int, tuple[Frozen, Frozen]] = {}
         self.class_weights = class_weights(self.training.class_weights, counts)
@@ -122,12 +126,16 @@ class Trainer:
             self.class_weights = self.class_weights.to(self.device)
         self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
-        self.stats: EpochStats | None = None  # of the last epoch, for who branches from here
+        self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
 
     # ---- one epoch -------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> dict[str, float]:
-        """Train epoch ``self.epoch`` (0-based), judge it on `val`; the metrics of DESIGN (there `epoch` is 1-based)."""
+        """Train epoch ``self.epoch`` (0-based) and judge it on `val`.
+
+        Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite.
+        """
         begin = time.perf_counter()
         totals = self._train()
         loss = totals["loss"].item()  # the epoch's one synchronisation with the device
@@ -197,7 +205,7 @@ class Trainer:
         eps = (self.training.eps * self.method.eps_scale(y)).to(x.dtype)
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.training.eps))
         begin = start_point(x, eps, attack.start, generator, self.threat)
-        work = partial(find, attack, self.attacked, self.method, self.threat)
+        work = partial(find, attack, self.attacked, self.method, threat=self.threat)
         return self.record(attack, work)(x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
@@ -250,8 +258,8 @@ class Trainer:
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def judges(self, model) -> tuple[Frozen, Frozen]:
-        """Copies of ``model`` as it is now: one that judges, one that is attacked; the same where nothing is faster.
-        They stay, and so does what has been recorded of them."""
+        """Two copies of ``model`` with its present weights: one judges, one is attacked (the same one where nothing is
+        faster). They are kept from call to call, with the attacks recorded on them."""
         if id(model) not in self._judges:
             judge = Frozen(model)
             attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge

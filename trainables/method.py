@@ -20,11 +20,11 @@ from trainables.class_weights import require_every_class
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know before training: the data it will see and the length of the run."""
+    """What a method may know before training: its data, the length of the run and the attack."""
 
     class_counts: Tensor  # (K,) training images per class, int64
     max_epochs: int
-    eps: float  # L-inf radius in pixel units, images in [0, 1]
+    eps: float  # radius of the `ThreatModel`; L-inf: in units of the pixels' range [0, 1]
     attack_steps: int = 10
 
     @property
@@ -36,9 +36,9 @@ class Task:
 class Attack:
     """One attack of a training step. ``step`` is a fraction of the (per-sample) radius.
 
-    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "kl", "margin" (CW) or "dlr-targeted" (simplified
-    APGD, see LRAT). ``stop_after``: a sample stands still once it has been misclassified for that many steps
-    (FAT's tau); None: never.
+    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "margin" (Carlini and Wagner 2017) or "dlr-targeted", which
+    is `apgd_targeted` towards ``targets`` classes. ``stop_after``: a sample is frozen once it has been misclassified
+    for more than that many steps (FAT's tau); None: never.
     """
 
     steps: int
@@ -63,8 +63,7 @@ class Adversary:
 
 @dataclass
 class Batch:
-    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if
-    read."""
+    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if read."""
 
     x: Tensor  # (B, C, H, W) in [0, 1], after augmentation and mixing
     y: Tensor  # (B,)
@@ -199,8 +198,7 @@ class Method(nn.Module):
         return boosted, losses.mart_regulariser(batch.logits, batch.logits_adv, batch.y)
 
     def reduce(self, batch: Batch, main_weights: Tensor | None = None, reg_weights: Tensor | None = None) -> Tensor:
-        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted
-        form."""
+        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted form."""
         main, regulariser = self.terms(batch)
         loss = batch.mean(main, main_weights)
         if regulariser is None:

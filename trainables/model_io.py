@@ -23,7 +23,7 @@ def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tu
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
     CPU, and what describes it: ``architecture`` and ``config``.
 
-    ``dataset``: where its data are now. A checkpoint names the place too, but it can come from anybody.
+    ``dataset``: where its data are now. The place that a checkpoint names is not trusted: it may come from elsewhere.
 
     ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
     """

@@ -14,12 +14,12 @@ from ray import tune
 from trainables.config import TrialConfig
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
-# what nobody mends by waiting, and concerns the trial's own folder alone
+# errors of the trial's own folder, which waiting does not mend
 WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class StorageDown(Exception):
-    """The storage is at fault and not the trial, in one sentence."""
+    """The storage failed, not the trial; the message is one sentence."""
 
 
 class TrialActor(tune.Trainable):
@@ -29,8 +29,8 @@ class TrialActor(tune.Trainable):
     None, "outdated": trunks of other versions}``. The step that leaves the trunk reports its last epoch, and in
     ``trunk`` all of them: ``{"epochs", "past", "name"}``.
 
-    The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
-    from the last finished epoch, whoever started it.
+    The trial keeps its own checkpoint in its folder: a new actor (after a lost node, in a resumed search) goes on from
+    the last finished epoch.
     """
 
     def setup(self, config: dict) -> None:
@@ -57,7 +57,7 @@ class TrialActor(tune.Trainable):
         from trainables.checkpoint import save_checkpoint
         from trainables.loop import Diverged
 
-        if self.unreported:  # whoever trained so far, or whom they told, may have died before it was written down
+        if self.unreported:  # the actor that trained so far, or the driver, may have died before this was recorded
             self.unreported = False
             return {**self._report(self.curve[-1]), "curve": self.curve}
         try:
@@ -72,9 +72,10 @@ class TrialActor(tune.Trainable):
         return self._report(metrics)
 
     def _stored(self, do: Callable[[], Any], waits: Sequence[float] = WAITS_S) -> Any:
-        """What ``do`` gives, as soon as the storage lets it; ``StorageDown`` where it does not.
+        """Call ``do`` until the storage answers, with pauses of ``waits`` seconds, and return its result; then
+        ``StorageDown``.
 
-        What has been trained is safe here meanwhile: elsewhere it would be trained again.
+        Waiting here keeps what has been trained; another actor would train it again.
         """
         from trainables.storage import explain
 
@@ -89,7 +90,8 @@ class TrialActor(tune.Trainable):
             sleep(wait)
 
     def _on_trunk(self) -> dict | None:
-        """One epoch of the trunk, a moment's wait for who trains it, or the branch; None: time for one of its own."""
+        """The report of one step on the way to the branch point: an epoch of the trunk trained, a wait while another
+        process trains it, or the branch itself. None: the trial goes on with an epoch of its own."""
         past = self.branch.leave() if self.branch.ready() else None
         if past is None:
             trunk = {"trained": self.branch.advance(), "outdated": self.branch.outdated}

@@ -1,7 +1,7 @@
-"""The trunk: what trials have in common before they reweight is trained once and branched from.
+"""The trunk: what trials have in common before they reweight is trained once, and each trial branches from it.
 
-Several trials, searches, methods and machines may need the same trunk at once. Whoever holds its lock trains one epoch
-and lets go, so any of them can go on where another was killed.
+Several trials, searches, methods and machines may need the same trunk at once. The process that holds its lock trains
+one epoch and releases it, so any other can go on where one was killed.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ class Branch:
         self.name = key_hash(key)
         self.store = TrunkStore(trainer.config.home, trainer.config.storage, self.name)
         self.store.describe(key)
-        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # trunks that are not used, to be said
+        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # trunks that do not fit, to be told
         self._trunk: Trainer | None = None
-        self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for those who branch
-        self._rolling: int | None = None  # a file of ours that nobody branches from: goes when the next one is there
+        self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for the trials that branch
+        self._rolling: int | None = None  # a file of ours that no trial needs: removed when the next is written
 
     def ready(self) -> bool:
         return self._missing() is None
@@ -126,7 +126,8 @@ class Branch:
         return next((e for e in self.needed if e not in there), None)
 
     def advance(self, wait_s: float = 2.0) -> int | None:
-        """Train one epoch of the trunk and return its number, or wait a moment while somebody else does (None)."""
+        """Train one epoch of the trunk and return its number; None: another process still trains it after ``wait_s``
+        seconds."""
         deadline = time.monotonic() + wait_s
         while not self.ready():
             with self.store.lock() as mine:

@@ -18,7 +18,7 @@ def method_class(name: str) -> type[Method]:
         return _class_in(f"{__name__}.{name}", name)
     try:
         return _class_in(space.METHOD, name)
-    except Exception as error:  # a stranger's module may raise anything
+    except Exception as error:  # a plug-in's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"method {name!r} of {package} cannot be trained: {reason}") from error
 

@@ -1,5 +1,4 @@
-"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours
-lose."""
+"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours lose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL
-ball."""
+"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL ball."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ GRID, ROUNDS = 257, 7
 
 
 def class_margins(logits_adv: Tensor, y: Tensor) -> Tensor:
-    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is
-    absent."""
+    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is absent."""
     classes = logits_adv.shape[1]
     margins = prob_margin(logits_adv.detach(), y).double()
     sizes = class_sizes(y, classes, torch.float64)

@@ -1,5 +1,4 @@
-"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image
-survived."""
+"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image survived."""
 
 from __future__ import annotations
 

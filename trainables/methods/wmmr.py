@@ -11,8 +11,7 @@ from trainables.method import Batch, Method
 
 
 def exponential_weights(logits_adv: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors'
-    code."""
+    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors' code."""
     return (alpha * prob_margin(logits_adv, y)).exp()
 
 

@@ -35,8 +35,7 @@ HEADS = {"linear": nn.Linear, "cosine": CosineHead}
 
 
 class Classifier(nn.Module):
-    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not
-    parameters."""
+    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not parameters."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
