@@ -38,9 +38,9 @@ class Naive(Trainer):
 
     def _step(self, rows, generator):
         x, y = self.splits.train.batch(rows)
-        x = augment(x, self.knobs.augment, generator).contiguous()
-        eps = self.knobs.eps
-        step, steps = self.knobs.step_size * eps, self.knobs.attack_steps
+        x = augment(x, self.training.augment, generator).contiguous()
+        eps = self.training.eps
+        step, steps = self.training.step_size * eps, self.training.attack_steps
         return None, naive_step(self.model, self.optimizer, x, y, eps, step, steps)
 
     def _count(self, totals, batch, loss):
@@ -56,7 +56,7 @@ def train(arm: str, config: TrialConfig, device: str) -> dict:
     spent = {"train_s": time.perf_counter() - begin, "train_cpu_s": time.process_time() - cpu}
     test = open_test(DataSpec(config.dataset, config.imbalance), Path(config.home), device)
     fifth = Split(test.base, test.index[::5], test.labels[::5])
-    result = evaluate(Frozen(trainer.model), fifth, 10, eps=trainer.knobs.eps, steps=20)
+    result = evaluate(Frozen(trainer.model), fifth, 10, eps=trainer.training.eps, steps=20)
     metrics = result.metrics(trainer.splits.classes)
     return {
         "arm": arm,

@@ -61,8 +61,8 @@ def bf16_peak() -> float:
     return 10 * 2 * n**3 / (clock("cuda") - begin)
 
 
-def our_step(dataset: str, home: str, model: str, batch: int, device: str, **knobs) -> Callable[[], None]:
-    training = {"batch_size": batch, "attack_steps": STEPS, "eps": EPS, **knobs}
+def our_step(dataset: str, home: str, model: str, batch: int, device: str, **changes) -> Callable[[], None]:
+    training = {"batch_size": batch, "attack_steps": STEPS, "eps": EPS, **changes}
     trainer = Trainer(TrialConfig("at", {}, training, dataset, "none", model, home=home), device)
     generator = torch.Generator(device=device).manual_seed(0)
     rows = torch.arange(batch, device=device)

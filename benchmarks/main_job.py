@@ -107,9 +107,9 @@ def plain_turnover(home: str, trials: int) -> list[float]:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from search_spaces.training import training_for
+    from trainables.datasets import training_for
 
-    knobs = asdict(training_for("digits", **KNOBS))
+    training = asdict(training_for("digits", **KNOBS))
     reports: list[tuple[int, float, float]] = []
 
     class Plain(tune.Trainable):
@@ -121,7 +121,7 @@ def plain_turnover(home: str, trials: int) -> list[float]:
 
             torch.set_num_threads(1)
             own = {k: config[k] for k in ("one_minus_beta", "start", "sep_weight")}
-            self.trainer = Trainer(TrialConfig("srat", own, training=knobs, home=home, max_epochs=2))
+            self.trainer = Trainer(TrialConfig("srat", own, training=training, home=home, max_epochs=2))
 
         def reset_config(self, config):
             self.setup(config)

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from benchmarks.attack_speed import clock
 from benchmarks.synthetic import random_images
 from search_spaces import METHODS
-from search_spaces.training import training_for
 from trainables.attack import pgd
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.losses import cross_entropy
 
@@ -40,8 +40,8 @@ LIMIT = 1.15
 class Problem:
     """One method on one data set, late in training, when every deferred weight acts."""
 
-    def __init__(self, method: str, dataset: str, home: str, device: str, **knobs):
-        training = vars(training_for(dataset, **knobs))
+    def __init__(self, method: str, dataset: str, home: str, device: str, **changes):
+        training = vars(training_for(dataset, **changes))
         self.trainer = Trainer(TrialConfig(method, {}, training, dataset, "exp:10", home=home, max_epochs=8), device)
         self.trainer.epoch = 7
         self.trainer.model.train()
@@ -80,7 +80,7 @@ class Problem:
         """The calls alone, as little around them as possible."""
         trainer = self.trainer
         x, y = trainer.splits.train.batch(self.rows)
-        eps = torch.full((len(y),), trainer.knobs.eps, device=x.device)
+        eps = torch.full((len(y),), trainer.training.eps, device=x.device)
 
         def attack() -> None:
             pgd(trainer.attacked, x, y, cross_entropy, eps=eps, step=0.25 * eps, steps=1)
@@ -103,12 +103,12 @@ def timed(run: Callable[[], None], times: int, device: str) -> float:
     return (clock(device) - begin) / times
 
 
-def compare(methods: list[str], dataset: str, home: str, device: str, rounds: int, **knobs) -> list[dict]:
+def compare(methods: list[str], dataset: str, home: str, device: str, rounds: int, **changes) -> list[dict]:
     """Each method beside plain AT, interleaved, so that a busy machine slows both alike."""
-    plain = Problem("at", dataset, home, device, **knobs)
+    plain = Problem("at", dataset, home, device, **changes)
     rows = []
     for name in methods:
-        other = Problem(name, dataset, home, device, **knobs)
+        other = Problem(name, dataset, home, device, **changes)
         bare = other.bare()
         for run in (plain.step, other.step, *bare.values()):
             run()

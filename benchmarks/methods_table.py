@@ -83,7 +83,7 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
             trainer.run_epoch()
     except Diverged as problem:
         return {**about, "failed": str(problem)}
-    result = evaluate(Frozen(trainer.final_model), test, trainer.classes, eps=trainer.knobs.eps, steps=20)
+    result = evaluate(Frozen(trainer.final_model), test, trainer.classes, eps=trainer.training.eps, steps=20)
     per_class = {"clean": result.clean, "pgd": result.ce_robust, "robust": result.robust}
     return {
         **about,

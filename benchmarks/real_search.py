@@ -84,9 +84,9 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
     from ray.tune.search.optuna import OptunaSearch
 
     from benchmarks.main_job import define_srat
-    from search_spaces.training import training_for
+    from trainables.datasets import training_for
 
-    knobs = asdict(training_for("digits"))
+    training = asdict(training_for("digits"))
 
     class Stock(tune.Trainable):
         def setup(self, config):
@@ -96,7 +96,9 @@ def run_stock(home: str, trials: int, seed: int) -> dict:
             from trainables.loop import Trainer
 
             torch.set_num_threads(1)
-            self.trainer = Trainer(TrialConfig("srat", config, training=knobs, home=home, max_epochs=EPOCHS, seed=seed))
+            self.trainer = Trainer(
+                TrialConfig("srat", config, training=training, home=home, max_epochs=EPOCHS, seed=seed)
+            )
 
         def step(self):
             return {**self.trainer.run_epoch(), "done": self.trainer.epoch >= EPOCHS}

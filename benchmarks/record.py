@@ -28,7 +28,7 @@ import optuna
 import torch
 
 from benchmarks.synthetic import thinned
-from search_spaces.training import training_for
+from trainables.datasets import training_for
 from tuner.spec.space import build_space
 
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
@@ -81,7 +81,7 @@ def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None
     done = set()
     if out.exists():
         done = {(r["method"], r["trial"], r["seed"]) for r in map(json.loads, out.read_text().splitlines())}
-    knobs = asdict(training_for(dataset, **KNOBS.get(dataset, KNOBS["images"])))
+    training = asdict(training_for(dataset, **KNOBS.get(dataset, KNOBS["images"])))
     for number, params in enumerate(configurations(method, args.configs, fix)):
         for seed in range(args.seeds):
             if (method, number, seed) in done or number % parts != mine - 1:
@@ -89,7 +89,7 @@ def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None
             config = TrialConfig(
                 method,
                 params,
-                knobs,
+                training,
                 dataset,
                 home=args.home,
                 max_epochs=args.epochs,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from search_spaces.training import training_for
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, Split, open_test
+from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.verification import Cascade
 
@@ -29,15 +29,15 @@ METHODS = ("at", "srat", "trades", "bsl")
 
 
 def measure(method: str, home: str, images: int, epochs: int) -> dict:
-    knobs = training_for("digits")
-    trainer = Trainer(TrialConfig(method, training=asdict(knobs), home=home, max_epochs=epochs), "cpu")
+    training = training_for("digits")
+    trainer = Trainer(TrialConfig(method, training=asdict(training), home=home, max_epochs=epochs), "cpu")
     for _ in range(epochs):
         trainer.run_epoch()
     whole = open_test(DataSpec("digits"), Path(home))
     split = Split(whole.base, whole.index[:images], whole.labels[:images])
     row = {"method": method, "images": len(split)}
     for attack in ("apgd", "autoattack") * REPEATS:  # in turn, so that a busy machine slows both
-        cascade = Cascade(trainer.final_model, split, attack, eps=knobs.eps, search_steps=knobs.eval_attack)
+        cascade = Cascade(trainer.final_model, split, attack, eps=training.eps, search_steps=training.eval_attack)
         begin = time.process_time()
         stages = list(cascade.run())
         spent = min(time.process_time() - begin, row.get(attack, {}).get("cpu_s", float("inf")))

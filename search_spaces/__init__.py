@@ -1,69 +1,49 @@
-"""What may vary: one file per method, and the registry of methods.
+"""What may vary: one file per method with its hyperparameters, and the table of all methods.
 
-A method's equation is in ``trainables/methods/<name>.py``, its hyperparameters in
-``search_spaces/<name>.py``.
+How to add a method
+-------------------
+Two files of the same name and a row in the test table; nothing else names the method:
+
+1. ``search_spaces/NAME.py`` holds ``PAPER``, ``SUMMARY`` and the frozen dataclass ``Params``, in which each
+   hyperparameter is one line: default, range, meaning and, where it is known, the source of the default (see
+   `search_spaces.param`). It imports neither torch nor ray. A method that has a parameter ``start`` is trained as its
+   plain base before that fraction of the epochs, and trials share this part. Every file of this package is a method,
+   but for those in `search_spaces.registry.HELPERS`.
+2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
+   class attribute ``name`` is NAME. Only ``forward`` is required.
+3. A ``Case("NAME")`` in ``tests/test_methods.py`` runs the tests that every method passes. If it has a ``start``, a row
+   of ``tests/test_trunk.py`` says what it trains before.
+
+How to add a method without changing this project
+-------------------------------------------------
+Another installed package offers it by an entry point of the group ``tuner.methods``. In its ``pyproject.toml``::
+
+    [project.entry-points."tuner.methods"]
+    NAME = "package.space"
+
+The entry point's name is the method's. Its value is a module, or an object in one (``"package.module:object"``), with
+``PAPER``, ``SUMMARY`` and ``Params`` as above and one more line::
+
+    METHOD = "package.equation"
+
+the module with the `trainables.method.Method` subclass whose ``name`` is NAME. It is a string because torch is loaded
+only where something is trained; the module of the space must not import torch, or `tuner methods` gets slow. On a
+cluster the package has to be installed on every node. The name of a built-in method is refused, and so is a name that
+two packages offer. A plug-in that cannot be used is named in one sentence by `tuner methods` (``METHODS.problems``) and
+wherever it is asked for; all others work.
 """
 
-from search_spaces import (
-    at,
-    bsl,
-    cfa,
-    cfol,
-    codat,
-    dafa,
-    done,
-    ewat,
-    faal,
-    fairfront,
-    fat,
-    frl,
-    gairat,
-    lrat,
-    lsat,
-    mail,
-    mart,
-    mixup,
-    reat,
-    robal,
-    sovr,
-    srat,
-    trades,
-    wat,
-    wmmr,
-)
+from search_spaces.registry import Methods, MethodSpace
 
-METHODS = {
-    "at": at,
-    "bsl": bsl,
-    "cfa": cfa,
-    "cfol": cfol,
-    "codat": codat,
-    "dafa": dafa,
-    "done": done,
-    "ewat": ewat,
-    "faal": faal,
-    "fairfront": fairfront,
-    "fat": fat,
-    "frl": frl,
-    "gairat": gairat,
-    "lrat": lrat,
-    "lsat": lsat,
-    "mail": mail,
-    "mart": mart,
-    "mixup": mixup,
-    "reat": reat,
-    "robal": robal,
-    "sovr": sovr,
-    "srat": srat,
-    "trades": trades,
-    "wat": wat,
-    "wmmr": wmmr,
-}
+METHODS = Methods(__name__, __path__)
 
 
-def method_space(name: str):
-    """The module with a method's ``Params``, ``PAPER`` and ``SUMMARY``; ``ValueError`` lists the known
-    names."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+def method_space(name: str) -> MethodSpace:
+    """The module with a method's ``Params``, ``PAPER`` and ``SUMMARY``.
+
+    ``ValueError`` in one sentence for an unknown name (with the known ones) and for a plug-in that cannot be used.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise ValueError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}") from None

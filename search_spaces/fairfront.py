@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from search_spaces.param import choice, loguniform, param, uniform
 
-PAPER = "this project (after the table of shared knobs of the field)"
+PAPER = "this project"
 SUMMARY = "one family of instance weight, class weight, radius and regulariser"
 
 _REGULARISED = {"form": ("trades", "mart")}

@@ -17,24 +17,28 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
+    """Numbers from ``low`` to ``high``, both included."""
     return FloatDistribution(low, high)
 
 
 def loguniform(low: float, high: float) -> FloatDistribution:
+    """The same on a logarithmic scale; ``low`` above 0."""
     return FloatDistribution(low, high, log=True)
 
 
 def integer(low: int, high: int, *, log: bool = False) -> IntDistribution:
+    """Whole numbers from ``low`` to ``high``, both included."""
     return IntDistribution(low, high, log=log)
 
 
 def choice(*values: Any) -> CategoricalDistribution:
+    """One of ``values``, which have no order."""
     return CategoricalDistribution(values)
 
 
 def param(default: Any, range_: BaseDistribution, doc: str, *, when: dict[str, tuple] | None = None,
           by: dict[str, dict[Any, Any]] | None = None, searched: bool = True, burn_in: bool = False) -> Any:
-    """A dataclass field that carries its own search range.
+    """A dataclass field that carries its own search range; ``doc`` is its meaning and the source of its default.
 
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
     ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
@@ -61,7 +65,6 @@ class Param:
     def active(self, values: dict[str, Any]) -> bool:
         """Whether the parameter exists beside these values of the others."""
         return all(values.get(name) in allowed for name, allowed in self.when.items())
-
 
     def default_beside(self, values: dict[str, Any]) -> Any:
         """The default beside these values of the others."""

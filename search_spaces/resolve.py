@@ -1,4 +1,4 @@
-"""From what a user or a sampler wrote to the values a method gets: known, in range, complete, nothing that
+"""From the values that a user or a sampler gives to those that a method gets: known, in range, complete, and none that
 does not apply."""
 
 from __future__ import annotations

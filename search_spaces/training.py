@@ -1,4 +1,4 @@
-"""The knobs every method shares: optimiser, attack, evaluation. `--set KEY=VALUE` changes one for the whole search.
+"""The hyperparameters that every method shares: optimiser, attack, evaluation. `--set KEY=VALUE` sets one for a search.
 
 Pixels are in [0, 1] and `eps`, `step_size` are in the same unit. A space file may also put one of them into the search.
 """
@@ -35,18 +35,3 @@ class Training:
     compile: str = param("off", choice("off", "on"), "torch.compile for the attack model; a first start takes half a minute or more; on a GPU for models that cuDNN cannot fuse (ResNet-18 gains nothing)", searched=False, burn_in=True)
     cuda_graph: str = param("on", choice("on", "off"), "on a GPU, attacks are recorded once and replayed; off for a model that cannot be recorded", searched=False, burn_in=True)
 
-
-# What differs from the lines above: small grey images want a larger radius, digits must not be mirrored.
-_GREY = {"augment": "crop", "lr": 0.05}
-DATASET_DEFAULTS: dict[str, dict] = {
-    "digits": {**_GREY, "eps": 0.1, "batch_size": 32, "passes": 8, "eval_attack": 20},
-    "mnist": {**_GREY, "eps": 0.3},
-    "fashion-mnist": {**_GREY, "eps": 0.1},
-    "svhn": {"augment": "crop", "lr": 0.05},
-    "gtsrb": {"augment": "crop", "lr": 0.05},
-}
-
-
-def training_for(dataset: str, **changes) -> Training:
-    """The defaults for a dataset, with ``changes`` on top."""
-    return Training(**{**DATASET_DEFAULTS.get(dataset, {}), **changes})

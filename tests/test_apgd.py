@@ -10,6 +10,7 @@ from tests.method_batches import D, close, t
 from trainables.apgd import SMALL, apgd, apgd_targeted, checkpoints, dlr_targeted
 from trainables.data import Split
 from trainables.losses import cross_entropy, logit_margin
+from trainables.threat_model import LInf
 from trainables.verification import Cascade
 
 EPS = 0.1
@@ -170,8 +171,9 @@ def test_the_random_start_fills_the_ball(monkeypatch):
     split = Split(torch.full((6, 1, 4, 4), 128, dtype=torch.uint8), torch.arange(6), torch.zeros(6, dtype=torch.int64))
     cascade, seen = Cascade(Scores(4), split, "apgd", eps=EPS, search_steps=4), []
 
-    def keep(forward, x, y, loss, *, eps, steps, x_start):
+    def keep(forward, x, y, loss, *, eps, steps, x_start, threat):
         seen.append((eps, steps, x_start - x))
+        assert threat is LInf
         return x, torch.tensor([steps + 1, steps] * 3)
 
     monkeypatch.setattr("trainables.verification.apgd", keep)

@@ -15,11 +15,11 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from search_spaces.training import training_for
 from tests.histories import run_of
 from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
@@ -133,9 +133,9 @@ def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
 def actor(tmp_path, monkeypatch):
     """(function that makes the actor of a tiny trial, function(name, errors) that makes that method of the storage
     raise them first, the seconds it slept)."""
-    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
+    training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
     trial = TrialConfig(
-        "gairat", training=knobs, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"), trunk="at:1"
+        "gairat", training=training, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"), trunk="at:1"
     )
     slept = []
     monkeypatch.setattr(ray_adapter, "sleep", slept.append)

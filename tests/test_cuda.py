@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from search_spaces import METHODS
-from search_spaces.training import training_for
 from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
@@ -30,8 +30,8 @@ VARIANTS = [(name, {}, {}) for name in METHODS] + [
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    knobs = asdict(training_for("digits", passes=2, attack_steps=4, eval_attack=4))
-    return TrialConfig("at", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
+    training = asdict(training_for("digits", passes=2, attack_steps=4, eval_attack=4))
+    return TrialConfig("at", training=training, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
 
 
 def attacks(trainer):
@@ -39,10 +39,10 @@ def attacks(trainer):
     return {key: made for key, made in trainer.record.made.items() if isinstance(key, Attack)}
 
 
-@pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
-def test_every_method_trains_without_waiting_for_the_device(config, method, params, knobs):
-    trainer = Trainer(replace(config, method=method, params=params, training={**config.training, **knobs}))
-    assert trainer.device.type == "cuda" and (trainer.autocast is torch.bfloat16) == ("precision" not in knobs)
+@pytest.mark.parametrize("method, params, changes", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
+def test_every_method_trains_without_waiting_for_the_device(config, method, params, changes):
+    trainer = Trainer(replace(config, method=method, params=params, training={**config.training, **changes}))
+    assert trainer.device.type == "cuda" and (trainer.autocast is torch.bfloat16) == ("precision" not in changes)
     trainer.run_epoch()  # attacks are recorded, which waits once
     trainer.run_epoch()
     torch.cuda.set_sync_debug_mode("error")
@@ -53,7 +53,7 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
     assert totals["loss"].isfinite()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     noise = 0.01 * torch.rand_like(x)
-    if "cuda_graph" in knobs:
+    if "cuda_graph" in changes:
         assert not trainer.record.made
         return
     assert trainer.record.made["refresh"].graph is not None

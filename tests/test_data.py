@@ -10,16 +10,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision.datasets
 
+from search_spaces.param import coerce, params_of
+from search_spaces.training import Training
+from tests.conftest import tuner
 from tests.make_data import picture, row_numbers, write_folder, write_parquet
-from trainables.data import DataSpec, check, class_counts, open_splits, open_test, parse_imbalance, prepare
+from trainables.data import DataError, DataSpec, check, class_counts, open_splits, open_test, parse_imbalance, prepare
+from trainables.data.decoded import Decoded
 from trainables.data.split import _take_val, thin
 from trainables.data.store import mapped
+from trainables.datasets import DATASETS, Dataset, Torchvision, dataset_names, training_for
+from trainables.models.names import MODELS
 
 ORACLE = json.loads((Path(__file__).parent / "data/oracles/imbalance.json").read_text())
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -321,3 +329,42 @@ def test_only_the_rows_of_the_split_move_to_the_gpu(home):
     x, y = splits.train.batch(rows)
     expected = host.train.batch(rows.cpu())
     assert torch.equal(x.cpu(), expected[0]) and torch.equal(y.cpu(), expected[1])
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+def two_colours(raw):
+    """A source as a row of the table names it: black and white 6x6 images, the folder for downloads given."""
+    assert raw.parts[-2:] == ("datasets", "raw")
+    images, labels = np.zeros((20, 1, 6, 6), dtype=np.uint8), np.arange(20) % 2
+    images[labels == 1] = 255
+    return Decoded((images, labels), (images[:4], labels[:4]), ["black", "white"])
+
+
+def test_a_new_row_is_all_a_dataset_takes(tmp_path, monkeypatch):
+    row = Dataset("black and white", f"{__name__}:two_colours", {"eps": 0.4, "batch_size": 8})
+    monkeypatch.setitem(DATASETS, "colours", row)
+    summary = check(DataSpec("colours", "none"), tmp_path)
+    assert summary.classes == ["black", "white"] and summary.counts == {"train": [8, 8], "val": [2, 2], "test": [2, 2]}
+    assert open_test(DataSpec("colours", "none"), tmp_path).x.unique().tolist() == [0, 255]
+    assert (training_for("colours").eps, training_for("colours", eps=0.2).eps) == (0.4, 0.2)
+    assert training_for("colours").lr == Training().lr == training_for("folder:/x").lr
+    with pytest.raises(DataError, match="unknown dataset 'coulours'; it takes digits, .*, colours, parquet:DIR, fold"):
+        check(DataSpec("coulours"), tmp_path)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_is_sound(name):
+    row, known = DATASETS[name], params_of(Training)
+    assert row.about
+    assert all(coerce(known[key], value) == value for key, value in row.training.items())
+    if isinstance(row.source, Torchvision):
+        assert issubclass(getattr(torchvision.datasets, row.source.cls), torchvision.datasets.VisionDataset)
+    else:
+        assert callable(resolve_name(row.source))
+
+
+def test_help_names_every_dataset_and_model():
+    shown = re.sub(r"\W", "", tuner("search", "--help").stdout)  # without frame, spaces and line breaks
+    assert re.sub(r"\W", "", "".join(dataset_names())) in shown and re.sub(r"\W", "", "".join(MODELS)) in shown

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from search_spaces.training import training_for
 from tests.conftest import tuner
 from trainables.attack_copy import Frozen
 from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, open_splits, open_test
+from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.model_io import load_model, load_trial
@@ -180,8 +180,8 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
 
 def test_weights_are_those_that_were_judged(tmp_path):
     """Where a trial keeps a weight average, that is the model its metrics speak of."""
-    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, ema=0.9))
-    trainer = Trainer(TrialConfig("srat", training=knobs, home=str(tmp_path), max_epochs=2), "cpu")
+    training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, ema=0.9))
+    trainer = Trainer(TrialConfig("srat", training=training, home=str(tmp_path), max_epochs=2), "cpu")
     save_checkpoint(tmp_path / "trial", trainer, trainer.run_epoch())
     model, about = load_trial(tmp_path / "trial", tmp_path)
     assert about["weights"] == "average"

@@ -75,6 +75,10 @@ def test_imports_run_down(module):
             "typing",
             "__future__",
             "collections",
+            "functools",
+            "importlib",
+            "pkgutil",
+            "re",
         }
 
 

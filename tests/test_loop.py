@@ -12,13 +12,13 @@ import torch
 import torch._inductor.config
 from torch._dynamo.utils import counters
 
-from search_spaces.training import training_for
 from trainables.attack import pgd, start_point
 from trainables.attack_copy import Frozen
 from trainables.averages import warmed_up
 from trainables.batches import Batches
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.evaluate import Evaluation, evaluate
 from trainables.loop import Diverged, Trainer
 from trainables.losses import cross_entropy
@@ -30,8 +30,8 @@ from trainables.sgd import SGD
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     torch.set_num_threads(1)
-    knobs = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
-    return TrialConfig("srat", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
+    training = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
+    return TrialConfig("srat", training=training, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
 
 
 def weights(trainer):
@@ -183,7 +183,7 @@ def test_evaluation_counts_by_hand(batch_size):
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(8, [6, 4]), (4, [4, 1, 3]), (2, [2, 2, 1, 2, 1]), (100, [25, 25])])
-def test_recorded_batches_are_filled_up_to_quarters_and_nobody_counts_twice(batch_size, sizes):
+def test_recorded_batches_are_filled_up_to_quarters_and_no_image_counts_twice(batch_size, sizes):
     """CE-PGD sees the five images of six that are right, margin-PGD the three that survive it."""
     seen = []
 
@@ -303,9 +303,9 @@ def test_training_and_evaluation_never_touch_the_test_split(config, tmp_path):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_attack_model_trains_the_same_and_compiles_once(config):
     """128 does not divide the images: the remainder waits for the next shuffle, so no batch is smaller than others."""
-    knobs = {**config.training, "batch_size": 128, "attack_steps": 2}
+    training = {**config.training, "batch_size": 128, "attack_steps": 2}
     plain, compiled = (
-        Trainer(replace(config, method="at", params={}, training={**knobs, "compile": c})) for c in ("off", "on")
+        Trainer(replace(config, method="at", params={}, training={**training, "compile": c})) for c in ("off", "on")
     )
     assert len(plain.splits.train) % 128
     counters.clear()
@@ -342,9 +342,9 @@ def test_sgd_is_torchs_to_the_bit():
 def test_training_does_not_import_the_compiler(tmp_path):
     code = (
         "import sys; from trainables.config import TrialConfig; from trainables.loop import Trainer; "
-        "from search_spaces.training import training_for; "
-        "knobs = vars(training_for('digits', passes=1, attack_steps=1, eval_attack=1)); "
-        f"Trainer(TrialConfig('srat', {{}}, knobs, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
+        "from trainables.datasets import training_for; "
+        "training = vars(training_for('digits', passes=1, attack_steps=1, eval_attack=1)); "
+        f"Trainer(TrialConfig('srat', {{}}, training, home={str(tmp_path)!r}, max_epochs=3)).run_epoch(); "
         "print([m for m in ('torch._dynamo', 'sympy') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120) == "[]\n"
@@ -376,7 +376,7 @@ def test_whose_step_follows_the_radius(config, monkeypatch, method, follows):
     trainer.method.eps_scale = lambda y: 0.5 + y / 10
     monkeypatch.setattr("trainables.loop.pgd", lambda *a, **k: (seen.update(k), pgd(*a, **k))[1])
     trainer.run_epoch()
-    eps, step = trainer.knobs.eps, trainer.knobs.step_size
+    eps, step = trainer.training.eps, trainer.training.step_size
     ratio = seen["step"] / seen["eps"]
     assert torch.allclose(ratio, torch.tensor(step)) == follows
     assert follows or torch.allclose(seen["step"], torch.tensor(step * eps))

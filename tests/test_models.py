@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.models.build import build_model, conv_bn_pairs
 from trainables.models.check import check_model
-from trainables.models.names import MODELS, parse_model
+from trainables.models.names import MODELS, Model, parse_model
 
 GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
 CASES = [  # name, shape, conv-BN pairs
@@ -182,3 +182,29 @@ def test_names_are_checked_without_torch():
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
     assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_is_true(name):
+    """What it is, its builder, and both ends of the image sizes it claims to take."""
+    row = MODELS[name]
+    assert row.about and row.smallest < row.largest
+    for side in (row.smallest, row.largest):
+        with torch.device("meta"):
+            assert build_model(f"{name}:0.1", 5, (3, side, side))(torch.rand(2, 3, side, side)).shape == (2, 5)
+    for side in (row.smallest - 1, row.largest + 1):
+        with pytest.raises(ValueError, match=f"takes {row.smallest}x{row.smallest} to {row.largest}x{row.largest}"):
+            check_model(name, (3, side, side))
+
+
+def test_a_new_row_is_all_a_model_takes(monkeypatch):
+    monkeypatch.setitem(MODELS, "flat", Model("nothing but pixels", 4, 6, f"{__name__}:flat"))
+    model = build_model("flat:2", 3, (1, 4, 4))
+    assert model.head.in_features == 16 and model(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+    with pytest.raises(ValueError, match="unknown model 'x'; it takes cnn, .*, flat or"):
+        check_model("x", (1, 4, 4))
+
+
+def flat(shape, width):
+    assert width == 2
+    return nn.Flatten(), shape[0] * shape[1] * shape[2]

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from search_spaces.training import training_for
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.gpu_packing import choose, measure, room
 from tuner.errors import UsageError
 from tuner.execution.resources import fraction, trial_resources, unsatisfiable_resources
@@ -50,8 +50,8 @@ def test_shares_of_a_gpu_fit(at_a_time, share):
 
 
 def test_measured_side_by_side(tmp_path):
-    knobs = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
-    rows = list(measure(TrialConfig("at", training=knobs, home=str(tmp_path)), most=2, seconds=0.5))
+    training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
+    rows = list(measure(TrialConfig("at", training=training, home=str(tmp_path)), most=2, seconds=0.5))
     assert [row["at_a_time"] for row in rows] == [1, 2]
     for row in rows:
         assert row["images_per_s"] > 0 and 50 * 2**20 < row["memory"] < row["total"]

@@ -1,4 +1,4 @@
-"""What a search may vary: every proposal is one that a trial accepts, and nothing can be named in vain."""
+"""What a search may vary: a trial accepts every proposal, and a parameter that no trial can have is refused."""
 
 import random
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces import METHODS
-from search_spaces.training import training_for
 from trainables.attack_copy import Frozen, fast_dtype, native_bf16
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.fused import ConvReLU
 from trainables.loop import Trainer
@@ -44,8 +44,8 @@ class NoWaiting(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     torch.set_num_threads(1)
-    knobs = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
-    return TrialConfig("at", training=knobs, home=str(tmp_path_factory.mktemp("home")), max_epochs=4)
+    training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
+    return TrialConfig("at", training=training, home=str(tmp_path_factory.mktemp("home")), max_epochs=4)
 
 
 VARIANTS = [(name, {}, {}) for name in METHODS] + [
@@ -58,9 +58,9 @@ VARIANTS = [(name, {}, {}) for name in METHODS] + [
 ]
 
 
-@pytest.mark.parametrize("method, params, knobs", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
-def test_no_synchronisation_inside_the_training_loop(config, monkeypatch, method, params, knobs):
-    training = {**config.training, "batch_size": 512, **knobs}
+@pytest.mark.parametrize("method, params, changes", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
+def test_no_synchronisation_inside_the_training_loop(config, monkeypatch, method, params, changes):
+    training = {**config.training, "batch_size": 512, **changes}
     trainer = Trainer(replace(config, method=method, params=params, training=training))
     trainer.epoch = 3  # late, when every deferred weight acts
     for name in ("tolist", "cpu", "numpy", "item"):  # not every one of these passes the dispatcher on a CPU
@@ -147,8 +147,8 @@ def test_bf16_resumes_bit_by_bit(config):
 
 def test_bf16_attack_judged_in_fp32_finds_as_much(config):
     """The same model, attacked through its bf16 copy and through itself: within 2 points of each other."""
-    knobs = asdict(training_for("digits", passes=2, attack_steps=5))
-    trainer = Trainer(replace(config, training=knobs))
+    training = asdict(training_for("digits", passes=2, attack_steps=5))
+    trainer = Trainer(replace(config, training=training))
     for _ in range(4):
         trainer.run_epoch()
     judge, quick = Frozen(trainer.model), Frozen(trainer.model, dtype=torch.bfloat16)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.training import training_for
 from tests.conftest import tuner
 from tests.s3 import BUCKET, s3_server
 from tests.test_submit import free_ports
 from trainables import storage
+from trainables.datasets import training_for
 from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
 from tuner.execution.nodes import look, place_problem
@@ -252,8 +252,8 @@ def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
     from trainables.config import TrialConfig
     from trainables.loop import Trainer
 
-    knobs = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
-    config = TrialConfig("trades", {"beta": 6.0}, knobs, home=str(tmp_path), max_epochs=2)
+    training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
+    config = TrialConfig("trades", {"beta": 6.0}, training, home=str(tmp_path), max_epochs=2)
     trainer = Trainer(config)
     save_checkpoint(tmp_path, trainer, {"epoch": 1})
     assert load_checkpoint(tmp_path, Trainer(replace(config, home=str(tmp_path)))) == [{"epoch": 1}]

@@ -1,4 +1,4 @@
-"""What a trial is told is what the sampler proposed, for every method: its own parameters and the common knobs."""
+"""What a trial is told is what the sampler proposed, for every method: its own parameters and the common ones."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def test_every_method_understands_what_a_search_proposes(name, tmp_path):
     config = told(spec, space.default(), tmp_path)
     defaults = {p.name: p.default for p in params_of(METHODS[name].Params).values()}
     assert resolve(name, config.params) == {k: defaults[k] for k in resolve(name, {})}  # the paper's setting
-    assert config.knobs() == spec.training()
+    assert config.full_training() == spec.training()
     for number in range(1, 6 if space.searched else 1):
         proposed = quasi_random(space, 0, number)
         config = told(spec, proposed, tmp_path)
@@ -42,7 +42,7 @@ def test_a_name_that_method_and_training_share_is_the_methods(tmp_path):
     spec = SearchSpec(method="done", fix={"schedule": "decay", "lr": 0.2}, set={"schedule": "cosine"})
     config = told(spec, spec.search_space().default(), tmp_path)
     assert config.params["schedule"] == "decay" and "lr" not in config.params
-    assert (config.knobs().schedule, config.knobs().lr) == ("cosine", 0.2)
+    assert (config.full_training().schedule, config.full_training().lr) == ("cosine", 0.2)
 
 
 def test_a_replicate_trains_anew_on_the_same_images(tmp_path):

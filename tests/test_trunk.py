@@ -13,10 +13,10 @@ import torch
 
 from search_spaces import METHODS, method_space
 from search_spaces.param import params_of
-from search_spaces.training import training_for
 from trainables import trunk
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.trunk import Branch, base_config, key_hash, open_branch, run_to_branch, trunk_key
 from trainables.trunk_store import TrunkStore
@@ -48,9 +48,9 @@ CASES = [
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     torch.set_num_threads(1)
-    knobs = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
+    training = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
     home = str(tmp_path_factory.mktemp("home"))
-    return TrialConfig("gairat", training=knobs, home=home, max_epochs=EPOCHS, trunk="auto")
+    return TrialConfig("gairat", training=training, home=home, max_epochs=EPOCHS, trunk="auto")
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
     mine = name()
     assert mine == name(params={"lam": 2.0, "start": 0.3}) == name(method="mail") == name(method="faal")
     assert mine == name(trial=7)
-    knobs = config.training
+    training = config.training
     others = [
         name(seed=1),
         name(data_seed=1),
@@ -177,8 +177,8 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
         name(imbalance="exp:5"),
         name(model="cnn:0.5"),
         name(method="srat"),
-        name(training={**knobs, "lr": 0.07}),
-        name(training={**knobs, "eval_attack": 5}),
+        name(training={**training, "lr": 0.07}),
+        name(training={**training, "eval_attack": 5}),
         name(method="mail", params={"form": "trades"}),
         name(method="mail", params={"form": "trades", "beta": 2.0}),
         name(method="fairfront", params={"class_weight": "hedge"}),
@@ -211,7 +211,7 @@ def test_code_version_changes_with_the_source(monkeypatch, tmp_path):
 
 
 def test_every_file_counts_but_those_named():
-    """And the names are of files that exist: a renamed one would count again, or be looked for in vain."""
+    """And the names are of files that exist, so a renamed file cannot go unnoticed."""
     there = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.PACKAGE.rglob("*.py")}
     counted = {f.relative_to(trunk.PACKAGE).as_posix() for f in trunk.sources("trades")}
     methods = {name for name in there if name.startswith("methods/")}

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from search_spaces.training import training_for
 from tests.conftest import SMALL, tuner
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
+from trainables.datasets import training_for
 from trainables.ray_adapter import TrialActor
 from tuner.errors import UsageError
 from tuner.report.progress import trunk_line
@@ -104,9 +104,9 @@ def test_name_changes_with_the_results_only():
 @pytest.fixture
 def actor_config(tmp_path):
     torch.set_num_threads(1)
-    knobs = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
+    training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
     trial = TrialConfig(
-        "gairat", training=knobs, home=str(tmp_path), max_epochs=4, trunk="auto", folder=str(tmp_path / "t")
+        "gairat", training=training, home=str(tmp_path), max_epochs=4, trunk="auto", folder=str(tmp_path / "t")
     )
     return {"trial": trial.to_dict(), "threads": 1}
 

@@ -1,8 +1,8 @@
-"""Auto-PGD: signed steps with momentum and a step size that adapts. Its targeted form with few targets and few steps
+"""Auto-PGD (APGD): steps with momentum and a step size that adapts. Its targeted form with few targets and few steps
 and a scale-free margin loss is what LRAT calls SAA; with 100 steps it is the heart of AutoAttack (``verification``).
 
-After Croce and Hein, ICML 2020 (alg. 1); the conventions are those of ``trainables.attack``. Nothing
-synchronises with the host.
+After Croce and Hein, ICML 2020 (alg. 1); the conventions are those of ``trainables.attack``. Nothing synchronises with
+the host.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainables.losses import logit_margin
+from trainables.threat_model import LInf, ThreatModel
 
 # Croce and Hein's alpha, and the share of successful steps up to which (their paper: below which) the step is halved.
 MOMENTUM, SHARE = 0.75, 0.75
@@ -50,9 +51,9 @@ def apgd_targeted(
     steps: int = 20,
     targets: int = 3,
     x_start: Tensor | None = None,
+    threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits
-    at ``x``.
+    """The most harmful of ``targets`` targeted attacks of ``steps`` steps, towards the largest wrong logits at ``x``.
 
     ``x`` (B, ...) in [0, 1]; ``eps`` a number or (B,). Costs targets * (steps + 2) + 1 passes of B
     images; small images, and all on a GPU, go through in batches of targets * B.
@@ -73,7 +74,7 @@ def apgd_targeted(
         copies = [torch.cat([t] * n) for t in (x, y, start)]  # unlike repeat, keeps channels_last
         radii = torch.cat([eps] * n) if len(eps) > 1 else eps
         towards = partial(dlr_targeted, target=some.flatten())
-        run = apgd(forward, *copies[:2], towards, eps=radii, steps=steps, x_start=copies[2])
+        run = apgd(forward, *copies[:2], towards, eps=radii, steps=steps, x_start=copies[2], threat=threat)
         found.append(run[0])
         survived.append(run[1])
     found, survived = torch.cat(found), torch.cat(survived).reshape(count, -1)
@@ -81,11 +82,6 @@ def apgd_targeted(
         margin = logit_margin(forward(found), y.repeat(count)).reshape(count, -1)
     best = margin.argmax(0) * len(x) + torch.arange(len(x), device=x.device)  # ties: the likelier target
     return found[best], survived.amin(0)
-
-
-def eps_shape(x: Tensor) -> tuple[int, ...]:
-    """The shape that broadcasts a per-sample number over the images."""
-    return (-1,) + (1,) * (x.dim() - 1)
 
 
 def apgd(
@@ -97,17 +93,18 @@ def apgd(
     eps: float | Tensor,
     steps: int,
     x_start: Tensor | None = None,
+    threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """One run that maximises ``loss_of(logits, y)`` (B,): (iterate of largest loss, how many of the iterates
-    0 .. steps were classified right)."""
-    shape, due = eps_shape(x), checkpoints(steps)
-    eps = torch.as_tensor(eps, device=x.device, dtype=x.dtype).reshape(shape)
-    x_start = x if x_start is None else x_start
-    low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
-    now = previous = best = torch.minimum(torch.maximum(x_start, low), high).detach()
+    """One run that maximises ``loss_of(logits, y)`` (B,) in the balls of radius ``eps`` (a number or (B,)).
+
+    Returns the iterate of largest loss, like ``x`` (B, ...), and how many of the iterates 0 .. steps were classified
+    right, (B,) int64. The first iterate is ``x_start`` (default ``x``), projected; the first step is 2 eps.
+    """
+    ball, due, shape = threat(x, eps), checkpoints(steps), (-1,) + (1,) * (x.dim() - 1)
+    now = previous = best = ball.project(x if x_start is None else x_start).detach()
     best_grad = torch.zeros_like(x)
     best_loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-    step = (2 * eps).expand((len(x),) + shape[1:]).clone()
+    step = (2 * ball.radius).expand((len(x),) + shape[1:]).clone()
     survived = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rises, since, last_loss = torch.zeros(len(x), device=x.device), -1, -best_loss  # the start is no step
     loss_then, halved = best_loss, torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -125,10 +122,9 @@ def apgd(
             step, now = torch.where(at, step / 2, step), torch.where(at, best, now)
             grad = torch.where(at, best_grad, grad)
             rises, since, loss_then = torch.zeros_like(rises), 0, best_loss
-        moved = torch.minimum(torch.maximum(now + step * grad.sign(), low), high)
+        moved = ball.step(now, grad, step)
         if i:
-            moved = now + MOMENTUM * (moved - now) + (1 - MOMENTUM) * (now - previous)
-            moved = torch.minimum(torch.maximum(moved, low), high)
+            moved = ball.project(now + MOMENTUM * (moved - now) + (1 - MOMENTUM) * (now - previous))
         previous, now = now, moved
     with torch.no_grad():
         logits = forward(now)

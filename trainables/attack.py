@@ -1,10 +1,9 @@
-"""The one attack of training and evaluation: projected gradient ascent in the L-infinity ball.
+"""The one attack of training and evaluation: projected gradient ascent (PGD) in the ball of a `ThreatModel`.
 
 Conventions, because published codes differ in them: the first iterate is ``x_start`` as it is given (``start_point``
-says which lie in the ball); a step is ``x + step * sign(gradient)`` with sign(0) = 0, then projection on the ball, then
-on [0, 1]; the projection is outside the autograd graph (a clamp inside it zeroes the gradient at exact 0 and 1 pixels
-and looks like robustness); the last iterate is returned. Parameter gradients are never computed. The caller decides the
-batch norm mode of ``forward``.
+says which lie in the ball); a step ends with the projection on the ball and on [0, 1], outside the autograd graph (a
+clamp inside it zeroes the gradient at exact 0 and 1 pixels and looks like robustness); the last iterate is returned.
+Parameter gradients are never computed. The caller decides the batch norm mode of ``forward``.
 """
 
 from __future__ import annotations
@@ -14,15 +13,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from trainables.threat_model import LInf, ThreatModel, per_image
 
-def start_point(x: Tensor, eps: Tensor, start: str, generator: torch.Generator | None = None) -> Tensor:
-    """Where the attack begins: "none" at x; "uniform" in the ball and in [0, 1]; "gaussian" x + 0.001 N(0, 1),
-    unclipped as published (KL attacks need it: their gradient vanishes at x)."""
+
+def start_point(
+    x: Tensor,
+    eps: float | Tensor,
+    start: str,
+    generator: torch.Generator | None = None,
+    threat: type[ThreatModel] = LInf,
+) -> Tensor:
+    """Where the attack on ``x`` (B, ...) begins; ``ValueError`` for another ``start`` than these:
+
+    "none" at x; "uniform" in the ball of radius ``eps`` (a number or (B,)) and in [0, 1]; "gaussian" x + 0.001 N(0, 1),
+    unclipped as TRADES has it (attacks on the KL divergence need it: its gradient vanishes at x).
+    """
     if start == "none":
         return x.clone()
     if start == "uniform":
-        noise = torch.rand(x.shape, device=x.device, dtype=x.dtype, generator=generator) * 2 - 1
-        return (x + eps * noise).clamp_(0, 1)
+        return threat(x, eps).start(generator)
     if start == "gaussian":
         return x + 0.001 * torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
     raise ValueError(f"unknown attack start {start!r}; choose one of: none, uniform, gaussian")
@@ -39,21 +48,18 @@ def pgd(
     steps: int,
     x_start: Tensor | None = None,
     stop_after: int | None = None,
+    threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """Maximise ``loss(forward(x'), y)`` over ``|x' - x| <= eps`` by ``steps`` signed steps.
+    """Maximise ``loss(forward(x'), y)`` over the balls of radius ``eps`` by ``steps`` steps (Madry et al., ICLR 2018).
 
-    ``x`` (B, ...) in [0, 1]; ``loss`` gives (B,); ``eps`` and ``step`` are a number or (B,), in pixel units;
-    ``x_start`` defaults to ``x``. With ``stop_after`` = tau a sample is frozen once it has been misclassified at
-    tau + 1 iterates (Friendly AT, Zhang et al. 2020).
+    ``x`` (B, ...) in [0, 1]; ``loss`` gives (B,); ``eps`` and ``step`` are a number or (B,), in the unit of the
+    norm; ``x_start`` defaults to ``x``. With ``stop_after`` = tau a sample is frozen once it has been misclassified at
+    tau + 1 iterates (Friendly AT, Zhang et al., ICML 2020).
 
     Returns ``x'`` and ``survived`` (B,) int64: how many of the iterates 0 .. steps-1 were classified right (GAIRAT's
     kappa).
     """
-    shape = (-1,) + (1,) * (x.dim() - 1)
-    # a number is written by the device itself: a copy from the host could not be recorded (``Replayed``)
-    eps, step = (v.to(x) if isinstance(v, Tensor) else x.new_full((1,), v) for v in (eps, step))
-    eps, step = eps.reshape(shape), step.reshape(shape)
-    low, high = (x - eps).clamp_(0, 1), (x + eps).clamp_(0, 1)
+    ball, step = threat(x, eps), per_image(step, x)
     x_adv = (x if x_start is None else x_start).detach().clone()
     survived = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     wrong = torch.zeros_like(survived)
@@ -66,9 +72,9 @@ def pgd(
         with torch.no_grad():
             right = logits.argmax(1) == y
             survived += right
-            direction = grad.sign()
+            size = step
             if stop_after is not None:
                 wrong += ~right
-                direction *= (wrong <= stop_after).to(grad.dtype).reshape(shape)
-            x_adv = torch.addcmul(x_adv, direction, step).clamp_(low, high)
+                size = step * per_image(wrong <= stop_after, x)
+            x_adv = ball.step(x_adv, grad, size)
     return x_adv.detach(), survived

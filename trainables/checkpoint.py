@@ -13,7 +13,7 @@ import torch
 from trainables.storage import Storage, below
 
 NAME = "checkpoint.pt"
-_WHO = ("method", "params", "seed")  # what tells one trial of a search from another
+_IDENTITY = ("method", "params", "seed")  # what tells one trial of a search from another
 
 
 class DamagedCheckpoint(ValueError):
@@ -58,11 +58,11 @@ def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
     number is then given to another one.
     """
     state = read_checkpoint(folder)
-    if state is None or _who(state["config"]) != _who(trainer.config.to_dict()):
+    if state is None or _identity(state["config"]) != _identity(trainer.config.to_dict()):
         return None
     trainer.load_state_dict(state)
     return [*state.get("past", []), state["metrics"]]
 
 
-def _who(config: dict) -> list:
-    return [config[key] for key in _WHO]
+def _identity(config: dict) -> list:
+    return [config[key] for key in _IDENTITY]

@@ -1,5 +1,4 @@
-"""Weights and margins that depend on nothing but how many training images each class has. float64, shape
-(K,)."""
+"""Weights and margins that depend on nothing but how many training images each class has. float64, shape (K,)."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ def class_weights(kind: str, counts: Tensor) -> Tensor | None:
 
 
 def ldam_margins(counts: Tensor, max_margin: float) -> Tensor:
-    """max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets ``max_margin`` (Cao et al. 2019, eq.
-    12)."""
+    """max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets ``max_margin`` (Cao et al. 2019, eq. 12)."""
     margins = counts.double() ** -0.25
     return max_margin * margins / margins.max()
 
@@ -54,10 +52,10 @@ def data_mean(weights: Tensor, counts: Tensor) -> Tensor:
     return (counts * weights).sum() / counts.sum()
 
 
-def require_every_class(counts: Tensor, who: str) -> None:
-    """``ValueError`` unless every class has a training image."""
+def require_every_class(counts: Tensor, user: str) -> None:
+    """``ValueError`` unless every class has a training image; ``user`` is what needs them, for the message."""
     absent = torch.nonzero(counts == 0).flatten().tolist()
     if absent:
         raise ValueError(
-            f"{who} needs training images of every class, but there are none of class " + ", ".join(map(str, absent))
+            f"{user} needs training images of every class, but there are none of class " + ", ".join(map(str, absent))
         )

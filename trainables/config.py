@@ -12,7 +12,7 @@ from search_spaces.training import Training
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """``params`` are the method's, ``training`` the common knobs that differ from ``Training``'s defaults."""
+    """``params``: the method's hyperparameters; ``training``: the common ones where they differ from `Training`'s."""
 
     method: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +41,8 @@ class TrialConfig:
         """The seed of ``DataSpec``."""
         return self.seed if self.data_seed is None else self.data_seed
 
-    def knobs(self) -> Training:
+    def full_training(self) -> Training:
+        """``training`` completed with the defaults."""
         return Training(**self.training)
 
     def branch_epoch(self) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables.attack import pgd, start_point
 from trainables.cuda_graph import Recorder
 from trainables.losses import logit_margin
+from trainables.threat_model import LInf, ThreatModel
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -34,7 +35,11 @@ class Evaluation:
     kl: Tensor  # sum of KL(p(x) || p(x')) on the CE-PGD example; only filled if asked for
 
     def metrics(self, classes: list[str]) -> dict[str, float]:
-        """The evaluation as the metrics of DESIGN: fractions in [0, 1]; classes without images are left out."""
+        """Fractions in [0, 1]; classes without images are left out.
+
+        ``clean_acc`` and ``robust_acc`` are means over the classes, ``tail_robust_acc`` over the worst 30 % of them,
+        ``masking_gap`` what margin-PGD takes from CE-PGD's survivors; the other names say what they are.
+        """
         present = self.count > 0
         clean = (self.clean / self.count)[present]
         robust = (self.robust / self.count)[present]
@@ -86,6 +91,7 @@ def evaluate(
     with_kl: bool = False,
     seed: int = 0,
     record: Recorder = Recorder(on=False),
+    threat: type[ThreatModel] = LInf,
 ) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
@@ -94,7 +100,6 @@ def evaluate(
     where attacks are recorded from one evaluation to the next; if it is on, batches are filled up to quarters.
     """
     attacked, y = attacked or judge, split.labels
-    radius = torch.as_tensor(eps, device=y.device)
     generator = torch.Generator(device=y.device).manual_seed(seed)
     count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=y.device)
     everyone = torch.arange(len(split), device=y.device)
@@ -108,9 +113,9 @@ def evaluate(
         left = todo[:0]
         for rows in todo.split(batch_size) if len(todo) else ():
             tried = _filled(rows, max(1, batch_size // 4)) if record.on else rows
-            x, find = _images(split, tried), partial(_attack, attacked, loss, eps, steps)
+            x, find = _images(split, tried), partial(_attack, attacked, loss, eps, steps, threat)
             find = record((attacked, loss, len(tried)), find)
-            (x_adv,) = find(x, y[tried], start_point(x, radius, "uniform", generator))
+            (x_adv,) = find(x, y[tried], start_point(x, eps, "uniform", generator, threat))
             logits_adv = judge(x_adv[: len(rows)])
             if with_kl and loss is _cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
@@ -130,5 +135,8 @@ def _images(split, rows: Tensor) -> Tensor:
     return split.batch(rows)[0].contiguous(memory_format=torch.channels_last)
 
 
-def _attack(forward: Forward, loss, eps: float, steps: int, x: Tensor, y: Tensor, begin: Tensor) -> tuple[Tensor]:
-    return pgd(forward, x, y, loss, eps=eps, step=2.5 * eps / steps, steps=steps, x_start=begin)[:1]
+def _attack(
+    forward: Forward, loss, eps: float, steps: int, threat: type[ThreatModel], x: Tensor, y: Tensor, begin: Tensor
+) -> tuple[Tensor]:
+    step = 2.5 * eps / steps
+    return pgd(forward, x, y, loss, eps=eps, step=step, steps=steps, x_start=begin, threat=threat)[:1]

@@ -25,14 +25,29 @@ from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
 from trainables.sgd import SGD
+from trainables.threat_model import LInf, ThreatModel
 
 
 def find(
-    attack: Attack, attacked: Frozen, method: Method, x: Tensor, y: Tensor, begin: Tensor, eps: Tensor, step: Tensor
+    attack: Attack,
+    attacked: Frozen,
+    method: Method,
+    x: Tensor,
+    y: Tensor,
+    begin: Tensor,
+    eps: Tensor,
+    step: Tensor,
+    *,
+    threat: type[ThreatModel] = LInf,
 ) -> tuple[Tensor, Tensor]:
-    """One attack of a training step from ``begin``; ``eps`` and ``step`` (B,). Gives x' and the steps survived (B,)."""
+    """One attack of a training step from ``begin`` (B, ...), with ``eps`` and ``step`` (B,).
+
+    Returns x' (B, ...) and how many iterates were classified right, (B,) int64.
+    """
     if attack.loss == "dlr-targeted":
-        return apgd_targeted(attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin)
+        return apgd_targeted(
+            attacked, x, y, eps=eps, steps=attack.steps, targets=attack.targets, x_start=begin, threat=threat
+        )
     with torch.no_grad():
         clean = attacked(x) if attack.loss == "inner" and method.inner_needs_clean else None
     losses = {**ATTACK_LOSSES, "inner": lambda logits, labels: method.inner_loss(logits, labels, clean)}
@@ -46,6 +61,7 @@ def find(
         steps=attack.steps,
         x_start=begin,
         stop_after=attack.stop_after,
+        threat=threat,
     )
 
 
@@ -60,17 +76,19 @@ class Trainer:
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
+    threat: type[ThreatModel] = LInf  # what training attack and evaluation may do; its radius is ``eps``
+
     def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
-        self.config, self.knobs = config, config.knobs()
+        self.config, self.training = config, config.full_training()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         data = DataSpec(config.dataset, config.imbalance, config.split_seed)
         self.splits = open_splits(data, config.home, device=self.device)
         self.classes = len(self.splits.classes)
         counts = torch.as_tensor(self.splits.class_counts)
-        self.task = Task(counts, config.max_epochs, self.knobs.eps, self.knobs.attack_steps)
+        self.task = Task(counts, config.max_epochs, self.training.eps, self.training.attack_steps)
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.params, self.task).to(self.device)
-        if self.knobs.ema and self.method.averages_epochs:
+        if self.training.ema and self.method.averages_epochs:
             raise ValueError(
                 f"{config.method} with average={self.method.params.average} keeps a weight average of its "
                 "own, so ema must be 0"
@@ -84,43 +102,47 @@ class Trainer:
             std=self.splits.std,
         ).to(self.device)
         self.model.to(memory_format=torch.channels_last)
-        self.batches = Batches(self.splits.train.labels, self.classes, self.knobs.batch_size, self.knobs.passes)
+        self.batches = Batches(self.splits.train.labels, self.classes, self.training.batch_size, self.training.passes)
         self.optimizer = SGD(
             self.model.parameters(),
-            lr=self.knobs.lr,
-            momentum=self.knobs.momentum,
-            weight_decay=self.knobs.weight_decay,
+            lr=self.training.lr,
+            momentum=self.training.momentum,
+            weight_decay=self.training.weight_decay,
             fused=self.device.type == "cuda",
         )
-        self.autocast = fast_dtype(self.knobs.precision, self.device, self.splits.shape)
+        self.autocast = fast_dtype(self.training.precision, self.device, self.splits.shape)
         # compiled code fuses by itself, and cannot look into cuDNN's kernels
-        self.fused = self.device.type == "cuda" and self.autocast is not None and self.knobs.compile == "off"
+        self.fused = self.device.type == "cuda" and self.autocast is not None and self.training.compile == "off"
         self.attacked = Frozen(
-            self.model, dtype=self.autocast, batch_stats=self.knobs.attack_bn == "train", fused=self.fused
+            self.model, dtype=self.autocast, batch_stats=self.training.attack_bn == "train", fused=self.fused
         )
-        if self.knobs.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
+        if self.training.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
-        # nothing in it refers to the trainer: its memory goes when that goes
-        self.record = Recorder(self.device.type == "cuda" and self.knobs.cuda_graph == "on")
+        # holds no reference to the trainer, whose memory can then be freed
+        self.record = Recorder(self.device.type == "cuda" and self.training.cuda_graph == "on")
         self._judges: dict[int, tuple[Frozen, Frozen]] = {}
-        self.class_weights = class_weights(self.knobs.class_weights, counts)
+        self.class_weights = class_weights(self.training.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
-        self.average = WeightAverage(self.model) if self.knobs.ema else None
+        self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
-        self.stats: EpochStats | None = None  # of the last epoch, for who branches from here
+        self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
 
     # ---- one epoch -------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> dict[str, float]:
-        """Train epoch ``self.epoch`` (0-based), judge it on `val`; the metrics of DESIGN (there `epoch` is 1-based)."""
+        """Train epoch ``self.epoch`` (0-based) and judge it on `val`.
+
+        Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite.
+        """
         begin = time.perf_counter()
         totals = self._train()
         loss = totals["loss"].item()  # the epoch's one synchronisation with the device
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {self.epoch + 1}")
         trained = time.perf_counter()
-        result = self._judge(self.average.model if self.knobs.ema else self.model)
+        result = self._judge(self.average.model if self.training.ema else self.model)
         self.stats = stats = self._stats(totals, result)
         self.method.end_epoch(stats)
         result = self._average(stats, result)
@@ -147,19 +169,19 @@ class Trainer:
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
             self.optimizer.lr = self.learning_rate(self.epoch + i / len(self.batches))
             batch, loss = self._step(rows, generator)
-            if self.knobs.ema:
-                self.average.update(self.model, warmed_up(self.knobs.ema, self.epoch * len(self.batches) + i))
+            if self.training.ema:
+                self.average.update(self.model, warmed_up(self.training.ema, self.epoch * len(self.batches) + i))
             self._count(totals, batch, loss)
         return totals
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         x, y = self.splits.train.batch(rows)
-        x = augment(x, self.knobs.augment, generator)
+        x = augment(x, self.training.augment, generator)
         if self.method.needs_partners:
             partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
-            x = self.method.mix(x, y, augment(partners, self.knobs.augment, generator), generator)
+            x = self.method.mix(x, y, augment(partners, self.training.augment, generator), generator)
         self.record("refresh", self.attacked.refresh)()
-        base = Attack(self.knobs.attack_steps, self.knobs.step_size, self.knobs.attack_start)
+        base = Attack(self.training.attack_steps, self.training.step_size, self.training.attack_start)
         found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
 
         def batch_and_loss() -> tuple[Batch, Tensor]:
@@ -167,8 +189,8 @@ class Trainer:
             return batch, self.method(batch)
 
         moves = []
-        if self.knobs.awp:
-            moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.knobs.awp)
+        if self.training.awp:
+            moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.training.awp)
         batch, loss = batch_and_loss()
         self.optimizer.zero_grad()
         loss.backward()
@@ -180,10 +202,11 @@ class Trainer:
         return batch, loss.detach()
 
     def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        eps = (self.knobs.eps * self.method.eps_scale(y)).to(x.dtype)
-        step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.knobs.eps))
-        begin = start_point(x, eps[:, None, None, None], attack.start, generator)
-        return self.record(attack, partial(find, attack, self.attacked, self.method))(x, y, begin, eps, step)
+        eps = (self.training.eps * self.method.eps_scale(y)).to(x.dtype)
+        step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.training.eps))
+        begin = start_point(x, eps, attack.start, generator, self.threat)
+        work = partial(find, attack, self.attacked, self.method, threat=self.threat)
+        return self.record(attack, work)(x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
         adversaries = []
@@ -199,7 +222,7 @@ class Trainer:
             lambda: self._forward(x),
             forward=self._forward,
             class_weights=self.class_weights,
-            label_smoothing=self.knobs.label_smoothing,
+            label_smoothing=self.training.label_smoothing,
         )
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,8 +244,8 @@ class Trainer:
 
     def learning_rate(self, progress: float) -> float:
         """The schedule at ``progress`` epochs (0 .. max_epochs)."""
-        done, peak = progress / self.config.max_epochs, self.knobs.lr
-        match self.knobs.schedule:
+        done, peak = progress / self.config.max_epochs, self.training.lr
+        match self.training.schedule:
             case "piecewise":
                 return peak * (1.0 if done < 0.75 else 0.1 if done < 0.9 else 0.01)
             case "cosine":
@@ -235,8 +258,8 @@ class Trainer:
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def judges(self, model) -> tuple[Frozen, Frozen]:
-        """Copies of ``model`` as it is now: one that judges, one that is attacked; the same where nothing is faster.
-        They stay, and so does what has been recorded of them."""
+        """Two copies of ``model`` with its present weights: one judges, one is attacked (the same one where nothing is
+        faster). They are kept from call to call, with the attacks recorded on them."""
         if id(model) not in self._judges:
             judge = Frozen(model)
             attacked = Frozen(model, dtype=self.autocast, fused=self.fused) if self.autocast else judge
@@ -251,12 +274,13 @@ class Trainer:
             judge,
             self.splits.val,
             self.classes,
-            eps=self.knobs.eps,
-            steps=self.knobs.eval_attack,
+            eps=self.training.eps,
+            steps=self.training.eval_attack,
             attacked=attacked,
             seed=self.config.seed,
             with_kl=self.method.needs_val_losses,
             record=self.record,
+            threat=self.threat,
         )
 
     def _stats(self, totals: dict[str, Tensor], result: Evaluation) -> EpochStats:

@@ -17,8 +17,7 @@ def full_precision(t: Tensor) -> Tensor:
 
 
 def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """(B,) KL(softmax(p) || softmax(q)) from (B, K) logits; gradient flows into both sides (TRADES does not
-    detach)."""
+    """(B,) KL(softmax(p) || softmax(q)) from (B, K) logits; gradient flows into both sides (TRADES does not detach)."""
     log_p = F.log_softmax(full_precision(logits_p), dim=1)
     log_q = F.log_softmax(full_precision(logits_q), dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
@@ -39,8 +38,7 @@ def wrong_class(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) largest wrong probability minus the true one, in [-1, 1]; positive = misclassified (MAIL,
-    FAAL)."""
+    """(B,) largest wrong probability minus the true one, in [-1, 1]; positive = misclassified (MAIL, FAAL)."""
     probs = F.softmax(full_precision(logits), dim=1)
     with torch.no_grad():  # which two, without a graph: WMMR has this in every step of its attack
         pair = torch.stack((wrong_class(probs, y), y), 1)
@@ -49,15 +47,13 @@ def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def prob_shortfall(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) 1 - (true probability - largest wrong one), in [0, 2], without cancellation where the model is
-    sure."""
+    """(B,) 1 - (true probability - largest wrong one), in [0, 2], without cancellation where the model is sure."""
     wrong = _without_label(F.softmax(full_precision(logits), dim=1), y, 0.0)
     return wrong.sum(1) + wrong.amax(1)
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) largest wrong logit minus the true one: what a margin (CW) attack maximises; positive =
-    misclassified."""
+    """(B,) largest wrong logit minus the true one: what a margin (CW) attack maximises; positive = misclassified."""
     return _without_label(logits, y, float("-inf")).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
@@ -71,8 +67,7 @@ ATTACK_LOSSES = {"ce": cross_entropy, "margin": logit_margin}
 
 
 def mart_margin_term(logits_adv: Tensor, y: Tensor) -> Tensor:
-    """(B,) -log(1.0001 - q_k*), q_k* the largest wrong adversarial probability: what MART adds to the
-    cross-entropy."""
+    """(B,) -log(1.0001 - q_k*), q_k* the largest wrong adversarial probability: what MART adds to the cross-entropy."""
     probs = F.softmax(full_precision(logits_adv), dim=1)
     return -torch.log(1.0001 - probs.gather(1, wrong_class(logits_adv, y)[:, None]).squeeze(1) + 1e-12)
 
@@ -105,8 +100,7 @@ def focal(ce: Tensor, gamma: float) -> Tensor:
 
 
 def ldam_logits(logits: Tensor, y: Tensor, margins: Tensor, scale: float) -> Tensor:
-    """(B, K) scale * (logits - m_y on the true class), the input of LDAM's cross-entropy (Cao et al. 2019,
-    eq. 13)."""
+    """(B, K) scale * (logits - m_y on the true class), the input of LDAM's cross-entropy (Cao et al. 2019, eq. 13)."""
     shift = torch.zeros_like(logits).scatter(1, y[:, None], margins.to(logits.dtype)[y][:, None])
     return scale * (logits - shift)
 

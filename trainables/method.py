@@ -20,11 +20,11 @@ from trainables.class_weights import require_every_class
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know before training: the data it will see and the length of the run."""
+    """What a method may know before training: its data, the length of the run and the attack."""
 
     class_counts: Tensor  # (K,) training images per class, int64
     max_epochs: int
-    eps: float  # L-inf radius in pixel units, images in [0, 1]
+    eps: float  # radius of the `ThreatModel`; L-inf: in units of the pixels' range [0, 1]
     attack_steps: int = 10
 
     @property
@@ -36,9 +36,9 @@ class Task:
 class Attack:
     """One attack of a training step. ``step`` is a fraction of the (per-sample) radius.
 
-    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "kl", "margin" (CW) or "dlr-targeted" (simplified
-    APGD, see LRAT). ``stop_after``: a sample stands still once it has been misclassified for that many steps
-    (FAT's tau); None: never.
+    ``loss`` is "inner" (the method's ``inner_loss``), "ce", "margin" (Carlini and Wagner 2017) or "dlr-targeted", which
+    is `apgd_targeted` towards ``targets`` classes. ``stop_after``: a sample is frozen once it has been misclassified
+    for more than that many steps (FAT's tau); None: never.
     """
 
     steps: int
@@ -63,8 +63,7 @@ class Adversary:
 
 @dataclass
 class Batch:
-    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if
-    read."""
+    """What one training step hands to a method. Clean logits cost a forward pass and are computed only if read."""
 
     x: Tensor  # (B, C, H, W) in [0, 1], after augmentation and mixing
     y: Tensor  # (B,)
@@ -165,6 +164,7 @@ class Method(nn.Module):
     Only ``forward`` is required; the other hooks have the plain choice as their default.
     """
 
+    name = ""  # the method's, as in `search_spaces.METHODS`
     head = "linear"  # the classifier the equation needs: "linear", or "cosine": logits are 10 * cosine
     needs_partners = False  # True: ``mix`` is called with a same-class partner for every image
     needs_val_losses = False  # True: ``EpochStats.val_ce`` and ``val_kl`` are read
@@ -178,7 +178,7 @@ class Method(nn.Module):
         self.task = task
         self.form = getattr(params, "form", self.form)
         if self.needs_every_class:
-            require_every_class(task.class_counts, type(self).__name__.lower())
+            require_every_class(task.class_counts, self.name)
 
     def forward(self, batch: Batch) -> Tensor:
         """The scalar training loss."""
@@ -198,8 +198,7 @@ class Method(nn.Module):
         return boosted, losses.mart_regulariser(batch.logits, batch.logits_adv, batch.y)
 
     def reduce(self, batch: Batch, main_weights: Tensor | None = None, reg_weights: Tensor | None = None) -> Tensor:
-        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted
-        form."""
+        """mean(main_weights * main) + beta * mean(reg_weights * regulariser): the plain base, or its weighted form."""
         main, regulariser = self.terms(batch)
         loss = batch.mean(main, main_weights)
         if regulariser is None:
@@ -262,7 +261,7 @@ class Method(nn.Module):
         """A ``burn_in`` that is the method itself, as it is before ``start``: what acts there, and the latest start."""
         known, mine = params_of(type(self.params)), vars(self.params)
         acting = {n: mine[n] for n, p in known.items() if p.burn_in and p.active(mine)}
-        return type(self).__name__.lower(), {**acting, **values, "start": known["start"].range.high}
+        return self.name, {**acting, **values, "start": known["start"].range.high}
 
     def notes(self) -> list[str]:
         """What the user should be told after training, e.g. that weights had to be clipped."""

@@ -23,7 +23,7 @@ def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tu
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
     CPU, and what describes it: ``architecture`` and ``config``.
 
-    ``dataset``: where its data are now. A checkpoint names the place too, but it can come from anybody.
+    ``dataset``: where its data are now. The place that a checkpoint names is not trusted: it may come from elsewhere.
 
     ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
     """
@@ -45,8 +45,8 @@ def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tu
 def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
     """All that is needed to build the empty model."""
     summary = check_data(DataSpec(config.dataset, config.imbalance, config.split_seed), home)
-    knobs = config.knobs()
-    task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, knobs.eps, knobs.attack_steps)
+    training = config.full_training()
+    task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, training.eps, training.attack_steps)
     head = build_method(config.method, config.params, task).head
     return {
         "model": config.model,

@@ -16,12 +16,12 @@ from trainables.config import TrialConfig
 from trainables.trial_report import TrialReport, TrunkReport
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
-# what nobody mends by waiting, and concerns the trial's own folder alone
+# errors of the trial's own folder, which waiting does not mend
 WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class StorageDown(Exception):
-    """The storage is at fault and not the trial, in one sentence."""
+    """The storage failed, not the trial; the message is one sentence."""
 
 
 class TrialActor(tune.Trainable):
@@ -55,7 +55,7 @@ class TrialActor(tune.Trainable):
         from trainables.checkpoint import save_checkpoint
         from trainables.loop import Diverged
 
-        if self.unreported:  # whoever trained so far, or whom they told, may have died before it was written down
+        if self.unreported:  # the actor that trained so far, or the driver, may have died before this was recorded
             self.unreported = False
             return replace(self._report(self.curve[-1]), curve=self.curve).to_result()
         try:
@@ -70,9 +70,10 @@ class TrialActor(tune.Trainable):
         return self._report(metrics).to_result()
 
     def _stored(self, do: Callable[[], Any], waits: Sequence[float] = WAITS_S) -> Any:
-        """What ``do`` gives, as soon as the storage lets it; ``StorageDown`` where it does not.
+        """Call ``do`` until the storage answers, with pauses of ``waits`` seconds, and return its result; then
+        ``StorageDown``.
 
-        What has been trained is safe here meanwhile: elsewhere it would be trained again.
+        Waiting here keeps what has been trained; another actor would train it again.
         """
         from trainables.storage import explain
 
@@ -87,8 +88,8 @@ class TrialActor(tune.Trainable):
             sleep(wait)
 
     def _on_trunk(self) -> TrialReport | None:
-        """Train one epoch of the trunk, wait a moment for the process that does, or leave it; None: time for an epoch
-        of the trial's own."""
+        """The report of one step on the way to the branch point: an epoch of the trunk trained, a wait while another
+        process trains it, or the branch itself. None: the trial goes on with an epoch of its own."""
         past = self.branch.leave() if self.branch.ready() else None
         if past is None:
             trunk = TrunkReport(trained=self.branch.advance(), outdated=self.branch.outdated)

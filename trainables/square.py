@@ -1,5 +1,5 @@
-"""Square Attack (Andriushchenko et al., ECCV 2020), L-infinity, margin loss: black-box, so masked gradients do not
-stop it.
+"""Square Attack (Andriushchenko et al., ECCV 2020, alg. 1 and 2: L-infinity) with the margin loss: black-box, so masked
+gradients do not stop it.
 
 Short runs serve as a probe; the full attack of 5,000 queries is part of `--attack autoattack`.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.losses import logit_margin
+from trainables.threat_model import LInf, ThreatModel
 
 P_INIT = 0.8
 # share of the pixels that change, halved at these of 10,000 queries (the authors' schedule, rescaled to ``queries``)
@@ -27,15 +28,16 @@ def square(
     eps: float,
     queries: int,
     generator: torch.Generator | None = None,
+    threat: type[ThreatModel] = LInf,
 ) -> Tensor:
-    """(B,) which of the images ``x`` (B, C, H, W) a random search over squares of +-eps finds misclassified."""
+    """(B,) bool, which of the images ``x`` (B, C, H, W) a random search finds misclassified: squares of +-``eps``,
+    projected on the ball of that radius, ``queries`` of them for each image."""
     b, c, h, w = x.shape
-    low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
 
     def signs(*shape) -> Tensor:
         return torch.rand(shape, device=x.device, generator=generator).round_().mul_(2).sub_(1).mul_(eps)
 
-    best = torch.minimum(torch.maximum(x + signs(b, c, 1, w), low), high)  # vertical stripes
+    best = threat(x, eps).project(x + signs(b, c, 1, w))  # vertical stripes
     margin = logit_margin(forward(best), y)
     columns, lines = torch.arange(w, device=x.device), torch.arange(h, device=x.device)
     for query in range(queries):
@@ -51,8 +53,9 @@ def square(
         inside = ((lines >= top[:, None]) & (lines < top[:, None] + side))[:, None, :, None] & (
             (columns >= start[:, None]) & (columns < start[:, None] + side)
         )[:, None, None, :]
-        moved = torch.where(inside, x[left] + signs(len(left), c, 1, 1), best[left])
-        moved = torch.minimum(torch.maximum(moved, low[left]), high[left])
+        standing = x[left]
+        moved = torch.where(inside, standing + signs(len(left), c, 1, 1), best[left])
+        moved = threat(standing, eps).project(moved)
         new = logit_margin(forward(moved), y[left])
         better = new > margin[left]
         best[left] = torch.where(better[:, None, None, None], moved, best[left])

@@ -1,5 +1,6 @@
-"""The one way to files that several machines share: a folder by path or URL (``s3://``, ``gs://``, see ``SCHEMES``).
-Names in, bytes out; a file is complete or absent.
+"""Files that several machines share, in a folder given by path or URL (``s3://``, ``gs://``, see ``SCHEMES``).
+
+A file is read and written whole, by name; it is complete or absent.
 
 Credentials never stand in the URL: each process has them in its environment (AWS_ACCESS_KEY_ID, a cloud's sign-in).
 """
@@ -19,11 +20,11 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-# What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search that
-# somebody else made, and each further protocol is one more way to be sent somewhere.
+# What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
+# another source, and each further protocol is one more way to reach a place that the user did not choose.
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
 OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
-ANSWER_S = 20  # a storage that has not answered by then is said not to
+ANSWER_S = 20  # seconds after which a storage counts as one that does not answer
 _LOGIN = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
     r"|Forbidden|credentials|PermissionDenied|Unauthenticated",
@@ -74,7 +75,7 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
 def inside(folder: Path, name: str) -> Path:
     """Where a file that a storage calls ``name`` lies below ``folder`` here.
 
-    ``ValueError`` where that would be outside of it: whoever can write to a storage chooses the names in it.
+    ``ValueError`` where that would be outside of it: names come from anyone with write access to the storage.
     """
     parts = name.split("/")
     path = folder.joinpath(*parts)
@@ -92,7 +93,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 class Storage:
-    """The files under one folder or URL. Making it asks nobody; ``OSError`` comes from what is done with it."""
+    """The files under one folder or URL. Creating it contacts no server; its methods raise ``OSError``."""
 
     def __init__(self, where: str | Path):
         self.where = str(where)
@@ -108,7 +109,7 @@ class Storage:
             return None
 
     def write(self, name: str, data) -> None:
-        """``data``: anything with a buffer. Whoever reads meanwhile sees the old file or the new one."""
+        """``data``: anything with a buffer. A reader meanwhile sees the old file or the new one, whole."""
         path = f"{self.root}/{name}"
         folder, _, last = path.rpartition("/")
         if self.fs.type_name in OBJECTS:
@@ -164,7 +165,7 @@ def storage_problem(where: str) -> str | None:
             right = store.read(name) == b"tuner"
             store.remove(name)
             found[0] = None if right else f"storage {where!r} does not give back what is written to it"
-        except Exception as error:  # of whatever kind: nobody else would hear of it
+        except Exception as error:  # of any kind: an exception in a thread would be lost
             found[0] = explain(where, error)
 
     thread = threading.Thread(target=probe, daemon=True)  # some clients try for a quarter of an hour

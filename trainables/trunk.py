@@ -1,13 +1,14 @@
-"""The trunk: what trials have in common before they reweight is trained once and branched from.
+"""The trunk: what trials have in common before they reweight is trained once, and each trial branches from it.
 
-Several trials, searches, methods and machines may need the same trunk at once. Whoever holds its lock trains one epoch
-and lets go, so any of them can go on where another was killed.
+Several trials, searches, methods and machines may need the same trunk at once. The process that holds its lock trains
+one epoch and releases it, so any other can go on where one was killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import time
 from functools import lru_cache
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import torch
 
+from search_spaces import METHODS
 from trainables.config import TrialConfig
 from trainables.data.store import prepare
 from trainables.loop import Trainer
 from trainables.method import EpochStats
+from trainables.methods import method_class
 from trainables.trunk_store import TrunkStore
 
 FORMAT = 1  # raise it when the files' content changes: old trunks are then not found
@@ -44,23 +47,26 @@ APART = {
 @lru_cache
 def code_version(base: str) -> str:
     """A hash of the source files that a trunk of this base method depends on; even the edit of a comment changes it."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((METHODS.source(base) or "").encode())  # a plug-in's package and version
     for file in sources(base):
-        digest.update(str(file.relative_to(PACKAGE)).encode() + file.read_bytes())
+        digest.update(str(file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file.name).encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def sources(base: str) -> list[Path]:
-    """The source files that a trunk of this base method depends on."""
+    """The source files that a trunk of this base method depends on; of a plug-in's only the file of its class."""
     methods, apart = PACKAGE / "methods", {PACKAGE / name for name in APART}
     common = [f for f in PACKAGE.rglob("*.py") if f.parent != methods and f not in apart]
-    # fairfront is made of the others
-    own = methods.glob("*.py") if base == "fairfront" else [methods / "__init__.py", methods / f"{base}.py"]
-    return sorted({*common, *own})
+    if base == "fairfront":  # made of the others
+        return sorted({*common, *methods.glob("*.py")})
+    plug_in = METHODS.source(base) is not None
+    own = Path(inspect.getfile(method_class(base))) if plug_in else methods / f"{base}.py"
+    return sorted({*common, methods / "__init__.py", own})
 
 
 def base_config(trainer: Trainer) -> TrialConfig:
-    """The trial that the trunk is: same data, model, seed and knobs, but the method's base."""
+    """The trial that the trunk is: same data, model, seed and training, but the method's base."""
     name, params = ("at", {}) if trainer.config.trunk.startswith("at:") else trainer.method.burn_in()
     return dataclasses.replace(trainer.config, method=name, params=params, trunk="none", trial=-1, folder=None)
 
@@ -79,7 +85,7 @@ def trunk_key(trainer: Trainer) -> dict:
         "data_seed": config.split_seed,
         "seed": config.seed,
         "model": config.model,
-        "training": dataclasses.asdict(trainer.knobs),
+        "training": dataclasses.asdict(trainer.training),
         "max_epochs": config.max_epochs,
         "torch": ".".join(torch.__version__.split(".")[:2]),
         "device": trainer.device.type,
@@ -107,10 +113,10 @@ class Branch:
         self.name = key_hash(key)
         self.store = TrunkStore(trainer.config.home, trainer.config.storage, self.name)
         self.store.describe(key)
-        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # trunks that are not used, to be said
+        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # trunks that do not fit, to be told
         self._trunk: Trainer | None = None
-        self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for those who branch
-        self._rolling: int | None = None  # a file of ours that nobody branches from: goes when the next one is there
+        self._epochs: list[dict] = []  # of self._trunk: metrics and stats of every epoch, for the trials that branch
+        self._rolling: int | None = None  # a file of ours that no trial needs: removed when the next is written
 
     def ready(self) -> bool:
         return self._missing() is None
@@ -120,7 +126,8 @@ class Branch:
         return next((e for e in self.needed if e not in there), None)
 
     def advance(self, wait_s: float = 2.0) -> int | None:
-        """Train one epoch of the trunk and return its number, or wait a moment while somebody else does (None)."""
+        """Train one epoch of the trunk and return its number; None: another process still trains it after ``wait_s``
+        seconds."""
         deadline = time.monotonic() + wait_s
         while not self.ready():
             with self.store.lock() as mine:
@@ -152,7 +159,11 @@ class Branch:
                     entry["metrics"].update(judged.metrics(trainer.splits.classes))
         past = [{**entry["metrics"], "trunk": True} for entry in state["epochs"]]
         trainer.load_state_dict(
-            {**state, "method": trainer.method.state_dict(), "average": state["average"] if trainer.knobs.ema else None}
+            {
+                **state,
+                "method": trainer.method.state_dict(),
+                "average": state["average"] if trainer.training.ema else None,
+            }
         )
         self._trunk = None
         return past

@@ -31,7 +31,7 @@ class TrunkStore:
         self.lock_file.parent.mkdir(parents=True, exist_ok=True)
 
     def describe(self, key: dict) -> None:
-        """What the hash is taken of, for people."""
+        """Write what the hash is taken of as ``key.json``, for people and for ``outdated``."""
         if self.files.read("key.json") is None:
             self.files.write("key.json", json.dumps(key, indent=1).encode())
 
@@ -70,11 +70,11 @@ class TrunkStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Try the lock: True if it is ours now.
+        """Try to take the lock without waiting; yields whether this process has it now.
 
-        ``flock``: the kernel lets go when the holder dies, however it dies, so there is no lease to outwait. It works
-        between processes of a machine and over NFS, not where homes are not shared; there a trunk may be trained twice,
-        to the same end. A holder that is stopped (not killed) keeps the others waiting.
+        ``flock``: the kernel releases it when its holder dies, so no lease has to expire. It works between the
+        processes of a machine and over NFS. Where homes are not shared a trunk may be trained twice, with the same
+        result. A holder that is stopped (not killed) keeps the others waiting.
         """
         with open(self.lock_file, "w") as file:
             try:

@@ -28,6 +28,7 @@ from trainables.attack_copy import Frozen
 from trainables.evaluate import no_tf32
 from trainables.losses import logit_margin
 from trainables.square import square
+from trainables.threat_model import LInf, ThreatModel
 
 STEPS, TARGETS = 100, 9  # AutoAttack's
 LIKELY = 5  # the less likely targets after these get half the steps: a fifth of the cost, no result that we saw
@@ -64,10 +65,11 @@ class Cascade:
         search_steps: int,
         seed: int = 0,
         batch_size: int = 512,
+        threat: type[ThreatModel] = LInf,
     ):
         self.model = model.eval().requires_grad_(False)
         self.split, self.attack, self.eps, self.search_steps = split, attack, eps, search_steps
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.threat = seed, batch_size, threat
         self.judge = Frozen(model)
         self.generator = torch.Generator(device=split.labels.device).manual_seed(seed)
         self.broken_by = torch.full((len(split),), SURVIVES, dtype=torch.int16)
@@ -77,7 +79,7 @@ class Cascade:
     def run(self) -> Iterator[Stage]:
         yield self._stage("clean", self._wrong)
         if self.attack == "autoattack":
-            official = Official(self.model, self.split, self.eps, self.seed)
+            official = Official(self.model, self.split, self.eps, self.seed, self.threat.norm)
             for name in official.attacks:
                 yield self._stage(name, partial(official.broken, name), whole=True)
         elif self.attack == "apgd":
@@ -137,16 +139,15 @@ class Cascade:
         return self._one_by_one(x, y, [once] * restarts)
 
     def _pgd_once(self, x: Tensor, y: Tensor, _=None, *, loss, steps: int) -> Tensor:
-        begin = start_point(x, torch.as_tensor(self.eps, device=x.device), "uniform", self.generator)
+        begin, step = start_point(x, self.eps, "uniform", self.generator, self.threat), 2.5 * self.eps / steps
         found, survived = pgd(
-            self.judge, x, y, loss, eps=self.eps, step=2.5 * self.eps / steps, steps=steps, x_start=begin
+            self.judge, x, y, loss, eps=self.eps, step=step, steps=steps, x_start=begin, threat=self.threat
         )
         return (survived < steps) | self._wrong(found, y)
 
     def _apgd_once(self, x: Tensor, y: Tensor, loss, steps: int = STEPS) -> Tensor:
-        noise = torch.rand(x.shape, device=x.device, generator=self.generator) * 2 - 1
-        largest = noise.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
-        _, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps, x_start=x + self.eps * noise / largest)
+        begin = self.threat(x, self.eps).border(self.generator)
+        _, survived = apgd(self.judge, x, y, loss, eps=self.eps, steps=steps, x_start=begin, threat=self.threat)
         return survived <= steps  # of steps + 1 iterates
 
     def _apgd_ce(self, x: Tensor, y: Tensor) -> Tensor:
@@ -168,7 +169,9 @@ class Cascade:
         return self._one_by_one(x, y, [partial(towards, rank=i) for i in range(targets.shape[1])])
 
     def _square(self, x: Tensor, y: Tensor) -> Tensor:
-        return square(self.judge, x, y, eps=self.eps, queries=PROBE_QUERIES, generator=self.generator)
+        return square(
+            self.judge, x, y, eps=self.eps, queries=PROBE_QUERIES, generator=self.generator, threat=self.threat
+        )
 
     # ---- masking ----------------------------------------------------------------------------------------------
 
@@ -217,12 +220,12 @@ class Official:
     Images and batches are the same as in the one call, because each attack there also runs on the survivors in order.
     """
 
-    def __init__(self, model: nn.Module, split, eps: float, seed: int):
+    def __init__(self, model: nn.Module, split, eps: float, seed: int, norm: str = "Linf"):
         from pyautoattack import AutoAttack
 
         logging.getLogger("auto-attack").setLevel(logging.ERROR)
         self.split, device = split, split.labels.device
-        self.auto = AutoAttack(model, norm="Linf", eps=eps, version="standard", device=device, seed=seed)
+        self.auto = AutoAttack(model, norm=norm, eps=eps, version="standard", device=device, seed=seed)
         with torch.no_grad():
             classes = model(split.batch(slice(0, 1))[0]).shape[1]
         targets = min(TARGETS, classes - 1)

@@ -49,8 +49,10 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, about = load_trial(folder, home, config.dataset)
     split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), home, device)
-    knobs = config.knobs()
-    cascade = Cascade(model.to(device), split, attack, eps=knobs.eps, search_steps=knobs.eval_attack)
+    training = config.full_training()
+    cascade = Cascade(
+        model.to(device), split, attack, eps=training.eps, search_steps=training.eval_attack, threat=Trainer.threat
+    )
     for stage in cascade.run():
         yield {"stage": vars(stage)}
     yield {
@@ -60,7 +62,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
             "stages": [vars(s) for s in cascade.stages],
             "alarms": cascade.alarms,
             "classes": about["architecture"]["classes"],
-            "eps": knobs.eps,
+            "eps": training.eps,
             "epoch": about["epoch"],
             "checkpoint": fingerprint(folder),
             "device": device,

@@ -6,13 +6,12 @@ open_test                the only way to the test images; `tuner verify` alone c
 """
 
 from trainables.data.files import absolute
-from trainables.data.spec import DATASETS, DataError, DataSpec, class_counts, parse_imbalance
+from trainables.data.spec import DataError, DataSpec, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share
 from trainables.data.tensors import Split, Splits, open_splits, open_test
 
 __all__ = [
-    "DATASETS",
     "DataError",
     "DataSpec",
     "Split",

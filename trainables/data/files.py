@@ -74,14 +74,12 @@ def load_parquet(where: str) -> Decoded:
 
 
 def _numbers(labels: np.ndarray) -> list[str]:
-    """Names for classes that have none; no more than there are images, so that a label of 10**12 is no memory
-    error."""
+    """Names for classes that have none; no more than there are images, so that a label of 10**12 is no memory error."""
     return [str(c) for c in range(min(max(int(labels.max()), 0), len(labels)) + 1)]
 
 
 def load_folder(where: str) -> Decoded:
-    """torchvision's ImageFolder layout: ``train/CLASS/*`` and ``test/CLASS/*``; classes in alphabetical
-    order."""
+    """torchvision's ImageFolder layout: ``train/CLASS/*`` and ``test/CLASS/*``; classes in alphabetical order."""
     folder, files = Path(where).expanduser(), source_files("folder", where)
     classes = sorted({f.parent.name for f in files if f.parent.parent.name == "train"})
     samples: dict[str, list] = {"train": [], "test": []}
@@ -146,8 +144,7 @@ def decode(
     *,
     resize: bool = False,
 ) -> np.ndarray:
-    """(rows, C, H, W) uint8 from lists of encoded images (bytes or file names) in order; C is 1 if ``grey``,
-    else 3."""
+    """(rows, C, H, W) uint8 from lists of encoded images (bytes or file names) in order; C is 1 if ``grey``, else 3."""
     width, height = size
     images = np.empty((rows, 1 if grey else 3, height, width), dtype=np.uint8)
 

@@ -1,6 +1,6 @@
-"""The datasets that have a name: scikit-learn's digits and torchvision's, as arrays in memory.
+"""Arrays in memory for the rows of `trainables.datasets`: scikit-learn's digits and torchvision's datasets.
 
-Every source gives a `Decoded`; those that are files of the user's own are in `files.py`.
+Every source gives a `Decoded`; those that are files of the user's own are in `trainables.data.files`.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import importlib.util
 import socket
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 
 from trainables.data.decoded import Decoded
+from trainables.data.files import decode_samples
 from trainables.data.spec import DataError
+from trainables.datasets import DATASETS, Torchvision
 
 TEST_SEED = 0  # fixes the test set of datasets that come without one; no search setting reaches it
 TEST_FRACTION = 0.2
 
-# name: (torchvision class, where under datasets/raw it looks, what to put there)
-_FILES = {
-    "cifar10": ("CIFAR10", "cifar10", "cifar-10-python.tar.gz"),
-    "cifar100": ("CIFAR100", "cifar100", "cifar-100-python.tar.gz"),
-    "svhn": ("SVHN", "svhn", "train_32x32.mat and test_32x32.mat"),
-    "mnist": ("MNIST", "mnist/MNIST/raw", "the four *-ubyte.gz files"),
-    "fashion-mnist": ("FashionMNIST", "fashion-mnist/FashionMNIST/raw", "the four *-ubyte.gz files"),
-    "gtsrb": ("GTSRB", "gtsrb", "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip"),
-}
+
+def load_named(name: str, raw: Path) -> Decoded:
+    """A dataset of `DATASETS`; ``raw`` (home/datasets/raw) holds what is downloaded. ``DataError`` where its files are
+    neither there nor to be had."""
+    source = DATASETS[name].source
+    return load_torchvision(name, source, raw) if isinstance(source, Torchvision) else resolve_name(source)(raw)
 
 
-def load_digits() -> Decoded:
-    """scikit-learn's 1,797 handwritten 8x8 digits, 0..16 scaled to 0..255; a fixed stratified fifth is
-    `test`."""
+def load_digits(raw: Path) -> Decoded:
+    """scikit-learn's 1,797 handwritten 8x8 digits, 0..16 scaled to 0..255; a fixed stratified fifth is `test`. They
+    come with scikit-learn, so ``raw`` is not used."""
     # its file alone: importing scikit-learn would take 2 s
     file = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"
     table = np.loadtxt(file, delimiter=",")
@@ -46,25 +46,21 @@ def load_digits() -> Decoded:
     return Decoded((images[~test], labels[~test]), (images[test], labels[test]), [str(c) for c in range(10)])
 
 
-def load_torchvision(name: str, raw: Path) -> Decoded:
-    """One of torchvision's datasets from ``raw`` (home/datasets/raw), downloaded into it where there is a
-    network."""
-    train, test = (_open_torchvision(name, raw, is_train) for is_train in (True, False))
-    if name == "gtsrb":
-        from trainables.data.files import decode_samples  # not at the top: encoded.py needs Decoded
-
-        return decode_samples(train._samples, test._samples, [str(c) for c in range(43)], size=(32, 32))
-    classes = [str(c) for c in range(10)] if name in ("mnist", "svhn") else list(train.classes)
+def load_torchvision(name: str, source: Torchvision, raw: Path) -> Decoded:
+    """One of torchvision's datasets from ``raw``, downloaded into it where there is a network."""
+    train, test = (_open_torchvision(name, source, raw, is_train) for is_train in (True, False))
+    classes = [str(c) for c in range(source.classes)] if source.classes else list(train.classes)
+    if source.size:
+        return decode_samples(train._samples, test._samples, classes, size=source.size)
     return Decoded(_arrays(train), _arrays(test), classes)
 
 
-def _open_torchvision(name: str, raw: Path, is_train: bool):
+def _open_torchvision(name: str, source: Torchvision, raw: Path, is_train: bool):
     import torchvision.datasets
 
-    cls, where, files = _FILES[name]
-    split = {"split": "train" if is_train else "test"} if name in ("svhn", "gtsrb") else {"train": is_train}
-    root = raw if name == "gtsrb" else raw / name  # torchvision adds gtsrb/ itself
-    make = getattr(torchvision.datasets, cls)
+    split = {"split": "train" if is_train else "test"} if source.split else {"train": is_train}
+    root = raw if source.size else raw / name  # of image files torchvision adds the folder itself
+    make = getattr(torchvision.datasets, source.cls)
     try:
         return make(root, **split, download=False)
     except (RuntimeError, OSError):
@@ -72,7 +68,7 @@ def _open_torchvision(name: str, raw: Path, is_train: bool):
     timeout = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(20)
-        (raw / where).mkdir(parents=True, exist_ok=True)
+        (raw / source.folder).mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
             return make(root, **split, download=True)
     # URLError, RuntimeError, zipfile and tarfile errors: all mean "no usable files"
@@ -80,7 +76,7 @@ def _open_torchvision(name: str, raw: Path, is_train: bool):
         reason = (str(problem) or type(problem).__name__).splitlines()[0].rstrip(":. ")
         raise DataError(
             f"dataset {name!r} is not on this machine and could not be downloaded ({reason}); "
-            f"put {files} into {raw / where}"
+            f"put {source.files} into {raw / source.folder}"
         ) from problem
     finally:
         socket.setdefaulttimeout(timeout)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-TORCHVISION = ("cifar10", "cifar100", "svhn", "fashion-mnist", "mnist", "gtsrb")
-DATASETS = ("digits", *TORCHVISION, "parquet:DIR", "folder:DIR")
+from trainables.datasets import DATASETS, KINDS, dataset_names
 
 
 class DataError(ValueError):
@@ -15,7 +14,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class DataSpec:
-    dataset: str = "digits"  # one of DATASETS
+    dataset: str = "digits"  # one of `dataset_names`
     imbalance: str = "exp:10"  # none | exp:K | step:K
     seed: int = 0  # chooses `val` and which images the thinning keeps; never `test`
     val_fraction: float = 0.2  # of a class, in (0, 1)
@@ -35,8 +34,8 @@ def validate_spec(spec: DataSpec) -> None:
 
 def check_dataset(dataset: str) -> None:
     """Raise `DataError` unless it is a dataset's name, or a kind of files; whether they exist is not looked at."""
-    if dataset not in ("digits", *TORCHVISION) and dataset.partition(":")[0] not in ("parquet", "folder", "stored"):
-        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(DATASETS)}")
+    if dataset not in DATASETS and dataset.partition(":")[0] not in (*KINDS, "stored"):
+        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(dataset_names())}")
 
 
 def parse_imbalance(text: str) -> tuple[str, float]:

@@ -1,5 +1,4 @@
-"""Which images are `train` and which `val`. Chosen from the source's training set alone; `test` is another
-file.
+"""Which images are `train` and which `val`. Chosen from the source's training set alone; `test` is another file.
 
 `val` is taken first and balanced, then `train` is thinned, so the rare classes pay nothing for their
 validation images.

@@ -27,8 +27,9 @@ import pyarrow as pa
 
 from trainables.data.decoded import Decoded
 from trainables.data.files import load_folder, load_parquet, source_files
-from trainables.data.named import load_digits, load_torchvision
-from trainables.data.spec import TORCHVISION, DataError, check_dataset
+from trainables.data.named import load_named
+from trainables.data.spec import DataError, check_dataset
+from trainables.datasets import DATASETS
 from trainables.storage import Storage, below, explain, inside
 
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
@@ -74,13 +75,11 @@ def prepare(dataset: str, home: Path) -> Path:
 
 
 def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | str]]:
-    """Name of the decoded folder, and how to decode (or, as a URL, whence to copy it)."""
+    """The decoded folder's name, and a function that decodes the dataset, or gives the URL from which to copy it."""
     check_dataset(dataset)
     kind, _, where = dataset.partition(":")
-    if dataset == "digits":
-        return f"digits-v{FORMAT}", load_digits
-    if dataset in TORCHVISION:
-        return f"{dataset}-v{FORMAT}", lambda: load_torchvision(dataset, datasets / "raw")
+    if dataset in DATASETS:
+        return f"{dataset}-v{FORMAT}", lambda: load_named(dataset, datasets / "raw")
     if kind == "stored":
         key = where.partition("?")[0].rpartition("/")[2]
         if not DECODED.fullmatch(key):
@@ -88,7 +87,7 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
         return key, lambda: where
     load = load_parquet if kind == "parquet" else load_folder
     if "://" in where:
-        stats, name = _far_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
+        stats, name = _remote_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
     else:
         files = source_files(kind, where)
         stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
@@ -98,9 +97,9 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
     return key, lambda: _fetch(kind, where, load) if "://" in where else load(where)
 
 
-def _far_files(where: str) -> list[tuple[str, int, int]]:
+def _remote_files(where: str) -> list[tuple[str, int, int]]:
     """Path, bytes and time of the files below a URL."""
-    with _told(where):
+    with _as_data_error(where):
         found = Storage(where).listed()
     if not found:
         raise DataError(f"dataset: there is nothing at {where!r}; it takes an existing folder")
@@ -108,8 +107,8 @@ def _far_files(where: str) -> list[tuple[str, int, int]]:
 
 
 @contextlib.contextmanager
-def _told(where: str) -> Iterator[None]:
-    """What a storage refuses is no fault of the home."""
+def _as_data_error(where: str) -> Iterator[None]:
+    """Errors of a storage as ``DataError``; otherwise the home would be blamed for them."""
     try:
         yield
     except DataError:
@@ -122,7 +121,7 @@ def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
     """The source's files, copied here for as long as they are decoded."""
     store = Storage(where)
     with tempfile.TemporaryDirectory(prefix="tuner-data-") as folder:
-        with _told(where):
+        with _as_data_error(where):
             files = {name: inside(Path(folder), name) for name, _ in store.files(recursive=True)}
             for name, file in files.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +182,7 @@ def share(folder: Path, storage: str) -> None:
 
 def _copy(where: str, folder: Path) -> None:
     for name in _HALVES:
-        with _told(where):
+        with _as_data_error(where):
             data = Storage(where).read(name)
         if data is None:
             raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")

@@ -1,5 +1,4 @@
-"""Splits as torch tensors: views of the mapped file on the CPU, one copy on a GPU. torch is imported on first
-use."""
+"""Splits as torch tensors: views of the mapped file on the CPU, one copy on a GPU. torch is imported on first use."""
 
 from __future__ import annotations
 

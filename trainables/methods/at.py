@@ -4,5 +4,7 @@ from trainables.method import Batch, Method
 
 
 class At(Method):
+    name = "at"
+
     def forward(self, batch: Batch):
         return batch.mean(batch.cross_entropy(batch.logits_adv))

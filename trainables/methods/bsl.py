@@ -10,12 +10,13 @@ from trainables.method import Batch, Method
 
 
 def balanced_logits(logits: Tensor, prior: Tensor, strength: float = 1.0) -> Tensor:
-    """(B, K) logits + strength * log n_c; a class without training images gets -inf: probability and gradient
-    0."""
+    """(B, K) logits + strength * log n_c; a class without training images gets -inf: probability and gradient 0."""
     return logits + strength * prior.to(logits.dtype) if strength else logits
 
 
 class Bsl(Method):
+    name = "bsl"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         self.register_buffer("prior", log_prior(task.class_counts))

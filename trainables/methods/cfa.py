@@ -10,8 +10,7 @@ from trainables.method import Batch, EpochStats, Method
 
 
 def calibrated(base: float, robust_acc: Tensor) -> Tensor:
-    """(K,) base + class accuracy, the factor on eps or beta; 1 for a class whose accuracy is not known yet
-    (NaN)."""
+    """(K,) base + class accuracy, the factor on eps or beta; 1 for a class whose accuracy is not known yet (NaN)."""
     return torch.where(robust_acc.isnan(), torch.ones_like(robust_acc), base + robust_acc)
 
 
@@ -26,6 +25,7 @@ class Cfa(Method):
     larger radius, opposite to DAFA; the attack's step stays, as in the authors' code.
     """
 
+    name = "cfa"
     steps_with_radius = False
 
     def __init__(self, params, task):

@@ -26,6 +26,8 @@ class Cfol(Method):
     """sample: classes are drawn from the mixture, loss the plain mean CE(x'). reweight: images are drawn from
     the base distribution and weigh K * mixture_y, with the mixture from before this batch."""
 
+    name = "cfol"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         if "empirical" in (params.base, params.prior):

@@ -13,8 +13,7 @@ from trainables.methods.done import class_risks
 
 
 def chi_square_weights(risks: Tensor, rho: float, clip: bool = True) -> Tensor:
-    """(K,) q_c = 1/K' + sqrt(2 rho) (R_c - mean) / (K' std) over the K' classes present (risk not -inf), sum
-    1.
+    """(K,) q_c = 1/K' + sqrt(2 rho) (R_c - mean) / (K' std) over the K' classes present (risk not -inf), sum 1.
 
     sum_c q_c R_c is mean + sqrt(2 rho Var), and q its gradient. A q below 0 (possible from rho > 1 / (2 (K' -
     1)) on) would push a class's loss up; with ``clip`` it becomes 0 and the rest is rescaled.
@@ -32,6 +31,8 @@ def chi_square_weights(risks: Tensor, rho: float, clip: bool = True) -> Tensor:
 
 
 class Codat(Method):
+    name = "codat"
+
     def forward(self, batch: Batch):
         losses = batch.cross_entropy(batch.logits_adv)
         risks, sizes = class_risks(losses.detach(), batch.y, self.task.classes)

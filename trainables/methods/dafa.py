@@ -1,5 +1,4 @@
-"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours
-lose."""
+"""DAFA (Lee et al., ICLR 2024, eq. 5): what a hard class gains in weight and radius, its easier neighbours lose."""
 
 from __future__ import annotations
 
@@ -28,6 +27,8 @@ class Dafa(Method):
     authors' AT code follows its class-wise attack step with a plain one, which cancels radii above eps; ours
     does not.
     """
+
+    name = "dafa"
 
     def __init__(self, params, task):
         super().__init__(params, task)

@@ -1,5 +1,4 @@
-"""DONE (Sow et al., ICLR 2024, eq. 5-7): the closed-form weights of KL-regularised distributionally robust
-training.
+"""DONE (Sow et al., ICLR 2024, eq. 5-7): the closed-form weights of KL-regularised distributionally robust training.
 
 Without ``barrier``, the default, the adversarial image is a constant: KL-DRO weighted PGD-AT. The authors'
 exact solver and constants could not be read; the compositional estimate below is the standard SCGD form.
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from trainables.losses import class_sizes, class_sums, full_precision
 from trainables.method import Batch, Method, start_epoch
+from trainables.threat_model import per_image
 
 
 def soft_maximum(losses: Tensor, r: float) -> Tensor:
-    """Scalar r log mean_i exp(losses_i / r), the worst case over weights (eq. 6); entries of -inf are left
-    out."""
+    """Scalar r log mean_i exp(losses_i / r), the worst case over weights (eq. 6); entries of -inf are left out."""
     return r * (torch.logsumexp(losses / r, 0) - losses.isfinite().sum().to(losses.dtype).log())
 
 
@@ -43,8 +42,7 @@ def class_risks(losses: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor
 
 
 def implicit_term(x: Tensor, x_adv: Tensor, losses: Tensor, eps: Tensor, c: float) -> Tensor:
-    """(B,) a term of value 0 whose gradient is d delta*/d theta dl/d delta for the log-barrier inner problem
-    (eq. 7).
+    """(B,) a term of value 0 whose gradient is d delta*/d theta dl/d delta for the log-barrier inner problem (eq. 7).
 
     delta = x_adv - x lies inside the box [max(-eps, -x), min(eps, 1 - x)]; ``losses`` (B,) were computed from
     ``x_adv``, which requires grad. With ReLU networks the Hessian is that of the barrier, diag(c / (ub - d)^2
@@ -61,8 +59,9 @@ def implicit_term(x: Tensor, x_adv: Tensor, losses: Tensor, eps: Tensor, c: floa
 
 
 class Done(Method):
-    """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the
-    running one."""
+    """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the running one."""
+
+    name = "done"
 
     def __init__(self, params, task):
         super().__init__(params, task)
@@ -102,9 +101,8 @@ class Done(Method):
         move in."""
         inside = (batch.x + self.params.shrink * (batch.x_adv - batch.x)).detach().requires_grad_(True)
         eps = (self.task.eps * self.eps_scale(batch.y)).to(inside.dtype)
-        eps = eps.reshape((-1,) + (1,) * (inside.dim() - 1))
         losses = batch.cross_entropy(batch.forward(inside)[0])
-        return implicit_term(batch.x, inside, losses, eps, self.params.barrier_weight)
+        return implicit_term(batch.x, inside, losses, per_image(eps, inside), self.params.barrier_weight)
 
     def end_step(self, batch: Batch) -> None:
         if self._next is not None:

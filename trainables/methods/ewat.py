@@ -17,6 +17,8 @@ def entropy_weights(logits_adv: Tensor, strength: float = 1.0, temperature: floa
 
 
 class Ewat(Method):
+    name = "ewat"
+
     def forward(self, batch: Batch):
         p = self.params
         return self.reduce(batch, entropy_weights(batch.logits_adv, p.strength, p.temperature))

@@ -1,5 +1,4 @@
-"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL
-ball."""
+"""FAAL (Zhang et al., CVPR 2024, eq. 5): class weights that maximise the batch's margin violation in a KL ball."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ GRID, ROUNDS = 257, 7
 
 
 def class_margins(logits_adv: Tensor, y: Tensor) -> Tensor:
-    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is
-    absent."""
+    """(K,) mean over the batch's samples of each class of max_{k != y} p_k - p_y; -1 for a class that is absent."""
     classes = logits_adv.shape[1]
     margins = prob_margin(logits_adv.detach(), y).double()
     sizes = class_sizes(y, classes, torch.float64)
@@ -55,6 +53,8 @@ class Faal(Method):
     Batch frequency enters twice, in the solver's objective and in the sum, as in the authors' code; with
     ``per_class`` in the sum alone.
     """
+
+    name = "faal"
 
     def class_weights(self, batch: Batch) -> Tensor:
         """(K,) p, sum 1."""

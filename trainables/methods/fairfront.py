@@ -34,7 +34,7 @@ EFFECTIVE = 1e-4  # 1 - beta of the effective number
 
 def part(method: type[Method], task, **values) -> Method:
     """A published method with some parameters set, to be used for its state."""
-    space = method_space(method.__name__.lower()).Params
+    space = method_space(method.name).Params
     return method(space(**{n: values.get(n, p.default_beside(values)) for n, p in params_of(space).items()}), task)
 
 
@@ -45,6 +45,8 @@ def on_terms(weights: Tensor, where: str) -> tuple[Tensor, Tensor]:
 
 
 class Fairfront(Method):
+    name = "fairfront"
+
     def __init__(self, params, task):
         super().__init__(params, task)
         p, self.parts = params, nn.ModuleDict()

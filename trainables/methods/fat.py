@@ -15,6 +15,8 @@ def tau_at(progress: float) -> int:
 
 
 class Fat(Method):
+    name = "fat"
+
     def attacks(self, base: Attack, epoch: int):
         dynamic = self.params.schedule == "dynamic"
         tau = tau_at(epoch / self.task.max_epochs) if dynamic else self.params.tau

@@ -36,6 +36,7 @@ class Frl(Method):
     everywhere.
     """
 
+    name = "frl"
     form = "trades"
 
     def __init__(self, params, task):

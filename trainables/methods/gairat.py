@@ -1,5 +1,4 @@
-"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image
-survived."""
+"""GAIRAT (Zhang et al., ICLR 2021, eq. 6): w_i decreases with kappa_i, the attack steps the image survived."""
 
 from __future__ import annotations
 
@@ -37,6 +36,8 @@ def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float, schedule: str
 
 
 class Gairat(Method):
+    name = "gairat"
+
     def weights(self, batch: Batch) -> Tensor:
         p = self.params
         lam = lambda_at(

@@ -1,5 +1,4 @@
-"""LRAT (Gao et al., arXiv:2106.15776, eq. 7, 11, 12, 15): weights per image and attack by the probability
-margin."""
+"""LRAT (Gao et al., arXiv:2106.15776, eq. 7, 11, 12, 15): weights per image and attack by the probability margin."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ def simulated(names: str, base: Attack) -> tuple[Attack, ...]:
 
 
 def pair_weights(shortfall: Tensor, alpha: float, power: float) -> Tensor:
-    """(M, B) w_ij = alpha (1 - t_ij)^power from the shortfall 1 - t_ij (M attacks, B images), clamped at 0
-    (eq. 12)."""
+    """(M, B) w_ij = alpha (1 - t_ij)^power from the shortfall 1 - t_ij (M attacks, B images), clamped at 0 (eq. 12)."""
     return alpha * shortfall.clamp(min=0) ** power
 
 
@@ -44,6 +42,8 @@ class Lrat(Method):
     its natural reading. Where SAA is among the attacks its image serves as x* too, else it is one more
     attack, the last.
     """
+
+    name = "lrat"
 
     def attacks(self, base: Attack, epoch: int):
         found = simulated(self.params.attacks, base)

@@ -1,11 +1,12 @@
-"""LSAT (Gao et al., arXiv:2106.15776): mean cross-entropy over all images and attacks; LRAT with w = 1 and C
-< 1."""
+"""LSAT (Gao et al., arXiv:2106.15776): mean cross-entropy over all images and attacks; LRAT with w = 1 and C < 1."""
 
 from trainables.method import Attack, Batch, Method
 from trainables.methods.lrat import simulated
 
 
 class Lsat(Method):
+    name = "lsat"
+
     def attacks(self, base: Attack, epoch: int):
         return simulated(self.params.attacks, base)
 

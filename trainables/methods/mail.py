@@ -21,8 +21,9 @@ def margin_weights(logits_adv: Tensor, y: Tensor, slope: float, bias: float, nor
 
 
 class Mail(Method):
-    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL; mart: mean w BCE(x') + beta * the unweighted KL
-    term."""
+    """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL; mart: mean w BCE(x') + beta * the unweighted KL term."""
+
+    name = "mail"
 
     def weights(self, batch: Batch) -> Tensor:
         p = self.params

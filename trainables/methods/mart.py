@@ -5,6 +5,7 @@ from trainables.method import Batch, Method
 
 
 class Mart(Method):
+    name = "mart"
     form = "mart"
 
     def forward(self, batch: Batch):

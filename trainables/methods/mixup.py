@@ -1,5 +1,4 @@
-"""Domain Mixup (Zhong and Tandon, arXiv:2411.14424): attack and train on a x_i + (1 - a) x_j with y_i =
-y_j."""
+"""Domain Mixup (Zhong and Tandon, arXiv:2411.14424): attack and train on a x_i + (1 - a) x_j with y_i = y_j."""
 
 from __future__ import annotations
 
@@ -7,11 +6,12 @@ import torch
 from torch import Tensor
 
 from trainables.method import Batch, Method
+from trainables.threat_model import per_image
 
 
 def mixed(x: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     """(B, ...) share * x + (1 - share) * partners with ``share`` (B,); convex, so it stays in [0, 1]."""
-    return torch.lerp(partners, x, share.to(x.dtype).reshape((-1,) + (1,) * (x.dim() - 1)))
+    return torch.lerp(partners, x, per_image(share, x))
 
 
 def beta_shares(n: int, q: float, generator: torch.Generator) -> Tensor:
@@ -25,6 +25,7 @@ def beta_shares(n: int, q: float, generator: torch.Generator) -> Tensor:
 class Mixup(Method):
     """The label is not mixed, the ball is around the mixed image, evaluation is on unmixed images."""
 
+    name = "mixup"
     needs_partners = True
 
     def mix(self, x: Tensor, y: Tensor, partners: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,8 +26,7 @@ def tail_classes(counts: Tensor) -> Tensor:
 
 
 def tail_term(features: Tensor, y: Tensor, tail: Tensor, weights: Tensor) -> Tensor:
-    """Scalar: mean over tail anchors b and samples j of s (w_b + w_j) KL(softmax f_b || softmax f_j) / D, f_b
-    detached.
+    """Scalar: mean over tail anchors b and samples j of s (w_b + w_j) KL(softmax f_b || softmax f_j) / D, f_b detached.
 
     ``features`` (B, D), ``tail`` and ``weights`` (K,); s = -1 within the class (it spreads out), +1 across.
     No tail anchor: 0.
@@ -51,6 +50,7 @@ def prediction_weights(predicted: Tensor, counts: Tensor) -> Tensor:
 
 
 class Reat(Method):
+    name = "reat"
     needs_every_class = True
 
     def __init__(self, params, task):

@@ -26,6 +26,7 @@ class Robal(Method):
     """mean CE(s (cos - m_y) + tau_b log(n / N)) on x' + beta mean KL(p(x) || p(x')), s = 10, p = softmax(cos);
     the attack maximises -log p_y."""
 
+    name = "robal"
     head = "cosine"
     needs_every_class = True
 

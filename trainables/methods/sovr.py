@@ -22,6 +22,8 @@ def smallest_margins(logits: Tensor, y: Tensor, fraction: float) -> Tensor:
 
 
 class Sovr(Method):
+    name = "sovr"
+
     def forward(self, batch: Batch):
         p = self.params
         hard = smallest_margins(batch.logits_adv, batch.y, p.fraction)

@@ -62,6 +62,7 @@ class Srat(Method):
     ``reduction="batch"`` divides by the batch's sum of weights instead, as LDAM-DRW does.
     """
 
+    name = "srat"
     needs_every_class = True
 
     def __init__(self, params, task):

@@ -4,6 +4,7 @@ from trainables.method import Batch, Method
 
 
 class Trades(Method):
+    name = "trades"
     form = "trades"
 
     def forward(self, batch: Batch):

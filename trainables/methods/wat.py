@@ -27,6 +27,7 @@ class Wat(Method):
     """mean v_y L + v_C mean L with L = CE(x) + beta KL; before the first validation every v is 1, as
     published. Validation's KL is that of the evaluation's CE-PGD example; the authors attack with TRADES' KL."""
 
+    name = "wat"
     form = "trades"
     needs_val_losses = True
 

@@ -11,8 +11,7 @@ from trainables.method import Batch, Method
 
 
 def exponential_weights(logits_adv: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors'
-    code."""
+    """(B,) exp(alpha (max_{k != y} p_k - p_y)), in [e^-alpha, e^alpha]; carries gradient, as in the authors' code."""
     return (alpha * prob_margin(logits_adv, y)).exp()
 
 
@@ -28,6 +27,8 @@ def weighted_cross_entropy(logits_adv: Tensor, y: Tensor, alpha: float) -> Tenso
 class Wmmr(Method):
     """at: mean w CE(x'); trades: mean CE(x) + beta mean w KL. In their code the gradient flows through w:
     ``detach``."""
+
+    name = "wmmr"
 
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
         if self.params.weight_attack and self.form == "at":

@@ -114,6 +114,3 @@ def wrn_34_10(shape: Shape, width: float) -> tuple[nn.Module, int]:
 def _preactivation(shape: Shape, stem: int, widths: list[int], blocks: int) -> nn.Sequential:
     last = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(_conv(shape[0], stem), *_stages(PreActivation, stem, widths, blocks), *last)
-
-
-BACKBONES = {"cnn": cnn, "resnet18": resnet18, "preact-resnet18": preact_resnet18, "wrn-34-10": wrn_34_10}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.backbones import BACKBONES
 from trainables.models.check import check_model
 from trainables.models.names import MODELS, parse_model
 
@@ -35,8 +35,7 @@ HEADS = {"linear": nn.Linear, "cosine": CosineHead}
 
 
 class Classifier(nn.Module):
-    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not
-    parameters."""
+    """``forward(x) = head(features(x))`` for x (B, C, H, W) in [0, 1]; mean and std are buffers, not parameters."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -82,7 +81,7 @@ def build_model(
         )
     base, width = parse_model(name)
     if base in MODELS:
-        backbone, features = BACKBONES[base](shape, width)
+        backbone, features = resolve_name(MODELS[base].build)(shape, width)
     else:
         from trainables.models.torchvision_models import torchvision_backbone  # heavy, and rarely needed
 

@@ -13,7 +13,7 @@ def check_model(name: str, shape: tuple[int, int, int]) -> None:
         from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed
 
         return check_torchvision(base, width, shape)
-    _, low, high = MODELS[base]
+    low, high = MODELS[base].smallest, MODELS[base].largest
     if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
         raise ValueError(
             f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "

@@ -1,15 +1,39 @@
-"""Which models exist, without importing torch: the command line checks names before anything heavy is loaded."""
+"""Our own models, one row each, without importing torch: the command line checks names before anything heavy is loaded.
+
+How to add a model
+------------------
+torchvision's classification models need no row: they are known by their own names. A model of our own is one row of
+`MODELS` and the function that it names, ``build(shape, width)`` with ``shape`` (C, H, W) and ``width`` a factor on the
+channels. It returns the backbone, (B, C, H, W) normalised -> (B, D), and D; `trainables.models.build` adds
+normalisation and head. Where a convolution and its batch norm are neighbours in an ``nn.Sequential``, attacks run with
+the two folded into one. A row of ``tests/test_models.py`` runs the tests that every model passes.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-# name: (what it is, smallest image side, largest)
-MODELS: dict[str, tuple[str, int, int]] = {
-    "cnn": ("small convolutional network, 3 blocks up to 16 pixels and 4 above", 8, 64),
-    "resnet18": ("ResNet-18 with a 32x32 stem", 8, 64),
-    "preact-resnet18": ("pre-activation ResNet-18 with a 32x32 stem", 8, 64),
-    "wrn-34-10": ("WideResNet-34-10", 8, 64),
+
+@dataclass(frozen=True)
+class Model:
+    """One row. Sides are of the image, in pixels."""
+
+    about: str
+    smallest: int
+    largest: int
+    build: str  # "package.module:function", imported when a model is built
+
+
+MODELS: dict[str, Model] = {
+    "cnn": Model(
+        "small convolutional network, 3 blocks up to 16 pixels and 4 above", 8, 64, "trainables.models.backbones:cnn"
+    ),
+    "resnet18": Model("ResNet-18 with a 32x32 stem", 8, 64, "trainables.models.backbones:resnet18"),
+    "preact-resnet18": Model(
+        "pre-activation ResNet-18 with a 32x32 stem", 8, 64, "trainables.models.backbones:preact_resnet18"
+    ),
+    "wrn-34-10": Model("WideResNet-34-10", 8, 64, "trainables.models.backbones:wrn_34_10"),
 }
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from trainables.datasets import dataset_names
+from trainables.models.names import MODELS
 from tuner.cli import cluster, results
 from tuner.cli.options import DatasetAgain, HomeOption, Json, Pairs, StorageOption, _option
 from tuner.errors import Failed, UsageError
@@ -89,7 +91,7 @@ def _check_without_data(spec) -> None:
     from trainables.data import DataSpec, absolute
     from trainables.data.spec import validate_spec
     from trainables.models.check import check_model
-    from trainables.models.names import MODELS, parse_model
+    from trainables.models.names import parse_model
 
     try:
         validate_spec(DataSpec(absolute(spec.dataset), spec.imbalance, spec.seed))
@@ -104,16 +106,12 @@ def search(
     method: Annotated[
         Optional[list[str]], _option("Method, see `tuner methods`; repeat it: several share the budget [srat].")
     ] = None,
-    dataset: Annotated[
-        Optional[str],
-        _option("digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, parquet:DIR or folder:DIR [digits]."),
-    ] = None,
+    dataset: Annotated[Optional[str], _option(f"One of {', '.join(dataset_names())} [digits].")] = None,
     imbalance: Annotated[
         Optional[str], _option("none, exp:K or step:K, K = largest class / smallest [exp:10].")
     ] = None,
     model: Annotated[
-        Optional[str],
-        _option("cnn, resnet18, preact-resnet18, wrn-34-10 or torchvision's by name; ':0.5' halves the width [cnn]."),
+        Optional[str], _option(f"{', '.join(MODELS)} or torchvision's by name; ':0.5' halves the width [cnn].")
     ] = None,
     trials: Annotated[Optional[int], _option("Number of trials [16].")] = None,
     max_epochs: Annotated[Optional[int], _option("Epochs of a full trial [12].")] = None,

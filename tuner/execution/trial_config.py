@@ -21,15 +21,15 @@ def first_trial(run: SearchRun) -> TrialConfig:
 
 
 def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
-    """What the trial is told: exactly what the sampler proposed, split into the method's own and common knobs."""
+    """What the trial is told: exactly what the sampler proposed, split into the method's own and the common ones."""
     spec = run.spec
-    names = params_of(method_space(record.method).Params)  # its name wins where a knob has it too (schedule)
+    names = params_of(method_space(record.method).Params)  # its name wins where a common one has it too (schedule)
     own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
-    knobs = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
+    training = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
     return TrialConfig(
         method=record.method,
         params=own,
-        training=knobs,
+        training=training,
         dataset=dataset_of(spec, run.folder),
         imbalance=spec.imbalance,
         model=spec.model,

@@ -181,6 +181,8 @@ def _when(param) -> str | None:
 
 
 def show_methods(as_json: bool) -> None:
+    for problem in METHODS.problems.values():  # plug-ins that cannot be used
+        print(problem, file=sys.stderr)
     if as_json:
         print_json([method_json(name) for name in METHODS])
         return

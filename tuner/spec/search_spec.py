@@ -14,7 +14,8 @@ import yaml
 
 from search_spaces import method_space
 from search_spaces.param import Param, params_of
-from search_spaces.training import Training, training_for
+from search_spaces.training import Training
+from trainables.datasets import training_for
 from tuner.errors import UsageError
 from tuner.home import check_name
 from tuner.spec import validation
@@ -232,7 +233,7 @@ class SearchSpec:
         return {key: _coerced(known, key, value, "--set") for key, value in self.set.items()}
 
     def training(self) -> Training:
-        """The common knobs of every trial: dataset defaults, then `set`, then fixed ones."""
+        """The training hyperparameters of every trial: the dataset's defaults, then `set`, then fixed ones."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
         fixed = {
             k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own

@@ -113,7 +113,8 @@ def _suggest(trial, param: Param):
 def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> Space:
     """The method's space with ``space`` (ranges narrowed, replaced or fixed) and ``fix`` (values) applied.
 
-    A key may also name a common training knob. ``UsageError`` names a wrong key, value or range and what is allowed.
+    A key may also name a hyperparameter of `Training`. ``UsageError`` names a wrong key, value or range and what is
+    allowed.
     """
     own = params_of(method_space(method).Params)
     common = params_of(Training)

@@ -102,11 +102,11 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
 
 
 def _val_metrics(record, job) -> dict[str, Any]:
-    knobs = job.config.knobs()
+    training = job.config.full_training()
     return {
         "split": "val",
-        "attack": f"{knobs.eval_attack} steps each of CE-PGD and margin-PGD",
-        "eps": knobs.eps,
+        "attack": f"{training.eval_attack} steps each of CE-PGD and margin-PGD",
+        "eps": training.eps,
         **{k: v for k, v in record.last.items() if "acc" in k},
     }
 
