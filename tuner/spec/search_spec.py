@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from search_spaces import method_space
-from search_spaces.param import Param, params_of
+from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training, training_for
 from tuner.errors import UsageError
 from tuner.spec.epoch_plan import check_scheduler, ignored
@@ -130,7 +130,7 @@ class SearchSpec(SearchFields):
         return {key: _coerced(known, key, value, "--set") for key, value in self.set.items()}
 
     def training(self) -> Training:
-        """The common knobs of every trial: dataset defaults, then `set`, then fixed ones."""
+        """The training settings of every trial: the dataset's defaults, then `set`, then fixed ones."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
         fixed = {
             k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own
@@ -216,8 +216,6 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
 
 
 def _coerced(known: dict[str, Param], key: str, value: Any, flag: str) -> Any:
-    from search_spaces.param import coerce
-
     if key not in known:
         raise UsageError(f"unknown key {key!r} in {flag}; choose one of: {', '.join(sorted(known))}")
     try:
