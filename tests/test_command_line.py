@@ -145,6 +145,7 @@ COMPLETIONS = [
     (["submit", "--sampler", "nsga"], ["nsga2", "nsga3"]),
     (["search", "--scheduler", "pareto"], ["pareto-asha"]),
     (["search", "--dataset", "cifar"], ["cifar10", "cifar100"]),
+    (["search", "--dataset", "parq"], ["parquet:"]),
     (["search", "--model", "wrn"], ["wrn-34-10"]),
     (["search", "--objective", "worst_class_c"], ["worst_class_clean_acc"]),
     (["search", "--set", "attack_b"], ["attack_bn="]),

@@ -49,7 +49,7 @@ def option(
 
 def _completion(suggest: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
-        return [name for name in suggest() if name.startswith(incomplete)]
+        return [name.removesuffix("DIR") for name in suggest() if name.startswith(incomplete)]
 
     return complete
 

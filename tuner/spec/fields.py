@@ -51,11 +51,11 @@ class SearchFields:
     method: str | tuple[str, ...] = option("srat", Several(Choice(known.methods), unwrapped=True), TRAINED,
         "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
     dataset: str = option("digits", Text(known.dataset_pattern, examples=known.datasets), TRAINED,
-        "Images: digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, parquet:DIR or folder:DIR.")
+        "Images: digits, cifar10, cifar100, svhn, fashion-mnist, mnist, gtsrb, parquet:DIR, folder:DIR.")
     imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?)$"), TRAINED,
         "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
     model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+)?$", examples=known.models), TRAINED,
-        "Network: cnn, resnet18, preact-resnet18, wrn-34-10 or one of torchvision's by its name. A suffix such as "
+        "Network: cnn, resnet18, preact-resnet18, wrn-34-10, or one of torchvision's by its name. A suffix such as "
         "':0.5' scales the width.")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
         "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")

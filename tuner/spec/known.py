@@ -43,17 +43,17 @@ def methods() -> Iterable[str]:
 
 
 def datasets() -> Iterable[str]:
-    """The datasets that have a name, and ``KIND:`` for files of the user's own."""
+    """The datasets that have a name, and ``KIND:DIR`` for files of the user's own."""
     from trainables.data import DATASETS
 
-    return [name if ":" not in name else name.partition(":")[0] + ":" for name in DATASETS]
+    return DATASETS
 
 
 def dataset_pattern() -> str:
     """What a dataset's name looks like, as a regular expression."""
-    names = [name for name in datasets() if not name.endswith(":")]
-    kinds = [name for name in datasets() if name.endswith(":")]
-    return f"^(({'|'.join(names)})$|({'|'.join(kinds)}).)"
+    named = [name for name in datasets() if ":" not in name]
+    kinds = [name.removesuffix("DIR") for name in datasets() if ":" in name]
+    return f"^(({'|'.join(named)})$|({'|'.join(kinds)}).)"
 
 
 def models() -> Iterable[str]:

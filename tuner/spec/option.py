@@ -63,8 +63,10 @@ class Option:
     @property
     def sentence(self) -> str:
         """The help, with the names of a choice where it says ``{names}``."""
-        names = list(self.kind.suggestions()) if "{names}" in self.help and self.kind.suggestions else []
-        return self.help.replace("{names}", f"{', '.join(names[:-1])} or {names[-1]}" if names else "")
+        suggestions = self.kind.suggestions
+        if suggestions is None or "{names}" not in self.help:
+            return self.help
+        return self.help.replace("{names}", ", ".join(suggestions()))
 
     @property
     def default_shown(self) -> str | None:
