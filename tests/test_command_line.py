@@ -114,16 +114,33 @@ def test_no_arguments_give_the_help():
     assert done.returncode == 0 and "Searching" in done.stdout and not done.stderr
 
 
-def test_version_reads_metadata_alone():
+def lines_and_modules(*args):
+    """What a command prints, and the modules that are loaded at its end."""
     code = (
-        "import sys; sys.argv = ['tuner', '--version']\nfrom tuner.cli import main\n"
+        f"import sys; sys.argv = ['tuner', *{args!r}]\nfrom tuner.cli import main\n"
         "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
-        "print([m for m in ('torch', 'ray', 'optuna', 'mlflow', 'numpy') if m in sys.modules])"
+        "print(*sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    *lines, loaded = out.splitlines()
+    *lines, modules = out.splitlines()
+    return lines, set(modules.split())
+
+
+def test_help_loads_nothing_heavy():
+    """Not even what a search's space needs: `tuner --help` is answered at once."""
+    _, modules = lines_and_modules("--help")
+    assert not modules & {"torch", "ray", "mlflow", "optuna", "numpy", "yaml", "PIL", "pyarrow"}
+
+
+def test_schema_loads_no_torch():
+    assert not lines_and_modules("schema")[1] & {"torch", "ray", "mlflow"}
+
+
+def test_version_reads_metadata_alone():
+    lines, modules = lines_and_modules("--version")
     said = dict(line.split() for line in lines)
-    assert loaded == "[]" and list(said) == ["tuner", "python", "torch", "ray", "optuna", "mlflow"]
+    assert not modules & {"torch", "ray", "optuna", "mlflow", "numpy"}
+    assert list(said) == ["tuner", "python", "torch", "ray", "optuna", "mlflow"]
     for library in ("torch", "ray", "optuna", "mlflow"):
         assert said[library] == metadata.version(library)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", said["tuner"])

@@ -1,4 +1,13 @@
-"""The fields of a search: what a user may ask for, one call of ``option`` each."""
+"""The fields of a search: what a user may ask for, one call of ``option`` each.
+
+How to add a field
+------------------
+One call in ``SearchFields``, below the panel where its option belongs. ``tuner search``, ``tuner submit``, their help
+and completion, spec files, validation, the JSON schema and the name of a search follow. A new field that is hashed
+changes the name of every search, unless ``SearchSpec.identity`` leaves its default out as it does for ``trunk``;
+``hashed=False`` is for what cannot change a result. Then a row in ``tests/test_spec.py``, and
+``python -m tests.test_command_line``.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +48,7 @@ def check_study_storage(url: str) -> None:
 
 @dataclass(frozen=True)
 class SearchFields:
-    """What a search is asked for. Every field is checked by its kind; a field that is left None has its default.
+    """What a search is asked for. Each field is checked by its kind, which raises ``UsageError``.
 
     What changes how a search runs but not its trials is ``hashed=False``. ``seeds`` too: seeds asked for later are
     added to what is there.
@@ -129,7 +138,7 @@ class SearchFields:
     # fmt: on
 
     def __post_init__(self):
-        """Raise ``UsageError`` for a value that its field does not take, and keep each as its kind wants it."""
+        """Keep each value as its kind wants it, or raise ``UsageError`` with the value and what is allowed."""
         for name, asked in options_of(type(self)).items():
             value = getattr(self, name)
             if value is not None or asked.default is not None:
