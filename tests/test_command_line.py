@@ -99,6 +99,8 @@ def test_help_is_whole_sentences():
         first = command.help.split("\n\n")[0].strip()
         assert re.fullmatch(r"[A-Z].*\.", first, re.DOTALL), f"tuner {name}: {first}"
         for param in command.params:
+            if param.help is None and param.param_type_name == "argument":
+                continue  # typer before 0.29 with a newer click loses them
             text = re.sub(r" \\?\[default: .*\]$", "", param.help)
             assert text.endswith("."), f"tuner {name} {param.name}: {text}"
 

@@ -185,7 +185,7 @@ def main() -> None:
     """The `tuner` script: every error is one sentence with the right exit code."""
     code = 0
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="tuner", standalone_mode=False) or 0
     except UsageError as error:
         code = _complain(str(error), 2)
     except Failed as error:
