@@ -183,6 +183,11 @@ SPECS = [
     "trials: true",
     "scheduler: [a]",
     "imbalance: [exp]",
+    "imbalance: 10",
+    "model: 18",
+    "method: 5",
+    "method: []",
+    "objectives: []",
 ]
 
 

@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 
-from tuner.cli.options import Address, ClusterHome, Env, Follow, JobId, Package, StorageOption
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
-
-
-def register(app: typer.Typer, search, spec_of) -> None:
-    app.command("submit")(_submit_like(search, spec_of))
-    for command in (jobs, logs, stop, doctor):
-        app.command()(command)
+from tuner.cli.options import CLUSTERS, Address, ClusterHome, Env, Follow, JobId, Json, Package, StorageOption
+from tuner.cli.search_options import takes_spec
 
 
-def _submit_like(search, spec_of):
-    """`submit` has every option of `search`, so it can never lack a new one."""
+def register(app: typer.Typer) -> None:
+    for command in (takes_spec(submit), jobs, logs, stop, doctor):
+        app.command(rich_help_panel=CLUSTERS)(command)
 
-    def submit(**given: Any) -> None:
-        merged = spec_of(given)
-        if given["dry_run"]:
-            print(json.dumps(merged.to_dict(), indent=1) if given["as_json"] else merged.to_yaml(), end="")
-            return
-        from tuner.remote.dashboard import Dashboard
-        from tuner.remote.submission import submit_search
 
-        cluster = Dashboard(given["address"])
-        job_id = submit_search(cluster, merged, given["home"], given["env"] or [], given["package"])
-        _sent(cluster, job_id, merged.search_name, given["follow"], given["as_json"])
-
-    empty, parameters = inspect.Parameter.KEYWORD_ONLY, inspect.signature(search, eval_str=True).parameters
-    kinds = {name: (p.annotation, p.default) for name, p in parameters.items()}
-    kinds.update(
-        home=(ClusterHome, None),
-        address=(Address, None),
-        follow=(Follow, False),
-        env=(Env, None),
-        package=(Package, "send"),
-    )
-    submit.__signature__ = inspect.Signature(
-        [inspect.Parameter(name, empty, annotation=kind, default=default) for name, (kind, default) in kinds.items()]
-    )
-    submit.__annotations__ = {name: kind for name, (kind, _) in kinds.items()}
-    submit.__doc__ = """Send a search to a Ray cluster; prints the job's id and the search's name, and returns.
+def submit(
+    spec,
+    address: Address = None,
+    follow: Follow = False,
+    env: Env = None,
+    package: Package = "send",
+    home: ClusterHome = None,
+    as_json: Json = False,
+):
+    """Send a search to a Ray cluster; prints the job's id and the search's name, and returns.
 
     Example: tuner submit --method srat --address http://HEAD:8265 --follow
 
     A token, where the cluster wants one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
-    return submit
+    from tuner.remote.dashboard import Dashboard
+    from tuner.remote.submission import submit_search
+
+    cluster = Dashboard(address)
+    job_id = submit_search(cluster, spec, home, env or [], package)
+    _sent(cluster, job_id, spec.search_name, follow, as_json)
 
 
 def resume(
@@ -110,7 +92,7 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
 
 
 def jobs(address: Address = None, as_json: Json = False):
-    """The searches sent to a cluster, newest first."""
+    """List the jobs that were sent to a cluster, newest first."""
     from tuner.remote.dashboard import Dashboard
 
     rows = Dashboard(address).jobs()
@@ -126,7 +108,7 @@ def jobs(address: Address = None, as_json: Json = False):
 
 
 def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: Json = False):
-    """What a job has printed; with -f until it ends, and with its exit code."""
+    """Print what a job has printed; with -f go on until it ends, and end with its exit code."""
     from tuner.remote.dashboard import Dashboard
 
     cluster = Dashboard(address)
@@ -141,7 +123,7 @@ def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: J
 
 
 def stop(job: JobId, address: Address = None, as_json: Json = False):
-    """Stop a job in order: what is finished is kept, and `tuner resume SEARCH --address ...` goes on."""
+    """Stop a job in good order: finished trials are kept, and `tuner resume SEARCH --address ...` resumes it."""
     from tuner.remote.dashboard import Dashboard
     from tuner.remote.submission import stop as stop_job
 

@@ -1,72 +1,121 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the panels of the help.
+
+Help texts are whole sentences. They are Rich markup, in which a bracket begins a style: ``option`` escapes brackets.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
-HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
-Pairs = Optional[list[str]]
+from tuner.spec import known
+from tuner.spec.fields import SearchFields
+from tuner.spec.option import Option, options_of
+
+# The panels of `tuner --help`.
+SEARCHING = "Searching"
+RESULTS = "Results"
+CLUSTERS = "Clusters"
+HELP = "Help"
 
 
-def _option(help_: str, *names: str):
-    return typer.Option(*names, help=help_, show_default=False)
+def option(
+    flags: str,
+    takes: str,
+    help_: str,
+    *,
+    default: str | None = None,
+    panel: str | None = None,
+    suggest: Callable[[], Iterable[str]] | None = None,
+) -> Any:
+    """An option of a command.
 
-
-PICKS = "knee, worst, average or a trial on the front"
-Search = Annotated[str, typer.Argument(help="Name of a search; see `tuner ls`.")]
-StorageOption = Annotated[
-    Optional[str],
-    typer.Option(
-        "--storage",
+    ``flags``: one or more, with a space between. ``takes``: what stands for a value in the help; empty for a switch.
+    ``default``: in words, what holds where it is left out. ``suggest``: the values that a shell completes.
+    """
+    text = f"{help_} [default: {default}]" if default else help_
+    return typer.Option(
+        *flags.split(),
+        metavar=takes,
+        help=text.replace("[", "\\["),
         show_default=False,
-        help=(
-            "Folder that nodes share, or s3://, gs://...: data, trunks, checkpoints and results lie there "
-            "[TUNER_STORAGE, else the home]."
-        ),
-    ),
+        rich_help_panel=panel,
+        autocompletion=_completion(suggest) if suggest else None,
+    )
+
+
+def _completion(suggest: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name.removesuffix("DIR") for name in suggest() if name.startswith(incomplete)]
+
+    return complete
+
+
+def option_of(asked: Option, panel: str | None) -> Any:
+    """The option of a field of a search."""
+    kind, default = asked.kind, asked.default_shown
+    return option(
+        f"--{asked.flag}", kind.metavar, asked.sentence, default=default, panel=panel, suggest=kind.suggestions
+    )
+
+
+PICKS = "knee, worst, average or the number of a trial on the front"
+Search = Annotated[str, typer.Argument(help="Name of a search; `tuner ls` lists them.")]
+Method = Annotated[
+    str, typer.Argument(help="Name of a method; `tuner methods` lists them.", autocompletion=_completion(known.methods))
 ]
+Json = Annotated[bool, option("--json", "", "Print JSON alone on stdout.")]
+HomeOption = Annotated[Optional[Path], option("--home", "DIR", "Home folder.", default="TUNER_HOME, else tuner-home")]
+StorageOption = Annotated[Optional[str], option_of(options_of(SearchFields)["storage"], panel=None)]
 DatasetAgain = Annotated[
     Optional[str],
-    typer.Option(
+    option(
         "--dataset",
-        show_default=False,
-        help=(
-            "The search's dataset, said again where it is a URL: a search that somebody sent must not choose whom "
-            "this machine asks."
-        ),
+        "TEXT",
+        "The search's dataset, named again where it is a URL: a search that somebody sent must not choose whom this "
+        "machine asks.",
     ),
 ]
-
+StudyStorageAgain = Annotated[
+    Optional[str], option("--study-storage", "TEXT", "The search's study database, named again where it is a server.")
+]
 
 Address = Annotated[
     Optional[str],
-    typer.Option(
-        "--address", show_default=False, help="The cluster's dashboard, http://HEAD:8265 [RAY_API_SERVER_ADDRESS]."
+    option(
+        "--address", "URL", "Address of the cluster's dashboard, http://HEAD:8265.", default="RAY_API_SERVER_ADDRESS"
     ),
 ]
-JobId = Annotated[str, typer.Argument(help="A job's id; see `tuner jobs`.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its progress and end with its exit code.")]
+JobId = Annotated[str, typer.Argument(help="Id of a job; `tuner jobs` lists them.")]
+Follow = Annotated[bool, option("--follow -f", "", "Show the progress of the job and end with its exit code.")]
 ClusterHome = Annotated[
     Optional[str],
-    typer.Option(
+    option(
         "--home",
-        show_default=False,
-        help="Home folder on the cluster, one that every node sees [TUNER_HOME there, else ~/tuner-home].",
+        "DIR",
+        "Home folder on the cluster, which every node must see.",
+        default="TUNER_HOME there, else ~/tuner-home",
     ),
 ]
 Env = Annotated[
     Optional[list[str]],
-    typer.Option(
+    option(
         "--env",
-        show_default=False,
-        help="NAME of a variable the job needs: its value comes from the cluster's own environment, "
-        "so no secret travels. NAME=VALUE for what everyone may read. Repeatable.",
+        "NAME",
+        "NAME of a variable that the job needs: its value comes from the cluster's own environment, so that no secret "
+        "travels. NAME=VALUE is for what everyone may read. Repeat the option for several.",
     ),
 ]
 Package = Annotated[
-    str, typer.Option(help="send: our code travels with the job (under 1 MB); image: the cluster has it.")
+    str,
+    option(
+        "--package",
+        "NAME",
+        "send lets our code travel with the job (under 1 MB); image says that the cluster has it.",
+        default="send",
+        suggest=lambda: ("send", "image"),
+    ),
 ]

@@ -8,24 +8,25 @@ from typing import Annotated, Optional
 
 import typer
 
-from tuner.cli.options import PICKS, DatasetAgain, Search, StorageOption
+from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option
 from tuner.errors import UsageError
 from tuner.home import Home
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
-HomeOption = Annotated[Optional[Path], typer.Option("--home", help="Home folder [TUNER_HOME, else tuner-home].")]
+Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
 
 
 def front(
-    searches: Annotated[list[str], typer.Argument(help="Names of searches; see `tuner ls`. Several are overlaid.")],
-    html: Annotated[Optional[Path], typer.Option(help="File for the interactive page.")] = None,
-    png: Annotated[Optional[Path], typer.Option(help="File for the picture.")] = None,
-    parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
+    searches: Annotated[
+        list[str], typer.Argument(help="Names of searches; `tuner ls` lists them. Several are compared in one picture.")
+    ],
+    html: Annotated[Optional[Path], option("--html", "FILE", "File for the interactive page.")] = None,
+    png: Annotated[Optional[Path], option("--png", "FILE", "File for the picture.")] = None,
+    parquet: Parquet = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ):
-    """The Pareto front of a search, or of several against each other.
+    """Show the Pareto front of a search, or compare those of several.
 
     Example: tuner front first second --html compared.html
     """
@@ -37,15 +38,24 @@ def front(
 
 def verify(
     search: Search,
-    pick: Annotated[Optional[str], typer.Option(help=f"{PICKS} [the whole front].")] = None,
+    pick: Annotated[
+        Optional[str], option("--pick", "NAME", f"What to test: {PICKS}.", default="the whole front")
+    ] = None,
     attack: Annotated[
         str,
-        typer.Option(
-            help="apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the "
-            "authors' code) or pgd:STEPSxRESTARTS."
+        option(
+            "--attack",
+            "NAME",
+            "Attack: apgd (APGD-CE and targeted APGD), autoattack (the standard ensemble, the authors' code) or "
+            "pgd:STEPSxRESTARTS.",
+            default="apgd",
+            suggest=lambda: ("apgd", "autoattack", "pgd:"),
         ),
     ] = "apgd",
-    seeds: Annotated[int, typer.Option(help="Also train each setting anew with so many other seeds, test those.")] = 0,
+    seeds: Annotated[
+        int,
+        option("--seeds", "N", "Number of other seeds with which each setting is trained and tested too.", default="0"),
+    ] = 0,
     dataset: DatasetAgain = None,
     home: HomeOption = None,
     storage: StorageOption = None,
@@ -67,18 +77,25 @@ def verify(
 
 def export(
     search: Search,
-    pick: Annotated[Optional[str], typer.Option(help=f"{PICKS}.")] = None,
-    to: Annotated[Optional[Path], typer.Option(help="Folder for the model: weights, ExportedProgram, card.")] = None,
-    register: Annotated[
-        Optional[str], typer.Option(help="Also a version of this model in MLflow's registry; the pick is its alias.")
+    pick: Annotated[Optional[str], option("--pick", "NAME", f"What to export: {PICKS}.")] = None,
+    to: Annotated[
+        Optional[Path], option("--to", "DIR", "Folder for the model: its weights, its ExportedProgram and its card.")
     ] = None,
-    parquet: Annotated[Optional[Path], typer.Option(help="File for one tidy table of all trials and epochs.")] = None,
+    register: Annotated[
+        Optional[str],
+        option(
+            "--register",
+            "NAME",
+            "Name in MLflow's registry: the model becomes a version of it, with the pick as alias.",
+        ),
+    ] = None,
+    parquet: Parquet = None,
     dataset: DatasetAgain = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ):
-    """Take a model of the front away, or all trials as a table.
+    """Export a model of the front, or all trials as a table.
 
     Example: tuner export first --pick knee --to my-model
     """
@@ -90,7 +107,7 @@ def export(
     if register is not None and to is None:
         raise UsageError(f"--register {register!r} needs --pick and --to DIR: what is registered is what is exported")
     done = {"search": search}
-    if to is not None:
+    if to is not None and pick is not None:
         done |= export_model(search, pick, to, Home(home, storage), register=register, dataset=dataset)
     if parquet is not None:
         done |= export_table(search, parquet, Home(home, storage))
@@ -107,4 +124,4 @@ def _say(text: str) -> None:
 
 def register(app: typer.Typer) -> None:
     for command in (front, verify, export):
-        app.command()(command)
+        app.command(rich_help_panel=RESULTS)(command)

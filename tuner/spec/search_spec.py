@@ -5,95 +5,36 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import yaml
 
 from search_spaces import method_space
-from search_spaces.param import Param, params_of
+from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
 from tuner.errors import UsageError
-from tuner.home import check_name
-from tuner.spec import validation
 from tuner.spec.epoch_plan import check_scheduler, ignored
-from tuner.spec.objectives import METRICS, Goal, parse_constraints, parse_smoothing
+from tuner.spec.fields import SearchFields
+from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
+from tuner.spec.option import options_of
 from tuner.spec.space import Space, build_space, joined
-from tuner.spec.validation import check_number, gpus_asked, one_of
 
-SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
-SCHEDULERS = ("pareto-asha", "asha", "median", "none")
-# What changes how a search runs but not its trials stays out of the hash. Seeds too: asked for later, they are added to
-# what is there.
-_NOT_HASHED = (
-    "name",
-    "experiment",
-    "max_concurrent",
-    "cpus_per_trial",
-    "gpus_per_trial",
-    "accelerator",
-    "max_failures",
-    "time_budget",
-    "storage",
-    "study_storage",
-    "seeds",
-)
+FORMER_FIELDS = ("trunk_storage",)  # in the spec files of earlier versions; nothing but null is allowed in them
 
 
 @dataclass(frozen=True)
-class SearchSpec:
-    """A search. Field names are the command line's flags; a spec file has the same fields.
+class SearchSpec(SearchFields):
+    """A search. The fields, which are the command line's options and a spec file's keys, are ``SearchFields``.
 
     ``method``: one, or several that share the budget; then ``lanes`` are the searches of one method each that it is
     made of, and what a method needs (its space, rungs and trunk) is asked of its lane.
     """
 
-    method: str | tuple[str, ...] = "srat"
-    dataset: str = "digits"
-    imbalance: str = "exp:10"
-    model: str = "cnn"
-    trials: int = 16
-    max_epochs: int = 12
-    seed: int = 0
-    seeds: int = 1
-    objectives: tuple[str, ...] = ("robust_acc", "worst_class_robust_acc")
-    sampler: str = "auto"
-    scheduler: str | None = None  # None: pareto-asha where there are two rungs for it
-    asha_metric: str | None = None
-    reduction: int = 2
-    grace: int | None = None
-    on_rung: str = "stop"
-    constraint: tuple[str, ...] = ()
-    smooth_worst: str | None = None
-    warm_start: str | None = None
-    study_storage: str | None = None
-    fix: dict[str, Any] = field(default_factory=dict)
-    set: dict[str, Any] = field(default_factory=dict)
-    space: dict[str, Any] = field(default_factory=dict)
-    trunk: str = "auto"
-    storage: str | None = None
-    name: str | None = None
-    experiment: str | None = None
-    max_concurrent: int | None = None
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float | str = 0.0
-    accelerator: str | None = None
-    max_failures: int = 2
-    time_budget: float | None = None
-
     def __post_init__(self):
-        for name in ("objectives", "constraint"):
-            object.__setattr__(self, name, validation.words(name, getattr(self, name)))
-        for name in ("fix", "set", "space"):
-            validation.pairs(name, getattr(self, name))
-        for name in ("dataset", "warm_start", "study_storage", "storage", "name", "experiment", "accelerator"):
-            validation.text(name, getattr(self, name))
-        object.__setattr__(self, "method", _methods(self.method))
-        self._check_choices()
-        self._check_numbers()
+        super().__post_init__()
         object.__setattr__(self, "set", self._checked_set())
         _ = self.goal  # raises what is wrong with constraints and smoothing
         if len(self.methods) > 1:
@@ -133,7 +74,7 @@ class SearchSpec:
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
-        theirs = [
+        theirs: list[dict[str, Any]] = [
             {name: {k: v for k, v in getattr(self, name).items() if m in self._having(k)} for name in ("fix", "space")}
             for m in self.methods
         ]
@@ -158,49 +99,6 @@ class SearchSpec:
             if len(has := self._having(key)) < len(self.methods)
         ]
         return idle + alone
-
-    def _check_choices(self) -> None:
-        try:
-            for method in self.methods:
-                method_space(method)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if len(set(self.methods)) < len(self.methods):
-            raise UsageError(f"methods {list(self.methods)} must be different ones")
-        if str(self.sampler).replace("-", "") == "cmaes":
-            raise UsageError(
-                f"sampler {self.sampler!r} handles one objective only and this tool searches fronts; "
-                f"choose one of: {', '.join(sorted(SAMPLERS))}"
-            )
-        one_of("sampler", self.sampler, SAMPLERS)
-        one_of("on-rung", self.on_rung, ("stop", "pause"))
-        if self.scheduler is not None:
-            one_of("scheduler", self.scheduler, SCHEDULERS)
-        if self.asha_metric is not None:
-            one_of("asha-metric", self.asha_metric, METRICS)
-        for name in self.objectives:
-            one_of("objective", name, METRICS)
-        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
-            raise UsageError(
-                f"objectives {list(self.objectives)} must be one or more different ones of: " + ", ".join(METRICS)
-            )
-        if self.study_storage and not self.study_storage.startswith(("sqlite:", "postgresql", "mysql")):
-            raise UsageError(
-                f"--study-storage {self.study_storage!r} is not allowed; it takes sqlite:///FILE, "
-                "postgresql://... or mysql://..."
-            )
-        if self.name is not None:
-            check_name(self.name)
-
-    def _check_numbers(self) -> None:
-        for name in ("trials", "max_epochs", "max_concurrent", "grace", "seeds"):
-            check_number(name, getattr(self, name), int, above=0)
-        check_number("reduction", self.reduction, int, above=1)
-        check_number("seed", self.seed, int, above=-1)
-        check_number("max_failures", self.max_failures, int, above=-1)
-        check_number("cpus_per_trial", self.cpus_per_trial, float, above=0)
-        object.__setattr__(self, "gpus_per_trial", gpus_asked(self.gpus_per_trial))
-        check_number("time_budget", self.time_budget, float, above=0)
 
     def _check_trunk(self) -> None:
         kind, _, epochs = str(self.trunk).partition(":")
@@ -242,14 +140,15 @@ class SearchSpec:
 
     def search_space(self) -> Space:
         """What is searched and what is fixed; of one method."""
-        return build_space(self.method, fix=self.fix, space=self.space)
+        (method,) = self.methods
+        return build_space(method, fix=self.fix, space=self.space)
 
     def shown_space(self) -> Space:
         """``search_space``, or those of all methods as one: for pictures and tables."""
         return (
             self.search_space()
             if len(self.methods) == 1
-            else joined({lane.method: lane.search_space() for lane in self.lanes})
+            else joined({method: self.of(method).search_space() for method in self.methods})
         )
 
     @property
@@ -264,7 +163,8 @@ class SearchSpec:
 
     def identity(self) -> dict[str, Any]:
         """What the search's hash is taken of: every field that can change a result."""
-        hashed = {k: v for k, v in self.to_dict().items() if k not in _NOT_HASHED}
+        options = options_of(SearchSpec)
+        hashed = {name: value for name, value in self.to_dict().items() if options[name].hashed}
         if self.trunk in ("auto", "none"):  # the same results, bit by bit on the CPU
             del hashed["trunk"]
         return hashed
@@ -293,9 +193,10 @@ class SearchSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpec:
-        known = {f.name for f in dataclasses.fields(cls)}
-        for key, value in values.items():
-            if key not in known and (key, value) != ("trunk_storage", None):  # of a search from before --storage
+        known = options_of(cls)
+        values = {key: value for key, value in values.items() if value is not None or key not in FORMER_FIELDS}
+        for key in values:
+            if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
         return cls(**{key: value for key, value in values.items() if value is not None})
 
@@ -315,17 +216,7 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     return values
 
 
-def _methods(given: Any) -> str | tuple[str, ...]:
-    """One method as a word, several as a tuple."""
-    several = tuple(map(str, given)) if isinstance(given, Iterable) and not isinstance(given, str) else (str(given),)
-    if not several:
-        raise UsageError("method [] is not allowed; give at least one, see `tuner methods`")
-    return several[0] if len(several) == 1 else several
-
-
 def _coerced(known: dict[str, Param], key: str, value: Any, flag: str) -> Any:
-    from search_spaces.param import coerce
-
     if key not in known:
         raise UsageError(f"unknown key {key!r} in {flag}; choose one of: {', '.join(sorted(known))}")
     try:

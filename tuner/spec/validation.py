@@ -1,64 +1,216 @@
-"""Whether a value is one that is allowed; if not, one sentence with the value and what is."""
+"""The kinds of values that a field of a search takes: whether a value is allowed, and the same as JSON schema.
+
+A wrong value ends in ``UsageError``: one sentence with the value and what is allowed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
+from tuner.spec.option import Kind, Option
 
 
-def one_of(what: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """``value`` is among those ``allowed``."""
-    if value not in allowed:
-        raise UsageError(f"unknown {what} {value!r}; choose one of: {', '.join(sorted(allowed))}")
+@dataclass(frozen=True)
+class Text:
+    """Text. ``parse`` raises ``UsageError`` where the text itself is wrong, ``pattern`` says the same in the schema.
 
+    ``parsed_later``: other fields decide about it too; what is no text is refused with them, in the same sentence.
+    ``examples``: values that a shell suggests and that the schema names as examples, with others allowed.
+    """
 
-def text(name: str, value: Any) -> None:
-    """``value`` of the field ``name`` is text or None; a spec file may hold anything."""
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name} {value!r} is not allowed; it takes text (in YAML a number needs quotes for that)")
+    pattern: str | Callable[[], str] | None = None
+    parse: Callable[[str], Any] | None = None
+    examples: Callable[[], Iterable[str]] | None = None
+    parsed_later: bool = False
+    argument, metavar = str, "TEXT"
 
+    @property
+    def suggestions(self) -> Callable[[], Iterable[str]] | None:
+        return self.examples
 
-def words(name: str, value: Any) -> tuple[str, ...]:
-    """One word or several as a tuple."""
-    if not isinstance(value, (str, list, tuple)):
-        raise UsageError(f"{name} {value!r} is not allowed; it takes a list")
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def pairs(name: str, value: Any) -> dict[str, Any]:
-    """A mapping as it is."""
-    if not isinstance(value, dict):
-        raise UsageError(f"{name} {value!r} is not allowed; it takes 'key: value' pairs")
-    return value
-
-
-def gpus_asked(value: Any) -> float | str:
-    """``auto``, a fraction of a GPU or a whole number of them, which is what Ray can give."""
-    if value == "auto":
+    def check(self, option: Option, value: Any) -> str:
+        if self.parsed_later:
+            return value
+        if not isinstance(value, str):  # a spec file may hold anything
+            raise UsageError(
+                f"{option.name} {value!r} is not allowed; it takes text (in YAML a number needs quotes for that)"
+            )
+        if self.parse:
+            self.parse(value)
         return value
-    with contextlib.suppress(TypeError, ValueError):
-        number = float(value)
-        if not isinstance(value, bool) and (0 <= number <= 1 or number >= 1 and number == int(number)):
-            return number
-    raise UsageError(
-        f"--gpus-per-trial {value} is not allowed; --gpus-per-trial takes auto, a fraction from 0 to 1 "
-        "or a whole number"
-    )
+
+    def schema(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"type": "string"}
+        if self.pattern:
+            found["pattern"] = self.pattern if isinstance(self.pattern, str) else self.pattern()
+        if self.examples:
+            found["examples"] = list(self.examples())
+        return found
 
 
-def check_number(name: str, value: Any, kind: type, above: float) -> None:
-    """``value`` of the flag ``name`` is of ``kind`` (int or float) and greater than ``above``."""
-    if value is None and name in ("max_concurrent", "time_budget", "grace"):
-        return
-    flag = "--" + name.replace("_", "-")
-    good = (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        or (isinstance(value, float) and math.isfinite(value) and (kind is float or value.is_integer()))
-    )
-    if not good or not value > above:
-        least = "a positive number" if kind is float and above == 0 else f"a whole number of at least {above + 1}"
-        raise UsageError(f"{flag} {value!r} is not allowed; {flag} takes {least}")
+@dataclass(frozen=True)
+class Choice:
+    """One of several names, which are looked up when they are needed.
+
+    ``refused``: names that a user may expect, with the reason why they are not there.
+    """
+
+    names: Callable[[], Iterable[str]]
+    refused: tuple[tuple[str, str], ...] = ()
+    argument, metavar = str, "NAME"
+
+    @property
+    def suggestions(self) -> Callable[[], Iterable[str]]:
+        return self.names
+
+    def check(self, option: Option, value: Any) -> str:
+        names = tuple(self.names())
+        if value in names:
+            return value
+        allowed = f"choose one of: {', '.join(sorted(names))}"
+        for name, reason in self.refused:
+            if str(value).replace("-", "") == name:
+                raise UsageError(f"{option.flag} {value!r} {reason}; {allowed}")
+        raise UsageError(f"unknown {option.flag} {value!r}; {allowed}")
+
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.names())}
+
+
+@dataclass(frozen=True)
+class Several:
+    """A list of values of one kind; a single value stands for a list of one. Kept as a tuple.
+
+    ``required``: at least one, and different ones. ``unwrapped``: a single value is kept as itself.
+    """
+
+    item: Kind
+    required: bool = True
+    unwrapped: bool = False
+    argument = list[str]
+
+    @property
+    def metavar(self) -> str:
+        return self.item.metavar
+
+    @property
+    def suggestions(self) -> Callable[[], Iterable[str]] | None:
+        return self.item.suggestions
+
+    def check(self, option: Option, value: Any) -> Any:
+        if not isinstance(value, (list, tuple, str)) and not self.unwrapped:
+            raise UsageError(f"{option.name} {value!r} is not allowed; it takes a list")
+        given = value if isinstance(value, (list, tuple)) else (value,)
+        values = tuple(self.item.check(option, one) for one in given)
+        if self.required and not values:
+            names = f" of: {', '.join(sorted(self.suggestions()))}" if self.suggestions else ""
+            raise UsageError(f"{option.name} [] is not allowed; give at least one{names}")
+        if self.required and len(set(values)) < len(values):
+            raise UsageError(f"{option.name} {list(values)} is not allowed; the values must be different")
+        return values[0] if self.unwrapped and len(values) == 1 else values
+
+    def schema(self) -> dict[str, Any]:
+        items: dict[str, Any] = {"type": "array", "items": self.item.schema()}
+        if self.required:
+            items |= {"minItems": 1, "uniqueItems": True}
+        return {"anyOf": [self.item.schema(), items]}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number of at least ``least``."""
+
+    least: int
+    argument, metavar, suggestions = int, "N", None
+
+    def check(self, option: Option, value: Any) -> int:
+        if not _is_number(value) or value != int(value) or value < self.least:
+            raise UsageError(
+                f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a whole number of at least "
+                f"{self.least}"
+            )
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.least}
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A finite number above 0."""
+
+    argument, metavar, suggestions = float, "NUMBER", None
+
+    def check(self, option: Option, value: Any) -> float:
+        if not _is_number(value) or value <= 0:
+            raise UsageError(f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a positive number")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "number", "exclusiveMinimum": 0}
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """``auto``, a fraction of a GPU or a whole number of them, which is what Ray can give. Kept as a float."""
+
+    argument, metavar = str, "NUMBER"
+
+    def suggestions(self) -> Iterable[str]:
+        return ("auto",)
+
+    def check(self, option: Option, value: Any) -> float | str:
+        if value == "auto":
+            return value
+        with contextlib.suppress(TypeError, ValueError):
+            number = float(value)
+            if not isinstance(value, bool) and (0 <= number <= 1 or number >= 1 and number == int(number)):
+                return number
+        raise UsageError(
+            f"--{option.flag} {value} is not allowed; --{option.flag} takes auto, a fraction from 0 to 1 or a whole "
+            "number"
+        )
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"const": "auto"}, {"type": "number", "minimum": 0, "maximum": 1}, Whole(1).schema()]}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A mapping from names to values. What the names and values mean is checked where they are used.
+
+    ``from_file``: on the command line it is a YAML file, not ``KEY=VALUE``.
+    """
+
+    names: Callable[[], Iterable[str]]
+    from_file: bool = False
+
+    @property
+    def argument(self) -> Any:
+        return Path if self.from_file else list[str]
+
+    @property
+    def metavar(self) -> str:
+        return "FILE" if self.from_file else "KEY=VALUE"
+
+    @property
+    def suggestions(self) -> Callable[[], Iterable[str]] | None:
+        return None if self.from_file else lambda: [f"{name}=" for name in self.names()]
+
+    def check(self, option: Option, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise UsageError(f"{option.name} {value!r} is not allowed; it takes 'key: value' pairs")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "propertyNames": {"enum": list(self.names())}}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,260 @@
+"""A field of a search means the same on the command line, in a spec file, in the JSON schema and in the name."""
+
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import fields
+
+import jsonschema
+import pytest
+import yaml
+
+from search_spaces import METHODS
+from search_spaces.param import params_of
+from search_spaces.training import Training
+from tuner.cli import main
+from tuner.errors import UsageError
+from tuner.spec.option import options_of
+from tuner.spec.schema import spec_schema
+from tuner.spec.search_spec import SearchSpec
+
+SCHEMA = spec_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+OPTIONS = options_of(SearchSpec)
+
+# A search's name holds the hash of what can change its results: `tuner resume` and `tuner front` of searches made
+# earlier need it to stay.
+NAMES = {
+    "{}": "srat-digits-adc88f49",
+    "method: done": "done-digits-02e7a412",
+    "method: [srat, done]": "srat-done-digits-3808759a",
+    "method: [cfa, wat, dafa, mart]": "cfa-wat-dafa-more-digits-5b33147c",
+    "dataset: 'parquet:/a/b'": "srat-b-76bfdea0",
+    "imbalance: none": "srat-digits-46e755c6",
+    "model: 'resnet18:0.5'": "srat-digits-32defb01",
+    "max_epochs: 40": "srat-digits-487dbab2",
+    "seed: 7": "srat-digits-9cae7b27",
+    "objectives: robust_acc": "srat-digits-4bf1dda2",
+    "sampler: gp": "srat-digits-ffaae986",
+    "scheduler: none": "srat-digits-5d3f9baa",
+    "asha_metric: clean_acc": "srat-digits-e2c97a4a",
+    "reduction: 3": "srat-digits-ee7a8023",
+    "grace: 2": "srat-digits-8567a904",
+    "on_rung: pause": "srat-digits-13fef61b",
+    "constraint: clean_acc>=0.8": "srat-digits-0a4d7be8",
+    "smooth_worst: cvar:0.2": "srat-digits-26674f76",
+    "warm_start: earlier": "srat-digits-9455a8df",
+    "fix: {start: 0.3}": "srat-digits-8f3d34fd",
+    "set: {lr: '1e-3'}": "srat-digits-9263da9d",
+    "space: {start: [0.3, 0.6]}": "srat-digits-cb94b1b9",
+    "trunk: none": "srat-digits-adc88f49",
+    "{trunk: 'at:3', method: wat}": "wat-digits-8f517a1e",
+    "{trunk: 'at:3', method: wat, seeds: 3, cpus_per_trial: 2, dataset: 'parquet:/x/y'}": "wat-y-c27f19d7",
+    "{method: [srat, trades], fix: {beta: 3.0, lr: 0.05}, space: {start: [0.3, 0.6]}, trials: 6}": (
+        "srat-trades-digits-a0f0cb82"
+    ),
+    "{sampler: nsga2, scheduler: pareto-asha, max_epochs: 40, constraint: [clean_acc>=0.8], smooth_worst: 'cvar:0.2', "
+    "warm_start: a, set: {compile: on}}": "srat-digits-ae72658a",
+}
+
+
+@pytest.mark.parametrize("text, name", NAMES.items(), ids=NAMES)
+def test_a_search_keeps_its_name(text, name):
+    spec = SearchSpec.from_yaml(text)
+    assert spec.search_name == name
+    assert SearchSpec.from_yaml(spec.to_yaml()).search_name == name
+    assert VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+# Of each field: words of the command line that set it, what the spec file says for the same, and values that are
+# wrong both for the tool and for the schema.
+VALUES = {
+    "method": (["--method", "srat", "--method", "wat"], ["srat", "wat"], ["srta", 5, [], ["srat", "srat"], ["dome"]]),
+    "dataset": (["--dataset", "parquet:/a"], "parquet:/a", [5, ["digits"]]),
+    "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
+    "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
+    "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
+    "trunk": (["--no-trunk"], "none", [3, "at:0", "at", "off"]),
+    "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
+    "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),
+    "constraint": (["--constraint", "clean_acc>=0.8"], ["clean_acc>=0.8"], [3, ["acc>=0.8"], "clean_acc=0.8", [3]]),
+    "fix": (["--fix", "start=0.3"], {"start": 0.3}, [[1], {"lamda": 1}, {"start": 7}, {"loss": "hinge"}, {"beta": 6}]),
+    "space": (
+        ["--space", "SPACE"],
+        {"start": [0.3, 0.6], "loss": ["ce", "ldam"]},
+        [[1], {"lamda": [0, 1]}, {"start": [0.3]}, {"start": {"low": 0.3}}, {"start": [0.1, 2]}, {"loss": ["hinge"]}],
+    ),
+    "trials": (["--trials", "6"], 6, [0, 1.5, "6", True, [6]]),
+    "max_epochs": (["--max-epochs", "40"], 40, [0, 1.5, "40"]),
+    "time_budget": (["--time-budget", "60.5"], 60.5, [0, -1, "60"]),
+    "seeds": (["--seeds", "3"], 3, [0, 2.5]),
+    "sampler": (["--sampler", "gp"], "gp", ["grid", "cmaes", 5]),
+    "smooth_worst": (["--smooth-worst", "cvar:0.2"], "cvar:0.2", [0.2, "cvar:2", "cvar:0", "mean:0.2"]),
+    "warm_start": (["--warm-start", "earlier"], "earlier", [5]),
+    "scheduler": (["--scheduler", "median"], "median", ["hyperband", ["asha"]]),
+    "asha_metric": (["--asha-metric", "clean_acc"], "clean_acc", ["robustness", 3]),
+    "reduction": (["--reduction", "3"], 3, [1, 2.5]),
+    "grace": (["--grace", "2"], 2, [0, "2"]),
+    "on_rung": (["--on-rung", "pause"], "pause", ["kill", True]),
+    "max_concurrent": (["--max-concurrent", "3"], 3, [0, 2.5]),
+    "cpus_per_trial": (["--cpus-per-trial", "0.5"], 0.5, [0, "x", True]),
+    "gpus_per_trial": (["--gpus-per-trial", "auto"], "auto", [-1, 1.5, True, "all", [1]]),
+    "accelerator": (["--accelerator", "H200"], "H200", [3]),
+    "max_failures": (["--max-failures", "0"], 0, [-1, 1.5]),
+    "name": (["--name", "mine"], "mine", [5, "../outside", ""]),
+    "experiment": (["--experiment", "e"], "e", [3]),
+    "storage": (["--storage", "s3://bucket/x"], "s3://bucket/x", [3]),
+    "study_storage": (["--study-storage", "sqlite:///x.db"], "sqlite:///x.db", ["redis://x", 5]),
+}
+NOT_HASHED = {
+    "time_budget",
+    "seeds",
+    "max_concurrent",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "accelerator",
+    "max_failures",
+    "name",
+    "experiment",
+    "storage",
+    "study_storage",
+}
+
+
+def dry_run(capsys, monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["tuner", "search", *map(str, args), "--dry-run", "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 0, said
+    return said
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, name):
+    args, value, _ = VALUES[name]
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value}))
+    by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
+    by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")
+    assert by_option == by_file and by_file[name] == value != SearchSpec().to_dict()[name]
+    VALIDATOR.validate({name: value})
+    VALIDATOR.validate(by_file)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_wrong_value_is_refused_by_tool_and_schema(name):
+    for wrong in VALUES[name][2]:
+        with pytest.raises(UsageError) as refusal:
+            SearchSpec.from_dict({name: wrong})
+        message, shown = (
+            str(refusal.value),
+            wrong if isinstance(wrong, str) else str(wrong).strip("[]{}'").split("'")[0],
+        )
+        assert "\n" not in message and shown in message, message
+        assert not VALIDATOR.is_valid({name: wrong}), wrong
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_can_change_a_result_changes_the_name(name):
+    changed = SearchSpec.from_dict({name: "at:3", "method": "wat"} if name == "trunk" else {name: VALUES[name][1]})
+    plain = SearchSpec(method="wat") if name == "trunk" else SearchSpec()
+    assert (changed.hash() == plain.hash()) == (name in NOT_HASHED)
+
+
+def test_every_field_is_tried_here():
+    assert set(VALUES) == {field.name for field in fields(SearchSpec)}
+
+
+def test_schema_says_what_a_field_is():
+    VALIDATOR.check_schema(SCHEMA)
+    defaults = SearchSpec().to_dict()
+    for name, asked in OPTIONS.items():
+        said = SCHEMA["properties"][name]
+        assert said["default"] == defaults[name] and said["description"].startswith(asked.sentence)
+        VALIDATOR.validate({name: None})  # an empty field of a spec file
+        VALIDATOR.validate({name: defaults[name]})
+    assert SCHEMA["properties"]["sampler"]["enum"] == [*OPTIONS["sampler"].kind.suggestions(), None]
+    assert SCHEMA["properties"]["trials"]["minimum"] == 1
+    assert not VALIDATOR.is_valid({"metod": "srat"}) and not VALIDATOR.is_valid(["srat"])
+    VALIDATOR.validate({"trunk_storage": None})
+    assert not VALIDATOR.is_valid({"trunk_storage": "x"})
+
+
+def ends(param):
+    """The values at the ends of a parameter's range, or its choices."""
+    return getattr(param.range, "choices", None) or (param.range.low, param.range.high)
+
+
+def low(param):
+    """The least value of a parameter, or its first choice."""
+    return param.range.choices[0] if hasattr(param.range, "choices") else param.range.low
+
+
+def high(param):
+    return param.range.choices[-1] if hasattr(param.range, "choices") else param.range.high
+
+
+def beyond(param):
+    return "nonsense" if hasattr(param.range, "choices") else param.range.high + 1
+
+
+def refused(spec):
+    """The parameters of which the schema refuses the value."""
+    return {error.path[1] for error in VALIDATOR.iter_errors(spec) if len(error.path) > 1}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_schema_knows_the_parameters_of_a_method(method):
+    params = {**params_of(Training), **params_of(METHODS[method].Params)}
+
+    def spec(field, value, methods=method):
+        return {"method": methods, field: {name: value(param) for name, param in params.items()}}
+
+    for field, value in [
+        ("fix", low),
+        ("fix", high),
+        ("space", low),
+        ("space", lambda param: list(dict.fromkeys((low(param), high(param))))),
+    ]:
+        VALIDATOR.validate(spec(field, value))
+        VALIDATOR.validate(spec(field, value, [method]))
+    for field, value in [
+        ("fix", beyond),
+        ("space", beyond),
+        ("space", lambda param: [low(param), beyond(param)]),
+        ("space", lambda param: {"low": low(param), "high": beyond(param)}),
+    ]:
+        assert refused(spec(field, value)) == set(params)
+        assert refused(spec(field, value, [method, "reat"])) == set(params)
+
+
+@pytest.mark.parametrize("field", ["fix", "space"])
+def test_schema_knows_whose_a_parameter_is(field):
+    for methods in ("srat", ["srat"], None):
+        assert not VALIDATOR.is_valid({"method": methods, field: {"beta": 3}})
+    assert not VALIDATOR.is_valid({field: {"beta": 3}})  # srat is the default
+    VALIDATOR.validate({"method": ["srat", "trades"], field: {"beta": 3}})
+    assert not VALIDATOR.is_valid({"method": ["srat", "trades"], field: {"beta": 1e9}})
+    # GAIRAT has a schedule of its own, for other methods it is the learning rate's.
+    for methods, value, right in [
+        ("gairat", "fixed", True),
+        ("at", "fixed", False),
+        (["gairat", "at"], "fixed", False),
+    ]:
+        assert VALIDATOR.is_valid({"method": methods, field: {"schedule": value}}) == right
+        with nullcontext() if right else pytest.raises(UsageError, match="schedule"):
+            SearchSpec.from_dict({"method": methods, field: {"schedule": value}})
+
+
+def test_schema_command_prints_it(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tuner", "schema"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code and json.loads(capsys.readouterr().out) == json.loads(json.dumps(SCHEMA))
+
+
+def test_options_over_a_file_win_name_by_name(capsys, monkeypatch, tmp_path):
+    (tmp_path / "spec.yaml").write_text("{trials: 6, fix: {start: 0.3, sep_weight: 1.0}, objectives: [clean_acc]}")
+    found = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml", "--trials", "7", "--fix", "start=0.5")
+    assert (found["trials"], found["fix"], found["objectives"]) == (7, {"start": 0.5, "sep_weight": 1.0}, ["clean_acc"])

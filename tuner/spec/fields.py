@@ -1,0 +1,144 @@
+"""The fields of a search: what a user may ask for, one call of ``option`` each.
+
+How to add a field
+------------------
+One call in ``SearchFields``, below the panel where its option belongs. ``tuner search``, ``tuner submit``, their help
+and completion, spec files, validation, the JSON schema and the name of a search follow. A new field that is hashed
+changes the name of every search, unless ``SearchSpec.identity`` leaves its default out as it does for ``trunk``;
+``hashed=False`` is for what cannot change a result. Then a row in ``tests/test_spec.py``, and
+``python -m tests.test_command_line``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import UsageError
+from tuner.home import NAME, check_name
+from tuner.spec import known
+from tuner.spec.objectives import BOUNDED, WORST
+from tuner.spec.option import option, options_of
+from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Text, Whole
+
+# The panels of `tuner search --help`, in their order.
+TRAINED = "What is trained"
+SEARCHED = "What is searched"
+BUDGET = "Budget"
+STOPPING = "Sampler and early stopping"
+RESOURCES = "Where it runs"
+RESULTS = "Results"
+PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
+
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
+SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?)$", parsed_later=True)
+TRUNK = Text(r"^(auto|none|at:[1-9]\d*)$", parsed_later=True)
+STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
+NO_FRONT = "handles one objective only and this tool searches fronts"
+
+
+def check_study_storage(url: str) -> None:
+    if url and not re.match(STUDY_DATABASE, url):
+        raise UsageError(
+            f"--study-storage {url!r} is not allowed; it takes sqlite:///FILE, postgresql://... or mysql://..."
+        )
+
+
+@dataclass(frozen=True)
+class SearchFields:
+    """What a search is asked for. Each field is checked by its kind, which raises ``UsageError``.
+
+    What changes how a search runs but not its trials is ``hashed=False``. ``seeds`` too: seeds asked for later are
+    added to what is there.
+    """
+
+    # fmt: off
+    # Each field: default, kind and panel, then its sentence, then what is special about it.
+
+    method: str | tuple[str, ...] = option("srat", Several(Choice(known.methods), unwrapped=True), TRAINED,
+        "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
+    dataset: str = option("digits", Text(known.dataset_pattern, examples=known.datasets), TRAINED,
+        "Images: {names}.")
+    imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?)$"), TRAINED,
+        "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
+    model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+)?$", examples=known.models), TRAINED,
+        "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
+    set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
+        "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")
+    trunk: str = option("auto", TRUNK, TRAINED,
+        "auto trains the epochs before the reweighting once for all trials; at:N starts from N epochs of plain AT.",
+        off="none")
+    seed: int = option(0, Whole(0), TRAINED,
+        "Seed of the data split, the training and the sampler.")
+
+    objectives: tuple[str, ...] = option(("robust_acc", WORST), Several(Choice(known.metrics)), SEARCHED,
+        "Metric to maximise. Repeat the option for several objectives.", flag="objective")
+    constraint: tuple[str, ...] = option((), Several(CONSTRAINT, required=False), SEARCHED,
+        "METRIC>=VALUE or METRIC<=VALUE that the front must satisfy, such as clean_acc>=0.8. Repeat the option for "
+        "several.")
+    fix: dict[str, Any] = option({}, Pairs(known.parameters), SEARCHED,
+        "KEY=VALUE takes a hyperparameter out of the search. Repeat the option for several.")
+    space: dict[str, Any] = option({}, Pairs(known.parameters, from_file=True), SEARCHED,
+        "YAML file of ranges that narrow or replace what is searched.")
+
+    trials: int = option(16, Whole(1), BUDGET,
+        "Number of trials.")
+    max_epochs: int = option(12, Whole(1), BUDGET,
+        "Number of epochs of a trial that runs to its end.")
+    time_budget: float | None = option(None, Positive(), BUDGET,
+        "Seconds after which the search ends.", hashed=False, unset="no limit")
+    seeds: int = option(1, Whole(1), BUDGET,
+        "Number of seeds, the first included, with which members of the front are trained; the front is then drawn on "
+        "means.", hashed=False)
+
+    sampler: str = option("auto", Choice(known.samplers, refused=(("cmaes", NO_FRONT),)), STOPPING,
+        "What proposes settings: {names}. auto takes a Gaussian process in flat "
+        "spaces and TPE in conditional ones.")
+    smooth_worst: str | None = option(None, SMOOTHING, STOPPING,
+        "cvar:0.2 shows sampler and scheduler the mean of the worst 20 % of the classes in place of the worst class.")
+    warm_start: str | None = option(None, Text(), STOPPING,
+        "Name of an earlier search; the sampler also learns from its trials that ran to their end.")
+    scheduler: str | None = option(None, Choice(known.schedulers), STOPPING,
+        "What stops trials that fall behind: {names}.", unset="pareto-asha where two rungs fit")
+    asha_metric: str | None = option(None, Choice(known.metrics), STOPPING,
+        "Metric by which asha and median compare trials.", unset="the first objective")
+    reduction: int = option(2, Whole(2), STOPPING,
+        "Reduction factor eta of successive halving: at each rung the best 1/eta of the trials go on.")
+    grace: int | None = option(None, Whole(1), STOPPING,
+        "Epochs from the start of the reweighting to the first rung.", unset="15 % of the epochs that are left")
+    on_rung: str = option("stop", Choice(known.rung_actions), STOPPING,
+        "What happens to a trial that falls behind at a rung: stop ends it, pause lets it wait until it may go on.")
+
+    max_concurrent: int | None = option(None, Whole(1), RESOURCES,
+        "Number of trials that run at a time.", hashed=False, unset="as many as fit")
+    cpus_per_trial: float = option(1.0, Positive(), RESOURCES,
+        "CPUs of one trial.", hashed=False)
+    gpus_per_trial: float | str = option(0.0, Gpus(), RESOURCES,
+        "GPUs of one trial, also a fraction of one; auto measures at the start how many trials share a GPU.",
+        hashed=False)
+    accelerator: str | None = option(None, Text(), RESOURCES,
+        "Kind of GPU as Ray calls it, such as H200, A100 or L4.", hashed=False, unset="any")
+    max_failures: int = option(2, Whole(0), RESOURCES,
+        "Number of errors of its own after which a trial is given up; a lost node does not count.", hashed=False)
+
+    name: str | None = option(None, Text(f"^{NAME.pattern}$", check_name), RESULTS,
+        "Name of the search.", hashed=False, unset="METHOD-DATASET-HASH")
+    experiment: str | None = option(None, Text(), RESULTS,
+        "MLflow experiment in which the search is recorded.", hashed=False, unset="DATASET-IMBALANCE-MODEL")
+    storage: str | None = option(None, Text(), RESULTS,
+        "Folder that all nodes share, or s3://, gs://...: data, trunks, checkpoints and results are kept there.",
+        hashed=False, unset="TUNER_STORAGE, else the home folder")
+    study_storage: str | None = option(None, Text(STUDY_DATABASE, check_study_storage), RESULTS,
+        "Database of the Optuna study, such as sqlite:///FILE, postgresql://HOST/NAME or mysql://HOST/NAME.",
+        hashed=False, unset="study.log in the search's folder")
+
+    # fmt: on
+
+    def __post_init__(self):
+        """Keep each value as its kind wants it, or raise ``UsageError`` with the value and what is allowed."""
+        for name, asked in options_of(type(self)).items():
+            value = getattr(self, name)
+            if value is not None or asked.default is not None:
+                object.__setattr__(self, name, asked.kind.check(asked, value))

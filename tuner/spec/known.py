@@ -1,0 +1,84 @@
+"""The names that a search may ask for, looked up where they are defined when they are needed.
+
+The imports stand inside the functions: the fields of a search refer to these functions, and `tuner --help` reads the
+fields without importing Optuna, NumPy or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search_spaces.param import Param
+
+SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
+SCHEDULERS = ("pareto-asha", "asha", "median", "none")
+
+
+def samplers() -> Iterable[str]:
+    return SAMPLERS
+
+
+def schedulers() -> Iterable[str]:
+    return SCHEDULERS
+
+
+def rung_actions() -> Iterable[str]:
+    """What may happen to a trial that falls behind at a rung."""
+    return ("stop", "pause")
+
+
+def metrics() -> Iterable[str]:
+    """The metrics that may be objectives."""
+    from tuner.spec.objectives import METRICS
+
+    return METRICS
+
+
+def methods() -> Iterable[str]:
+    from search_spaces import METHODS
+
+    return tuple(METHODS)
+
+
+def datasets() -> Iterable[str]:
+    """The datasets that have a name, and ``KIND:DIR`` for files of the user's own."""
+    from trainables.datasets import dataset_names
+
+    return dataset_names()
+
+
+def dataset_pattern() -> str:
+    """What a dataset's name looks like, as a regular expression."""
+    named = [name for name in datasets() if ":" not in name]
+    kinds = [name.removesuffix("DIR") for name in datasets() if ":" in name]
+    return f"^(({'|'.join(named)})$|({'|'.join(kinds)}).)"
+
+
+def models() -> Iterable[str]:
+    """The models that this project builds itself; torchvision's are allowed too."""
+    from trainables.models.names import MODELS
+
+    return tuple(MODELS)
+
+
+def training() -> dict[str, Param]:
+    """The training settings that all methods share."""
+    from search_spaces.param import params_of
+    from search_spaces.training import Training
+
+    return params_of(Training)
+
+
+def hyperparameters(method: str) -> dict[str, Param]:
+    """The hyperparameters of a method."""
+    from search_spaces import method_space
+    from search_spaces.param import params_of
+
+    return params_of(method_space(method).Params)
+
+
+def parameters() -> Iterable[str]:
+    """The names of all that can be fixed or searched: of the hyperparameters of any method, and of the training."""
+    return dict.fromkeys(name for of in (*map(hyperparameters, methods()), training()) for name in of)
