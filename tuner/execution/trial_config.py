@@ -10,7 +10,6 @@ from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.home import Home
 from tuner.results.history import TrialRecord
-from tuner.spec.epoch_plan import latest_branch, trunk_epochs
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.shared_dataset import dataset_of
 
@@ -38,8 +37,8 @@ def trial_config(spec: SearchSpec, home: Home, folder: Path, record: TrialRecord
         seed=record.seed,
         data_seed=spec.seed,
         home=str(home.root),
-        trunk=spec.trunk if latest_branch(lane) else "none",
-        trunk_from=max(1, trunk_epochs(lane)),
+        trunk=spec.trunk if lane.epoch_plan.latest_branch else "none",
+        trunk_from=max(1, lane.epoch_plan.trunk_epochs),
         storage=spec.storage,
         trial=record.trial,
         folder=home.place(spec.storage, "searches", folder.name, "trials", record.trial),
