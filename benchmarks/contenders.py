@@ -11,12 +11,12 @@ import optuna
 
 from benchmarks.replay import OBJECTIVES, Contender, Job, Problem
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.successive_halving import Rungs, rungs_for
+from tuner.optimizer.successive_halving import Rungs
 from tuner.results.history import History
 from tuner.results.pareto import Front, nondominated
 from tuner.results.provisional import provisional
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import CONTINUE
+from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 
@@ -126,7 +126,7 @@ class Ours(Contender):
             scheduler=scheduler,
         )
         self.history = History(None)
-        self.rungs: Rungs | None = rungs_for(self.spec)
+        self.rungs = Rungs(self.spec.early_stopping)
         self.proposer = Proposer(self.spec, self.history, self.rungs)
         self.configs: dict[int, int] = {}
 
@@ -141,7 +141,7 @@ class Ours(Contender):
         self.history.append("epoch", job.number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point))})
         self.history.record(job.number).trunk_epochs = min(epoch, job.trunk)
         start = self.problem.start(job.config)
-        return self.rungs is None or self.rungs.feed(job.number, epoch, point, start) == CONTINUE
+        return self.rungs.feed(job.number, epoch, point, start) == Decision.CONTINUE
 
     def end(self, job: Job, complete: bool) -> None:
         state = TrialState.FINISHED if complete else TrialState.STOPPED

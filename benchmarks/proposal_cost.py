@@ -19,10 +19,10 @@ import numpy as np
 
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import quasi_random
-from tuner.optimizer.successive_halving import rungs_for
+from tuner.optimizer.successive_halving import Rungs
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import CONTINUE, start_of
+from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 
 CASES = {
@@ -39,7 +39,8 @@ def train(
     """One made-up trial: a curve that rises to a height which depends on its parameters."""
     history.append("start", trial, params=params, method=spec.method)
     height = 0.3 + 0.3 * np.exp(-abs(np.log(params["sep_weight"]))) + 0.05 * rng.random()
-    worst, start, state = height * (0.3 + 0.4 * params["strength"] / 2), start_of(spec, params), TrialState.FINISHED
+    worst, start = height * (0.3 + 0.4 * params["strength"] / 2), spec.epoch_plan.start_of(params)
+    state = TrialState.FINISHED
     for epoch in range(1, spec.max_epochs + 1):
         metrics = {"epoch": epoch, "robust_acc": height * epoch / 27, "worst_class_robust_acc": worst * epoch / 27}
         history.append("epoch", trial, metrics=metrics)
@@ -48,7 +49,7 @@ def train(
         answer = rungs.feed(trial, epoch, point, start)
         if decisions is not None and epoch in rungs.rungs and epoch > start:
             decisions.append(time.perf_counter() - begin)
-        if answer != CONTINUE:
+        if answer != Decision.CONTINUE:
             state = TrialState.STOPPED
             break
     history.append("end", trial, state=state)
@@ -57,7 +58,7 @@ def train(
 
 def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
     spec = SearchSpec(trials=count + asks + 2, max_epochs=27, **{**case, "fix": {"start": 0.2, **case.get("fix", {})}})
-    history, rungs, rng = History(None), rungs_for(spec), np.random.default_rng(0)
+    history, rungs, rng = History(None), Rungs(spec.early_stopping), np.random.default_rng(0)
     for trial in range(count):
         train(history, rungs, spec, trial, quasi_random(spec.search_space(), 1, trial), rng, None)
     proposer, waits, computed, decisions = Proposer(spec, history, rungs), [], [], []

@@ -13,7 +13,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
@@ -36,7 +38,7 @@ def choice(*values: Any) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def param(default: Any, range_: BaseDistribution, doc: str, *, when: dict[str, tuple] | None = None,
+def param(default: Any, range_: Distribution, doc: str, *, when: dict[str, tuple] | None = None,
           by: dict[str, dict[Any, Any]] | None = None, searched: bool = True, burn_in: bool = False) -> Any:
     """A dataclass field that carries its own search range; ``doc`` is its meaning and the source of its default.
 
@@ -55,7 +57,7 @@ class Param:
 
     name: str
     default: Any
-    range: BaseDistribution
+    range: Distribution
     doc: str
     when: dict[str, tuple]
     searched: bool
@@ -82,7 +84,7 @@ def params_of(cls: type) -> dict[str, Param]:
     return {f.name: Param(f.name, f.default, **f.metadata) for f in dataclasses.fields(cls)}
 
 
-def describe(dist: BaseDistribution) -> str:
+def describe(dist: Distribution) -> str:
     """A range in words: ``[0.1, 10] log``, ``[1, 5] integer`` or ``ce | focal | ldam``."""
     if isinstance(dist, CategoricalDistribution):
         return " | ".join(str(c) for c in dist.choices)

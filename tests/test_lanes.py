@@ -1,4 +1,4 @@
-"""Several methods in one budget, replicates and the time budget: who runs next, without Ray, on made-up curves."""
+"""Several methods in one budget, replicates and the time budget: what runs next, without Ray, on made-up curves."""
 
 import time
 
@@ -18,7 +18,7 @@ from tuner.results.history import History
 from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import CONTINUE
+from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 
 BOTH = ("srat", "trades")
@@ -43,7 +43,7 @@ def curve(record, epoch):
     }
 
 
-def drive(lanes, history, spec, until=None, at=curve):
+def drive(optimizer, history, spec, until=None, at=curve):
     """One worker's search; ``until``: how many events are written before the process dies."""
     events = 0
 
@@ -53,25 +53,25 @@ def drive(lanes, history, spec, until=None, at=curve):
         events += 1
         return events == until
 
-    while (record := lanes.next()) is not None:
+    while (record := optimizer.next()) is not None:
         of = {} if record.of is None else {"of": record.of}
         if record.trial not in {t.trial for t in history.everything()} and write(
             "start", record.trial, params=record.params, method=record.method, seed=record.seed, **of
         ):
             return
         record, state = history.record(record.trial), TrialState.FINISHED
-        if record.epochs and lanes.feed(record.trial, record.last) != CONTINUE:
+        if record.epochs and optimizer.feed(record.trial, record.last) != Decision.CONTINUE:
             state = (
                 TrialState.STOPPED
             )  # the actor says its last epoch again: the process may have died before it was judged
         for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1) if state == TrialState.FINISHED else ():
             if write("epoch", record.trial, metrics=at(record, epoch)):
                 return
-            if lanes.feed(record.trial, record.last) != CONTINUE:
+            if optimizer.feed(record.trial, record.last) != Decision.CONTINUE:
                 state = TrialState.STOPPED
                 break
         dead = write("end", record.trial, state=state)
-        lanes.tell(record.trial, state)
+        optimizer.tell(record.trial, state)
         if dead:
             return
 
@@ -309,15 +309,15 @@ def test_seeds_asked_for_later_are_added_to_the_same_search():
 
 def test_running_replicates_hold_back_the_end():
     spec, history = replicated()
-    lanes = AskTell(spec, history)
-    first = lanes.next()
+    optimizer = AskTell(spec, history)
+    first = optimizer.next()
     assert (first.trial, first.of, first.seed) == (4, 0, 1)
     for number, of in ((4, 0), (5, 1)):
         ended(history, number, 0.3, 0.1, of=of, seed=1)
     ended(history, 6, 0.4, 0.3, of=3, seed=1, state=TrialState.RUNNING)
-    assert lanes.ready and wanted(spec, history) == [(2, 1)]  # 1 fell by its mean
+    assert optimizer.ready and wanted(spec, history) == [(2, 1)]  # 1 fell by its mean
     ended(history, 7, 0.58, 0.19, of=2, seed=1, state=TrialState.RUNNING)
-    assert not lanes.ready  # what runs may bring somebody else onto the front
+    assert not optimizer.ready  # what runs may bring somebody else onto the front
     again = AskTell(spec, history)  # a new driver goes on with them
     assert [again.next().trial, again.next().trial] == [6, 7]
 
@@ -327,19 +327,19 @@ def test_running_replicates_hold_back_the_end():
 
 def test_nothing_starts_that_cannot_end_in_time():
     spec, history = spec_of(scheduler="none"), History(None)
-    lanes = AskTell(spec, history, until=time.time() + 1000)
-    drive(lanes, history, spec, until=4 * 14)  # four trials of 12 epochs of 3 s
-    assert not lanes.late and len(history.trials) == 4
+    optimizer = AskTell(spec, history, until=time.time() + 1000)
+    drive(optimizer, history, spec, until=4 * 14)  # four trials of 12 epochs of 3 s
+    assert not optimizer.late and len(history.trials) == 4
     for left, late in ((36 + 5, False), (36 - 5, True)):
-        lanes = AskTell(spec, history, until=time.time() + left)
-        assert (lanes.next() is None) is late is lanes.late
-    assert lanes.next() is None and len(history.trials) == 4
+        optimizer = AskTell(spec, history, until=time.time() + left)
+        assert (optimizer.next() is None) is late is optimizer.late
+    assert optimizer.next() is None and len(history.trials) == 4
 
 
 def test_no_replicate_starts_that_cannot_end_in_time():
     spec, history = replicated()
     for record in history.trials.values():
         record.last.update(train_s=4.0, eval_s=1.0)
-    lanes = AskTell(spec, history, until=time.time() + 50)
-    assert lanes.next() is None and lanes.late  # 12 epochs of 5 s
+    optimizer = AskTell(spec, history, until=time.time() + 50)
+    assert optimizer.next() is None and optimizer.late  # 12 epochs of 5 s
     assert AskTell(spec, history, until=time.time() + 70).next().of == 0

@@ -1,4 +1,7 @@
-"""What the proposal model is told: values of one budget, who is running, what is not feasible; and nothing else."""
+"""What a proposal model is told: values of one budget, which trials run, what is not feasible; and nothing else."""
+
+import subprocess
+import sys
 
 import optuna
 import pytest
@@ -7,16 +10,17 @@ from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.optimizer.observations import ELITE, SEEN, Observations
+from tuner.optimizer.observations import ELITE, Observations, propose
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.samplers import make_sampler, model_kind, quasi_random
-from tuner.optimizer.study import Record
-from tuner.optimizer.successive_halving import rungs_for
+from tuner.optimizer.samplers import make_sampler, quasi_random
+from tuner.optimizer.study import RecordedStudy
+from tuner.optimizer.successive_halving import Rungs
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import STOP, start_of
 from tuner.spec.objectives import parse_constraint
+from tuner.spec.samplers import MAX_OBSERVATIONS, SAMPLERS
+from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -53,8 +57,8 @@ def spec_of(**changes):
     return SearchSpec(**{"method": "trades", "trials": 40, "max_epochs": 12, "grace": 1, "sampler": "tpe", **changes})
 
 
-def knowledge(spec, history, levels=(1, 3, 9, 12)):
-    known = Observations(list(levels), spec.goal, lambda params: start_of(spec, params))
+def observed(spec, history, levels=(1, 3, 9, 12)):
+    known = Observations(list(levels), spec.goal, spec.epoch_plan.start_of)
     known.update(history.trials)
     return known
 
@@ -70,7 +74,7 @@ def test_values_of_one_budget_only():
             epochs,
             TrialState.FINISHED if epochs == 12 else TrialState.STOPPED,
         )
-    known = knowledge(spec, history)
+    known = observed(spec, history)
     for level in (1, 3, 12):
         seen = known.frozen(level, spec.search_space(), (), 0)
         assert len(seen) == 12
@@ -85,7 +89,7 @@ def test_the_highest_budget_with_enough_values():
     spec, history = spec_of(), History(None)
     for number in range(20):
         trial(history, number, {"beta": 2.0}, 12 if number < 4 else 3 if number < 12 else 1, TrialState.STOPPED)
-    known = knowledge(spec, history)
+    known = observed(spec, history)
     assert known.budget(4, 12) == 3 and known.budget(4, 4) == 12 and known.budget(4, 13) == 1
     assert known.budget(4, 21) == 1 and known.budget(21, 30) is None
 
@@ -101,7 +105,8 @@ def test_a_model_starts_from_eight_values_at_one_budget(monkeypatch, valued, mod
             history.append("epoch", number, metrics=metrics(epoch, {}))
         history.append("end", number, state=TrialState.FINISHED if number < valued else TrialState.STOPPED)
     monkeypatch.setattr("tuner.optimizer.proposer.propose", lambda *args: "by a model")
-    assert (Proposer(spec, history, rungs_for(spec))._plan(14, knowledge(spec, history))() == "by a model") == model
+    proposer = Proposer(spec, history, Rungs(spec.early_stopping))
+    assert (proposer._plan(14, observed(spec, history))() == "by a model") == model
 
 
 def test_running_trials_are_known_and_those_that_reached_the_budget_count():
@@ -111,12 +116,12 @@ def test_running_trials_are_known_and_those_that_reached_the_budget_count():
     trial(history, 2, {"beta": 4.0}, 2, TrialState.RUNNING)
     trial(history, 3, {"beta": 5.0}, 0, TrialState.RUNNING)
     trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
-    seen = knowledge(spec, history).frozen(3, spec.search_space(), [4], 0)
+    seen = observed(spec, history).frozen(3, spec.search_space(), [4], 0)
     assert [t.state.name for t in seen] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING", "PRUNED"]
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
-def test_a_gaussian_process_knows_who_diverged_and_who_waits():
+def test_a_gaussian_process_knows_which_trials_diverged_and_which_wait():
     """It reads no PRUNED trials, nor what is said of them."""
     spec, history = spec_of(constraint=("clean_acc>=0.85",)), History(None)
     trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
@@ -125,8 +130,8 @@ def test_a_gaussian_process_knows_who_diverged_and_who_waits():
     trial(history, 3, {"beta": 5.0}, 0, TrialState.FAILED)
     trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
     trial(history, 5, {"beta": 7.0}, 1, TrialState.RUNNING)
-    known, space = knowledge(spec, history), spec.search_space()
-    seen = known.frozen(3, space, [4], 0, "gp")
+    known, space = observed(spec, history), spec.search_space()
+    seen = known.frozen(3, space, [4], 0, reads_pruned=False)
     assert [t.state.name for t in seen] == ["COMPLETE"] * 2 + ["PRUNED", "COMPLETE"] + ["RUNNING"] * 2
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert seen[3].values == [min(t.values[i] for t in seen[:2]) for i in (0, 1)]
@@ -135,11 +140,11 @@ def test_a_gaussian_process_knows_who_diverged_and_who_waits():
     for epoch in (1, 2, 3):  # a worse one comes in
         history.append("epoch", 5, metrics=metrics(epoch, {"beta": 7.0}, worst=0.0))
     known.update(history.trials)
-    assert known.frozen(3, space, [4], 0, "gp")[3].values[1] == 0.0
+    assert known.frozen(3, space, [4], 0, reads_pruned=False)[3].values[1] == 0.0
 
 
 def test_a_gaussian_process_leaves_a_region_where_trials_diverge():
-    """The values rise towards it; unaware of who diverged, every proposal of the Gaussian process lies there."""
+    """The values rise towards it; a model that does not know which trials diverged would propose nothing else."""
     spec, history = spec_of(trials=40, sampler="gp", scheduler="none"), History(None)
     proposer = Proposer(spec, history)
     low, high = spec.search_space().params["beta"].range.low, spec.search_space().params["beta"].range.high
@@ -156,43 +161,43 @@ def test_a_thousand_pending_trials_are_shown_in_part():
     trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
     for number in range(1, 1001):
         trial(history, number, {"beta": 1.0 + number / 1000}, 0, TrialState.RUNNING)
-    known = knowledge(spec, history)
+    known = observed(spec, history)
     seen = [known.frozen(12, spec.search_space(), (), seed) for seed in (0, 0, 1)]
-    assert [len(s) for s in seen] == [1 + SEEN] * 3 and all(a is b for a, b in zip(seen[0], seen[1]))
-    assert [t.state.name for t in seen[2]] == ["COMPLETE"] + ["RUNNING"] * SEEN
+    assert [len(s) for s in seen] == [1 + MAX_OBSERVATIONS] * 3 and all(a is b for a, b in zip(seen[0], seen[1]))
+    assert [t.state.name for t in seen[2]] == ["COMPLETE"] + ["RUNNING"] * MAX_OBSERVATIONS
     assert {t.params["beta"] for t in seen[0]} != {t.params["beta"] for t in seen[2]}
-    for epoch in range(1, 13):  # who was pending gets its value
+    for epoch in range(1, 13):  # a pending one gets its value
         history.append("epoch", 1, metrics=metrics(epoch, {"beta": 1.001}))
     history.append("end", 1, state=TrialState.FINISHED)
     known.update(history.trials)
     assert [t.state.name for t in known.frozen(12, spec.search_space(), (), 0)[:2]] == ["COMPLETE"] * 2
 
 
-def test_knowledge_follows_the_history():
+def test_observations_follow_the_history():
     spec, history = spec_of(), History(None)
     trial(history, 0, {"beta": 2.0}, 1, TrialState.RUNNING)
-    known = knowledge(spec, history)
+    known = observed(spec, history)
     assert set(known.values[1]) == {0} and not known.values[3] and 0 in known.open
     for epoch in (2, 3):
         history.append("epoch", 0, metrics=metrics(epoch, {"beta": 2.0}))
     history.append("end", 0, state=TrialState.STOPPED)
     known.update(history.trials)
-    assert set(known.values[3]) == {0} and not known.open and 0 in known.given_up[9] and not known.given_up[3]
+    assert set(known.values[3]) == {0} and not known.open and 0 in known.ended_below[9] and not known.ended_below[3]
 
 
-def test_what_a_trial_was_before_its_start_is_no_value_of_it():
+def test_epochs_before_the_start_give_no_value():
     spec = SearchSpec(method="srat", max_epochs=12)
     history = History(None)
     trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, TrialState.FINISHED)
-    known = knowledge(spec, history)
+    known = observed(spec, history)
     assert [len(known.values[level]) for level in (1, 3, 9, 12)] == [0, 0, 1, 1]
 
 
-def test_who_was_not_yet_itself_at_a_budget_is_not_called_bad_there():
+def test_a_trial_that_had_not_started_at_a_budget_did_not_end_below_it():
     spec, history = SearchSpec(method="srat", max_epochs=12), History(None)
     trial(history, 0, {**spec.search_space().default(), "start": 0.5}, 9, TrialState.STOPPED)
-    seen = knowledge(spec, history).frozen(3, spec.search_space(), (), 0)
-    assert seen == [] and len(knowledge(spec, history).frozen(9, spec.search_space(), (), 0)) == 1
+    seen = observed(spec, history).frozen(3, spec.search_space(), (), 0)
+    assert seen == [] and len(observed(spec, history).frozen(9, spec.search_space(), (), 0)) == 1
 
 
 def test_nan_has_no_value_and_is_no_error(tmp_path):
@@ -206,9 +211,9 @@ def test_nan_has_no_value_and_is_no_error(tmp_path):
     history.append("end", 0, state=TrialState.FINISHED)
     proposer.tell(0, TrialState.FINISHED, history.trials[0].last)
     proposer.tell(1, TrialState.FAILED, {})
-    assert [t.state.name for t in proposer.record.study.trials] == ["PRUNED", "FAIL"]
-    assert proposer.record.study.trials[0].user_attrs["values_at_end"] == [None, 0.1]
-    assert not knowledge(spec, history).values[12]
+    assert [t.state.name for t in proposer.recorded.study.trials] == ["PRUNED", "FAIL"]
+    assert proposer.recorded.study.trials[0].user_attrs["values_at_end"] == [None, 0.1]
+    assert not observed(spec, history).values[12]
 
 
 # ---- constraints and smoothing ------------------------------------------------------------------------------------
@@ -224,7 +229,7 @@ def test_constraints_are_on_every_trial_that_ended():
             (12, 3, 12, 2)[number],
             (TrialState.FINISHED, TrialState.STOPPED, TrialState.FINISHED, TrialState.RUNNING)[number],
         )
-    seen = knowledge(spec, history).frozen(12, spec.search_space(), (), 0)
+    seen = observed(spec, history).frozen(12, spec.search_space(), (), 0)
     assert [t.state.name for t in seen] == ["COMPLETE", "PRUNED", "COMPLETE", "RUNNING"]
     names = {"clean_acc>=0.85", "robust_acc<=0.1"}
     assert [set(t.constraints) for t in seen] == [names, names, names, set()]
@@ -244,8 +249,8 @@ def test_the_record_has_constraints(tmp_path):
     spec, history = spec_of(constraint=("clean_acc>=0.85",), trials=3, sampler="random"), History(tmp_path)
     proposer = Proposer(spec, history, folder=tmp_path)
     _drive(proposer, history, spec)
-    assert all(t.constraints == {"clean_acc>=0.85": pytest.approx(0.05)} for t in proposer.record.study.trials)
-    assert not proposer.record.study.best_trials
+    assert all(t.constraints == {"clean_acc>=0.85": pytest.approx(0.05)} for t in proposer.recorded.study.trials)
+    assert not proposer.recorded.study.best_trials
 
 
 @pytest.mark.parametrize(
@@ -277,7 +282,7 @@ def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
     history.append("start", 0, params={"beta": 2.0}, method="trades")
     history.append("epoch", 0, metrics=epoch)
     history.append("end", 0, state=TrialState.FINISHED)
-    assert knowledge(spec, history).values[12][0].point == (0.5, pytest.approx(0.05))
+    assert observed(spec, history).values[12][0].point == (0.5, pytest.approx(0.05))
     assert history.rows(spec.objectives, spec.goal)[0]["worst_class_robust_acc"] == 0.0
     with pytest.raises(UsageError, match="cvar:SHARE"):
         spec_of(smooth_worst="mean:0.2")
@@ -296,11 +301,8 @@ def _drive(proposer, history, spec, until=None, rungs=None):
         record, state = history.trials[proposal.trial], TrialState.FINISHED
         for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
             history.append("epoch", proposal.trial, metrics=peaked(epoch, proposal.params))
-            if (
-                rungs
-                and rungs.feed(proposal.trial, epoch, spec.goal.point(record.last), start_of(spec, proposal.params))
-                == STOP
-            ):
+            point, start = spec.goal.point(record.last), spec.epoch_plan.start_of(proposal.params)
+            if rungs and rungs.feed(proposal.trial, epoch, point, start) == Decision.STOP:
                 state = TrialState.STOPPED
                 break
         history.append("end", proposal.trial, state=state)
@@ -308,19 +310,19 @@ def _drive(proposer, history, spec, until=None, rungs=None):
     return seen
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "nsga2", "auto"])
-def test_proposals_repeat_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_repeats_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler):
     spec = spec_of(sampler=sampler, trials=16)
     whole = []
     for folder in ("a", "b"):
-        history, rungs = History(tmp_path / folder), rungs_for(spec)
+        history, rungs = History(tmp_path / folder), Rungs(spec.early_stopping)
         whole.append(_drive(Proposer(spec, history, rungs, tmp_path / folder), history, spec, rungs=rungs))
     assert whole[0] == whole[1] and len(whole[0]) == 16
     assert len({tuple(p.values()) for p in whole[0]}) == 16
-    history, rungs = History(tmp_path / "c"), rungs_for(spec)
+    history, rungs = History(tmp_path / "c"), Rungs(spec.early_stopping)
     first = _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, until=9, rungs=rungs)
     history = History(tmp_path / "c")
-    rungs = rungs_for(spec).replay(history, spec.goal.point, lambda params: start_of(spec, params))
+    rungs = Rungs(spec.early_stopping).replay(history, spec.goal.point, spec.epoch_plan.start_of)
     assert first + _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, rungs=rungs) == whole[0]
 
 
@@ -350,14 +352,28 @@ def test_conditional_parameters_exist_only_where_they_apply():
 
 
 def test_autos_choice():
-    flat, conditional = SearchSpec(method="trades").search_space(), SearchSpec(method="srat").search_space()
-    assert model_kind("auto", flat, 2, 100, SEEN) == "gp" and model_kind("auto", flat, 3, 100, SEEN) == "gp"
-    assert model_kind("auto", flat, 4, 100, SEEN) == "tpe" and model_kind("auto", conditional, 2, 100, SEEN) == "tpe"
-    assert model_kind("auto", flat, 2, SEEN + 1, SEEN) == "tpe" and model_kind("gp", flat, 2, 10**4, SEEN) == "gp"
-    said = Proposer(SearchSpec(method="srat"), History(None)).description
-    assert "paper" in said and "quasi-random" in said and "TPE (conditional space)" in said
-    assert "Gaussian process" in Proposer(SearchSpec(method="trades"), History(None)).description
-    assert "\n" not in said and SearchSpec().sampler == "auto"
+    def of(name, conditional, objectives, values):
+        return SAMPLERS[name].model(conditional=conditional, objectives=objectives, values=values).name
+
+    assert of("auto", False, 2, 100) == of("auto", False, 3, MAX_OBSERVATIONS) == "gp"
+    assert of("auto", False, 4, 100) == of("auto", True, 2, 100) == of("auto", False, 2, MAX_OBSERVATIONS + 1) == "tpe"
+    assert of("gp", True, 5, 10**4) == "gp" and of("random", True, 5, 10**4) == "random"
+    assert SearchSpec(method="srat").search_space().conditional
+    assert not SearchSpec(method="trades").search_space().conditional
+
+
+def test_a_search_says_what_it_proposes_with():
+    def said(**fields):
+        return Proposer(SearchSpec(**fields), History(None)).description
+
+    assert said(method="srat") == (
+        "sampler auto: the paper's setting, 3 quasi-random ones, then TPE (conditional space)"
+    )
+    assert said(method="trades").endswith("then a Gaussian process (flat space, objectives: 2; TPE after 250 values)")
+    four = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc")
+    assert said(method="trades", objectives=four).endswith("then TPE (4 objectives)")
+    assert said(method="trades", sampler="gp") == "sampler gp, after the paper's setting"
+    assert said(method="at") == "sampler: nothing is searched, the paper's setting runs once"
 
 
 def test_the_start_is_spread_out():
@@ -391,7 +407,7 @@ def test_what_is_pending_changes_the_proposal():
     spec, history = spec_of(trials=40, sampler="tpe"), History(None)
     proposer = Proposer(spec, history)
     _drive(proposer, history, spec, until=20)
-    known, space = knowledge(spec, history, levels=(12,)), spec.search_space()
+    known, space = observed(spec, history, levels=(12,)), spec.search_space()
     alone = known.frozen(12, space, (), 0)
     history.append("start", 20, params={"beta": 3.0}, method="trades")
     known.update(history.trials)
@@ -401,11 +417,11 @@ def test_what_is_pending_changes_the_proposal():
 
 def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
     spec, history = spec_of(), History(None)
-    for number in range(SEEN + 200):
+    for number in range(MAX_OBSERVATIONS + 200):
         beta = 1.0 + 9 * (number * 37 % 450) / 450
         trial(history, number, {"beta": beta}, *((12, TrialState.FINISHED) if number % 3 else (1, TrialState.STOPPED)))
-    seen = knowledge(spec, history).frozen(12, spec.search_space(), (), seed=5)
-    assert len(seen) == SEEN
+    seen = observed(spec, history).frozen(12, spec.search_space(), (), seed=5)
+    assert len(seen) == MAX_OBSERVATIONS
     complete = sorted((t.params["beta"] for t in seen if t.values), reverse=True)
     best = sorted((t.params["beta"] for n, t in history.trials.items() if n % 3), reverse=True)[:ELITE]
     assert complete[:ELITE] == best
@@ -423,7 +439,7 @@ def study_of(folder):
 
 def test_the_record_says_at_which_budget_values_were_taken(tmp_path):
     spec = spec_of(trials=12, scheduler="pareto-asha")
-    history, rungs = History(tmp_path), rungs_for(spec)
+    history, rungs = History(tmp_path), Rungs(spec.early_stopping)
     _drive(Proposer(spec, history, rungs, tmp_path), history, spec, rungs=rungs)
     study = study_of(tmp_path)
     assert {t.state.name for t in study.trials} == {"COMPLETE", "PRUNED"} and len(study.trials) == 12
@@ -459,7 +475,7 @@ def test_the_record_is_made_again_from_the_history(tmp_path):
     _drive(Proposer(spec, history, folder=tmp_path), history, spec, until=4)
     before = [(t.params, t.values, t.state) for t in study_of(tmp_path).trials]
     (tmp_path / "study.log").unlink()
-    Record(spec, history, tmp_path)
+    RecordedStudy(spec, history, tmp_path)
     assert [(t.params, t.values, t.state) for t in study_of(tmp_path).trials] == before
 
 
@@ -486,9 +502,65 @@ def test_the_study_in_a_database(tmp_path):
     assert "secret" not in str(error.value) and "--study-storage" in str(error.value)
 
 
-def test_unknown_sampler():
-    with pytest.raises(ValueError, match="'grid'"):
-        make_sampler("grid", seed=0, number=1, trials=4)
+# ---- every sampler ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_says_what_it_is_and_proposes_inside_the_space(sampler):
+    row = SAMPLERS[sampler]
+    assert row.name == sampler and row.help.endswith(".") and all(name in SAMPLERS for name in row.models)
+    spec, history = SearchSpec(method="srat", trials=14, scheduler="none", sampler=sampler), History(None)
+    proposer, params = Proposer(spec, history), params_of(Srat)
+    assert f"sampler {sampler}" in proposer.description
+    proposals = _drive(proposer, history, spec)
+    assert len(proposals) == 14 and all(proposer.space.contains(p) for p in proposals[1:])
+    for values in proposals:
+        assert all((name in values) == param.active(values) for name, param in params.items())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_learns_if_it_says_so(sampler):
+    """Other values of the same settings change what a sampler that learns proposes next, and nothing else.
+
+    Two parameters: NSGA-II and NSGA-III always mutate one of them, so with a single one they draw at random.
+    """
+    found = []
+    for sign in (1, -1):
+        spec = spec_of(sampler=sampler, trials=10, scheduler="none", space={"lr": [0.01, 0.3]})
+        history = History(None)
+        proposer, proposals = Proposer(spec, history), []
+        while (proposal := proposer.next()) is not None:
+            proposals.append(proposal.params)
+            history.append("start", proposal.trial, params=proposal.params, method="trades")
+            for epoch in range(1, spec.max_epochs + 1):
+                level = 0.5 + sign * 0.05 * proposal.params["beta"]
+                row = {"epoch": epoch, "robust_acc": level, "worst_class_robust_acc": level / 2, "clean_acc": 0.8}
+                history.append("epoch", proposal.trial, metrics=row)
+            history.append("end", proposal.trial, state=TrialState.FINISHED)
+            proposer.tell(proposal.trial, TrialState.FINISHED, history.trials[proposal.trial].last)
+        found.append(proposals)
+    assert (found[0] != found[1]) == SAMPLERS[sampler].learns
+
+
+@pytest.mark.parametrize("sampler", [name for name, row in SAMPLERS.items() if row.build])
+def test_every_sampler_is_built_anew_from_its_seed(sampler):
+    row, space = SAMPLERS[sampler], spec_of().search_space()
+
+    def proposal(seed, number):
+        return propose(space, 2, [], make_sampler(row, seed=seed, number=number, trials=16))
+
+    assert proposal(0, 5) == proposal(0, 5) and len({str(proposal(s, n)) for s, n in ((0, 5), (1, 5), (0, 6))}) == 3
+
+
+def test_a_row_without_a_sampler_of_its_own_builds_none():
+    with pytest.raises(ValueError, match="'qmc'"):
+        make_sampler(SAMPLERS["qmc"], seed=0, number=1, trials=4)
+
+
+def test_the_table_of_samplers_loads_none_of_them():
+    code = "import sys, tuner.spec.samplers as s; print(len(s.SAMPLERS), [m for m in sys.modules if 'optuna' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1) == [str(len(SAMPLERS)), "[]\n"]
 
 
 # ---- warm start ---------------------------------------------------------------------------------------------------

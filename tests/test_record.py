@@ -21,10 +21,10 @@ class Searching:
 
     def __init__(self, spec, folder):
         self.spec, self.history = spec, History(folder)
-        self.lanes = AskTell(spec, self.history, folder)
+        self.optimizer = AskTell(spec, self.history, folder)
 
     def start(self):
-        record = self.lanes.next()
+        record = self.optimizer.next()
         if record.trial not in self.history.trials:
             self.history.append("start", record.trial, params=record.params, method=record.method)
         return record
@@ -33,7 +33,7 @@ class Searching:
         mean = 0.5 + number / 100
         self.history.append("epoch", number, metrics=metrics(self.spec.max_epochs, mean, mean / 2))
         self.history.append("end", number, state=state)
-        self.lanes.tell(number, state)
+        self.optimizer.tell(number, state)
 
     def run(self, trials):
         for _ in range(trials):

@@ -14,7 +14,7 @@ from tests.conftest import tuner
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import PAUSE, rung_levels
+from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 
 QUICK = [
@@ -58,7 +58,7 @@ def test_trials_are_stopped_at_rungs_and_counted(stopping):
         and result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
     )
     assert result["trials"]["finished"] >= 2 and sum(result["trials"].values()) == 9
-    assert all(len(t.epochs) in rung_levels(spec) for t in history.with_state(TrialState.STOPPED))
+    assert all(len(t.epochs) in spec.early_stopping.levels for t in history.with_state(TrialState.STOPPED))
     assert all(len(t.epochs) == 9 for t in history.with_state(TrialState.FINISHED))
     assert result["epochs_trained"] == sum(len(t.epochs) for t in history.trials.values()) < 81
     assert "scheduler pareto-asha" in stderr and "sampler auto" in stderr
@@ -117,11 +117,11 @@ def _gaps(trained):
 
 
 def pausing(tmp_path, **options):
-    """(lanes, history) of a search with trial 0 finished and two others that wait at the first rung."""
+    """(ask/tell, history) of a search with trial 0 finished and two others that wait at the first rung."""
     spec, history = SearchSpec(method="trades", trials=options.pop("trials", 20), on_rung="pause"), History(tmp_path)
-    lanes = AskTell(spec, history, tmp_path, **options)
+    optimizer = AskTell(spec, history, tmp_path, **options)
     for number in range(3):
-        record = lanes.next()
+        record = optimizer.next()
         history.append("start", number, params=record.params, method="trades")
         for epoch in range(1, spec.max_epochs + 1):
             value = 0.5 - number / 10
@@ -137,16 +137,16 @@ def pausing(tmp_path, **options):
                     "eval_s": 0.0,
                 },
             )
-            if lanes.feed(number, history.trials[number].last) == PAUSE:
+            if optimizer.feed(number, history.trials[number].last) == Decision.PAUSE:
                 break
         else:
             history.append("end", number, state=TrialState.FINISHED)
-            lanes.tell(number, TrialState.FINISHED)
-    assert lanes.paused == 2
-    return lanes, history
+            optimizer.tell(number, TrialState.FINISHED)
+    assert optimizer.paused == 2
+    return optimizer, history
 
 
-def choose(lanes):
+def choose(optimizer):
     """(why the run ends, the trials that are stopped) where all that is left waits at a rung."""
     from ray.tune.experiment import Trial
 
@@ -155,22 +155,22 @@ def choose(lanes):
     reasons, stopped = [], []
     waiting = [SimpleNamespace(config={"trial": {"trial": number}}, status=Trial.PAUSED) for number in (1, 2)]
     controller = SimpleNamespace(get_live_trials=lambda: waiting, stop_trial=stopped.append)
-    assert RungScheduler(lanes, reasons.append).choose_trial_to_run(controller) is None
+    assert RungScheduler(optimizer, reasons.append).choose_trial_to_run(controller) is None
     return reasons, stopped
 
 
 def test_when_time_is_short_and_all_others_wait_the_run_ends_and_they_wait_on(tmp_path):
-    lanes, history = pausing(tmp_path, until=time.time() + 1000)
-    assert choose(lanes) == ([], [])  # there is time for more
-    lanes.until = time.time() + 300  # a trial takes 360
-    assert lanes.next() is None and choose(lanes) == (["time budget"], [])
-    again = AskTell(lanes.spec, History(tmp_path), tmp_path)
+    optimizer, history = pausing(tmp_path, until=time.time() + 1000)
+    assert choose(optimizer) == ([], [])  # there is time for more
+    optimizer.until = time.time() + 300  # a trial takes 360
+    assert optimizer.next() is None and choose(optimizer) == (["time budget"], [])
+    again = AskTell(optimizer.spec, History(tmp_path), tmp_path)
     for number in (1, 2):  # a resume hands them out again, and judges them again
         assert again.next().trial == number and history.trials[number].state == TrialState.RUNNING
-        assert again.feed(number, history.trials[number].last) == PAUSE
+        assert again.feed(number, history.trials[number].last) == Decision.PAUSE
 
 
 def test_when_no_more_will_come_the_waiting_trials_end(tmp_path):
-    lanes, _ = pausing(tmp_path, trials=3)
-    reasons, stopped = choose(lanes)
+    optimizer, _ = pausing(tmp_path, trials=3)
+    reasons, stopped = choose(optimizer)
     assert not reasons and len(stopped) == 2

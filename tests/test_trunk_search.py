@@ -14,7 +14,7 @@ from trainables.ray_adapter import TrialActor
 from tuner.errors import UsageError
 from tuner.report.progress import trunk_line
 from tuner.results.history import History
-from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
+from tuner.spec.epoch_plan import burn_in_reach
 from tuner.spec.search_spec import SearchSpec
 
 SRAT = {"loss": "ce", "sep_weight": 0.5, "temperature": 0.1}
@@ -67,7 +67,7 @@ def spec(**fields):
 )
 def test_when_a_search_has_a_trunk(fields, first, last, line):
     s = spec(**fields)
-    assert (trunk_epochs(s), latest_branch(s)) == (first, last)
+    assert (s.epoch_plan.trunk_epochs, s.epoch_plan.latest_branch) == (first, last)
     assert line in trunk_line(s)
 
 

@@ -12,9 +12,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from trainables.trial_report import metrics_of
 from tuner.execution.ray_callback import number_of
 from tuner.optimizer.ask_tell import AskTell
-from tuner.spec.epoch_plan import CONTINUE, PAUSE, STOP
+from tuner.spec.schedulers import Decision
 
-_ANSWER = {CONTINUE: TrialScheduler.CONTINUE, STOP: TrialScheduler.STOP, PAUSE: TrialScheduler.PAUSE}
+_ANSWER = {
+    Decision.CONTINUE: TrialScheduler.CONTINUE,
+    Decision.STOP: TrialScheduler.STOP,
+    Decision.PAUSE: TrialScheduler.PAUSE,
+}
 
 
 class RungScheduler(FIFOScheduler):

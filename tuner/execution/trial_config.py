@@ -9,7 +9,6 @@ from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
-from tuner.spec.epoch_plan import latest_branch, trunk_epochs
 from tuner.sync.shared_dataset import dataset_of
 
 
@@ -37,8 +36,8 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         seed=record.seed,
         data_seed=spec.seed,
         home=str(run.home.root),
-        trunk=spec.trunk if latest_branch(lane) else "none",
-        trunk_from=max(1, trunk_epochs(lane)),
+        trunk=spec.trunk if lane.epoch_plan.latest_branch else "none",
+        trunk_from=max(1, lane.epoch_plan.trunk_epochs),
         storage=spec.storage,
         trial=record.trial,
         folder=run.place("trials", record.trial),

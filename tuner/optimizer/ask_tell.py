@@ -1,8 +1,7 @@
 """What runs next: trials of one method or of several, then replicates. Ray knows nothing of this file.
 
-Every method has a lane: a space, a history, rungs and a proposer of its own, in which its trials are numbered from 0,
-so a method in a search of several is searched as it would be alone. `tuner.optimizer.method_bandit` chooses whose trial
-is next.
+Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history, rungs and a proposer of its
+own, in which its trials are numbered from 0. `tuner.optimizer.method_bandit` chooses which method the next trial is of.
 """
 
 from __future__ import annotations
@@ -11,50 +10,63 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.successive_halving import Rungs, rungs_for
+from tuner.optimizer.successive_halving import Rungs
 from tuner.results import replicates
 from tuner.results.history import History
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import CONTINUE, describe_scheduler, start_of, trunk_epochs
+from tuner.spec.schedulers import Decision, Point
 from tuner.spec.search_spec import SearchSpec
 
 FIRST = 4  # trials that every method gets before the bandit chooses, or half of its equal share
-PACE = 20  # epochs that an estimate of their duration is made from
+PACE = 20  # latest epochs whose median duration is the estimate for the next ones
 
 
 @dataclass
-class Lane:
-    """One method's part of a search."""
+class MethodSearch:
+    """The part of a search that belongs to one method; its trials are numbered from 0 here."""
 
+    method: str
     spec: SearchSpec
     history: History
-    rungs: Rungs | None
+    rungs: Rungs
     proposer: Proposer
-    growth: method_bandit.RewardWindow = field(default_factory=method_bandit.RewardWindow)
+    rewards: method_bandit.RewardWindow = field(default_factory=method_bandit.RewardWindow)
 
     @property
     def first(self) -> int:
+        """How many trials it gets before the bandit chooses."""
         return max(1, min(FIRST, self.spec.trials // 2))
 
+    def feed(self, trial: int, params: dict, metrics: dict) -> Decision:
+        """What becomes of its trial after an epoch: see ``Rungs.feed``."""
+        if not self.rungs.levels:
+            return Decision.CONTINUE
+        point = self.spec.goal.point(metrics, self.rungs.scheduler.compares)
+        return self.rungs.feed(trial, metrics["epoch"], point, self.spec.epoch_plan.start_of(params))
+
     def ended(self, record: TrialRecord) -> None:
+        """A trial has ended: its epochs and its point count for the bandit."""
+        self.rewards.add(len(record.epochs) - record.trunk_epochs, self._point(record))
+
+    def _point(self, record: TrialRecord) -> Point | None:
+        """The objectives with which a trial may stand on the front; None: it may not."""
+        if record.state != TrialState.FINISHED or not self.spec.goal.feasible(record.last):
+            return None
         point = self.spec.goal.point(record.last)
-        good = (
-            record.state == TrialState.FINISHED and self.spec.goal.feasible(record.last) and all(v == v for v in point)
-        )
-        self.growth.add(len(record.epochs) - record.trunk_epochs, point if good else None)
+        return point if all(v == v for v in point) else None
 
 
 class AskTell:
-    """Hands out trials and replicates in turn, and answers for the rungs. Trials go by their numbers in the history.
+    """Hands out trials and replicates in turn, and says at rungs what becomes of them. Trials go by the history's
+    numbers.
 
-    ``until``: no trial starts that cannot end by then (``time.time()``).
+    ``until``: no trial starts that cannot end by then (``time.time()``). ``late``: set once that is the case.
     """
 
     def __init__(
@@ -68,43 +80,46 @@ class AskTell:
     ):
         self.spec, self.history, self.until, self.late = spec, history, until, False
         self.total = replicates.total_trials(spec)
-        self.lanes = {own.method: self._lane(own, folder, warm) for own in spec.lanes}
+        warm = list(warm)
+        self.methods = {own.methods[0]: self._open(own, folder, warm) for own in spec.lanes}
         for record in sorted(history.trials.values(), key=lambda t: t.ended):
             if record.state != TrialState.RUNNING:
-                self.lanes[record.method].ended(record)
+                self.methods[record.method].ended(record)
         self._again = [r for r in history.replicates.values() if r.state == TrialState.RUNNING]
-        self._next: Lane | None = None
+        self._next: MethodSearch | None = None
 
-    def _lane(self, own: SearchSpec, folder: Path | None, warm: Iterable[TrialRecord]) -> Lane:
-        alone = own is self.spec
-        history = self.history if alone else self.history.lane(own.method)
-        rungs = rungs_for(own)
-        if rungs:
-            rungs.replay(history, partial(own.goal.point, objectives=own.scheduler_objectives), partial(start_of, own))
+    def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
+        """One method's part, as far as the history has it. ``spec``: of that method alone."""
+        (method,), alone = spec.methods, len(self.spec.methods) == 1
+        history = self.history if alone else self.history.lane(method)
+        rungs = Rungs(spec.early_stopping)
+        if rungs.levels:
+            compares = spec.early_stopping.compares
+            rungs.replay(history, lambda metrics: spec.goal.point(metrics, compares), spec.epoch_plan.start_of)
         proposer = Proposer(
-            own,
+            spec,
             history,
             rungs,
             folder,
-            [t for t in warm if t.method == own.method],
+            [t for t in warm if t.method == method],
             most=self.total,
-            study=None if alone else f"{own.search_name}/{own.method}",
+            study=None if alone else f"{spec.search_name}/{method}",
         )
-        return Lane(own, history, rungs, proposer)
+        return MethodSearch(method, spec, history, rungs, proposer)
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
 
     @property
     def descriptions(self) -> list[str]:
-        """What the search proposes with, and who is stopped when; a line each, for every method."""
+        """How the search proposes and what it stops early; a line each, for every method."""
         lines = []
-        for method, lane in self.lanes.items():
-            name = f"{method}: " if len(self.lanes) > 1 else ""
-            lines += [name + lane.proposer.description, name + describe_scheduler(lane.spec)]
-        if len(self.lanes) > 1:
+        for method, search in self.methods.items():
+            name = f"{method}: " if len(self.methods) > 1 else ""
+            lines += [name + search.proposer.description, name + search.rungs.scheduler.describe()]
+        if len(self.methods) > 1:
             lines.append(
-                f"methods {', '.join(self.lanes)} share {self.total} trials: "
-                f"{', '.join(str(lane.first) for lane in self.lanes.values())} each, then those whose trials "
+                f"methods {', '.join(self.methods)} share {self.total} trials: "
+                f"{', '.join(str(search.first) for search in self.methods.values())} each, then those whose trials "
                 "make the front of all grow get more"
             )
         if self.spec.seeds > 1:
@@ -126,7 +141,7 @@ class AskTell:
     def exhausted(self) -> bool:
         """Whether every trial asked for has been handed out."""
         return len(self.history.trials) >= self.total and not any(
-            lane.proposer.interrupted for lane in self.lanes.values()
+            search.proposer.interrupted for search in self.methods.values()
         )
 
     def next(self) -> TrialRecord | None:
@@ -142,47 +157,59 @@ class AskTell:
         return self._replicate() if self.exhausted else self._trial()
 
     def _trial(self) -> TrialRecord | None:
-        lane, self._next = self._chosen(), None
-        method = lane.spec.method
-        if not lane.proposer.interrupted and not self._in_time(method, lane.spec.max_epochs - trunk_epochs(lane.spec)):
-            return None  # before anything is written down
-        proposal, known = lane.proposer.next(), self.history.numbers.get(method, [])
+        search, self._next = self._chosen(), None
+        method, max_epochs = search.method, search.spec.max_epochs
+        if not search.proposer.interrupted and not self._in_time(
+            method, max_epochs - search.spec.epoch_plan.trunk_epochs
+        ):
+            return None  # before the proposal is recorded
+        proposal, known = search.proposer.next(), self.history.numbers.get(method, [])
+        if proposal is None:
+            return None
         if proposal.trial >= len(known):
             return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed)
         record = self.history.trials[known[proposal.trial]]
-        return record if self._in_time(method, lane.spec.max_epochs - len(record.epochs)) else None
+        return record if self._in_time(method, max_epochs - len(record.epochs)) else None
 
     def _replicate(self) -> TrialRecord | None:
-        for trial, seed in replicates.wanted(self.spec, self.history):
-            record = self.history.trials[trial]
-            if self._in_time(record.method, self.spec.max_epochs):
-                return TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
-            break
-        return None
+        wanted = replicates.wanted(self.spec, self.history)
+        if not wanted:
+            return None
+        trial, seed = wanted[0]
+        record = self.history.trials[trial]
+        if not self._in_time(record.method, self.spec.max_epochs):
+            return None
+        return TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
 
     @property
     def _number(self) -> int:
         return len(self.history.trials) + len(self.history.replicates)
 
-    def _chosen(self) -> Lane:
-        """The lane of the next trial: first who was interrupted, then who is new, then whom the bandit draws."""
+    def _chosen(self) -> MethodSearch:
+        """The method of the next trial, the same until that trial is handed out."""
         if self._next is None:
-            open_ = [lane for lane in self.lanes.values() if not lane.proposer.exhausted]
-            begun = [lane for lane in open_ if lane.proposer.interrupted]
-            new = [lane for lane in open_ if len(lane.history.trials) < lane.first]
-            if begun or new:
-                self._next = begun[0] if begun else min(new, key=lambda lane: len(lane.history.trials))
-            elif len(open_) == 1:
-                self._next = open_[0]
-            else:
-                growths = {lane.spec.method: lane.growth for lane in open_}
-                self._next = self.lanes[method_bandit.choose(growths, self.spec.seed, len(self.history.trials))]
+            self._next = self._choose()
         return self._next
+
+    def _choose(self) -> MethodSearch:
+        """First a method with interrupted trials, then one that has not had its first ones, then the bandit's draw."""
+        open_ = [search for search in self.methods.values() if not search.proposer.exhausted]
+        begun = [search for search in open_ if search.proposer.interrupted]
+        if begun:
+            return begun[0]
+        new = [search for search in open_ if len(search.history.trials) < search.first]
+        if new:
+            return min(new, key=lambda search: len(search.history.trials))
+        if len(open_) == 1:
+            return open_[0]
+        rewards = {search.method: search.rewards for search in open_}
+        return self.methods[method_bandit.choose(rewards, self.spec.seed, len(self.history.trials))]
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
     def _in_time(self, method: str, epochs: int) -> bool:
-        """Whether so many epochs can end by ``until``, as far as the latest ones tell; else the search is ``late``."""
+        """Whether so many epochs of a method can end by ``until``, at the pace of its latest ones; else the search is
+        ``late``."""
         if self.until is None:
             return True
         latest = islice(
@@ -202,46 +229,44 @@ class AskTell:
 
     # ---- what became of it -------------------------------------------------------------------------------------------
 
-    def tell(self, number: int, state: str) -> None:
+    def tell(self, number: int, state: TrialState) -> None:
         """How a trial ended; its history knows already."""
         if number in self.history.replicates:
             return
-        lane, place = self._place(number)
-        lane.proposer.tell(place, state, self.history.trials[number].last)
-        lane.ended(self.history.trials[number])
+        search, place = self._place(number)
+        search.proposer.tell(place, state, self.history.trials[number].last)
+        search.ended(self.history.trials[number])
 
-    def feed(self, number: int, metrics: dict) -> str:
-        """What becomes of a trial after an epoch: see ``Rungs.feed``. A replicate always goes on."""
+    def feed(self, number: int, metrics: dict) -> Decision:
+        """What becomes of a trial after an epoch with these metrics. A replicate always goes on."""
         if number in self.history.replicates:
-            return CONTINUE
-        lane, place = self._place(number)
-        if not lane.rungs:
-            return CONTINUE
-        point = lane.spec.goal.point(metrics, objectives=lane.spec.scheduler_objectives)
-        return lane.rungs.feed(place, metrics["epoch"], point, start_of(lane.spec, self.history.trials[number].params))
+            return Decision.CONTINUE
+        search, place = self._place(number)
+        return search.feed(place, self.history.trials[number].params, metrics)
 
     @property
     def paused(self) -> int:
         """How many trials wait at a rung."""
-        return sum(len(lane.rungs.paused) for lane in self.lanes.values() if lane.rungs)
+        return sum(len(search.rungs.paused) for search in self.methods.values())
 
     @property
     def stops(self) -> bool:
         """Whether there are rungs at all."""
-        return any(lane.rungs for lane in self.lanes.values())
+        return any(search.rungs.levels for search in self.methods.values())
 
     def promotable(self) -> int | None:
         """A paused trial that should go on now."""
-        for method, lane in self.lanes.items():
-            place = lane.rungs.promotable() if lane.rungs else None
+        for method, search in self.methods.items():
+            place = search.rungs.promotable()
             if place is not None:
                 return self.history.numbers[method][place]
         return None
 
     def promote(self, number: int) -> None:
-        lane, place = self._place(number)
-        lane.rungs.promote(place)
+        """A paused trial goes on."""
+        search, place = self._place(number)
+        search.rungs.promote(place)
 
-    def _place(self, number: int) -> tuple[Lane, int]:
+    def _place(self, number: int) -> tuple[MethodSearch, int]:
         method, place = self.history.place(number)
-        return self.lanes[method], place
+        return self.methods[method], place

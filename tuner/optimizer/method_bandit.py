@@ -1,8 +1,9 @@
-"""Which of several methods gets the next trial: the one whose trials make the front of all methods grow.
+"""Which of several methods gets the next trial: a bandit whose reward is the growth of the front of all methods.
 
-Three trials in ten go evenly to all methods, so that none is written off. The others are drawn in proportion to what a
-method's ``RECENT`` latest trials add to the front of all, in hypervolume per epoch that they trained: what the front
-would lose without them. That is a method's own doing, whoever came first, and it fades when a method finds no more.
+The share ``EVEN`` of the trials is spread evenly over the methods, so that none is written off. The others are drawn in
+proportion to a method's reward: the hypervolume that the front of all methods would lose without its ``RECENT`` latest
+trials (their exclusive hypervolume), per epoch that these trained. It does not depend on which method came first, and
+it fades when a method finds nothing new.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ Point = tuple[float, ...]
 
 
 class RewardWindow:
-    """A method's finished points, the latest trials apart from the others. A trial without a point cost its epochs."""
+    """A method's finished points, those of its ``RECENT`` latest trials apart from the older ones.
 
-    def __init__(self):
+    A trial without a point, one that was stopped say, counts with the epochs that it trained.
+    """
+
+    def __init__(self) -> None:
         self.older: list[Point] = []  # non-dominated among themselves
         self.recent: deque[tuple[int, Point | None]] = deque()
-        self.trials = 0
 
     def add(self, epochs: int, point: Point | None) -> None:
-        self.trials += 1
+        """A trial has ended after so many epochs; ``point``: its objectives, None where it has none for a front."""
         self.recent.append((epochs, point))
         if len(self.recent) > RECENT:
             _, left = self.recent.popleft()
@@ -43,33 +46,34 @@ class RewardWindow:
 
 
 def pareto_points(points: Sequence[Point]) -> list[Point]:
+    """The non-dominated ones, all objectives maximised."""
     return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
 
 
 def volume(points: Sequence[Point]) -> float:
-    """Down to 0 in every objective."""
+    """Hypervolume against 0 in every objective."""
     return hypervolume(pareto_points(points), [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
 
 
 def rates(methods: dict[str, RewardWindow]) -> dict[str, float]:
-    """Hypervolume that the front of all would lose without a method's latest trials, per epoch that they trained."""
-    points = {name: [*growth.older, *growth.latest] for name, growth in methods.items()}
+    """Method -> exclusive hypervolume of its latest trials, per epoch that they trained."""
+    points = {name: [*window.older, *window.latest] for name, window in methods.items()}
     whole = volume([p for of_one in points.values() for p in of_one])
     found = {}
-    for name, growth in methods.items():
+    for name, window in methods.items():
         others = [p for other, of_one in points.items() if other != name for p in of_one]
-        found[name] = max(0.0, whole - volume([*others, *growth.older])) / growth.epochs
+        found[name] = max(0.0, whole - volume([*others, *window.older])) / window.epochs
     return found
 
 
 def shares(methods: dict[str, RewardWindow]) -> dict[str, float]:
-    """The chance of each method to get the next trial."""
+    """The probability of each method to get the next trial; they add up to 1."""
     rate, even = rates(methods), 1 / len(methods)
     total = sum(rate.values())
     return {name: EVEN * even + (1 - EVEN) * (value / total if total else even) for name, value in rate.items()}
 
 
 def choose(methods: dict[str, RewardWindow], seed: int, number: int) -> str:
-    """The method of trial ``number``; the same whenever it is asked with the same results."""
+    """The method of trial ``number``: a draw that depends on the seed, the number and the results alone."""
     share = shares(methods)
     return random.Random(f"{seed} {number}").choices(list(share), list(share.values()))[0]

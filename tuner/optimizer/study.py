@@ -1,8 +1,9 @@
-"""The study as people see it: an Optuna journal in the search's folder, or a database, which optuna-dashboard opens.
+"""The recorded study, for optuna-dashboard and for samplers that read it: a journal in the search's folder, or a
+database.
 
-It is a record, not the truth: what is missing is filled in from the history, and what cannot be true is written anew.
-Only trials of full budget carry values; the user attribute ``epoch`` says at how many epochs values were taken,
-``values_at_end`` holds those of the others.
+The history is the truth: trials that the study lacks are filled in from it, and a study that contradicts it is written
+anew. Only trials of full budget carry values; the user attribute ``epoch`` is the last epoch of a trial, and
+``values_at_end`` holds the objectives there of the other trials.
 """
 
 from __future__ import annotations
@@ -12,28 +13,33 @@ import math
 import os
 import re
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from optuna.trial import create_trial
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
+from tuner.optimizer.quiet import quiet_optuna
 from tuner.optimizer.samplers import make_sampler
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import WORST
+from tuner.spec.samplers import SAMPLERS
+from tuner.spec.search_spec import SearchSpec
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``
 
 
-def open_storage(url: str | None, folder: Path | None):
-    """The database at ``url``, else the journal ``study.log`` in ``folder``, else memory."""
+def open_storage(url: str | None, folder: Path | None) -> BaseStorage:
+    """The database at ``url``, else the journal ``study.log`` in ``folder``, else memory.
+
+    ``UsageError`` in one sentence, without the password, where the database cannot be opened.
+    """
     if url:
         try:
             return RDBStorage(url)
@@ -49,16 +55,17 @@ def open_storage(url: str | None, folder: Path | None):
 
 
 def _open_journal(path: Path) -> JournalStorage:
-    """The journal without the half line that a killed writer may leave. One that cannot be read is set aside."""
+    """The journal, cut behind its last whole line: a killed writer may leave half a line. One that cannot be read is
+    renamed to ``study.unreadable.log`` and a new one begun."""
     text = path.read_bytes() if path.exists() else b""
     end = text.rfind(b"\n") + 1
     if end < len(text):
         os.truncate(path, end)
     try:
         if end:
-            json.loads(text[:end].splitlines()[-1])  # which Optuna looks at when another line follows
+            json.loads(text[:end].splitlines()[-1])  # Optuna reads the last line only once another one follows
         return JournalStorage(JournalFileBackend(str(path)))
-    except Exception:  # whatever it stumbled over, the history has it all
+    except Exception:  # whatever is wrong with it, the history holds the same trials
         os.replace(path, path.with_name("study.unreadable.log"))
         return JournalStorage(JournalFileBackend(str(path)))
 
@@ -68,23 +75,29 @@ def _without_password(text: str) -> str:
 
 
 def _key(folder: Path | None) -> str:
-    """This search's own key. A study is named by what the search is, so that of another home may have the same name."""
+    """This search's own key. A study is named by what the search is, so a search of another home may have the same
+    name. The key lies in the search's folder: a home that takes the search over owns its study too."""
     if folder is None:
         return uuid.uuid4().hex
-    path = folder / "study.owner"  # goes where the folder goes: a home that takes the search over is its owner too
+    path = folder / "study.owner"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex)
     return path.read_text()
 
 
-class Record:
-    """Writes trials down as they start and end. Trial numbers are the history's."""
+class RecordedStudy:
+    """Records trials as they start and end, under the history's trial numbers.
 
-    def __init__(self, spec, history: History, folder: Path | None = None, name: str | None = None):
+    ``UsageError`` where a study of that name in the database belongs to another search. ``lost``: parameters of the
+    trials that were proposed before the process died, and that the history does not know.
+    """
+
+    @quiet_optuna()
+    def __init__(self, spec: SearchSpec, history: History, folder: Path | None = None, name: str | None = None):
         self.spec, self.space, self.goal = spec, spec.search_space(), spec.goal
         self.storage = open_storage(spec.study_storage, folder)
         self.study = self._open(name or spec.search_name)
-        self.lost: dict[int, dict[str, Any]] = {}  # proposed, but the process died before the history heard of it
+        self.lost: dict[int, dict[str, Any]] = {}
         self._catch_up(history, _key(folder) if spec.study_storage else None)
 
     def _open(self, name: str) -> optuna.Study:
@@ -94,26 +107,21 @@ class Record:
             load_if_exists=True,
             directions=["maximize"] * len(self.spec.objectives),
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(
-                [
-                    f"{n} ({self.spec.smooth_worst})" if self.spec.smooth_worst and n == WORST else n
-                    for n in self.spec.objectives
-                ]
-            )
+        smooth = self.spec.smooth_worst
+        study.set_metric_names([f"{n} ({smooth})" if smooth and n == WORST else n for n in self.spec.objectives])
         return study
 
     def _catch_up(self, history: History, key: str | None) -> None:
-        """Make the study say what the history says. ``key``: the owner's, for a study that others could open too."""
+        """Bring the study into agreement with the history. ``key``: the owner's, for a study in a shared database."""
         owner, recorded = self.study.user_attrs.get(OWNER), self.study.get_trials(deepcopy=False)
         if owner not in (None, key):
             raise self._not_ours()
         unknown = [t for t in recorded if t.number not in history.trials]
         if any(t.state != OptunaState.RUNNING for t in unknown):
-            if owner != key:  # nobody's, from before there were owners
+            if owner != key:  # of a version that did not write owners
                 raise self._not_ours()
-            optuna.delete_study(study_name=self.study.study_name, storage=self.storage)  # our history came back older
+            # ours, but the history is older: it was restored from a copy
+            optuna.delete_study(study_name=self.study.study_name, storage=self.storage)
             self.study, owner, recorded, unknown = self._open(self.study.study_name), None, [], []
         if owner != key:
             self.study.set_user_attr(OWNER, key)
@@ -130,13 +138,14 @@ class Record:
             "give this one another --name"
         )
 
-    def _params(self, trial) -> dict[str, Any]:
+    def _params(self, trial: FrozenTrial) -> dict[str, Any]:
         if trial.user_attrs.get("paper"):
             return self.space.default()
         return self.space.resolve(lambda param: trial.params.get(param.name, param.default))
 
+    @quiet_optuna()
     def start(self, number: int, params: dict[str, Any]) -> None:
-        """A proposal is on its way."""
+        """A trial was proposed."""
         inside = self.space.contains(params)  # the paper's setting may lie outside the ranges
         searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
         trial_id = self.storage.create_new_trial(
@@ -155,26 +164,30 @@ class Record:
         return self.storage.get_study_id_from_name(self.study.study_name)
 
     def _check(self, number: int, given: int) -> None:
-        if given != number:  # values would be told to the trials of somebody else
+        """The study gave a trial another number: another process writes into it, and values would go to its trials."""
+        if given != number:
             raise self._not_ours()
 
+    @quiet_optuna()
     def ask(self, number: int, total: int) -> dict[str, Any]:
-        """A proposal by a sampler that keeps its state in this study; it is written down already."""
-        self.study.sampler = make_sampler(self.spec.sampler, seed=self.spec.seed, number=number, trials=total)
+        """Proposal ``number`` of ``total`` by a sampler that reads this study, in which it is recorded at once."""
+        row = SAMPLERS[self.spec.sampler]
+        self.study.sampler = make_sampler(row, seed=self.spec.seed, number=number, trials=total)
         trial = self.study.ask()
         self._check(number, trial.number)
         trial.set_user_attr("paper", False)
         return self.space.sample(trial)
 
-    def end(self, number: int, state: str, metrics: dict[str, float]) -> None:
-        """A trial has ended; does nothing where that is known already."""
+    @quiet_optuna()
+    def end(self, number: int, state: TrialState, metrics: dict[str, float]) -> None:
+        """A trial has ended, with the metrics of its last epoch; no effect where the study knows."""
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         trial = self.storage.get_trial(trial_id)
         if trial.state.is_finished():
             return
         values = self.goal.point(metrics)
         live = optuna.trial.Trial(self.study, trial_id)
-        for name, violation in self.goal.violations(metrics).items():  # on every trial: the samplers want all or none
+        for name, violation in self.goal.violations(metrics).items():  # samplers want them on all trials or on none
             live.set_constraint(name, violation)
         live.set_user_attr("epoch", metrics.get("epoch", 0))
         in_study = bool(trial.params) or not self.space.searched

@@ -1,18 +1,19 @@
-"""Asynchronous successive halving over epochs, on all objectives at once. Ray knows nothing of this file.
+"""Asynchronous successive halving over epochs, on all objectives at once: the rungs, and how trials are ranked at them.
 
-A rung is a number of epochs. Who reaches it is compared with everybody who reached it before, at that same number of
-epochs, and goes on if it is among the best 1/reduction (Li et al., 2020, ASHA; they take 3 or 4, we 2: over recorded
-curves more and gentler rungs needed fewer epochs, docs/decisions.md). "Best" with several objectives is that of
-Schmucker et al., 2021 (MO-ASHA, arXiv:2106.12639): first the non-dominated points, then those that are non-dominated
-once the first are gone, and so on; within one such front an epsilon-net order, which starts at one end of the front and
-then always takes the point farthest from all taken so far, so that whatever part of a front survives, it is spread out.
+A rung is a number of epochs. A trial that reaches it is compared with all that reached it before, at the same number of
+epochs, and goes on where the scheduler (`tuner.spec.schedulers`) says so: with ASHA if it is among the best 1/eta (Li
+et al., 2020, arXiv:1810.05934; they take eta = 3 or 4, our default is 2: over recorded curves more and gentler rungs
+needed fewer epochs). With several objectives "best" is that of MO-ASHA (Schmucker et al., 2021, arXiv:2106.12639):
+fronts are peeled off by non-dominated sorting; within one front the order is an epsilon-net, which starts at one end of
+the front and always takes the point farthest from those taken before, so that what survives of a front is spread out.
 
-Three things differ from the papers, each for a reason:
-- A trial stands at a rung with its best epoch so far (see ``best``), because adversarial training dips and recovers.
-- A rung compares with its ``WINDOW`` trials of the highest numbers, whoever arrives or waits. Measured on one core, a
-  decision then costs at most 5 ms however many trials there were (20 ms for who waits since before those), and a
-  sampler that improves does not make the bar ever easier to pass.
-- The trial 0, the paper's setting, is what a front is compared with: it is never stopped.
+Three things differ from the papers:
+- A trial stands at a rung with its best epoch so far (see ``best_epoch``), because adversarial training dips and
+  recovers.
+- A rung compares with a window, its ``WINDOW`` trials of the highest numbers, whichever trial arrives or waits. A
+  decision then costs at most 5 ms on one core however many trials there were (20 ms for a waiting trial from before the
+  window), and a sampler that improves does not make the bar ever easier to pass.
+- Trial 0, the paper's setting, is never stopped: fronts are compared with it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tuner.spec.epoch_plan import CONTINUE, PAUSE, STOP, rung_levels, scheduler_name
+from tuner.results.history import History
+from tuner.spec.schedulers import Decision, Point, Scheduler
 
 WINDOW = 400
-MEDIAN_NEEDS = 5  # trials at a rung before a median means anything
-Point = tuple[float, ...]
 
 
-def best(points: Sequence[Point]) -> Point:
-    """The epoch a trial is judged by: the one whose box down to 0 is largest, the latest of equals.
+def best_epoch(points: Sequence[Point]) -> Point:
+    """The epoch a trial is judged by: the one with the largest product of objectives; ties go to the larger sum, then
+    to the latest.
 
-    A point that was really reached (a component-wise best would promise a mix of epochs that no checkpoint holds), one
-    of the trial's own non-dominated ones, and independent of the other trials, so that rungs can be rebuilt in any
-    order.
+    A component-wise maximum would promise a mix of epochs that no checkpoint holds. The product takes one of the
+    trial's own non-dominated epochs and does not depend on other trials, so rungs can be rebuilt in any order.
     """
     return max(enumerate(points), key=lambda item: (math.prod(max(v, 0.0) for v in item[1]), sum(item[1]), item[0]))[1]
 
@@ -46,21 +46,21 @@ def ranks(points: np.ndarray) -> np.ndarray:
     for column in points.T:
         at_least &= column[:, None] >= column[None, :]
     dominates = at_least & ~at_least.T
-    left = dominates.sum(axis=0)  # by how many points, not yet on a front, each is dominated
+    dominators = dominates.sum(axis=0)  # of each point, among those not yet on a front
     rank = np.full(len(points), -1)
     for number in range(len(points)):
-        front = np.flatnonzero((left == 0) & (rank < 0))
+        front = np.flatnonzero((dominators == 0) & (rank < 0))
         if not len(front):
             break
         rank[front] = number
-        left -= dominates[front].sum(axis=0)
+        dominators -= dominates[front].sum(axis=0)
     return rank
 
 
 def net_order(points: np.ndarray) -> list[int]:
     """Epsilon-net order of the rows of one front: best first objective first, then the farthest from those taken.
 
-    Objectives are scaled by the front's range; equals go by their row number.
+    Objectives are scaled by the front's range; ties go to the lower row number.
     """
     span = points.max(axis=0) - points.min(axis=0)
     scaled = points / np.where(span > 0, span, 1.0)
@@ -74,7 +74,7 @@ def net_order(points: np.ndarray) -> list[int]:
 
 
 def ranked(points: np.ndarray) -> list[int]:
-    """All rows from best to worst: by front, within a front by epsilon-net."""
+    """All rows of ``points`` (n, objectives) from best to worst: by front, within a front by epsilon-net."""
     if points.shape[1] == 1:
         return [int(i) for i in np.argsort(-points[:, 0], kind="stable")]
     rank = ranks(points)
@@ -84,23 +84,27 @@ def ranked(points: np.ndarray) -> list[int]:
 
 @dataclass
 class Rung:
-    """Who reached this many epochs, with which point; the order is worked out when it is asked for."""
+    """The trials that have reached one number of epochs. Ranks are computed when they are asked for."""
 
     level: int
-    points: dict[int, Point] = field(default_factory=dict)
-    _window: list[int] = field(default_factory=list)  # empty: not worked out yet
-    _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict)  # by the older ones ranked with it
+    points: dict[int, Point] = field(default_factory=dict)  # trial -> its best epoch so far
+    _window: list[int] = field(default_factory=list)  # empty: not computed yet
+    _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict)  # by the older trials ranked with it
 
     def add(self, trial: int, point: Point) -> None:
         self.points[trial] = point
         self._window, self._orders = [], {}
 
-    def best(self, reduction: int, also: Iterable[int]) -> list[int]:
-        """Who of the latest ``WINDOW`` trials (by number) and ``also`` takes one of the window's best 1/reduction
-        places, the best first.
+    def others(self, trial: int) -> list[Point]:
+        """The points of the latest ``WINDOW`` trials (by number) without ``trial``."""
+        return [self.points[t] for t in sorted(self.points) if t != trial][-WINDOW:]
 
-        Who of ``also`` is older, as a slow trial is by the time it arrives, is ranked with the window but brings no
-        place along: those who wait were not among the best, and many of them would lower the bar.
+    def best(self, reduction: int, also: Iterable[int]) -> list[int]:
+        """The best 1/``reduction`` of the latest ``WINDOW`` trials (by number), best first.
+
+        A trial of ``also`` that is older than the window, as a slow one is by the time it arrives, is ranked with the
+        window but does not raise the quota: waiting trials were not among the best, and many of them would lower the
+        bar.
         """
         if not self._window:
             self._window = sorted(self.points)[-WINDOW:]
@@ -112,45 +116,39 @@ class Rung:
 
 
 class Rungs:
-    """``feed`` it every epoch of every trial; it answers CONTINUE, STOP or PAUSE.
+    """The rungs of one method's search: ``feed`` takes every epoch of every trial and answers with a ``Decision``.
 
-    ``on_rung="pause"``: who is not among the best waits (``paused``) and goes on when ``promotable`` names it, because
-    the rung has grown. ``rule="median"``: every level stops whoever is below the median of the others (one objective).
+    Where ``scheduler`` pauses, a trial that is not promoted waits (``paused``) until ``promotable`` names it, because
+    its rung has grown. Trials in ``protected`` are never stopped.
     """
 
-    def __init__(
-        self,
-        at: Iterable[int],
-        reduction: int = 3,
-        on_rung: str = STOP,
-        *,
-        rule: str = "asha",
-        protected: Iterable[int] = (0,),
-    ):
-        self.rungs = {level: Rung(level) for level in sorted(at)}
-        self.reduction, self.on_rung, self.rule, self.protected = reduction, on_rung, rule, set(protected)
+    def __init__(self, scheduler: Scheduler, *, protected: Iterable[int] = (0,)):
+        self.scheduler, self.protected = scheduler, set(protected)
+        self.rungs = {level: Rung(level) for level in scheduler.levels}
         self.paused: dict[int, int] = {}  # trial -> the level where it waits
         self._promoted: dict[int, int] = {}  # trial -> the highest level it may pass
-        self._curves: dict[int, dict[int, Point]] = {}
+        self._curves: dict[int, dict[int, Point]] = {}  # trial -> epoch -> objectives
 
     @property
     def levels(self) -> list[int]:
         return list(self.rungs)
 
-    def feed(self, trial: int, epoch: int, point: Point, start: int = 0) -> str:
+    def feed(self, trial: int, epoch: int, point: Point, start: int = 0) -> Decision:
         """What becomes of ``trial`` after ``epoch`` finished epochs with objectives ``point``.
 
-        ``start``: the epoch (from 0) at which this trial began to reweight; it is never judged by what it was before.
+        ``start``: the epoch (from 0) at which this trial began to reweight; earlier epochs are never judged.
         """
         self.note(trial, epoch, point, start)
-        if epoch not in self.rungs or trial in self.protected or epoch <= self._promoted.get(trial, 0):
-            return CONTINUE
-        if self._passes(trial, self.rungs[epoch]):
+        rung = self.rungs.get(epoch)
+        if rung is None or trial in self.protected or epoch <= self._promoted.get(trial, 0):
+            return Decision.CONTINUE
+        # without a point it has not started yet, or its objectives are NaN
+        decision = self.scheduler.decide(rung, trial) if trial in rung.points else Decision.CONTINUE
+        if decision == Decision.CONTINUE:
             self._promoted[trial] = epoch
-            return CONTINUE
-        if self.on_rung == PAUSE:
+        elif decision == Decision.PAUSE:
             self.paused[trial] = epoch
-        return self.on_rung
+        return decision
 
     def note(self, trial: int, epoch: int, point: Point, start: int = 0) -> None:
         """Remember an epoch without deciding anything."""
@@ -159,27 +157,17 @@ class Rungs:
         curve = self._curves.setdefault(trial, {})
         curve[epoch] = point
         if epoch in self.rungs and trial not in self.rungs[epoch].points:  # after a restart it is reported again
-            self.rungs[epoch].add(trial, best([curve[e] for e in sorted(curve) if e <= epoch]))
+            self.rungs[epoch].add(trial, best_epoch([curve[e] for e in sorted(curve) if e <= epoch]))
         if epoch >= max(self.rungs, default=0):
-            del self._curves[trial]  # there is nothing left to judge
-
-    def _passes(self, trial: int, rung: Rung) -> bool:
-        if trial not in rung.points:
-            return True  # nothing is known of it: not started yet, or NaN
-        if self.rule == "median":
-            others = [rung.points[t][0] for t in sorted(rung.points) if t != trial]
-            return len(others) < MEDIAN_NEEDS or rung.points[trial][0] >= float(np.median(others[-WINDOW:]))
-        if self.on_rung == STOP and len(rung.points) < self.reduction:
-            return True  # too few to compare with, and a stop cannot be taken back
-        return trial in rung.best(self.reduction, (trial,))
+            del self._curves[trial]  # no rung is left that it could reach
 
     def promotable(self) -> int | None:
-        """The paused trial that should go on now: the best of the highest rung that has grown enough."""
+        """The paused trial that should go on now, the one at the highest rung first; None: all wait on."""
         for level in reversed(self.levels):
-            waiting = [trial for trial, at in self.paused.items() if at == level]
-            for trial in self.rungs[level].best(self.reduction, waiting) if waiting else ():
-                if self.paused.get(trial) == level:
-                    return trial
+            waiting = {trial for trial, at in self.paused.items() if at == level}
+            trial = self.scheduler.promote(self.rungs[level], waiting) if waiting else None
+            if trial is not None:
+                return trial
         return None
 
     def promote(self, trial: int) -> None:
@@ -187,11 +175,11 @@ class Rungs:
         self._promoted[trial] = self.paused.pop(trial)
 
     def forget(self, trial: int) -> None:
-        """A trial has ended: it waits no longer; what it reached stays."""
+        """A trial has ended: it waits no longer; its points at rungs stay."""
         self.paused.pop(trial, None)
         self._curves.pop(trial, None)
 
-    def replay(self, history, point: Callable[[dict], Point], start: Callable[[dict], int]) -> Rungs:
+    def replay(self, history: History, point: Callable[[dict], Point], start: Callable[[dict], int]) -> Rungs:
         """Rebuild the state from a history. ``point(metrics)``: the objectives; ``start(params)``: see ``feed``."""
         for record in history.trials.values():
             for metrics in record.epochs:
@@ -201,11 +189,3 @@ class Rungs:
             if record.state.ended:
                 self.forget(record.trial)
         return self
-
-
-def rungs_for(spec) -> Rungs | None:
-    """The rungs of a search, or None where nothing is stopped early."""
-    name = scheduler_name(spec)
-    if name == "none":
-        return None
-    return Rungs(rung_levels(spec), spec.reduction, spec.on_rung, rule="median" if name == "median" else "asha")

@@ -1,4 +1,4 @@
-"""Warm start: what an earlier search found out tells the model of a new one, where its numbers mean the same."""
+"""Warm start: the model of a new search learns from the full trials of an earlier one whose values mean the same."""
 
 from __future__ import annotations
 
@@ -8,33 +8,38 @@ from pathlib import Path
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
-# What must agree for a value of the earlier search to be a value of this one.
+# The fields that must agree for a value of the earlier search to be a value of this one.
 _SAME = ("method", "dataset", "imbalance", "model", "max_epochs", "set")
-_LEARN = ("auto", "tpe", "gp")  # samplers with a model that can be told of other trials
 
 
 def check_warm(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` in one sentence where the earlier search is unknown or speaks of something else.
+    """``UsageError`` in one sentence where the earlier search is unknown, or its values mean something else.
 
-    Once its trials are kept with this search, nothing is asked of it any more: it may be gone.
+    Once its trials are kept with this search, the earlier one is not read any more: it may be gone.
     """
-    from tuner.results.searches import load_search
-
     if not spec.warm_start or _kept(home.search(spec.search_name)).exists():
         return
-    if spec.sampler not in _LEARN:
+    if not SAMPLERS[spec.sampler].warm_starts:
         raise UsageError(
             f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
-            f"one of: {', '.join(_LEARN)}"
+            f"one of: {', '.join(name for name, row in SAMPLERS.items() if row.warm_starts)}"
         )
-    run = load_search(home, spec.warm_start)
-    theirs, history = run.spec, run.history
+    earlier = load_search(home, spec.warm_start)
+    _check_same(spec, earlier.spec)
+    if not earlier.history.with_state(TrialState.FINISHED):
+        raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
+
+
+def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
-    if theirs.identity().get("trunk") != spec.identity().get("trunk"):  # at:N changes values, auto and none do not
+    # at:N changes values; auto and none do not, and ``identity`` leaves them out
+    if theirs.identity().get("trunk") != spec.identity().get("trunk"):
         differs.append("trunk")
     if differs:
         pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
@@ -45,16 +50,14 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
             f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there.searched)} there, "
             f"{', '.join(here.searched)} here"
         )
-    if there.fixed != here.fixed:  # by --fix or by --space
+    if there.fixed != here.fixed:
         raise UsageError(
             f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, {here.fixed} here"
         )
-    if not history.with_state(TrialState.FINISHED):
-        raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
 
 
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:
-    """The earlier search's trials of full budget, as they were when this search first started."""
+    """The earlier search's trials of full budget, as they were when this search first started; kept in ``folder``."""
     if not spec.warm_start:
         return []
     kept = _kept(folder)

@@ -16,7 +16,7 @@ from tuner.results.replicates import total_trials
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import burn_in_reach, latest_branch, trunk_epochs
+from tuner.spec.epoch_plan import burn_in_reach
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -157,7 +157,7 @@ def trunk_lines(spec: SearchSpec) -> list[str]:
 
 def trunk_line(spec: SearchSpec) -> str:
     """What trials share before they differ, or why they share nothing."""
-    first, last = trunk_epochs(spec), latest_branch(spec)
+    first, last = spec.epoch_plan.trunk_epochs, spec.epoch_plan.latest_branch
     reach = burn_in_reach(spec.search_space())
     if last and spec.trunk != "auto":
         return f"trunk: every trial starts from {first} epochs of plain AT"

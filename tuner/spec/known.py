@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from search_spaces.param import Param
 
-SAMPLERS = ("auto", "random", "qmc", "tpe", "nsga2", "nsga3", "gp")
-SCHEDULERS = ("pareto-asha", "asha", "median", "none")
-
 
 def samplers() -> Iterable[str]:
-    return SAMPLERS
+    from tuner.spec.samplers import SAMPLERS
+
+    return tuple(SAMPLERS)
 
 
 def schedulers() -> Iterable[str]:
-    return SCHEDULERS
+    from tuner.spec.schedulers import SCHEDULERS
+
+    return tuple(SCHEDULERS)
 
 
 def rung_actions() -> Iterable[str]:

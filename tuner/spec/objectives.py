@@ -1,6 +1,6 @@
-"""What a search tries to reach: its objectives as the sampler and the scheduler see them, and its constraints.
+"""The goal of a search: its objectives as the sampler and the scheduler see them, and its constraints.
 
-The report always shows the plain metrics; only what decides may be smoothed.
+Reports always show the plain metrics; only the values that the sampler and the scheduler decide by may be smoothed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tuner.errors import UsageError
 
 WORST = "worst_class_robust_acc"
 METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")
-BOUNDED = (*METRICS, "robust_acc_gap", "train_loss", "weight_ess")  # what a constraint may speak of
+BOUNDED = (*METRICS, "robust_acc_gap", "train_loss", "weight_ess")  # metrics that a constraint may bound
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Constraint:
     bound: float
 
     def violation(self, metrics: dict[str, Any]) -> float:
-        """At most 0 where it holds (Optuna's convention); 1 where the metric is missing or NaN."""
+        """At most 0 where the constraint holds (Optuna's convention); 1 where the metric is missing or NaN."""
         value = metrics.get(self.metric)
         return 1.0 if value is None or math.isnan(value) else self.sign * (self.bound - value)
 
 
 def parse_constraint(text: str) -> Constraint:
+    """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names what is wrong and what is allowed."""
     match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", str(text))
     if not match:
         raise UsageError(f"--constraint {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
@@ -52,7 +53,7 @@ def parse_constraint(text: str) -> Constraint:
 
 
 def parse_constraints(texts: Sequence[str]) -> tuple[Constraint, ...]:
-    """All of them; that no value can keep two of them is said, not searched for."""
+    """All of them; ``UsageError`` also where two of them exclude each other."""
     found = [parse_constraint(text) for text in texts]
     for (low, least), (high, most) in permutations(zip(texts, found), 2):
         if least.metric == most.metric and least.sign > most.sign and least.bound > most.bound:
@@ -61,7 +62,7 @@ def parse_constraints(texts: Sequence[str]) -> tuple[Constraint, ...]:
 
 
 def parse_smoothing(text: str | None) -> float | None:
-    """``cvar:0.2`` -> 0.2."""
+    """``cvar:0.2`` -> 0.2, the share of the classes whose mean replaces the worst class."""
     if text is None:
         return None
     kind, _, share = str(text).partition(":")
@@ -76,14 +77,15 @@ def parse_smoothing(text: str | None) -> float | None:
 
 @dataclass(frozen=True)
 class Goal:
-    """``objectives`` are maximised. ``smooth``: replace the worst class by the mean of that share of worst classes."""
+    """``objectives`` are maximised. ``smooth``: the worst class is replaced by the mean of that share of worst classes
+    (the conditional value at risk)."""
 
     objectives: tuple[str, ...]
     constraints: tuple[Constraint, ...] = ()
     smooth: float | None = None
 
     def point(self, metrics: dict[str, Any], objectives: Sequence[str] | None = None) -> tuple[float, ...]:
-        """The objectives as sampler and scheduler see them; NaN where one is missing."""
+        """The objectives (or those named) as sampler and scheduler see them; NaN where one is missing."""
         return tuple(self._value(metrics, name) for name in objectives or self.objectives)
 
     def _value(self, metrics: dict[str, Any], name: str) -> float:
@@ -101,3 +103,9 @@ class Goal:
 
     def feasible(self, metrics: dict[str, Any]) -> bool:
         return all(c.violation(metrics) <= 0 for c in self.constraints)
+
+    def without_effect(self, compared: Sequence[str]) -> list[str]:
+        """A line where the smoothing changes neither an objective nor what the scheduler has ``compared``."""
+        if self.smooth is None or WORST in (*self.objectives, *compared):
+            return []
+        return [f"--smooth-worst cvar:{self.smooth:g} has no effect: {WORST} is no objective"]

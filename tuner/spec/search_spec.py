@@ -16,10 +16,11 @@ from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
 from tuner.errors import UsageError
-from tuner.spec.epoch_plan import check_scheduler, ignored
+from tuner.spec.epoch_plan import EpochPlan
 from tuner.spec.fields import SearchFields
 from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
 from tuner.spec.option import options_of
+from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 
 FORMER_FIELDS = ("trunk_storage",)  # in the spec files of earlier versions; nothing but null is allowed in them
@@ -43,7 +44,7 @@ class SearchSpec(SearchFields):
         self.search_space()  # raises what is wrong with fix and space
         self._check_trunk()
         self._check_average()
-        check_scheduler(self)
+        self.early_stopping.check()
 
     def _check_lanes(self) -> None:
         for flag, given in (("--fix", self.fix), ("--space", self.space)):
@@ -90,7 +91,11 @@ class SearchSpec(SearchFields):
     @property
     def notes(self) -> list[str]:
         """What a user may not expect: options without effect, parameters that only some of the methods have."""
-        idle = [line for line in ignored(self.lanes[0]) if all(line in ignored(lane) for lane in self.lanes)]
+        lines = [
+            lane.early_stopping.without_effect() + lane.goal.without_effect(lane.early_stopping.compares)
+            for lane in self.lanes
+        ]
+        idle = [line for line in lines[0] if all(line in of_lane for of_lane in lines)]
         given = [("--fix", key) for key in self.fix] + [("--space", key) for key in self.space]
         alone = [
             f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
@@ -156,10 +161,24 @@ class SearchSpec(SearchFields):
         """The objectives as sampler and scheduler see them, and the constraints."""
         return Goal(self.objectives, parse_constraints(self.constraint), parse_smoothing(self.smooth_worst))
 
-    @property
-    def scheduler_objectives(self) -> tuple[str, ...]:
-        """What the scheduler compares by: all objectives, or one."""
-        return self.objectives if self.scheduler in (None, "pareto-asha") else (self.asha_metric or self.objectives[0],)
+    @cached_property
+    def epoch_plan(self) -> EpochPlan:
+        """When trials leave the trunk and begin to reweight; of one method."""
+        return EpochPlan(self.search_space(), self.max_epochs, self.trunk)
+
+    @cached_property
+    def early_stopping(self) -> Scheduler:
+        """The scheduler that applies, with its options; of one method."""
+        return choose_scheduler(
+            self.scheduler,
+            start=self.epoch_plan.earliest_start,
+            max_epochs=self.max_epochs,
+            objectives=self.objectives,
+            metric=self.asha_metric,
+            reduction=self.reduction,
+            grace=self.grace,
+            on_rung=self.on_rung,
+        )
 
     def identity(self) -> dict[str, Any]:
         """What the search's hash is taken of: every field that can change a result."""

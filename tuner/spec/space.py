@@ -1,23 +1,28 @@
-"""What a search varies: a method's ranges, narrowed or fixed by the user, and how a trial draws from them."""
+"""The search space of a method: its ranges, narrowed or fixed by the user, and how a trial's setting comes of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from search_spaces import method_space
-from search_spaces.param import Param, coerce, describe, params_of
+from search_spaces.param import Distribution, Param, coerce, describe, params_of
 from search_spaces.training import Training
 from tuner.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Space:
-    """``params``: every parameter of a trial in order; ``searched``: names that vary; ``fixed``: what the user set."""
+    """``params``: every parameter of a trial in order; ``searched``: names that vary; ``fixed``: what the user set.
+
+    A conditional parameter stands after those that its condition names, so one pass in order settles which are active.
+    """
 
     params: dict[str, Param]
     searched: tuple[str, ...]
@@ -27,14 +32,14 @@ class Space:
         """The paper's setting (with what the user fixed): the first trial of every search."""
         return self.resolve(None)
 
-    def sample(self, trial) -> dict[str, Any]:
-        """What an Optuna trial proposes, conditional parameters only where their condition holds."""
+    def sample(self, trial: Trial) -> dict[str, Any]:
+        """What an Optuna trial proposes; it is asked for conditional parameters only where their condition holds."""
         return self.resolve(lambda param: _suggest(trial, param))
 
-    def resolve(self, propose) -> dict[str, Any]:
-        """Every active parameter: fixed, else ``propose(param)`` if it is searched (and asked for), else its default.
+    def resolve(self, propose: Callable[[Param], Any] | None) -> dict[str, Any]:
+        """Every active parameter: fixed, else ``propose(param)`` if it is searched, else its default.
 
-        What is fixed counts for others only where it is active itself: conditions look at this trial's values alone.
+        A fixed value takes part in the conditions of others only where it is active itself.
         """
         values: dict[str, Any] = {}
         for name, param in self.params.items():
@@ -42,19 +47,27 @@ class Space:
                 continue
             if name in self.fixed:
                 values[name] = self.fixed[name]
+            elif propose is not None and name in self.searched:
+                values[name] = propose(param)
             else:
-                asked = propose and name in self.searched
-                values[name] = propose(param) if asked else param.default_beside(values)
+                values[name] = param.default_beside(values)
         return values
 
-    def at(self, point) -> dict[str, Any]:
-        """The setting at a point of the unit cube, one coordinate per searched parameter, in ``searched``'s order."""
+    def at(self, point: Sequence[float]) -> dict[str, Any]:
+        """The setting at a point of the unit cube: one coordinate in [0, 1] per searched parameter, in their order."""
         coordinate = dict(zip(self.searched, point))
         return self.resolve(lambda param: _scaled(param.range, float(coordinate[param.name])))
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Lowest and highest value of a numeric parameter."""
+        range_ = self.params[name].range
+        if isinstance(range_, CategoricalDistribution):
+            raise ValueError(f"{name} is a choice, it has no bounds")
+        return range_.low, range_.high
+
     @property
     def conditional(self) -> bool:
-        """Whether what is searched depends on a searched choice."""
+        """Whether a searched parameter exists only with some values of another searched one."""
         return any(set(_conditions(self.params[name], self.params)) & set(self.searched) for name in self.searched)
 
     def contains(self, values: dict[str, Any]) -> bool:
@@ -63,11 +76,12 @@ class Space:
 
 
 def joined(spaces: dict[str, Space]) -> Space:
-    """The spaces of several methods as one, for pictures alone: a shared name has the widest range.
+    """The spaces of several methods as one, for figures and tables alone: a shared name has the widest range.
 
     A parameter that not every method has exists only with its ``method``.
     """
-    params, having = {}, {}
+    params: dict[str, Param] = {}
+    having: dict[str, list[str]] = {}
     for method, space in spaces.items():
         for name, param in space.params.items():
             having.setdefault(name, []).append(method)
@@ -80,7 +94,7 @@ def joined(spaces: dict[str, Space]) -> Space:
     return Space(params, searched, {k: v for space in spaces.values() for k, v in space.fixed.items()})
 
 
-def _wider(a, b):
+def _wider(a: Distribution, b: Distribution) -> Distribution:
     if a == b:
         return a
     if isinstance(a, CategoricalDistribution) or isinstance(b, CategoricalDistribution):
@@ -88,8 +102,8 @@ def _wider(a, b):
     return FloatDistribution(min(a.low, b.low), max(a.high, b.high), log=a.log and b.log)
 
 
-def _scaled(dist, share: float):
-    """The value at ``share`` (0 to 1) of a range, of its logarithm where the range is logarithmic."""
+def _scaled(dist: Distribution, share: float) -> Any:
+    """The value at ``share`` (0 to 1) of a range; on a logarithmic scale where the range is logarithmic."""
     if isinstance(dist, CategoricalDistribution):
         return dist.choices[min(int(share * len(dist.choices)), len(dist.choices) - 1)]
     whole = isinstance(dist, IntDistribution)
@@ -98,16 +112,17 @@ def _scaled(dist, share: float):
     return min(max(round(value) if whole else value, dist.low), dist.high)
 
 
-def _inside(dist, value) -> bool:
+def _inside(dist: Distribution, value: Any) -> bool:
     return value in dist.choices if isinstance(dist, CategoricalDistribution) else dist.low <= value <= dist.high
 
 
-def _suggest(trial, param: Param):
+def _suggest(trial: Trial, param: Param) -> Any:
     dist = param.range
     if isinstance(dist, CategoricalDistribution):
         return trial.suggest_categorical(param.name, dist.choices)
-    suggest = trial.suggest_int if isinstance(dist, IntDistribution) else trial.suggest_float
-    return suggest(param.name, dist.low, dist.high, log=dist.log)
+    if isinstance(dist, IntDistribution):
+        return trial.suggest_int(param.name, dist.low, dist.high, log=dist.log)
+    return trial.suggest_float(param.name, dist.low, dist.high, log=dist.log)
 
 
 def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> Space:
@@ -141,7 +156,7 @@ def _known(own: dict[str, Param], common: dict[str, Param], key: str, flag: str)
     return own.get(key) or common[key]
 
 
-def _value(own, common, key: str, value: Any, flag: str) -> Any:
+def _value(own: dict[str, Param], common: dict[str, Param], key: str, value: Any, flag: str) -> Any:
     try:
         return coerce(_known(own, common, key, flag), value)
     except UsageError:
@@ -151,7 +166,7 @@ def _value(own, common, key: str, value: Any, flag: str) -> Any:
 
 
 def _conditions(param: Param, params: dict[str, Param]) -> dict[str, tuple]:
-    """What the parameter depends on, and what that depends on in turn."""
+    """Parameter -> allowed values: the conditions of a parameter and, in turn, of those that they name."""
     found = dict(param.when)
     for other in param.when:
         found |= {name: allowed for name, allowed in _conditions(params[other], params).items() if name not in found}
@@ -159,23 +174,23 @@ def _conditions(param: Param, params: dict[str, Param]) -> dict[str, tuple]:
 
 
 def _reachable(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> bool:
-    """Whether some trial has this parameter."""
+    """Whether the parameter can be active in some trial."""
     return all(_possible(params[other], params, fixed) & set(allowed) for other, allowed in param.when.items())
 
 
 def _possible(param: Param, params: dict[str, Param], fixed: dict[str, Any]) -> set:
-    """The values that trials can have of a choice: none where no trial has it, the default where it is not searched."""
+    """The values that a choice can have in a trial: none where no trial has it, its defaults if it is not searched."""
     if not _reachable(param, params, fixed):
         return set()
     if param.name in fixed:
         return {fixed[param.name]}
-    if param.searched:
+    if param.searched and isinstance(param.range, CategoricalDistribution):
         return set(param.range.choices)
     return {param.default, *(value for defaults in param.by.values() for value in defaults.values())}
 
 
 def _check_reachable(method: str, params: dict[str, Param], fixed: dict[str, Any], given: dict[str, Any]) -> None:
-    """``UsageError`` for what the user named in vain."""
+    """``UsageError`` for parameters that the user named and that can never be active."""
     for key, value in given.items():
         if not _reachable(params[key], params, fixed):
             needs = " and ".join(
@@ -185,36 +200,43 @@ def _check_reachable(method: str, params: dict[str, Param], fixed: dict[str, Any
             raise UsageError(f"{key}={value!r} has no effect here: {key} of {method} exists only with {needs}")
 
 
-def _narrowed(param: Param, value: dict | list):
-    allowed, given = param.range, f"--space {param.name}={value!r}"
-    if isinstance(allowed, CategoricalDistribution):
-        if not isinstance(value, list) or not value:
-            raise UsageError(f"{given} is not allowed; give a list out of: {describe(allowed)}")
-        try:
-            chosen = [coerce(param, v) for v in value]
-        except ValueError as error:
-            raise UsageError(f"--space {error}") from None
-        if len(set(chosen)) < len(chosen):
-            raise UsageError(f"{given} names a choice twice")
-        return CategoricalDistribution(chosen)
+def _narrowed(param: Param, value: dict | list) -> Distribution:
+    """The range that the user gave for a parameter; ``UsageError`` where it is not part of the parameter's own."""
+    given = f"--space {param.name}={value!r}"
+    if isinstance(param.range, CategoricalDistribution):
+        return _chosen(param, value, given)
     if isinstance(value, list) and len(value) == 2:
         value = {"low": value[0], "high": value[1]}
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) or set(value) - {"low", "high", "log"}:
         raise UsageError(
-            f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside {describe(allowed)}"
+            f"{given} is not allowed; give [low, high] or {{low: , high: , log: }} inside {describe(param.range)}"
         )
-    try:
-        low, high = coerce(param, value["low"]), coerce(param, value["high"])
-    except ValueError as error:
-        raise UsageError(f"--space {error}") from None
+    low, high = _coerced(param, [value["low"], value["high"]])
     if low > high:
         raise UsageError(
-            f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes {describe(allowed)}"
+            f"{given} is upside down: low {low:g} is above high {high:g}; {param.name} takes {describe(param.range)}"
         )
-    log = value.get("log", allowed.log)
+    log = value.get("log", param.range.log)
     if not isinstance(log, bool):
         raise UsageError(f"{given} is not allowed: log is true or false")
     if log and low <= 0:
         raise UsageError(f"{given} cannot be logarithmic: low {low:g} is not above 0")
-    kind = IntDistribution if isinstance(allowed, IntDistribution) else FloatDistribution
+    kind = IntDistribution if isinstance(param.range, IntDistribution) else FloatDistribution
     return kind(low, high, log=log)
+
+
+def _chosen(param: Param, value: dict | list, given: str) -> CategoricalDistribution:
+    """Some of a parameter's choices."""
+    if not isinstance(value, list) or not value:
+        raise UsageError(f"{given} is not allowed; give a list out of: {describe(param.range)}")
+    chosen = _coerced(param, value)
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"{given} names a choice twice")
+    return CategoricalDistribution(chosen)
+
+
+def _coerced(param: Param, values: list) -> list:
+    try:
+        return [coerce(param, value) for value in values]
+    except ValueError as error:
+        raise UsageError(f"--space {error}") from None
