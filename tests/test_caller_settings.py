@@ -76,7 +76,9 @@ def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
                 history.append("epoch", proposal.trial, metrics=row)
                 history.append("end", proposal.trial, state=TrialState.FINISHED)
                 proposer.tell(proposal.trial, TrialState.FINISHED, row)
-            assert settings() == before and len(history.trials) == 8
+            assert len(history.trials) == 8 and settings()[1:] == before[1:]
+            assert [f for f in warnings.filters if f in before[0]] == before[0]  # SciPy and PyTorch add their own
+            assert not any(f in warnings.filters for f in quiet.FILTERS)
             assert not [r.getMessage() for r in caplog.records if r.name.startswith("optuna")]
             assert not [str(w.message) for w in caught]
             optuna.create_study()  # ours are held back, the caller's own are not
@@ -84,6 +86,23 @@ def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
     finally:
         optuna.logging.disable_propagation()
         optuna.logging.set_verbosity(level)
+
+
+def test_what_another_thread_changes_in_between_stays():
+    """As where MLflow is imported while a proposal is computed."""
+    with warnings.catch_warnings():
+        before = list(warnings.filters)
+        with quiet_optuna():
+            warnings.filterwarnings("ignore", message="of another library")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        assert warnings.filters[1:] == before and "of another library" in str(warnings.filters[0])
+        outer = quiet_optuna()
+        outer.__enter__()
+        with warnings.catch_warnings():
+            outer.__exit__(None, None, None)
+            assert warnings.filters[1:] == before
+        assert warnings.filters[1:] == before
 
 
 def test_the_last_thread_restores_the_settings():

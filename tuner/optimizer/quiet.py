@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 from optuna.exceptions import ExperimentalWarning
 
 # Where many values are equal, a worst class of 0 say, the fit of Optuna's Gaussian process may fail, which it warns of;
 # it then goes on with default kernel parameters.
 _LEVELS = {"optuna": logging.WARNING, "optuna._gp.gp": logging.ERROR}
-_ADVISORS = r"(optuna|scipy|torch|tuner\.optimizer)(\.|$)"  # modules whose warnings are advice on calls made here
+_ADVISORS = re.compile(r"(optuna|scipy|torch|tuner\.optimizer)(\.|$)")  # modules that warnings of our calls come from
+FILTERS = [  # (action, message, category, module, line)
+    ("ignore", None, ExperimentalWarning, None, 0),
+    ("ignore", None, Warning, _ADVISORS, 0),
+]
 
 _lock = threading.Lock()
 _inside = 0  # threads and nested calls
@@ -25,7 +31,8 @@ def quiet_optuna() -> Iterator[None]:
     """Inside, Optuna logs warnings only, and its and SciPy's advice is not shown. A caller's stricter level stays.
 
     Settings of logging and warnings belong to the process, and proposals are computed on a thread of their own: the
-    first to enter saves and changes them, the last to leave restores what the caller had set.
+    first to enter changes the settings, the last to leave undoes that. What other threads change in between stays: this
+    is why it does not use ``warnings.catch_warnings``.
     """
     global _inside
     with _lock:
@@ -42,10 +49,20 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def _enter() -> None:
-    _undo.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", module=_ADVISORS)
-    warnings.simplefilter("ignore", ExperimentalWarning)  # shown as of the module that calls Optuna
+    filters = _filters()
+    filters[0:0] = FILTERS
+    _undo.callback(_remove, filters)
     for name, level in _LEVELS.items():
         logger = logging.getLogger(name)
         _undo.callback(logger.setLevel, logger.level)
         logger.setLevel(max(logger.level, level))
+
+
+def _remove(filters: list[Any]) -> None:
+    """Ours leave the list that they were put in, and the copy that another thread's ``catch_warnings`` made of it."""
+    for found in (filters, _filters()):
+        found[:] = [entry for entry in found if not any(entry is ours for ours in FILTERS)]
+
+
+def _filters() -> list[Any]:
+    return cast(list[Any], warnings.filters)
