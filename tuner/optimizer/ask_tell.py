@@ -243,5 +243,5 @@ class AskTell:
         lane.rungs.promote(place)
 
     def _place(self, number: int) -> tuple[Lane, int]:
-        method, place = self.history.place(number)
+        method, place = self.history.number_in_lane(number)
         return self.lanes[method], place
