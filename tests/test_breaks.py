@@ -22,7 +22,7 @@ from trainables.config import TrialConfig
 from trainables.datasets import training_for
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
-from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, why_it_broke_off
+from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, classify_failure
 from tuner.execution.ray_callback import DEATHS, SearchCallback
 from tuner.execution.ray_patches import as_lost_actor
 from tuner.optimizer.ask_tell import AskTell
@@ -55,18 +55,18 @@ def broken(message):
 
 
 def test_what_ray_says_is_understood():
-    assert why_it_broke_off(broken(LOST_NODE)) == (NODE, "its node 10.78.4.3 was lost")
-    assert why_it_broke_off(broken(DEAD_PROCESS)) == (PROCESS, "The actor is dead because its worker process has died")
-    kind, reason = why_it_broke_off(
+    assert classify_failure(broken(LOST_NODE)) == (NODE, "its node 10.78.4.3 was lost")
+    assert classify_failure(broken(DEAD_PROCESS)) == (PROCESS, "The actor is dead because its worker process has died")
+    kind, reason = classify_failure(
         as_lost_actor(OutOfMemoryError("Task was killed due to the node running low on memory."))
     )
     assert kind == PROCESS and reason == "The actor is dead because its node ran out of memory"
     task = RayTaskError("train", "Traceback:\n  File ...\nValueError: no such class", ValueError("no such class"))
-    assert why_it_broke_off(task) == (OWN, "ValueError: no such class")
-    assert why_it_broke_off(ActorDiedError(task)) == (OWN, "ValueError: no such class")  # in its creation
-    assert why_it_broke_off("") == (OWN, "no reason given")
+    assert classify_failure(task) == (OWN, "ValueError: no such class")
+    assert classify_failure(ActorDiedError(task)) == (OWN, "ValueError: no such class")  # in its creation
+    assert classify_failure("") == (OWN, "no reason given")
     for silent in (SILENT, ActorDiedError(SILENT)):
-        assert why_it_broke_off(silent) == (STORAGE, "storage 's3://b' is silent")
+        assert classify_failure(silent) == (STORAGE, "storage 's3://b' is silent")
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
             assert end(SILENT).state == "running"
         end(broken(DEAD_PROCESS))
         history.append("epoch", 0, metrics={"epoch": epoch})  # it answered again: the count starts anew
-    assert all("goes on from there" in line for line in said) and len(said) == 4 * DEATHS
+    assert all("continues from there" in line for line in said) and len(said) == 4 * DEATHS
     for _ in range(DEATHS):
         assert end(SILENT).state == "running"  # a resume goes on with it
     assert history.trials[0].errors == 0
@@ -240,7 +240,7 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
     assert epochs == {(0, e): 1 for e in (1, 2, 3, 4)}
     lost = [e for e in events if e["event"] == "lost"]
-    assert [e["trial"] for e in lost] == [0] and "trial 0 broke off after epoch" in err
+    assert [e["trial"] for e in lost] == [0] and "trial 0 was interrupted after epoch" in err
     errors = [e for e in events if e["event"] == "error"]
     assert [e["trial"] for e in errors] == [1, 1] and all("File " in e["text"] for e in errors)
     end = next(e for e in events if e["event"] == "end" and e["trial"] == 1)

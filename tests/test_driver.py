@@ -141,7 +141,7 @@ with stoppable(None) as stop:
     for number in sys.argv[1:]:
         os.kill(os.getpid(), int(number))
         time.sleep(0.2)
-        print(stop.why, flush=True)
+        print(stop.reason, flush=True)
 """
 
 
@@ -175,7 +175,7 @@ from tuner.execution.stopping import stoppable
 def run():
     with stoppable(time.time() + 0.1) as stop:
         time.sleep(0.5)
-        print(stop.why)
+        print(stop.reason)
 
 thread = threading.Thread(target=run)
 thread.start()
@@ -191,13 +191,13 @@ def test_a_time_budget_on_another_thread_leaves_the_process_alone():
 
 
 def test_rays_loop_is_told_wherever_it_runs():
-    from tuner.execution.ray_scheduler import Ending
+    from tuner.execution.ray_scheduler import SearchStopper
 
     told = []
 
     def run():
         with stoppable(time.time() + 0.2) as stop:
-            ending = Ending(stop)
+            ending = SearchStopper(stop)
             told.append(ending.stop_all())
             time.sleep(0.6)
             told.append(ending.stop_all())

@@ -100,7 +100,7 @@ def test_a_lost_worker_costs_no_more_than_an_epoch_and_a_blind_one_is_refused(mo
         assert result["state"] == "finished" and result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
         lost = log.events("lost")
         assert len(lost) == 1 and lost[0]["reason"] == f"its node {worker.address} was lost", lost
-        assert f"trial {lost[0]['trial']} broke off after epoch" in err
+        assert f"trial {lost[0]['trial']} was interrupted after epoch" in err
         assert log.recovery(since)["running_s"] < 60
         reported = Counter((e["trial"], e["metrics"]["epoch"]) for e in log.events("epoch"))
         assert reported == {(t, e): 1 for t in range(2) for e in range(1, EPOCHS + 1)}

@@ -70,7 +70,7 @@ def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
 
 def test_one_driver_at_a_time(two, monkeypatch):
     where, a, b = two
-    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
+    monkeypatch.setattr(mirror, "MIN_INTERVAL_S", 0.2)
     spec = SearchSpec(method="at", storage=where)
     with mirror.mirrored(spec, a, "x"):
         with pytest.raises(UsageError, match="'x' is running already, from .*/a; wait for it"):
@@ -82,7 +82,7 @@ def test_one_driver_at_a_time(two, monkeypatch):
             assert time.time() < deadline
             time.sleep(0.05)
     for home, every in ((a, 0.2), (b, 60)):  # of drivers that were killed; its own needs no waiting for
-        mirror.Mirror(where, home, "x")._lease(every)
+        mirror.Mirror(where, home, "x")._write_lease(every)
         with mirror.mirrored(spec, b, "x"):
             pass
     assert time.time() < deadline
@@ -106,7 +106,7 @@ class Rounds:
 def driver(two, monkeypatch):
     """The mirror of a driver in home A, with intervals a test can wait for, and a function that reads the lease."""
     where, a, _ = two
-    monkeypatch.setattr(mirror, "EVERY_S", 0.05)
+    monkeypatch.setattr(mirror, "MIN_INTERVAL_S", 0.05)
     found = mirror.Mirror(where, a, "x")
     found.claim()
     return found, lambda: json.loads(found.store.read(mirror.LEASE) or b"null")
@@ -129,13 +129,13 @@ def test_the_lease_announces_the_interval_that_follows(driver, monkeypatch):
     slow(found.store, monkeypatch, 0.03)
     waits = []
     found.run(Rounds(2, lambda every: waits.append((every, lease()["every"]))))
-    assert waits[0][0] == 0.05 and waits[0][1] == mirror.MOST_S  # what is there is brought here first
+    assert waits[0][0] == 0.05 and waits[0][1] == mirror.MAX_INTERVAL_S  # what is there is brought here first
     assert waits[1][0] == waits[1][1] > 10 * 4 * 0.03 and waits[1][0] > waits[2][0] == waits[2][1]
 
 
 def test_the_lease_changes_while_many_files_are_sent(driver, monkeypatch):
     found, lease = driver
-    found._lease(0.05)
+    found._write_lease(0.05)
     beats = []
     slow(found.store, monkeypatch, 0.1, lambda name: beats.append(lease()["beat"]))
     found.run(Rounds(1))
@@ -148,7 +148,7 @@ def test_a_driver_whose_search_was_taken_over_sends_nothing_more(driver, two, ot
     found, lease = driver
     where, a, b = two
     theirs = mirror.Mirror(where, b, "x")
-    theirs._lease(0.05)
+    theirs._write_lease(0.05)
     theirs.store.write("history.jsonl", b"1\n2\ntheirs\n")
     if other is None:
         theirs.store.remove(mirror.LEASE)
@@ -159,7 +159,7 @@ def test_a_driver_whose_search_was_taken_over_sends_nothing_more(driver, two, ot
     assert "search 'x' was taken over by" in said and ("/b" in said) == bool(other) and "nothing more is sent" in said
     found.close()
     assert found.store.read("history.jsonl") == b"1\n2\ntheirs\n" and "taken over" in capsys.readouterr().err
-    assert (lease() or {}).get("who") == (other and theirs.who), "its lease is the other's to remove"
+    assert (lease() or {}).get("who") == (other and theirs.owner), "its lease is the other's to remove"
 
 
 def test_a_lease_that_is_gone_is_written_again_where_nobody_went_on(driver, two):
@@ -168,7 +168,7 @@ def test_a_lease_that_is_gone_is_written_again_where_nobody_went_on(driver, two)
     for file in ("driver.json", "history.jsonl", "spec.yaml"):
         found.store.remove(file)
     found.run(Rounds(1))
-    assert lease()["who"] == found.who and found.store.read("history.jsonl") == b"1\n2\n"
+    assert lease()["who"] == found.owner and found.store.read("history.jsonl") == b"1\n2\n"
 
 
 def test_a_mirror_survives_errors_of_every_kind_and_says_so_once(driver, two, monkeypatch, capsys):
@@ -186,4 +186,4 @@ def test_a_mirror_survives_errors_of_every_kind_and_says_so_once(driver, two, mo
     found.run(Rounds(4))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "server disconnected" in said and "sent when it answers" in said
-    assert found.store.read("history.jsonl") == b"1\n2\nlate\n" and lease()["who"] == found.who
+    assert found.store.read("history.jsonl") == b"1\n2\nlate\n" and lease()["who"] == found.owner

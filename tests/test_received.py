@@ -151,10 +151,10 @@ def test_reading_asks_no_storage_that_only_the_spec_names(finished, tmp_path, li
     for command in (["ls"], ["front", "first"], ["front", "first", "--json"], ["export", "first", "--parquet", "t.pq"]):
         done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        assert ("shown as it lies here" in done.stderr) == (command[0] != "export")
+        assert ("shown as stored on this machine" in done.stderr) == (command[0] != "export")
     for command in (["verify", "first"], ["resume", "first"], ["export", "first", "--pick", "knee", "--to", "model"]):
         done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
-        assert done.returncode == 2 and "if you trust whoever made the search" in done.stderr, done.stderr
+        assert done.returncode == 2 and "if you trust the author of the search" in done.stderr, done.stderr
         assert f"--storage '{where}'" in done.stderr and done.stderr.count("\n") == 1
     assert seen == []
 

@@ -22,7 +22,7 @@ from trainables import storage
 from trainables.datasets import training_for
 from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
-from tuner.execution.nodes import look, place_problem
+from tuner.execution.nodes import inspect_node, place_problem
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.storage_spec import with_storage
@@ -168,9 +168,9 @@ def test_nodes_that_do_not_share(tmp_path):
     """What a node answers where it sees the place, and where the same name is another place there."""
     place = str(tmp_path)
     Storage(place).write("mark-1", b"")
-    assert look(place, "mark-1", None)["place"] is None
-    other = look(place, "mark-2", None)
-    assert "is another place than here" in other["place"]
+    assert inspect_node(place, "mark-1", None)["place"] is None
+    other = inspect_node(place, "mark-2", None)
+    assert "is another place than on the driver's machine" in other["place"]
     rows = [{"node": "10.0.0.1", "answer": {"place": None}}, {"node": "10.0.0.2", "answer": other}]
     assert place_problem(rows[:1], place) is None
     assert "not the same folder on every node: 1 of 2 nodes (10.0.0.2)" in place_problem(rows, place)

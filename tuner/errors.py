@@ -1,4 +1,4 @@
-"""What goes wrong, by what a command ends with: one sentence each."""
+"""Errors that end a command. Each message is one sentence for the user; the class decides the exit code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """Wrong usage: one sentence that carries the value and what is allowed; the command line exits with 2."""
+    """Wrong usage: the message names the value and what is allowed. Exit code 2."""
 
 
 class Failed(RuntimeError):
-    """Ran but failed: one sentence; the command line exits with 1."""
+    """The command ran but failed. Exit code 1."""
 
 
 class Interrupted(Exception):
-    """The user stopped the search; what is finished is kept. ``result`` is what `--json` prints."""
+    """The user stopped the search; finished work is kept. Exit code 130. ``result`` is what `--json` prints."""
 
     def __init__(self, result: dict[str, Any]):
         super().__init__("interrupted")
@@ -22,15 +22,15 @@ class Interrupted(Exception):
 
 
 class TakenOver(Failed):
-    """Another driver has the search: what this one still sent would undo what that one did."""
+    """Another driver owns the search now: anything this one still sent would overwrite the other's work."""
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot do what was asked: one sentence, exit code 1 (2 where the user's input was wrong)."""
+    """The cluster cannot do what was asked. Exit code 1, or 2 where the user's input was wrong."""
 
     def __init__(self, sentence: str, exit_code: int = 1):
         super().__init__(sentence)
         self.exit_code = exit_code
 
-    def format_message(self) -> str:  # `tuner.cli.main` prints it as it is
+    def format_message(self) -> str:  # `tuner.cli.main` prints it unchanged
         return str(self)

@@ -1,4 +1,4 @@
-"""Files that are complete or absent."""
+"""Atomic file writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 import uuid
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parent.parent  # the folder of the three packages: a checkout, or site-packages
+CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write aside, then rename: a reader or a crash never sees half a file."""
+    """Write ``data`` to a temporary file and rename it to ``path``, so neither a reader nor a crash sees half a file.
+
+    Missing folders are created; text is written as UTF-8. ``OSError`` if the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
-        with open(aside, "xb") as file:  # x: made anew, never through a link that lies there
+        with open(aside, "xb") as file:  # x: always a new file, so a link in this place is never followed
             file.write(data.encode() if isinstance(data, str) else data)
         os.replace(aside, path)
     except BaseException:

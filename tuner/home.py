@@ -9,12 +9,15 @@ from pathlib import Path
 
 from tuner.errors import UsageError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def check_name(name: str) -> str:
-    """A search's name is also a folder's: letters, digits, '.', '_', '-', so it cannot leave the home folder."""
-    if not NAME.fullmatch(name):
+    """Return ``name`` if it is a valid search name, else raise ``UsageError``.
+
+    The name is also that of the search's folder, so it must not lead out of the home folder.
+    """
+    if not SEARCH_NAME.fullmatch(name):
         raise UsageError(
             f"search name {name!r} is not allowed; use 1 to 100 of letters, digits, '.', '_', '-', "
             "starting with a letter or digit"
@@ -23,14 +26,17 @@ def check_name(name: str) -> str:
 
 
 class Home:
-    """Paths below the home folder. Nothing is created until it is needed."""
+    """Paths below the home folder. Nothing is created until it is needed.
+
+    ``storage``: the path or URL used by searches that name none themselves (else ``TUNER_STORAGE``).
+    """
 
     def __init__(self, root: str | os.PathLike | None = None, storage: str | None = None):
         self.root = Path(root or os.environ.get("TUNER_HOME") or "tuner-home").absolute()
-        self.storage = storage or os.environ.get("TUNER_STORAGE") or None  # of searches that name none
+        self.storage = storage or os.environ.get("TUNER_STORAGE") or None
 
     def place(self, storage: str | None, *parts: object) -> str:
-        """A path or URL that trials on other nodes see too: below the search's storage, else below this home."""
+        """A path or URL that other nodes can also reach: below ``storage`` if there is one, else below this home."""
         from trainables.storage import below
 
         return below(storage or self.root, *parts)
@@ -48,10 +54,11 @@ class Home:
         return self.root / "mlflow.db"
 
     def search(self, name: str) -> Path:
+        """The folder of the search ``name``, which may not exist yet. ``UsageError`` if the name is not allowed."""
         return self.searches / check_name(name)
 
     def require_writable(self) -> None:
-        """Create the folder, or say in one sentence why it cannot be used."""
+        """Create the home folder; ``UsageError`` if it cannot be created or written to."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):

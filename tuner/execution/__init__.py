@@ -1,1 +1,1 @@
-"""Ray alone: the driver, and what it hangs on Ray Tune."""
+"""The driver and its adapters to Ray Tune. The only room that imports Ray (with the job client in ``remote``)."""

@@ -1,4 +1,4 @@
-"""Runs a search: proposals to Ray Tune's actors, what they report into the history and to the listeners."""
+"""Runs a search: proposes trials to Ray Tune, records what they report in the history, and notifies the listeners."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
-from tuner.execution.ray_storage import forget_ray, ray_place
+from tuner.execution.ray_storage import delete_ray_files, ray_storage_options
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
-from tuner.execution.stopping import stoppable, training_time
+from tuner.execution.stopping import StopRequest, stoppable, training_time
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import write_atomically
 from tuner.home import Home
@@ -38,11 +38,16 @@ from tuner.sync.shared_dataset import dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import Tracker, sync
 
+if TYPE_CHECKING:  # Ray is imported only when a search runs
+    from ray import tune
+
+    from tuner.execution.ray_callback import SearchCallback
+
 Say = Callable[[str], None]
 
 
 def check(spec: SearchSpec, home: Home) -> None:
-    """Everything that can be wrong with a search, found before Ray starts; raises ``UsageError`` (one sentence)."""
+    """``UsageError`` if anything is wrong with a search (home, storage, data, model, warm start), before Ray starts."""
     from trainables.data import DataSpec
     from trainables.data import check as check_data
     from trainables.models.check import check_model
@@ -59,40 +64,43 @@ def check(spec: SearchSpec, home: Home) -> None:
 
 
 def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """Run, or go on with, the search that ``spec`` names, and return its result: what `--json` prints.
+    """Run or resume the search that ``spec`` names and return its result, which is what `--json` prints.
 
-    ``listeners`` hear what happens beside the terminal, the pages and MLflow. A search that is finished already is not
-    run again: its stored result comes back. Raises ``UsageError`` for what is wrong with the input, ``Interrupted``
-    after Ctrl-C or SIGTERM, ``Failed`` where a storage failed.
+    ``listeners`` are notified beside the terminal, the pages and MLflow. A finished search is not run again: its stored
+    result is returned. ``UsageError`` for wrong input, ``Interrupted`` after Ctrl-C or SIGTERM, ``Failed`` if a storage
+    failed.
     """
     home = home or Home()
     spec = with_storage(spec, home)
     home = Home(home.root, spec.storage)
     check(spec, home)
     run = SearchRun(spec, home, spec.search_name, History(None))
-    with _owned(run), mirrored(spec, home, run.name):
-        _claim(run)
+    with _locked(run), mirrored(spec, home, run.name):
+        _store_spec(run)
         share_dataset(spec, home, run.folder)
         run = replace(run, history=History(run.folder))
         done = saved_result(run.folder)
         if done:
             if done["state"] == state_of(run) != "stopped":
                 return done
-            save_result(run.folder, None)  # it must not pass for the result of this run, should this run be killed
+            save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, listeners)
 
 
 def fill_mlflow(name: str, home: Home, say: Say) -> bool:
-    """``tuner sync``: MLflow from the history alone. ``UsageError`` while the search is running: its driver logs it."""
+    """``tuner sync``: fill MLflow from the history alone; False if MLflow did not take all of it.
+
+    ``UsageError`` while the search is running, since its driver logs it then.
+    """
     run = load_search(home, name)
-    with _owned(run):
+    with _locked(run):
         write_pictures(run)
         return sync(run, warn=say)
 
 
 @contextmanager
-def _owned(run: SearchRun) -> Iterator[None]:
-    """One driver per search at a time; the lock goes with the process, however it ends."""
+def _locked(run: SearchRun) -> Iterator[None]:
+    """Allow one driver per search: ``UsageError`` while another holds the lock, which ends with its process."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / ".lock", "w") as lock:
         try:
@@ -104,57 +112,60 @@ def _owned(run: SearchRun) -> Iterator[None]:
         yield
 
 
-def _claim(run: SearchRun) -> None:
-    """A name belongs to one spec: the same spec goes on, another one is refused."""
+def _store_spec(run: SearchRun) -> None:
+    """Write the spec into the search's folder; ``UsageError`` if another spec has this name."""
     path = run.folder / "spec.yaml"
     if path.exists():
-        ours, theirs = run.spec.identity(), SearchSpec.from_yaml(path.read_text()).identity()
-        if theirs != ours:
-            differs = [k for k in ours | theirs if ours.get(k) != theirs.get(k)]
+        new, stored = run.spec.identity(), SearchSpec.from_yaml(path.read_text()).identity()
+        if stored != new:
+            differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             raise UsageError(f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name")
     write_atomically(path, run.spec.to_yaml())
 
 
 def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
-    """Run the trials and say what came of it. Whatever ends the search, the listeners hear of the end."""
+    """Run the trials and return the result. However the search ends, the listeners are told of its end.
+
+    ``Interrupted`` after a signal, ``Failed`` if the storage failed.
+    """
     spec, history, begin = run.spec, run.history, time.time()
-    saved, trained = history.epochs_saved(spec.max_epochs), history.epochs_trained()
+    saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
     until = begin + training_time(spec.time_budget) if spec.time_budget else None
     with Progress(run) as progress:
-        every = Listeners([progress, Pages(), Tracker(run, warn=progress.say), *listeners], progress.say)
-        every.search_started(run)
+        listener = Listeners([progress, Pages(), Tracker(run, warn=progress.say), *listeners], progress.say)
+        listener.search_started(run)
         state = "failed"
         try:
-            ended_early = _tune(run, every, progress.say, until)
-            state = state_of(run)  # what stops it after the last trial's end stops nothing
+            ended_early = _tune(run, listener, progress.say, until)
+            state = state_of(run)  # by the trials: a stop after the last trial's end does not make it "stopped"
         finally:
             history.write_parquet()
-            every.search_ended(run, state)
-    by = {why: epochs - saved[why] for why, epochs in history.epochs_saved(spec.max_epochs).items()}
+            listener.search_ended(run, state)
+    saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
     result = {
         **front_json(run),
-        "epochs_trained": history.epochs_trained() - trained,
-        "epochs_saved": sum(by.values()),
-        "epochs_saved_by": by,
+        "epochs_trained": history.epochs_trained() - trained_before,
+        "epochs_saved": sum(saved_by.values()),
+        "epochs_saved_by": saved_by,
         "wall_s": round(time.time() - begin, 2),
-        **every.result(),
+        **listener.result(),
     }
     save_result(run.folder, result)
     if ended_early == "signal":
         raise Interrupted(result)
     if ended_early == "storage":
-        raise Failed(
-            f"search {run.name!r} stopped because its storage failed; `tuner resume {run.name}` goes on with it"
-        )
+        raise Failed(f"search {run.name!r} stopped because its storage failed; `tuner resume {run.name}` continues it")
     return result
 
 
 def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> str | None:
-    """Run the trials; returns why it ended early ("signal", "time budget", "storage") or None."""
+    """Run the trials; return why the search ended early ("signal", "time budget", "storage"), or None.
+
+    ``until``: when training has to end, in seconds since 1970; None: no limit. ``UsageError`` if the nodes do not share
+    the storage.
+    """
     use_token()
     quiet_tune()
-    from ray import tune
-
     from tuner.execution.ray_callback import SearchCallback
 
     optimizer = AskTell(run.spec, run.history, run.folder, warm_trials(run.spec, run.home, run.folder), until=until)
@@ -162,38 +173,39 @@ def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> 
         say(line)
     callback = SearchCallback(run, optimizer, listener, say)
     with connect(run.spec) as ray, stoppable(until) as stop:
-        callback.ask_nodes, callback.stop = _nodes(run, stop), stop
+        callback.ask_nodes, callback.stop = _nodes_checker(run, stop), stop
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
         survive_memory_kills()
-        tuner: tune.Tuner = _tuner(replace(run, spec=spec), optimizer, callback, stop)
-        tuner.fit()
-        # a search that is told to end does not wait for answers
-        if stop.why in (None, "storage") and (wrong := callback.ask_nodes().result()):
-            raise UsageError(wrong)
-    forget_ray(run)  # the history has it all
-    return stop.why or ("time budget" if optimizer.late else None)
+        _ray_tuner(replace(run, spec=spec), optimizer, callback, stop).fit()
+        # after a signal or at the end of the time budget the search does not wait for the nodes' answers
+        if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
+            raise UsageError(problem)
+    delete_ray_files(run)  # the history holds everything
+    return stop.reason or ("time budget" if optimizer.late else None)
 
 
-def _nodes(run: SearchRun, stop: Callable[[str], None]) -> Callable[[], Future[str | None]]:
-    """Asks the nodes whether they can use the search's storage: once, and not before the first trial trains, because
-    on a small machine their answers take seconds."""
-    from tuner.execution.nodes import unshared
+def _nodes_checker(run: SearchRun, stop: Callable[[str], None]) -> Callable[[], Future[str | None]]:
+    """A function that asks the nodes, once, whether they can use the search's storage; if not, it stops the search.
+
+    It is called when the first trial trains, not before: on a small machine the answers take seconds.
+    """
+    from tuner.execution.nodes import nodes_storage_problem
 
     @cache
     def ask() -> Future[str | None]:
-        found = unshared(run.spec, run.home)
-        found.add_done_callback(lambda f: stop("storage") if f.exception() or f.result() else None)
-        return found
+        problem = nodes_storage_problem(run.spec, run.home)
+        problem.add_done_callback(lambda f: stop("storage") if f.exception() or f.result() else None)
+        return problem
 
     return ask
 
 
-def _tuner(run: SearchRun, optimizer: AskTell, callback, stop):
-    """Ray Tune, told to ask our optimizer for everything."""
+def _ray_tuner(run: SearchRun, optimizer: AskTell, callback: SearchCallback, stop: StopRequest) -> tune.Tuner:
+    """Ray Tune, set up to leave every decision to our optimizer."""
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
-    from tuner.execution.ray_scheduler import Ending, RungScheduler
+    from tuner.execution.ray_scheduler import RungScheduler, SearchStopper
     from tuner.execution.ray_searcher import ProposalSearcher
 
     def configure(record: TrialRecord) -> dict[str, Any]:
@@ -204,10 +216,12 @@ def _tuner(run: SearchRun, optimizer: AskTell, callback, stop):
         tune.with_resources(TrialActor, tune.PlacementGroupFactory([trial_resources(run.spec)])),
         tune_config=tune.TuneConfig(
             search_alg=ProposalSearcher(optimizer, configure),
-            num_samples=-1,  # until the searcher says so: lost trials come again
+            num_samples=-1,  # until the searcher returns FINISHED: an interrupted trial is suggested again
             scheduler=RungScheduler(optimizer, stop) if optimizer.stops else None,
             max_concurrent_trials=run.spec.max_concurrent,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name="ray", **ray_place(run), callbacks=[callback], stop=Ending(stop), verbose=0),
+        run_config=tune.RunConfig(
+            name="ray", **ray_storage_options(run), callbacks=[callback], stop=SearchStopper(stop), verbose=0
+        ),
     )

@@ -1,5 +1,4 @@
-"""How trials break off, as Ray tells it: by an exception of their own, with their process, with their whole node, or
-because the storage failed them."""
+"""Classify why a trial was interrupted: its own exception, a dead process, a lost node, or a storage that failed."""
 
 from __future__ import annotations
 
@@ -7,14 +6,18 @@ from pathlib import Path
 
 from ray import cloudpickle
 from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
 
 from trainables.ray_adapter import StorageDown
 
 OWN, PROCESS, NODE, STORAGE = "own", "process", "node", "storage"
 
 
-def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
-    """(OWN, PROCESS, NODE or STORAGE, the reason in one line). A process is killed, out of memory or crashes."""
+def classify_failure(error: Exception | str) -> tuple[str, str]:
+    """The kind of failure (OWN, PROCESS, NODE or STORAGE) and its reason in one line.
+
+    PROCESS: the trial's process was killed, ran out of memory or crashed.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if not isinstance(error, RayActorError) or error.actor_init_failed:
         _, down, reason = lines[-1].partition(f"{StorageDown.__name__}: ")
@@ -25,8 +28,8 @@ def why_it_broke_off(error: Exception | str) -> tuple[str, str]:
     return PROCESS, next((line for line in lines if line.startswith("The actor is dead")), lines[0]).split(". ")[0]
 
 
-def error_of(trial) -> Exception | str:
-    """What Ray wrote down of a trial's end, in the driver's own folder; what it could not pickle is text."""
+def error_of(trial: Trial) -> Exception | str:
+    """The error of an interrupted trial, which Ray stores in the driver's folder; text if it could not be pickled."""
     if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     return Path(trial.error_file).read_text() if trial.error_file else "no reason given"

@@ -1,4 +1,4 @@
-"""What Ray Tune reports, written down: the history first, then the optimizer and the listeners."""
+"""Records what Ray Tune reports: first in the history, then for the optimizer and the listeners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from ray import tune
 
 from trainables.trial_report import Metrics, TrialReport, TrunkReport
-from tuner.execution.failures import OWN, PROCESS, STORAGE, error_of, why_it_broke_off
+from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.fronts import front_of
 from tuner.results.listener import Listener
@@ -17,31 +17,31 @@ from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
-# A process that dies so often before its trial got on, on nodes that live, is the trial's own doing. A storage that
-# failed a trial so often, after minutes each time, is not waited for any longer: it would fail the others too.
+# A trial whose process dies this often within one epoch, on living nodes, is itself the cause and fails. A storage that
+# fails a trial this often, after minutes of waiting each time, would fail the others too, so the search stops.
 DEATHS = 3
 
 
 class SearchCallback(tune.Callback):
-    """The driver's one callback: it alone changes the history while a search runs, and tells ``listener``.
+    """The driver's only callback: while a search runs, it alone changes the history and notifies ``listener``.
 
-    ``ask_nodes``: asks the nodes once whether they can use the storage; what is wrong, or None. ``stop``: called with a
-    reason to end the search early.
+    ``ask_nodes``: asks the nodes once whether they can use the storage; the future holds what is wrong, or None.
+    ``stop``: called with a reason to end the search early. ``say``: prints a line for the user.
     """
 
     def __init__(self, run: SearchRun, optimizer: AskTell, listener: Listener, say: Callable[[str], None]):
         self.run, self.spec, self.history, self.optimizer = run, run.spec, run.history, optimizer
         self.listener, self.say = listener, say
-        self.ask_nodes: Callable[[], Future[str | None]] = _all_well
-        self.stop: Callable[[str], None] = lambda why: None
-        self._training, self._told_training = False, False
-        self._deaths: dict[tuple[int, str], tuple[int, int]] = {}  # trial, kind -> epochs trained, deaths at that point
-        self._full = sum(t.state == TrialState.FINISHED for t in self.history.everything())
-        self._front: Front | None = None  # not worked out yet
-        self._outdated_said = False
+        self.ask_nodes: Callable[[], Future[str | None]] = _no_problem
+        self.stop: Callable[[str], None] = lambda reason: None
+        self._trial_started, self._training_announced = False, False
+        self._deaths: dict[tuple[int, str], tuple[int, int]] = {}  # (trial, kind) -> (epochs trained, deaths since)
+        self._finished = sum(t.state == TrialState.FINISHED for t in self.history.everything())
+        self._front: Front | None = None  # computed when the first trial finishes
+        self._outdated_announced = False
 
     def started(self, record: TrialRecord) -> None:
-        """A trial is on its way: written down before anything can be lost."""
+        """Record that a trial is handed to Ray, for the first time or to continue, before anything can be lost."""
         number, of = record.trial, {} if record.of is None else {"of": record.of}
         if number not in self.history.trials and number not in self.history.replicates:
             self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **of)
@@ -52,11 +52,11 @@ class SearchCallback(tune.Callback):
     # ---- what Ray Tune calls -----------------------------------------------------------------------------------------
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
-        self._training = True
+        self._trial_started = True
 
     def on_step_end(self, iteration, trials, **info) -> None:
-        if self._training and not self._told_training:
-            self._told_training = True
+        if self._trial_started and not self._training_announced:
+            self._training_announced = True
             self.ask_nodes()
             self.listener.training_began()
 
@@ -69,50 +69,50 @@ class SearchCallback(tune.Callback):
         if report.trunk:
             self._trunk(number, report.trunk)
         if report.metrics is not None and not (report.trunk and report.trunk.past):
-            self._epochs(number, report.curve or [report.metrics])  # a restarted trial says all of its epochs again
+            self._epochs(number, report.curve or [report.metrics])  # a restarted trial reports all its epochs again
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-        self._end(number_of(trial), TrialState.STOPPED)  # no effect on a trial that has ended already
+        self._end(number_of(trial), TrialState.STOPPED)
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
-        """A trial broke off. Unless it is ended here, it is handed out again and goes on from its last checkpoint."""
+        """A trial was interrupted. Unless it ends here, it is handed out again and continues from its checkpoint."""
         if self.ask_nodes().result():
-            return  # not the trial's fault, and the search is about to end
+            return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
         number, error = number_of(trial), error_of(trial)
-        record, (kind, reason) = self.history.record(number), why_it_broke_off(error)
+        record, (kind, reason) = self.history.record(number), classify_failure(error)
         self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
         deaths = self._count_death(record, kind)
         if record.errors > self.spec.max_failures:
             self._end(number, TrialState.FAILED, reason)
         elif kind == STORAGE and deaths >= DEATHS:
-            self.say(f"the search stops, `tuner resume` goes on with it: {reason}")
+            self.say(f"the search stops, `tuner resume` continues it: {reason}")
             self.stop(STORAGE)
         elif kind == PROCESS and deaths >= DEATHS:
             self._end(number, TrialState.FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
         else:
-            tried = f", error {record.errors} of {self.spec.max_failures} allowed" if kind == OWN else ""
+            allowed = f" (error {record.errors} of {self.spec.max_failures} allowed)" if kind == OWN else ""
             epoch = record.last.get("epoch", 0)
-            self.say(f"trial {number} broke off after epoch {epoch}{tried}, goes on from there: {reason}")
+            self.say(f"trial {number} was interrupted after epoch {epoch}{allowed}, continues from there: {reason}")
 
     def __getstate__(self) -> dict:
-        return {}  # Ray pickles its callbacks for a restore of its own, which is never used
+        return {}  # Ray pickles its callbacks for its own restore, which is never used
 
-    # ---- what becomes of it ------------------------------------------------------------------------------------------
+    # ---- what is recorded --------------------------------------------------------------------------------------------
 
     def _count_death(self, record: TrialRecord, kind: str) -> int:
-        """How often the trial has died in this way since it last got on."""
+        """How often the trial has been interrupted in this way since it last trained an epoch."""
         trained, deaths = self._deaths.get((record.trial, kind), (0, 0))
         deaths = deaths + 1 if trained == record.trained else 1
         self._deaths[record.trial, kind] = record.trained, deaths
         return deaths
 
     def _trunk(self, number: int, trunk: TrunkReport) -> None:
-        if trunk.outdated and not self._outdated_said:
-            self._outdated_said = True
+        if trunk.outdated and not self._outdated_announced:
+            self._outdated_announced = True
             self.say(
-                f"trunk: trained anew; what is stored for it ({trunk.outdated}) is of another version of the "
+                f"trunk: trained again; what is stored for it ({trunk.outdated}) comes from another version of the "
                 "code or of torch"
             )
         if trunk.trained:
@@ -121,13 +121,13 @@ class SearchCallback(tune.Callback):
             self._branch(number, trunk.past, trunk.name)
 
     def _branch(self, number: int, past: Sequence[Metrics], trunk: str | None) -> None:
-        """The trial leaves the trunk: its curve is whole from the first epoch on."""
+        """The trial leaves the trunk: its curve now begins with the trunk's epochs."""
         self.history.append("branch", number, epochs=past, trunk=trunk)
         for metrics in past:
             self.listener.epoch_ended(self.history.record(number), metrics)
 
     def _epochs(self, number: int, curve: Sequence[Metrics]) -> None:
-        """Write down what of a trial's curve is new."""
+        """Record the epochs of a trial's curve that the history does not have yet."""
         past = [metrics for metrics in curve if metrics.get("trunk")]
         if past and not self.history.record(number).epochs:
             self._branch(number, past, None)
@@ -137,33 +137,34 @@ class SearchCallback(tune.Callback):
                 self.listener.epoch_ended(self.history.record(number), metrics)
 
     def _end(self, number: int, state: TrialState, reason: str = "") -> None:
+        """Record the trial's final state; without effect on a trial that has ended already."""
         record = self.history.record(number)
         if record.state.ended:
             return
         self.history.append("end", number, state=state, reason=reason)
         self.optimizer.tell(number, state)
-        self._full += state == TrialState.FINISHED
+        self._finished += state == TrialState.FINISHED
         self.listener.trial_ended(record)
         if state == TrialState.FINISHED and (record.of is not None or self.spec.goal.feasible(record.last)):
-            self._renew_front(record)
+            self._update_front(record)
 
-    def _renew_front(self, record: TrialRecord) -> None:
-        """The front with one trial more: of the old front and that trial alone, however many there were. A replicate
-        changes a mean, so then any trial may come onto the front."""
+    def _update_front(self, record: TrialRecord) -> None:
+        """Add a finished trial to the front. Only the old front's members are compared with it, however many trials
+        there were; a replicate changes a mean, so then any trial may come onto the front."""
         if self._front and record.of is None:
             rows = [*self._front.rows, record.row(self.spec.objectives)]
             self._front = Front.of(rows, self.spec.objectives)
         else:
             self._front = front_of(self.spec, self.history)
-        self.listener.front_changed(self._front, self._full)
+        self.listener.front_changed(self._front, self._finished)
 
 
-def _all_well() -> Future[str | None]:
-    found: Future[str | None] = Future()
-    found.set_result(None)
-    return found
+def _no_problem() -> Future[str | None]:
+    problem: Future[str | None] = Future()
+    problem.set_result(None)
+    return problem
 
 
 def number_of(trial: tune.experiment.Trial) -> int:
-    """Our number of a trial of Ray Tune's."""
+    """The number under which the history knows a trial of Ray Tune's."""
     return trial.config["trial"]["trial"]

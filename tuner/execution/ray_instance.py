@@ -1,24 +1,30 @@
-"""The Ray instance a search runs on: the one RAY_ADDRESS names, or a private one on loopback."""
+"""The Ray instance that a search runs on: the cluster that RAY_ADDRESS names, or a private one on loopback."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from types import ModuleType
+from typing import Any
 
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_patches import without_idle_processes
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
-GROWS = "TUNER_CLUSTER_GROWS"  # set where an autoscaler may bring nodes that are not there yet
-QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # a terminal is for the search
+GROWS = "TUNER_CLUSTER_GROWS"  # environment variable, set where an autoscaler may add nodes later
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # the terminal shows the search, not Ray's logs
 
 
 @contextmanager
-def connect(spec: SearchSpec):
-    """Connect, check that a trial's resources exist at all, and disconnect at the end what was connected here."""
+def connect(spec: SearchSpec) -> Iterator[ModuleType]:
+    """The ray module, connected for the length of the block; a connection that existed before stays open.
+
+    ``UsageError`` if no node can ever run a trial, ``Failed`` if the cluster refuses the connection.
+    """
     import ray
 
     mine = not ray.is_initialized()
@@ -29,46 +35,47 @@ def connect(spec: SearchSpec):
             start(ray)
     try:
         _check_resources(ray, spec)
-        with redirect_stdout(sys.stderr):  # where Ray prints what its nodes complain of belong results alone
+        with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
             yield ray
     finally:
         if mine:
             ray.shutdown()
 
 
-def start(ray, **how) -> None:
-    """A private instance on loopback: never the one that a `ray start` here left its address of, alive or dead. Ray
-    gives its processes 30 s to start, which on a busy machine is not enough."""
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would take such a worker
+def start(ray: ModuleType, **how: Any) -> None:
+    """Start a private instance on loopback, never the one whose address a `ray start` on this machine left behind.
+
+    Three attempts: Ray gives its processes 30 s to start, which is not enough on a busy machine.
+    """
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would use such a worker
     for left in (2, 1, 0):
         try:
             with without_idle_processes():
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
-        except Exception as error:  # Ray's own class for it is Exception
+        except Exception as error:  # Ray raises a plain Exception here
             if not left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
 
 
-def join(ray) -> None:
-    """The cluster that RAY_ADDRESS names, from one of its nodes."""
+def join(ray: ModuleType) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, from one of its nodes; ``Failed`` if it refuses."""
     try:
         ray.init(**QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Failed(
-            f"the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not take us "
-            f"({' '.join(str(error).split())[:200]}); "
-            "is its head up, is this one of its nodes, and if it has a token, is the same one in "
-            "~/.ray/auth_token, RAY_AUTH_TOKEN "
-            "or RAY_AUTH_TOKEN_PATH here? (from elsewhere: tuner submit --address http://HEAD:8265)"
+            f"cannot connect to the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} "
+            f"({' '.join(str(error).split())[:200]}); is its head running, is this machine one of its nodes, and, if "
+            "the cluster has a token, is the same one here in ~/.ray/auth_token, RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH? (from other machines: tuner submit --address http://HEAD:8265)"
         ) from None
 
 
-def _check_resources(ray, spec: SearchSpec) -> None:
-    """A trial that asks for more than any node has would wait for ever."""
+def _check_resources(ray: ModuleType, spec: SearchSpec) -> None:
+    """``UsageError`` if a trial asks for more than any node has: it would wait for ever."""
     if os.environ.get(GROWS):
         return
-    wrong = unsatisfiable_resources(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    if wrong:
-        raise UsageError(wrong)
+    problem = unsatisfiable_resources(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if problem:
+        raise UsageError(problem)

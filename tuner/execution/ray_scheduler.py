@@ -1,5 +1,4 @@
-"""Ray Tune's side of the rungs and of the end: hands over what trials report, starts what may go on, stops all when it
-is told to. Decides nothing itself."""
+"""Adapters that let our optimizer decide as Ray Tune's scheduler and as its stopper. They decide nothing themselves."""
 
 from __future__ import annotations
 
@@ -11,10 +10,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.trial_report import metrics_of
 from tuner.execution.ray_callback import number_of
+from tuner.execution.stopping import StopRequest
 from tuner.optimizer.ask_tell import AskTell
 from tuner.spec.schedulers import Decision
 
-_ANSWER = {
+_DECISIONS = {
     Decision.CONTINUE: TrialScheduler.CONTINUE,
     Decision.STOP: TrialScheduler.STOP,
     Decision.PAUSE: TrialScheduler.PAUSE,
@@ -22,9 +22,12 @@ _ANSWER = {
 
 
 class RungScheduler(FIFOScheduler):
-    """A stopped trial ends as "stopped" through the driver's callback; a paused one keeps its checkpoint and waits."""
+    """Asks the optimizer after each epoch whether the trial continues, stops or pauses, and which paused one resumes.
 
-    _supports_buffered_results = False  # every epoch is looked at before the next one starts
+    A stopped trial gets its state "stopped" from the driver's callback; a paused one keeps its checkpoint and waits.
+    """
+
+    _supports_buffered_results = False  # the decision on an epoch is made before the next one starts
 
     def __init__(self, optimizer: AskTell, stop: Callable[[str], None]):
         super().__init__()
@@ -34,13 +37,16 @@ class RungScheduler(FIFOScheduler):
         metrics = metrics_of(result)
         if "epoch" not in metrics:  # a step that trained for the trunk only
             return TrialScheduler.CONTINUE
-        return _ANSWER[self.optimizer.feed(number_of(trial), metrics)]
+        return _DECISIONS[self.optimizer.feed(number_of(trial), metrics)]
 
     def choose_trial_to_run(self, tune_controller) -> Trial | None:
-        """A paused trial that may go on, else the next new one. When nothing else is left, the waiting ones end; if it
-        is only that time is short, the run ends instead, and a resume finds them waiting."""
+        """A paused trial that was promoted, else the next new one.
+
+        When only paused trials are left and none can be promoted any more, they are stopped. When only the time budget
+        prevents new trials, the search ends instead, and `tuner resume` finds them paused.
+        """
         if not self.optimizer.paused:
-            return None  # Ray starts new ones in order by itself; looking through all that run, each time, adds up
+            return None  # Ray starts new trials in order by itself; searching all live ones each time would add up
         trials = tune_controller.get_live_trials()
         waiting = {number_of(t): t for t in trials if t.status == Trial.PAUSED}
         number = self.optimizer.promotable()
@@ -57,20 +63,22 @@ class RungScheduler(FIFOScheduler):
         return pending
 
     def __getstate__(self) -> dict:
-        return {}  # Ray pickles its scheduler for a restore of its own, which is never used
+        return {}  # Ray pickles its scheduler for its own restore, which is never used
 
 
-class Ending(Stopper):
-    """Ends Ray Tune's loop once ``stop.why`` says why, on whatever thread it runs; a signal reaches the main one alone.
+class SearchStopper(Stopper):
+    """Ends Ray Tune's loop once ``stop`` holds a reason. Works on any thread, unlike a signal, which reaches the main
+    thread only.
 
-    No callback hears of it: what ran or waited stays as it is in the history, and a resume goes on with it.
+    It triggers no callback: trials that ran or were paused keep their state in the history, and a resume continues
+    them.
     """
 
-    def __init__(self, stop):
+    def __init__(self, stop: StopRequest):
         self.stop = stop
 
     def __call__(self, trial_id: str, result: dict) -> bool:
-        return False  # no single trial ends by this
+        return False  # ends the whole search, never a single trial
 
     def stop_all(self) -> bool:
-        return self.stop.why is not None
+        return self.stop.reason is not None

@@ -1,4 +1,4 @@
-"""Ray Tune's side of the proposals: hands the driver's trials to Ray."""
+"""Adapter that hands the trials which our optimizer proposes to Ray Tune as its search algorithm."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from tuner.results.trial_state import TrialState
 
 
 class ProposalSearcher(Searcher):
-    """``configure(record)`` makes the trainable's config. Results reach the optimizer by the callback."""
+    """``configure(record)`` makes the trainable's config. Results reach the optimizer through the callback."""
 
     def __init__(self, optimizer: AskTell, configure: Callable[[TrialRecord], dict[str, Any]]):
         super().__init__()
         self.optimizer, self.configure = optimizer, configure
         self.limit: int | None = None
-        self.live: dict[str, int] = {}  # Ray's id -> the trial's number
-        self.lost: list[int] = []
+        self.live: dict[str, int] = {}  # Ray's trial id -> our trial number
+        self.lost: list[int] = []  # numbers of interrupted trials
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         return True
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """We count ourselves: Ray's own limit would count paused trials too, and wait for them for ever."""
+        """Take the limit over from Ray, which would count paused trials too and wait for them for ever."""
         self.limit = max_concurrent
         return True
 
-    def suggest(self, trial_id: str):
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config, ``FINISHED``, or None: no trial for now."""
         running = len(self.live) - self.optimizer.paused
         if self.limit and running >= self.limit:
             return None
@@ -39,7 +40,7 @@ class ProposalSearcher(Searcher):
             if running > 0 and not self.optimizer.ready:
                 return None  # Ray asks again within a tenth of a second
             record = self.optimizer.next()
-        if record is None:  # FINISHED is for ever, and a trial that runs may be lost and come again
+        if record is None:  # FINISHED is final, and a running trial may still be lost and need a new actor
             return None if self.live else Searcher.FINISHED
         self.live[trial_id] = record.trial
         return self.configure(record)
@@ -50,7 +51,7 @@ class ProposalSearcher(Searcher):
             self.lost.append(number)
 
     def _lost(self) -> TrialRecord | None:
-        """A trial that broke off and has not ended since: a new actor goes on from its checkpoint."""
+        """An interrupted trial that has not ended since: a new actor continues from its checkpoint."""
         while self.lost:
             record = self.optimizer.history.record(self.lost.pop(0))
             if record.state == TrialState.RUNNING:
@@ -64,4 +65,4 @@ class ProposalSearcher(Searcher):
         pass
 
     def __getstate__(self) -> dict:
-        return {}  # Ray pickles its searcher for a restore of its own, which is never used
+        return {}  # Ray pickles its searcher for its own restore, which is never used

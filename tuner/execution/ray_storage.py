@@ -1,4 +1,4 @@
-"""Where Ray Tune keeps its own files."""
+"""Where Ray Tune keeps its own files, and their removal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from tuner.results.search_run import SearchRun
 from tuner.sync.mirror import open_search
 
 
-def ray_place(run: SearchRun) -> dict[str, Any]:
-    """Where Ray Tune keeps what it wants to; a paused trial's note must be seen from every node."""
+def ray_storage_options(run: SearchRun) -> dict[str, Any]:
+    """Options of ``tune.RunConfig`` that place Ray Tune's files: in the search's folder, or in its storage where trials
+    can be paused, because any node may continue a paused trial."""
     if not run.spec.storage or run.spec.on_rung != "pause":
         return {"storage_path": str(run.folder)}
     store = open_search(run.spec.storage, run.name)
     return {"storage_path": store.root, "storage_filesystem": store.fs}
 
 
-def forget_ray(run: SearchRun) -> None:
+def delete_ray_files(run: SearchRun) -> None:
+    """Remove Ray Tune's files of this search, here and in its storage; failures are ignored."""
     shutil.rmtree(run.folder / "ray", ignore_errors=True)
     if run.spec.storage and run.spec.on_rung == "pause":
         store = open_search(run.spec.storage, run.name)

@@ -1,4 +1,4 @@
-"""The token that a Ray cluster asks for."""
+"""The authentication token of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from tuner.errors import ClusterError
 
 
 def local_token() -> str | None:
-    """The token Ray itself would send: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    """The token that Ray itself would send: from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+
+    None if there is none; ``ClusterError`` if RAY_AUTH_TOKEN_PATH names a file that cannot be read.
+    """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"].strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -25,6 +28,6 @@ def local_token() -> str | None:
 
 
 def use_token() -> None:
-    """Before ray is imported: on a cluster it sends the token that is there only where told to."""
+    """Make Ray send the local token to a cluster, which it does only if told to. Call this before ray is imported."""
     if os.environ.get("RAY_ADDRESS") and not os.environ.get("RAY_AUTH_MODE") and local_token():
         os.environ["RAY_AUTH_MODE"] = "token"

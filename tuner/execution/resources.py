@@ -1,68 +1,78 @@
-"""What one trial asks of a node, whether any node has it, and how many trials share a GPU."""
+"""The resources that one trial needs, whether any node has them, and how many trials share a GPU."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
+from trainables.config import TrialConfig
 from tuner.errors import UsageError
 from tuner.spec.search_spec import SearchSpec
 
-LABEL = "accelerator_type:"  # a node has 1 of this resource for the kind of accelerator in it; a trial asks for a bit
+# A node has 1 of the resource "accelerator_type:KIND" for its kind of accelerator; a trial asks for a small part of it.
+LABEL = "accelerator_type:"
 AUTO = "auto"
 
 
 def trial_resources(spec: SearchSpec) -> dict[str, float]:
-    """The resources of one trial, in Ray's names. ``auto`` stands for a whole GPU until it is measured."""
+    """The resources of one trial under Ray's names. ``auto`` counts as a whole GPU until it is measured."""
     gpus = 1.0 if spec.gpus_per_trial == AUTO else spec.gpus_per_trial
     label = {f"{LABEL}{spec.accelerator}": 0.001} if spec.accelerator else {}
     return {"CPU": spec.cpus_per_trial, "GPU": gpus, **label}
 
 
 def unsatisfiable_resources(spec: SearchSpec, nodes: list[dict[str, float]]) -> str | None:
-    """Why no node can run a trial, in one sentence; such a trial would wait for ever. ``nodes``: their resources."""
-    wanted = {k: v for k, v in trial_resources(spec).items() if v}
+    """Why no node can run a trial (it would wait for ever), in one sentence; None if one can.
+
+    ``nodes``: the resources of each node, under Ray's names.
+    """
+    needed = {kind: amount for kind, amount in trial_resources(spec).items() if amount}
     if spec.gpus_per_trial == AUTO and not spec.accelerator:
-        wanted.pop("GPU")  # without a GPU anywhere, auto is none
-    if any(all(node.get(kind, 0.0) >= asked for kind, asked in wanted.items()) for node in nodes):
+        needed.pop("GPU")  # where there is no GPU, auto means none
+    if any(all(node.get(kind, 0.0) >= amount for kind, amount in needed.items()) for node in nodes):
         return None
     if spec.accelerator and not any(f"{LABEL}{spec.accelerator}" in node for node in nodes):
         kinds = sorted({kind[len(LABEL) :] for node in nodes for kind in node if kind.startswith(LABEL)})
         return f"--accelerator {spec.accelerator!r} is on no node; they have {', '.join(kinds) if kinds else 'none'}"
     for kind in ("CPU", "GPU"):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-        if wanted.get(kind, 0.0) > most:
-            return f"--{kind.lower()}s-per-trial {wanted[kind]:g} is more than any node has: the most is {most:g}"
-    told = [
-        f"{wanted['CPU']:g} CPUs",
-        *([f"{wanted['GPU']:g} GPUs"] if "GPU" in wanted else []),
+        if needed.get(kind, 0.0) > most:
+            return f"--{kind.lower()}s-per-trial {needed[kind]:g} is more than any node has: the most is {most:g}"
+    listed = [
+        f"{needed['CPU']:g} CPUs",
+        *([f"{needed['GPU']:g} GPUs"] if "GPU" in needed else []),
         *([spec.accelerator] if spec.accelerator else []),
     ]
-    return f"no node has all that a trial asks for ({', '.join(told)}); ask for less of one of them"
+    return f"no node has all that a trial asks for ({', '.join(listed)}); ask for less of one of them"
 
 
 def fraction(at_a_time: int) -> float:
-    """A trial's share of a GPU, rounded down to what Ray keeps (1/10,000), so that all of them fit."""
+    """A trial's share of a GPU that ``at_a_time`` trials use, rounded down to Ray's precision of 1/10,000, so that all
+    of them fit."""
     return math.floor(10_000 / at_a_time) / 10_000
 
 
-def resolve_gpus_per_trial(ray, spec: SearchSpec, first: Callable[[], Any], say: Callable[[str], None]) -> SearchSpec:
-    """``--gpus-per-trial auto`` as a number: the trial that ``first`` makes is measured on a GPU of the cluster."""
+def resolve_gpus_per_trial(
+    ray: ModuleType, spec: SearchSpec, first: Callable[[], TrialConfig], say: Callable[[str], None]
+) -> SearchSpec:
+    """The spec with ``gpus_per_trial="auto"`` replaced by a number; unchanged if it holds a number already.
+
+    The trial that ``first`` makes is measured on a GPU of the cluster, alone and beside copies of itself; ``say``
+    prints what was measured. ``UsageError`` if that fails.
+    """
     from trainables.gpu_packing import choose, measure
 
     if spec.gpus_per_trial != AUTO:
         return spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     if not nodes:
-        say("gpus-per-trial auto: no GPU here, trials run on CPUs")
+        say("gpus-per-trial auto: no GPU found, trials run on CPUs")
         return replace(spec, gpus_per_trial=0.0)
     most = max(1, int(min(node.get("CPU", 0.0) / node["GPU"] for node in nodes) / spec.cpus_per_trial))
-    wanted = trial_resources(spec)
-    task = ray.remote(measure).options(
-        num_returns="streaming", num_cpus=wanted.pop("CPU"), num_gpus=wanted.pop("GPU"), resources=wanted, max_retries=0
-    )
+    task = ray.remote(measure).options(num_returns="streaming", max_retries=0, **_as_task_options(spec))
     rates: dict[int, float] = {}
     try:
         for ref in task.remote(first(), most, max(1, int(spec.cpus_per_trial))):
@@ -82,9 +92,13 @@ def resolve_gpus_per_trial(ray, spec: SearchSpec, first: Callable[[], Any], say:
     return replace(spec, gpus_per_trial=share)
 
 
-def task_options(ray, spec: SearchSpec) -> dict[str, Any]:
-    """The same resources for a Ray task; ``auto`` is a whole GPU where there is one."""
+def task_options(ray: ModuleType, spec: SearchSpec) -> dict[str, Any]:
+    """A trial's resources as options of a Ray task; ``auto`` is a whole GPU if the cluster has one, else none."""
     if spec.gpus_per_trial == AUTO and not ray.cluster_resources().get("GPU"):
         spec = replace(spec, gpus_per_trial=0.0)
-    wanted = trial_resources(spec)
-    return {"num_cpus": wanted.pop("CPU"), "num_gpus": wanted.pop("GPU"), "resources": wanted}
+    return _as_task_options(spec)
+
+
+def _as_task_options(spec: SearchSpec) -> dict[str, Any]:
+    needed = trial_resources(spec)
+    return {"num_cpus": needed.pop("CPU"), "num_gpus": needed.pop("GPU"), "resources": needed}

@@ -1,4 +1,4 @@
-"""How a search ends early: a signal, the time budget, a storage that failed."""
+"""How a search ends early: by a signal, the time budget, or a failed storage."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ from contextlib import contextmanager
 
 
 def training_time(budget: float) -> float:
-    """Seconds of a time budget in which there is training; pictures and MLflow need the rest."""
+    """How many of the ``budget`` seconds go into training; pictures and MLflow need the rest."""
     return max(0.8 * budget, budget - 10.0)
 
 
-class Stop:
-    """Called with a reason to end early; ``why`` is the first one given. `ray_scheduler.Ending` tells
-    Ray Tune's loop."""
+class StopRequest:
+    """Call it with a reason to end the search early; ``reason`` keeps the first one ("signal", "time budget",
+    "storage"). `ray_scheduler.SearchStopper` passes it on to Ray Tune's loop."""
 
-    why: str | None = None
+    reason: str | None = None
 
-    def __call__(self, why: str) -> None:
-        self.why = self.why or why
+    def __call__(self, reason: str) -> None:
+        self.reason = self.reason or reason
 
 
 @contextmanager
-def stoppable(until: float | None) -> Iterator[Stop]:
-    """Ctrl-C, SIGTERM and the time budget end Ray Tune's loop in order; a second Ctrl-C ends the process at once."""
-    end = Stop()
+def stoppable(until: float | None) -> Iterator[StopRequest]:
+    """In this block Ctrl-C, SIGTERM and the time ``until`` (seconds since 1970; None: no limit) end the search orderly.
+
+    A second Ctrl-C ends the process at once. On other threads than the main one signals are left alone.
+    """
+    stop = StopRequest()
 
     def on_signal(number, frame) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        end("signal")
+        stop("signal")
 
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    timer = threading.Timer(max(0.0, until - time.time()), end, ["time budget"]) if until else None
+    timer = threading.Timer(max(0.0, until - time.time()), stop, ["time budget"]) if until else None
     if timer:
         timer.daemon = True
         timer.start()
     try:
-        yield end
+        yield stop
     finally:
         if timer:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""What a trial is told."""
+"""The configuration that a trial receives."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from tuner.sync.shared_dataset import dataset_of
 
 
 def first_trial(run: SearchRun) -> TrialConfig:
-    """The paper's setting, trained alone: what a trial costs is measured with it."""
+    """The first method's paper setting without trunk and checkpoints: what a trial costs is measured with it."""
     lane = run.spec.lanes[0]
     record = TrialRecord(0, lane.search_space().default(), lane.method, seed=run.spec.seed)
     return replace(trial_config(run, record), trunk="none", folder=None)
 
 
 def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
-    """What the trial is told: exactly what the sampler proposed, split into the method's own and the common ones."""
+    """Exactly what the sampler proposed, split into the method's own parameters and those of training.
+
+    A name that both have (``schedule``) is the method's.
+    """
     spec = run.spec
-    names = params_of(method_space(record.method).Params)  # its name wins where a common one has it too (schedule)
-    own, lane = {k: v for k, v in record.params.items() if k in names}, spec.of(record.method)
-    training = {**asdict(lane.training()), **{k: v for k, v in record.params.items() if k not in names}}
+    names, lane = params_of(method_space(record.method).Params), spec.of(record.method)
+    proposed_training = {k: v for k, v in record.params.items() if k not in names}
     return TrialConfig(
         method=record.method,
-        params=own,
-        training=training,
+        params={k: v for k, v in record.params.items() if k in names},
+        training={**asdict(lane.training()), **proposed_training},
         dataset=dataset_of(spec, run.folder),
         imbalance=spec.imbalance,
         model=spec.model,

@@ -268,5 +268,5 @@ class AskTell:
         search.rungs.promote(place)
 
     def _place(self, number: int) -> tuple[MethodSearch, int]:
-        method, place = self.history.place(number)
+        method, place = self.history.number_in_lane(number)
         return self.methods[method], place

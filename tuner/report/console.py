@@ -35,7 +35,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         return
     from tuner.report.text import front_table, gain, notes
     from tuner.results.pareto import Front
-    from tuner.sync.named_places import again
+    from tuner.sync.named_places import place_flags
 
     console = _console()
     best = Front.of(result["front"], spec.objectives)
@@ -52,7 +52,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     tuner resume {result['search']}{again(spec)}{_home_flag(home)}")
+        lines.append(f"go on     tuner resume {result['search']}{place_flags(spec)}{_home_flag(home)}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -91,9 +91,9 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
 
 
 def _say_not_asked(run: SearchRun) -> None:
-    from tuner.sync.named_places import not_asked
+    from tuner.sync.named_places import unasked_storage_note
 
-    if sentence := not_asked(run.spec, run.home, run.name):
+    if sentence := unasked_storage_note(run.spec, run.home, run.name):
         print(sentence, file=sys.stderr)
 
 

@@ -1,1 +1,1 @@
-"""What happened: the history of a search, and the fronts built from it."""
+"""What has happened in a search: its history, and the fronts and results computed from it."""

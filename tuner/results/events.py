@@ -1,7 +1,7 @@
-"""What a history records: one event a line, each a class that says what it holds and how it changes a trial.
+"""The events of a history, one per line of its file. Each class states its fields and how it changes a trial's record.
 
-To record something new, add a class and its name to ``EVENTS``; files of before stay readable, since a line is read by
-its own event's fields alone.
+To log something new, add a class and list it in ``EVENTS``. Older files stay readable, since fields that an event's
+class does not have are ignored.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """``trial``: the number of the trial or replicate; ``time``: seconds since 1970."""
+    """``trial``: number of the trial or replicate that the event is about; ``time``: seconds since 1970."""
 
     name: ClassVar[str]
     trial: int
     time: float
 
     def change(self, record: TrialRecord) -> None:
-        """What the event does to the trial's record."""
+        """Apply the event to the trial's ``record``."""
 
 
 @dataclass(frozen=True)
 class Started(Event):
-    """A trial was proposed. A replicate repeats the setting of trial ``of`` under another seed."""
+    """The trial was proposed. A replicate repeats the setting of trial ``of`` under another seed."""
 
     name = "start"
     params: dict[str, Any]
@@ -39,12 +39,13 @@ class Started(Event):
     of: int | None = None
 
     def record(self) -> TrialRecord:
+        """The record of the new trial."""
         return TrialRecord(self.trial, self.params, self.method, seed=self.seed, started=self.time, of=self.of)
 
 
 @dataclass(frozen=True)
 class Resumed(Event):
-    """It was handed out again, to go on from its checkpoint."""
+    """The trial was handed out again, to continue from its checkpoint."""
 
     name = "resume"
 
@@ -54,7 +55,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """It trained and was judged for one more epoch; ``metrics`` holds that ``epoch``."""
+    """The trial trained one more epoch and was evaluated. ``metrics`` contains the number ``epoch``, from 1."""
 
     name = "epoch"
     metrics: Metrics
@@ -65,7 +66,7 @@ class EpochDone(Event):
 
 @dataclass(frozen=True)
 class TrunkTrained(Event):
-    """It trained an epoch of the trunk, for all that will branch from it."""
+    """The trial trained one epoch of the trunk, for all trials that will branch from it."""
 
     name = "trunk"
     trunk_epoch: int | None = None
@@ -76,7 +77,8 @@ class TrunkTrained(Event):
 
 @dataclass(frozen=True)
 class Branched(Event):
-    """It left the trunk: its curve is whole from the first epoch on. ``trunk``: the trunk's name, where it is known."""
+    """The trial left the trunk. ``epochs``: the trunk's metrics, with which the trial's curve begins; ``trunk``: the
+    trunk's name, if known."""
 
     name = "branch"
     epochs: list[Metrics]
@@ -87,8 +89,8 @@ class Branched(Event):
 
 
 @dataclass(frozen=True)
-class Broke(Event):
-    """It broke off by an error of its own; ``text`` is the whole of it."""
+class ErrorRaised(Event):
+    """The trial was interrupted by an error of its own. ``reason`` is one line of it, ``text`` the whole error."""
 
     name = "error"
     reason: str = ""
@@ -100,7 +102,7 @@ class Broke(Event):
 
 @dataclass(frozen=True)
 class Lost(Event):
-    """It broke off by no fault of its own: its process, node or storage failed."""
+    """The trial was interrupted through no fault of its own: its process, node or storage failed."""
 
     name = "lost"
     reason: str = ""
@@ -109,7 +111,7 @@ class Lost(Event):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """Its state is final; ``reason`` says why where there is something to say."""
+    """The trial reached its final ``state``. ``reason`` says why it failed, or holds notes on a finished one."""
 
     name = "end"
     state: TrialState
@@ -121,12 +123,12 @@ class Ended(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
-    kind.name: kind for kind in (Started, Resumed, EpochDone, TrunkTrained, Branched, Broke, Lost, Ended)
+    kind.name: kind for kind in (Started, Resumed, EpochDone, TrunkTrained, Branched, ErrorRaised, Lost, Ended)
 }
 _FIELDS = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in EVENTS.items()}
 
 
 def event_of(line: dict[str, Any]) -> Event:
-    """The event that a line of the log holds. ``KeyError``, ``TypeError`` or ``ValueError`` where it holds none."""
-    kind = line["event"]
-    return EVENTS[kind](**{key: line[key] for key in _FIELDS[kind] if key in line})
+    """The event that a decoded line of the file holds; ``KeyError``, ``TypeError`` or ``ValueError`` if it is none."""
+    name = line["event"]
+    return EVENTS[name](**{key: line[key] for key in _FIELDS[name] if key in line})

@@ -1,6 +1,8 @@
-"""Fronts of a search's history."""
+"""The front of a history, the row of the paper's setting, and the counts of trials."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from tuner.results.history import History
 from tuner.results.pareto import Front
@@ -8,8 +10,8 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
-def paper_row(spec: SearchSpec, history: History) -> dict | None:
-    """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
+def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
+    """The finished trial of the first method's paper setting, as a row of the front; None if there is none."""
     first = spec.lanes[0]
     default = first.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
@@ -19,7 +21,7 @@ def paper_row(spec: SearchSpec, history: History) -> dict | None:
 
 
 def front_of(spec: SearchSpec, history: History) -> Front:
-    """The Pareto front of the trials of full budget that keep the constraints."""
+    """The Pareto front of the trials that trained all epochs and satisfy the constraints."""
     return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 
@@ -31,10 +33,7 @@ def counts(history: History) -> str:
         TrialState.FAILED: "failed",
         TrialState.RUNNING: "not finished",
     }
-    parts = [
-        f"{len(history.with_state(s))} {n}"
-        for s, n in names.items()
-        if history.with_state(s) or s == TrialState.FINISHED
-    ]
-    number = len(history.trials)
-    return f"{number} trial{'' if number == 1 else 's'}: " + ", ".join(parts)
+    number = {state: len(history.with_state(state)) for state in names}
+    parts = [f"{number[s]} {name}" for s, name in names.items() if number[s] or s == TrialState.FINISHED]
+    total = len(history.trials)
+    return f"{total} trial{'' if total == 1 else 's'}: " + ", ".join(parts)

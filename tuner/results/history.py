@@ -1,6 +1,6 @@
-"""What happened in a search, as an append-only log: the truth that fronts, reports and a resume are built from.
+"""What happened in a search, as an append-only log: the source of all fronts and reports, and of a resume.
 
-One JSON object per line in ``history.jsonl``; ``history.parquet`` is the same as one tidy table (trials x epochs).
+``history.jsonl`` has one JSON object per line; ``history.parquet`` holds the same as one tidy table (trials x epochs).
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import Failed
-from tuner.results.events import Event, Started, event_of
+from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import Goal
+
+if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spend
+    import pyarrow as pa
 
 
 class History:
-    """Reads and appends the log. One writer (the driver); readers may come at any time. Without a folder: in memory.
+    """Reads the log and appends to it. The driver is its only writer; others may read at any time.
 
-    ``trials``: what was proposed; ``replicates``: those settings under other seeds. One series numbers both.
+    ``folder``: the search's; None keeps the history in memory. ``trials``: proposed settings by trial number;
+    ``replicates``: repetitions of them under other seeds, numbered in the same series. ``numbers``: the trial numbers
+    of each method, in the order in which they started. ``Failed`` if a line of the file is not an event.
     """
 
     def __init__(self, folder: Path | None):
@@ -31,8 +37,8 @@ class History:
         self.path = folder / "history.jsonl" if folder else None
         self.trials: dict[int, TrialRecord] = {}
         self.replicates: dict[int, TrialRecord] = {}
-        self.numbers: dict[str, list[int]] = {}  # method -> its trials, in the order in which they started
-        self._places: dict[int, tuple[str, int]] = {}  # trial -> its method and its place among that method's trials
+        self.numbers: dict[str, list[int]] = {}
+        self._in_lane: dict[int, tuple[str, int]] = {}  # trial -> its method, its number among that method's trials
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
@@ -44,7 +50,7 @@ class History:
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 self._apply(event_of(json.loads(line)))
-            except json.JSONDecodeError:  # the last line of a writer that was killed
+            except json.JSONDecodeError:  # cut short when its writer was killed
                 continue
             except (KeyError, TypeError, ValueError) as error:
                 raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
@@ -54,10 +60,10 @@ class History:
             self._start(event)
         else:
             event.change(self.record(event.trial))
-        if event.trial in self._places and self._lanes:
-            method, place = self._places[event.trial]
+        if event.trial in self._in_lane and self._lanes:
+            method, number = self._in_lane[event.trial]
             if method in self._lanes:
-                self._lanes[method]._apply(replace(event, trial=place))
+                self._lanes[method]._apply(replace(event, trial=number))
 
     def _start(self, event: Started) -> None:
         if event.trial in self.trials or event.trial in self.replicates:
@@ -68,7 +74,7 @@ class History:
             return
         self.trials[record.trial] = record
         numbers = self.numbers.setdefault(record.method, [])
-        self._places[record.trial] = (record.method, len(numbers))
+        self._in_lane[record.trial] = (record.method, len(numbers))
         numbers.append(record.trial)
 
     def record(self, number: int) -> TrialRecord:
@@ -79,30 +85,30 @@ class History:
         """All trials, then all replicates."""
         return [*self.trials.values(), *self.replicates.values()]
 
-    def place(self, trial: int) -> tuple[str, int]:
+    def number_in_lane(self, trial: int) -> tuple[str, int]:
         """A trial's method and its number among the trials of that method, from 0."""
-        return self._places[trial]
+        return self._in_lane[trial]
 
     def lane(self, method: str) -> History:
-        """The trials of one method as a history of their own, numbered from 0; it follows this one."""
+        """The trials of one method as a history of their own, numbered from 0, which later events keep up to date."""
         if method not in self._lanes:
             lane = self._lanes[method] = History(None)
             lane._root = (self, method)
-            for place, number in enumerate(self.numbers.get(method, [])):
-                copy = replace(self.trials[number], trial=place, epochs=list(self.trials[number].epochs))
-                lane.trials[place], lane._places[place] = copy, (method, place)
-                lane.numbers.setdefault(method, []).append(place)
+            for number, trial in enumerate(self.numbers.get(method, [])):
+                copy = replace(self.trials[trial], trial=number, epochs=list(self.trials[trial].epochs))
+                lane.trials[number], lane._in_lane[number] = copy, (method, number)
+                lane.numbers.setdefault(method, []).append(number)
         return self._lanes[method]
 
     def append(self, event: str, trial: int, **fields: Any) -> None:
-        """Record an event by its name (see `tuner.results.events`); on disk before this returns."""
+        """Append an event, by the name and fields of its class (`tuner.results.events`); on disk when this returns."""
         line = {"event": event, "trial": trial, "time": time.time(), **fields}
         self._apply(event_of(line))
         if self.folder is None or self.path is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            if self._torn:  # half a line would swallow this one
+            if self._torn:  # else this line would become part of the incomplete one
                 file.write("\n")
                 self._torn = False
             file.write(json.dumps(line) + "\n")
@@ -110,11 +116,11 @@ class History:
             os.fsync(file.fileno())
 
     def epochs_trained(self) -> int:
-        """Epochs really trained, those of a trunk once."""
+        """Epochs that were trained; those of a trunk count once, however many trials share it."""
         return sum(t.trained for t in self.everything())
 
     def epochs_saved(self, max_epochs: int) -> dict[str, int]:
-        """Epochs that nobody had to train: the trunk had them, or the trial was stopped before them."""
+        """Epochs that were not trained, by cause: taken from the trunk, or cut off by early stopping."""
         trunk = max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.everything()))
         return {
             "trunk": trunk,
@@ -122,13 +128,13 @@ class History:
         }
 
     def before_last_start(self) -> History:
-        """The history as it was when the newest trial was about to start."""
+        """The history as it was when the newest trial was about to start, in memory."""
         if self._root:
             root, method = self._root
-            return root._until(root.numbers[method][max(self.trials)]).lane(method)
-        return self._until(max(self.trials))
+            return root._before_start_of(root.numbers[method][max(self.trials)]).lane(method)
+        return self._before_start_of(max(self.trials))
 
-    def _until(self, trial: int) -> History:
+    def _before_start_of(self, trial: int) -> History:
         past = History(None)
         for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
             try:
@@ -141,7 +147,7 @@ class History:
         return past
 
     def with_state(self, *states: TrialState) -> list[TrialRecord]:
-        """Trials in one of these states; replicates are not counted."""
+        """The trials in one of these states, without replicates."""
         return [t for t in self.trials.values() if t.state in states]
 
     def seeds_of(self, trial: int) -> list[TrialRecord]:
@@ -151,41 +157,45 @@ class History:
             *(r for r in self.replicates.values() if r.of == trial and r.state == TrialState.FINISHED),
         ]
 
-    def judged(self, trial: int) -> dict:
-        """The metrics a trial is judged by: those of its last epoch, or their mean over its seeds."""
-        runs = self.seeds_of(trial) if self.replicates else [self.trials[trial]]
-        if len(runs) == 1:
-            return runs[0].last
-        shared = [k for k, v in runs[0].last.items() if isinstance(v, (int, float)) and all(k in r.last for r in runs)]
-        return {k: runs[0].last[k] if k == "epoch" else statistics.fmean(r.last[k] for r in runs) for k in shared}
+    def judged(self, trial: int) -> Metrics:
+        """The metrics that count for a trial: those of its last epoch, or their mean over its seeds."""
+        seeds = self.seeds_of(trial) if self.replicates else [self.trials[trial]]
+        if len(seeds) == 1:
+            return seeds[0].last
+        first = seeds[0].last
+        shared = [k for k, v in first.items() if isinstance(v, (int, float)) and all(k in r.last for r in seeds)]
+        return {k: first[k] if k == "epoch" else statistics.fmean(r.last[k] for r in seeds) for k in shared}
 
-    def row(self, trial: int, objectives: Iterable[str]) -> dict:
-        """The trial as a row of the front; one with replicates has ``seeds`` and ``std`` (of the sample) too."""
-        record, found = self.trials[trial], self.judged(trial)
+    def row(self, trial: int, objectives: Iterable[str]) -> dict[str, Any]:
+        """The trial as a row of the front: see `TrialRecord.row`.
+
+        With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations.
+        """
+        record, metrics = self.trials[trial], self.judged(trial)
         row = record.row(objectives)
-        if found is record.last:
+        if metrics is record.last:
             return row
-        runs, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
+        seeds, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
         return {
             **row,
-            **{n: found.get(n) for n in names},
-            "seeds": [r.seed for r in runs],
-            "std": {n: statistics.stdev(r.last[n] for r in runs) for n in names if n in found},
+            **{n: metrics.get(n) for n in names},
+            "seeds": [r.seed for r in seeds],
+            "std": {n: statistics.stdev(r.last[n] for r in seeds) for n in names if n in metrics},
         }
 
-    def rows(self, objectives: Iterable[str], goal=None) -> list[dict]:
-        """One row per trial of full budget, with a ``goal`` only those that keep its constraints: what a front is drawn
-        from. A trial with replicates counts with its mean."""
+    def rows(self, objectives: Iterable[str], goal: Goal | None = None) -> list[dict[str, Any]]:
+        """The rows from which a front is built: one per trial that trained all epochs and, given a ``goal``, satisfies
+        its constraints. A trial with replicates counts with its mean."""
         return [
             self.row(t.trial, objectives)
             for t in self.with_state(TrialState.FINISHED)
             if goal is None or goal.feasible(self.judged(t.trial))
         ]
 
-    def table(self):
-        """All trials x epochs as a tidy ``pyarrow.Table``: trial, state, seed, epoch, param/<name>, every metric.
+    def table(self) -> pa.Table:
+        """All trials x epochs as a tidy table: trial, method, state, seed, param/<name>, epoch and every other metric.
 
-        ``of`` is there where there are replicates: the trial whose setting a row's trial repeats.
+        With replicates there is a column ``of`` too: the trial whose setting a replicate repeats.
         """
         import pyarrow as pa
 
@@ -207,7 +217,7 @@ class History:
         return pa.table({name: [row.get(name) for row in rows] for name in names})
 
     def write_parquet(self) -> Path:
-        """``history.parquet`` beside the log; ``ValueError`` for a history in memory."""
+        """Write ``history.parquet`` beside the log and return its path; ``ValueError`` for a history in memory."""
         import pyarrow.parquet as pq
 
         if self.folder is None:

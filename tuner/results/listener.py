@@ -1,7 +1,7 @@
-"""Who hears what happens in a search: the terminal, the pages, MLflow, and what a user adds.
+"""Listeners are notified of what happens in a search: the terminal, the pages, MLflow, and those that a user adds.
 
-To add a listener, derive from `Listener`, override what it wants to hear, and hand it to `tuner.search(spec, home,
-listeners=[...])`.
+To add one, derive from `Listener`, override the methods for the events that it needs, and pass it to
+`tuner.search(spec, home, listeners=[...])`.
 """
 
 from __future__ import annotations
@@ -15,80 +15,81 @@ from tuner.results.trial_record import TrialRecord
 
 
 class Listener:
-    """Every method does nothing unless overridden. The driver alone calls them, in this order and on one thread, on
-    which trials are scheduled too: what takes long belongs on a thread of the listener's own.
+    """Methods do nothing unless overridden. Only the driver calls them, all on the thread that also schedules trials:
+    slow work belongs on a thread of the listener's own.
 
-    By the time of a call the history holds what happened. A listener that raises is named once, hears the rest all the
-    same, and changes nothing for the search.
+    At each call the history already holds what happened. A listener that raises is reported once and is still notified
+    of everything after; the search goes on.
     """
 
     name = "a listener"
 
     def search_started(self, run: SearchRun) -> None:
-        """Before the first trial, and before a resumed search goes on."""
+        """The search is about to start or resume."""
 
     def trial_started(self, record: TrialRecord) -> None:
-        """A trial or replicate was handed out, for the first time or to go on; what it has trained is in its record."""
+        """A trial or replicate starts or continues; ``record`` holds the epochs that it has trained before."""
 
     def training_began(self) -> None:
-        """Once: a trial trains by now. For what takes seconds and need not come before."""
+        """Called once, when the first trial trains: the time for slow preparations that would have delayed it."""
 
     def epoch_ended(self, record: TrialRecord, metrics: dict[str, Any]) -> None:
-        """A trial was trained and judged for one more epoch, or got it from the trunk."""
+        """A trial trained one more epoch and was evaluated, or took the epoch from the trunk."""
 
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial finished, was stopped or failed: see ``record.state`` and ``record.reason``."""
 
     def front_changed(self, front: Front, finished: int) -> None:
-        """``front`` after ``finished`` trials and replicates of full budget; it may have the same members as before."""
+        """The front after ``finished`` trials and replicates have trained all epochs; its members may be the same."""
 
     def search_ended(self, run: SearchRun, state: str) -> None:
-        """The last call, however the search ended: finished, stopped or failed. Its pictures are written by then."""
+        """The search ended with ``state`` finished, stopped or failed. The pages come before MLflow and a user's own
+        listeners, so the pictures are in the search's folder."""
 
     def result(self) -> dict[str, Any]:
-        """What a listener adds to the result of the search, for example where to find it."""
+        """Keys to add to the search's result (what `--json` prints). Called last, after ``search_ended``."""
         return {}
 
 
 class Listeners(Listener):
-    """Several listeners as one. ``say`` is told of the first error of each."""
+    """Several listeners as one. ``say`` prints the first error of each."""
 
     def __init__(self, listeners: Sequence[Listener], say: Callable[[str], None]):
         self.listeners, self.say = listeners, say
-        self._named: set[int] = set()
+        self._reported: set[int] = set()  # ids of listeners whose error has been printed
 
-    def _tell(self, what: str, *args: Any) -> list[Any]:
-        return [self._call(listener, what, *args) for listener in self.listeners]
+    def _notify(self, method: str, *args: Any) -> list[Any]:
+        return [self._call(listener, method, *args) for listener in self.listeners]
 
-    def _call(self, listener: Listener, what: str, *args: Any) -> Any:
+    def _call(self, listener: Listener, method: str, *args: Any) -> Any:
         try:
-            return getattr(listener, what)(*args)
-        except Exception as error:  # a report is not worth a search
-            if id(listener) not in self._named:
-                self._named.add(id(listener))
+            return getattr(listener, method)(*args)
+        except Exception as error:  # a failed report must not end the search
+            if id(listener) not in self._reported:
+                self._reported.add(id(listener))
                 self.say(f"{listener.name}: {type(error).__name__}: {error}; the search goes on")
             return None
 
     def search_started(self, run: SearchRun) -> None:
-        self._tell("search_started", run)
+        self._notify("search_started", run)
 
     def trial_started(self, record: TrialRecord) -> None:
-        self._tell("trial_started", record)
+        self._notify("trial_started", record)
 
     def training_began(self) -> None:
-        self._tell("training_began")
+        self._notify("training_began")
 
     def epoch_ended(self, record: TrialRecord, metrics: dict[str, Any]) -> None:
-        self._tell("epoch_ended", record, metrics)
+        self._notify("epoch_ended", record, metrics)
 
     def trial_ended(self, record: TrialRecord) -> None:
-        self._tell("trial_ended", record)
+        self._notify("trial_ended", record)
 
     def front_changed(self, front: Front, finished: int) -> None:
-        self._tell("front_changed", front, finished)
+        self._notify("front_changed", front, finished)
 
     def search_ended(self, run: SearchRun, state: str) -> None:
-        self._tell("search_ended", run, state)
+        self._notify("search_ended", run, state)
 
     def result(self) -> dict[str, Any]:
-        return {key: value for found in self._tell("result") for key, value in (found or {}).items()}
+        return {key: value for added in self._notify("result") for key, value in (added or {}).items()}

@@ -1,7 +1,7 @@
-"""Non-dominated trials, their hypervolume and their knee.
+"""The Pareto front: non-dominated points, their hypervolume and their knee.
 
-Conventions: a row with a missing or NaN value is left out of everything; exact duplicates do not dominate each other;
-a point not strictly better than the reference in every objective adds no hypervolume (Zitzler and Thiele, 1999).
+A point with a missing or NaN value is ignored everywhere. Exact duplicates do not dominate each other. A point that is
+not strictly better than the reference in every objective adds no hypervolume (Zitzler and Thiele, 1999).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Point = Sequence[float | None]
 
 
 def _valid(points: Sequence[Point]) -> dict[int, list[float]]:
-    """The rows without a missing or NaN value, by their index."""
+    """The points without a missing or NaN value, by their index."""
     numbers = {i: [v for v in row if v is not None and not math.isnan(v)] for i, row in enumerate(points)}
     return {i: row for i, row in numbers.items() if len(row) == len(points[i])}
 
@@ -25,9 +25,11 @@ def _dominates(a: Sequence[float], b: Sequence[float], maximise: Sequence[bool])
 
 
 def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]:
-    """Indices, ascending, of the rows that no other row dominates; every copy of a duplicate is kept.
+    """The indices, ascending, of the points that no other dominates; every copy of a duplicate is kept.
 
-    In descending order no row is dominated by a later one, so each is compared with the front so far alone.
+    ``points``: (n, objectives); ``maximise``: for each objective, whether larger is better. The points are visited from
+    best to worst (lexicographically), where none is dominated by a later one, so that each is compared only with the
+    front found so far.
     """
     valid = _valid(points)
     order = sorted(valid, key=lambda i: [-v if up else v for v, up in zip(valid[i], maximise)])
@@ -39,7 +41,10 @@ def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]
 
 
 def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: Sequence[bool]) -> float:
-    """Lebesgue measure of what the rows dominate down to ``reference``; exact, any number of objectives."""
+    """The volume between the points and ``reference``; exact, for any number of objectives.
+
+    ``points``: (n, objectives); ``reference``: (objectives,); the unit is the product of the objectives' units.
+    """
     gains = [
         [(v - r) if up else (r - v) for v, r, up in zip(row, reference, maximise)] for row in _valid(points).values()
     ]
@@ -47,7 +52,7 @@ def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: S
 
 
 def _volume(gains: list[list[float]]) -> float:
-    """Volume of the union of boxes [0, g]: slice along the last axis, recurse on the rest."""
+    """The volume of the union of the boxes [0, g]: slices along the last axis, each by recursion over the others."""
     if not gains:
         return 0.0
     if len(gains[0]) == 1:
@@ -62,38 +67,42 @@ def _volume(gains: list[list[float]]) -> float:
 
 @dataclass(frozen=True)
 class Front:
-    """The non-dominated rows among trials of equal budget, best average first. All objectives are maximised.
-
-    A row is a dict with at least ``trial`` and the objectives.
-    """
+    """The non-dominated rows of trials that trained equally long, best first objective first. All objectives are
+    maximised. A row is a dict with at least ``trial`` and the objectives (see `TrialRecord.row`)."""
 
     objectives: tuple[str, ...]
     rows: tuple[dict, ...]
 
     @classmethod
     def of(cls, rows: Sequence[dict], objectives: Sequence[str]) -> Front:
+        """The front of ``rows``, which may include dominated ones."""
         points = [[row.get(name) for name in objectives] for row in rows]
         best = [rows[i] for i in nondominated(points, [True] * len(objectives))]
         return cls(tuple(objectives), tuple(sorted(best, key=lambda r: [-r[n] for n in objectives])))
 
     @property
     def reference(self) -> list[float]:
+        """The reference point of the hypervolume: 0 in every objective (accuracies are fractions)."""
         return [0.0] * len(self.objectives)
 
     @property
     def hypervolume(self) -> float:
-        """Against the reference point 0 in every objective (accuracies are fractions)."""
+        """The hypervolume above ``reference``."""
         points = [[row[n] for n in self.objectives] for row in self.rows]
         return hypervolume(points, self.reference, [True] * len(self.objectives))
 
     def knee(self) -> dict:
-        """The row farthest from the plane through the front's extremes: largest sum of range-normalised objectives."""
+        """The row with the largest sum of objectives, each scaled to [0, 1] over the front: the one farthest from the
+        plane through the front's extremes. ``ValueError`` on an empty front."""
         low = {n: min(r[n] for r in self.rows) for n in self.objectives}
         span = {n: max(r[n] for r in self.rows) - low[n] or 1.0 for n in self.objectives}
         return max(self.rows, key=lambda r: sum((r[n] - low[n]) / span[n] for n in self.objectives))
 
     def pick(self, which: str | int) -> dict:
-        """``knee``, ``average`` (best first objective), ``worst`` (best second) or a trial number on the front."""
+        """The row of ``knee``, ``average`` (best first objective), ``worst`` (best last objective) or a trial number.
+
+        ``ValueError`` if the front is empty or the trial is not on it.
+        """
         if not self.rows:
             raise ValueError("the front is empty: no trial has finished its full budget")
         if which == "knee":

@@ -1,12 +1,12 @@
-"""Replicates: front members run again under other seeds, so that the front is drawn on means and not on luck.
+"""Replicates: members of the front are repeated under other seeds, so that the front rests on means instead of luck.
 
-A replicate is a trial of its own: the setting of trial ``of`` under another seed, which changes everything that
-training draws but not the images: the front is that of the data its user has. (Thinned anew as well, two runs of a
-setting on digits exp:10 differ three times as much in their worst class: standard deviation 0.108, not 0.037, over 24
-settings of SRAT.) As long as a member of the front has fewer than ``--seeds`` of them, the missing ones are run; when
-means make a member fall, whoever comes onto the front in its place is run again too. At the end every member has all
-its seeds, and nobody was run again who is not near the front. The paper's setting has its seeds as well: it is what
-the front is compared with.
+A replicate is a trial of its own: the setting of trial ``of`` under another seed. The seed changes all random draws of
+training but not the choice of training images, since the front is meant for the user's data. (If the images are drawn
+again too, runs of one setting on digits exp:10 differ three times as much in their worst class: standard deviation
+0.108 instead of 0.037, over 24 settings of SRAT.) While a member of the front has fewer than ``--seeds`` seeds, the
+missing ones are run; where a mean makes a member fall off, the trials that take its place are repeated too. In the end
+every member has all its seeds, and only trials near the front were repeated. So is the paper's setting, with which the
+front is compared.
 """
 
 from __future__ import annotations
@@ -19,41 +19,43 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
-    """(trial, seed) of every replicate that has not been started and that the front as it stands asks for."""
+    """(trial, seed) of every replicate that the current front needs and that has not been started; none before all
+    trials have ended."""
     return missing(spec, history) if trials_ended(spec, history) else []
 
 
 def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
-    """`wanted`, while trials are still to come too."""
+    """Like `wanted`, even while trials are still to come."""
     if spec.seeds == 1:
         return []
     members = {row["trial"] for row in front_of(spec, history).rows}
-    first = {numbers[0] for numbers in history.numbers.values()}  # of each method: the paper's setting
-    members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in first}
+    papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its paper's setting
+    members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     started = {(r.of, r.seed) for r in history.replicates.values()}
     pairs = [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
     return [pair for pair in pairs if pair not in started]
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
-    """Whether every trial asked for has ended."""
+    """Whether all trials of the search have ended, replicates aside."""
     return len(history.with_state(TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)) >= total_trials(spec)
 
 
 def total_trials(spec: SearchSpec) -> int:
-    """How many trials the search has: of a method of which nothing is searched, one."""
+    """The number of trials that the search will have; a method without searched parameters has one."""
     return min(spec.trials, sum(spec.trials if lane.search_space().searched else 1 for lane in spec.lanes))
 
 
 def running(history: History) -> bool:
+    """Whether a replicate is running."""
     return any(r.state == TrialState.RUNNING for r in history.replicates.values())
 
 
 def fell_off(spec: SearchSpec, history: History) -> list[int]:
-    """Trials that were on the front by their own seed alone and are not by the means."""
+    """The numbers of trials that are on the front by their first seed but not by their mean over seeds."""
     if not history.replicates:
         return []
-    own = [t.row(spec.objectives) for t in history.with_state(TrialState.FINISHED) if spec.goal.feasible(t.last)]
-    alone = {row["trial"] for row in Front.of(own, spec.objectives).rows}
-    now = {row["trial"] for row in front_of(spec, history).rows}
-    return sorted(alone - now)
+    rows = [t.row(spec.objectives) for t in history.with_state(TrialState.FINISHED) if spec.goal.feasible(t.last)]
+    by_first_seed = {row["trial"] for row in Front.of(rows, spec.objectives).rows}
+    by_mean = {row["trial"] for row in front_of(spec, history).rows}
+    return sorted(by_first_seed - by_mean)

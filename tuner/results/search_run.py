@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tuner.home import Home
 from tuner.results.fronts import front_of, paper_row
@@ -14,10 +15,10 @@ from tuner.spec.search_spec import SearchSpec
 
 @dataclass(frozen=True)
 class SearchRun:
-    """What was asked for (``spec``), where it lies (``home``, ``name``) and what has happened so far (``history``).
+    """A search's ``spec``, where it is stored (``home``, ``name``) and what has happened so far (``history``).
 
-    ``name`` is the search's folder in the home. While the search runs its driver appends to ``history``; nothing else
-    here changes.
+    ``name`` is also that of the search's folder in the home. While the search runs, its driver appends to ``history``;
+    everything else is fixed.
     """
 
     spec: SearchSpec
@@ -30,13 +31,13 @@ class SearchRun:
         return self.home.search(self.name)
 
     def place(self, *parts: object) -> str:
-        """A path or URL below this search that trials on other nodes see too."""
+        """A path or URL below this search's folder that other nodes can also reach."""
         return self.home.place(self.spec.storage, "searches", self.name, *parts)
 
     def front(self) -> Front:
-        """The Pareto front of the trials of full budget, as the history stands now."""
+        """The current Pareto front: see `fronts.front_of`."""
         return front_of(self.spec, self.history)
 
-    def paper_row(self) -> dict | None:
-        """The finished trial that ran the (first) method's paper's setting, as a row of the front."""
+    def paper_row(self) -> dict[str, Any] | None:
+        """The paper's setting as a row of the front: see `fronts.paper_row`."""
         return paper_row(self.spec, self.history)

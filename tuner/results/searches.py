@@ -1,4 +1,4 @@
-"""Searches by name: in a home, and in the storage that was named with it."""
+"""Find searches by name: in a home, and in the storage that the user named with it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def search_names(home: Home) -> list[str]:
-    """The searches in a home, oldest first, and those that are in its storage alone."""
+    """The names of the searches: first those that only the home's storage has, then those of the home, oldest first."""
     specs = home.searches.glob("*/spec.yaml")
-    here = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+    local = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
     if not home.storage:
-        return here
+        return local
     from tuner.sync.mirror import stored_names
 
-    return [*(name for name in stored_names(home.storage) if name not in here), *here]
+    return [*(name for name in stored_names(home.storage) if name not in local), *local]
 
 
 def load_search(home: Home, name: str) -> SearchRun:
-    """A search of this home, or of the storage named with it, by name; ``UsageError`` offers the nearest names.
+    """The search ``name`` of this home, brought up to date from the storage that the user named with it.
 
-    The storage that stands in a spec is not asked: a folder that somebody sent must not choose whom this machine talks
-    to (``tuner.sync.named_places``).
+    The storage in the search's own spec is not contacted: a folder received from someone else must not choose where
+    this machine connects to (`tuner.sync.named_places`). ``UsageError`` if there is no such search (the message offers
+    similar names) or its spec cannot be read.
     """
     from tuner.sync.mirror import pull
     from tuner.sync.storage_spec import with_storage
 
     folder = home.search(name)
     path = folder / "spec.yaml"
-    asked = with_storage(SearchSpec(), home).storage
-    moved = asked is not None and pull(asked, home, name)
+    storage = with_storage(SearchSpec(), home).storage
+    pulled = storage is not None and pull(storage, home, name)
     if not path.exists():
         import difflib
 
@@ -44,13 +45,13 @@ def load_search(home: Home, name: str) -> SearchRun:
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
     try:
         spec = SearchSpec.from_yaml(path.read_text())
-    except UsageError as error:  # a spec of other versions, or somebody's edit
+    except UsageError as error:  # written by another version, or edited by hand
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
-    if moved:
-        spec = replace(spec, storage=asked)
+    if pulled:
+        spec = replace(spec, storage=storage)
     return SearchRun(spec, home, name, History(folder))
 
 
 def load_front(name: str, home: Home | None = None) -> Front:
-    """The Pareto front of a search by name, over its trials of full budget."""
+    """The Pareto front of the search ``name``, over the trials that trained all epochs; errors as in `load_search`."""
     return load_search(home or Home(), name).front()

@@ -1,4 +1,4 @@
-"""A search's result, as the terminal, `--json` and other programs read it; built from the history alone."""
+"""A search's result as the terminal, `--json` and other programs read it, computed from the history alone."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from tuner.files import write_atomically
+from tuner.results import replicates
 from tuner.results.pareto import Front
 from tuner.results.provisional import provisional
-from tuner.results.replicates import fell_off, running, trials_ended, wanted
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
 
-SPLIT = "val"  # the only split a search ever sees
+SPLIT = "val"  # the only split that a search evaluates on
 
 
 def front_json(run: SearchRun) -> dict[str, Any]:
-    """What ``tuner front --json`` prints for one search."""
+    """What ``tuner front --json`` prints for one search. All metrics are fractions in [0, 1]."""
     spec, history, front = run.spec, run.history, run.front()
     paper = history.trials.get(0)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "search": run.name,
         "state": state_of(run),
         "objectives": list(spec.objectives),
@@ -36,43 +36,44 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         },
         "home": str(run.home.root),
     }
-    if spec.constraint:  # which trials are off the front because of them
-        found["infeasible"] = [
+    if spec.constraint:  # finished trials that violate a constraint, so they are not on the front
+        result["infeasible"] = [
             t.trial for t in history.with_state(TrialState.FINISHED) if not spec.goal.feasible(history.judged(t.trial))
         ]
-        if found["paper"]:
-            found["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
-    return found | extras(run)
+        if result["paper"]:
+            result["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
+    return result | extras(run)
 
 
 def extras(run: SearchRun) -> dict[str, Any]:
-    """What a search under way, with several seeds or with several methods has to say beside its front."""
+    """The keys of `front_json` that only some searches have: running ones, those with several seeds or methods."""
     spec, history = run.spec, run.history
-    found: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if early := provisional(history, spec.objectives, spec.goal):
-        found["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
+        extra["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
     if spec.seeds > 1:
-        found["seeds"] = spec.seeds
-        found["replicates"] = {
+        extra["seeds"] = spec.seeds
+        extra["replicates"] = {
             state: sum(r.state == state for r in history.replicates.values())
             for state in (TrialState.FINISHED, TrialState.FAILED)
         }
-        found["fell_off"] = [history.row(trial, spec.objectives) for trial in fell_off(spec, history)]
+        extra["fell_off"] = [history.row(trial, spec.objectives) for trial in replicates.fell_off(spec, history)]
     if len(spec.methods) > 1:
-        found["methods"] = methods_json(run)
-    return found
+        extra["methods"] = methods_json(run)
+    return extra
 
 
 def methods_json(run: SearchRun) -> list[dict[str, Any]]:
-    """For each of several methods: what it got, which part of the front it holds, its paper's setting.
+    """For each method of the search: its trials and epochs, its share of the front, and its paper's setting.
 
-    ``adds``: the hypervolume that the front would lose without this method.
+    ``front``: its trials on the common front; ``hypervolume``: of its own front; ``adds``: its exclusive hypervolume,
+    which the common front would lose without it.
     """
     spec, history, front = run.spec, run.history, run.front()
     rows = []
     for method in spec.methods:
         own = [t for t in history.trials.values() if t.method == method]
-        alone, others = (
+        own_rows, other_rows = (
             [r for r in history.rows(spec.objectives, spec.goal) if (r["method"] == method) is mine]
             for mine in (True, False)
         )
@@ -83,8 +84,8 @@ def methods_json(run: SearchRun) -> list[dict[str, Any]]:
                 "trials": len(own),
                 "epochs": sum(t.trained for t in history.everything() if t.method == method),
                 "front": [r["trial"] for r in front.rows if r["method"] == method],
-                "hypervolume": Front.of(alone, spec.objectives).hypervolume,
-                "adds": front.hypervolume - Front.of(others, spec.objectives).hypervolume,
+                "hypervolume": Front.of(own_rows, spec.objectives).hypervolume,
+                "adds": front.hypervolume - Front.of(other_rows, spec.objectives).hypervolume,
                 "paper": history.row(paper.trial, spec.objectives) if paper else None,
             }
         )
@@ -92,18 +93,19 @@ def methods_json(run: SearchRun) -> list[dict[str, Any]]:
 
 
 def state_of(run: SearchRun) -> str:
-    """``finished`` when every trial and replicate asked for has ended (``failed`` if all failed), else ``stopped``."""
+    """``finished`` if all trials and replicates have ended, ``failed`` if all trials failed, else ``stopped``."""
     spec, history = run.spec, run.history
-    if not trials_ended(spec, history) or wanted(spec, history) or running(history):
+    if not replicates.trials_ended(spec, history) or replicates.wanted(spec, history) or replicates.running(history):
         return "stopped"
     return "finished" if history.with_state(TrialState.FINISHED, TrialState.STOPPED) else "failed"
 
 
 def save_result(folder: Path, result: dict[str, Any] | None) -> None:
-    """None: there is no result any more. Written, not removed: a file that is gone would come back from the storage."""
+    """Write ``result.json``. None (no result any more) is written too: a removed file would return from the storage."""
     write_atomically(folder / "result.json", json.dumps(result, indent=1))
 
 
 def saved_result(folder: Path) -> dict[str, Any] | None:
+    """The result that the search's ``folder`` holds, or None."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.exists() else None

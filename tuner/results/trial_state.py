@@ -1,4 +1,4 @@
-"""Where a trial stands."""
+"""The states of a trial."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 
 class TrialState(StrEnum):
-    """A trial's state; its value is what the history, `--json` and MLflow's tag carry.
+    """A trial's state; its value appears in the history, in `--json` and in MLflow's tag.
 
-        proposed ──> RUNNING ──┬──> FINISHED   trained all its epochs: may stand on a front
-                      ^   │    ├──> STOPPED    stopped early at a rung, or still waiting there when the search ended
-            resumed,  │   │    └──> FAILED     diverged, stayed broken after its retries; the reason is kept
-            promoted  └───┘ interrupted, or paused at a rung: goes on from its checkpoint
+        proposed ──> RUNNING ──┬──> FINISHED   trained all its epochs: may be on a front
+                      ^   │    ├──> STOPPED    stopped early at a rung, or still paused there when the search ended
+            resumed,  │   │    └──> FAILED     diverged, or failed again after its retries; the reason is kept
+            promoted  └───┘ interrupted, or paused at a rung: continues from its checkpoint
 
-    The driver's callback is the only one that changes a state. FINISHED, STOPPED and FAILED are final.
+    Only the driver's callback changes a state. FINISHED, STOPPED and FAILED are final.
     """
 
     RUNNING = "running"
@@ -23,4 +23,5 @@ class TrialState(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """Whether the state is final."""
         return self is not TrialState.RUNNING

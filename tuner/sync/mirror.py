@@ -1,7 +1,7 @@
-"""A search's folder kept in its storage too (``--storage``), so that another home finds it and can go on.
+"""Copy a search's folder to its storage (``--storage``), so that another home can find and resume the search.
 
-The home is where the driver works; trials write their checkpoints and trunks into the storage themselves. Without a
-storage nothing here does anything: the home is then what nodes share.
+The driver works in its home; trials write their checkpoints and trunks to the storage themselves. Without a storage
+nothing is copied, and the nodes share the home instead.
 """
 
 from __future__ import annotations
@@ -17,81 +17,84 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.storage import inside
+from trainables.storage import Storage, below, explain, inside
 from tuner.errors import TakenOver, UsageError
 from tuner.files import write_atomically
-from tuner.home import NAME, Home
+from tuner.home import SEARCH_NAME, Home
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.storage_spec import spoken_errors
+from tuner.sync.storage_spec import storage_errors
 
-EVERY_S, MOST_S = 2.0, 30.0  # how often changes are sent: sending takes a tenth of the time at most
+MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 30.0  # between two sendings, which shall take at most a tenth of the time
 HISTORY, LEASE = "history.jsonl", "driver.json"
-_PATIENCE = 2.5  # intervals in which a lease has not changed: its driver is gone
-_NOT_OURS = ("ray", "trials", "verify/seeds")  # Ray's own folder; checkpoints, which trials put into the storage
+_MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
+_NOT_MIRRORED = ("ray", "trials", "verify/seeds")  # Ray's own files, and checkpoints, which trials write there directly
 
 
-def open_search(storage: str, name: str):
-    from trainables.storage import Storage, below
-
+def open_search(storage: str, name: str) -> Storage:
+    """The search's folder in a storage, whether or not it exists."""
     return Storage(below(storage, "searches", name))
 
 
 def stored_names(storage: str) -> list[str]:
-    """The searches in a storage."""
-    from trainables.storage import Storage
-
-    with spoken_errors(storage):
-        return [name for name in Storage(storage).folders("searches") if NAME.fullmatch(name)]
+    """The names of the searches in a storage, without names that are not allowed. ``Failed`` if it cannot be read."""
+    with storage_errors(storage):
+        return [name for name in Storage(storage).folders("searches") if SEARCH_NAME.fullmatch(name)]
 
 
 def pull(storage: str, home: Home, name: str) -> bool:
-    """Bring the search's folder up to date; False where the storage has no such search.
+    """Bring the home's folder of the search up to date from the storage; False if the storage has no such search.
 
-    The history only grows. Where ours has more, this home was cut off before it could send; where both have something
-    of their own, somebody went on elsewhere, and what trials left in the storage belongs to that.
+    Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
+    files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
+    checkpoints in it belong to that history. ``Failed`` if the storage cannot be read; ``UsageError``, before any file
+    is written, if a file name in it leads out of the folder.
     """
     folder = home.search(name)
-    with spoken_errors(storage):
+    with storage_errors(storage):
         store = open_search(storage, name)
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
-        behind = _behind(folder, theirs)
-        found = {file: inside(folder, file) for file in _small_files(store)}  # all are looked at before one is written
-        for file in sorted(found, key=lambda file: file == HISTORY):  # last, because it says all is here
-            if behind or not found[file].exists():
-                write_atomically(found[file], theirs if file == HISTORY else store.read(file) or b"")
+        behind = _is_behind(folder, theirs)
+        paths = {file: inside(folder, file) for file in _mirrored_files(store)}  # all checked before one is written
+        for file in sorted(paths, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
+            if behind or not paths[file].exists():
+                write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
 
 
-def _behind(folder: Path, theirs: bytes) -> bool:
-    """Whether a history holds what that of the folder does not."""
+def _is_behind(folder: Path, theirs: bytes) -> bool:
+    """Whether the history ``theirs`` holds events that the folder's own does not."""
     path = folder / HISTORY
     return not (path.read_bytes() if path.exists() else b"").startswith(theirs)
 
 
-def _small_files(store) -> Iterator[str]:
+def _mirrored_files(store: Storage) -> Iterator[str]:
     yield from (file for file, _ in store.files() if file != LEASE)
     for folder in store.folders():
-        if folder not in _NOT_OURS:
+        if folder not in _NOT_MIRRORED:
             files = (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
-            yield from (file for file in files if not file.startswith(_NOT_OURS))
+            yield from (file for file in files if not file.startswith(_NOT_MIRRORED))
 
 
 def push(storage: str, home: Home, name: str) -> None:
-    """Send what a command wrote into a search's folder."""
-    with spoken_errors(storage):
+    """Send to the storage what a command wrote into a search's folder; ``Failed`` if the storage cannot be written."""
+    with storage_errors(storage):
         Mirror(storage, home, name).send()
 
 
 @contextlib.contextmanager
 def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
-    """While a driver runs: take the search over, bring it here, send changes in the background and, at the end, all."""
+    """In this block a driver owns the search: its folder is brought here first, changes are sent in the background, and
+    everything at the end. Without a storage nothing happens.
+
+    ``UsageError`` if another driver is running the search, ``Failed`` if the storage does not work.
+    """
     if not spec.storage:
         yield
         return
     mirror = Mirror(spec.storage, home, name)
-    with spoken_errors(spec.storage):
+    with storage_errors(spec.storage):
         mirror.claim()
     pull(spec.storage, home, name)
     stop = threading.Event()
@@ -106,62 +109,72 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
 
 
 class Mirror:
-    """Sends what has changed of a search's folder; a driver's holds the search's lease meanwhile (``claim``)."""
+    """Sends the changed files of a search's folder to its storage.
+
+    A driver's mirror also holds the search's lease (`claim`): a small file in the storage that names its owner and
+    changes at least once in every interval that it announces, which shows that the driver is alive.
+    """
 
     def __init__(self, storage: str, home: Home, name: str):
         self.store, self.folder, self.name = open_search(storage, name), home.search(name), name
-        self.storage, self.who = storage, f"{socket.gethostname()}:{home.root}"
-        self._sent: dict[str, tuple[int, int]] = {}
-        self._every, self._due = EVERY_S, math.inf  # what our lease announces, and when it must change; inf: none
+        self.storage, self.owner = storage, f"{socket.gethostname()}:{home.root}"
+        self._sent: dict[str, tuple[int, int]] = {}  # file -> its modification time (ns) and size when it was sent
+        self._every = MIN_INTERVAL_S  # seconds that our lease announces
+        self._due = math.inf  # ``time.monotonic()`` by which the lease must change; inf: there is none
 
     def send(self) -> None:
+        """Send every file that has changed since it was last sent; the history last, and of it only whole lines."""
         for path in sorted(self.folder.rglob("*"), key=lambda path: path.name == HISTORY):
             file = path.relative_to(self.folder).as_posix()
-            if path.name.startswith(".") or file.startswith(_NOT_OURS) or not path.is_file():
+            if path.name.startswith(".") or file.startswith(_NOT_MIRRORED) or not path.is_file():
                 continue
             stat = path.stat()
             state = (stat.st_mtime_ns, stat.st_size)
             if self._sent.get(file) != state:
-                if time.monotonic() > self._due:  # many files, or a storage that became slow
-                    self._hold(self._every)
+                if time.monotonic() > self._due:  # there are many files, or the storage has become slow
+                    self._renew_lease(self._every)
                 data = path.read_bytes()
                 self.store.write(file, data[: data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
 
     def run(self, stop: threading.Event) -> None:
-        from trainables.storage import explain
-
-        every, said = EVERY_S, False
+        """Send changes and renew the lease until ``stop`` is set. Prints the first error of each outage; returns early
+        if another driver has taken the search over."""
+        every, reported = MIN_INTERVAL_S, False
         while not stop.wait(every):
             begin = time.monotonic()
             try:
-                self._check()
-                with contextlib.suppress(FileNotFoundError):  # a file that was replaced just now
+                self._check_owner()
+                with contextlib.suppress(FileNotFoundError):  # a file was being replaced
                     self.send()
-                every = min(max(EVERY_S, 10 * (time.monotonic() - begin)), MOST_S)
-                self._hold(every)
-                said = False
+                every = min(max(MIN_INTERVAL_S, 10 * (time.monotonic() - begin)), MAX_INTERVAL_S)
+                self._renew_lease(every)
+                reported = False
             except TakenOver as error:
-                print(f"{error}; its trials still write their checkpoints there: end it", file=sys.stderr, flush=True)
+                print(
+                    f"{error}; end this driver, because its trials still write checkpoints there",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 return
-            except Exception as error:  # whatever it is: clients of clouds have errors of their own
-                if not said:
+            except Exception as error:  # of any class: cloud clients raise their own
+                if not reported:
                     print(
                         f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
                         file=sys.stderr,
                         flush=True,
                     )
-                said = True
+                reported = True
 
     def claim(self) -> None:
-        """One driver per search: ``UsageError`` while another home's is alive, which its lease shows by changing.
+        """Take the search's lease; ``UsageError`` if a driver of another home is alive, that is, its lease changes.
 
-        Two that start within the same second from two homes are not told apart.
+        Two drivers that start within the same second from two homes are not noticed here.
         """
         first = self.store.read(LEASE)
         theirs = json.loads(first) if first else None
-        if theirs and theirs["who"] != self.who:
-            deadline = time.monotonic() + _PATIENCE * theirs["every"]
+        if theirs and theirs["who"] != self.owner:
+            deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
             while time.monotonic() < deadline:
                 time.sleep(0.5)
                 now = self.store.read(LEASE)
@@ -172,44 +185,38 @@ class Mirror:
                         f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
                         "give this one another --name"
                     )
-        self._lease(MOST_S)  # bringing the search here may take a while
+        self._write_lease(MAX_INTERVAL_S)  # long enough to bring the search's folder here
 
-    def _lease(self, every: float) -> None:
-        """Announce that it will change within ``every`` seconds."""
-        text = json.dumps({"who": self.who, "every": every, "beat": uuid.uuid4().hex})
+    def _write_lease(self, every: float) -> None:
+        """Write a new lease, which announces that it will change again within ``every`` seconds."""
+        text = json.dumps({"who": self.owner, "every": every, "beat": uuid.uuid4().hex})
         self.store.write(LEASE, text.encode())
-        self._every, self._due = every, time.monotonic() + 1.5 * every  # well before others lose their patience
+        self._every, self._due = every, time.monotonic() + 1.5 * every  # before others take the lease for abandoned
 
-    def _check(self) -> None:
-        """``TakenOver`` where another driver went on meanwhile: this machine slept, or could not reach the storage."""
-        found = self.store.read(LEASE)
-        if found is None and not _behind(self.folder, self.store.read(HISTORY) or b""):
-            return  # it was removed, but by nobody who went on
-        who = json.loads(found)["who"] if found else "a driver that has ended since"
-        if who != self.who:
+    def _check_owner(self) -> None:
+        """``TakenOver`` if another driver has resumed the search while this machine slept or was cut off."""
+        lease = self.store.read(LEASE)
+        if lease is None and not _is_behind(self.folder, self.store.read(HISTORY) or b""):
+            return  # the lease was removed, but nothing was added to the history
+        owner = json.loads(lease)["who"] if lease else "a driver that has ended since"
+        if owner != self.owner:
             raise TakenOver(
-                f"search {self.name!r} was taken over by {who}; nothing more is sent to {self.storage!r}, "
-                f"what this driver found is in {self.folder}"
+                f"search {self.name!r} was taken over by {owner}; nothing more is sent to {self.storage!r}, "
+                f"the results of this driver are in {self.folder}"
             )
 
-    def _hold(self, every: float) -> None:
-        self._check()
-        self._lease(every)
+    def _renew_lease(self, every: float) -> None:
+        self._check_owner()
+        self._write_lease(every)
 
     def close(self) -> None:
-        """Send the rest and give the search up; if it is another's by now, only say so."""
+        """Send the rest and remove the lease; if another driver owns the search by now, only print that."""
         try:
-            with spoken_errors(self.storage):
-                self._hold(MOST_S)  # pictures come last, and a page of them has 5 MB
+            with storage_errors(self.storage):
+                self._renew_lease(MAX_INTERVAL_S)  # the pictures are sent last, and a page has 5 MB
                 self.send()
         except TakenOver as error:
             print(error, file=sys.stderr, flush=True)
         else:
             with contextlib.suppress(OSError):
                 self.store.remove(LEASE)
-
-
-# ---- Ray's own folder --------------------------------------------------------------------------------------------
-
-
-# ---- data ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Which places a command may ask: those that its user named, not those that a received search names."""
+"""The places (storage, data set, database) that a command may contact: those its user named, not those in a search's
+spec, which may come from someone else."""
 
 from __future__ import annotations
 
@@ -11,37 +12,37 @@ from tuner.sync.shared_dataset import DATASET
 from tuner.sync.storage_spec import with_storage
 
 
-def check_named(spec: SearchSpec, home: Home, name: str, command: str, **said: str | None) -> None:
-    """``UsageError`` where ``command`` would make this machine ask a place that its user has not named.
+def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: str | None) -> None:
+    """``UsageError`` if ``command`` would make this machine contact a place that its user has not named.
 
-    Whoever gave us a search's folder wrote the spec in it, so before this machine's credentials go to a place of that
-    spec it is named on the command line too (a storage: or in TUNER_STORAGE). ``said``: what was said of the other
-    fields that ``command`` uses.
+    A received search's folder holds a spec that someone else wrote. Before this machine's credentials go to a place in
+    it, the user must name that place on the command line (a storage also in TUNER_STORAGE). ``named``: what the user
+    gave, or None, for each field that ``command`` uses beside the storage.
     """
-    said["storage"] = with_storage(SearchSpec(), home).storage
-    wanted = {field: value for field, value in places(spec).items() if field in said and value != said[field]}
-    if said["storage"] and (home.search(name) / DATASET).exists():
-        wanted.pop("dataset", None)  # the decoded data in that storage are used
-    if wanted:
-        flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in wanted.items())
+    named["storage"] = with_storage(SearchSpec(), home).storage
+    unnamed = {field: value for field, value in places(spec).items() if field in named and value != named[field]}
+    if named["storage"] and (home.search(name) / DATASET).exists():
+        unnamed.pop("dataset", None)  # the decoded data in that storage are used instead
+    if unnamed:
+        flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in unnamed.items())
         raise UsageError(
-            f"search {name!r} uses {', '.join(map(repr, wanted.values()))}, which this command was not "
-            f"told of; if you trust whoever made the search: tuner {command} {name} {flags}"
+            f"search {name!r} uses {', '.join(map(repr, unnamed.values()))}, which this command does not name; "
+            f"if you trust the author of the search: tuner {command} {name} {flags}"
         )
 
 
 def places(spec: SearchSpec) -> dict[str, str]:
-    """The fields of a spec that lead to other machines, or to a storage."""
-    far = {
+    """The fields of a spec, with their values, that lead to a storage or to another machine."""
+    remote = {
         "dataset": "://" in spec.dataset,
         "study_storage": not str(spec.study_storage or "sqlite:").startswith("sqlite:"),
         "storage": bool(spec.storage),
     }
-    return {field: getattr(spec, field) for field, is_far in far.items() if is_far}
+    return {field: getattr(spec, field) for field, is_remote in remote.items() if is_remote}
 
 
-def again(spec: SearchSpec) -> str:
-    """The flags with which a later command names the places of a spec."""
+def place_flags(spec: SearchSpec) -> str:
+    """The command line flags that name the places of a spec, each with a space before it; empty if it has none."""
     return "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
 
 
@@ -49,11 +50,11 @@ def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def not_asked(spec: SearchSpec, home: Home, name: str) -> str | None:
-    """What a command that only reads says where it leaves the storage of a spec alone."""
+def unasked_storage_note(spec: SearchSpec, home: Home, name: str) -> str | None:
+    """A sentence for the user of a read-only command if the spec's storage was not contacted, else None."""
     if not spec.storage or spec.storage == with_storage(SearchSpec(), home).storage:
         return None
     return (
-        f"search {name!r} is shown as it lies here; what {spec.storage!r} has of it is brought where that is named "
-        "(--storage or TUNER_STORAGE)"
+        f"search {name!r} is shown as stored on this machine; to include what {spec.storage!r} has of it, name that "
+        "with --storage or TUNER_STORAGE"
     )

@@ -1,4 +1,4 @@
-"""The decoded data of a search in its storage, so that no node needs their source."""
+"""Keep a search's decoded data in its storage, so that nodes do not need the original data set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.storage_spec import spoken_errors
+from tuner.sync.storage_spec import storage_errors
 
-DATASET = "dataset"  # holds the name of the decoded data
+DATASET = "dataset"  # file in the search's folder with the name of the decoded data
 
 
 def dataset_of(spec: SearchSpec, folder: Path) -> str:
-    """What trials open: the decoded data in the storage once it is there, so that no node needs the source."""
+    """The data set name that trials open: the decoded data in the storage if they are there, else the spec's own.
+
+    ``folder``: the search's. ``UsageError`` if the name stored in it is not valid.
+    """
     from trainables.data import absolute
     from trainables.data.store import DECODED
     from trainables.storage import below
@@ -29,12 +32,15 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
 
 
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
-    """The decoded data into the storage, unless it is there."""
+    """Decode the data and put them into the storage, unless they are there; ``Failed`` if it cannot be written.
+
+    ``folder``: the search's. Without a storage nothing happens.
+    """
     from trainables.data import prepare, share
 
     if not spec.storage or (folder / DATASET).exists():
         return
     decoded = prepare(dataset_of(spec, folder), home.root)
-    with spoken_errors(spec.storage):
+    with storage_errors(spec.storage):
         share(decoded, spec.storage)
     write_atomically(folder / DATASET, decoded.name)

@@ -1,4 +1,4 @@
-"""The storage that a spec or an environment names, and what its errors mean."""
+"""The storage that a spec or the environment names, and its errors in our own classes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def with_storage(spec: SearchSpec, home: Home) -> SearchSpec:
-    """The spec with its storage filled in (TUNER_STORAGE) and absolute."""
-    where = spec.storage or home.storage
-    if not where:
+    """The spec with its storage, or else the home's (TUNER_STORAGE), as an absolute path or URL.
+
+    ``UsageError`` if it cannot be used as one (a URL with a password).
+    """
+    storage = spec.storage or home.storage
+    if not storage:
         return spec
     from trainables.storage import absolute_storage
 
     try:
-        return replace(spec, storage=absolute_storage(where))
+        return replace(spec, storage=absolute_storage(storage))
     except ValueError as error:
         raise UsageError(f"--storage: {error}") from None
 
 
 def check_storage(spec: SearchSpec) -> None:
-    """``UsageError`` where this machine cannot use the storage."""
+    """``UsageError`` if this machine cannot use the spec's storage."""
     from trainables.storage import storage_problem
 
     problem = spec.storage and storage_problem(spec.storage)
@@ -34,8 +37,8 @@ def check_storage(spec: SearchSpec) -> None:
 
 
 @contextlib.contextmanager
-def spoken_errors(storage: str) -> Iterator[None]:
-    """What a storage refuses, as one of our errors: ``Failed``, or ``UsageError`` where its address is wrong."""
+def storage_errors(storage: str) -> Iterator[None]:
+    """Turn errors of a storage in this block into ``Failed``, or ``UsageError`` if its address is wrong."""
     from trainables.storage import explain
 
     try:

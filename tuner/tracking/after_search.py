@@ -1,80 +1,92 @@
-"""What is added to a search's MLflow runs after it has ended: test metrics, and models in the registry."""
+"""What is added to a search's MLflow runs after it has ended: test metrics, and registered models."""
 
 from __future__ import annotations
 
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
-from tuner.tracking import runs as layout
-from tuner.tracking.runs import Changes, metric_name, without_secrets
+from tuner.tracking import runs
+from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlflow import MlflowClient
 
 
 @contextmanager
-def _client(home: Home):
-    """A client; whatever MLflow answers becomes one sentence without secrets."""
-    layout.quiet()
+def _client(home: Home) -> Iterator[MlflowClient]:
+    """An MLflow client; in this block its errors become ``Failed``, one sentence without secrets."""
+    runs.configure_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = layout.tracking_uri(home)
+    uri = runs.tracking_uri(home)
     where = f"MLflow at {without_secrets(uri)}"
     try:
         if uri == f"sqlite:///{home.mlflow_db}":
-            layout.make_store(home, lambda u: MlflowClient(tracking_uri=u))
+            runs.create_database(home, lambda u: MlflowClient(tracking_uri=u))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        if layout.is_refusal(error):
-            raise Failed(f"{where} {layout.REFUSES}") from None
+        if runs.is_login_refused(error):
+            raise Failed(f"{where} {runs.LOGIN_REFUSED}") from None
         text = without_secrets(" ".join(str(error).split()))[:300]
-        raise Failed(f"{where} does not take it: {text}") from None
+        raise Failed(f"{where} reports an error: {text}") from None
     except OSError as error:
         raise Failed(f"{where} cannot be reached: {without_secrets(str(error))[:300]}") from None
 
 
-def _runs(client, run: SearchRun) -> tuple[str, dict[int, str]]:
-    """The search's own run, and those of its trials."""
+def _run_ids(client: MlflowClient, run: SearchRun) -> tuple[str, dict[int, str]]:
+    """The id of the search's run, and those of its trials' runs by trial number; ``Failed`` if MLflow has none."""
     experiment = client.get_experiment_by_name(run.spec.experiment_name)
-    key = layout.search_key(run.folder)
+    key = runs.search_key(run.folder)
     found = experiment and client.search_runs([experiment.experiment_id], f"tags.`tuner.key` = '{key}'", max_results=1)
     if not found:
         raise Failed(f"MLflow does not have search {run.name!r}; `tuner sync {run.name}` fills it in")
     parent = found[0].info.run_id
-    return parent, layout.trial_runs(client, experiment.experiment_id, parent)
+    return parent, runs.trial_runs(client, experiment.experiment_id, parent)
+
+
+def _trial_run(run_ids: dict[int, str], trial: int, run: SearchRun) -> str:
+    if trial not in run_ids:
+        raise Failed(f"MLflow does not have trial {trial} of search {run.name!r}; `tuner sync {run.name}` fills it in")
+    return run_ids[trial]
 
 
 def log_test(result: dict[str, Any], run: SearchRun) -> None:
-    """Metrics ``test/...`` and the tag ``tuner.test_attack`` on the trials' runs, the report on the search's."""
+    """Add the result of `tuner verify` to MLflow: metrics ``test/...`` and the tag ``tuner.test_attack`` to the trials'
+    runs, the report to the search's. ``Failed`` if MLflow does not have them or cannot be reached.
+    """
     from tuner.tracking.tracker import write
 
     with _client(run.home) as client:
-        parent, trials = _runs(client, run)
-        now = int(time.time() * 1000)
+        parent, run_ids = _run_ids(client, run)
+        now = milliseconds(time.time())
         for row in result["rows"]:
-            if row["trial"] not in trials:
-                raise Failed(
-                    f"MLflow does not have trial {row['trial']} of search {run.name!r}; "
-                    f"`tuner sync {run.name}` fills it in"
-                )
+            trial_run = _trial_run(run_ids, row["trial"], run)
             values = {k: v for k, v in row.items() if k.endswith("_acc")} | {
                 f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")
             }
             metrics = [(metric_name(f"test/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]
-            write(client, trials[row["trial"]], Changes(metrics=metrics, tags={"tuner.test_attack": result["attack"]}))
+            write(client, trial_run, Changes(metrics=metrics, tags={"tuner.test_attack": result["attack"]}))
         folder = run.folder
         write(client, parent, Changes(files=[folder / "verified.html", folder / "verified.parquet"]))
 
 
 def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, alias: str) -> dict[str, str]:
-    """A new version of registered model ``model``, made of an exported folder; ``alias`` points to it."""
+    """Register an exported folder as a new version of ``model``, to which ``alias`` then points.
+
+    ``bundle``: the folder; ``about``: its description (trial, torch version, architecture). Returns the version's
+    {"name", "version", "alias"}. ``Failed`` if MLflow does not have the trial or cannot be reached.
+    """
     import tempfile
 
     with _client(run.home) as client:
@@ -83,19 +95,15 @@ def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, al
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        _, trials = _runs(client, run)
-        trial_run = trials.get(about["trial"])
-        if trial_run is None:
-            raise Failed(
-                f"MLflow does not have trial {about['trial']} of search {run.name!r}; "
-                f"`tuner sync {run.name}` fills it in"
-            )
-        kind, classes = np.dtype(np.float32), len(about["architecture"]["classes"])
+        _, run_ids = _run_ids(client, run)
+        trial_run = _trial_run(run_ids, about["trial"], run)
+        float32, classes = np.dtype(np.float32), len(about["architecture"]["classes"])
         signature = ModelSignature(
-            Schema([TensorSpec(kind, (-1, *about["architecture"]["shape"]))]), Schema([TensorSpec(kind, (-1, classes))])
+            Schema([TensorSpec(float32, (-1, *about["architecture"]["shape"]))]),
+            Schema([TensorSpec(float32, (-1, classes))]),
         )
         with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice about type hints and examples
+            warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples
             mlflow.pyfunc.save_model(
                 f"{aside}/model",
                 python_model=str(Path(__file__).with_name("served_model.py")),

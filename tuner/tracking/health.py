@@ -1,4 +1,4 @@
-"""Does MLflow answer? Asked by `doctor` here and on every node; plain HTTP, no import of mlflow."""
+"""Check whether an MLflow server answers, by plain HTTP without importing mlflow. `doctor` does it on every node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import urllib.request
 
 
 def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
-    """None: it answers (or is no server). Else what is wrong, without the address's password."""
+    """What is wrong with the MLflow server at ``uri``, without the address's password; None if it answers or if ``uri``
+    is no server. ``timeout`` in seconds."""
     if not uri or not uri.startswith(("http:", "https:")):
         return None
     url = urllib.parse.urlsplit(uri)

@@ -1,6 +1,6 @@
-"""How a search looks in MLflow: experiment, runs, tags, names and the saved chart view.
+"""The layout of a search in MLflow: experiment, runs, tags, names and the saved chart view.
 
-These functions work on a client that is handed in; only `watch_machine` imports MLflow itself.
+These functions use a client that the caller passes; only `log_system_metrics` imports MLflow.
 """
 
 from __future__ import annotations
@@ -17,40 +17,47 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlflow import MlflowClient
+
 VIEW_TAG = "mlflow.sharedViewState."
-# The saved view is no public API of MLflow: it is written only for the versions whose pages were looked at.
-VIEW_VERSIONS = ((3, 15), (3, 18))
+# Saved views are not a public API of MLflow: they are written only for versions whose pages were checked by hand.
+VIEW_VERSIONS = ((3, 15), (3, 18))  # from the first up to, but not including, the second
 
 
 def tracking_uri(home: Home) -> str:
-    """Where runs go: ``MLFLOW_TRACKING_URI``, else a database in the home folder."""
+    """Where runs are stored: ``MLFLOW_TRACKING_URI``, else a database in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
 
 
 def without_secrets(text: str) -> str:
-    """The text without a password in an address and without the values of MLflow's secret variables."""
+    """The text with passwords in addresses and the values of MLflow's secret variables replaced by ``***``."""
     for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         if os.environ.get(name):
             text = text.replace(os.environ[name], "***")
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
-REFUSED_VALUES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # trying again cannot help
-REFUSES = "refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)"
+PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # retrying cannot help
+LOGIN_REFUSED = (
+    "refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)"
+)
 
 
-def is_refusal(error: Exception) -> bool:
-    """Is this MLflow's answer to a wrong user, password or token? Trying again with the same one does not help."""
+def is_login_refused(error: Exception) -> bool:
+    """Whether this is MLflow's answer to a wrong user, password or token, with which retrying cannot help."""
     return any(f"error code {code}" in str(error) for code in (401, 403))
 
 
-def quiet() -> None:
-    """Before MLflow is imported: short waits for a server that is away, nothing on our stdout, nothing sent home."""
+def configure_mlflow() -> None:
+    """Set MLflow's defaults before its import: short waits for a server that does not answer, no output on stdout, no
+    telemetry. What the environment sets already stays."""
     for name, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -62,25 +69,26 @@ def quiet() -> None:
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes; one that had to be changed carries a checksum, so no two classes share one."""
+    """``name`` in a form that MLflow allows. A name that had to be changed gets a checksum, so that no two collide."""
     clean = "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(" .") or "_" for part in name.split("/"))[:200]
     return name if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"
 
 
 @dataclass
 class Changes:
-    """What is still to be written to one run. Later messages are merged into earlier ones."""
+    """What is still to be written to one run. Times are in seconds since 1970 unless stated otherwise."""
 
     name: str = ""
     started: float = 0.0
     params: dict = field(default_factory=dict)
     tags: dict = field(default_factory=dict)
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # key, value, ms, step
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # key, value, time in ms, step
     status: str = ""
     ended: float = 0.0
     files: list[Path] = field(default_factory=list)
 
     def add(self, new: Changes) -> None:
+        """Merge later changes into these."""
         self.params.update(new.params)
         self.tags.update(new.tags)
         self.metrics += new.metrics
@@ -90,11 +98,11 @@ class Changes:
             self.status, self.ended = new.status, new.ended
 
 
-def make_store(home: Home, client_of) -> None:
-    """The home's own database, made once and whole.
+def create_database(home: Home, client_of: Callable[[str], MlflowClient]) -> None:
+    """Create MLflow's database in the home unless it exists. ``client_of``: makes a client from a tracking URI.
 
-    MLflow's first connection migrates for seconds; two at once, or one that is killed, leave a database that no MLflow
-    can open. So it is made under a lock, beside its place, and then renamed.
+    MLflow's first connection runs migrations for seconds; two at once, or one that is killed, leave a database that
+    MLflow cannot open. So it is created under a lock and another name, and then renamed.
     """
     home.root.mkdir(parents=True, exist_ok=True)
     with open(home.root / ".mlflow.lock", "w") as lock:
@@ -108,30 +116,34 @@ def make_store(home: Home, client_of) -> None:
 
 
 def search_key(folder: Path) -> str:
-    """What ties a search folder to its runs, written before the first run exists: a killed driver leaves no orphan."""
+    """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
+    driver leaves no run without a search."""
     path = folder / "mlflow.key"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex)
     return path.read_text().strip()
 
 
-def experiment_id(client, name: str, artifacts: str | None) -> str:
-    """The experiment, made if it is missing; several searches may ask at the same time."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment ``name``, created or restored if necessary. Several searches may ask at the same time.
+
+    ``artifacts``: URI of the artifact folder of a new experiment; None: the server's default.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, artifact_location=artifacts)
         except Exception:
-            found = client.get_experiment_by_name(name)  # another search was quicker
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another search may have created it just now
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
-def parent_run(client, experiment: str, spec: SearchSpec, name: str, key: str, started: float) -> str:
-    """The search's run: the one that carries its key, or a new one."""
+def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: str, key: str, started: float) -> str:
+    """The id of the search's run: the one that carries ``key``, or a new one, ``started`` in seconds since 1970."""
     found = client.search_runs([experiment], f"tags.`tuner.key` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
@@ -143,10 +155,11 @@ def parent_run(client, experiment: str, spec: SearchSpec, name: str, key: str, s
         "tuner.spec": spec.to_yaml(),
         **_origin(),
     }
-    return client.create_run(experiment, _ms(started), tags, run_name=name).info.run_id
+    return client.create_run(experiment, milliseconds(started), tags, run_name=name).info.run_id
 
 
 def parent_changes(spec: SearchSpec) -> Changes:
+    """The parameters of the search's run, and its status while the search runs."""
     shown = ("method", "dataset", "imbalance", "model", "trials", "max_epochs", "seed", "sampler")
     params = {
         **{n: getattr(spec, n) for n in shown},
@@ -156,20 +169,22 @@ def parent_changes(spec: SearchSpec) -> Changes:
     return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
 
 
-def trial_run(client, experiment: str, parent: str, changes: Changes) -> str:
+def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:
+    """The id of a new run for a trial, a child of the run ``parent``."""
     tags = {**changes.tags, **_origin(), "mlflow.parentRunId": parent}
-    return client.create_run(experiment, _ms(changes.started or time.time()), tags, run_name=changes.name).info.run_id
+    started = milliseconds(changes.started or time.time())
+    return client.create_run(experiment, started, tags, run_name=changes.name).info.run_id
 
 
-def trial_runs(client, experiment: str, parent: str) -> dict[int, str]:
-    """Trial number to run, of the trials that MLflow has already."""
-    runs, token = {}, None
+def trial_runs(client: MlflowClient, experiment: str, parent: str) -> dict[int, str]:
+    """Trial number -> run id, of the trials that MLflow already has."""
+    run_ids, token = {}, None
     while True:
         page = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'", page_token=token)
-        runs.update({int(r.data.tags["tuner.trial"]): r.info.run_id for r in page if "tuner.trial" in r.data.tags})
+        run_ids |= {int(r.data.tags["tuner.trial"]): r.info.run_id for r in page if "tuner.trial" in r.data.tags}
         token = page.token
         if not token:
-            return runs
+            return run_ids
 
 
 def _origin() -> dict[str, str]:
@@ -180,12 +195,17 @@ def _origin() -> dict[str, str]:
     return {"mlflow.user": user, "mlflow.source.name": "tuner", "mlflow.source.type": "LOCAL"}
 
 
-def _ms(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """A time as MLflow counts it."""
     return int(seconds * 1000)
 
 
-def save_view(client, experiment: str, parent: str, spec: SearchSpec, name: str, version: str) -> None:
-    """A named view of the search's trials: objectives and searched parameters first, scatter, parallel coordinates."""
+def save_view(client: MlflowClient, experiment: str, parent: str, spec: SearchSpec, name: str, version: str) -> None:
+    """Save a named view of the search's trials in MLflow: a table with objectives and searched parameters first, a
+    scatter plot, parallel coordinates and learning curves.
+
+    ``version``: MLflow's; ``RuntimeError`` if the format of its views is not known.
+    """
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if not VIEW_VERSIONS[0] <= numbers < VIEW_VERSIONS[1]:
         raise RuntimeError(f"MLflow {version} is not one of the versions whose saved views are known (3.15 to 3.17)")
@@ -199,7 +219,8 @@ def save_view(client, experiment: str, parent: str, spec: SearchSpec, name: str,
 def _view_state(parent: str, spec: SearchSpec) -> dict:
     space = spec.shown_space()
     searched = list(space.searched)
-    always = [n for n in searched if not space.params[n].when]  # a run without a value would empty parallel coordinates
+    # a parameter that some trials lack would leave those out of the parallel coordinates
+    always = [n for n in searched if not space.params[n].when]
     section = "tuner-charts"
     charts = []
     if len(spec.objectives) > 1:
@@ -258,7 +279,7 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         "hideEmptyCharts": True,
         "runListHidden": False,
         "columnOrder": columns,
-        "isAccordionReordered": True,  # else MLflow sorts: by letter, its own charts first
+        "isAccordionReordered": True,  # else MLflow sorts the sections alphabetically, its own charts first
         "compareRunCharts": [{"metricSectionId": section, "deleted": False, "isGenerated": False, **c} for c in charts],
         "compareRunSections": [
             {"uuid": section, "name": "Search", "display": True, "isReordered": True, "columns": 2, "cardHeight": 420}
@@ -267,7 +288,8 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
 
 
 def links(address: str, experiment: str, parent: str, view: bool) -> dict[str, str]:
-    """Pages of MLflow at ``address``: the search's trials as a table and as charts, and the search's own page."""
+    """Links to pages of MLflow at ``address``, by name: the search's trials as a table and as charts, the search's own
+    page, and its picture of the front. ``parent``: the search's run; ``view``: whether it has a saved view."""
     base = f"{address.rstrip('/')}/#/experiments/{experiment}/runs"
     key = f"&viewStateShareKey={parent}" if view else ""
     return {
@@ -278,9 +300,11 @@ def links(address: str, experiment: str, parent: str, view: bool) -> dict[str, s
     }
 
 
-def watch_machine(run: str, uri: str, warn: Callable[[str], None] | None) -> None:
-    """Load of the driver's machine on a search's run, by MLflow's own monitor and where its own switch
-    (``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``) asks for it. The monitor ends with the run. No ``warn``: nothing runs."""
+def log_system_metrics(run: str, uri: str, warn: Callable[[str], None] | None) -> None:
+    """Log the load of the driver's machine to the search's run, if ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING`` is set.
+
+    MLflow's own monitor does it, and ends with the run. ``warn`` is called if it cannot start; None: do not start it.
+    """
     from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as switch
 
     if warn is None or not switch.get():
@@ -289,5 +313,5 @@ def watch_machine(run: str, uri: str, warn: Callable[[str], None] | None) -> Non
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri).start()
-    except Exception as error:  # psutil is not installed, or MLflow is away: a search needs neither
+    except Exception as error:  # psutil is not installed, or MLflow does not answer: a search needs neither
         warn(f"no system metrics in MLflow: {without_secrets(str(error))[:300]}")

@@ -1,6 +1,6 @@
-"""The code of a registered model: it travels with the model into MLflow and needs torch alone, not this project.
+"""The code of a registered model. It is stored with the model in MLflow and needs torch, but not this project.
 
-MLflow runs this file (no pickle of ours), and torch is told to read weights only, whatever a `.pt2` file asks for.
+MLflow runs this file instead of unpickling an object, and torch reads only weights from the `.pt2` file.
 """
 
 import os
@@ -10,6 +10,8 @@ import numpy as np
 
 
 class Exported(mlflow.pyfunc.PythonModel):
+    """An exported model as MLflow serves it."""
+
     def load_context(self, context):
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         import torch

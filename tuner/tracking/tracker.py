@@ -1,9 +1,9 @@
-"""A search in MLflow: one parent run, one child run per trial. Logging never slows or stops training.
+"""Log a search to MLflow: one parent run, and one child run per trial. Logging never delays or stops training.
 
-Every call puts a message into a queue; one background thread imports MLflow, merges what has come in since, and
-writes it in batches. Whatever cannot be written stays and is tried again. All writes can be repeated without harm
-(times come from the history, not from the clock), so a resume goes on with the same runs, found by the key in the
-search's folder, and `sync` can replay a whole history.
+Every call puts a message into a queue. One background thread imports MLflow, merges the messages and writes them in
+batches; what cannot be written is kept and tried again. All writes can be repeated without harm, since times come from
+the history instead of the clock. So a resumed search continues its runs, which it finds by the key in its folder, and
+`sync` can replay a whole history.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
@@ -25,12 +25,15 @@ from tuner.results.search_run import SearchRun
 from tuner.results.summary import state_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.tracking import runs as layout
-from tuner.tracking.runs import Changes, metric_name, without_secrets
+from tuner.tracking import runs
+from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
 
-GATHER_S, MOST_S = 1.0, 30.0  # how long messages are collected before they are written
-PAGE_EVERY_S = 60.0  # while the search runs; a page has 5 MB
-SHARE = 0.1  # of a core: more is not taken from the driver, with which the writer shares the GIL
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlflow import MlflowClient
+
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
+PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
+CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with the driver
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
@@ -38,42 +41,47 @@ _STATUS = {
     TrialState.FAILED: "FAILED",
     TrialState.RUNNING: "KILLED",
 }
-PARENT = -1  # the search's own run, among trial numbers
+PARENT = -1  # stands for the search's own run where runs are addressed by trial number
 
 
 class Tracker(Listener):
-    """Hears what happens in a search and hands it to the writer's thread. Every call returns at once but for
-    `training_began`, which waits for MLflow's import, and `close`. Not ``live``: a history is replayed, so what MLflow
-    refuses is told once, at the end.
+    """The listener that passes what happens in a search to the writer's thread.
+
+    Every call returns at once, except `training_began`, which waits for MLflow's import, and `close`. ``warn`` prints a
+    line for the user. ``live=False``: a history is replayed, and errors are reported once, at the end. ``began``: start
+    of the search in seconds since 1970, by default now.
     """
 
     name = "MLflow"
 
     def __init__(self, run: SearchRun, *, warn: Callable[[str], None], began: float | None = None, live: bool = True):
         self.run, self.warn, self.live = run, warn, live
-        self._uri = layout.tracking_uri(run.home)
+        self._uri = runs.tracking_uri(run.home)
         self.tracking_uri = without_secrets(self._uri)
         self.began = began or time.time()
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
-        self._seconds: dict[int, dict[int, float]] = {}  # of every epoch of every trial: the time axis of its metrics
+        self._seconds: dict[int, dict[int, float]] = {}  # trial -> epoch -> its duration: the time axis of metrics
         self._started: dict[int, float] = {}
-        self._members: set[int] = set()  # trials that are tagged as on the front
+        self._members: set[int] = set()  # trials that are tagged as members of the front
         self._last_end = 0.0
-        self._page_due = 0.0  # ``time.monotonic()`` before which the page is not sent again
+        self._page_due = 0.0  # ``time.monotonic()`` from which the page may be uploaded again
         self._resumed = any(record.epochs for record in run.history.everything())
         self._writer = _Writer(self)
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
-        self._send(PARENT, layout.parent_changes(run.spec))
+        self._send(PARENT, runs.parent_changes(run.spec))
 
     def training_began(self) -> None:
-        """Import MLflow, and wait for it. Ray's pickling looks into every module there is, which makes MLflow's lazy
-        ones import the rest on the caller's thread; two imports of MLflow at once dead-lock."""
+        """Start the writer and wait until it has imported MLflow.
+
+        Ray's pickling inspects every loaded module, which makes MLflow's lazy modules import the rest on the caller's
+        thread; two imports of MLflow at the same time deadlock.
+        """
         if self._thread.ident is None:
             self._thread.start()
         self._writer.imported.wait(120)
 
     def trial_started(self, record: TrialRecord) -> None:
-        """A new trial, or one that goes on: what its history has already is written (again)."""
+        """A trial starts or continues; the epochs in its record are written, again if necessary."""
         trial = record.trial
         self._started[trial], self._seconds[trial] = record.started, {}
         params = {**asdict(self.run.spec.training()), "method": record.method, "seed": record.seed, **record.params}
@@ -98,7 +106,7 @@ class Tracker(Listener):
         seconds = self._seconds.setdefault(trial, {})
         step = int(metrics.get("epoch", len(seconds) + 1))
         seconds[step] = sum(metrics.get(k) or 0.0 for k in ("train_s", "eval_s"))
-        when = _ms(self._started.get(trial, 0.0) + sum(s for e, s in seconds.items() if e <= step))
+        when = milliseconds(self._started.get(trial, 0.0) + sum(s for e, s in seconds.items() if e <= step))
         self._send(
             trial,
             Changes(
@@ -120,8 +128,8 @@ class Tracker(Listener):
         self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
 
     def front_changed(self, front: Front, finished: int) -> None:
-        """A point on the parent's curves, which trials are members now, and from time to time the page."""
-        when, members = _ms(self._last_end), {row["trial"] for row in front.rows}
+        """Log a point of the parent's curves, tag the members of the front, and from time to time upload the page."""
+        when, members = milliseconds(self._last_end), {row["trial"] for row in front.rows}
         self._send(
             PARENT,
             Changes(
@@ -140,12 +148,14 @@ class Tracker(Listener):
             self._send(PARENT, Changes(files=[page]))
 
     def search_ended(self, run: SearchRun, state: str) -> None:
-        if self.close(state) and self._resumed:  # what a killed driver had not sent yet
+        if self.close(state) and self._resumed:  # an earlier driver may have been killed before it sent everything
             sync(run, warn=self.warn)
 
     def close(self, state: str, *, timeout: float = 30) -> bool:
-        """Send the summary and the pictures that lie in the search's folder, end every run, wait for the writer; False
-        if MLflow lacks something (then: `sync`)."""
+        """Log the summary and the pictures in the search's folder, end every run and wait for the writer.
+
+        Waits at most ``timeout`` seconds; False if MLflow does not have everything then (`sync` adds the rest).
+        """
         self.training_began()
         deadline = time.monotonic() + timeout
         for record in self.run.history.everything():
@@ -169,67 +179,73 @@ class Tracker(Listener):
 
     @property
     def run_id(self) -> str | None:
-        """The parent run, if MLflow answers within a few seconds."""
+        """The id of the search's run, or None if MLflow does not answer within 5 seconds."""
         self._writer.connected.wait(5)
-        return self._writer.runs.get(PARENT)
+        return self._writer.run_ids.get(PARENT)
 
     @property
-    def run_ids(self) -> dict:
-        runs = dict(self._writer.runs)
-        return {"parent": runs.pop(PARENT, None), "trials": {str(t): r for t, r in runs.items()}}
+    def run_ids(self) -> dict[str, Any]:
+        """The ids of all runs so far: {"parent": id or None, "trials": {trial number as text: id}}."""
+        trials = dict(self._writer.run_ids)
+        return {"parent": trials.pop(PARENT, None), "trials": {str(t): r for t, r in trials.items()}}
 
     def _send(self, run: int, changes: Changes) -> None:
         self._inbox.put((run, changes))
 
 
 class _Writer:
-    """The background thread: takes messages, keeps what is not written yet, tries again while MLflow is away."""
+    """The background thread: merges messages, keeps what is not yet written, and tries again while MLflow fails."""
 
     def __init__(self, tracker: Tracker):
         self.tracker = tracker
         self.connected, self.imported = threading.Event(), threading.Event()
-        self.runs: dict[int, str] = {}
-        self._todo: dict[int, Changes] = {}
+        self.run_ids: dict[int, str] = {}  # trial number, or PARENT -> run id
+        self._todo: dict[int, Changes] = {}  # trial number, or PARENT -> what is not written yet
         self._client = self._experiment = None
         self._closing = threading.Event()
-        self._complete, self._lost, self._away, self._refused = False, False, False, False
+        self._complete = False  # everything was written
+        self._rejected = False  # MLflow rejected something for good
+        self._failing = False  # the last attempt to write failed
+        self._login_refused = False
 
     def work(self) -> None:
+        """Import MLflow, then write until `finish` is called and everything is written or the attempts are used up."""
         try:
             self._import()
         finally:
             self.imported.set()
-        pause, left = GATHER_S, ATTEMPTS_AT_CLOSE
+        pause, left = MIN_PAUSE_S, ATTEMPTS_AT_CLOSE
         while left:
             self._take(pause)
             closing = self._closing.is_set() and self.tracker._inbox.empty()
             try:
-                pause = min(max(GATHER_S, self._write() * (1 - SHARE) / SHARE), MOST_S)
-                self._away, self._refused = False, False
+                pause = min(max(MIN_PAUSE_S, self._write() * (1 - CPU_SHARE) / CPU_SHARE), MAX_PAUSE_S)
+                self._failing, self._login_refused = False, False
                 if closing and self.tracker._inbox.empty():
-                    self._complete = not self._lost
+                    self._complete = not self._rejected
                     return
             except Exception as error:
-                self._refused = layout.is_refusal(error)
+                self._login_refused = runs.is_login_refused(error)
                 self._report(error)
-                pause, left = min(2 * pause, MOST_S), 0 if closing and self._refused else left - closing
+                pause, left = min(2 * pause, MAX_PAUSE_S), 0 if closing and self._login_refused else left - closing
 
     def finish(self, thread: threading.Thread, deadline: float) -> bool:
+        """Write the rest by ``deadline`` (``time.monotonic()``); warns and returns False if something is missing."""
         self._closing.set()
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
         if not self._complete:
-            what = layout.REFUSES if self._refused else "does not have all of this search yet"
+            problem = runs.LOGIN_REFUSED if self._login_refused else "does not have all of this search yet"
             self.tracker.warn(
-                f"MLflow at {self.tracker.tracking_uri} {what}; the history has everything, and "
+                f"MLflow at {self.tracker.tracking_uri} {problem}; the history has everything, and "
                 f"`tuner sync {self.tracker.run.name}` fills it in"
             )
         return self._complete
 
     def _take(self, pause: float) -> None:
-        """Merge messages until ``pause`` has passed; a close ends the wait."""
+        """Merge messages for ``pause`` seconds, or less when the search closes."""
         end = time.monotonic() + (min(pause, 1.0) if self._closing.is_set() else pause)
-        while (rest := end - time.monotonic()) > 0 and not (self._closing.is_set() and not self._away):
+        while (rest := end - time.monotonic()) > 0 and not (self._closing.is_set() and not self._failing):
             try:
                 self._merge(self.tracker._inbox.get(timeout=rest))
             except queue.Empty:
@@ -237,12 +253,12 @@ class _Writer:
         while not self.tracker._inbox.empty():
             self._merge(self.tracker._inbox.get())
 
-    def _merge(self, message) -> None:
+    def _merge(self, message: tuple[int, Changes] | None) -> None:
         if message is not None:
             self._todo.setdefault(message[0], Changes()).add(message[1])
 
     def _write(self) -> float:
-        """Send everything; the CPU seconds it took, without those of connecting."""
+        """Write everything; returns the CPU seconds that it took, without those of connecting."""
         if not self._todo:
             return 0.0
         from mlflow.exceptions import MlflowException
@@ -250,19 +266,19 @@ class _Writer:
         if self._client is None:
             self._connect()
         begin = time.thread_time()
-        for run in sorted(self._todo, key=lambda r: (r == PARENT, r)):  # PARENT, which ends the search, comes last
+        for trial in sorted(self._todo, key=lambda t: (t == PARENT, t)):  # PARENT, which ends the search, comes last
             try:
-                self._write_run(run, self._todo[run])
+                self._write_run(trial, self._todo[trial])
             except MlflowException as error:
-                if error.error_code not in layout.REFUSED_VALUES:
+                if error.error_code not in runs.PERMANENT_ERRORS:
                     raise
-                self._lost = True
+                self._rejected = True
                 self._report(error)
-            del self._todo[run]
+            del self._todo[trial]
         return time.thread_time() - begin
 
     def _import(self) -> None:
-        layout.quiet()
+        runs.configure_mlflow()
         import mlflow.entities
         import mlflow.exceptions  # noqa: F401
 
@@ -271,45 +287,45 @@ class _Writer:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        t, run = self.tracker, self.tracker.run
-        spec = run.spec
-        local = not t._uri.startswith(("http:", "https:", "databricks"))
-        if t._uri == f"sqlite:///{run.home.mlflow_db}":
-            layout.make_store(run.home, lambda uri: MlflowClient(tracking_uri=uri))
-        client = MlflowClient(tracking_uri=t._uri)
-        experiment = layout.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
-        key = layout.search_key(run.folder)
-        parent = layout.parent_run(client, experiment, spec, run.name, key, t.began)
-        self.runs = {PARENT: parent, **layout.trial_runs(client, experiment, parent)}
+        tracker, run = self.tracker, self.tracker.run
+        spec, uri = run.spec, tracker._uri
+        local = not uri.startswith(("http:", "https:", "databricks"))
+        if uri == f"sqlite:///{run.home.mlflow_db}":
+            runs.create_database(run.home, lambda uri: MlflowClient(tracking_uri=uri))
+        client = MlflowClient(tracking_uri=uri)
+        experiment = runs.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
+        key = runs.search_key(run.folder)
+        parent = runs.parent_run(client, experiment, spec, run.name, key, tracker.began)
+        self.run_ids = {PARENT: parent, **runs.trial_runs(client, experiment, parent)}
         self._experiment, self._client = experiment, client
         self.connected.set()
-        layout.watch_machine(parent, t._uri, t.warn if t.live else None)
+        runs.log_system_metrics(parent, uri, tracker.warn if tracker.live else None)
         try:
-            layout.save_view(client, experiment, parent, spec, run.name, __version__)
-        except Exception as error:  # the pictures on the search's run show the same
-            t.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
+            runs.save_view(client, experiment, parent, spec, run.name, __version__)
+        except Exception as error:  # not needed: the pictures on the search's run show the same
+            tracker.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
 
-    def _write_run(self, run: int, changes: Changes) -> None:
-        if run not in self.runs:
-            if not changes.name:  # an earlier driver was killed before it wrote this trial's start: `sync` will
+    def _write_run(self, trial: int, changes: Changes) -> None:
+        if trial not in self.run_ids:
+            if not changes.name:  # an earlier driver was killed before it logged this trial's start; `sync` will
                 return
-            self.runs[run] = layout.trial_run(self._client, self._experiment, self.runs[PARENT], changes)
-        write(self._client, self.runs[run], changes)
+            self.run_ids[trial] = runs.trial_run(self._client, self._experiment, self.run_ids[PARENT], changes)
+        write(self._client, self.run_ids[trial], changes)
 
     def _report(self, error: Exception) -> None:
-        """Once per outage, without secrets; not where `finish` is about to say the same."""
+        """Warn once per outage, without secrets; a refused login is left to `finish` if that is about to report it."""
         ending = self._closing.is_set() or not self.tracker.live
-        if not self._away and not (self._refused and ending):
+        if not self._failing and not (self._login_refused and ending):
             text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
             self.tracker.warn(
-                f"MLflow at {self.tracker.tracking_uri} does not take results now; they are kept and "
-                f"tried again ({'it ' + layout.REFUSES if self._refused else text})"
+                f"MLflow at {self.tracker.tracking_uri} does not accept results at the moment; they are kept and tried "
+                f"again ({'it ' + runs.LOGIN_REFUSED if self._login_refused else text})"
             )
-        self._away = True
+        self._failing = True
 
 
-def write(client, run: str, changes: Changes) -> None:
-    """All changes of one run, in as few requests as MLflow allows; its end last."""
+def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
+    """Write all changes of one run in as few requests as MLflow allows, its status last."""
     from mlflow.entities import Metric, Param, RunTag
 
     params = [Param(k, str(v)) for k, v in changes.params.items()]
@@ -317,22 +333,21 @@ def write(client, run: str, changes: Changes) -> None:
     metrics = [Metric(key, value, when, step) for key, value, when, step in changes.metrics]
     for i in range(max(-(-len(params) // 100), -(-len(tags) // 100), -(-len(metrics) // 800))):
         client.log_batch(
-            run, metrics[i * 800 : (i + 1) * 800], params[i * 100 : (i + 1) * 100], tags[i * 100 : (i + 1) * 100]
+            run_id, metrics[i * 800 : (i + 1) * 800], params[i * 100 : (i + 1) * 100], tags[i * 100 : (i + 1) * 100]
         )
     for path in changes.files:
-        client.log_artifact(run, str(path))
+        client.log_artifact(run_id, str(path))
     if changes.status == "RUNNING":
-        client.update_run(run, status="RUNNING")
+        client.update_run(run_id, status="RUNNING")
     elif changes.status:
-        client.set_terminated(run, changes.status, _ms(changes.ended))
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
+        client.set_terminated(run_id, changes.status, milliseconds(changes.ended))
 
 
 def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float = 300) -> bool:
-    """Fill MLflow from the history alone, into the search's runs or new ones; may be repeated."""
+    """Fill MLflow from the history alone, into the search's existing runs or new ones. May be repeated.
+
+    Waits at most ``timeout`` seconds; False if MLflow does not have everything then.
+    """
     spec = run.spec
     records = sorted(run.history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
     began = min((t.started for t in records), default=None)
@@ -347,7 +362,7 @@ def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float 
         if record.state == TrialState.FINISHED and (record.of is not None or spec.goal.feasible(record.last)):
             if record.of is None:
                 front = Front.of([*front.rows, record.row(spec.objectives)], spec.objectives)
-            else:  # a replicate changes a mean: any trial may come onto the front
+            else:  # a replicate changes a mean, so any trial may come onto the front
                 front = front_of(spec, past)
             tracker.front_changed(front, finished)
     return tracker.close(state_of(run), timeout=timeout)

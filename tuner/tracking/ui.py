@@ -1,4 +1,4 @@
-"""`tuner ui`: MLflow's own pages on loopback, with links that open at a search's trials."""
+"""`tuner ui`: MLflow's own pages on the loopback address, with links to a search's trials."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.searches import search_names
-from tuner.tracking import runs as layout
+from tuner.tracking import runs
 
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
 
 
 def serve(home: Home, port: int | None = None, open_link: str | None = None) -> None:
-    """Start MLflow on 127.0.0.1, print the address (and a search's links), run until Ctrl-C.
+    """Start MLflow on 127.0.0.1, print its address and links to a search, and run until Ctrl-C.
 
-    Where ``MLFLOW_TRACKING_URI`` is a server already, its address is printed instead.
+    ``port``: a free one by default. ``open_link``: the search to link to, by default the newest. If
+    ``MLFLOW_TRACKING_URI`` is a server already, only the links are printed. ``UsageError`` for an unknown search, a
+    port that is in use or a home that cannot be written; ``RuntimeError`` if MLflow does not start or ends by itself.
     """
-    uri = layout.tracking_uri(home)
+    uri = runs.tracking_uri(home)
     if uri.startswith(("http:", "https:")):
-        _print_links(layout.without_secrets(uri).replace("//***@", "//"), uri, home, open_link)
+        _print_links(runs.without_secrets(uri).replace("//***@", "//"), uri, home, open_link)
         return
     if open_link is not None and not home.search(open_link).exists():
         raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
     home.require_writable()
     if uri == f"sqlite:///{home.mlflow_db}" and not home.mlflow_db.exists():
-        layout.quiet()
+        runs.configure_mlflow()
         from mlflow import MlflowClient
 
-        layout.make_store(home, lambda uri: MlflowClient(tracking_uri=uri))
+        runs.create_database(home, lambda uri: MlflowClient(tracking_uri=uri))
     port = port or _free_port()
     with server(uri, home, port) as (process, address), _until_signal() as stop:
         print(f"starting MLflow on {address} ...", file=sys.stderr, flush=True)
@@ -52,8 +55,11 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
 
 
 @contextmanager
-def server(uri: str, home: Home, port: int):
-    """MLflow's server as a process group of its own, which ends with the block."""
+def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, str]]:
+    """MLflow's server and its address. It runs as a process group of its own, which ends with the block.
+
+    ``UsageError`` if the port cannot be used.
+    """
     _check_port(port)
     command = [
         sys.executable,
@@ -71,7 +77,7 @@ def server(uri: str, home: Home, port: int):
         "--artifacts-destination",
         home.artifacts.as_uri(),
     ]
-    layout.quiet()
+    runs.configure_mlflow()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
     with open(home.root / "mlflow-server.log", "w") as log:
         process = subprocess.Popen(
@@ -84,7 +90,7 @@ def server(uri: str, home: Home, port: int):
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End the server and its workers: the group was made for them and holds nothing else."""
+    """End the server and its workers, which are alone in their process group."""
     for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, sign)
@@ -97,8 +103,8 @@ def _end(process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def _until_signal():
-    """An event that Ctrl-C and SIGTERM set; a terminal that goes away counts too."""
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and the closing of the terminal set."""
     stop = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     in_main = threading.current_thread() is threading.main_thread()
@@ -111,6 +117,7 @@ def _until_signal():
 
 
 def _answers(process: subprocess.Popen, address: str, stop: threading.Event) -> bool:
+    """Wait until the server answers; False if it ends, ``stop`` is set or START_S have passed."""
     for _ in range(START_S * 4):
         if process.poll() is not None or stop.is_set():
             return False
@@ -141,13 +148,13 @@ def _check_port(port: int) -> None:
 def _print_links(address: str, uri: str, home: Home, name: str | None) -> None:
     print(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning", flush=True)
     for search, pages in search_links(address, uri, [name] if name else search_names(home)[-1:]).items():
-        for what, link in pages.items():
-            print(f"{search} {what:8} {link}", flush=True)
+        for page, link in pages.items():
+            print(f"{search} {page:8} {link}", flush=True)
 
 
 def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str, str]]:
-    """For each search that MLflow at ``uri`` has: its pages at ``address``."""
-    layout.quiet()
+    """Search name -> links to its pages at ``address`` (see `runs.links`), for those ``names`` that MLflow has."""
+    runs.configure_mlflow()
     from mlflow import MlflowClient
 
     if not names:
@@ -155,10 +162,9 @@ def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str
     client, links = MlflowClient(tracking_uri=uri), {}
     experiments = {e.experiment_id: e for e in client.search_experiments()}
     for name in names:
-        mine = f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'"
-        found = client.search_runs(list(experiments), mine, max_results=1)
-        for run in found:
+        is_search = f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'"
+        for run in client.search_runs(list(experiments), is_search, max_results=1):
             experiment = experiments[run.info.experiment_id]
-            view = layout.VIEW_TAG + run.info.run_id in experiment.tags
-            links[name] = layout.links(address, experiment.experiment_id, run.info.run_id, view)
+            view = runs.VIEW_TAG + run.info.run_id in experiment.tags
+            links[name] = runs.links(address, experiment.experiment_id, run.info.run_id, view)
     return links
