@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.report.format import SHORT, fraction, short
+from tuner.report.format import fraction, short_label, value_text
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated
 from tuner.results.search_run import SearchRun
@@ -170,7 +170,7 @@ def majority(number: int) -> int:
 def cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, one row for each method; the held range only where there are two objectives."""
     two = len(comparison.objectives) == 2
-    first = SHORT.get(comparison.objectives[0], comparison.objectives[0])
+    first = short_label(comparison.objectives[0])
     header = ["method", "searches", "hypervolume", "adds", f"holds ({first})", "trials on the combined front"]
     rows = []
     for group in comparison.groups:
@@ -198,7 +198,7 @@ def mean_std(values: list[float]) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """How to read the table, and what limits the comparison."""
-    first, *rest = (SHORT.get(n, n) for n in comparison.objectives)
+    first, *rest = (short_label(n) for n in comparison.objectives)
     lines = [
         f"Hypervolume from the common reference point ({', '.join('0' for _ in comparison.objectives)}); the combined "
         f'front has {comparison.hypervolume:.4f}. "Adds": the part of it that no other method attains.'
@@ -231,11 +231,11 @@ def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             row["search"],
             str(row["trial"]),
             *(fraction(row.get(n)) for n in names),
-            " ".join(f"{k}={short(v)}" for k, v in row["params"].items()),
+            " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items()),
         ]
         for row in comparison.combined
     ]
-    return ["method", "search", "trial", *(SHORT.get(n, n) for n in names), "parameters"], rows
+    return ["method", "search", "trial", *(short_label(n) for n in names), "parameters"], rows
 
 
 def as_json(comparison: Comparison) -> dict[str, dict[str, Any]]:

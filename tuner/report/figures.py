@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
-from tuner.report.format import fraction, per_class, short
+from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
 from tuner.results.fronts import counts, paper_row
@@ -194,7 +194,7 @@ def _param_axis(param: Param) -> dict:
         "choice": False,
         "log": dist.log,
         "range": [low - pad, high + pad],
-        "ticks": [[v, short(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
+        "ticks": [[v, value_text(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
     }
 
 
@@ -219,7 +219,7 @@ def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str,
     std = row.get("std", {})
     lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
-    lines += [f"{html.escape(str(k))} = {html.escape(short(v))}" for k, v in record.params.items()]
+    lines += [f"{html.escape(str(k))} = {html.escape(value_text(v))}" for k, v in record.params.items()]
     return "<br>".join(lines)
 
 

@@ -12,7 +12,7 @@ LABELS = {
     "clean_acc": "clean accuracy",
     "worst_class_clean_acc": "worst-class clean accuracy",
 }
-SHORT = {
+SHORT_LABELS = {
     "robust_acc": "average",
     "worst_class_robust_acc": "worst class",
     "tail_robust_acc": "tail",
@@ -21,7 +21,12 @@ SHORT = {
 }
 
 
-def short(value: Any) -> str:
+def short_label(metric: str) -> str:
+    """The metric's name in tables and sentences: its short label, else itself."""
+    return SHORT_LABELS.get(metric, metric)
+
+
+def value_text(value: Any) -> str:
     """A parameter's value in a few characters: ``12.3`` for 12.3456, ``2.1e-4`` for 0.000212, ``-`` for None."""
     if value is None:
         return "-"

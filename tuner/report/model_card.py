@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner.report.format import short
+from tuner.report.format import value_text
 
 
-def card(about: dict[str, Any]) -> str:
+def card_markdown(about: dict[str, Any]) -> str:
     """The card of the model that ``about``, the content of ``model.json``, describes."""
     shape, classes = about["architecture"]["shape"], about["architecture"]["classes"]
     data = about["training"]
-    params = ", ".join(f"`{k}` = {short(v)}" for k, v in about["params"].items()) or "none"
+    params = ", ".join(f"`{k}` = {value_text(v)}" for k, v in about["params"].items()) or "none"
     size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
     weights = "the average over training" if about["weights"] == "average" else "those after the last epoch"
     return f"""# {head}: trial {about["trial"]} of `{about["search"]}`

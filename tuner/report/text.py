@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tuner.report.format import LABELS, SHORT, short, with_std
+from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume
 from tuner.results.search_run import SearchRun
@@ -51,13 +51,13 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
             ]
         )
     parameters = shown if len(shown) <= MAX_COLUMNS else ["parameters"]
-    return ["trial", *method, *(SHORT.get(n, n) for n in metrics), *parameters], cells
+    return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
 
 
 def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
     if len(shown) <= MAX_COLUMNS:
-        return [short(params.get(n)) for n in shown]
-    return [" ".join(f"{n}={short(params[n])}" for n in shown if params.get(n) is not None)]
+        return [value_text(params.get(n)) for n in shown]
+    return [" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)]
 
 
 def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
@@ -65,9 +65,9 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
     seeds were trained, and what each of several methods used and contributed."""
     lines = []
     for row in result.get("fell_off", []):
-        means = ", ".join(f"{SHORT.get(n, n)} {with_std(row, n)}" for n in objectives)
-        over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "by one seed, others are better by their means"
-        lines.append(f"Trial {row['trial']} was on the front by one seed and fell off: {means} {over}.")
+        means = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in objectives)
+        over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "with one seed; others have better means"
+        lines.append(f"Trial {row['trial']} was on the front with one seed and fell off: {means} {over}.")
     for m in result.get("methods", []):
         held = ", ".join(map(str, m["front"]))
         lines.append(
@@ -90,7 +90,7 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], tit
     header, rows = front_cells(front, paper, searched)
     table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
     for name in header:
-        number = name in SHORT.values()
+        number = name in SHORT_LABELS.values()
         table.add_column(name, justify="right" if number else "left", no_wrap=number)
     for cells in rows:
         table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
@@ -106,7 +106,7 @@ def gain(front: Front, paper: dict | None) -> str:
         return EMPTY
     if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
         return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
-    where = ", ".join(f"{SHORT.get(n, n)} {paper[n]:.3f}" for n in front.objectives)
+    where = ", ".join(f"{short_label(n)} {paper[n]:.3f}" for n in front.objectives)
     gains = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
     ours = front.hypervolume
     theirs = hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives))
@@ -131,7 +131,7 @@ def _gain_in(front: Front, paper: dict, name: str) -> str:
     if not rows:
         return ""
     best = max(rows, key=lambda r: r[name])
-    loss = " at no loss of " + " or ".join(SHORT.get(n, n) for n in others) if others else ""
+    loss = " at no loss of " + " or ".join(short_label(n) for n in others) if others else ""
     return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
 
 
@@ -142,8 +142,8 @@ def _trade(front: Front, paper: dict) -> str:
     if first == last or best[last] <= paper[last]:
         return ""
     return (
-        f", such as {best[last] - paper[last]:+.3f} {SHORT.get(last, last)} for {best[first] - paper[first]:+.3f} "
-        f"{SHORT.get(first, first)} (trial {best['trial']})"
+        f", such as {best[last] - paper[last]:+.3f} {short_label(last)} for {best[first] - paper[first]:+.3f} "
+        f"{short_label(first)} (trial {best['trial']})"
     )
 
 
@@ -168,7 +168,7 @@ def summary_markdown(run: SearchRun) -> str:
     lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
     table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
     table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
-    fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
+    fixed = ", ".join(f"`{k}` = {value_text(v)}" for k, v in space.fixed.items())
     return "\n".join(
         [
             f"### {title}",

@@ -73,7 +73,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
     import torch
 
     from trainables.model_io import load_trial, write_weights
-    from tuner.report.model_card import card
+    from tuner.report.model_card import card_markdown
 
     spec, record = run.spec, run.history.trials[job.trial]
     model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset)
@@ -101,7 +101,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     (folder / "model.json").write_text(json.dumps(about, indent=1))
-    (folder / "README.md").write_text(card(about))
+    (folder / "README.md").write_text(card_markdown(about))
     return about
 
 

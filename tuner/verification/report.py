@@ -11,7 +11,7 @@ from typing import Any
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
-from tuner.verification.summary import CORRECTION, SHOWN, SPLIT, cells, row_of, sentences
+from tuner.verification.summary import CORRECTION, SHOWN, TEST_SPLIT, cells, row_of, sentences
 
 
 def write_report(result: dict[str, Any], run: SearchRun) -> None:
@@ -38,7 +38,7 @@ def _parquet(folder: Path) -> bytes:
         rows.append(
             {
                 "search": folder.name,
-                "split": SPLIT,
+                "split": TEST_SPLIT,
                 "attack": stored["attack"],
                 "retrained": "-seed" in path.stem,
                 **scalars,
@@ -79,9 +79,9 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     fields = {"SENTENCES": paragraphs, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
     first = result["rows"][0]
     return whole_page(
-        f"{result['search']} verified on {SPLIT}",
+        f"{result['search']} verified on {TEST_SPLIT}",
         f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
-        f"budget {spec.max_epochs} epochs · split {SPLIT}, {first['images']} images · attack {result['attack']}, "
+        f"budget {spec.max_epochs} epochs · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
         f"L-inf, eps {first['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {

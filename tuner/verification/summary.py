@@ -13,7 +13,7 @@ from tuner.results.pareto import nondominated
 from tuner.results.search_run import SearchRun
 from tuner.verification.intervals import class_mean, wilson, worst_class
 
-SPLIT = "test"
+TEST_SPLIT = "test"
 SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
 CORRECTION = (
     "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
@@ -93,7 +93,7 @@ def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
     front_trials = [rows[i]["trial"] for i in front]
     return {
         "search": run.name,
-        "split": SPLIT,
+        "split": TEST_SPLIT,
         "attack": attack,
         "rows": rows,
         "objectives": list(spec.objectives),
