@@ -101,7 +101,6 @@ def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dic
 
 
 def ours() -> dict[str, str]:
-    """The versions here that a cluster must have too ("ray", "python"), and our own ("tuner")."""
     return {"ray": version("ray"), "python": platform.python_version(), "tuner": version("tuner")}
 
 
@@ -244,7 +243,8 @@ class _Outage:
 
     def __init__(self, cluster: Dashboard, job_id: str, show: bool) -> None:
         self._command = f"tuner logs {job_id} -f --address {cluster.address}"
-        self._show, self._since = show, None
+        self._show = show
+        self._since: float | None = None  # ``time.monotonic()`` of the first request without an answer
 
     def over(self) -> None:
         self._since = None
