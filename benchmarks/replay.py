@@ -85,19 +85,51 @@ class Problem:
 
     def __init__(self, name: str, rows: dict[str, list]):
         self.name = name
+        values = self._values(rows)
+        where = self._complete(rows, values)
+        _, seeds, self.epochs = where.shape
+        self.curves = values[where][..., :2]  # (configs, seeds, epochs, 2)
+        if self.curves.max() > 1:
+            self.curves, self.left_out = self.curves / 100, f"{self.left_out}, accuracies in percent"
+        self.cost = values[where][..., 2].mean(axis=(1, 2))
+        if self.cost.min() < 0 or self.curves.max() > 1:
+            raise ValueError(f"{name} has a negative cost_s, or an accuracy above 100 %")
+        self.params = self._settings(rows, where)
+        self.space = self._space()
+        if not self.space.searched:
+            raise ValueError(f"no column tells the {len(where)} configurations of {name} apart")
+        self.unit = np.array([self._coordinates(p) for p in self.params])
+        starts = [p.get("start", 0.0) for p in self.params]
+        fractions = all(not isinstance(s, (str, bool)) and 0 <= s <= 1 for s in starts)
+        self._starts = [min(round(s * self.epochs), self.epochs - 1) if fractions else 0 for s in starts]
+        self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
+        final = self.true[:, -1].tolist()
+        self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
+        if self.best_hypervolume == 0:
+            raise ValueError(f"no configuration of {name} ends above 0 in {' and '.join(OBJECTIVES)}")
+        self.front_size = len(nondominated(final, [True, True]))
+        self.knowable = [self._knowable(seed) for seed in range(seeds)]
+
+    def _values(self, rows: dict[str, list]) -> np.ndarray:
+        """The objectives and the cost of each row, (rows, 3); ``ValueError`` where a row cannot be placed."""
         if missing := {"trial", "seed", "epoch", "cost_s", *OBJECTIVES} - set(rows):
             raise ValueError(f"the table has no column {', '.join(sorted(missing))}")
         values = np.stack([numbers(rows, c) for c in (*OBJECTIVES, "cost_s")], 1)
         keys = list(zip(rows["trial"], rows["seed"], rows["epoch"]))
         if any(plain(part) is None for key in keys for part in key):
-            raise ValueError(f"a row of {name} has no trial, seed or epoch")
+            raise ValueError(f"a row of {self.name} has no trial, seed or epoch")
         if len(set(keys)) < len(keys):
-            raise ValueError(f"{name} has two rows of the same trial, seed and epoch")
+            raise ValueError(f"{self.name} has two rows of the same trial, seed and epoch")
+        return values
+
+    def _complete(self, rows: dict[str, list], values: np.ndarray) -> np.ndarray:
+        """Row numbers (configs, seeds, epochs) of the block without a gap; ``left_out`` says what is not in it."""
+        keys = zip(rows["trial"], rows["seed"], rows["epoch"])
         at = {key: i for i, key in enumerate(keys) if np.isfinite(values[i]).all()}
         configs, seeds, epochs = complete_block(at) if at else ([], [], [])
         if len(configs) < 2:
             raise ValueError(
-                f"no two trials of {name} have {', '.join(OBJECTIVES)} and cost_s in the same epochs "
+                f"no two trials of {self.name} have {', '.join(OBJECTIVES)} and cost_s in the same epochs "
                 "under the same seeds"
             )
         self.left_out = "".join(
@@ -109,29 +141,7 @@ class Problem:
             )
             if len(kept) < len(set(all_))
         )
-        self.epochs = len(epochs)
-        where = np.array([[[at[t, s, e] for e in epochs] for s in seeds] for t in configs])
-        self.curves = values[where][..., :2]  # (configs, seeds, epochs, 2)
-        if self.curves.max() > 1:
-            self.curves, self.left_out = self.curves / 100, f"{self.left_out}, accuracies in percent"
-        self.cost = values[where][..., 2].mean(axis=(1, 2))
-        if self.cost.min() < 0 or self.curves.max() > 1:
-            raise ValueError(f"{name} has a negative cost_s, or an accuracy above 100 %")
-        self.params = self._settings(rows, where)
-        self.space = self._space()
-        if not self.space.searched:
-            raise ValueError(f"no column tells the {len(configs)} configurations of {name} apart")
-        self.unit = np.array([self._coordinates(p) for p in self.params])
-        starts = [p.get("start", 0.0) for p in self.params]
-        fractions = all(not isinstance(s, (str, bool)) and 0 <= s <= 1 for s in starts)
-        self._starts = [min(round(s * self.epochs), self.epochs - 1) if fractions else 0 for s in starts]
-        self.true = self.curves.mean(axis=1)  # (configs, epochs, 2): the mean over seeds
-        final = self.true[:, -1].tolist()
-        self.best_hypervolume = hypervolume(final, [0, 0], [True, True])
-        if self.best_hypervolume == 0:
-            raise ValueError(f"no configuration of {name} ends above 0 in {' and '.join(OBJECTIVES)}")
-        self.front_size = len(nondominated(final, [True, True]))
-        self.knowable = [self._knowable(seed) for seed in range(len(seeds))]
+        return np.array([[[at[t, s, e] for e in epochs] for s in seeds] for t in configs])
 
     def _knowable(self, seed: int) -> float:
         """True hypervolume of the front that one seed's values show to whoever has trained every configuration."""
@@ -258,43 +268,65 @@ def replay(
     With ``trunk`` the epochs before a trial's start cost nothing where another trial has trained them already. A search
     that has not shown ``level`` by then goes on until it has, or until ``most`` epochs.
     """
-    contender, used, queue, curve = make(problem, seed), set(), [], []
     curves = problem.curves[:, seed % problem.curves.shape[1]]  # as in a search: one training seed for all trials
-    spent = shared = complete = 0  # epochs trained, of them in the trunk; trials of full budget
-
-    def launch(now: float) -> None:
-        nonlocal shared
-        if len(used) == len(problem.params):
-            return
-        job = Job(len(used), problem.nearest(contender.propose(len(used)), used))
-        used.add(job.config)
-        contender.begin(job, problem.params[job.config])
-        job.trunk = problem.start(job.config) if trunk else 0
-        job.free, shared = min(job.trunk, shared), max(job.trunk, shared)
-        heapq.heappush(queue, (now + (0.0 if job.free else problem.cost[job.config]), job.number, job))
-
-    def show(ended: bool) -> None:
-        front = [problem.true[c, e - 1].tolist() for c, e in contender.shown()]
-        value = hypervolume(front, [0, 0], [True, True])
-        if ended or value != (curve[-1][1] if curve else 0.0):
-            curve.append((spent, value))
-
+    simulation = _Simulation(problem, make(problem, seed), curves, trunk)
     for _ in range(workers):
-        launch(0.0)
-    while queue and (spent < budget or (spent < most and not any(shown >= level for _, shown in curve))):
-        now, _, job = heapq.heappop(queue)
+        simulation.launch(0.0)
+    while simulation.queue and (
+        simulation.spent < budget or (simulation.spent < most and not simulation.has_shown(level))
+    ):
+        simulation.step()
+    return simulation.shown
+
+
+class _Simulation:
+    """The state of a replayed search: running trials in the order in which their next epochs end."""
+
+    def __init__(self, problem: Problem, contender: Contender, curves: np.ndarray, trunk: bool):
+        self.problem, self.contender, self.curves, self.trunk = problem, contender, curves, trunk
+        self.used: set[int] = set()  # configurations
+        self.queue: list[tuple[float, int, Job]] = []  # (when its epoch ends, number, trial)
+        self.shown: list[tuple[int, float]] = []  # what `replay` returns
+        self.spent = self.shared = self.complete = 0  # epochs trained, of them in the trunk; trials of full budget
+
+    def has_shown(self, level: float) -> bool:
+        return any(value >= level for _, value in self.shown)
+
+    def launch(self, now: float) -> None:
+        """Start the trial that the contender proposes, unless every configuration is used."""
+        problem, number = self.problem, len(self.used)
+        if number == len(problem.params):
+            return
+        job = Job(number, problem.nearest(self.contender.propose(number), self.used))
+        self.used.add(job.config)
+        self.contender.begin(job, problem.params[job.config])
+        job.trunk = problem.start(job.config) if self.trunk else 0
+        job.free, self.shared = min(job.trunk, self.shared), max(job.trunk, self.shared)
+        self._train(job, now, free=job.free > 0)
+
+    def _train(self, job: Job, now: float, free: bool) -> None:
+        heapq.heappush(self.queue, (now + (0.0 if free else self.problem.cost[job.config]), job.number, job))
+
+    def step(self) -> None:
+        """End the next epoch: its trial goes on, or ends and makes room for another."""
+        now, _, job = heapq.heappop(self.queue)
         job.epoch += 1
-        spent += job.epoch > job.free
-        point = curves[job.config, job.epoch - 1]
-        go_on = contender.report(job, job.epoch, (float(point[0]), float(point[1])))
-        if go_on and job.epoch < problem.epochs:
-            free = job.epoch < job.free
-            heapq.heappush(queue, (now + (0.0 if free else problem.cost[job.config]), job.number, job))
-            if complete < MIN_TRIALS:  # a front may be provisional
-                show(ended=False)
-            continue
-        contender.end(job, job.epoch >= problem.epochs)
-        complete += job.epoch >= problem.epochs
-        show(ended=True)
-        launch(now)
-    return curve
+        self.spent += job.epoch > job.free
+        point = self.curves[job.config, job.epoch - 1]
+        go_on = self.contender.report(job, job.epoch, (float(point[0]), float(point[1])))
+        finished = job.epoch >= self.problem.epochs
+        if go_on and not finished:
+            self._train(job, now, free=job.epoch < job.free)
+            if self.complete < MIN_TRIALS:  # a front may be provisional
+                self._show(ended=False)
+            return
+        self.contender.end(job, finished)
+        self.complete += finished
+        self._show(ended=True)
+        self.launch(now)
+
+    def _show(self, ended: bool) -> None:
+        front = [self.problem.true[c, e - 1].tolist() for c, e in self.contender.shown()]
+        value = hypervolume(front, [0, 0], [True, True])
+        if ended or value != (self.shown[-1][1] if self.shown else 0.0):
+            self.shown.append((self.spent, value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from contextlib import contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import ray
@@ -113,37 +114,40 @@ class _Seats(AcquiredResources):
         return Seat(host, number)
 
 
+class _Manager(ResourceManager):
+    """Hands out seats in ``hosts``, at most ``concurrent`` at a time, in place of placement groups."""
+
+    def __init__(self, hosts: list, concurrent: int):
+        self.hosts, self.numbers = hosts, itertools.count()
+        self.requested, self.free = 0, concurrent
+
+    def request_resources(self, resource_request):
+        self.requested += 1
+
+    def cancel_resource_request(self, resource_request):
+        self.requested -= 1
+
+    def has_resources_ready(self, resource_request):
+        return self.requested > 0 and self.free > 0
+
+    def acquire_resources(self, resource_request):
+        self.requested, self.free = self.requested - 1, self.free - 1
+        return _Seats(resource_request, self.hosts, self.numbers)
+
+    def free_resources(self, acquired_resource):
+        self.free += 1
+
+    def clear(self):
+        pass
+
+
 @contextmanager
 def seats(concurrent: int):
     """Within, Ray Tune's trials are ``NoOp`` ones on seats, at most so many at a time."""
     hosts = [ray.remote(num_cpus=0)(Host).remote() for _ in range(HOSTS)]
-    numbers = itertools.count()
-
-    class Manager(ResourceManager):
-        def __init__(self):
-            self.asked, self.free = 0, concurrent
-
-        def request_resources(self, resource_request):
-            self.asked += 1
-
-        def cancel_resource_request(self, resource_request):
-            self.asked -= 1
-
-        def has_resources_ready(self, resource_request):
-            return self.asked > 0 and self.free > 0
-
-        def acquire_resources(self, resource_request):
-            self.asked, self.free = self.asked - 1, self.free - 1
-            return _Seats(resource_request, hosts, numbers)
-
-        def free_resources(self, acquired_resource):
-            self.free += 1
-
-        def clear(self):
-            pass
-
+    manager = partial(_Manager, hosts, concurrent)
     with (
-        patch("ray.tune.execution.tune_controller.PlacementGroupResourceManager", Manager),
+        patch("ray.tune.execution.tune_controller.PlacementGroupResourceManager", manager),
         patch("trainables.ray_adapter.TrialActor", NoOp),
     ):
         yield

@@ -249,11 +249,11 @@ def choose(browser, place, value):
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    from tuner.report.comparison_figures import picture_data
+    from tuner.report.comparison_figures import comparison_data
     from tuner.report.html.front_page import front_page
 
     home = Home(tmp_path)
     for name, method in (("x", "srat"), ("y", "mail")):
         made(home, name, [(0.5, 0.1)], method=method, model="cnn")
-    page = front_page(picture_data(compared(home, "x", "y")))
+    page = front_page(comparison_data(compared(home, "x", "y")))
     assert page.count("</script>") == 2 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)

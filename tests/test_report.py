@@ -59,7 +59,7 @@ def front(*rows):
     ],
 )
 def test_values_are_short(value, text):
-    assert report.short(value) == text
+    assert report.value_text(value) == text
 
 
 GAINS = [

@@ -1,7 +1,7 @@
-"""What runs on the cluster when `tuner submit` has sent a job: `python -m tuner.job` in the folder that came with it.
+"""The entry point of a job that `tuner submit` has sent to a cluster: `python -m tuner.job` in the job's folder.
 
-Checks first what the submitter could not see (variables, this environment, a home that every node sees), then runs the
-same command a person would type, and prints the result once more as one line of JSON for whoever follows.
+It checks what the submitter could not see (environment variables, installed packages and versions), then runs the same
+command that a user would type there, and prints the result as one line of JSON for `tuner submit --follow`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from tuner.home import Home
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
 
 
-def home_of(job: dict) -> Home:
+def home_of(job: dict[str, Any]) -> Home:
+    """The home that the job names, else TUNER_HOME, else ~/tuner-home."""
     root = Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser()
     return Home(root, job.get("storage"))
 
 
-def problem(job: dict) -> str | None:
-    """What is wrong with this environment, in one sentence."""
+def problem(job: dict[str, Any]) -> str | None:
+    """What is wrong with this environment, in one sentence; None if the job can run."""
     missing = [name for name in job["env"] if not os.environ.get(name)]
     if missing:
         return (
@@ -36,15 +38,15 @@ def problem(job: dict) -> str | None:
     if absent:
         return (
             f"{sys.executable} on the cluster lacks {', '.join(absent)}; use the project's image, or set TUNER_PYTHON "
-            "on the head "
-            "node to the python of an environment that has them"
+            "on the head node to the python of an environment that has them"
         )
-    theirs = {"ray": _version("ray"), "python": platform.python_version()}
-    for what, here in theirs.items():
-        asked = job["versions"][what]
-        if asked.split(".")[:2] != here.split(".")[:2]:
+    installed = {"ray": _version("ray"), "python": platform.python_version()}
+    for what, here in installed.items():
+        sent_by = job["versions"][what]
+        if sent_by.split(".")[:2] != here.split(".")[:2]:
             return (
-                f"the job was sent by {what} {asked} and the cluster's {sys.executable} has {here}; make them the same"
+                f"the job was sent by {what} {sent_by} and the cluster's {sys.executable} has {here}; make them the "
+                "same"
             )
     return None
 
@@ -57,10 +59,10 @@ def _version(name: str) -> str | None:
 
 
 def main() -> None:
+    """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
     job = json.loads(Path("job.json").read_text())
-    wrong = problem(job)
-    if wrong:
-        print(f"Error: {wrong}", file=sys.stderr)
+    if sentence := problem(job):
+        print(f"Error: {sentence}", file=sys.stderr)
         raise SystemExit(2)
     if job["command"] == "doctor":
         from tuner.remote.doctor import on_cluster
@@ -70,20 +72,21 @@ def main() -> None:
     _search(job, home_of(job))
 
 
-def _search(job: dict, home: Home) -> None:
+def _search(job: dict[str, Any], home: Home) -> None:
+    """Run `tuner search` or `tuner resume` in this process, then print the result, if there is one."""
     import tempfile
 
     from tuner import cli
     from tuner.results.summary import saved_result
 
-    # Ray may unpack this folder anew under our feet (two nodes on one machine): stand somewhere else.
+    # Leave this folder: where two nodes run on one machine, Ray may unpack it again while we run.
     spec = Path(tempfile.mkdtemp(prefix="tuner-job-")) / "spec.yaml"
     spec.write_text(Path("spec.yaml").read_text())
     os.chdir(spec.parent)
-    what = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
-    again = ("storage", "dataset", "study_storage") if job["command"] == "resume" else ("storage",)
-    named = [part for key in again if job.get(key) for part in (f"--{key.replace('_', '-')}", job[key])]
-    sys.argv = ["tuner", *what, "--home", str(home.root), *named]
+    command = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
+    repeated = ("storage", "dataset", "study_storage") if job["command"] == "resume" else ("storage",)
+    places = [part for key in repeated if job.get(key) for part in (f"--{key.replace('_', '-')}", job[key])]
+    sys.argv = ["tuner", *command, "--home", str(home.root), *places]
     try:
         cli.main()
     finally:
@@ -93,7 +96,8 @@ def _search(job: dict, home: Home) -> None:
         shutil.rmtree(spec.parent, ignore_errors=True)
 
 
-def _emit(value) -> None:
+def _emit(value: Any) -> None:
+    """Print the line that `tuner.remote.submission.follow` reads as the job's result."""
     from tuner.remote.submission import RESULT
 
     sys.stdout.flush()

@@ -66,13 +66,13 @@ def verify(
     Example: tuner verify first --attack autoattack
     """
     from tuner.report.console import print_json
-    from tuner.verification.console import show
+    from tuner.verification.console import show_verification
     from tuner.verification.verify import verify_search
 
     result = verify_search(
         search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset, say=_say
     )
-    print_json(result) if as_json else show(result, Home(home, storage))
+    print_json(result) if as_json else show_verification(result, Home(home, storage))
 
 
 def export(

@@ -1,1 +1,1 @@
-"""Clusters: jobs, their dashboard, the doctor."""
+"""Searches as jobs on a Ray cluster, its dashboard, and `tuner doctor`."""

@@ -1,7 +1,6 @@
-"""A Ray cluster seen through its dashboard: reachable? token? versions, nodes, jobs. Plain HTTP, so no import of ray.
+"""Client of a Ray cluster's dashboard: sign-in, versions, nodes, jobs. Plain HTTP, without importing ray.
 
-These are the documented paths of Ray's job API; what needs more than a request (packing and sending a job) is in
-``submission.py``.
+The paths are those of Ray's documented job API. Packing and sending a job is in ``submission.py``.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ TIMEOUT_S = 20
 STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
 ENDED = ("finished", "stopped", "failed")
 INTERRUPTED = 130
-OUR_KEY = "tuner.search"  # in a job's metadata: this job is ours, and its search's name
+OUR_KEY = "tuner.search"  # the key of a job's metadata that marks it as ours; its value is the search's name
 
 
 def cluster_address(address: str | None) -> str:
-    """``--address``, else RAY_API_SERVER_ADDRESS, as http://HOST:PORT."""
+    """``address``, else RAY_API_SERVER_ADDRESS, as http://HOST:PORT; ``UsageError`` if neither is such an address."""
     given = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not given:
         raise UsageError("no cluster named; give --address http://HEAD:8265 (the head node's dashboard)")
@@ -41,7 +40,10 @@ def cluster_address(address: str | None) -> str:
 
 
 class Dashboard:
-    """One cluster. Making it asks whether it answers and wants a token; one sentence says what is wrong."""
+    """One cluster. The constructor asks it whether it needs a token.
+
+    Every method that makes a request raises ``ClusterError`` if the cluster does not answer or refuses.
+    """
 
     def __init__(self, address: str | None):
         self.address = cluster_address(address)
@@ -66,7 +68,7 @@ class Dashboard:
             )
         self.headers["Authorization"] = f"Bearer {token}"
 
-    # ---- what it knows ---------------------------------------------------------------------------------------
+    # ---- versions and nodes ----------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, str]:
         """{"ray", "python"} of the head node."""
@@ -74,11 +76,12 @@ class Dashboard:
         return {"ray": data["rayVersion"], "python": data["pythonVersion"]}
 
     def nodes(self) -> list[dict[str, Any]]:
+        """The living nodes, as Ray describes them."""
         rows = self.get("/api/v0/nodes?detail=true&limit=10000")["data"]["result"]["result"]
         return [row for row in rows if row["state"] == "ALIVE"]
 
     def may_grow(self) -> bool:
-        """Does an autoscaler know node types of its own, so that what no node has now may still come?"""
+        """Whether an autoscaler knows further node types, so that it may add resources that no node has now."""
         status = (self.get("/api/cluster_status")["data"] or {}).get("clusterStatus") or {}
         report = status.get("autoscalerReport") or {}
         known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
@@ -97,6 +100,7 @@ class Dashboard:
         return sorted(rows, key=lambda row: row["started"] or 0, reverse=True)
 
     def job(self, job_id: str) -> dict[str, Any]:
+        """The job's `job_row`; ``ClusterError`` with exit code 2 if there is no such job."""
         try:
             return job_row(self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}"))
         except ClusterError as error:
@@ -105,10 +109,11 @@ class Dashboard:
             raise
 
     def logs(self, job_id: str) -> str:
+        """All that the job has printed so far."""
         return self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs").get("logs") or ""
 
     def stop(self, job_id: str) -> bool:
-        """Ask a job to end; False if it has ended already."""
+        """Ask a job to stop; False if it has ended already."""
         return self.request("POST", f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop")["stopped"]
 
     def _no_job(self, job_id: str) -> ClusterError:
@@ -130,7 +135,7 @@ class Dashboard:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise ClusterError(self._refused(error)) from None
+            raise ClusterError(self._refusal(error)) from None
         except (ValueError, http.client.HTTPException):
             raise ClusterError(
                 f"{self.address} answers, but not as Ray's dashboard does; is that the right port?"
@@ -142,12 +147,11 @@ class Dashboard:
                 "head node up, its dashboard listening there, and the port open or forwarded?"
             ) from None
 
-    def _refused(self, error: urllib.error.HTTPError) -> str:
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
         if error.code == 403 and "Authorization" in self.headers:
             return (
                 f"the cluster at {self.address} refuses the token from here; compare with what `ray get-auth-token` "
-                "prints "
-                "on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
+                "prints on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
             )
         if error.code in (401, 403):
             return f"{self.address} wants a sign-in that is not Ray's token ({error.code}); is a proxy in front of it?"
@@ -156,7 +160,10 @@ class Dashboard:
 
 
 def job_row(job: dict[str, Any]) -> dict[str, Any]:
-    """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs."""
+    """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs.
+
+    ``started`` and ``ended`` are in seconds since 1970. A job whose driver was interrupted counts as stopped.
+    """
     state = STATES.get(job["status"], job["status"].lower())
     code = job.get("driver_exit_code")
     if state == "failed" and code == INTERRUPTED:

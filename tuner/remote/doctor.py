@@ -1,4 +1,4 @@
-"""`tuner doctor`: what works here and, with an address, on a cluster; each failure says what to do."""
+"""`tuner doctor`: what works here or, with an address, on a cluster; each failure says what to do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tuner.home import Home
 from tuner.tracking.health import mlflow_problem
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow")
-SKEW_S = 5.0  # clocks further apart make times in MLflow and durations wrong
+SKEW_S = 5.0  # clocks that differ by more make durations and the times in MLflow wrong
 Row = dict[str, Any]
 
 
 def examine(address: str | None, home: str | None, storage: str | None = None) -> list[Row]:
-    """All checks, in the order in which one would mend them."""
+    """All checks, in the order in which one would fix what fails: rows {"check", "ok", "detail"}."""
     if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
         return [_versions(), *_cluster(address, home, storage)]
     here = Home(home, storage)
@@ -48,7 +48,7 @@ def _cluster(address: str | None, home: str | None, storage: str | None) -> list
     from tuner.remote.submission import check_storage_travels, check_versions, cluster_home, follow, submit
 
     rows: list[Row] = []
-    where = cluster_home(home)
+    remote_home = cluster_home(home)
     check_storage_travels(storage)
     try:
         cluster = Dashboard(address)
@@ -65,72 +65,71 @@ def _cluster(address: str | None, home: str | None, storage: str | None) -> list
         rows.append(_resources(cluster.nodes()))
         check_versions(cluster)
         rows.append(_row("versions on the cluster", True, f"ray {theirs['ray']}, python {theirs['python']}"))
-        job = submit(cluster, {"command": "doctor", "search": "doctor", "home": where, "storage": storage})
+        job = submit(cluster, {"command": "doctor", "search": "doctor", "home": remote_home, "storage": storage})
         ended, result = follow(cluster, job, show=False)
         if ended["state"] != "finished":
             raise ClusterError(f"the test job ended {ended['state']}: {_last_error(cluster.logs(job))}")
         rows.append(_row("jobs", True, f"a job ran in {ended['ended'] - ended['started']:.0f} s"))
         return rows + result
     except ClusterError as error:
-        names = [row["check"] for row in rows]
-        failed = (
-            "ray"
-            if "ray" not in names
-            else "versions on the cluster"
-            if "versions on the cluster" not in names
-            else "jobs"
-        )
+        passed = [row["check"] for row in rows]
+        failed = next(check for check in ("ray", "versions on the cluster", "jobs") if check not in passed)
         return [*rows, _row(failed, False, str(error))]
 
 
 def on_cluster(home: Home) -> list[Row]:
-    """What the driver's machine and every node see; runs on the cluster."""
+    """The checks of the driver's machine and of every node; runs on the cluster."""
     rows = [_home(home), *_storage(home), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
     return rows + _nodes(home) if all(row["ok"] for row in rows if row["check"] != "mlflow") else rows
 
 
 def _nodes(home: Home) -> list[Row]:
-    """What every node sees."""
+    """The checks that every node makes: storage, MLflow, clock."""
     from tuner.execution import nodes
 
-    uri, rows, place = os.environ.get("MLFLOW_TRACKING_URI"), [], home.place(_absolute(home.storage))
-    seen = nodes.survey(place, uri)
-    silent = [f"{row['node']}: {row['error']}" for row in seen if "error" in row]
-    rows.append(
-        _row(
-            "nodes",
-            not silent,
-            f"{len(seen)} answer"
-            if not silent
-            else f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory",
+    uri, place = os.environ.get("MLFLOW_TRACKING_URI"), home.place(_absolute(home.storage))
+    answers = nodes.survey(place, uri)
+    silent = [f"{row['node']}: {row['error']}" for row in answers if "error" in row]
+    help_silent = f"{'; '.join(silent)[:300]}; look at that node's `ray status` and its disk and memory"
+    blind = nodes.place_problem(answers, place)
+    return [
+        _row("nodes", not silent, help_silent if silent else f"{len(answers)} answer"),
+        _row("storage from workers", not blind, blind or f"all {len(answers)} nodes write {place}"),
+        _mlflow_from(answers, uri),
+        _clocks(),
+    ]
+
+
+def _mlflow_from(answers: list[dict[str, Any]], uri: str | None) -> Row:
+    """Whether the nodes that answered reach MLflow."""
+    answered = [row for row in answers if "answer" in row]
+    cut = {row["node"]: row["answer"]["mlflow"] for row in answered if row["answer"]["mlflow"]}
+    if cut:
+        detail = (
+            f"{', '.join(sorted(cut)[:5])}: {next(iter(cut.values()))}; open the way from there, or name an address "
+            "that nodes can reach"
         )
-    )
-    blind = nodes.place_problem(seen, place)
-    rows.append(_row("storage from workers", not blind, blind or f"all {len(seen)} nodes write {place}"))
-    answers = [row for row in seen if "answer" in row]
-    cut = {row["node"]: row["answer"]["mlflow"] for row in answers if row["answer"]["mlflow"]}
-    what = (
-        f"{', '.join(sorted(cut)[:5])}: {next(iter(cut.values()))}; open the way from there, or name an address that "
-        "nodes can reach"
-        if cut
-        else f"{len(answers)} nodes reach it"
-        if uri
-        else "only the driver writes to the database in the home"
-    )
-    rows.append(_row("mlflow from workers", not cut, what))
-    rows.append(_clocks(nodes))
-    return rows
+    elif uri:
+        detail = f"{len(answered)} nodes reach it"
+    else:
+        detail = "only the driver writes to the database in the home"
+    return _row("mlflow from workers", not cut, detail)
 
 
-def _clocks(nodes) -> Row:
-    """The second question to a node meets a warm process, so the answer is fresh; half the round trip is the doubt."""
+def _clocks() -> Row:
+    """Whether the nodes' clocks agree with ours. The processes have answered before, so they answer without delay.
+
+    A clock is certainly off only by what lies outside the time between question and answer.
+    """
+    from tuner.execution import nodes
+
     begin = time.time()
-    asked = nodes.ask(nodes.clock)
+    answers = nodes.ask(nodes.clock)
     end = time.time()
     far = {}
-    for row in asked:
-        late = row.get("answer", begin)
-        off = max(begin - late, late - end, 0.0)  # certain part only
+    for row in answers:
+        theirs = row.get("answer", begin)
+        off = max(begin - theirs, theirs - end, 0.0)
         if off > SKEW_S:
             far[row["node"]] = off
     if far:
@@ -166,9 +165,8 @@ def _home(home: Home) -> Row:
         return _row("home", False, str(error))
     free = shutil.disk_usage(home.root).free / 2**30
     enough = free > 1
-    return _row(
-        "home", enough, f"{home.root}, {free:.0f} GiB free" + ("" if enough else "; make room or choose another --home")
-    )
+    advice = "" if enough else "; make room or choose another --home"
+    return _row("home", enough, f"{home.root}, {free:.0f} GiB free{advice}")
 
 
 def _absolute(storage: str | None) -> str | None:
@@ -178,25 +176,25 @@ def _absolute(storage: str | None) -> str | None:
 
 
 def _storage(home: Home) -> list[Row]:
-    """Nothing to say where the home is the storage."""
+    """No row where the home is the storage."""
     from trainables.storage import storage_problem
 
     if not home.storage:
         return []
     try:
-        where = _absolute(home.storage)
-        wrong = storage_problem(where)
+        place = _absolute(home.storage)
+        problem = storage_problem(place)
     except ValueError as error:
-        where, wrong = "", str(error)
-    return [_row("storage", not wrong, wrong or f"{where} can be written and read from here")]
+        place, problem = "", str(error)
+    return [_row("storage", not problem, problem or f"{place} can be written and read from here")]
 
 
 def _mlflow(uri: str | None) -> Row:
     if not uri:
         return _row("mlflow", True, "no MLFLOW_TRACKING_URI: the database in the home")
-    wrong = mlflow_problem(uri)
-    if wrong:
-        return _row("mlflow", False, f"{wrong}; is the server up, and MLFLOW_TRACKING_URI right?")
+    problem = mlflow_problem(uri)
+    if problem:
+        return _row("mlflow", False, f"{problem}; is the server up, and MLFLOW_TRACKING_URI right?")
     return _row("mlflow", True, "answers" if uri.startswith("http") else "a database, not a server")
 
 
@@ -205,13 +203,12 @@ def _gpus_here() -> Row:
     if not program:
         return _row("gpus", True, "none: trials run on CPUs")
     done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
-    count = len(done.stdout.splitlines())
+    if done.returncode == 0:
+        return _row("gpus", True, f"{len(done.stdout.splitlines())}")
     return _row(
         "gpus",
-        done.returncode == 0,
-        f"{count}"
-        if done.returncode == 0
-        else f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without "
+        False,
+        f"nvidia-smi fails ({_first_line(done.stderr or done.stdout)}); reload the driver or run without "
         "--gpus-per-trial",
     )
 
@@ -231,15 +228,13 @@ def _resources(nodes: list[dict[str, Any]]) -> Row:
 
 def _last_error(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
-    return (
-        told[-1].removeprefix("Error: ")
-        if told
-        else "it printed nothing; is the head node's `python` the one Ray runs with?"
-    )
+    errors = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
+    if not errors:
+        return "it printed nothing; is the head node's `python` the one Ray runs with?"
+    return errors[-1].removeprefix("Error: ")
 
 
-def _first_line(error) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 

@@ -1,8 +1,8 @@
-"""A search sent to a Ray cluster: checked, packed, submitted, followed, stopped.
+"""Run a search as a job of a Ray cluster: check, pack, submit, follow and stop it.
 
-What travels is one folder: ``job.json`` (what to run, by which versions), the spec, and the three packages unless the
-image has them. Data never travels, nor does a secret: the values of environment variables come from the cluster's own
-environment, a job only names the ones it needs.
+A job is one folder: ``job.json`` (what to run, with which versions), the spec, and the three packages unless the
+cluster's image has them. Neither data nor secrets are sent: a job only names the secret environment variables that it
+needs, and their values come from the cluster's own environment.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,29 +30,37 @@ from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.spec.search_spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
-UPLOAD_LIMIT = 100 * 2**20  # of Ray's dashboard, zipped (its documentation says more: ray#55877)
-STOP_WAIT_S = (
-    180  # how long Ray waits between SIGTERM and SIGKILL; its own 3 s are too few for a driver to write its end
-)
+UPLOAD_LIMIT = 100 * 2**20  # bytes that Ray's dashboard takes, zipped (its documentation says more: ray#55877)
+STOP_WAIT_S = 180  # from SIGTERM to SIGKILL; Ray's default, 3 s, is too short for a driver to write its result
 POLL_S = 0.5
-START_S = 20
-AWAY_S = 60  # how long a follower asks a cluster that does not answer
+START_S = 20  # how long a starting cluster may take to report its first node
+AWAY_S = 60  # how long a follower keeps asking a cluster that does not answer
 RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
 ENTRYPOINT = 'exec "${TUNER_PYTHON:-python}" -m tuner.job'
-_OF_RAY = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
+_RAY_LINE = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
 _SECRET = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|(^|_)KEY($|_)|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
 
 
 def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: list[str], package: str) -> str:
-    """Send a search, return the job's id."""
+    """Check a search and send it; returns the job's id.
+
+    ``UsageError`` for a spec that would mean something else on the cluster; ``ClusterError`` where the cluster lacks
+    resources, has other versions or does not take the job. The other arguments are those of `submit`.
+    """
     check_fits(cluster, spec)
     check_travels(spec)
     job = {"command": "search", "search": spec.search_name, "home": cluster_home(home)}
     return submit(cluster, job, env, package, spec=spec.to_yaml())
 
 
-def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package: str = "send", spec: str = "") -> str:
-    """Send what ``tuner.job`` understands; ``env``: NAME (set on the cluster) or NAME=VALUE (in plain sight)."""
+def submit(
+    cluster: Dashboard, job: dict[str, Any], env: Sequence[str] = (), package: str = "send", spec: str = ""
+) -> str:
+    """Send a ``job`` for ``tuner.job``; returns its id.
+
+    ``env``: NAME (must be set on the cluster) or NAME=VALUE (readable by everyone there). ``package``: "send" our code
+    along or use that of the cluster's "image". ``spec``: YAML.
+    """
     check_versions(cluster)
     names, values = parse_env(env)
     if package not in ("send", "image"):
@@ -67,7 +76,7 @@ def submit(cluster: Dashboard, job: dict[str, Any], env: list[str] = (), package
 
 
 def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:
-    # Ray's client sends a token only where told to, else insists on one that nobody asks for; read when imported
+    # without this, Ray's client omits a token that is needed or insists on one that is not; read when ray is imported
     os.environ["RAY_AUTH_MODE"] = "token" if cluster.headers else "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
     from ray.job_submission import JobSubmissionClient
@@ -88,7 +97,7 @@ def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dic
         ) from None
 
 
-# ---- what can be wrong before anything is sent -------------------------------------------------------------------
+# ---- checks before anything is sent ------------------------------------------------------------------------------
 
 
 def ours() -> dict[str, str]:
@@ -96,22 +105,24 @@ def ours() -> dict[str, str]:
 
 
 def check_versions(cluster: Dashboard) -> None:
+    """``ClusterError`` unless the cluster has our minor versions of Ray and Python."""
     theirs, here = cluster.versions(), ours()
     for what in ("ray", "python"):
         if theirs[what].split(".")[:2] != here[what].split(".")[:2]:
             raise ClusterError(
                 f"this machine has {what} {here[what]} and the cluster at {cluster.address} {theirs[what]}; submit "
-                "from "
-                f"an environment with {what} {'.'.join(theirs[what].split('.')[:2])}, or upgrade the cluster"
+                f"from an environment with {what} {'.'.join(theirs[what].split('.')[:2])}, or upgrade the cluster"
             )
 
 
 def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
-    """A trial that asks for more than any node has would wait for ever; an autoscaler may bring such a node."""
+    """``ClusterError`` if a trial needs more than any node has, unless an autoscaler may add such a node.
+
+    Otherwise the trial would wait for ever.
+    """
     deadline = time.monotonic() + START_S
-    while (
-        not (rows := cluster.nodes()) and time.monotonic() < deadline
-    ):  # a head that starts answers before it counts itself
+    # a head node that starts answers before it is in its own list of nodes
+    while not (rows := cluster.nodes()) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     if not rows:
         raise ClusterError(f"the cluster at {cluster.address} has no living node; look at `ray status` on its head")
@@ -121,13 +132,12 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
 
 
 def check_travels(spec: SearchSpec) -> None:
-    """Data stays where it is, so its path must mean the same on every node; a password must not travel in the spec."""
+    """``UsageError`` for a path that may mean something else on another node, or a password in the spec."""
     kind, colon, path = spec.dataset.partition(":")
     if colon and not path.startswith("/") and "://" not in path:
         raise UsageError(
             f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL "
-            "under "
-            "which every node of the cluster sees it"
+            "under which every node of the cluster sees it"
         )
     if spec.study_storage and _SECRET.search(spec.study_storage):
         raise UsageError(
@@ -139,7 +149,7 @@ def check_travels(spec: SearchSpec) -> None:
 
 
 def check_storage_travels(storage: str | None) -> None:
-    """A storage must mean the same from every node, and carry no password."""
+    """``UsageError`` for a storage that is a relative path, is not supported or contains a password."""
     if not storage:
         return
     from trainables.storage import absolute_storage
@@ -155,13 +165,17 @@ def check_storage_travels(storage: str | None) -> None:
 
 
 def cluster_home(home: str | None) -> str | None:
+    """``--home`` for a cluster, as given; ``UsageError`` for a relative path. ``~`` is the cluster's home folder."""
     if home is not None and not str(home).startswith(("/", "~")):
         raise UsageError(f"--home {str(home)!r} is relative; on a cluster it is an absolute path that every node sees")
     return None if home is None else str(home)
 
 
-def parse_env(given: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Names that must be set on the cluster, and values that everyone may read."""
+def parse_env(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """``--env`` as (names that must be set on the cluster, name -> value that everyone there may read).
+
+    ``UsageError`` for what is no variable's name, or a value that looks like a secret.
+    """
     names, values = [], {}
     for item in given:
         name, equals, value = item.partition("=")
@@ -174,8 +188,7 @@ def parse_env(given: list[str]) -> tuple[list[str], dict[str, str]]:
         elif _SECRET.search(name) or _SECRET.search(value):
             raise UsageError(
                 f"--env {name}=... looks like a secret, and a job's environment can be read by everyone on the "
-                "cluster; "
-                f"set {name} where Ray starts (container secret, service file) and give --env {name}"
+                f"cluster; set {name} where Ray starts (container secret, service file) and give --env {name}"
             )
         else:
             values[name] = value
@@ -183,7 +196,7 @@ def parse_env(given: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
-    """Fill the folder that travels; raises if Ray would refuse it."""
+    """Fill the folder of a job; ``ClusterError`` if it is larger than Ray accepts."""
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "spec.yaml").write_text(spec)
     if package == "send":
@@ -201,41 +214,55 @@ def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
 
 
 def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Stream a job's lines to stderr until its status (never the stream) says it has ended; (its row, its result).
+    """Print a job's lines to stderr until it has ended, by its status; returns (its `job_row`, its result or None).
 
-    `ClusterError` for a job that is not there, and once the cluster has not answered for ``AWAY_S`` seconds; the job
-    may go on without us.
+    ``show=False`` prints nothing. ``ClusterError`` for a job that does not exist, and once the cluster has not answered
+    for ``AWAY_S`` seconds; the job itself may go on.
     """
-    stream, silent_since, row = _Stream(show), None, None
+    stream, outage, row = _Stream(show), _Outage(cluster, job_id, show), None
     while True:
         try:
             row = cluster.job(job_id)
             stream.write(cluster.logs(job_id) if row["state"] != "pending" else "", done=row["state"] in ENDED)
-            silent_since = None
-        except ClusterError as error:  # a dashboard that is busy or restarting, a network that is cut, a lost head
-            if row is None and error.exit_code == 2:
+            outage.over()
+        except ClusterError as error:  # the dashboard is busy or restarting, the network is cut, the head is lost
+            if row is None and error.exit_code == 2:  # there is no such job
                 raise
-            if silent_since is None:
-                silent_since = time.monotonic()
-                if show:
-                    print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
-            if time.monotonic() - silent_since > AWAY_S:
-                raise ClusterError(
-                    f"{error}; the job may go on: `tuner logs {job_id} -f --address {cluster.address}` "
-                    "follows it again",
-                    error.exit_code,
-                ) from None
+            outage.note(error)
             row = {"state": "unknown"}
         if row["state"] in ENDED:
             if show and not stream.text and row["message"]:
                 print(row["message"], file=sys.stderr)
             return row, stream.result
-        # the whole log comes each time; a long one is asked for less often
+        # each answer contains the whole log, so a long one is asked for less often
         time.sleep(max(POLL_S, len(stream.text) / 4e6))
 
 
+class _Outage:
+    """The time for which a cluster has not answered a follower."""
+
+    def __init__(self, cluster: Dashboard, job_id: str, show: bool) -> None:
+        self._command = f"tuner logs {job_id} -f --address {cluster.address}"
+        self._show = show
+        self._since: float | None = None  # ``time.monotonic()`` of the first request without an answer
+
+    def over(self) -> None:
+        self._since = None
+
+    def note(self, error: ClusterError) -> None:
+        """``ClusterError`` if the outage has lasted for more than ``AWAY_S`` seconds."""
+        if self._since is None:
+            self._since = time.monotonic()
+            if self._show:
+                print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
+        if time.monotonic() - self._since > AWAY_S:
+            raise ClusterError(
+                f"{error}; the job may go on: `{self._command}` follows it again", error.exit_code
+            ) from None
+
+
 class _Stream:
-    """Prints what is new of a growing log, whole lines only; keeps the result line for itself."""
+    """Prints the new part of a growing log, complete lines only, and keeps the line with the result."""
 
     def __init__(self, show: bool) -> None:
         self.text, self.result = "", None
@@ -247,20 +274,23 @@ class _Stream:
         for line in self.text[self._printed : end].splitlines():
             if line.startswith(RESULT):
                 self.result = json.loads(line[len(RESULT) :])
-            elif self._show and not _OF_RAY.match(line):
+            elif self._show and not _RAY_LINE.match(line):
                 print(line, file=sys.stderr, flush=True)
         self._printed = max(self._printed, end)
 
 
 def plain_log(text: str) -> str:
-    """A job's log as a person wants it."""
+    """A job's log without Ray's own lines and the line with the result."""
     return "".join(
-        line for line in text.splitlines(keepends=True) if not line.startswith(RESULT) and not _OF_RAY.match(line)
+        line for line in text.splitlines(keepends=True) if not line.startswith(RESULT) and not _RAY_LINE.match(line)
     )
 
 
 def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> tuple[dict[str, Any], bool]:
-    """SIGTERM to the job's driver, which keeps what is finished; wait for its end. (its row, was it still running?)"""
+    """Send SIGTERM to the job's driver, which keeps finished work, and wait for its end.
+
+    Returns (the job's `job_row`, whether it was still running). ``ClusterError`` if it has not ended within ``wait_s``.
+    """
     row = cluster.job(job_id)
     if row["state"] in ENDED:
         return row, False
@@ -269,7 +299,7 @@ def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> t
     while row["state"] not in ENDED:
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"job {job_id!r} was told to stop {wait_s:.0f} s ago and is {row['state']} still; see `tuner logs "
+                f"job {job_id!r} was told to stop {wait_s:.0f} s ago and is still {row['state']}; see `tuner logs "
                 f"{job_id}`"
             )
         time.sleep(POLL_S)
@@ -278,4 +308,5 @@ def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> t
 
 
 def exit_code(row: dict[str, Any]) -> int:
+    """The exit code of an ended job: that of its driver, and 130 for a stopped one."""
     return INTERRUPTED if row["state"] == "stopped" else row["exit_code"]

@@ -1,8 +1,8 @@
-"""Several searches against each other: one combined front, one reference point, who holds which part of it.
+"""Compare searches: one combined front, one reference point, and which method holds which part of the front.
 
-A search of several methods counts once for each. Searches that differ in nothing but their seed are repetitions of
-one method: hypervolumes become mean and standard deviation, and fronts become attainment surfaces (Fonseca and
-Fleming, 1996): what so many of the repetitions reach.
+A search of several methods counts once for each of them. Searches that differ only in their seed are repetitions of
+one method: their hypervolumes become a mean and a standard deviation, and their fronts become attainment surfaces
+(Fonseca and Fleming, 1996), i.e. the region that at least a given number of repetitions reaches.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.report.format import SHORT, fraction, short
+from tuner.report.format import fraction, short_label, value_text
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated
 from tuner.results.search_run import SearchRun
@@ -26,25 +26,36 @@ Corner = tuple[float, float]
 EPS_SEARCHED = "searched"
 
 
+class ComparedSearch(NamedTuple):
+    """One search, reduced to one of its methods: ``spec`` and ``front`` are that method's alone."""
+
+    name: str
+    spec: SearchSpec
+    history: History
+    front: Front
+
+
 @dataclass
 class Group:
-    """One method: a search, or several that differ in their seed alone. ``label`` is the method's name; where two
-    groups share that, the first search's name is added."""
+    """One method: a search, or several that differ only in their seed.
+
+    ``label`` is the method's name, with the first search's name added where two groups share a method.
+    """
 
     label: str
-    searches: list[tuple[str, SearchSpec, History, Front]] = field(default_factory=list)
+    searches: list[ComparedSearch] = field(default_factory=list)
     on_front: list[tuple[str, dict]] = field(default_factory=list)  # its part of the combined front: (search, row)
-    holds: list[Corner] = field(default_factory=list)  # from .. to of the first objective, where it has the best second
+    holds: list[Corner] = field(default_factory=list)  # (from, to) of the first objective, where its second is best
     exclusive_hypervolume: float = 0.0  # of the combined hypervolume, what no other group attains
 
     @property
     def hypervolumes(self) -> list[float]:
-        return [front.hypervolume for *_, front in self.searches]
+        return [search.front.hypervolume for search in self.searches]
 
 
 @dataclass
-class Overlay:
-    """``reference`` is the point that all hypervolumes are measured from; ``combined`` are rows with ``search``."""
+class Comparison:
+    """All hypervolumes are measured from ``reference``; ``combined`` has a front row, with ``search``, per member."""
 
     objectives: tuple[str, ...]
     groups: list[Group]
@@ -54,42 +65,42 @@ class Overlay:
     split: str = SPLIT
 
 
-def overlay(runs: Sequence[SearchRun]) -> Overlay:
-    """Compare searches; ``UsageError`` where their values cannot be compared."""
+def compare_runs(runs: Sequence[SearchRun]) -> Comparison:
+    """Compare searches; ``UsageError`` where their values are not comparable."""
     _check_comparable(runs)
     objectives = runs[0].spec.objectives
     groups = _grouped(runs)
-    rows = [(g, name, row) for g in groups for name, _, _, front in g.searches for row in front.rows]
+    rows = [(group, search.name, row) for group in groups for search in group.searches for row in search.front.rows]
     points, reference = [[row[n] for n in objectives] for *_, row in rows], [0.0] * len(objectives)
-    best, up = nondominated(points, [True] * len(objectives)), [True] * len(objectives)
-    best.sort(key=lambda i: [-v for v in points[i]])
-    total = hypervolume(points, reference, up)
+    maximise = [True] * len(objectives)
+    best = sorted(nondominated(points, maximise), key=lambda i: [-v for v in points[i]])
+    total = hypervolume(points, reference, maximise)
     for i in best:
         group, name, row = rows[i]
         group.on_front.append((name, row))
     for group in groups:
         others = [point for point, (g, *_) in zip(points, rows) if g is not group]
-        group.exclusive_hypervolume = total - hypervolume(others, reference, up)
+        group.exclusive_hypervolume = total - hypervolume(others, reference, maximise)
     if len(objectives) == 2:
-        _share_out([(tuple(points[i]), rows[i][0]) for i in best])
+        _assign_held_ranges([(tuple(points[i]), rows[i][0]) for i in best])
     combined = [{"search": rows[i][1], "method": rows[i][0].label, **rows[i][2]} for i in best]
-    return Overlay(objectives, groups, combined, reference, total)
+    return Comparison(objectives, groups, combined, reference, total)
 
 
-def compare(*names: str, home: Home | None = None) -> Overlay:
-    """`overlay` of searches by name."""
+def compare(*names: str, home: Home | None = None) -> Comparison:
+    """`compare_runs` of the searches with these names; ``UsageError`` also for a name that does not exist."""
     home = home or Home()
-    return overlay([load_search(home, name) for name in dict.fromkeys(names)])
+    return compare_runs([load_search(home, name) for name in dict.fromkeys(names)])
 
 
 def _check_comparable(runs: Sequence[SearchRun]) -> None:
     """Same images, same attack, same objectives; otherwise a higher value would not mean a better method."""
-    first, said = runs[0].name, _conditions(runs[0].spec)
+    first, expected = runs[0].name, _conditions(runs[0].spec)
     for other in runs[1:]:
         for what, value in _conditions(other.spec).items():
-            if value != said[what]:
+            if value != expected[what]:
                 raise UsageError(
-                    f"searches {first!r} and {other.name!r} cannot be overlaid: {what} {said[what]!r} and {value!r}"
+                    f"searches {first!r} and {other.name!r} cannot be overlaid: {what} {expected[what]!r} and {value!r}"
                 )
 
 
@@ -112,16 +123,21 @@ def _grouped(runs: Sequence[SearchRun]) -> list[Group]:
         for lane in spec.lanes:
             key = repr({k: v for k, v in lane.identity().items() if k != "seed"})
             front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
-            groups.setdefault(key, Group(lane.method)).searches.append((run.name, lane, run.history, front))
+            search = ComparedSearch(run.name, lane, run.history, front)
+            groups.setdefault(key, Group(lane.method)).searches.append(search)
     methods = [g.label for g in groups.values()]
     for group in groups.values():
         if methods.count(group.label) > 1:
-            group.label += f" ({group.searches[0][0]})"
+            group.label += f" ({group.searches[0].name})"
     return list(groups.values())
 
 
-def _share_out(best: list[tuple[Corner, Group]]) -> None:
-    """Whoever asks for an average up to a corner's gets the best worst class there; equal corners share their part."""
+def _assign_held_ranges(best: list[tuple[Corner, Group]]) -> None:
+    """Split the axis of the first objective at the corners of the front; each range goes to the group best there.
+
+    Where at least so much of the first objective is required, the best second objective is that of the corner at the
+    upper end of the range. Groups with equal corners hold the range together.
+    """
     low = 0.0
     for corner in sorted({c for c, _ in best}):
         for group in {id(g): g for c, g in best if c == corner}.values():
@@ -132,37 +148,38 @@ def _share_out(best: list[tuple[Corner, Group]]) -> None:
         low = corner[0]
 
 
-def attained(fronts: Sequence[Sequence[Corner]], by: int) -> list[Corner]:
-    """Corners of what at least ``by`` of the ``fronts`` attain, two objectives, both maximised."""
+def attained(fronts: Sequence[Sequence[Corner]], at_least: int) -> list[Corner]:
+    """Corners of the region that ``at_least`` so many of the ``fronts`` attain: two objectives, both maximised."""
     corners, nothing = [], float("-inf")
     for x in sorted({x for front in fronts for x, _ in front}, reverse=True):
         heights = [max((v for u, v in front if u >= x), default=nothing) for front in fronts]
-        y = sorted(heights, reverse=True)[by - 1]
+        y = sorted(heights, reverse=True)[at_least - 1]
         if y > (corners[-1][1] if corners else nothing):
             corners.append((x, y))
     return corners[::-1]
 
 
-def most(number: int) -> int:
-    """More than half of the repetitions."""
+def majority(number: int) -> int:
+    """The smallest count that is more than half of ``number``."""
     return number // 2 + 1
 
 
-# ---- for people and programs ---------------------------------------------------------------------------------------
+# ---- as tables, sentences and JSON -----------------------------------------------------------------------------------
 
 
-def cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
-    """One row for each method."""
-    asked, two = SHORT.get(found.objectives[0], found.objectives[0]), len(found.objectives) == 2
-    header = ["method", "searches", "hypervolume", "adds", f"holds ({asked})", "trials on the combined front"]
+def cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, one row for each method; the held range only where there are two objectives."""
+    two = len(comparison.objectives) == 2
+    first = short_label(comparison.objectives[0])
+    header = ["method", "searches", "hypervolume", "adds", f"holds ({first})", "trials on the combined front"]
     rows = []
-    for group in found.groups:
+    for group in comparison.groups:
         held = ", ".join(f"{low:.3f} .. {high:.3f}" if low else f"up to {high:.3f}" for low, high in group.holds)
         trials = ", ".join(f"{name} {row['trial']}" for name, row in group.on_front)
         rows.append(
             [
                 group.label,
-                ", ".join(name for name, *_ in group.searches),
+                ", ".join(search.name for search in group.searches),
                 mean_std(group.hypervolumes),
                 f"{group.exclusive_hypervolume:.4f}",
                 held or "-",
@@ -174,66 +191,67 @@ def cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
 
 
 def mean_std(values: list[float]) -> str:
+    """``0.1720 ± 0.0028``; without the sample standard deviation where there is one value."""
     mean = f"{statistics.fmean(values):.4f}"
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
-def sentences(found: Overlay) -> list[str]:
-    """How to read the table, and what to beware of."""
-    first, *rest = (SHORT.get(n, n) for n in found.objectives)
+def sentences(comparison: Comparison) -> list[str]:
+    """How to read the table, and what limits the comparison."""
+    first, *rest = (short_label(n) for n in comparison.objectives)
     lines = [
-        f"Hypervolume from the common reference point ({', '.join('0' for _ in found.objectives)}); the combined "
-        f'front has {found.hypervolume:.4f}. "Adds": what of it no other method attains.'
+        f"Hypervolume from the common reference point ({', '.join('0' for _ in comparison.objectives)}); the combined "
+        f'front has {comparison.hypervolume:.4f}. "Adds": the part of it that no other method attains.'
     ]
-    if len(found.objectives) == 2:
+    if len(comparison.objectives) == 2:
         lines.append(f"A method holds the range of {first} for which its trial has the best {rest[0]}.")
-    seeds = {tuple(sorted(spec.seed for _, spec, *_ in g.searches)) for g in found.groups}
+    seeds = {tuple(sorted(search.spec.seed for search in g.searches)) for g in comparison.groups}
     if max(map(len, seeds)) > 1:
         lines.append("± is the standard deviation over seeds.")
     if len(seeds) > 1:
         lines.append(
-            "The methods ran with different seeds, so on different validation images, and more seeds are more "
-            "chances to be on the combined front."
+            "The methods ran with different seeds, so on different validation images; a method with more seeds has "
+            "more chances to be on the combined front."
         )
-    budgets = {spec.max_epochs for g in found.groups for _, spec, *_ in g.searches}
+    budgets = {search.spec.max_epochs for g in comparison.groups for search in g.searches}
     if len(budgets) > 1:
-        lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs): not an equal contest.")
+        lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs), so the comparison is not equal.")
     return lines + [
-        f"All values are of split {SPLIT}, by which these trials were selected; `tuner verify` tests them "
+        f"All values are of split {SPLIT}, on which these trials were selected; `tuner verify` tests them "
         "on other images."
     ]
 
 
-def combined_cells(found: Overlay) -> tuple[list[str], list[list[str]]]:
-    """One row for each trial of the combined front."""
-    names = list(dict.fromkeys([*found.objectives, "clean_acc"]))
+def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, one row for each trial of the combined front."""
+    names = list(dict.fromkeys([*comparison.objectives, "clean_acc"]))
     rows = [
         [
             row["method"],
             row["search"],
             str(row["trial"]),
             *(fraction(row.get(n)) for n in names),
-            " ".join(f"{k}={short(v)}" for k, v in row["params"].items()),
+            " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items()),
         ]
-        for row in found.combined
+        for row in comparison.combined
     ]
-    return ["method", "search", "trial", *(SHORT.get(n, n) for n in names), "parameters"], rows
+    return ["method", "search", "trial", *(short_label(n) for n in names), "parameters"], rows
 
 
-def as_json(found: Overlay) -> dict[str, dict[str, Any]]:
-    """By search: what `tuner front --json` says of it as ``overlay`` where several are compared."""
-    said: dict[str, dict[str, Any]] = {}
-    for group in found.groups:
-        for name, spec, _, front in group.searches:
-            mine = said.setdefault(name, {"combined_hypervolume": found.hypervolume, "methods": []})
-            mine["methods"].append(
+def as_json(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Search name -> what `tuner front --json` adds to it as ``overlay`` where several searches are compared."""
+    by_search: dict[str, dict[str, Any]] = {}
+    for group in comparison.groups:
+        for search in group.searches:
+            entry = by_search.setdefault(search.name, {"combined_hypervolume": comparison.hypervolume, "methods": []})
+            entry["methods"].append(
                 {
                     "method": group.label,
-                    "seed": spec.seed,
-                    "hypervolume": front.hypervolume,
+                    "seed": search.spec.seed,
+                    "hypervolume": search.front.hypervolume,
                     "adds": group.exclusive_hypervolume,
                     "holds": [list(part) for part in group.holds],
-                    "on_combined_front": [row["trial"] for where, row in group.on_front if where == name],
+                    "on_combined_front": [row["trial"] for name, row in group.on_front if name == search.name],
                 }
             )
-    return said
+    return by_search

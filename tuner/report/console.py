@@ -1,4 +1,4 @@
-"""What the commands print on stdout: tables for people, or the JSON that outside scripts rely on."""
+"""What the commands print on stdout: tables, or with ``--json`` the JSON that scripts rely on."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from search_spaces import METHODS, method_space
-from search_spaces.param import describe, params_of
+from search_spaces.param import Param, describe, params_of
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
+from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import build_space
+
+if TYPE_CHECKING:
+    from tuner.report.comparison import Comparison
+
+WIDTH = 140  # columns of a table that is not printed on a terminal
 
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def _console() -> Console:
+def stdout_console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
-def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None:
-    """The end of a search: the front, the gain over the paper's setting, where the pictures are."""
+def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: bool) -> None:
+    """Print the end of a search: the front, the gain over the paper's setting, and where the pictures are."""
     if as_json:
         print_json(result)
         return
@@ -37,7 +43,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
     from tuner.results.pareto import Front
     from tuner.sync.named_places import place_flags
 
-    console = _console()
+    console = stdout_console()
     best = Front.of(result["front"], spec.objectives)
     folder, counts = home.search(result["search"]), result["trials"]
     console.print(front_table(best, result["paper"], spec.shown_space().searched))
@@ -58,7 +64,7 @@ def show_result(result: dict[str, Any], spec, home: Home, as_json: bool) -> None
 
 
 def _saved(result: dict[str, Any]) -> str:
-    """What nobody had to train, and why. Results of older versions know the sum alone."""
+    """Epochs that did not have to be trained, by reason. A result of an older version has only their sum."""
     by = {why.replace("_", " "): epochs for why, epochs in result.get("epochs_saved_by", {}).items() if epochs}
     return f"; {' and '.join(f'{why} saved {epochs}' for why, epochs in by.items())}" if by else ""
 
@@ -68,9 +74,12 @@ def _home_flag(home: Home) -> str:
 
 
 def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path]) -> None:
-    """One search's front, or several overlaid; ``files``: where to write the page ("html"), "png" and "parquet"."""
-    from tuner.report.comparison import as_json as by_search
-    from tuner.report.comparison import overlay
+    """Print the front of one search, or the comparison of several searches or methods.
+
+    ``files``: what else to write, as in `write_files`. ``UsageError`` where searches cannot be compared.
+    """
+    from tuner.report.comparison import as_json as comparison_json
+    from tuner.report.comparison import compare_runs
     from tuner.report.files import write_files
     from tuner.results.searches import load_search
     from tuner.results.summary import front_json
@@ -78,16 +87,19 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     runs = [load_search(home, name) for name in dict.fromkeys(names)]
     for run in runs:
         _say_not_asked(run)
-    over = overlay(runs)
-    over = over if len(runs) > 1 or len(over.groups) > 1 else None
-    write_files(files, runs, over)
+    compared = compare_runs(runs)
+    comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
+    write_files(files, runs, comparison)
     if as_json:
-        more = by_search(over) if over else {}
-        print_json([front_json(run) | ({"overlay": more[run.name]} if more else {}) for run in runs])
+        by_search = comparison_json(comparison) if comparison else {}
+        print_json([front_json(run) | ({"overlay": by_search[run.name]} if by_search else {}) for run in runs])
         return
-    _show_overlay(over) if over else _show_one_front(runs[0])
+    if comparison:
+        _show_comparison(comparison)
+    else:
+        _show_one_front(runs[0])
     for path in files.values():
-        _console().print(f"written   {path}", highlight=False, soft_wrap=True)
+        stdout_console().print(f"written   {path}", highlight=False, soft_wrap=True)
 
 
 def _say_not_asked(run: SearchRun) -> None:
@@ -101,39 +113,43 @@ def _show_one_front(run: SearchRun) -> None:
     from tuner.report.text import front_table, gain, notes
     from tuner.results.summary import front_json
 
-    console, row, best = _console(), front_json(run), run.front()
-    console.print(f"{run.name} ({row['state']}, split {row['split']})", highlight=False)
-    console.print(front_table(best, row["paper"], run.spec.shown_space().searched))
-    for line in (gain(best, row["paper"]), *notes(row, run.spec.objectives)):
+    console, result, best = stdout_console(), front_json(run), run.front()
+    console.print(f"{run.name} ({result['state']}, split {result['split']})", highlight=False)
+    console.print(front_table(best, result["paper"], run.spec.shown_space().searched))
+    for line in (gain(best, result["paper"]), *notes(result, run.spec.objectives)):
         console.print(line, highlight=False, soft_wrap=True)
-    _show_provisional(console, row, run.spec)
+    _show_provisional(console, result, run.spec)
 
 
-def _show_provisional(console: Console, found: dict[str, Any], spec) -> None:
-    """What a search under way can show before enough trials have finished."""
+def _show_provisional(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
+    """The provisional front, which a running search has until enough trials have finished."""
     from tuner.report.text import front_table
     from tuner.results.pareto import Front
 
-    if early := found.get("provisional"):
+    if early := result.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
         best = Front.of(early["front"], spec.objectives)
         console.print(front_table(best, None, spec.shown_space().searched, title))
 
 
-def _show_overlay(over) -> None:
+def _show_comparison(comparison: Comparison) -> None:
     from tuner.report.comparison import cells, combined_cells, sentences
 
-    console = _console()
-    for title, (header, rows) in ((f"Methods on {over.split}", cells(over)), ("Combined front", combined_cells(over))):
+    console = stdout_console()
+    for title, (header, rows) in (
+        (f"Methods on {comparison.split}", cells(comparison)),
+        ("Combined front", combined_cells(comparison)),
+    ):
         table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in sentences(over):
+    for line in sentences(comparison):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_searches(home: Home, as_json: bool) -> None:
+    """Print one row per search of the home; a search that cannot be read is reported on stderr."""
     from tuner.results.searches import load_search, search_names
     from tuner.results.summary import state_of
 
@@ -142,7 +158,7 @@ def show_searches(home: Home, as_json: bool) -> None:
         try:
             run = load_search(home, name)
             _say_not_asked(run)
-        except (UsageError, Failed) as error:  # one that cannot be read must not hide the others
+        except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
             print(error, file=sys.stderr)
             continue
         created = min((t.started for t in run.history.trials.values()), default=None)
@@ -164,10 +180,11 @@ def show_searches(home: Home, as_json: bool) -> None:
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    _console().print(table if rows else f"no searches in {home.root}", highlight=False)
+    stdout_console().print(table if rows else f"no searches in {home.root}", highlight=False)
 
 
 def method_json(name: str) -> dict[str, Any]:
+    """One entry of `tuner methods --json`."""
     space = METHODS[name]
     params = [
         {"name": p.name, "default": p.default, "range": describe(p.range), "doc": p.doc, "when": _when(p)}
@@ -176,7 +193,8 @@ def method_json(name: str) -> dict[str, Any]:
     return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params}
 
 
-def _when(param) -> str | None:
+def _when(param: Param) -> str | None:
+    """``loss in {ldam}``: the condition under which the parameter exists."""
     return " and ".join(f"{k} in {{{', '.join(map(str, v))}}}" for k, v in param.when.items()) or None
 
 
@@ -192,10 +210,11 @@ def show_methods(as_json: bool) -> None:
     for name, space in METHODS.items():
         searched = ", ".join(build_space(name, fix={}, space={}).searched)
         table.add_row(name, space.SUMMARY, searched, space.PAPER)
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def show_space(method: str, as_json: bool) -> None:
+    """Print a method's parameters; ``UsageError`` for an unknown method."""
     try:
         method_space(method)
     except ValueError as error:
@@ -203,7 +222,7 @@ def show_space(method: str, as_json: bool) -> None:
     if as_json:
         print_json(method_json(method))
         return
-    console, row = _console(), method_json(method)
+    console, row = stdout_console(), method_json(method)
     console.print(f"{method}: {row['summary']}\n{row['paper']}", highlight=False, soft_wrap=True)
     table = Table()
     for name in ("name", "default", "range", "doc", "when"):

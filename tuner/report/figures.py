@@ -1,13 +1,15 @@
-"""What the pictures of fronts show, as plain values; the page and the PNG draw the same."""
+"""The contents of a front's figure as plain values: the page and the PNG both draw them."""
 
 from __future__ import annotations
 
 import html
 import math
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from tuner.report.format import fraction, per_class, short
+from search_spaces.param import Param
+from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
 from tuner.results.fronts import counts, paper_row
@@ -38,7 +40,10 @@ def style(
     opacity: float = 1.0,
     legend: bool = True,
 ) -> dict:
-    """How a group of points looks; ``symbol`` is plotly's name and ``marker`` matplotlib's of the same shape."""
+    """How a group of points is drawn.
+
+    ``symbol`` is plotly's name of the shape, ``marker`` matplotlib's; ``size`` is the diameter in pixels on the page.
+    """
     return {
         "name": name,
         "colour": colour,
@@ -61,7 +66,7 @@ STYLES = {
 
 
 def picture_data(run: SearchRun) -> dict:
-    """All that the pictures of one search show: what is drawn twice is worked out once."""
+    """All values that the page and the PNG of one search show."""
     spec, history, front = run.spec, run.history, run.front()
     points = points_of(spec, history, front, plane(spec.objectives))
     for point in points:
@@ -97,19 +102,22 @@ def picture_data(run: SearchRun) -> dict:
 
 
 def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
-    """The two metrics that span the picture."""
+    """The metrics on the two axes of the figure."""
     if len(objectives) > 1:
         return objectives[0], objectives[1]
     return objectives[0], "clean_acc" if objectives[0] == "worst_class_robust_acc" else "worst_class_robust_acc"
 
 
 def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
-    """The search's trials that have reported, each at its last epoch; a mean over seeds has a standard deviation."""
+    """One point for each trial that has reported finite values of ``axes``, at its last epoch.
+
+    ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean over seeds.
+    """
     papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
     on_front, points = {r["trial"] for r in front.rows}, []
     for record in history.trials.values():
-        found, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
-        x, y = (found.get(name) for name in axes)
+        metrics, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
+        x, y = (metrics.get(name) for name in axes)
         if _finite(x) and _finite(y):
             is_paper = record.trial in papers
             points.append(
@@ -126,7 +134,7 @@ def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str,
                     "front": record.trial in on_front,
                     "paper": is_paper,
                     "params": record.params,
-                    "robust": per_class(found),
+                    "robust": per_class(metrics),
                     "text": _hover(spec, history, record, search, record.trial in on_front, is_paper),
                 }
             )
@@ -134,7 +142,7 @@ def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str,
 
 
 def frame_data(objectives: tuple[str, ...], points: list[dict]) -> dict:
-    """Axes and limits of the picture of these points."""
+    """The axes and limits of a figure with these points, and a note where it shows only two of the objectives."""
     x_name, y_name = plane(objectives)
     note = (
         ""
@@ -158,13 +166,17 @@ def frame_data(objectives: tuple[str, ...], points: list[dict]) -> dict:
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:
-    """The searched ranges as axes."""
+    """One axis for each searched parameter, in order."""
     space = spec.shown_space()
     return [_param_axis(space.params[name]) for name in space.searched]
 
 
-def _param_axis(param) -> dict:
-    """The searched range as an axis: limits as plotly takes them, three ticks, or one for each choice."""
+def _param_axis(param: Param) -> dict:
+    """The searched range as an axis.
+
+    ``range`` is what plotly expects: exponents of ten on a logarithmic axis, positions of categories for a choice.
+    ``ticks`` are (value, text) pairs: one for each choice, else at most three.
+    """
     dist = param.range
     if isinstance(dist, CategoricalDistribution):
         return {
@@ -182,11 +194,11 @@ def _param_axis(param) -> dict:
         "choice": False,
         "log": dist.log,
         "range": [low - pad, high + pad],
-        "ticks": [[v, short(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
+        "ticks": [[v, value_text(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
     }
 
 
-def _finite(value) -> bool:
+def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -207,12 +219,15 @@ def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str,
     std = row.get("std", {})
     lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
-    lines += [f"{html.escape(str(k))} = {html.escape(short(v))}" for k, v in record.params.items()]
+    lines += [f"{html.escape(str(k))} = {html.escape(value_text(v))}" for k, v in record.params.items()]
     return "<br>".join(lines)
 
 
 def staircase(corners: list[tuple[float, float]], limits: list[list[float]]) -> tuple[list[float], list[float]]:
-    """The border of what non-dominated ``corners`` attain: each reaches down and left to the edges of the picture."""
+    """The border of the region that non-dominated ``corners`` dominate, as x and y of a line.
+
+    It ends at the left and bottom edges of the figure; ``limits`` are [x, y], each (low, high).
+    """
     if not corners:
         return [], []
     best = sorted(corners)

@@ -1,24 +1,30 @@
-"""Pages, pictures and tables of fronts as files; each appears whole or not at all."""
+"""Write fronts as files: page, PNG, Parquet table. Each file is complete or absent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
-from tuner.report.comparison import Overlay
-from tuner.report.comparison_figures import overlay_png
-from tuner.report.comparison_figures import picture_data as overlay_data
+from tuner.report.comparison import Comparison
+from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.figures import picture_data
 from tuner.report.format import per_class
 from tuner.report.png import png
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT
 
+if TYPE_CHECKING:
+    import pyarrow
+
 
 def front_parquet(run: SearchRun) -> bytes:
-    """One row per front member: trial, epoch, objectives, clean_acc, split, budget, param/..., robust_acc/<class>."""
+    """The front as the bytes of a Parquet file, one row per member.
+
+    Columns: trial, epoch, objectives, clean_acc, method, split, budget (epochs), param/NAME, robust_acc/CLASS.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -52,7 +58,7 @@ def front_parquet(run: SearchRun) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _column(values: list, kind):
+def _column(values: list, kind: pyarrow.DataType | None) -> pyarrow.Array:
     import pyarrow as pa
 
     try:
@@ -61,9 +67,12 @@ def _column(values: list, kind):
         return pa.array([None if v is None else str(v) for v in values])
 
 
-def write_files(files: dict[str, Path], runs: Sequence[SearchRun], over: Overlay | None) -> None:
-    """``files`` maps "html", "png", "parquet" to where they go: pictures of one search (or of the overlay ``over``),
-    and all trials x epochs as one tidy table. Each appears whole or not at all; ``UsageError`` where it cannot."""
+def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: Comparison | None) -> None:
+    """Write the files that ``files`` names: "html", "png" or "parquet" -> path.
+
+    The first two show the single run, or the ``comparison`` of several; the table has all trials x epochs.
+    ``UsageError`` for a path that is a folder or cannot be written.
+    """
     from tuner.report.html.front_page import front_page
 
     for kind, path in files.items():
@@ -71,10 +80,10 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], over: Overlay
             raise UsageError(f"--{kind} {str(path)!r} is a folder; give a file")
     data = {}
     if files.keys() - {"parquet"}:
-        data = overlay_data(over) if over else picture_data(runs[0])
+        data = comparison_data(comparison) if comparison else picture_data(runs[0])
     makers = {
         "html": lambda: front_page(data),
-        "png": lambda: overlay_png(over, data) if over else png(data),
+        "png": lambda: comparison_png(comparison, data) if comparison else png(data),
         "parquet": lambda: trials_parquet(runs),
     }
     for kind, path in files.items():
@@ -85,7 +94,10 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], over: Overlay
 
 
 def trials_parquet(runs: Sequence[SearchRun]) -> bytes:
-    """All trials x epochs of these searches: ``search`` and the columns of `History.table`."""
+    """All trials x epochs of these searches as the bytes of a Parquet file.
+
+    Columns: search, then those of `History.table`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,7 +111,7 @@ def trials_parquet(runs: Sequence[SearchRun]) -> bytes:
 
 
 def write_page(run: SearchRun) -> Path:
-    """Write ``front.html`` into the search's folder, as the history stands now."""
+    """Write ``front.html`` into the search's folder from the history so far; returns its path."""
     from tuner.report.html.front_page import front_page
 
     path = run.folder / "front.html"
@@ -108,11 +120,14 @@ def write_page(run: SearchRun) -> Path:
 
 
 def write_pictures(run: SearchRun, folder: Path | None = None) -> dict[str, Path]:
-    """Write ``front.html``, ``front.png`` and ``front.parquet`` into the search's folder, or into another one."""
+    """Write ``front.html``, ``front.png`` and ``front.parquet`` into the search's folder, or into ``folder``.
+
+    Returns file name -> path.
+    """
     from tuner.report.html.front_page import front_page
 
     data, folder = picture_data(run), folder or run.folder
-    made = {"front.html": front_page(data), "front.png": png(data), "front.parquet": front_parquet(run)}
-    for name, content in made.items():
+    contents = {"front.html": front_page(data), "front.png": png(data), "front.parquet": front_parquet(run)}
+    for name, content in contents.items():
         write_atomically(folder / name, content)
-    return {name: folder / name for name in made}
+    return {name: folder / name for name in contents}

@@ -1,4 +1,4 @@
-"""Numbers, names and parameters as people read them."""
+"""Text for metric names, numbers and parameter values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LABELS = {
     "clean_acc": "clean accuracy",
     "worst_class_clean_acc": "worst-class clean accuracy",
 }
-SHORT = {
+SHORT_LABELS = {
     "robust_acc": "average",
     "worst_class_robust_acc": "worst class",
     "tail_robust_acc": "tail",
@@ -21,8 +21,13 @@ SHORT = {
 }
 
 
-def short(value: Any) -> str:
-    """A parameter's value in a few characters: 3 significant digits, ``2.1e-4`` rather than ``0.000212``."""
+def short_label(metric: str) -> str:
+    """The metric's name in tables and sentences: its short label, else itself."""
+    return SHORT_LABELS.get(metric, metric)
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value in a few characters: ``12.3`` for 12.3456, ``2.1e-4`` for 0.000212, ``-`` for None."""
     if value is None:
         return "-"
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
@@ -32,17 +37,20 @@ def short(value: Any) -> str:
 
 
 def fraction(value: float | None) -> str:
+    """A metric with three decimals; ``-`` for None or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:
-    """Class name to accuracy."""
+    """Class name -> accuracy, numbered classes first and in the order of their numbers."""
     prefix = metric + "/"
-    found = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else "")))
+    accuracies = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix)}
+    return dict(
+        sorted(accuracies.items(), key=lambda kv: (not kv[0].isdigit(), kv[0].zfill(6) if kv[0].isdigit() else ""))
+    )
 
 
 def with_std(row: dict, name: str) -> str:
-    """``0.512``, or ``0.512 ± 0.020`` where it is a mean over seeds."""
+    """``0.512``, or ``0.512 ± 0.020`` (standard deviation) where it is a mean over seeds."""
     std = row.get("std", {}).get(name)
     return fraction(row.get(name)) + ("" if std is None else f" ± {fraction(std)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner.report.format import short
+from tuner.report.format import value_text
 
 
-def card(about: dict[str, Any]) -> str:
+def card_markdown(about: dict[str, Any]) -> str:
+    """The card of the model that ``about``, the content of ``model.json``, describes."""
     shape, classes = about["architecture"]["shape"], about["architecture"]["classes"]
     data = about["training"]
-    params = ", ".join(f"`{k}` = {short(v)}" for k, v in about["params"].items()) or "none"
+    params = ", ".join(f"`{k}` = {value_text(v)}" for k, v in about["params"].items()) or "none"
     size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
     weights = "the average over training" if about["weights"] == "average" else "those after the last epoch"
     return f"""# {head}: trial {about["trial"]} of `{about["search"]}`
@@ -27,7 +28,7 @@ Code {about["code"]}, torch {about["torch"]}.
 
 {_table(about["metrics"])}
 
-`average` is the mean over classes. {_which(about["metrics"])}
+`average` is the mean over classes. {_selection_note(about["metrics"])}
 
 ### Per class
 
@@ -35,7 +36,7 @@ Code {about["code"]}, torch {about["torch"]}.
 
 ## Use
 
-Images are float32 in [0, 1], `(B, {size})`; normalisation is inside the model; the answer is logits
+Images are float32 in [0, 1], `(B, {size})`; normalisation is inside the model; the output is logits
 `(B, {len(classes)})`. With torch alone:
 
 ```python
@@ -44,7 +45,7 @@ from pathlib import Path
 
 
 def load(folder):
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever the file asks for, nothing is unpickled but tensors
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # unpickle tensors only, whatever the file contains
     import torch
 
     return torch.export.load(Path(folder) / "model.pt2").module()
@@ -74,16 +75,17 @@ def _table(metrics: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _which(metrics: list[dict]) -> str:
+def _selection_note(metrics: list[dict]) -> str:
+    """Whether the last row of ``metrics`` is an unbiased measurement."""
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
-        return "The search saw `val` alone; `test` was opened for `tuner verify` only." + "".join(
+        return "The search saw only `val`; `test` was opened only for `tuner verify`." + "".join(
             f" **Alarm: {a}.**" for a in alarms
         )
-    return "**Not verified on `test` yet**: these are the numbers the model was selected by, so they flatter it."
+    return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
 
 
-def _per_class(m: dict) -> str:
+def _per_class(m: dict[str, Any]) -> str:
     names = [k.removeprefix("robust_acc/") for k in m if k.startswith("robust_acc/")]
     lines = [f"Split {m['split']}, attack {m['attack']}.", "", "| class | robust | 95 % | clean |", "|---|---|---|---|"]
     for n in names:

@@ -1,4 +1,4 @@
-"""The pictures of a search in its folder: the page is renewed while the search runs, all of them at its end."""
+"""The listener that keeps a search's page up to date while it runs, and writes its pictures at the end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tuner.results.listener import Listener
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 
-EVERY_S = 10.0  # the page is not renewed more often while the search runs
-FAR_EVERY_S = 60.0  # nor, where the folder is copied to a storage, than this: a page has 5 MB
-SHARE = 0.02  # of the driver's time that goes into it at most
+EVERY_S = 10.0  # least time between two renewals of the page
+FAR_EVERY_S = 60.0  # the same where the folder is copied to a storage: a page has 5 MB
+SHARE = 0.02  # at most this share of the driver's time goes into renewing the page
 
 
 class Pages(Listener):
-    """``front.html`` as results come in, and at the end ``front.html``, ``front.png`` and ``front.parquet``."""
+    """Renews ``front.html`` as results come in, and writes it with ``front.png`` and ``front.parquet`` at the end."""
 
     name = "the pictures"
 
     def __init__(self):
         self._run: SearchRun | None = None
-        self._due = 0.0  # ``time.monotonic()`` before which the page is left as it is
+        self._due = 0.0  # the page is not renewed before this ``time.monotonic()``
 
     def search_started(self, run: SearchRun) -> None:
         self._run = run

@@ -1,6 +1,6 @@
-"""The pictures of fronts as PNG: the same content as the page, without interaction.
+"""Figures of fronts as PNG: the same contents as the page, without interaction.
 
-Matplotlib without pyplot, so it is safe on any thread and needs no display.
+Drawn by matplotlib without pyplot, so any thread may draw and no display is needed.
 """
 
 from __future__ import annotations
@@ -9,46 +9,57 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tuner.report.html.page import BLUE, VERMILLION
 
-DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-COLUMNS = 4
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # plotly's name -> matplotlib's
+COLUMNS = 4  # of the grid of small figures, one for each parameter
 
 
 def png(data: dict) -> bytes:
-    """One search: its front above; below, for each method, what its parameters buy, and parallel coordinates."""
+    """One search as the bytes of a PNG file; ``data`` is `tuner.report.figures.picture_data`'s.
+
+    The front is above; below are, for each method, the effect of each parameter and the parallel coordinates.
+    """
     from matplotlib.figure import Figure
 
-    rows = sum(rows_of(method, 2) for method in data["methods"])
+    rows = sum(grid_rows(method, 2) for method in data["methods"])
     figure = Figure(figsize=(11, 5.6 + 2.5 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[5] + [2.2] * rows)
     draw_front(figure.add_subplot(grid[0, :]), data)
-    draw_methods(figure, grid, data, range(len(data["methods"])), first=1, most=2)
-    return finished(figure, data)
+    draw_methods(figure, grid, data, range(len(data["methods"])), first_row=1, max_rows=2)
+    return png_bytes(figure, data)
 
 
-def rows_of(method: dict, most: int) -> int:
-    """Rows of the grid: at most ``most`` of single parameters, then the parallel coordinates."""
-    return min(most, math.ceil(len(method["searched"]) / COLUMNS)) + 1 if method["searched"] else 0
+def grid_rows(method: dict, max_rows: int) -> int:
+    """Rows that a method takes in the grid: at most ``max_rows`` of single parameters, and the parallel coordinates."""
+    return min(max_rows, math.ceil(len(method["searched"]) / COLUMNS)) + 1 if method["searched"] else 0
 
 
-def draw_methods(figure, grid, data: dict, shown: Sequence[int], *, first: int, most: int) -> None:
-    """What the parameters of each method buy, from row ``first`` of the grid on."""
+def draw_methods(
+    figure: Figure, grid: GridSpec, data: dict, shown: Sequence[int], *, first_row: int, max_rows: int
+) -> None:
+    """The effect of the parameters of the methods number ``shown``, from ``first_row`` of the grid on."""
     for number in shown:
         method = data["methods"][number]
-        for i, param in enumerate(method["searched"][: most * COLUMNS]):
-            axes = figure.add_subplot(grid[first + i // COLUMNS, i % COLUMNS])
+        for i, param in enumerate(method["searched"][: max_rows * COLUMNS]):
+            axes = figure.add_subplot(grid[first_row + i // COLUMNS, i % COLUMNS])
             draw_param(axes, data, param, legend=i == 0, method=number)
             if i == 0 and len(data["methods"]) > 1:
                 axes.set_ylabel(method["name"], fontsize=9)
-        first += rows_of(method, most)
+        first_row += grid_rows(method, max_rows)
         if method["searched"]:
-            draw_parallel(figure.add_subplot(grid[first - 1, :]), data, number)
+            draw_parallel(figure.add_subplot(grid[first_row - 1, :]), data, number)
 
 
-def finished(figure, data: dict) -> bytes:
-    """The figure under its title, as the bytes of a PNG file."""
+def png_bytes(figure: Figure, data: dict) -> bytes:
+    """Draw the figure under its title; returns the PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.suptitle(wrapped(f"{data['title']}\n{data['line']}"), fontsize=10)
@@ -61,55 +72,14 @@ def wrapped(text: str, width: int = 130) -> str:
     return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))
 
 
-def draw_front(axes, data: dict) -> None:
-    for band in data["bands"]:
-        axes.fill(band["x"], band["y"], color=band["colour"], alpha=0.15, linewidth=0)
-    for stair in data["stairs"]:
-        axes.plot(
-            stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=1.5, zorder=1
-        )
+def draw_front(axes: Axes, data: dict) -> None:
+    """The two objectives of every trial, with the region that the front attains."""
+    _draw_attained(axes, data)
     for name, look in reversed(data["styles"].items()):
-        some = [p for p in data["points"] if p["style"] == name]
-        if some:
-            colour, marker = look["colour"], look["marker"]
-            hollow = look["symbol"].endswith("open") and marker != "x"
-            axes.scatter(
-                [p["x"] for p in some],
-                [p["y"] for p in some],
-                s=look["size"] * 5,
-                marker=marker,
-                zorder=2,
-                label=look["name"] if look["legend"] else None,
-                alpha=look["opacity"],
-                facecolors="none" if hollow else colour,
-                edgecolors=None if marker == "x" else colour,
-            )
-            axes.errorbar(
-                [p["x"] for p in some if p["std"]],
-                [p["y"] for p in some if p["std"]],
-                linestyle="none",
-                xerr=[p["std"][0] for p in some if p["std"]],
-                yerr=[p["std"][1] for p in some if p["std"]],
-                ecolor=colour,
-                elinewidth=1,
-                capsize=2,
-                zorder=1,
-            )
+        _draw_trials(axes, [p for p in data["points"] if p["style"] == name], look)
     for p in data["points"]:
         axes.annotate(p["label"], (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
-    papers = [p for p in data["points"] if p["paper"]]
-    if papers:
-        axes.scatter(
-            [p["x"] for p in papers],
-            [p["y"] for p in papers],
-            marker="*",
-            s=260,
-            facecolors="none",
-            edgecolors="black",
-            linewidths=1.3,
-            zorder=3,
-            label="the papers' settings" if len(papers) > 1 else "the paper's setting",
-        )
+    _draw_papers(axes, [p for p in data["points"] if p["paper"]])
     axes.set(xlabel=data["axis"][0], ylabel=data["axis"][1], xlim=data["range"][0], ylim=data["range"][1])
     axes.grid(alpha=0.3)
     if data["empty"]:
@@ -120,7 +90,65 @@ def draw_front(axes, data: dict) -> None:
         axes.set_title(wrapped(data["note"], 110), fontsize=8)
 
 
-def draw_param(axes, data: dict, param: dict, *, legend: bool, method: int = 0) -> None:
+def _draw_attained(axes: Axes, data: dict) -> None:
+    for band in data["bands"]:
+        axes.fill(band["x"], band["y"], color=band["colour"], alpha=0.15, linewidth=0)
+    for stair in data["stairs"]:
+        axes.plot(
+            stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=1.5, zorder=1
+        )
+
+
+def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
+    """The points of one style, with error bars where they are means over seeds."""
+    if not points:
+        return
+    colour, marker = look["colour"], look["marker"]
+    hollow = look["symbol"].endswith("open") and marker != "x"
+    axes.scatter(
+        [p["x"] for p in points],
+        [p["y"] for p in points],
+        s=look["size"] * 5,
+        marker=marker,
+        zorder=2,
+        label=look["name"] if look["legend"] else None,
+        alpha=look["opacity"],
+        facecolors="none" if hollow else colour,
+        edgecolors=None if marker == "x" else colour,
+    )
+    means = [p for p in points if p["std"]]
+    axes.errorbar(
+        [p["x"] for p in means],
+        [p["y"] for p in means],
+        linestyle="none",
+        xerr=[p["std"][0] for p in means],
+        yerr=[p["std"][1] for p in means],
+        ecolor=colour,
+        elinewidth=1,
+        capsize=2,
+        zorder=1,
+    )
+
+
+def _draw_papers(axes: Axes, points: list[dict]) -> None:
+    """A star around the setting of each method's paper."""
+    if not points:
+        return
+    axes.scatter(
+        [p["x"] for p in points],
+        [p["y"] for p in points],
+        marker="*",
+        s=260,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1.3,
+        zorder=3,
+        label="the papers' settings" if len(points) > 1 else "the paper's setting",
+    )
+
+
+def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int = 0) -> None:
+    """Both objectives of every trial of full budget over one parameter."""
     some = [p for p in data["points"] if p["full"] and p["method"] == method and param["name"] in p["params"]]
     at = {text: i for i, (_, text) in enumerate(param["ticks"])}
     xs = [at[str(p["params"][param["name"]])] if param["choice"] else p["params"][param["name"]] for p in some]
@@ -141,8 +169,11 @@ def draw_param(axes, data: dict, param: dict, *, legend: bool, method: int = 0) 
         axes.legend(fontsize=7)
 
 
-def draw_parallel(axes, data: dict, method: int) -> None:
-    """One axis for each searched parameter, then what was reached; what a trial does not have lies below the axis."""
+def draw_parallel(axes: Axes, data: dict, method: int) -> None:
+    """Parallel coordinates: one axis for each searched parameter, then one for each objective.
+
+    The line of a trial without a parameter passes below that axis.
+    """
     from matplotlib import colormaps
 
     searched, nowhere = data["methods"][method]["searched"], -0.15
@@ -153,7 +184,7 @@ def draw_parallel(axes, data: dict, method: int) -> None:
     ]
     low, high = data["range"][1]
 
-    def height(param: dict, value) -> float:
+    def height(param: dict, value: Any) -> float:
         if param["choice"]:
             value = [text for _, text in param["ticks"]].index(str(value))
         bottom, top = param["range"]

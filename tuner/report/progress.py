@@ -1,4 +1,4 @@
-"""What a person sees while a search runs, on stderr: a live view on a terminal, plain lines elsewhere."""
+"""Progress of a running search on stderr: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def duration(seconds: float) -> str:
+    """``2 h 05 min``, ``3 min 54 s`` or ``45 s``."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def name_of(record: TrialRecord) -> str:
+def label_of(record: TrialRecord) -> str:
+    """``trial 3``, or ``trial 3 seed 1`` for a replicate."""
     return f"trial {record.trial}" if record.of is None else f"trial {record.of} seed {record.seed}"
 
 
 class Progress(Listener):
-    """Shows what happens. ``say`` prints one line at any time."""
+    """The listener that shows progress; enter it to start the live view. ``say`` prints one line at any time."""
 
     name = "the terminal"
 
@@ -42,7 +44,7 @@ class Progress(Listener):
         self.epochs_before = self.epochs = sum(len(t.epochs) for t in run.history.everything())
         self.running: dict[int, TrialRecord] = {}  # trials and replicates
         self.ended: Counter[str] = Counter()  # state -> trials
-        self.replicates = 0  # those that have ended
+        self.replicates = 0  # replicates that have ended
         self.best = Front((), ())
         self.live: Live | None = None
 
@@ -77,7 +79,7 @@ class Progress(Listener):
         self.running[record.trial] = record
 
     def count(self, record: TrialRecord) -> None:
-        """One that has ended, now or under an earlier driver."""
+        """Count a trial or replicate that has ended, now or under an earlier driver."""
         self.running.pop(record.trial, None)
         if record.of is None:
             self.ended[record.state] += 1
@@ -89,16 +91,15 @@ class Progress(Listener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         self.count(record)
-        if self.live and not record.reason:  # the table has it
+        if self.live and not record.reason:  # the live view shows it
             return
         if record.state == TrialState.FINISHED:
-            what = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
-            what += f" ({record.reason})" if record.reason else ""
+            outcome = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
+            outcome += f" ({record.reason})" if record.reason else ""
         else:
-            what = record.reason or f"after epoch {record.last.get('epoch', 0)}"
-        self.say(
-            f"[{duration(time.time() - self.begin):>7}] {name_of(record)} {record.state}: {what}  ({self._status()})"
-        )
+            outcome = record.reason or f"after epoch {record.last.get('epoch', 0)}"
+        elapsed = duration(time.time() - self.begin)
+        self.say(f"[{elapsed:>7}] {label_of(record)} {record.state}: {outcome}  ({self._status()})")
 
     def front_changed(self, front: Front, finished: int) -> None:
         self.best = front
@@ -111,16 +112,17 @@ class Progress(Listener):
             parts.append(f"{self.replicates} replicates done")
         if self.ended[TrialState.FAILED]:
             parts.append(f"{self.ended[TrialState.FAILED]} failed")
-        left = self._left()
+        left = self._seconds_left()
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
     @property
     def _replicating(self) -> bool:
         return self.replicates > 0 or any(t.of is not None for t in list(self.running.values()))
 
-    def _left(self) -> float | None:
+    def _seconds_left(self) -> float | None:
+        """Extrapolated from the epochs trained so far; None while that says nothing."""
         trained = self.epochs - self.epochs_before
-        if not trained or self._replicating:  # how many replicates there will be depends on what they find
+        if not trained or self._replicating:  # how many replicates follow depends on the results of these
             return None
         todo = (self.total - self.ended.total()) * self.spec.max_epochs - sum(
             len(t.epochs) for t in list(self.running.values())
@@ -134,7 +136,7 @@ class Progress(Listener):
         for record in list(self.running.values()):
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
             running.add_row(
-                name_of(record),
+                label_of(record),
                 f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
                 values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""),
             )
@@ -156,7 +158,7 @@ def trunk_lines(spec: SearchSpec) -> list[str]:
 
 
 def trunk_line(spec: SearchSpec) -> str:
-    """What trials share before they differ, or why they share nothing."""
+    """Which epochs the trials share as a trunk, or why there is no trunk."""
     first, last = spec.epoch_plan.trunk_epochs, spec.epoch_plan.latest_branch
     reach = burn_in_reach(spec.search_space())
     if last and spec.trunk != "auto":

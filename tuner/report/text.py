@@ -1,6 +1,7 @@
-"""What a search found, for people: the front as a table, the gain over the paper's setting, pictures, a summary.
+"""A search's result as text: the front as a table, the gain over the paper's setting, a summary in Markdown.
 
-Everything here reads the history alone, so a report can be made again at any time. All numbers are of split ``val``.
+Everything here is computed from the history alone, so a report can be repeated at any time. All numbers are of split
+``val``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tuner.report.format import LABELS, SHORT, short, with_std
+from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume
 from tuner.results.search_run import SearchRun
@@ -18,15 +19,17 @@ from tuner.spec.search_spec import SearchSpec
 if TYPE_CHECKING:
     from rich.table import Table
 
-MAX_ROWS = 20  # of the summary: MLflow cuts a description at 8000 characters
+MAX_ROWS = 20  # of the table in the summary: MLflow cuts a description at 8000 characters
+MAX_COLUMNS = 5  # of parameters: more are written as one text, so that the table still fits a terminal
 EMPTY = "The front is empty: no trial has finished its full budget."
 
 
 def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as text: the front, then the paper's setting if it is not on the front.
+    """Header and rows as text: the front, then the paper's setting if it is not on the front.
 
-    Up to five parameters have a column each; more are one text, so that the table still fits a terminal. Means over
-    seeds have their standard deviation beside them; rows of several methods say which.
+    ``paper``: that setting's row, if it has finished. ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of
+    them have a column each. Means over seeds have their standard deviation beside them; rows of several methods name
+    their method.
     """
     metrics = list(dict.fromkeys([*front.objectives, "clean_acc"]))
     on_front = {r["trial"] for r in front.rows}
@@ -39,31 +42,33 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
     for row in rows:
         is_paper = paper is not None and row["trial"] == paper["trial"]
         mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, off the front)"
-        values = {n: short(row["params"].get(n)) for n in shown}
         cells.append(
             [
                 f"{row['trial']}{mark}",
                 *(row[n] for n in method),
                 *(with_std(row, n) for n in metrics),
-                *(
-                    values.values()
-                    if len(shown) <= 5
-                    else [" ".join(f"{n}={v}" for n, v in values.items() if v != "-")]
-                ),
+                *_parameter_cells(row["params"], shown),
             ]
         )
-    parameters = shown if len(shown) <= 5 else ["parameters"]
-    return ["trial", *method, *(SHORT.get(n, n) for n in metrics), *parameters], cells
+    parameters = shown if len(shown) <= MAX_COLUMNS else ["parameters"]
+    return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
 
 
-def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
-    """What `result.extras` found, in sentences: who is not as good as one seed said, and what each method got."""
+def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
+    if len(shown) <= MAX_COLUMNS:
+        return [value_text(params.get(n)) for n in shown]
+    return [" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)]
+
+
+def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
+    """What `tuner.results.summary.extras` adds to a result, in sentences: which trials fell off the front when more
+    seeds were trained, and what each of several methods used and contributed."""
     lines = []
-    for row in found.get("fell_off", []):
-        means = ", ".join(f"{SHORT.get(n, n)} {with_std(row, n)}" for n in objectives)
-        over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "by one seed, others are better by their means"
-        lines.append(f"Trial {row['trial']} was on the front by one seed and fell off: {means} {over}.")
-    for m in found.get("methods", []):
+    for row in result.get("fell_off", []):
+        means = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in objectives)
+        over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "with one seed; others have better means"
+        lines.append(f"Trial {row['trial']} was on the front with one seed and fell off: {means} {over}.")
+    for m in result.get("methods", []):
         held = ", ".join(map(str, m["front"]))
         lines.append(
             f"{m['method']}: {m['trials']} trials, {m['epochs']} epochs; "
@@ -79,13 +84,13 @@ def notes(found: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
 
 
 def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:
-    """The front for the terminal; the paper's setting is marked, and added below when it is not on the front."""
+    """`front_cells` as a table for the terminal, the paper's setting in bold."""
     from rich.table import Table
 
     header, rows = front_cells(front, paper, searched)
     table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
     for name in header:
-        number = name in SHORT.values()
+        number = name in SHORT_LABELS.values()
         table.add_column(name, justify="right" if number else "left", no_wrap=number)
     for cells in rows:
         table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
@@ -93,22 +98,23 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], tit
 
 
 def gain(front: Front, paper: dict | None) -> str:
-    """What the front gains over the paper's setting, in one or two sentences; plain about it when that is nothing."""
+    """What the front gains over the paper's setting, or that it gains nothing, in one or two sentences.
+
+    ``paper``: that setting's row, None if it has not finished.
+    """
     if not front.rows:
         return EMPTY
     if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
         return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
-    where = ", ".join(f"{SHORT.get(n, n)} {paper[n]:.3f}" for n in front.objectives)
-    found = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
-    ours, theirs = (
-        front.hypervolume,
-        hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives)),
-    )
+    where = ", ".join(f"{short_label(n)} {paper[n]:.3f}" for n in front.objectives)
+    gains = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
+    ours = front.hypervolume
+    theirs = hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives))
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
     start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, {seeds}) the front "
-    if found:
-        return start + "gains " + " and ".join(found) + f". {volume.capitalize()}."
+    if gains:
+        return start + "gains " + " and ".join(gains) + f". {volume.capitalize()}."
     if ours > theirs:
         return (
             start
@@ -119,30 +125,30 @@ def gain(front: Front, paper: dict | None) -> str:
 
 
 def _gain_in(front: Front, paper: dict, name: str) -> str:
-    """``+0.050 worst-class robust accuracy at no loss of average (trial 3)``, or nothing."""
+    """``+0.050 worst-class robust accuracy at no loss of average (trial 3)``; empty where there is no such trial."""
     others = [n for n in front.objectives if n != name]
     rows = [r for r in front.rows if all(r[n] >= paper[n] for n in others) and r[name] > paper[name]]
     if not rows:
         return ""
     best = max(rows, key=lambda r: r[name])
-    loss = " at no loss of " + " or ".join(SHORT.get(n, n) for n in others) if others else ""
+    loss = " at no loss of " + " or ".join(short_label(n) for n in others) if others else ""
     return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
 
 
 def _trade(front: Front, paper: dict) -> str:
-    """The largest gain in the last objective, with what it costs in the first."""
+    """The largest gain in the last objective and its cost in the first; empty where there is none."""
     first, last = front.objectives[0], front.objectives[-1]
     best = max(front.rows, key=lambda r: r[last])
     if first == last or best[last] <= paper[last]:
         return ""
     return (
-        f", such as {best[last] - paper[last]:+.3f} {SHORT.get(last, last)} for {best[first] - paper[first]:+.3f} "
-        f"{SHORT.get(first, first)} (trial {best['trial']})"
+        f", such as {best[last] - paper[last]:+.3f} {short_label(last)} for {best[first] - paper[first]:+.3f} "
+        f"{short_label(first)} (trial {best['trial']})"
     )
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
-    """A title and a line below it: method, data; split, budget, attack."""
+    """A title (method and data) and the line below it (split, budget, attack, sampler)."""
     training, searched = spec.training(), spec.shown_space().searched
     eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
@@ -154,7 +160,7 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 
 
 def summary_markdown(run: SearchRun) -> str:
-    """The run's description in MLflow: what was searched, the front, the gain over the paper's setting."""
+    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the paper's setting."""
     spec, history = run.spec, run.history
     front, paper, space = run.front(), run.paper_row(), spec.shown_space()
     title, line = headline(spec)
@@ -162,7 +168,7 @@ def summary_markdown(run: SearchRun) -> str:
     lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
     table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
     table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
-    fixed = ", ".join(f"`{k}` = {short(v)}" for k, v in space.fixed.items())
+    fixed = ", ".join(f"`{k}` = {value_text(v)}" for k, v in space.fixed.items())
     return "\n".join(
         [
             f"### {title}",
@@ -180,7 +186,7 @@ def summary_markdown(run: SearchRun) -> str:
             *table,
             "",
             "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over "
-            "classes of robust accuracy. `test` was not touched; the interactive picture is the artifact `front.html`.",
+            "classes of robust accuracy. `test` was not touched; the interactive figure is the artifact `front.html`.",
             "",
         ]
     )

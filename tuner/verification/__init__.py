@@ -1,1 +1,1 @@
-"""The front on images that no search has seen, and models to take away."""
+"""Test a front's models on images that no search has seen, and export models."""

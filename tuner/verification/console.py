@@ -1,20 +1,21 @@
-"""What `tuner verify` prints."""
+"""What `tuner verify` prints on stdout."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tuner.home import Home
-from tuner.verification.summary import CORRECTION, SPLIT, cells, sentences
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, cells, sentences
 
 
-def show(result: dict[str, Any], home: Home) -> None:
+def show_verification(result: dict[str, Any], home: Home) -> None:
+    """Print `verify_search`'s result as a table, with what to know beside it and where the report is."""
     from rich.table import Table
 
-    from tuner.report.console import _console
+    from tuner.report.console import stdout_console
 
-    console, (header, rows) = _console(), cells(result)
-    table = Table(title=f"{result['search']} on split {SPLIT}, attack {result['attack']}")
+    console, (header, rows) = stdout_console(), cells(result)
+    table = Table(title=f"{result['search']} on split {TEST_SPLIT}, attack {result['attack']}")
     for name in header:
         table.add_column(name)
     for row in rows:

@@ -1,6 +1,7 @@
-"""`tuner export`: a model of the front as a folder that others can use, or all trials as a table.
+"""`tuner export`: a model of the front as a self-contained folder, or all trials as a table.
 
-The folder is written aside and renamed when it is whole: model.safetensors, model.pt2, model.json, README.md.
+The folder holds model.safetensors, model.pt2, model.json and README.md. It is written under another name and renamed
+when it is complete.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tuner.files import CHECKOUT, write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
+from tuner.results.trial_record import TrialRecord
 from tuner.sync.named_places import check_named
 from tuner.verification.verify import Job, make_jobs, picked_rows
 
@@ -35,9 +37,10 @@ def export_model(
 ) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
-    ``dataset``: the search's, said again where it is a URL (see `verify_search`).
+    ``pick`` is a trial, or knee, worst or average. ``dataset`` must repeat the search's where that is a URL (see
+    `verify_search`). Returns trial, folder, and the registered model, version and alias.
 
-    ``UsageError`` for what is wrong with the input; ``Failed`` for a damaged checkpoint or an MLflow that refuses it.
+    ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
 
     home, to = home or Home(), Path(to).absolute()
@@ -53,23 +56,24 @@ def export_model(
     aside.mkdir()
     try:
         about = _write(aside, job, run, str(pick))
-        done = {"trial": row["trial"], "folder": str(to)}
+        exported = {"trial": row["trial"], "folder": str(to)}
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
 
             version = to_registry(aside, about, run, register, alias)
-            done |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
+            exported |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
         _replace(aside, to)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return done
+    return exported
 
 
 def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
+    """Fill ``folder`` with the job's model; returns the content of ``model.json``."""
     import torch
 
     from trainables.model_io import load_trial, write_weights
-    from tuner.report.model_card import card
+    from tuner.report.model_card import card_markdown
 
     spec, record = run.spec, run.history.trials[job.trial]
     model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset)
@@ -97,11 +101,11 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     (folder / "model.json").write_text(json.dumps(about, indent=1))
-    (folder / "README.md").write_text(card(about))
+    (folder / "README.md").write_text(card_markdown(about))
     return about
 
 
-def _val_metrics(record, job) -> dict[str, Any]:
+def _val_metrics(record: TrialRecord, job: Job) -> dict[str, Any]:
     training = job.config.full_training()
     return {
         "split": "val",
@@ -111,18 +115,18 @@ def _val_metrics(record, job) -> dict[str, Any]:
     }
 
 
-def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
-    """What `tuner verify` has found about this very checkpoint."""
+def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
+    """The results of `tuner verify` for exactly this checkpoint, one for each attack."""
     from trainables.verification_run import fingerprint
     from tuner.verification.summary import row_of
 
-    found = []
+    metrics = []
     for path in sorted((folder / "verify").glob(f"*/{job.trial}.json")):
         result = json.loads(path.read_text())
         if result.get("checkpoint") == fingerprint(Path(job.config.folder)):
             row = row_of(result, path.with_suffix(".parquet"))
             classes = row["per_class"].items()
-            found.append(
+            metrics.append(
                 {
                     "split": "test",
                     "attack": result["attack"],
@@ -134,11 +138,11 @@ def _test_metrics(folder: Path, job) -> list[dict[str, Any]]:
                     "ci_per_class": {c: v["ci"] for c, v in classes},
                 }
             )
-    return found
+    return metrics
 
 
 def code_version() -> str:
-    """The package's version, and the commit where the code runs from a checkout."""
+    """The package's version, with ``+COMMIT`` where the code runs from a checkout."""
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
@@ -169,7 +173,7 @@ def _make_parent(to: Path) -> None:
 
 
 def _replace(new: Path, to: Path) -> None:
-    """A folder cannot be renamed over one that holds files: the earlier export steps aside first."""
+    """Rename ``new`` to ``to``. An earlier export is moved away first: no folder can be renamed over one with files."""
     old = to.with_name(f".{to.name}.old-{os.getpid()}")
     if to.exists():
         os.rename(to, old)
@@ -178,7 +182,10 @@ def _replace(new: Path, to: Path) -> None:
 
 
 def export_table(name: str, file: Path | str, home: Home | None = None) -> dict[str, Any]:
-    """All trials x epochs as one tidy Parquet table, in any state of the search."""
+    """Write all trials x epochs as one Parquet table, in any state of the search; returns its path and row count.
+
+    ``UsageError`` for an unknown search, or a file that cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

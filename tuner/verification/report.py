@@ -1,4 +1,4 @@
-"""What `tuner verify` leaves in a search's folder: a page, and one table of every model tested."""
+"""The files that `tuner verify` writes into a search's folder: a page, and a table of every model tested."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from typing import Any
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
-from tuner.verification.summary import CORRECTION, SHOWN, SPLIT, cells, row_of, sentences
+from tuner.verification.summary import CORRECTION, SHOWN, TEST_SPLIT, cells, row_of, sentences
 
 
 def write_report(result: dict[str, Any], run: SearchRun) -> None:
-    """``verified.html`` and ``verified.parquet`` in the search's folder."""
+    """Write ``verified.html`` and ``verified.parquet``; ``result`` is `tuner.verification.summary.summary`'s."""
     folder = run.folder
     write_atomically(folder / "verified.parquet", _parquet(folder))
     write_atomically(folder / "verified.html", page(result, run.spec))
 
 
 def _parquet(folder: Path) -> bytes:
-    """Every model tested so far, under every attack, one row each."""
+    """One row for each model and attack tested so far."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = []
     for path in sorted((folder / "verify").glob("*/*.json")):
-        found = json.loads(path.read_text())
-        if "failed" in found:
+        stored = json.loads(path.read_text())
+        if "failed" in stored:
             continue
-        r = row_of(found, path.with_suffix(".parquet"))
-        plain = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
+        r = row_of(stored, path.with_suffix(".parquet"))
+        scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
         intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN for i, end in enumerate(("low", "high"))}
         classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
         rows.append(
             {
                 "search": folder.name,
-                "split": SPLIT,
-                "attack": found["attack"],
+                "split": TEST_SPLIT,
+                "attack": stored["attack"],
                 "retrained": "-seed" in path.stem,
-                **plain,
+                **scalars,
                 "alarms": "; ".join(r["alarms"]),
                 **intervals,
                 **classes,
@@ -54,10 +54,10 @@ def _parquet(folder: Path) -> bytes:
 
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
-    """``verified.html``: validation front against verified front, a table, and each class of a chosen trial."""
+    """``verified.html``: the validation front beside the verified front, a table, and each class of a chosen trial."""
     from tuner.report.figures import AXIS, plane
     from tuner.report.html.page import BLUE, GREY, PURPLE, VERMILLION, table
-    from tuner.report.html.page import page as whole
+    from tuner.report.html.page import page as whole_page
     from tuner.report.html.verification_template import BODY, SCRIPT
 
     x, y = plane(spec.objectives)
@@ -73,17 +73,17 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         }
         for r in result["rows"]
     ]
-    said = "".join(
+    paragraphs = "".join(
         f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)
     )
-    fields = {"SENTENCES": said, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
-    tested = result["rows"][0]
-    return whole(
-        f"{result['search']} verified on {SPLIT}",
+    fields = {"SENTENCES": paragraphs, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
+    first = result["rows"][0]
+    return whole_page(
+        f"{result['search']} verified on {TEST_SPLIT}",
         f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
-        f"budget {spec.max_epochs} epochs · split {SPLIT}, {tested['images']} images · attack {result['attack']}, "
-        f"L-inf, eps {tested['eps']:.3g} of a pixel range of 1",
-        re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY),
+        f"budget {spec.max_epochs} epochs · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
+        f"L-inf, eps {first['eps']:.3g} of a pixel range of 1",
+        re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {
             "points": points,
             "colours": [BLUE, GREY, VERMILLION, PURPLE],
@@ -94,7 +94,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
 
 
 def _plane_of_seeds(seeds: dict[str, Any] | None, x: str, y: str) -> dict[str, list] | None:
-    """Means and standard deviations of a trial that was trained anew, as the picture shows them."""
+    """Mean and standard deviation on both axes of a trial that was trained anew; None where no seed succeeded."""
     if not seeds or not seeds["seeds"]:
         return None
     return {key: [seeds[n][key] for n in (x, y)] for key in ("mean", "std")}

@@ -1,4 +1,4 @@
-"""What verification found, as values and sentences: `--json`, the terminal and the report show the same."""
+"""The result of a verification as values and sentences, which `--json`, the terminal and the report share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tuner.results.pareto import nondominated
 from tuner.results.search_run import SearchRun
 from tuner.verification.intervals import class_mean, wilson, worst_class
 
-SPLIT = "test"
+TEST_SPLIT = "test"
 SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
 CORRECTION = (
     "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
@@ -22,23 +22,28 @@ CORRECTION = (
 )
 
 
-def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
-    """One tested model: what the flags of its images say."""
+def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
+    """A tested model's accuracies (fractions) and their intervals.
+
+    ``stored``: the result that `verify.store` wrote as JSON; ``flags``: the Parquet file of its images beside it.
+    Classes without an image are left out.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(flags)
     labels, clean, robust = (table[n].to_numpy() for n in ("label", "clean", "robust"))
-    classes = found["classes"]
+    classes = stored["classes"]
     count, is_clean, is_robust = (np.bincount(labels[m], minlength=len(classes)) for m in (slice(None), clean, robust))
-    there = count > 0
-    acc, rob = is_clean[there] / count[there], is_robust[there] / count[there]
-    names = [c for c, some in zip(classes, there) if some]
-    corrected, worst_ci = worst_class(is_robust[there], count[there])
+    present = count > 0
+    names = [c for c, has_images in zip(classes, present) if has_images]
+    count, is_clean, is_robust = count[present], is_clean[present], is_robust[present]
+    acc, rob = is_clean / count, is_robust / count
+    corrected, worst_ci = worst_class(is_robust, count)
     return {
-        "trial": found["trial"],
-        "seed": found["seed"],
-        "epoch": found["epoch"],
-        "eps": found["eps"],
+        "trial": stored["trial"],
+        "seed": stored["seed"],
+        "epoch": stored["epoch"],
+        "eps": stored["eps"],
         "images": len(labels),
         "robust_acc": float(rob.mean()),
         "worst_class_robust_acc": float(rob.min()),
@@ -48,36 +53,37 @@ def row_of(found: dict[str, Any], flags: Path) -> dict[str, Any]:
         "worst_class": names[int(rob.argmin())],
         "worst_class_robust_acc_corrected": corrected,
         "ci": {
-            "robust_acc": class_mean(is_robust[there], count[there]),
+            "robust_acc": class_mean(is_robust, count),
             "worst_class_robust_acc": worst_ci,
-            "clean_acc": class_mean(is_clean[there], count[there]),
+            "clean_acc": class_mean(is_clean, count),
             "level": 0.95,
         },
         "per_class": {
             c: {"robust_acc": float(r), "ci": wilson(int(k), int(n)), "clean_acc": float(a), "images": int(n)}
-            for c, r, k, n, a in zip(names, rob, is_robust[there], count[there], acc)
+            for c, r, k, n, a in zip(names, rob, is_robust, count, acc)
         },
-        "stages": found["stages"],
-        "alarms": found["alarms"],
-        "seconds": found["seconds"],
-        "device": found["device"],
-        "checkpoint": found["checkpoint"],
+        "stages": stored["stages"],
+        "alarms": stored["alarms"],
+        "seconds": stored["seconds"],
+        "device": stored["device"],
+        "checkpoint": stored["checkpoint"],
         "flags": str(flags),
     }
 
 
 def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
-    """``done``: (job, its stored result) pairs. Rows are the search's own models; ``seeds`` sums up retrained ones."""
+    """What `tuner verify --json` prints. ``done``: pairs of a `verify.Job` and its stored result.
+
+    A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew.
+    """
     spec, rows, retrained = run.spec, [], {}
-    for job, found in done:
+    for job, stored in done:
+        flags = job.path.with_suffix(".parquet")
         if job.seed is None:
-            rows.append(row_of(found, job.path.with_suffix(".parquet")))
+            rows.append(row_of(stored, flags))
         else:
-            retrained.setdefault(job.trial, []).append(
-                {"seed": job.seed, "failed": found["failed"]}
-                if "failed" in found
-                else row_of(found, job.path.with_suffix(".parquet"))
-            )
+            failure = {"seed": job.seed, "failed": stored.get("failed")}
+            retrained.setdefault(job.trial, []).append(failure if "failed" in stored else row_of(stored, flags))
     for row in rows:
         last = run.history.trials[row["trial"]].last
         row["val"] = {n: last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
@@ -87,7 +93,7 @@ def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
     front_trials = [rows[i]["trial"] for i in front]
     return {
         "search": run.name,
-        "split": SPLIT,
+        "split": TEST_SPLIT,
         "attack": attack,
         "rows": rows,
         "objectives": list(spec.objectives),
@@ -98,8 +104,11 @@ def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
     }
 
 
-def _over_seeds(rows: list[dict], objectives) -> dict[str, Any]:
-    """Mean and standard deviation over fresh seeds. The search's own seed is left out: it was selected for its luck."""
+def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]:
+    """Mean and standard deviation over the models trained anew.
+
+    The search's own seed is left out: its trial was selected by its value, which is therefore biased upwards.
+    """
     good = [r for r in rows if "failed" not in r]
     values = {n: [r[n] for r in good] for n in dict.fromkeys([*SHOWN, *objectives])}
     return {
@@ -116,10 +125,11 @@ def _over_seeds(rows: list[dict], objectives) -> dict[str, Any]:
     }
 
 
-# ---- for people ------------------------------------------------------------------------------------------------------
+# ---- as a table and sentences ----------------------------------------------------------------------------------------
 
 
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, one row for each model of the search."""
     header = [
         "trial",
         "average on val",
@@ -157,7 +167,7 @@ def _with_ci(row: dict, name: str) -> str:
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
-    """What to know beside the table: what fell off, seeds, alarms."""
+    """What the table does not say: which trials fell off the front, the results of other seeds, alarms."""
     rows, fell = result["rows"], result["fell_off"]
     lines = []
     if len(rows) > 1:
@@ -176,6 +186,6 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return lines + (alarms or ["No sign of masked gradients."])
 
 
-def _mean_std(values: dict) -> str:
+def _mean_std(values: dict[str, Any]) -> str:
     spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
     return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"

@@ -1,7 +1,7 @@
-"""`tuner verify`: the front's models, judged on the test images that no search ever sees, under far stronger attacks.
+"""`tuner verify`: evaluate the front's models on the test images, which no search sees, under stronger attacks.
 
-Every result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written
-when it is whole: started again, only what is missing is done.
+Each result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written
+when it is complete. A repeated command tests only what is missing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
+from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
@@ -32,7 +33,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One model to test: the search's own trial, or (``seed`` given) the same setting trained anew."""
+    """One model to test: the search's own trial or, where ``seed`` is given, the same setting trained anew with it."""
 
     trial: int
     config: TrialConfig
@@ -45,7 +46,7 @@ class Job:
 
 
 def parse_attack(text: str) -> str:
-    """``apgd``, ``autoattack`` or ``pgd:STEPSxRESTARTS``."""
+    """Return ``text`` if it is an attack: apgd, autoattack or pgd:STEPSxRESTARTS; else ``UsageError``."""
     if text == "autoattack":
         from importlib.util import find_spec
 
@@ -68,11 +69,13 @@ def verify_search(
     dataset: str | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """`tuner verify`: test the front of search ``name`` (or one ``pick`` of it) on split test; returns the `--json`.
+    """Test the front of search ``name``, or one ``pick`` of it, on split test; returns what `--json` prints.
 
-    ``dataset``: the search's, said again where it is a URL: whoever sent us a search's folder wrote its spec, and must
-    not choose whom this machine talks to. ``UsageError`` for what is wrong with the input, ``Failed`` for a checkpoint
-    that is missing or damaged.
+    ``seeds``: so many other seeds of each setting are trained and tested too. ``say`` is called with lines of progress.
+    ``dataset`` must repeat the search's where that is a URL: a search folder from somebody else carries a spec that
+    they wrote, which must not choose the hosts that this machine contacts.
+
+    ``UsageError`` for wrong input, ``Failed`` for a checkpoint that is missing or damaged.
     """
     from tuner.verification.report import write_report
     from tuner.verification.summary import summary
@@ -97,7 +100,10 @@ def verify_search(
 
 
 def picked_rows(run: SearchRun, pick: str | None) -> list[dict]:
-    """The whole front, or one of its rows."""
+    """The rows of the front, or only the one that ``pick`` names: a trial, knee, worst or average.
+
+    ``UsageError`` where the front is empty or there is no such member.
+    """
     front, name = run.front(), run.name
     if not front.rows:
         raise UsageError(f"search {name!r} has no finished full-budget trial yet; tuner resume {name} goes on with it")
@@ -108,11 +114,15 @@ def picked_rows(run: SearchRun, pick: str | None) -> list[dict]:
 
 
 def folder_of(attack: str) -> str:
+    """``pgd-20x1``: the name of the folder for the results of an attack."""
     return attack.replace(":", "-")
 
 
 def make_jobs(run: SearchRun, trials: Iterable[int], attack: str, seeds: int) -> list[Job]:
-    """A job for the model of each of ``trials``, and one for each of ``seeds`` other seeds of its setting."""
+    """For each of ``trials`` a job for its model, and ``seeds`` jobs for its setting with other seeds.
+
+    ``Failed`` for a checkpoint that is missing or damaged.
+    """
     results, own_seed = run.folder / "verify" / folder_of(attack), run.spec.seed
     jobs = []
     for trial in trials:
@@ -121,14 +131,14 @@ def make_jobs(run: SearchRun, trials: Iterable[int], attack: str, seeds: int) ->
         check_checkpoint(config, record)
         jobs.append(Job(trial, config, results / str(trial)))
         for seed in range(own_seed + 1, own_seed + 1 + seeds):
-            where = run.place("verify", "seeds", trial, seed)
-            again = dataclasses.replace(config, seed=seed, folder=where)
-            jobs.append(Job(trial, again, results / f"{trial}-seed{seed}", seed))
+            folder = run.place("verify", "seeds", trial, seed)
+            reseeded = dataclasses.replace(config, seed=seed, folder=folder)
+            jobs.append(Job(trial, reseeded, results / f"{trial}-seed{seed}", seed))
     return jobs
 
 
-def check_checkpoint(config: TrialConfig, record) -> None:
-    """``Failed`` unless the trial's checkpoint is whole and is the one that the history speaks of."""
+def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
+    """``Failed`` unless the trial's checkpoint is complete and belongs to the trial's last epoch in the history."""
     from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
     from trainables.storage import below, explain
 
@@ -141,13 +151,13 @@ def check_checkpoint(config: TrialConfig, record) -> None:
         raise Failed(explain(config.folder, error)) from None
     if state is None:
         raise Failed(f"checkpoint {path!r} is missing")
-    told = (state["config"]["trial"], state["config"]["params"], state["epoch"])
-    if told != (record.trial, config.params, record.last.get("epoch")):
+    saved = (state["config"]["trial"], state["config"]["params"], state["epoch"])
+    if saved != (record.trial, config.params, record.last.get("epoch")):
         raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
 def stored(job: Job) -> dict[str, Any] | None:
-    """The job's result if it is there and belongs to the checkpoint that is there now."""
+    """The job's stored result; None if there is none for the trial's present checkpoint."""
     from trainables.verification_run import fingerprint
 
     path = job.path.with_suffix(".json")
@@ -159,15 +169,18 @@ def stored(job: Job) -> dict[str, Any] | None:
     return result if result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
-def _remote(job: Job, attack: str, threads: int):
-    """What runs on a worker: a generator, so that progress arrives while it works."""
+def _remote(job: Job, attack: str, threads: int) -> Iterator[dict[str, Any]]:
+    """Runs on a worker: yields events of progress, then {"result": ...} or {"failed": reason}."""
     from trainables.verification_run import retest
 
     yield from retest(job.config, attack, retrain=job.seed is not None, threads=threads)
 
 
 def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
-    """One Ray task per job, as many at a time as fit; each result is written as soon as it is whole."""
+    """Run one Ray task per job, as many at a time as fit; each result is written as soon as it is complete.
+
+    ``Failed`` if a worker is lost or raises.
+    """
     with connect(spec) as ray:
         task = ray.remote(_remote).options(num_returns="streaming", **task_options(ray, spec))
         running = {task.remote(job, attack, int(spec.cpus_per_trial)): job for job in jobs}
@@ -185,25 +198,28 @@ def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
             if "result" in event or "failed" in event:
                 done += 1
                 store(job, attack, event)
-            say(f"{job.label}: {_told(job, event)}" + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else ""))
+            say(
+                f"{job.label}: {_event_text(job, event)}"
+                + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else "")
+            )
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "cause", None) or error).split())[:500]
 
 
-def _told(job: Job, event: dict[str, Any]) -> str:
+def _event_text(job: Job, event: dict[str, Any]) -> str:
     if "stage" in event:
         s = event["stage"]
-        what = "classified wrong" if s["name"] == "clean" else "broken"
-        return f"{s['name']}: {s['broken']} of {s['tried']} images {what} in {s['seconds']:.1f} s"
+        outcome = "classified wrong" if s["name"] == "clean" else "broken"
+        return f"{s['name']}: {s['broken']} of {s['tried']} images {outcome} in {s['seconds']:.1f} s"
     if "epoch" in event:
         return f"trained epoch {event['epoch']} of {job.config.max_epochs}"
     return f"failed: {event['failed']}" if "failed" in event else f"tested in {event['result']['seconds']:.1f} s"
 
 
 def store(job: Job, attack: str, event: dict[str, Any]) -> None:
-    """Flags first: the JSON file says that both are whole."""
+    """Write the last event of a job as its result. The JSON file comes last: it says that both files are complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -212,9 +228,9 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
     if "failed" in event:
         table, result["failed"] = pa.table({n: [] for n in names}), event["failed"]
     else:
-        found = dict(event["result"])
-        labels, broken_by = found.pop("labels"), found.pop("broken_by")
-        stages = [s["name"] for s in found["stages"]]
+        measured = dict(event["result"])
+        labels, broken_by = measured.pop("labels"), measured.pop("broken_by")
+        stages = [s["name"] for s in measured["stages"]]
         table = pa.table(
             {
                 "index": range(len(labels)),
@@ -224,7 +240,7 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
                 "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()],
             }
         )
-        result |= found
+        result |= measured
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_atomically(job.path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
@@ -232,7 +248,10 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
 
 
 def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:
-    """MLflow is told on every call, so a server that was away gets it the next time; no result depends on it."""
+    """Log to MLflow on every call, so that a server that was down gets the result the next time.
+
+    A failure is only reported: the results do not depend on MLflow.
+    """
     from tuner.tracking.after_search import log_test
 
     try:

@@ -1,1 +1,1 @@
-"""The pages."""
+"""The interactive HTML pages."""

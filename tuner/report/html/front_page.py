@@ -1,4 +1,4 @@
-"""The interactive page of a front, or of several overlaid."""
+"""The interactive page of a front, or of a comparison of several."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tuner.report.html.page import page, table
 
 
 def front_page(data: dict) -> str:
-    """The interactive page of what `picture_data` (or an overlay's) found."""
+    """The whole page as HTML; ``data`` is `picture_data`'s of a search, or `comparison_data`'s of several."""
     fields = {
         "GAIN": html.escape(data["gain"]),
         "NOTE": html.escape(data["note"]),
         "TABLE": table(*data["table"]) if data["table"] else "",
     }
-    body = re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], BODY)
+    body = re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY)
     return page(data["title"], data["line"], body, data, SCRIPT)

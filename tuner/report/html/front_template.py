@@ -1,4 +1,4 @@
-"""The interactive page of a front, or of several overlaid; its frame is in `page`, its data in `figures`."""
+"""Body and script of the front's page. The frame is `page`'s; the data are of `figures` or `comparison_figures`."""
 
 BODY = """<p id="gain">@@GAIN@@</p>
 @@TABLE@@
@@ -8,13 +8,13 @@ BODY = """<p id="gain">@@GAIN@@</p>
 <h2><label for="trial">Robust accuracy of each class on val, trial</label> <select id="trial"></select></h2>
 <p class="small" id="chosen"></p>
 <div id="classes"></div>
-<h2><label for="method">What each searched parameter buys</label> <select id="method"></select></h2>
+<h2><label for="method">Effect of each searched parameter</label> <select id="method"></select></h2>
 <p class="small">Trials of full budget, over the searched range. Blue circles: <span id="namex"></span>; vermillion
 triangles: <span id="namey"></span>; larger ones are on the front.</p>
 <div id="params"></div>
 <h2>The same trials as parallel coordinates</h2>
-<p class="small">A line is a trial, from its parameters on the left to what it reached on the right; brighter is a
-better <span id="namec"></span>. Drag along an axis to select; "–": the trial has no such parameter.</p>
+<p class="small">A line is a trial, from its parameters on the left to its objectives on the right; brighter lines have
+a better <span id="namec"></span>. Drag along an axis to select; "–": the trial has no such parameter.</p>
 <div class="wide"><div id="parallel"></div></div>
 </section>
 """
@@ -33,8 +33,8 @@ const places = some => ({x: some.map(p => p.x), y: some.map(p => p.y), customdat
 const spread = (some, i) => ({type: "data", array: some.map(p => p.std ? p.std[i] : 0), thickness: 1, width: 3,
                               visible: some.some(p => p.std)});
 
-// names of several searches need more room than a phone has; there a tap shows them
-const labelled = some => some.some(p => p.label) && !(narrow && D.overlay);
+// labels with the names of searches do not fit on a phone; there a tap shows them
+const labelled = some => some.some(p => p.label) && !(narrow && D.comparison);
 
 function pointTraces() {
   return Object.entries(D.styles).reverse().flatMap(([name, s]) => {
@@ -77,7 +77,7 @@ function choose(id) {
 function drawParams(method, full) {
   const grid = element("params");
   grid.replaceChildren(...method.searched.map(() => document.createElement("div")));
-  // all places first: the grid gives them their width before anything is drawn
+  // first all the places, so that the grid has set their width before anything is drawn
   method.searched.forEach((s, i) => {
     const some = full.filter(p => s.name in p.params);
     const trace = (key, color, symbol) => ({
@@ -95,13 +95,13 @@ function drawParams(method, full) {
   });
 }
 
-/* One axis for each searched parameter, then the objectives. What a trial does not have lies below, at "–". */
+/* One axis for each searched parameter, then the objectives. A trial without a parameter passes its axis at "–". */
 function drawParallel(method, full) {
   const place = (s, v) => s.choice ? s.ticks.findIndex(t => t[0] === String(v)) : s.log ? Math.log10(v) : v;
   const axis = s => {
-    const [low, high] = s.range, none = low - .12 * (high - low), lacking = full.some(p => !(s.name in p.params));
-    const ticks = s.ticks.map(t => [place(s, t[0]), t[1]]).concat(lacking ? [[none, "–"]] : []);
-    return {label: s.name, range: [lacking ? none : low, high],
+    const [low, high] = s.range, none = low - .12 * (high - low), missing = full.some(p => !(s.name in p.params));
+    const ticks = s.ticks.map(t => [place(s, t[0]), t[1]]).concat(missing ? [[none, "–"]] : []);
+    return {label: s.name, range: [missing ? none : low, high],
             tickvals: ticks.map(t => t[0]), ticktext: ticks.map(t => t[1]),
             values: full.map(p => s.name in p.params ? place(s, p.params[s.name]) : none)};
   };

@@ -1,4 +1,4 @@
-"""The frame that all interactive pages share: look, plotly inside, common drawing. A page needs no network."""
+"""The frame of all interactive pages: style, plotly, and the drawing they share. A page needs no network."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import html
 import json
 import math
 import re
+from typing import Any
 
-# Okabe and Ito's palette: told apart with any kind of colour vision. Shapes and dashes differ as well.
+# Okabe and Ito's palette, which is safe for colour-blind readers. Shapes and dashes differ as well.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#8A8A8A"
 
@@ -76,10 +77,13 @@ function drawClasses(series) {
 
 
 def page(title: str, line: str, body: str, data: dict, script: str) -> str:
-    """A whole page; it opens from a disk and in MLflow's sandboxed frame. ``body`` is HTML, ``data`` the script's D."""
+    """A whole page as HTML, which opens from a disk and in MLflow's sandboxed frame.
+
+    ``line`` stands below the title. ``body`` is HTML; ``data`` becomes the constant ``D`` of ``script``.
+    """
     from plotly.offline import get_plotlyjs
 
-    # "</" would end the script element, whatever a class or a parameter is called
+    # a class or parameter may be named "</script>": "</" would end the script element
     values = json.dumps(_plain(data)).replace("</", "<\\/")
     fields = {
         "TITLE": html.escape(title),
@@ -89,11 +93,11 @@ def page(title: str, line: str, body: str, data: dict, script: str) -> str:
         "DATA": values,
         "SCRIPT": script,
     }
-    return re.sub("@@([A-Z]+)@@", lambda found: fields[found[1]], FRAME)  # one pass: a value may hold anything
+    return re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], FRAME)  # one pass: a value may contain @@
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """The cells as an HTML table that scrolls by itself where the screen is narrow."""
+    """The cells as an HTML table that scrolls sideways on a narrow screen."""
     lines = "".join(
         f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
         for tag, cells in [("th", header), *(("td", row) for row in rows)]
@@ -101,8 +105,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f'<div class="wide"><table id="table">{lines}</table></div>'
 
 
-def _plain(value):
-    """The same with NaN and infinity as null: they are not JSON."""
+def _plain(value: Any) -> Any:
+    """``value`` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

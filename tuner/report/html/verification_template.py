@@ -1,4 +1,4 @@
-"""The page of a verification: validation front against verified front; the frame is `tuner.report.html.page`'s."""
+"""Body and script of the page that shows the validation front beside the verified front. The frame is `page`'s."""
 
 BODY = """@@SENTENCES@@
 <div id="front"></div>
