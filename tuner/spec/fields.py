@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.home import NAME, check_name
+from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
 from tuner.spec.objectives import BOUNDED, WORST
 from tuner.spec.option import option, options_of
@@ -123,7 +123,7 @@ class SearchFields:
     max_failures: int = option(2, Whole(0), RESOURCES,
         "Number of errors of its own after which a trial is given up; a lost node does not count.", hashed=False)
 
-    name: str | None = option(None, Text(f"^{NAME.pattern}$", check_name), RESULTS,
+    name: str | None = option(None, Text(f"^{SEARCH_NAME.pattern}$", check_name), RESULTS,
         "Name of the search.", hashed=False, unset="METHOD-DATASET-HASH")
     experiment: str | None = option(None, Text(), RESULTS,
         "MLflow experiment in which the search is recorded.", hashed=False, unset="DATASET-IMBALANCE-MODEL")
