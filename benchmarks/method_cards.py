@@ -76,7 +76,7 @@ def card(name: str, runs: list[dict]) -> str:
         "## Parameters",
         *_parameters(name),
         "## Cautions",
-        "\n".join(f"- {line}" for line in _cautions(name, method, runs)),
+        "\n".join(_cautions(name, method, runs)),
         "## What our runs show",
         *_evidence(name, runs),
     ]
@@ -129,29 +129,39 @@ def _row(param: Param) -> str:
 
 
 def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
+    """What to know before choosing a method, as far as it follows from the code and the stored runs."""
     params = params_of(METHODS[name].Params)
-    source = inspect.getsource(sys.modules[type(method).__module__])
+    lines = []
+    if ours := [f"`{p.name}`" for p in params.values() if OURS.search(p.doc)]:
+        lines.append(f"Something about these is ours, not the paper's (see the table): {', '.join(ours)}.")
+    if method.needs_every_class:
+        lines.append("Needs at least one training image of every class.")
+    lines += _reads_val(method)
+    if method.head != "linear":
+        lines.append(f"Has a {method.head} classifier: its checkpoints are not those of the plain head.")
     attacks = len(method.attacks(Attack(steps=10, step=0.25), 0))
-    ours = [f"`{p.name}`" for p in params.values() if OURS.search(p.doc)]
+    if attacks > 1:
+        lines.append(
+            f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."
+        )
     searched = build_space(name, fix={}, space={}).searched
     early = [f"`{n}`" for n in searched if params[n].burn_in]
-    found = {
-        f"Something about these is ours, not the paper's (see the table): {', '.join(ours)}.": ours,
-        "Needs at least one training image of every class.": method.needs_every_class,
-        "Reads figures of `val` while it trains, so `val` is not unseen by it; `tuner verify` judges on `test`.": "val_"
-        in source,
-        f"Has a {method.head} classifier: its logits and checkpoints are not those of the plain head.": method.head
-        != "linear",
-        f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT.": attacks
-        > 1,
-        f"Trials share no trunk while {', '.join(early)} are searched: they act before `start`.": early
-        and "start" in params,
-    }
-    lines = [text for text, holds in found.items() if holds]
-    for row in runs:
-        if row["method"] == name and "failed" not in row and collapsed(row):
-            lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")
-    return lines or ["None known."]
+    if early and "start" in params:
+        lines.append(f"Trials share no trunk while {', '.join(early)} are searched: they act before `start`.")
+    mine = [row for row in runs if row["method"] == name and "failed" not in row]
+    for row in filter(collapsed, mine):
+        lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")
+    return [f"- {line}" for line in lines or ["None known."]]
+
+
+def _reads_val(method: Method) -> list[str]:
+    """Whether the equation looks at figures of `val`: always, or only with some settings."""
+    source = inspect.getsource(sys.modules[type(method).__module__])
+    if "val_" not in source:
+        return []
+    always = method.needs_val_losses or "stats.val_" in source
+    reads = "Reads" if always else "With some settings reads"
+    return [f"{reads} figures of `val` while it trains: to it `val` is not unseen; `tuner verify` judges on `test`."]
 
 
 def _evidence(name: str, runs: list[dict]) -> list[str]:

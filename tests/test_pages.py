@@ -44,7 +44,8 @@ def test_cautions_follow_from_the_code():
     assert any("cosine classifier" in line for line in cautions("robal"))
     assert any("2 attacks a training step" in line for line in cautions("lrat"))
     assert any("Reads figures of `val`" in line for line in cautions("wat"))
-    assert not any("Reads figures of `val`" in line for line in cautions("srat"))
+    assert any("With some settings reads figures of `val`" in line for line in cautions("fairfront"))
+    assert not any("figures of `val`" in line for line in cautions("srat"))
     assert any("share no trunk while `loss`, " in line for line in cautions("srat"))
 
 
