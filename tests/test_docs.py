@@ -214,13 +214,13 @@ def test_readme_is_a_landing_page():
     assert [path for path in PAGES if path.name == "README.md"] == [ROOT / "README.md"]
 
 
-def test_the_output_in_the_readme_is_that_of_a_search(finished, capsys, monkeypatch):
+def test_the_output_in_the_readme_is_that_of_a_search(finished, home, capsys, monkeypatch):
     """Its search is named as `make search`'s is today, and what it shows is what a search prints."""
     text = (ROOT / "README.md").read_text()
     shown = re.search(r"<!-- output: begin -->\n```text\n(.*?)```\n<!-- output: end -->", text, re.S)[1]
     name = SearchSpec(method="srat").search_name
     assert shown.startswith(f"search {name}: 16 trials x 12 epochs of srat on digits (exp:10), model cnn, eps 0.1\n")
-    code, out, _ = run(capsys, monkeypatch, "resume", "first", "--home", finished[1])
+    code, out, _ = run(capsys, monkeypatch, "resume", "first", "--home", home)
     printed = re.sub(r"[\s\u2500-\u257f]+", " ", out + finished[2])  # without the lines of tables
     for words in (
         "sampler auto: the paper's setting,",
