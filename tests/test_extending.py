@@ -21,7 +21,7 @@ SCRIPTS = [text for text in PYTHON if text not in FILES.values()]
 FOLLOW = """
 import sys, pytest
 if __name__ == "__main__":
-    code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_methods.py", "-k", "focal"])
+    code = pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_methods.py", "-k", "focal"])
     if code:
         sys.exit(code)
 """
@@ -46,7 +46,8 @@ def test_the_method_of_the_page_is_two_files_and_one_row(tmp_path):
     copy_with_the_method(tmp_path)
     script = "".join(f"    {line}\n" if line else "\n" for text in SCRIPTS for line in text.splitlines())
     (tmp_path / "follow.py").write_text(FOLLOW + script)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path), "TUNER_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"PYTHONPATH": str(tmp_path), "TUNER_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "follow.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280
     )
