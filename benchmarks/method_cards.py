@@ -133,7 +133,7 @@ def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
     params = params_of(METHODS[name].Params)
     lines = []
     if ours := [f"`{p.name}`" for p in params.values() if OURS.search(p.doc)]:
-        lines.append(f"Something about these is ours, not the paper's (see the table): {', '.join(ours)}.")
+        lines.append(f"Ours in part or whole, not the paper's (see the table): {', '.join(ours)}.")
     if method.needs_every_class:
         lines.append("Needs at least one training image of every class.")
     lines += _reads_val(method)
@@ -147,7 +147,9 @@ def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
     searched = build_space(name, fix={}, space={}).searched
     early = [f"`{n}`" for n in searched if params[n].burn_in]
     if early and "start" in params:
-        lines.append(f"Trials share no trunk while {', '.join(early)} are searched: they act before `start`.")
+        lines.append(
+            f"Trials share no trunk while one of these is searched, because it acts before `start`: {', '.join(early)}."
+        )
     mine = [row for row in runs if row["method"] == name and "failed" not in row]
     for row in filter(collapsed, mine):
         lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")

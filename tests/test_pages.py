@@ -46,7 +46,7 @@ def test_cautions_follow_from_the_code():
     assert any("Reads figures of `val`" in line for line in cautions("wat"))
     assert any("With some settings reads figures of `val`" in line for line in cautions("fairfront"))
     assert not any("figures of `val`" in line for line in cautions("srat"))
-    assert any("share no trunk while `loss`, " in line for line in cautions("srat"))
+    assert any(line.startswith("- Trials share no trunk") and "`loss`, " in line for line in cautions("srat"))
 
 
 def test_a_card_shows_the_method_beside_plain_at_of_the_same_kind_of_run():
