@@ -1,7 +1,7 @@
 """A fast stand-in for the model while it is attacked or judged: evaluation mode, no parameter gradients, batch norm
 folded into the convolutions, channels_last, and bf16 where the device has it, there with ``trainables.fused``.
 
-The weights are those of the last ``refresh``; folding changes logits by rounding only. See docs/decisions/training.md.
+The weights are those of the last ``refresh``; folding changes logits by rounding only. See docs/decisions.md.
 """
 
 from __future__ import annotations
