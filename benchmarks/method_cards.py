@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +74,8 @@ def card(name: str, runs: list[dict]) -> str:
         f"Symbols: {SYMBOLS}. Files: [the equation](../../trainables/methods/{name}.py),\n"
         f"[what may vary](../../search_spaces/{name}.py).",
         _equations(method),
+        "The training loss as it is computed:",
+        f"```text\n{textwrap.dedent(inspect.getsource(type(method).forward)).rstrip()}\n```",
         "## Parameters",
         *_parameters(name),
         "## Cautions",

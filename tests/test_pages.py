@@ -1,5 +1,8 @@
 """The generated pages of docs/ are current, and a method's card says what its code and the stored runs say."""
 
+import inspect
+import sys
+
 import pytest
 
 from benchmarks import method_cards
@@ -8,6 +11,7 @@ from benchmarks.pages import generated, stale
 from search_spaces import METHODS
 from search_spaces.param import describe, params_of
 from tests.test_methods_report import run
+from trainables.methods import method_class
 
 
 def test_generated_pages_are_current():
@@ -33,6 +37,13 @@ def test_a_card_has_every_parameter_with_its_range_and_default(name):
         assert f" {param.default}" in row and param.doc in row
         assert describe(param.range).replace("|", "\\|") in row
         assert all(f"{value} with " in row for by in param.by.values() for value in by.values())
+
+
+def test_a_card_has_the_equation_in_words_and_in_code():
+    page = card("lsat", [])
+    assert inspect.getdoc(sys.modules[method_class("lsat").__module__]) in page
+    assert "```text\ndef forward(self, batch: Batch)" in page
+    assert "    return " in page.partition("def forward")[2].partition("```")[0]
 
 
 def test_cautions_follow_from_the_code():
