@@ -1,6 +1,6 @@
 """Does the speed core cost robust accuracy? The same training run, plain float32 loop against ours, over seeds.
 
-    nice -n 10 python -m benchmarks.attack_accuracy --data ../shared/data/cifar10 [--epochs 5] [--seeds 3]
+    nice -n 10 python -m benchmarks.attack_accuracy --data data/cifar10 [--epochs 5] [--seeds 3]
 
 Plain adversarial training (PGD-10) of the small CNN on thinned CIFAR-10, same initial weights, batches and schedule
 in both arms. Judged at the end in float32 by CE-PGD-20 and margin-PGD-20 on every fifth test image (2,000). The

@@ -1,15 +1,17 @@
-"""docs/methods.md from the runs of `benchmarks.methods_table`: a table per setting, and each paper's claim judged."""
+"""docs/methods/evidence.md from the runs of `benchmarks.methods_table`: tables, and each paper's claim judged."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-HEAD = """# What the methods do
+HEAD = """# What the methods do beside their papers' claims
 
-Written by `python -m benchmarks.methods_table --table` from `benchmarks/results/methods.jsonl`; do not edit. Every
+Written by `make docs` from `benchmarks/results/methods.jsonl` (runs of `benchmarks.methods_table`); do not edit. Every
 method runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as
 robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +-
 standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images. A seed
@@ -19,6 +21,17 @@ A claim is **true** if the difference has the claimed sign in every seed and its
 error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing. Where a side's
 training collapsed (one class for every image: average 10, gap 100), the claim is **void**.
 """
+
+
+def stored_runs(path: Path) -> list[dict]:
+    """The runs in a JSON Lines file, none where it is missing; a last line that was cut off by a kill is left out."""
+    rows = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 def average(row: dict) -> float:
@@ -62,6 +75,7 @@ class Claim:
     sign: int = 1  # -1: the method's figure is to be smaller
 
 
+KIND = ("model", "epochs", "images", "batch_size", "test_images", "device", "torch")  # equal in runs that are compared
 ALL, LONG_TAIL = ("step:100", "exp:50", "none"), ("step:100", "exp:50")
 CLAIMS = [
     Claim("SRAT is above class-balanced AT on the rarest 5 classes", "srat", "at+effective", rarest, LONG_TAIL),
@@ -148,15 +162,20 @@ def setting_table(setting: str, rows: list[dict], usual: str) -> list[str]:
     return [*lines, ""]
 
 
+def by_kind(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """Runs that may stand in one table, by ``KIND``'s values."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key) for key in KIND)].append(row)
+    return groups
+
+
 def report(rows: list[dict]) -> str:
     """The page; runs of different models, lengths, data sizes or devices are never mixed in a table."""
-    lines, groups = [HEAD], defaultdict(list)
-    for row in rows:
-        about = ("model", "epochs", "images", "batch_size", "test_images", "device", "torch")
-        groups[tuple(row.get(k) for k in about)].append(row)
+    lines = [HEAD]
     if not rows:
         lines.append("No runs are stored yet.\n")
-    for (model, epochs, images, batch, tested, device, torch), group in groups.items():
+    for (model, epochs, images, batch, tested, device, torch), group in by_kind(rows).items():
         usual = Counter(r["precision"] for r in group).most_common(1)[0][0]
         fine = [r for r in group if "failed" not in r]
         lines += [

@@ -1,7 +1,7 @@
 """Do the methods do what their papers say? Trains each at its published setting and judges it once on the TEST split.
 
-    python -m benchmarks.methods_table --data ../shared/data/cifar10 [--model resnet18] [--epochs 30] [--seeds 2]
-    python -m benchmarks.methods_table --table          # docs/methods.md from the stored results
+    python -m benchmarks.methods_table --data data/cifar10 [--model resnet18] [--epochs 30] [--seeds 2]
+    python -m benchmarks.methods_table --table          # docs/methods/evidence.md from the stored results
 
 Every finished run is appended to benchmarks/results/methods.jsonl; the same command goes on where it stopped. Settings:
 step:100, exp:50 and none (balanced). Judged by the per-sample minimum of CE-PGD-20 and margin-PGD-20 in float32.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.methods_report import report
+from benchmarks.methods_report import report, stored_runs
 from benchmarks.synthetic import thinned
 from search_spaces import METHODS
 from trainables.attack_copy import Frozen
@@ -34,7 +34,7 @@ from trainables.loop import Diverged, Trainer
 SETTINGS = ("step:100", "exp:50", "none")
 CONTROL = "at+effective"  # class-balanced adversarial training, what SRAT is compared with
 RESULTS = Path(__file__).parent / "results" / "methods.jsonl"
-PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+PAGE = Path(__file__).parent.parent / "docs" / "methods" / "evidence.md"
 KEY = ("method", "setting", "seed", "model", "epochs", "images", "batch_size")
 
 
@@ -47,17 +47,6 @@ def runs(args: argparse.Namespace) -> list[dict]:
         for setting in args.settings.split(",")
         for method in methods
     ]
-
-
-def read(path: Path) -> list[dict]:
-    """Stored results; a last line that was cut off by a kill is left out."""
-    rows = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
@@ -96,7 +85,7 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
 
 
 def record(args: argparse.Namespace) -> None:
-    done = {tuple(row[k] for k in KEY) for row in read(args.results)}
+    done = {tuple(row[k] for k in KEY) for row in stored_runs(args.results)}
     todo = [run for run in runs(args) if tuple(run.values()) not in done]
     print(f"{len(todo)} runs to train, {len(done)} stored in {args.results}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +128,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
     if args.table:
-        args.page.write_text(report(read(args.results)))
+        args.page.write_text(report(stored_runs(args.results)))
         print(f"wrote {args.page}")
     elif args.data is None:
         parser.error("--data is needed to train; --table writes the page from stored results")

@@ -3,7 +3,7 @@
     python -m benchmarks.record --method done --configs 120 done.jsonl
     python -m benchmarks.record --table benchmarks/curves.parquet srat.jsonl done.jsonl ...
     python -m benchmarks.record --method done --configs 150 --goes-on benchmarks/curves.parquet done.jsonl
-    python -m benchmarks.record --data ../shared/data/cifar10 --part 1/8 cifar1.jsonl      # curves-cifar10.parquet
+    python -m benchmarks.record --data data/cifar10 --part 1/8 cifar1.jsonl      # curves-cifar10.parquet
 
 Rows: method, trial, seed, epoch, p/<hyperparameter>, the metrics, cost_s (training and evaluation of that epoch). The
 first command goes on where it stopped; the second makes the table that the benchmark reads; with such a table the third

@@ -1,7 +1,8 @@
 """What a result costs the driver: against the number of concurrent trials, and as results pile up.
 
     python -m benchmarks.scaling [--concurrent 10 100 1000] [--results 10000] [--long 100000] [--json OUT] [--profile]
-    python -m benchmarks.scaling --page docs/scaling.md     # from benchmarks/results/scaling.json
+
+`--json benchmarks/results/scaling.json` and `make docs` renew docs/experiments/scaling.md.
 
 All of ``tuner.execution.driver.search`` runs (searcher, proposals, early stopping, history synced to disk per line,
 MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
@@ -24,18 +25,18 @@ from unittest.mock import patch
 WINDOWS = 10
 HEAD = """# What a result costs the driver
 
-Made by `python -m benchmarks.scaling` (2 shared cores, AMD EPYC, Python 3.11; other work on the machine); figures are
-per result, means over a tenth of a search's results, the first, the middle and the last tenth. Trials do nothing but
-report 12 epochs with all metrics of ten classes, so the driver is what limits the pace: searcher, proposals, early
-stopping, a history synced to disk line by line, MLflow on SQLite. The last two columns are part of the CPU time.
+Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured on 2 shared
+cores (AMD EPYC, Python 3.11; other work on the machine). Figures are per result, means over a tenth of a search's
+results: the first, the middle and the last tenth. Trials do nothing but report 12 epochs with all metrics of ten
+classes, so the driver is what limits the pace: searcher, proposals, early stopping, a history synced to disk line by
+line, MLflow on SQLite. The last two columns are part of the CPU time.
 
-A search of the last kind starts cheap (nobody has ended, so nothing is proposed) and is level from 20,000 to 97,000
+A search of the last kind starts cheap (no trial has ended, so nothing is proposed) and is level from 20,000 to 97,000
 results. py-spy at 70,000: half of the samples are Ray Tune's loop (a quarter is the proposals by TPE, 6 % the history),
-half MLflow's writer. They share Python's lock, so together they are the bottleneck: some 70 results per second. MLflow
+half MLflow's writer. They share the GIL, so together they are the bottleneck: some 70 results per second. MLflow
 was behind when such a search ended; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
 
 """
-RESULTS = Path(__file__).parent / "results" / "scaling.json"
 EPOCHS, PER_TRIAL = 12, 11.6  # of a full trial; results of the mean trial: few are stopped, most starts are late
 
 
@@ -117,7 +118,7 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
 
 
 def page(rows: list[dict]) -> str:
-    """docs/scaling.md: per search the first, a middle and the last stretch of results."""
+    """docs/experiments/scaling.md: per search the first, a middle and the last stretch of results."""
     lines = [
         "| concurrent trials | trials | after results | wall ms | CPU ms | Ray Tune's loop | MLflow's thread |",
         "|---|---|---|---|---|---|---|",
@@ -132,7 +133,6 @@ def page(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", type=Path)
     parser.add_argument("--concurrent", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--results", type=int, default=10_000)
     parser.add_argument("--long", type=int, default=100_000, help="results of the last, long search (0: none)")
@@ -140,9 +140,6 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    if args.page:
-        args.page.write_text(page(json.loads(RESULTS.read_text())))
-        return
     import ray
 
     from tuner.execution.ray_instance import start

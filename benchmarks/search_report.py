@@ -1,17 +1,12 @@
-"""docs/search-quality.md from the results of `benchmarks.search_quality --json`.
-
-python -m benchmarks.search_report benchmarks/results/search_quality.json > docs/search-quality.md
-"""
+"""docs/experiments/search-quality.md from the results of `benchmarks.search_quality --json`; `make docs` writes it."""
 
 from __future__ import annotations
 
-import json
-import sys
 from textwrap import wrap
 
 HEAD = """# How many epochs a search needs
 
-Written by `python -m benchmarks.search_report benchmarks/results/search_quality.json` from what
+Written by `make docs` from `benchmarks/results/search_quality.json`, which is what
 `python -m benchmarks.search_quality --table benchmarks/curves.parquet --json ...`, and the same with
 `curves-cifar10.parquet --full-trials 20`, found; do not edit. Every contender
 searches the same recorded learning curves (exp:10, small CNN with averaged weights; two training seeds on the same
@@ -22,10 +17,10 @@ in the table. "Epochs" counts every epoch trained, those of the shared trunk onc
 bootstrap interval.
 
 "ours" is what `tuner search` does unasked (the trunk where no searched parameter acts before the start); the other
-lines leave out or replace one of its parts; `decisions.md` says why it is not further ahead. A search sees one seed's
-values, whose noise puts a wrong trial onto its front now and then: **knowable** is the share of the best hypervolume
-that is shown by whoever has trained every configuration under that seed. In brackets: how many searches got there; a
-median counts the others as never.
+lines leave out or replace one of its parts; [search variants](search-variants.md) says why it is not further ahead.
+A search sees one seed's values, whose noise puts a wrong trial onto its front now and then: **knowable** is the share
+of the best hypervolume that is shown by whoever has trained every configuration under that seed. In brackets: how many
+searches got there; a median counts the others as never.
 """
 RANDOM, OURS, ALONE = "random, full budget", "ours", "ours, --no-trunk"
 
@@ -101,8 +96,3 @@ def page(rows: list[dict]) -> str:
         )
         lines += [f"## {key[0]}: {key[1]}, {key[2]} workers", "", *wrap(about, 118), "", *table(mine), *verdicts(mine)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        print(page(json.load(file)), end="")

@@ -1,6 +1,6 @@
 """Hosts that come and go: real searches on a Ray head and three workers, each a network namespace with its own address.
 
-    python -m benchmarks.several_hosts [--rounds 2] [--json OUT] [--markdown docs/several-hosts.md]
+    python -m benchmarks.several_hosts [--rounds 2] [--json OUT] [--markdown docs/experiments/several-hosts.md]
 
 Everything goes through the command line of one more machine: submit, follow, stop, resume. In between, hosts are killed
 or cut off the network. Whatever was done, it then looks whether anything was lost: trials that have not ended, epochs

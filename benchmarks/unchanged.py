@@ -5,8 +5,8 @@
 
 SRAT on digits; KL-DRO and DAFA in one search; SRAT with two seeds, interrupted after its third trial and resumed. One
 trial at a time, so that proposals see the same results in the same order. The numbers belong to one kind of
-processor (bf16 or not, see docs/decisions.md), so they are compared on one machine and not committed. Times, paths and
-run ids are left out.
+processor (bf16 or not, see docs/decisions/training.md), so they are compared on one machine and not committed. Times,
+paths and run ids are left out.
 """
 
 from __future__ import annotations

@@ -1,0 +1,207 @@
+"""docs/methods/: one card a method from its code and our own stored runs, and the table of all of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from benchmarks.methods_report import ALL, CLAIMS, KIND, average, by_kind, cell, clean, collapsed, judged, tail, worst
+from search_spaces import METHODS
+from search_spaces.param import Param, describe, params_of
+from trainables.method import Attack, Method, Task
+from trainables.methods import build_method
+from tuner.spec.space import build_space
+
+NOTICE = "<!-- Written by `make docs` from the code and the stored runs; do not edit. -->"
+TASK = Task(class_counts=torch.tensor([40, 20, 10]), max_epochs=10, eps=8 / 255)  # any task would do
+SYMBOLS = (
+    "x an image, x' its adversarial image, y its class, z logits, p softmax; B images of a batch,\n"
+    "K (or C) classes, D features"
+)
+FIGURES = {"average": average, "worst class": worst, "worst 30 %": tail, "clean": clean}
+INTRO = """At its default setting, on the test split of CIFAR-10, percent, mean +- standard deviation over the seeds; in
+brackets plain AT in the same kind of run. These runs are short and have few images: they say little about long ones.
+All figures: [evidence](evidence.md)."""
+OURS = re.compile(r"\bours?\b")
+
+INDEX = f"""# Methods
+
+{NOTICE}
+
+{{count}} methods stand behind one interface. Each card has the equation, the parameters with default, range and
+provenance, cautions, and what our own runs show. "Searched" is what `tuner search` varies unless `--fix` or `--space`
+say otherwise; `tuner space METHOD` prints the same in a terminal.
+
+- What our runs say of the papers' claims: [evidence](evidence.md)
+- How to add a method: [extending](../extending.md)
+
+| method | what it does | searched | paper |
+|---|---|---|---|
+"""
+
+
+def built_in_methods() -> dict[str, Any]:
+    """This project's methods by name; those that other installed packages add have no card here."""
+    ours = Path(__file__).parent.parent / "search_spaces"
+    return {name: METHODS[name] for name in sorted(METHODS) if (ours / f"{name}.py").exists()}
+
+
+def index() -> str:
+    rows = []
+    for name, space in built_in_methods().items():
+        searched = ", ".join(f"`{n}`" for n in build_space(name, fix={}, space={}).searched)
+        rows.append(f"| [`{name}`]({name}.md) | {space.SUMMARY} | {searched} | {space.PAPER} |")
+    return INDEX.format(count=len(rows)) + "\n".join(rows) + "\n"
+
+
+def card(name: str, runs: list[dict]) -> str:
+    """One page. ``runs``: all stored runs of `benchmarks.methods_table`, of every method."""
+    space, method = METHODS[name], build_method(name, {}, TASK)
+    parts = [
+        f"# `{name}`",
+        NOTICE,
+        f"{space.SUMMARY[0].upper()}{space.SUMMARY[1:]}.",
+        f"Source: {space.PAPER}.",
+        "## Equation",
+        f"Symbols: {SYMBOLS}. Files: [the equation](../../trainables/methods/{name}.py),\n"
+        f"[what may vary](../../search_spaces/{name}.py).",
+        _equations(method),
+        "The training loss as it is computed:",
+        f"```text\n{textwrap.dedent(inspect.getsource(type(method).forward)).rstrip()}\n```",
+        "## Parameters",
+        *_parameters(name),
+        "## Cautions",
+        "\n".join(_cautions(name, method, runs)),
+        "## What our runs show",
+        *_evidence(name, runs),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _equations(method: Method) -> str:
+    """The docstrings of the method's file, its class and its public functions, as they are written there."""
+    module = sys.modules[type(method).__module__]
+    texts = [
+        inspect.getdoc(module),
+        type(method).__doc__ and f"{type(method).__name__}: {inspect.getdoc(type(method))}",
+    ]
+    texts += [f"{label}\n{_indented(doc)}" for label, doc in _functions(module)]
+    return "```text\n" + "\n\n".join(t for t in texts if t) + "\n```"
+
+
+def _functions(module: ModuleType) -> list[tuple[str, str]]:
+    """(call, docstring) of the public functions that a module defines, in the order of its lines."""
+    own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    shown = [f for f in own if not f.__name__.startswith("_") and f.__doc__]
+    return [(f"{f.__name__}({', '.join(inspect.signature(f).parameters)})", inspect.getdoc(f)) for f in shown]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+
+
+def _parameters(name: str) -> list[str]:
+    params = params_of(METHODS[name].Params)
+    if not params:
+        return ["None."]
+    note = inspect.getdoc(METHODS[name])
+    rows = [
+        "| name | default | range | searched | exists with | meaning and provenance |",
+        "|---|---|---|---|---|---|",
+        *(_row(param) for param in params.values()),
+    ]
+    return [*([f"```text\n{note}\n```"] if note else []), "\n".join(rows)]
+
+
+def _row(param: Param) -> str:
+    by = [
+        f"{value} with {other} = {choice}" for other, defaults in param.by.items() for choice, value in defaults.items()
+    ]
+    default = "; ".join([str(param.default), *by])
+    when = ", ".join(f"{other} = {' or '.join(map(str, allowed))}" for other, allowed in param.when.items())
+    cells = (f"`{param.name}`", default, describe(param.range), "yes" if param.searched else "no", when, param.doc)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
+    """What to know before choosing a method, as far as it follows from the code and the stored runs."""
+    params = params_of(METHODS[name].Params)
+    lines = []
+    if ours := [f"`{p.name}`" for p in params.values() if OURS.search(p.doc)]:
+        lines.append(f"Ours in part or whole, not the paper's (see the table): {', '.join(ours)}.")
+    if method.needs_every_class:
+        lines.append("Needs at least one training image of every class.")
+    lines += _reads_val(method)
+    if method.head != "linear":
+        lines.append(f"Has a {method.head} classifier: its checkpoints are not those of the plain head.")
+    attacks = len(method.attacks(Attack(steps=10, step=0.25), 0))
+    if attacks > 1:
+        lines.append(
+            f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."
+        )
+    searched = build_space(name, fix={}, space={}).searched
+    early = [f"`{n}`" for n in searched if params[n].burn_in]
+    if early and "start" in params:
+        lines.append(
+            f"Trials share no trunk while one of these is searched, because it acts before `start`: {', '.join(early)}."
+        )
+    mine = [row for row in runs if row["method"] == name and "failed" not in row]
+    for row in filter(collapsed, mine):
+        lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")
+    return [f"- {line}" for line in lines or ["None known."]]
+
+
+def _reads_val(method: Method) -> list[str]:
+    """Whether the equation looks at figures of `val`: always, or only with some settings."""
+    source = inspect.getsource(sys.modules[type(method).__module__])
+    if "val_" not in source:
+        return []
+    always = method.needs_val_losses or "stats.val_" in source
+    reads = "Reads" if always else "With some settings reads"
+    return [f"{reads} figures of `val` while it trains: to it `val` is not unseen; `tuner verify` judges on `test`."]
+
+
+def _evidence(name: str, runs: list[dict]) -> list[str]:
+    """The method beside plain AT, per kind of run and imbalance, and the claims that were judged on it."""
+    rows, claims = [], []
+    for about, setting, group in _comparable(runs):
+        mine, plain = ([r for r in group if r["method"] == m] for m in (name, "at"))
+        if mine:
+            rows.append(f"| {about} | {setting} | {len(mine)} | {_beside(mine, [] if name == 'at' else plain)} |")
+            said = [c for c in CLAIMS if name in (c.method, c.control.partition("+")[0]) and setting in c.settings]
+            claims += [f"| {about} {line}" for line in (judged(c, setting, group) for c in said) if line]
+    if not rows:
+        return ["No runs of ours are stored."]
+    parts = [
+        INTRO,
+        "\n".join([f"| run | imbalance | seeds | {' | '.join(FIGURES)} |", "|---" * (3 + len(FIGURES)) + "|", *rows]),
+    ]
+    if claims:
+        header = ["| run | claim | imbalance | difference | per seed | verdict |", "|---|---|---|---|---|---|"]
+        parts += ["Claims of papers on which these runs bear:", "\n".join([*header, *claims])]
+    return parts
+
+
+def _beside(mine: list[dict], plain: list[dict]) -> str:
+    """Cells of ``FIGURES``: the method's, and plain AT's in brackets where it ran too."""
+    cells = [[cell([figure(r) for r in rows]) for rows in (mine, plain) if rows] for figure in FIGURES.values()]
+    return " | ".join(own + "".join(f" ({other})" for other in rest) for own, *rest in cells)
+
+
+def _comparable(runs: list[dict]) -> Iterator[tuple[str, str, list[dict]]]:
+    """(kind of run in words, imbalance, runs) for runs that may stand in one table."""
+    for kind, rows in by_kind([r for r in runs if "failed" not in r]).items():
+        about = dict(zip(KIND, kind))
+        device = "CPU" if about["device"] == "cpu" else about["device"].removeprefix("NVIDIA ").partition(" ")[0]
+        words = f"{about['model']}, {about['epochs']} epochs, {about['images'] or 'all'} images, {device}"
+        for setting in ALL:
+            if group := [r for r in rows if r["setting"] == setting]:
+                yield words, setting, group
