@@ -206,6 +206,7 @@ def test_table_of_all_trials(finished, tmp_path):
     assert {"state", "seed", "robust_acc", "param/sep_weight"} <= set(table)
 
 
+@pytest.mark.ray
 def test_python_page_runs(tmp_path):
     """docs/python.md, from top to bottom, as one script."""
     blocks = snippets((ROOT / "docs" / "python.md").read_text())
