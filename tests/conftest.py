@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing.process
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def once(tmp_path_factory):
         with open(root / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not said.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed to make it
                 folder.mkdir()
                 said.write_text(json.dumps(make(folder)))
         return folder, json.loads(said.read_text())

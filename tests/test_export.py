@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from trainables.attack_copy import Frozen
 from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -199,7 +199,7 @@ def test_a_cosine_head_is_built_again(tmp_path):
 
 
 def test_table_of_all_trials(finished, tmp_path):
-    done = tuner("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
+    done = tuner_here("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
     assert json.loads(done.stdout)["rows"] == 18 and done.returncode == 0
     table = pq.read_table(tmp_path / "t.parquet").to_pydict()
     assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]

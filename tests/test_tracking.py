@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import threading
 import time
 
 import pytest
@@ -29,6 +30,19 @@ def no_outer_server(monkeypatch):
 @pytest.fixture
 def spec():
     return SearchSpec(max_epochs=4, trials=6)
+
+
+@pytest.fixture
+def askers(monkeypatch):
+    """The threads that open a store of MLflow: none is a driver's, which would wait for the answer."""
+    threads, real = set(), MlflowClient.__init__
+
+    def opened(self, *args, **options):
+        threads.add(threading.get_ident())
+        real(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "__init__", opened)
+    return threads
 
 
 def search_in(home: Home, spec: SearchSpec, **kinds) -> History:
@@ -64,16 +78,14 @@ def drive(tracker: Tracker, spec: SearchSpec, history: History) -> None:
             tracker.front_changed(Front.of(rows, spec.objectives), len(rows))
 
 
-def test_the_layout_of_a_search(tmp_path, spec):
+def test_the_layout_of_a_search(tmp_path, spec, askers):
     home, said = Home(tmp_path), []
     history = search_in(home, spec)
-    begin = time.monotonic()
     tracker = Tracker(run_of(spec, history, home), warn=said.append)
     drive(tracker, spec, history)
-    assert time.monotonic() - begin < 0.5  # MLflow's import alone takes seconds: none of it happens here
     write_pictures(run_of(spec, history, home))
     assert tracker.close("finished", timeout=120)
-    assert said == []
+    assert said == [] and askers and threading.get_ident() not in askers, "the driver waits for MLflow"
 
     client, parent, trials = read_back(home, spec)
     assert parent.info.run_name == spec.search_name and parent.info.status == "FINISHED"
@@ -159,19 +171,16 @@ def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, sp
     assert sorted(trials) == [0, 1] and all(r.data.tags["tuner.kind"] == "trial" for r in trials.values())
 
 
-def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch):
+def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch, askers):
     home, said = Home(tmp_path), []
     history = search_in(home, spec)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:geheim@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tok-3141")
-    begin = time.monotonic()
     tracker = Tracker(run_of(spec, history, home), warn=said.append)
     drive(tracker, spec, history)
-    assert time.monotonic() - begin < 0.5
     time.sleep(5)
-    begin = time.monotonic()
     assert tracker.close("finished", timeout=15) is False
-    assert time.monotonic() - begin < 20
+    assert threading.get_ident() not in askers, "the driver waits for MLflow"
     assert tracker.run_id is None and "geheim" not in tracker.tracking_uri
     assert len(said) == 2 and "tried again" in said[0] and "tuner sync" in said[1]
     assert not any("geheim" in s or "tok-3141" in s for s in said)
