@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
-TRAINS = {"search", "resume", "verify", "submit", "ray"}  # words of a command line with which Ray starts
+TRAINS = {"search", "resume", "verify", "submit", "--head"}  # words of `tuner` and `ray` with which Ray starts
+STARTS = {
+    "subprocess": {"Popen", "run", "call", "check_call", "check_output"},
+    "multiprocessing": {"Process", "Pool", "get_context"},
+}
 
 
 def marks_of(item: pytest.Item) -> set[str]:
@@ -39,16 +43,16 @@ _known: dict[Any, set[str]] = {}
 
 def _marks(function: Callable) -> set[str]:
     if function not in _known:
-        names, words = set[str](), set[str]()
-        _walk(function, names, words, set())
-        marks = {"process"} & {"process" for name in names if name in ("subprocess", "multiprocessing")}
+        starts, words = set[str](), set[str]()
+        _walk(function, starts, words, set())
+        marks = {"process"} if "process" in starts else set[str]()
         marks |= {"ray"} if marks and words & TRAINS else set()
-        _known[function] = marks | ({"browser", "process"} if "Browser" in names else set())
+        _known[function] = marks | ({"browser", "process"} if "Browser" in starts else set())
     return _known[function]
 
 
-def _walk(what: Any, names: set[str], words: set[str], seen: set[int]) -> None:
-    """Collect the names and the words that a function of tests/ uses, and those of the helpers that it calls."""
+def _walk(what: Any, starts: set[str], words: set[str], seen: set[int]) -> None:
+    """Collect what a function of tests/ and the helpers that it calls start (`process`, `Browser`), and their words."""
     if id(what) in seen:
         return
     seen.add(id(what))
@@ -56,15 +60,16 @@ def _walk(what: Any, names: set[str], words: set[str], seen: set[int]) -> None:
         words.update(word for word in what if isinstance(word, str))
     elif isinstance(what, type):
         for method in vars(what).values():
-            _walk(method, names, words, seen)
+            _walk(method, starts, words, seen)
     elif isinstance(function := getattr(what, "__wrapped__", what), FunctionType):
         found = set(_names(function.__code__, words))
-        names |= found
+        starts |= found & {"Browser"}
+        starts |= {"process" for module, calls in STARTS.items() if module in found and calls & found}
         modules = [function.__globals__, *(vars(sys.modules[n]) for n in found if _ours_by_name(n))]
         modules += [vars(m) for n in found if isinstance(m := function.__globals__.get(n), ModuleType) and _ours(m)]
         for used in (module[name] for module in modules for name in found if name in module):
             if _ours(used) or isinstance(used, (list, tuple)):
-                _walk(used, names, words, seen)
+                _walk(used, starts, words, seen)
 
 
 def _ours(what: Any) -> bool:

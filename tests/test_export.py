@@ -36,14 +36,19 @@ ROOT = Path(__file__).parent.parent
 FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}
 
 
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
+@pytest.fixture(scope="session")
+def exported(finished, once):
     """(folder, result JSON, home) of one export through the command line, registered too."""
     _, home, _ = finished
-    to = tmp_path_factory.mktemp("export") / "model"
-    done = tuner("export", "first", "--pick", "knee", "--to", to, "--register", "digits", "--home", home, "--json")
-    assert done.returncode == 0, done.stderr
-    return to, json.loads(done.stdout), home
+
+    def make(folder):
+        what = ["--pick", "knee", "--to", folder / "model", "--register", "digits"]
+        done = tuner("export", "first", *what, "--home", home, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    folder, result = once("exported", make)
+    return folder / "model", result, home
 
 
 def test_folder_is_whole(exported):
