@@ -1,30 +1,54 @@
-# Two commands: `make search` runs the main job, `make test` the whole test suite. Both install what they need first,
-# bytecode too: where Python may not write its own, every process would compile all it imports (2.6 times the CPU time
-# of a small search).
+# The commands of the project, each of which installs what it needs first, bytecode too: where Python may not write its
+# own, every process would compile all it imports (2.6 times the CPU time of a small search).
+#   make search        the main job
+#   make quick         what to run while working: lint, types, every test that starts no process
+#   make test          all of that and every other test: what CI runs
+#   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 ARGS ?=
-INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -c constraints.txt
+INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
+# Each test or group by itself, the longest first (tests/conftest.py): two workers end together.
+PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+QUICK = -m "not process and not slow and not gpu"
 
-.PHONY: search test lint clean
+.PHONY: search quick test test-lowest lint types clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
-test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+quick: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(VENV)/bin/mypy
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+	$(LOWEST)/bin/tuner search --method srat --trials 2 --max-epochs 2 --set passes=1 --max-concurrent 1 \
+	    --home $(LOWEST)/tuner-home --name lowest-$$(date +%s)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(INSTALL) -e .
+	$(INSTALL) --python $(VENV)/bin/python -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) -e '.[test]'
+	$(INSTALL) --python $(VENV)/bin/python -c constraints.txt -e '.[test]'
+	touch $@
+
+$(LOWEST)/.installed: pyproject.toml $(VENV)/.installed
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(INSTALL) --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

@@ -1,12 +1,20 @@
-"""Fixtures that cost seconds are made once per worker: a finished search of the real thing."""
+"""What all tests share: the command line as a function, one finished search, marks, and no network."""
 
+import contextlib
+import fcntl
+import io
 import json
+import multiprocessing.process
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import reach
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One actor: starting a second one costs more than these trials do.
@@ -22,10 +30,16 @@ SMALL = [
     "--max-concurrent",
     "1",
 ]
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+# Commands that only read: 0.1 s here, 2 s in a process of their own.
+READS = {"front", "ls", "methods", "schema", "space"}
 
 
 def tuner(*args, env=None, timeout=240, cwd=None):
-    """Run the command line as a user does; returns the finished process."""
+    """The command line as a user has it, in a process of its own unless it only reads; returns the finished process."""
+    if args[0] in READS:
+        return tuner_here(*args, env=env, cwd=cwd)
     return subprocess.run(
         [sys.executable, "-m", "tuner.cli", *map(str, args)],
         capture_output=True,
@@ -36,13 +50,62 @@ def tuner(*args, env=None, timeout=240, cwd=None):
     )
 
 
+def tuner_here(*args, env=None, cwd=None):
+    """The command line in this process: what it prints and its exit code, as a finished process."""
+    from trainables import storage
+    from tuner.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in (env or {}).items():
+            patch.setenv(name, str(value))
+        if cwd:
+            patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["tuner", *map(str, args)])
+        storage.open_storage.cache_clear()  # it may have been opened with other keys
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            storage.open_storage.cache_clear()
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+
+
+# ---- what is made once -----------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """(result JSON, home, stderr) of one search through the command line."""
-    home = tmp_path_factory.mktemp("home")
-    done = tuner("search", "--method", "srat", "--trials", 6, *SMALL, "--name", "first", "--home", home, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), Path(home), done.stderr
+def once(tmp_path_factory):
+    """``once(name, make)``: the folder that ``make(folder)`` filled, with the JSON that it returned. The first of
+    pytest's worker processes that needs it makes it; the others wait and read the same."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name, make):
+        folder, said = root / name, root / f"{name}.json"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not said.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed to make it
+                folder.mkdir()
+                said.write_text(json.dumps(make(folder)))
+        return folder, json.loads(said.read_text())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(once):
+    """(result JSON, home, stderr) of one search through the command line. Tests that change it copy it first."""
+
+    def make(home):
+        done = tuner("search", "--method", "srat", "--trials", 6, *SMALL, "--name", "first", "--home", home, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    home, (result, stderr) = once("finished", make)
+    return result, home, stderr
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +130,73 @@ def parquet_dir(tmp_path_factory):
                 rows.append({"img": {"bytes": png.getvalue(), "path": f"{split}/{label}/{number}.png"}, "label": label})
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
     return folder
+
+
+# ---- marks and order -------------------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items):
+    """Marks by what a test reaches; then the longest first, so that pytest's workers end together.
+
+    Each test is handed out by itself. Those that would make an expensive thing again on another worker stay together:
+    the tests of a file that share a process of its own (a cluster, a server), and all tests of a file that start none.
+    """
+    for item in items:
+        marks = reach.marks_of(item) | {mark.name for mark in item.iter_markers()}
+        marks |= {"process", "slow"} if "ray" in marks else set()
+        if hasattr(item, "callspec") and item.callspec.params.get("sampler") in ("gp", "auto"):
+            marks.add("slow")  # Gaussian processes
+        for mark in sorted(marks & {"process", "ray", "browser", "slow"}):
+            item.add_marker(mark)
+        shares = any(reach.process_in(fixture) for fixture in reach.fixtures_of(item, ("class", "module")))
+        if shares or not item.get_closest_marker("process"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{' shares' if shares else ''}"))
+    items.sort(key=lambda item: (-_weight(item), "finished" in item.fixturenames))
+    first = next((item for item in items if "finished" in item.fixturenames), None)
+    if first:  # one worker makes the finished search at once; by the time the others need it, it is there
+        items.insert(0, items.pop(items.index(first)))
+
+
+def _weight(item):
+    return sum(item.get_closest_marker(mark) is not None for mark in ("process", "slow", "ray"))
+
+
+# ---- no network, no hidden process -----------------------------------------------------------------------------------
+
+LOCAL = ("localhost", socket.gethostname(), "", None)
+STARTED_BY_LIBRARIES = {"git", "uname", "ldconfig", "lscpu"}  # short questions to the machine
+
+
+def _no_network(host, *args, _real=socket.getaddrinfo, **options):
+    """In place of `socket.getaddrinfo`: addresses are fine, names of other machines are not found."""
+    if isinstance(host, bytes):
+        host = host.decode()
+    if host not in LOCAL and not host.replace(".", "").isdigit() and ":" not in host:
+        raise socket.gaierror(socket.EAI_NONAME, "tests have no network")
+    return _real(host, *args, **options)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test without the mark `process` that starts one fails."""
+    if item.get_closest_marker("process"):
+        return (yield)
+    popen, begin = subprocess.Popen.__init__, multiprocessing.process.BaseProcess.start
+
+    def refuse(what):
+        raise AssertionError(f"{item.nodeid} starts a process ({what}): mark it with @pytest.mark.process")
+
+    def guarded(self, args, *rest, **options):
+        command = args if isinstance(args, (str, bytes, os.PathLike)) else list(args)[0]
+        if Path(os.fsdecode(command)).name.split()[0] not in STARTED_BY_LIBRARIES:
+            refuse(args)
+        popen(self, args, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", guarded)
+        patch.setattr(multiprocessing.process.BaseProcess, "start", lambda self: refuse(self) or begin(self))
+        return (yield)
+
+
+def pytest_configure():
+    socket.getaddrinfo = _no_network

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from trainables.attack_copy import Frozen
 from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -36,14 +36,19 @@ ROOT = Path(__file__).parent.parent
 FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}
 
 
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
+@pytest.fixture(scope="session")
+def exported(finished, once):
     """(folder, result JSON, home) of one export through the command line, registered too."""
     _, home, _ = finished
-    to = tmp_path_factory.mktemp("export") / "model"
-    done = tuner("export", "first", "--pick", "knee", "--to", to, "--register", "digits", "--home", home, "--json")
-    assert done.returncode == 0, done.stderr
-    return to, json.loads(done.stdout), home
+
+    def make(folder):
+        what = ["--pick", "knee", "--to", folder / "model", "--register", "digits"]
+        done = tuner("export", "first", *what, "--home", home, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    folder, result = once("exported", make)
+    return folder / "model", result, home
 
 
 def test_folder_is_whole(exported):
@@ -199,13 +204,14 @@ def test_a_cosine_head_is_built_again(tmp_path):
 
 
 def test_table_of_all_trials(finished, tmp_path):
-    done = tuner("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
+    done = tuner_here("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
     assert json.loads(done.stdout)["rows"] == 18 and done.returncode == 0
     table = pq.read_table(tmp_path / "t.parquet").to_pydict()
     assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
     assert {"state", "seed", "robust_acc", "param/sep_weight"} <= set(table)
 
 
+@pytest.mark.ray
 def test_python_page_runs(tmp_path):
     """docs/python.md, from top to bottom, as one script."""
     blocks = snippets((ROOT / "docs" / "python.md").read_text())

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,11 +113,10 @@ def test_light_commands_import_nothing_heavy(args):
 
 
 def test_help_is_quick():
-    """0.6 s on a quiet machine; the best of three, because CI's is not quiet."""
-
-    def once():
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "tuner.cli", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - begin
-
-    assert min(once() for _ in range(3)) < 0.6
+    """Counted, not timed: torch, ray or mlflow would be a thousand modules more (seconds: benchmarks/promptness.py)."""
+    code = (
+        "import sys; sys.argv = ['tuner', '--help']\nfrom tuner.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint('MODULES', len(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 100 < int(out.rpartition("MODULES")[2]) < 500

@@ -300,6 +300,7 @@ def test_training_and_evaluation_never_touch_the_test_split(config, tmp_path):
         open_test(DataSpec(), tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_attack_model_trains_the_same_and_compiles_once(config):
     """128 does not divide the images: the remainder waits for the next shuffle, so no batch is smaller than others."""

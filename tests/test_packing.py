@@ -49,6 +49,7 @@ def test_shares_of_a_gpu_fit(at_a_time, share):
     assert fraction(at_a_time) == share and at_a_time * share <= 1
 
 
+@pytest.mark.process
 def test_measured_side_by_side(tmp_path):
     training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
     rows = list(measure(TrialConfig("at", training=training, home=str(tmp_path)), most=2, seconds=0.5))
@@ -57,6 +58,7 @@ def test_measured_side_by_side(tmp_path):
         assert row["images_per_s"] > 0 and 50 * 2**20 < row["memory"] < row["total"]
 
 
+@pytest.mark.process
 def test_what_cannot_be_measured_is_said(tmp_path):
     with pytest.raises(RuntimeError, match="unknown dataset 'nothing'"):
         list(measure(TrialConfig("at", dataset="nothing", home=str(tmp_path)), most=2))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from tests.s3 import BUCKET, s3_server
 from tests.test_submit import free_ports
 from trainables import storage
@@ -149,11 +149,11 @@ def test_reading_asks_no_storage_that_only_the_spec_names(finished, tmp_path, li
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     for command in (["ls"], ["front", "first"], ["front", "first", "--json"], ["export", "first", "--parquet", "t.pq"]):
-        done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
+        done = tuner_here(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         assert ("shown as stored on this machine" in done.stderr) == (command[0] != "export")
     for command in (["verify", "first"], ["resume", "first"], ["export", "first", "--pick", "knee", "--to", "model"]):
-        done = tuner(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
+        done = tuner_here(*command, "--home", tmp_path, env=secret, cwd=tmp_path)
         assert done.returncode == 2 and "if you trust the author of the search" in done.stderr, done.stderr
         assert f"--storage '{where}'" in done.stderr and done.stderr.count("\n") == 1
     assert seen == []
@@ -180,9 +180,9 @@ def test_data_and_study_of_a_spec_are_named_again(finished, tmp_path, listener):
     received(finished, tmp_path, dataset=data, study_storage=study)
     home = Home(tmp_path)
     spec = SearchSpec.from_yaml((tmp_path / "searches/first/spec.yaml").read_text())
-    done = tuner("verify", "first", "--home", tmp_path)
+    done = tuner_here("verify", "first", "--home", tmp_path)
     assert done.returncode == 2 and f"--dataset '{data}'" in done.stderr and "study" not in done.stderr
-    done = tuner("resume", "first", "--home", tmp_path, "--dataset", data)
+    done = tuner_here("resume", "first", "--home", tmp_path, "--dataset", data)
     assert done.returncode == 2 and f"--study-storage {study}" in done.stderr and "--dataset" not in done.stderr
     assert seen == []
     check_named(spec, home, "first", "resume", dataset=data, study_storage=study)

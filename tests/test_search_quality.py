@@ -93,6 +93,7 @@ def test_the_trunk_is_trained_once_as_far_as_trials_share_it(tmp_path):
     assert [s for s, _ in played(problem, trunk=True)] == [3, 5, 8, 9]  # -1, 0, -2 epochs that were there
 
 
+@pytest.mark.process
 def test_the_command_reads_any_table(tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     names = ["random, full budget", "Ray Tune stock (OptunaSearch + ASHA)", "ours", "ours, --no-trunk"]

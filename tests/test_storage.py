@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from tests.s3 import BUCKET, s3_server
 from tests.test_submit import free_ports
 from trainables import storage
@@ -158,7 +158,7 @@ def test_refused_sign_in(monkeypatch):
 
 
 def test_commands_say_it_at_once(s3, tmp_path):
-    done = tuner("search", "--storage", "s3://nobody-made-this/x", "--home", tmp_path, "--json", env=s3.env)
+    done = tuner_here("search", "--storage", "s3://nobody-made-this/x", "--home", tmp_path, "--json", env=s3.env)
     assert done.returncode == 2 and "bucket that does not exist" in json.loads(done.stdout)["error"]
     done = tuner("front", "none", "--storage", s3.url("empty"), "--home", tmp_path, env=s3.env)
     assert done.returncode == 2 and "no search 'none'" in done.stderr

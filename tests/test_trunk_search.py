@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from tests.conftest import SMALL, tuner
+from tests.conftest import SMALL, tuner, tuner_here
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
@@ -88,7 +88,7 @@ def test_at_n_is_for_methods_that_act_at_once():
 
 
 def test_storage_that_nothing_opens_is_said(tmp_path):
-    done = tuner("search", "--method", "gairat", "--storage", "gopher://x", "--home", tmp_path)
+    done = tuner_here("search", "--method", "gairat", "--storage", "gopher://x", "--home", tmp_path)
     assert done.returncode == 2 and "storage 'gopher://x' cannot be opened" in done.stderr
 
 

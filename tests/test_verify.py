@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from tests.histories import run_of
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
@@ -386,7 +386,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     ],
 )
 def test_wrong_input(finished, args, code, parts):
-    done = tuner(*args, "--home", finished[1], "--json")
+    done = tuner_here(*args, "--home", finished[1], "--json")
     error = json.loads(done.stdout)["error"]
     assert done.returncode == code and all(p in error for p in parts) and "\n" not in error
 

@@ -70,7 +70,7 @@ CASES = [
     (["--name", "../outside"], ["'../outside'"]),
     (["--spec", "/no/such/file.yaml"], ["/no/such/file.yaml"]),
     (["--dataset", "parquet:/no/such"], ["/no/such"]),
-    (["--dataset", "cifar10"], ["cifar10", "datasets"]),
+    (["--dataset", "cifar10"], ["cifar10", "could not be downloaded", "datasets"]),
     (["--no-such-flag"], ["--no-such-flag"]),
 ]
 

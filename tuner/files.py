@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
+DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages, as in pyproject.toml
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
-from tuner.files import CHECKOUT
+from tuner.files import CHECKOUT, DISTRIBUTION
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
 from tuner.spec.search_spec import SearchSpec
 
@@ -101,7 +101,7 @@ def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dic
 
 
 def ours() -> dict[str, str]:
-    return {"ray": version("ray"), "python": platform.python_version(), "tuner": version("tuner")}
+    return {"ray": version("ray"), "python": platform.python_version(), "tuner": version(DISTRIBUTION)}
 
 
 def check_versions(cluster: Dashboard) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.files import CHECKOUT, write_atomically
+from tuner.files import CHECKOUT, DISTRIBUTION, write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
@@ -147,7 +147,7 @@ def code_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        number = version("tuner")
+        number = version(DISTRIBUTION)
     except PackageNotFoundError:
         number = "unknown"
     if (CHECKOUT / ".git").exists():

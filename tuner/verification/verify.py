@@ -19,7 +19,7 @@ from tuner.errors import Failed, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.resources import task_options
 from tuner.execution.trial_config import trial_config
-from tuner.files import write_atomically
+from tuner.files import DISTRIBUTION, write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
@@ -51,7 +51,9 @@ def parse_attack(text: str) -> str:
         from importlib.util import find_spec
 
         if not find_spec("pyautoattack"):
-            raise UsageError("--attack 'autoattack' needs the package pyautoattack; pip install 'tuner[verify]'")
+            raise UsageError(
+                f"--attack 'autoattack' needs the package pyautoattack; pip install '{DISTRIBUTION}[verify]'"
+            )
     elif text != "apgd" and not re.fullmatch(r"pgd:[1-9]\d{0,4}x[1-9]\d{0,3}", text):
         raise UsageError(
             f"--attack {text!r} is not allowed; it takes apgd, autoattack or pgd:STEPSxRESTARTS such as pgd:100x10"
