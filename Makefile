@@ -3,6 +3,7 @@
 #   make search        the main job
 #   make quick         what to run while working: lint, types, every test that starts no process
 #   make test          all of that and every other test: what CI runs
+#   make docs          the generated pages and tables of README and docs/
 #   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,14 +14,14 @@ INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
 PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK = -m "not process and not slow and not gpu"
 
-.PHONY: search quick test test-lowest lint types clean
+.PHONY: search quick test test-lowest lint types docs clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
-quick: lint
+quick: lint types
 	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
-test: lint
+test: lint types
 	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-test
@@ -29,6 +30,10 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
+
+# What docs/ and README take from the code: cards and table of the methods, pages of recorded results.
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.pages
 
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(QUICK) $(ARGS)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
-from search_spaces.param import coerce, params_of
+from search_spaces.param import Param, coerce, params_of
 
 GROUP = "tuner.methods"  # of entry points
 # Files of this package that are not a method's; every other one is.
@@ -114,11 +114,15 @@ def check_space(space: Any) -> None:
             raise Unusable(f"its {attribute} must be a line of text")
     if not dataclasses.is_dataclass(getattr(space, "Params", None)):
         raise Unusable("its Params must be a dataclass")
-    earlier: dict[str, tuple] = {}
     for field in dataclasses.fields(space.Params):
         if "range" not in field.metadata:
             raise Unusable(f"its parameter {field.name} must be given by param(default, range, meaning)")
-    for name, param in params_of(space.Params).items():
+    _check_params(params_of(space.Params))
+
+
+def _check_params(params: dict[str, Param]) -> None:
+    earlier: dict[str, tuple] = {}
+    for name, param in params.items():
         values = [param.default, *(value for defaults in param.by.values() for value in defaults.values())]
         if [coerce(param, value) for value in values] != values:
             raise Unusable(f"a default of its parameter {name} is not of the type of the range")

@@ -30,7 +30,7 @@ def row_numbers(images: torch.Tensor) -> list[int]:
     return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
 
 
-def write_parquet(
+def write_parquet(  # noqa: C901 - one small data set in all its wrong variants
     folder: Path, counts=(20, 15, 10), *, track: int = 0, channels: int = 3, names=None, **replace
 ) -> str:
     """A small dataset; train rows are numbered from 0, test rows from 1000. ``replace`` changes columns of

@@ -43,7 +43,7 @@ def curve(record, epoch):
     }
 
 
-def drive(optimizer, history, spec, until=None, at=curve):
+def drive(optimizer, history, spec, until=None, at=curve):  # noqa: C901 - a worker that may die after any event
     """One worker's search; ``until``: how many events are written before the process dies."""
     events = 0
 
@@ -61,9 +61,8 @@ def drive(optimizer, history, spec, until=None, at=curve):
             return
         record, state = history.record(record.trial), TrialState.FINISHED
         if record.epochs and optimizer.feed(record.trial, record.last) != Decision.CONTINUE:
-            state = (
-                TrialState.STOPPED
-            )  # the actor says its last epoch again: the process may have died before it was judged
+            # the actor says its last epoch again: the process may have died before it was judged
+            state = TrialState.STOPPED
         for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1) if state == TrialState.FINISHED else ():
             if write("epoch", record.trial, metrics=at(record, epoch)):
                 return

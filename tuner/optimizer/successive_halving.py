@@ -42,7 +42,7 @@ def best_epoch(points: Sequence[Point]) -> Point:
 
 def ranks(points: np.ndarray) -> np.ndarray:
     """(n,) the non-dominated front each row of ``points`` (n, objectives), all maximised, lies on; 0 is best."""
-    at_least = np.ones((len(points), len(points)), dtype=bool)
+    at_least: np.ndarray = np.ones((len(points), len(points)), dtype=bool)
     for column in points.T:
         at_least &= column[:, None] >= column[None, :]
     dominates = at_least & ~at_least.T
