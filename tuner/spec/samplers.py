@@ -6,7 +6,9 @@ Add one row to ``SAMPLERS`` with a ``build`` function that imports Optuna (or a 
 called. The command line, validation, warm starts, resuming, the line that a search prints and the proposals follow from
 the row's flags. ``build`` must be deterministic: the same seed and the same observations give the same proposal, since
 a resumed search repeats the proposals of an uninterrupted one. When a model is trusted is decided by
-``tuner.optimizer.proposer``, so switch off the sampler's own start-up trials.
+``tuner.optimizer.proposer``, so switch off the sampler's own start-up trials. A sampler that does not learn is shown an
+empty study, a new one for every proposal: one that counts the trials of its study, like Optuna's ``QMCSampler``, would
+draw at random there and needs ``own_study``.
 
 tests/test_proposals.py runs its contract (``test_every_sampler...``) on every row of the table; nothing else is needed.
 """
