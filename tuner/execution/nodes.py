@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from types import ModuleType
 from typing import Any
 
 from tuner.home import Home
@@ -16,7 +17,7 @@ from tuner.spec.search_spec import SearchSpec
 ANSWER_S = 90  # a node that has not answered within this time is reported as an error
 
 
-def connected_ray():
+def connected_ray() -> ModuleType:
     """The ray module, connected as RAY_ADDRESS says; a search that follows uses the same connection."""
     from tuner.execution.ray_instance import join
     from tuner.execution.ray_token import use_token

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
-from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
 
 from trainables.trial_report import Metrics, TrialReport, TrunkReport
 from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
@@ -22,7 +24,7 @@ from tuner.results.trial_state import TrialState
 DEATHS = 3
 
 
-class SearchCallback(tune.Callback):
+class SearchCallback(Callback):
     """The driver's only callback: while a search runs, it alone changes the history and notifies ``listener``.
 
     ``ask_nodes``: asks the nodes once whether they can use the storage; the future holds what is wrong, or None.
@@ -51,16 +53,16 @@ class SearchCallback(tune.Callback):
 
     # ---- what Ray Tune calls -----------------------------------------------------------------------------------------
 
-    def on_trial_start(self, iteration, trials, trial, **info) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._trial_started = True
 
-    def on_step_end(self, iteration, trials, **info) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._trial_started and not self._training_announced:
             self._training_announced = True
             self.ask_nodes()
             self.listener.training_began()
 
-    def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         report = TrialReport.of(result)
         number = report.trial
         if report.failed:
@@ -73,10 +75,10 @@ class SearchCallback(tune.Callback):
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
-    def on_trial_complete(self, iteration, trials, trial, **info) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(number_of(trial), TrialState.STOPPED)
 
-    def on_trial_error(self, iteration, trials, trial, **info) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was interrupted. Unless it ends here, it is handed out again and continues from its checkpoint."""
         if self.ask_nodes().result():
             return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
@@ -165,6 +167,6 @@ def _no_problem() -> Future[str | None]:
     return problem
 
 
-def number_of(trial: tune.experiment.Trial) -> int:
+def number_of(trial: Trial) -> int:
     """The number under which the history knows a trial of Ray Tune's."""
     return trial.config["trial"]["trial"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ray.tune import Stopper
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -33,13 +34,13 @@ class RungScheduler(FIFOScheduler):
         super().__init__()
         self.optimizer, self.stop = optimizer, stop
 
-    def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict) -> str:
         metrics = metrics_of(result)
         if "epoch" not in metrics:  # a step that trained for the trunk only
             return TrialScheduler.CONTINUE
         return _DECISIONS[self.optimizer.feed(number_of(trial), metrics)]
 
-    def choose_trial_to_run(self, tune_controller) -> Trial | None:
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """A paused trial that was promoted, else the next new one.
 
         When only paused trials are left and none can be promoted any more, they are stopped. When only the time budget

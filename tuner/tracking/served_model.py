@@ -19,7 +19,7 @@ class Exported(mlflow.pyfunc.PythonModel):
         self.model = torch.export.load(os.path.join(context.artifacts["bundle"], "model.pt2")).module()
 
     def predict(self, context, model_input, params=None):
-        """Images (B, C, H, W), float32 in [0, 1] -> logits (B, K)."""
+        """Logits (B, K) of images (B, C, H, W), float32 in [0, 1]. No type hints: MLflow would act on them."""
         import torch
 
         with torch.no_grad():

@@ -101,7 +101,7 @@ class Tracker(Listener):
         for metrics in list(record.epochs):
             self.epoch_ended(record, metrics)
 
-    def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
+    def epoch_ended(self, record: TrialRecord, metrics: dict[str, Any]) -> None:
         trial = record.trial
         seconds = self._seconds.setdefault(trial, {})
         step = int(metrics.get("epoch", len(seconds) + 1))
