@@ -17,6 +17,7 @@ from numbers import Number
 
 import numpy as np
 import pyarrow.parquet as pq
+from optuna.distributions import BaseDistribution
 
 from search_spaces import METHODS
 from search_spaces.param import Param, choice, loguniform, params_of, uniform
@@ -74,6 +75,14 @@ def plain(value):
     if isinstance(value, Number):
         return None if value != value else float(value)
     return str(value)
+
+
+def _range_over(values: list) -> BaseDistribution:
+    """The range of these values: a choice, or an interval, logarithmic where it spans more than a factor of 30."""
+    if any(isinstance(v, (str, bool)) for v in values):
+        return choice(*sorted(set(values), key=str))
+    low, high = float(min(values)), float(max(values))
+    return loguniform(low, high) if low > 0 and high / low > 30 else uniform(low, high)
 
 
 class Problem:
@@ -172,11 +181,7 @@ class Problem:
             if len(set(values)) == 1 and len(values) == len(self.params):
                 fixed[name] = values[0]
                 continue
-            if any(isinstance(v, (str, bool)) for v in values):
-                span = choice(*sorted(set(values), key=str))
-            else:
-                low, high = float(min(values)), float(max(values))
-                span = loguniform(low, high) if low > 0 and high / low > 30 else uniform(low, high)
+            span = _range_over(values)
             when = known[name].when if name in known else {}
             when = {other: allowed for other, allowed in when.items() if other in params}  # others hold or are unknown
             params[name] = Param(name, values[0], span, "", when, True, False)

@@ -33,18 +33,10 @@ IN_PNG = 6  # as many methods have their own parameters and bars in the PNG; the
 
 def comparison_data(comparison: Comparison) -> dict:
     """All values that the page and the PNG show of these searches."""
-    axes = plane(comparison.objectives)
-    best = {(row["search"], row["trial"]) for row in comparison.combined}
-    points, styles = [], {}
+    styles = {}
     for i, group in enumerate(comparison.groups):
         styles |= _styles(i, group)
-        for name, spec, history, front in group.searches:
-            for point in points_of(spec, history, front, axes, search=name):
-                if point["full"] and history.trials[point["trial"]].method == spec.method:
-                    point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
-                    point["label"] = point["id"] if (name, point["trial"]) in best else ""
-                    points.append(point)
-    data = frame_data(comparison.objectives, points)
+    data = frame_data(comparison.objectives, _points(comparison))
     surfaces = [_surface(i, g, data["range"]) for i, g in enumerate(comparison.groups)] if data["two"] else []
     combined = Front(comparison.objectives, tuple(comparison.combined))
     knee = combined.knee() if combined.rows else None
@@ -63,6 +55,21 @@ def comparison_data(comparison: Comparison) -> dict:
         "picked": f"{knee['search']} {knee['trial']}" if knee else None,
         "methods": [{"name": g.label, "searched": search_axes(g.searches[0].spec)} for g in comparison.groups],
     }
+
+
+def _points(comparison: Comparison) -> list[dict]:
+    """The trials of full budget of all groups; those of the combined front have a label."""
+    axes = plane(comparison.objectives)
+    best = {(row["search"], row["trial"]) for row in comparison.combined}
+    points = []
+    for i, group in enumerate(comparison.groups):
+        for name, spec, history, front in group.searches:
+            for point in points_of(spec, history, front, axes, search=name):
+                if point["full"] and history.trials[point["trial"]].method == spec.method:
+                    point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
+                    point["label"] = point["id"] if (name, point["trial"]) in best else ""
+                    points.append(point)
+    return points
 
 
 def _headline(comparison: Comparison) -> tuple[str, str]:

@@ -150,23 +150,29 @@ def _draw_papers(axes: Axes, points: list[dict]) -> None:
 def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int = 0) -> None:
     """Both objectives of every trial of full budget over one parameter."""
     some = [p for p in data["points"] if p["full"] and p["method"] == method and param["name"] in p["params"]]
-    at = {text: i for i, (_, text) in enumerate(param["ticks"])}
-    xs = [at[str(p["params"][param["name"]])] if param["choice"] else p["params"][param["name"]] for p in some]
+    values = [p["params"][param["name"]] for p in some]
+    texts = [text for _, text in param["ticks"]]
+    xs = [texts.index(str(v)) for v in values] if param["choice"] else values
     for key, colour, marker in (("x", BLUE, "o"), ("y", VERMILLION, "^")):
         axes.scatter(xs, [p[key] for p in some], s=16, color=colour, marker=marker, label=data[key])
-    if param["choice"]:
-        axes.set_xticks(range(len(at)), list(at))
-    else:
-        if param["log"]:
-            axes.set_xscale("log")
-        axes.set_xticks([v for v, _ in param["ticks"]], [t for _, t in param["ticks"]])
-        axes.minorticks_off()
-    axes.set(xlim=[10**v for v in param["range"]] if param["log"] else param["range"], ylim=data["paramRange"])
+    _set_param_axis(axes, param, texts)
+    axes.set_ylim(data["paramRange"])
     axes.set_xlabel(param["name"], fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     if legend and some:
         axes.legend(fontsize=7)
+
+
+def _set_param_axis(axes: Axes, param: dict, texts: list[str]) -> None:
+    if param["choice"]:
+        axes.set_xticks(range(len(texts)), texts)
+    else:
+        if param["log"]:
+            axes.set_xscale("log")
+        axes.set_xticks([value for value, _ in param["ticks"]], texts)
+        axes.minorticks_off()
+    axes.set_xlim([10**v for v in param["range"]] if param["log"] else param["range"])
 
 
 def draw_parallel(axes: Axes, data: dict, method: int) -> None:

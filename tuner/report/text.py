@@ -41,10 +41,9 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
     cells = []
     for row in rows:
         is_paper = paper is not None and row["trial"] == paper["trial"]
-        mark = "" if not is_paper else " (paper)" if row["trial"] in on_front else " (paper, off the front)"
         cells.append(
             [
-                f"{row['trial']}{mark}",
+                f"{row['trial']}{_paper_mark(is_paper, row['trial'] in on_front)}",
                 *(row[n] for n in method),
                 *(with_std(row, n) for n in metrics),
                 *_parameter_cells(row["params"], shown),
@@ -52,6 +51,12 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
         )
     parameters = shown if len(shown) <= MAX_COLUMNS else ["parameters"]
     return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
+
+
+def _paper_mark(is_paper: bool, on_front: bool) -> str:
+    if not is_paper:
+        return ""
+    return " (paper)" if on_front else " (paper, off the front)"
 
 
 def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:

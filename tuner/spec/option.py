@@ -97,8 +97,8 @@ def option(
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The options of a dataclass by their names, in the order of their lines."""
-    return {f.name: _read(f) for f in dataclasses.fields(cls)}
+    """The options of a dataclass by their names, in the order of their lines; a field of another kind is none."""
+    return {f.name: _read(f) for f in dataclasses.fields(cls) if "kind" in f.metadata}
 
 
 def _read(field: dataclasses.Field) -> Option:
