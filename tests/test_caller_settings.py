@@ -103,6 +103,11 @@ def test_what_another_thread_changes_in_between_stays():
             outer.__exit__(None, None, None)
             assert warnings.filters[1:] == before
         assert warnings.filters[1:] == before
+        with quiet_optuna(), warnings.catch_warnings():
+            warnings.resetwarnings()
+            with quiet_optuna():  # another thread's, which enters later
+                assert all(f in warnings.filters for f in quiet.FILTERS)
+        assert warnings.filters[1:] == before and quiet._inside == 0
 
 
 def test_the_last_thread_restores_the_settings():

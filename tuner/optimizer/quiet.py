@@ -37,7 +37,8 @@ def quiet_optuna() -> Iterator[None]:
     global _inside
     with _lock:
         if not _inside:
-            _enter()
+            _raise_levels()
+        _add_filters()
         _inside += 1
     try:
         yield
@@ -48,10 +49,15 @@ def quiet_optuna() -> Iterator[None]:
                 _undo.close()
 
 
-def _enter() -> None:
+def _add_filters() -> None:
+    """For every entry: a ``catch_warnings`` elsewhere may have replaced the list since the first one."""
     filters = _filters()
-    filters[0:0] = FILTERS
-    _undo.callback(_remove, filters)
+    if not any(entry is FILTERS[0] for entry in filters):
+        filters[0:0] = FILTERS
+        _undo.callback(_remove, filters)
+
+
+def _raise_levels() -> None:
     for name, level in _LEVELS.items():
         logger = logging.getLogger(name)
         _undo.callback(logger.setLevel, logger.level)
