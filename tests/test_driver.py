@@ -76,7 +76,7 @@ def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(drive
 
 
 def test_a_search_that_its_storage_stopped_has_failed(driven):
-    with pytest.raises(Failed, match="'s' stopped because its storage failed; `tuner resume s` goes on"):
+    with pytest.raises(Failed, match="'s' stopped because its storage failed; `tuner resume s` continues it"):
         driven(lambda history: one_trial(history) and "storage")
     assert saved_result(driven.folder)["state"] == "stopped"
     assert driven(all_trials)["state"] == "finished"
