@@ -119,6 +119,7 @@ def test_splits_never_meet(small, home, name, imbalance):
     assert summary.counts["test"] == test.y.bincount().tolist()
 
 
+@pytest.mark.slow  # decodes all of it
 @pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
 def test_real_datasets(home, name):
     if not (SHARED / name / "train.parquet").exists():

@@ -190,6 +190,7 @@ def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, sp
     assert sorted(trials) == [0, 1] and all(r.data.tags["tuner.kind"] == "trial" for r in trials.values())
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch, askers):
     home, said = home_in(tmp_path), []
     history = search_in(home, spec)

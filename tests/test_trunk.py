@@ -87,6 +87,7 @@ def trained_by(branch):
 # ---- the same bits --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # together
 @pytest.mark.parametrize("method, params, base, epochs", CASES, ids=lambda v: str(v).replace(" ", ""))
 def test_branched_trial_is_bit_equal_to_one_alone(config, method, params, base, epochs):
     config = replace(config, method=method, params=params)
