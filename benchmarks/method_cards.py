@@ -142,21 +142,27 @@ def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
     lines += _reads_val(method)
     if method.head != "linear":
         lines.append(f"Has a {method.head} classifier: its checkpoints are not those of the plain head.")
-    attacks = len(method.attacks(Attack(steps=10, step=0.25), 0))
-    if attacks > 1:
-        lines.append(
-            f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."
-        )
-    searched = build_space(name, fix={}, space={}).searched
-    early = [f"`{n}`" for n in searched if params[n].burn_in]
-    if early and "start" in params:
-        lines.append(
-            f"Trials share no trunk while one of these is searched, because it acts before `start`: {', '.join(early)}."
-        )
+    lines += _costs(name, method)
     mine = [row for row in runs if row["method"] == name and "failed" not in row]
     for row in filter(collapsed, mine):
         lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")
     return [f"- {line}" for line in lines or ["None known."]]
+
+
+def _costs(name: str, method: Method) -> list[str]:
+    """What makes an epoch, or a search, cost more than plain AT."""
+    lines, attacks = [], len(method.attacks(Attack(steps=10, step=0.25), 0))
+    if attacks > 1:
+        lines.append(
+            f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."
+        )
+    params = params_of(METHODS[name].Params)
+    early = [f"`{n}`" for n in build_space(name, fix={}, space={}).searched if params[n].burn_in]
+    if early and "start" in params:
+        lines.append(
+            f"Trials share no trunk while one of these is searched, because it acts before `start`: {', '.join(early)}."
+        )
+    return lines
 
 
 def _reads_val(method: Method) -> list[str]:

@@ -189,12 +189,16 @@ def report(rows: list[dict]) -> str:
             of_setting = [r for r in fine if r["setting"] == setting]
             if of_setting:
                 lines += setting_table(setting, of_setting, usual)
-        lines += ["| claim | setting | difference | per seed | verdict |", "|---|---|---|---|---|"]
-        said = {(c.text, s): judged(c, s, [r for r in fine if r["setting"] == s]) for c in CLAIMS for s in c.settings}
-        lines += filter(None, said.values())
-        missing = "; ".join(f"{text} ({setting})" for (text, setting), line in said.items() if line is None)
-        failed = [
-            f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in group if "failed" in r
-        ]
-        lines += ["", *([f"Not run here: {missing}.", ""] if missing else []), *failed, ""]
+        lines += claims_table(fine)
+        failed = [row for row in group if "failed" in row]
+        lines += [f"- {r['method']} {r['setting']} seed {r['seed']} failed: {r['failed']}" for r in failed]
+        lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def claims_table(rows: list[dict]) -> list[str]:
+    """The claims on which these runs bear, and which ones they say nothing about."""
+    said = {(c.text, s): judged(c, s, [r for r in rows if r["setting"] == s]) for c in CLAIMS for s in c.settings}
+    missing = "; ".join(f"{text} ({setting})" for (text, setting), line in said.items() if line is None)
+    table = ["| claim | setting | difference | per seed | verdict |", "|---|---|---|---|---|"]
+    return [*table, *filter(None, said.values()), "", *([f"Not run here: {missing}.", ""] if missing else [])]

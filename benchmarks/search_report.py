@@ -56,20 +56,25 @@ def verdicts(rows: list[dict]) -> list[str]:
     lines = ["| wanted | measured |", "|---|---|"]
     for name, other, aim in aims:
         if name in of and other is not None:
-            mine, theirs = of[name]["epochs_to_95_knowable_median"], other["epochs_to_95_knowable_median"]
-            if mine is None:
-                ratio = f"not reached in {of[name]['most']} epochs"
-            elif theirs is None:
-                ratio = f"below 1/{other['most'] / mine:.1f} (the other took more than {other['most']})"
-            else:
-                ratio = f"1/{theirs / mine:.1f}"
-            lines.append(f"| {name}: at most 1/{aim} of the epochs of {other['contender']} | {ratio} |")
+            lines.append(
+                f"| {name}: at most 1/{aim} of the epochs of {other['contender']} | {_ratio(of[name], other)} |"
+            )
     for name in (OURS, ALONE):
         if name in of:
             found = _below(of[name], peers)
             lines.append(f"| {name}: never below a peer from 10 % up, within the interval | {found} |")
     lines += [f"| {name} | not run |" for name in (OURS, ALONE) if name in wanted - set(of)]
     return [*lines, ""]
+
+
+def _ratio(ours: dict, other: dict) -> str:
+    """Our epochs as a fraction of the other's, as far as both got there."""
+    mine, theirs = ours["epochs_to_95_knowable_median"], other["epochs_to_95_knowable_median"]
+    if mine is None:
+        return f"not reached in {ours['most']} epochs"
+    if theirs is None:
+        return f"below 1/{other['most'] / mine:.1f} (the other took more than {other['most']})"
+    return f"1/{theirs / mine:.1f}"
 
 
 def _below(mine: dict, peers: list[dict]) -> str:

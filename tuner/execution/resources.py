@@ -34,18 +34,31 @@ def unsatisfiable_resources(spec: SearchSpec, nodes: list[dict[str, float]]) -> 
         needed.pop("GPU")  # where there is no GPU, auto means none
     if any(all(node.get(kind, 0.0) >= amount for kind, amount in needed.items()) for node in nodes):
         return None
-    if spec.accelerator and not any(f"{LABEL}{spec.accelerator}" in node for node in nodes):
-        kinds = sorted({kind[len(LABEL) :] for node in nodes for kind in node if kind.startswith(LABEL)})
-        return f"--accelerator {spec.accelerator!r} is on no node; they have {', '.join(kinds) if kinds else 'none'}"
+    return (
+        _absent_accelerator(spec.accelerator, nodes)
+        or _too_much_of_one(needed, nodes)
+        or _too_much_together(needed, spec.accelerator)
+    )
+
+
+def _absent_accelerator(accelerator: str | None, nodes: list[dict[str, float]]) -> str | None:
+    if not accelerator or any(f"{LABEL}{accelerator}" in node for node in nodes):
+        return None
+    kinds = sorted({kind[len(LABEL) :] for node in nodes for kind in node if kind.startswith(LABEL)})
+    return f"--accelerator {accelerator!r} is on no node; they have {', '.join(kinds) if kinds else 'none'}"
+
+
+def _too_much_of_one(needed: dict[str, float], nodes: list[dict[str, float]]) -> str | None:
     for kind in ("CPU", "GPU"):
         most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
         if needed.get(kind, 0.0) > most:
             return f"--{kind.lower()}s-per-trial {needed[kind]:g} is more than any node has: the most is {most:g}"
-    listed = [
-        f"{needed['CPU']:g} CPUs",
-        *([f"{needed['GPU']:g} GPUs"] if "GPU" in needed else []),
-        *([spec.accelerator] if spec.accelerator else []),
-    ]
+    return None
+
+
+def _too_much_together(needed: dict[str, float], accelerator: str | None) -> str:
+    gpus = [f"{needed['GPU']:g} GPUs"] if "GPU" in needed else []
+    listed = [f"{needed['CPU']:g} CPUs", *gpus, *([accelerator] if accelerator else [])]
     return f"no node has all that a trial asks for ({', '.join(listed)}); ask for less of one of them"
 
 

@@ -141,9 +141,7 @@ class Observations:
         valued, waiting = self.values[level], set(waiting)
         bad = self.ended_below[level] | {t: r for t, r in self.open.items() if t in waiting and t not in valued}
         pending = {t: r for t, r in self.open.items() if t not in valued and t not in waiting}
-        shown = sorted(pending)
-        if len(shown) > MAX_OBSERVATIONS:
-            shown = random.Random(seed).sample(shown, MAX_OBSERVATIONS)
+        shown = _at_most(sorted(pending), seed)
         known = valued if reads_pruned or not valued else self._diverged(level, bad) | valued
         running = pending.keys() if reads_pruned else pending.keys() | waiting
         made = []
@@ -196,6 +194,11 @@ class _SharedTrial(FrozenTrial):
 
     def __deepcopy__(self, memo) -> FrozenTrial:
         return copy.copy(self)
+
+
+def _at_most(trials: list[int], seed: int) -> list[int]:
+    """The trials, or ``MAX_OBSERVATIONS`` of them drawn at random."""
+    return random.Random(seed).sample(trials, MAX_OBSERVATIONS) if len(trials) > MAX_OBSERVATIONS else trials
 
 
 def _frozen_trial(

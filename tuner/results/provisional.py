@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tuner.results.events import Metrics
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 
@@ -21,13 +23,13 @@ def provisional(history: History, objectives: tuple[str, ...], goal: Goal | None
     if len(finished) >= MIN_TRIALS or len(counted) < MIN_TRIALS or not history.with_state(TrialState.RUNNING):
         return None
     epoch = sorted((t.last["epoch"] for t in counted), reverse=True)[MIN_TRIALS - 1]
-    rows = [
-        t.row(objectives, m)
-        for t in counted
-        for m in t.epochs
-        if m["epoch"] == epoch > t.trunk_epochs  # an epoch of the trunk is shared and says nothing about a trial
-        and (goal is None or goal.feasible(m))
-    ]
-    front = Front.of(rows, objectives)
+    metrics = [(t, m) for t in counted for m in t.epochs if _stands(t, m, epoch, goal)]
+    front = Front.of([trial.row(objectives, m) for trial, m in metrics], objectives)
     larger = front.hypervolume > Front.of(finished, objectives).hypervolume or (front.rows and not finished)
     return (epoch, front) if larger else None
+
+
+def _stands(trial: TrialRecord, metrics: Metrics, epoch: int, goal: Goal | None) -> bool:
+    """Whether these are the trial's metrics at ``epoch`` and may stand on the front; an epoch of the trunk is shared
+    and says nothing about a trial."""
+    return metrics["epoch"] == epoch > trial.trunk_epochs and (goal is None or goal.feasible(metrics))
