@@ -1,6 +1,7 @@
 """Methods that another installed package provides: an entry point is all it takes, and a broken one hides nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -11,7 +12,6 @@ import torch
 from search_spaces import METHODS, method_space
 from search_spaces.param import choice, param, uniform
 from search_spaces.registry import HELPERS, Unusable, check_space
-from tests.conftest import tuner
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
 from trainables.loop import Trainer
@@ -105,17 +105,27 @@ def installed(site, monkeypatch):
         sys.modules.pop(file.removesuffix(".py"), None)
 
 
+def started_with(site, *args):
+    """The command line in a process that finds the packages of ``site``: entry points are read once a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "tuner.cli", *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
+
+
 def test_the_command_line_finds_them_and_names_the_broken_ones(site):
-    done = tuner("methods", "--json", env={"PYTHONPATH": str(site)})
+    done = started_with(site, "methods", "--json")
     assert done.returncode == 0
     methods = {method["name"]: method for method in json.loads(done.stdout)}
     assert list(methods)[-2:] == ["classless", "scaled"] and list(methods)[:-2] == list(METHODS.built_in)
     assert [p["name"] for p in methods["scaled"]["params"]] == ["factor", "start"]
     assert methods["srat"]["paper"].startswith("Wang"), "a plug-in took a built-in method's place"
     assert done.stderr.splitlines() == list(PROBLEMS.values())
-    done = tuner("space", "scaled", env={"PYTHONPATH": str(site)})
+    done = started_with(site, "space", "scaled")
     assert done.returncode == 0 and "factor on the loss" in done.stdout and done.stderr == ""
-    done = tuner("space", "torn", env={"PYTHONPATH": str(site)})
+    done = started_with(site, "space", "torn")
     assert done.returncode == 2 and PROBLEMS["torn"] in " ".join(done.stderr.split())
 
 
