@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -39,6 +40,9 @@ def connect(spec: SearchSpec) -> Iterator[ModuleType]:
             yield ray
     finally:
         if mine:
+            # Ray Tune leaves cycles that refer to Ray's objects. One that is freed after the shutdown, on any thread,
+            # makes Ray end the whole process, before the result is printed.
+            gc.collect()
             ray.shutdown()
 
 
