@@ -132,6 +132,28 @@ def parquet_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server on loopback."""
+    from tests.s3 import s3_server
+    from tests.test_submit import free_ports
+
+    with s3_server(int(next(free_ports(1)))) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3, monkeypatch):
+    """This process may use the server."""
+    from trainables import storage
+
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    storage.open_storage.cache_clear()
+    yield s3
+    storage.open_storage.cache_clear()
+
+
 # ---- marks and order -------------------------------------------------------------------------------------------------
 
 

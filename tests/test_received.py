@@ -9,9 +9,7 @@ import threading
 import pytest
 
 from tests.conftest import tuner, tuner_here
-from tests.s3 import BUCKET, s3_server
-from tests.test_submit import free_ports
-from trainables import storage
+from tests.s3 import BUCKET
 from trainables.data import DataError, prepare
 from trainables.storage import Storage, inside
 from tuner.errors import UsageError
@@ -21,21 +19,6 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
 from tuner.sync.named_places import check_named
 from tuner.sync.shared_dataset import DATASET, dataset_of
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server(int(next(free_ports(1)))) as server:
-        yield server
-
-
-@pytest.fixture
-def s3_env(s3, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
-    storage.open_storage.cache_clear()
-    yield s3
-    storage.open_storage.cache_clear()
 
 
 @pytest.fixture

@@ -27,23 +27,6 @@ from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.storage_spec import with_storage
 
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server(int(next(free_ports(1)))) as server:
-        yield server
-
-
-@pytest.fixture
-def s3_env(s3, monkeypatch):
-    """This process may use the server."""
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
-    storage.open_storage.cache_clear()
-    yield s3
-    storage.open_storage.cache_clear()
-
-
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
