@@ -157,6 +157,7 @@ def s3_env(s3, monkeypatch):
 # ---- marks and order -------------------------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Marks by what a test reaches; then the longest first, so that pytest's workers end together.
 
