@@ -12,9 +12,10 @@ from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
 from tuner.report.html.front_page import front_page
-from tuner.results.fronts import front_of, paper_row
+from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.references import paper_row
 from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("robust_acc", "worst_class_robust_acc")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 TAIL = 0.3  # of the classes: those of `tail_robust_acc`
+BALANCED = 1.5  # largest over smallest class up to which training images count as balanced
 
 
 def class_metrics(
@@ -51,13 +52,18 @@ def class_metrics(
     }
 
 
+def imbalanced(train_counts: Sequence[int]) -> bool:
+    """Whether some class has clearly fewer training images than another."""
+    return max(train_counts) > BALANCED * min(train_counts)
+
+
 def frequency_groups(train_counts: Sequence[int]) -> dict[str, set[int]]:
     """``many``, ``medium`` and ``few``: classes by their training images, a third each (the middle one takes the rest).
 
-    Empty where all classes have equally many, or where there are fewer than three. The thirds are ours: the long-tail
+    Empty where they are balanced, or where there are fewer than three classes. The thirds are ours: the long-tail
     literature's limits of 100 and 20 images leave groups empty on data as small as digits and as large as CIFAR-10-LT.
     """
-    if len(train_counts) < 3 or len(set(train_counts)) == 1:
+    if len(train_counts) < 3 or not imbalanced(train_counts):
         return {}
     order = sorted(range(len(train_counts)), key=lambda c: (-train_counts[c], c))
     third = len(order) // 3

@@ -29,6 +29,7 @@ class TrialConfig:
     trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of AT)
     trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
     storage: str | None = None  # path or URL where nodes share trunks and data; None: the home
+    offsets: str = "none"  # over which post-hoc class offsets the trained model is swept: none, prior, classes or auto
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> TrialConfig:

@@ -21,6 +21,7 @@ from trainables.losses import logit_margin
 from trainables.threat_model import LInf, ThreatModel
 
 Forward = Callable[[Tensor], Tensor]
+Seen = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return logit_margin(logits, y)
 
 
+LOSSES = (_cross_entropy, _margin)  # of the two attacks, in their order
+
+
 @contextmanager
 def no_tf32():
     """float32 proper: torch lets a GPU's convolutions round their input to 10 bits unasked."""
@@ -92,31 +96,35 @@ def evaluate(
     seed: int = 0,
     record: Recorder = Recorder(on=False),
     threat: type[ThreatModel] = LInf,
+    seen: Seen = lambda rows, logits: None,
 ) -> Evaluation:
     """Judge a ``Split`` under both attacks, ``steps`` each with step 2.5 eps / steps from a uniform random start.
 
     ``judge`` gives float32 logits; ``attacked`` (default: the same) may be a faster copy that only finds the examples.
     ``with_kl``: CE-PGD runs on every image, right or wrong, for methods that train on validation losses. ``record``:
-    where attacks are recorded from one evaluation to the next; if it is on, batches are filled up to quarters.
+    where attacks are recorded from one evaluation to the next; if it is on, batches are filled up to quarters. ``seen``
+    is told the rows (B,) and logits (B, K) of everything judged: first all images, then what the attacks found.
     """
     attacked, y = attacked or judge, split.labels
     generator = torch.Generator(device=y.device).manual_seed(seed)
     count, clean, ce_robust, robust, ce, kl = torch.zeros(6, classes, dtype=torch.float64, device=y.device)
     everyone = torch.arange(len(split), device=y.device)
-    logits = torch.cat([judge(_images(split, rows)) for rows in everyone.split(batch_size)])
+    logits = torch.cat([judge(images_of(split, rows)) for rows in everyone.split(batch_size)])
+    seen(everyone, logits)
     right = logits.argmax(1) == y
     count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
     clean.index_add_(0, y, right.double())
     ce.index_add_(0, y, _cross_entropy(logits, y).double())
     todo = everyone if with_kl else everyone[right]
-    for loss, survivors in ((_cross_entropy, ce_robust), (_margin, robust)):
+    for loss, survivors in zip(LOSSES, (ce_robust, robust)):
         left = todo[:0]
         for rows in todo.split(batch_size) if len(todo) else ():
-            tried = _filled(rows, max(1, batch_size // 4)) if record.on else rows
-            x, find = _images(split, tried), partial(_attack, attacked, loss, eps, steps, threat)
+            tried = filled(rows, max(1, batch_size // 4)) if record.on else rows
+            x, find = images_of(split, tried), partial(_attack, attacked, loss, eps, steps, threat)
             find = record((attacked, loss, len(tried)), find)
             (x_adv,) = find(x, y[tried], start_point(x, eps, "uniform", generator, threat))
             logits_adv = judge(x_adv[: len(rows)])
+            seen(rows, logits_adv)
             if with_kl and loss is _cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
                 kl.index_add_(0, y[rows], (p.exp() * (p - q)).sum(1).double())
@@ -126,12 +134,13 @@ def evaluate(
     return Evaluation(*(t.cpu() for t in (count, clean, ce_robust, robust, ce, kl)))
 
 
-def _filled(rows: Tensor, unit: int) -> Tensor:
+def filled(rows: Tensor, unit: int) -> Tensor:
     """``rows`` and, up to a multiple of ``unit``, the first one again and again: recorded attacks have few shapes."""
     return torch.cat([rows, rows[:1].expand(-len(rows) % unit)])
 
 
-def _images(split, rows: Tensor) -> Tensor:
+def images_of(split, rows: Tensor) -> Tensor:
+    """(B, C, H, W) float32 in [0, 1] of the split's ``rows`` (B,), channels last."""
     return split.batch(rows)[0].contiguous(memory_format=torch.channels_last)
 
 

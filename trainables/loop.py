@@ -18,13 +18,16 @@ from trainables.batches import Batches
 from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
 from trainables.cuda_graph import Recorder
+from trainables.curve import Curve
 from trainables.data import DataSpec, open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
+from trainables.offsets import kind_for
 from trainables.sgd import SGD
+from trainables.sweep import Found, ShiftedAttacks, points_of
 from trainables.threat_model import LInf, ThreatModel
 
 
@@ -121,12 +124,15 @@ class Trainer:
         # holds no reference to the trainer, whose memory can then be freed
         self.record = Recorder(self.device.type == "cuda" and self.training.cuda_graph == "on")
         self._judges: dict[int, tuple[Frozen, Frozen]] = {}
+        self._seen: Found = []  # in the last evaluation
         self.class_weights = class_weights(self.training.class_weights, counts)
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self.device)
         self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
         self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
+        self.offsets = kind_for(config.offsets, self.splits.class_counts)
+        self.curve: Curve | None = None  # once all epochs are trained: the final model over its offsets
 
     # ---- one epoch -------------------------------------------------------------------------------------------
 
@@ -134,7 +140,8 @@ class Trainer:
         """Train epoch ``self.epoch`` (0-based) and judge it on `val`.
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
-        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite.
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
+        is the model's over the offsets; ``eval_s`` includes its cost.
         """
         begin = time.perf_counter()
         totals = self._train()
@@ -147,6 +154,8 @@ class Trainer:
         self.method.end_epoch(stats)
         result = self._average(stats, result)
         self.epoch += 1
+        if self.epoch == self.config.max_epochs and self.offsets != "none":
+            self.curve = self._sweep()
         steps = len(self.batches)
         return {
             "epoch": self.epoch,
@@ -270,6 +279,7 @@ class Trainer:
 
     def _judge(self, model) -> Evaluation:
         judge, attacked = self.judges(model)
+        self._seen = []
         return evaluate(
             judge,
             self.splits.val,
@@ -281,7 +291,24 @@ class Trainer:
             with_kl=self.method.needs_val_losses,
             record=self.record,
             threat=self.threat,
+            seen=lambda rows, logits: self._seen.append((rows, logits)),
         )
+
+    def _sweep(self) -> Curve:
+        """The curve of the final model, which has just been judged."""
+        judge, attacked = self.judges(self.final_model)
+        attacks = ShiftedAttacks(
+            judge,
+            attacked,
+            self.splits.val,
+            self.training.eps,
+            self.training.eval_attack,
+            seed=self.config.seed,
+            record=self.record,
+            threat=self.threat,
+        )
+        points = points_of(self.offsets, attacks, self._seen, self.splits.class_counts)
+        return Curve(tuple(self.splits.classes), tuple(self.splits.class_counts), points)
 
     def _stats(self, totals: dict[str, Tensor], result: Evaluation) -> EpochStats:
         t = {name: value.cpu() for name, value in totals.items()}
@@ -323,6 +350,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "average": self.average.model.state_dict() if self.average else None,
+            "curve": self.curve and self.curve.to_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -333,3 +361,4 @@ class Trainer:
         if state["average"] is not None:
             self.average = self.average or WeightAverage(self.model)
             self.average.model.load_state_dict(state["average"])
+        self.curve = Curve.of(state["curve"]) if state.get("curve") else None

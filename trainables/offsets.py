@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainables.class_metrics import imbalanced
+
 KINDS = ("none", "prior", "classes")
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of `prior`, beside 0, which is `none`
 
@@ -47,4 +49,4 @@ def kind_for(asked: str, train_counts: Sequence[int]) -> str:
     """What ``--offsets`` means for these data: ``auto`` is ``prior`` where they are imbalanced, else ``classes``."""
     if asked != "auto":
         return asked
-    return "prior" if max(train_counts) > min(train_counts) else "classes"
+    return "prior" if imbalanced(train_counts) else "classes"

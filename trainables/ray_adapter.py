@@ -42,8 +42,8 @@ class TrialActor(tune.Trainable):
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
         self.trainer = Trainer(self.trial)
         folder = self.trial.folder
-        self.curve = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
-        self.unreported = bool(self.curve)
+        self.epochs = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
+        self.unreported = bool(self.epochs)
         self.branch = self._stored(lambda: open_branch(self.trainer))
         self.silent = False  # the branch has been reported already
 
@@ -57,7 +57,7 @@ class TrialActor(tune.Trainable):
 
         if self.unreported:  # the actor that trained so far, or the driver, may have died before this was recorded
             self.unreported = False
-            return replace(self._report(self.curve[-1]), curve=self.curve).to_result()
+            return replace(self._report(self.epochs[-1]), epochs=self.epochs).to_result()
         try:
             if self.branch and (report := self._stored(self._on_trunk, waits=())):  # half of it cannot be done again
                 return report.to_result()
@@ -65,8 +65,8 @@ class TrialActor(tune.Trainable):
         except Diverged as error:
             return TrialReport(self.trial.trial, failed=str(error), done=True).to_result()
         if self.trial.folder:
-            self._stored(lambda: save_checkpoint(self.trial.folder, self.trainer, metrics, self.curve))
-        self.curve.append(metrics)
+            self._stored(lambda: save_checkpoint(self.trial.folder, self.trainer, metrics, self.epochs))
+        self.epochs.append(metrics)
         return self._report(metrics).to_result()
 
     def _stored(self, do: Callable[[], Any], waits: Sequence[float] = WAITS_S) -> Any:
@@ -95,13 +95,14 @@ class TrialActor(tune.Trainable):
             trunk = TrunkReport(trained=self.branch.advance(), outdated=self.branch.outdated)
             return TrialReport(self.trial.trial, trunk=trunk)
         trunk, self.branch = TrunkReport(past=past, name=self.branch.name), None
-        self.curve = list(past)
+        self.epochs = list(past)
         return None if self.silent else replace(self._report(past[-1]), trunk=trunk)
 
     def _report(self, metrics: dict) -> TrialReport:
         done = self.trainer.epoch >= self.trial.max_epochs
         notes = self.trainer.method.notes() if done else ()
-        return TrialReport(self.trial.trial, metrics, done, notes=notes)
+        curve = self.trainer.curve
+        return TrialReport(self.trial.trial, metrics, done, curve=curve and curve.to_dict(), notes=notes)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.trainer.epoch}  # the real one is in the trial's folder

@@ -29,14 +29,16 @@ class TrialReport:
     """One report of a trial.
 
     ``metrics``: of the last finished epoch (see `trainables.loop`), None for a step on the trunk or a failure.
-    ``curve``: all its epochs so far, where an actor started anew says them again. ``notes``: what is worth knowing
-    about a trial that has trained all its epochs. ``failed``: why it cannot go on (it diverged).
+    ``epochs``: all its epochs so far, where an actor started anew says them again. ``curve``: of a trial that has
+    trained all its epochs, the model over its offsets (`trainables.curve.Curve.to_dict`); None where it was not swept.
+    ``notes``: what is worth knowing about it. ``failed``: why it cannot go on (it diverged).
     """
 
     trial: int
     metrics: Metrics | None = None
     done: bool = False
-    curve: Sequence[Metrics] = ()
+    epochs: Sequence[Metrics] = ()
+    curve: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     trunk: TrunkReport | None = None
     failed: str | None = None
@@ -46,13 +48,13 @@ class TrialReport:
         said = {"trial": self.trial, "metrics": self.metrics, "done": self.done}
         if self.trunk:
             said["trunk"] = {key: value for key, value in vars(self.trunk).items() if value}
-        return said | {key: value for key in ("curve", "notes", "failed") if (value := getattr(self, key))}
+        return said | {key: value for key in ("epochs", "curve", "notes", "failed") if (value := getattr(self, key))}
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> TrialReport:
         """From Ray Tune's result, nested as its callbacks see it. Ray adds keys of its own, which are left alone."""
         trunk = TrunkReport(**result["trunk"]) if result.get("trunk") else None
-        known = {key: result[key] for key in ("metrics", "done", "curve", "notes", "failed") if key in result}
+        known = {key: result[key] for key in ("metrics", "done", "epochs", "curve", "notes", "failed") if key in result}
         return cls(result["trial"], trunk=trunk, **known)
 
 

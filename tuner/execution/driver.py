@@ -28,6 +28,7 @@ from tuner.report.pages import Pages
 from tuner.report.progress import Progress
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
+from tuner.results.references import references
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import front_json, save_result, saved_result, state_of
@@ -168,7 +169,8 @@ def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> 
     quiet_tune()
     from tuner.execution.ray_callback import SearchCallback
 
-    optimizer = AskTell(run.spec, run.history, run.folder, warm_trials(run.spec, run.home, run.folder), until=until)
+    warm = warm_trials(run.spec, run.home, run.folder)
+    optimizer = AskTell(run.spec, run.history, run.folder, warm, references=references(run.spec), until=until)
     for line in optimizer.descriptions:
         say(line)
     callback = SearchCallback(run, optimizer, listener, say)

@@ -44,9 +44,10 @@ class SearchCallback(Callback):
 
     def started(self, record: TrialRecord) -> None:
         """Record that a trial is handed to Ray, for the first time or to continue, before anything can be lost."""
-        number, of = record.trial, {} if record.of is None else {"of": record.of}
-        if number not in self.history.trials and number not in self.history.replicates:
-            self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **of)
+        number = record.trial
+        if number not in [known.trial for known in self.history.everything()]:
+            extra = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
+            self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **extra)
         else:
             self.history.append("resume", number)
         self.listener.trial_started(self.history.record(number))
@@ -71,7 +72,9 @@ class SearchCallback(Callback):
         if report.trunk:
             self._trunk(number, report.trunk)
         if report.metrics is not None and not (report.trunk and report.trunk.past):
-            self._epochs(number, report.curve or [report.metrics])  # a restarted trial reports all its epochs again
+            self._epochs(number, report.epochs or [report.metrics])  # a restarted trial reports all its epochs again
+        if report.curve and not self.history.record(number).curve:
+            self.history.append("curve", number, curve=report.curve)
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
@@ -123,17 +126,17 @@ class SearchCallback(Callback):
             self._branch(number, trunk.past, trunk.name)
 
     def _branch(self, number: int, past: Sequence[Metrics], trunk: str | None) -> None:
-        """The trial leaves the trunk: its curve now begins with the trunk's epochs."""
+        """The trial leaves the trunk: its epochs now begin with the trunk's."""
         self.history.append("branch", number, epochs=past, trunk=trunk)
         for metrics in past:
             self.listener.epoch_ended(self.history.record(number), metrics)
 
-    def _epochs(self, number: int, curve: Sequence[Metrics]) -> None:
-        """Record the epochs of a trial's curve that the history does not have yet."""
-        past = [metrics for metrics in curve if metrics.get("trunk")]
+    def _epochs(self, number: int, epochs: Sequence[Metrics]) -> None:
+        """Record those of a trial's epochs that the history does not have yet."""
+        past = [metrics for metrics in epochs if metrics.get("trunk")]
         if past and not self.history.record(number).epochs:
             self._branch(number, past, None)
-        for metrics in curve:
+        for metrics in epochs:
             if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
                 self.history.append("epoch", number, metrics=metrics)
                 self.listener.epoch_ended(self.history.record(number), metrics)
@@ -147,14 +150,14 @@ class SearchCallback(Callback):
         self.optimizer.tell(number, state)
         self._finished += state == TrialState.FINISHED
         self.listener.trial_ended(record)
-        if state == TrialState.FINISHED and (record.of is not None or self.spec.goal.feasible(record.last)):
+        if state == TrialState.FINISHED and record.role is None:
             self._update_front(record)
 
     def _update_front(self, record: TrialRecord) -> None:
         """Add a finished trial to the front. Only the old front's members are compared with it, however many trials
         there were; a replicate changes a mean, so then any trial may come onto the front."""
         if self._front and record.of is None:
-            rows = [*self._front.rows, record.row(self.spec.objectives)]
+            rows = [*self._front.rows, *self.history.rows_of(record.trial, self.spec.objectives, self.spec.goal)]
             self._front = Front.of(rows, self.spec.objectives)
         else:
             self._front = front_of(self.spec, self.history)

@@ -24,8 +24,8 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
 
     A name that both have (``schedule``) is the method's.
     """
-    spec = run.spec
-    names, lane = params_of(method_space(record.method).Params), spec.of(record.method)
+    spec, names = run.spec, params_of(method_space(record.method).Params)
+    lane = spec.of(record.method) if record.method in spec.methods else spec.lanes[0]  # else it is a reference
     proposed_training = {k: v for k, v in record.params.items() if k not in names}
     return TrialConfig(
         method=record.method,
@@ -38,9 +38,10 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         seed=record.seed,
         data_seed=spec.seed,
         home=str(run.home.root),
-        trunk=spec.trunk if lane.epoch_plan.latest_branch else "none",
+        trunk=spec.trunk if record.method in spec.methods and lane.epoch_plan.latest_branch else "none",
         trunk_from=max(1, lane.epoch_plan.trunk_epochs),
         storage=spec.storage,
+        offsets=spec.offsets,
         trial=record.trial,
         folder=run.place("trials", record.trial),
     )

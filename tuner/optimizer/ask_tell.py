@@ -1,4 +1,5 @@
-"""What runs next: trials of one method or of several, then replicates. Ray knows nothing of this file.
+"""What runs next: trials of one method or of several and the references, then replicates. Ray knows nothing of this
+file.
 
 Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history, rungs and a proposer of its
 own, in which its trials are numbered from 0. `tuner.optimizer.method_bandit` chooses which method the next trial is of.
@@ -66,7 +67,9 @@ class AskTell:
     """Hands out trials and replicates in turn, and says at rungs what becomes of them. Trials go by the history's
     numbers.
 
-    ``until``: no trial starts that cannot end by then (``time.time()``). ``late``: set once that is the case.
+    ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
+    with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then
+    (``time.time()``). ``late``: set once that is the case.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class AskTell:
         folder: Path | None = None,
         warm: Iterable[TrialRecord] = (),
         *,
+        references: Iterable[TrialRecord] = (),
         until: float | None = None,
     ):
         self.spec, self.history, self.until, self.late = spec, history, until, False
@@ -85,7 +89,9 @@ class AskTell:
         for record in sorted(history.trials.values(), key=lambda t: t.ended):
             if record.state != TrialState.RUNNING:
                 self.methods[record.method].ended(record)
-        self._again = [r for r in history.replicates.values() if r.state == TrialState.RUNNING]
+        unsearched = [*history.references.values(), *history.replicates.values()]
+        self._again = [r for r in unsearched if r.state == TrialState.RUNNING]
+        self._references = [r for r in references if r.trial not in history.references]
         self._next: MethodSearch | None = None
 
     def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
@@ -129,7 +135,7 @@ class AskTell:
     @property
     def ready(self) -> bool:
         """Whether ``next`` answers at once and nothing that is running can change what it answers."""
-        if self._again or self.late:
+        if self._again or self.late or (self._references and self.history.trials):
             return True
         if not self.exhausted:
             return self._chosen().proposer.ready
@@ -145,7 +151,8 @@ class AskTell:
         )
 
     def next(self) -> TrialRecord | None:
-        """The next trial or replicate to run, or None when there is none, or no time for it (then ``late`` is set).
+        """The next trial, reference or replicate to run; None when there is none, or no time for it (then ``late`` is
+        set).
 
         The caller appends its "start" to the history, unless it is there, before it asks again.
         """
@@ -154,6 +161,9 @@ class AskTell:
         if self._again:
             record = self._again.pop(0)
             return record if self._in_time(record.method, self.spec.max_epochs - len(record.epochs)) else None
+        if self._references and self.history.trials:
+            record = self._references.pop(0)
+            return record if self._in_time(record.method, self.spec.max_epochs) else None
         return self._replicate() if self.exhausted else self._trial()
 
     def _trial(self) -> TrialRecord | None:
@@ -176,7 +186,7 @@ class AskTell:
         if not wanted:
             return None
         trial, seed = wanted[0]
-        record = self.history.trials[trial]
+        record = self.history.record(trial)
         if not self._in_time(record.method, self.spec.max_epochs):
             return None
         return TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
@@ -231,15 +241,15 @@ class AskTell:
 
     def tell(self, number: int, state: TrialState) -> None:
         """How a trial ended; its history knows already."""
-        if number in self.history.replicates:
+        if number not in self.history.trials:
             return
         search, place = self._place(number)
         search.proposer.tell(place, state, self.history.trials[number].last)
         search.ended(self.history.trials[number])
 
     def feed(self, number: int, metrics: dict) -> Decision:
-        """What becomes of a trial after an epoch with these metrics. A replicate always goes on."""
-        if number in self.history.replicates:
+        """What becomes of a trial after an epoch with these metrics. Replicates and references always go on."""
+        if number not in self.history.trials:
             return Decision.CONTINUE
         search, place = self._place(number)
         return search.feed(place, self.history.trials[number].params, metrics)

@@ -12,9 +12,10 @@ from search_spaces.param import Param
 from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
-from tuner.results.fronts import counts, paper_row
+from tuner.results.fronts import counts
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.references import paper_row
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -80,7 +81,7 @@ def picture_data(run: SearchRun) -> dict:
         **data,
         "title": title,
         "line": f"{line} · {counts(history)}",
-        "gain": gain(front, run.paper_row()),
+        "gain": gain(front, next(iter(run.paper_rows()), None)),
         "empty": not front.rows,
         "styles": STYLES,
         "bands": [],

@@ -27,11 +27,6 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def label_of(record: TrialRecord) -> str:
-    """``trial 3``, or ``trial 3 seed 1`` for a replicate."""
-    return f"trial {record.trial}" if record.of is None else f"trial {record.of} seed {record.seed}"
-
-
 class Progress(Listener):
     """The listener that shows progress; enter it to start the live view. ``say`` prints one line at any time."""
 
@@ -42,7 +37,7 @@ class Progress(Listener):
         self.console = Console(stderr=True)
         self.begin = time.time()
         self.epochs_before = self.epochs = sum(len(t.epochs) for t in run.history.everything())
-        self.running: dict[int, TrialRecord] = {}  # trials and replicates
+        self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.ended: Counter[str] = Counter()  # state -> trials
         self.replicates = 0  # replicates that have ended
         self.best = Front((), ())
@@ -79,12 +74,12 @@ class Progress(Listener):
         self.running[record.trial] = record
 
     def count(self, record: TrialRecord) -> None:
-        """Count a trial or replicate that has ended, now or under an earlier driver."""
+        """Note that a trial, replicate or reference has ended, now or under an earlier driver."""
         self.running.pop(record.trial, None)
-        if record.of is None:
-            self.ended[record.state] += 1
-        else:
+        if record.of is not None:
             self.replicates += 1
+        elif record.role is None:
+            self.ended[record.state] += 1
 
     def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
         self.epochs += 1
@@ -99,7 +94,7 @@ class Progress(Listener):
         else:
             outcome = record.reason or f"after epoch {record.last.get('epoch', 0)}"
         elapsed = duration(time.time() - self.begin)
-        self.say(f"[{elapsed:>7}] {label_of(record)} {record.state}: {outcome}  ({self._status()})")
+        self.say(f"[{elapsed:>7}] {record.label} {record.state}: {outcome}  ({self._status()})")
 
     def front_changed(self, front: Front, finished: int) -> None:
         self.best = front
@@ -125,7 +120,7 @@ class Progress(Listener):
         if not trained or self._replicating:  # how many replicates follow depends on the results of these
             return None
         todo = (self.total - self.ended.total()) * self.spec.max_epochs - sum(
-            len(t.epochs) for t in list(self.running.values())
+            len(t.epochs) for t in list(self.running.values()) if t.role is None
         )
         return max(0, todo) * (time.time() - self.begin) / trained
 
@@ -136,7 +131,7 @@ class Progress(Listener):
         for record in list(self.running.values()):
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)
             running.add_row(
-                label_of(record),
+                record.label,
                 f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
                 values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""),
             )

@@ -167,7 +167,7 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 def summary_markdown(run: SearchRun) -> str:
     """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the paper's setting."""
     spec, history = run.spec, run.history
-    front, paper, space = run.front(), run.paper_row(), spec.shown_space()
+    front, paper, space = run.front(), next(iter(run.paper_rows()), None), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, paper, space.searched)
     lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]

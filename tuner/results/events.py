@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from trainables.curve import Curve
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
@@ -30,17 +31,21 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The trial was proposed. A replicate repeats the setting of trial ``of`` under another seed."""
+    """The trial was proposed. A replicate repeats the setting of trial ``of`` under another seed. A reference, which is
+    no proposal, has a ``role``."""
 
     name = "start"
     params: dict[str, Any]
     method: str
     seed: int = 0
     of: int | None = None
+    role: str | None = None
 
     def record(self) -> TrialRecord:
         """The record of the new trial."""
-        return TrialRecord(self.trial, self.params, self.method, seed=self.seed, started=self.time, of=self.of)
+        return TrialRecord(
+            self.trial, self.params, self.method, seed=self.seed, started=self.time, of=self.of, role=self.role
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,17 @@ class EpochDone(Event):
 
     def change(self, record: TrialRecord) -> None:
         record.epochs = [e for e in record.epochs if e["epoch"] < self.metrics["epoch"]] + [self.metrics]
+
+
+@dataclass(frozen=True)
+class Swept(Event):
+    """The trial's model, after its last epoch, was judged over post-hoc offsets. ``curve``: `Curve.to_dict`."""
+
+    name = "curve"
+    curve: dict[str, Any]
+
+    def change(self, record: TrialRecord) -> None:
+        record.curve = Curve.of(self.curve)
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,7 @@ class Ended(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
-    kind.name: kind for kind in (Started, Resumed, EpochDone, TrunkTrained, Branched, ErrorRaised, Lost, Ended)
+    kind.name: kind for kind in (Started, Resumed, EpochDone, Swept, TrunkTrained, Branched, ErrorRaised, Lost, Ended)
 }
 _FIELDS = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in EVENTS.items()}
 

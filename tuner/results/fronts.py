@@ -1,8 +1,6 @@
-"""The front of a history, the row of the paper's setting, and the counts of trials."""
+"""The front of a history, and the counts of trials."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from tuner.results.history import History
 from tuner.results.pareto import Front
@@ -10,18 +8,9 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
-def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
-    """The finished trial of the first method's paper setting, as a row of the front; None if there is none."""
-    first = spec.lanes[0]
-    default = first.search_space().default()
-    for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
-        if record.method == first.method and default.items() <= record.params.items():
-            return history.row(record.trial, spec.objectives)
-    return None
-
-
 def front_of(spec: SearchSpec, history: History) -> Front:
-    """The Pareto front of the trials that trained all epochs and satisfy the constraints."""
+    """The Pareto front over the points (trial, offsets) of the trials that trained all epochs and of which the
+    constraints hold."""
     return Front.of(history.rows(spec.objectives, spec.goal), spec.objectives)
 
 

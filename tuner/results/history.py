@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.offsets import Offsets
 from tuner.errors import Failed
 from tuner.results.events import Event, Metrics, Started, event_of
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import SHOWN, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 
@@ -28,8 +29,9 @@ class History:
     """Reads the log and appends to it. The driver is its only writer; others may read at any time.
 
     ``folder``: the search's; None keeps the history in memory. ``trials``: proposed settings by trial number;
-    ``replicates``: repetitions of them under other seeds, numbered in the same series. ``numbers``: the trial numbers
-    of each method, in the order in which they started. ``Failed`` if a line of the file is not an event.
+    ``replicates``: repetitions of them under other seeds, numbered in the same series; ``references``: what they are
+    compared with, numbered below 0. ``numbers``: the trial numbers of each method, in the order in which they started.
+    ``Failed`` if a line of the file is not an event.
     """
 
     def __init__(self, folder: Path | None):
@@ -37,6 +39,7 @@ class History:
         self.path = folder / "history.jsonl" if folder else None
         self.trials: dict[int, TrialRecord] = {}
         self.replicates: dict[int, TrialRecord] = {}
+        self.references: dict[int, TrialRecord] = {}
         self.numbers: dict[str, list[int]] = {}
         self._in_lane: dict[int, tuple[str, int]] = {}  # trial -> its method, its number among that method's trials
         self._lanes: dict[str, History] = {}
@@ -66,11 +69,14 @@ class History:
                 self._lanes[method]._apply(replace(event, trial=number))
 
     def _start(self, event: Started) -> None:
-        if event.trial in self.trials or event.trial in self.replicates:
+        if any(event.trial in known for known in (self.trials, self.replicates, self.references)):
             return
         record = event.record()
         if record.of is not None:
             self.replicates[record.trial] = record
+            return
+        if record.role is not None:
+            self.references[record.trial] = record
             return
         self.trials[record.trial] = record
         numbers = self.numbers.setdefault(record.method, [])
@@ -78,12 +84,15 @@ class History:
         numbers.append(record.trial)
 
     def record(self, number: int) -> TrialRecord:
-        """A trial or a replicate by its number."""
-        return self.trials[number] if number in self.trials else self.replicates[number]
+        """A trial, replicate or reference by its number; ``KeyError`` if there is none."""
+        for known in (self.trials, self.replicates):
+            if number in known:
+                return known[number]
+        return self.references[number]
 
     def everything(self) -> list[TrialRecord]:
-        """All trials, then all replicates."""
-        return [*self.trials.values(), *self.replicates.values()]
+        """All trials, then all replicates, then the references."""
+        return [*self.trials.values(), *self.replicates.values(), *self.references.values()]
 
     def number_in_lane(self, trial: int) -> tuple[str, int]:
         """A trial's method and its number among the trials of that method, from 0."""
@@ -151,46 +160,51 @@ class History:
         return [t for t in self.trials.values() if t.state in states]
 
     def seeds_of(self, trial: int) -> list[TrialRecord]:
-        """The trial and its finished replicates."""
+        """The trial (or reference) and its finished replicates."""
         return [
-            self.trials[trial],
+            self.record(trial),
             *(r for r in self.replicates.values() if r.of == trial and r.state == TrialState.FINISHED),
         ]
 
     def judged(self, trial: int) -> Metrics:
-        """The metrics that count for a trial: those of its last epoch, or their mean over its seeds."""
-        seeds = self.seeds_of(trial) if self.replicates else [self.trials[trial]]
-        if len(seeds) == 1:
-            return seeds[0].last
-        first = seeds[0].last
-        shared = [k for k, v in first.items() if isinstance(v, (int, float)) and all(k in r.last for r in seeds)]
-        return {k: first[k] if k == "epoch" else statistics.fmean(r.last[k] for r in seeds) for k in shared}
+        """The metrics that count for a trial without offsets: see `points`."""
+        return self.points(trial)[0][1]
 
-    def row(self, trial: int, objectives: Iterable[str]) -> dict[str, Any]:
-        """The trial as a row of the front: see `TrialRecord.row`.
+    def points(self, trial: int) -> list[tuple[Offsets, Metrics]]:
+        """The trial's model at each setting of its offsets, without any first; metrics are means over its seeds."""
+        seeds = [record.points for record in (self.seeds_of(trial) if self.replicates else [self.record(trial)])]
+        if len(seeds) == 1:
+            return seeds[0]
+        by_tau = [{offsets.tau: metrics for offsets, metrics in points} for points in seeds]
+        return [
+            (offsets, _mean([metrics[offsets.tau] for metrics in by_tau]))
+            for offsets, _ in seeds[0]
+            if all(offsets.tau in metrics for metrics in by_tau)
+        ]
+
+    def rows_of(self, trial: int, objectives: Iterable[str], goal: Goal | None = None) -> list[dict[str, Any]]:
+        """The trial's points as rows of the front (`TrialRecord.row`), those that satisfy the ``goal``'s constraints.
 
         With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations.
         """
-        record, metrics = self.trials[trial], self.judged(trial)
-        row = record.row(objectives)
-        if metrics is record.last:
-            return row
-        seeds, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
-        return {
-            **row,
-            **{n: metrics.get(n) for n in names},
-            "seeds": [r.seed for r in seeds],
-            "std": {n: statistics.stdev(r.last[n] for r in seeds) for n in names if n in metrics},
-        }
+        record, objectives = self.record(trial), tuple(objectives)
+        seeds = self.seeds_of(trial) if self.replicates else [record]
+        rows = []
+        for offsets, metrics in self.points(trial):
+            if goal is None or goal.feasible(metrics):
+                spread = _spread(seeds, offsets, (*objectives, *SHOWN)) if len(seeds) > 1 else {}
+                rows.append({**record.row(objectives, metrics, offsets), **spread})
+        return rows
+
+    def row(self, trial: int, objectives: Iterable[str]) -> dict[str, Any]:
+        """The trial without offsets, as a row of the front."""
+        return self.rows_of(trial, objectives)[0]
 
     def rows(self, objectives: Iterable[str], goal: Goal | None = None) -> list[dict[str, Any]]:
-        """The rows from which a front is built: one per trial that trained all epochs and, given a ``goal``, satisfies
-        its constraints. A trial with replicates counts with its mean."""
-        return [
-            self.row(t.trial, objectives)
-            for t in self.with_state(TrialState.FINISHED)
-            if goal is None or goal.feasible(self.judged(t.trial))
-        ]
+        """The rows from which a front is built: the points of all trials that trained all epochs, those that satisfy
+        the ``goal``'s constraints. A trial with replicates counts with its means."""
+        finished = self.with_state(TrialState.FINISHED)
+        return [row for t in finished for row in self.rows_of(t.trial, objectives, goal)]
 
     def table(self) -> pa.Table:
         """All trials x epochs as a tidy table: trial, method, state, seed, param/<name>, epoch and every other metric.
@@ -227,3 +241,20 @@ class History:
         pq.write_table(self.table(), aside)
         os.replace(aside, path)
         return path
+
+
+def _mean(metrics: list[Metrics]) -> Metrics:
+    """Those that all have, as means; the epoch is the first one's."""
+    first = metrics[0]
+    shared = [k for k, v in first.items() if isinstance(v, (int, float)) and all(k in m for m in metrics)]
+    return {k: first[k] if k == "epoch" else statistics.fmean(m[k] for m in metrics) for k in shared}
+
+
+def _spread(seeds: list[TrialRecord], offsets: Offsets, names: Iterable[str]) -> dict[str, Any]:
+    """What a row says of its seeds."""
+    metrics = [next(m for o, m in record.points if o.tau == offsets.tau) for record in seeds]
+    shared = [name for name in dict.fromkeys(names) if all(name in m for m in metrics)]
+    return {
+        "seeds": [record.seed for record in seeds],
+        "std": {name: statistics.stdev(m[name] for m in metrics) for name in shared},
+    }

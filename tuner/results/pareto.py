@@ -99,9 +99,10 @@ class Front:
         return max(self.rows, key=lambda r: sum((r[n] - low[n]) / span[n] for n in self.objectives))
 
     def pick(self, which: str | int) -> dict:
-        """The row of ``knee``, ``average`` (best first objective), ``worst`` (best last objective) or a trial number.
+        """The row of ``knee``, ``average`` (best first objective), ``worst`` (best last objective) or of a label
+        (`row_label`); a trial's number alone is enough where one row of it is on the front.
 
-        ``ValueError`` if the front is empty or the trial is not on it.
+        ``ValueError`` if the front is empty or the row is not on it.
         """
         if not self.rows:
             raise ValueError("the front is empty: no trial has finished its full budget")
@@ -110,8 +111,16 @@ class Front:
         if which in ("average", "worst"):
             name = self.objectives[0] if which == "average" else self.objectives[-1]
             return max(self.rows, key=lambda r: r[name])
-        for row in self.rows:
-            if str(row["trial"]) == str(which):
-                return row
-        on_front = ", ".join(str(r["trial"]) for r in self.rows)
-        raise ValueError(f"trial {which!r} is not on the front; choose knee, worst, average or one of: {on_front}")
+        named = [row for row in self.rows if str(which) in (row_label(row), str(row["trial"]))]
+        exact = [row for row in named if str(which) == row_label(row)]
+        if len(exact or named) == 1:
+            return (exact or named)[0]
+        on_front = ", ".join(row_label(r) for r in self.rows)
+        problem = f"trial {which!r} is on the front {len(named)} times" if named else f"{which!r} is not on the front"
+        raise ValueError(f"{problem}; choose knee, worst, average or one of: {on_front}")
+
+
+def row_label(row: dict) -> str:
+    """A row's name: its trial's number, with offsets ``12@0.75``, where 0.75 is their tau."""
+    tau = row.get("offsets", {}).get("tau", 0)
+    return f"{row['trial']}@{tau:g}" if tau else str(row["trial"])

@@ -5,8 +5,8 @@ training but not the choice of training images, since the front is meant for the
 again too, runs of one setting on digits exp:10 differ three times as much in their worst class: standard deviation
 0.108 instead of 0.037, over 24 settings of SRAT.) While a member of the front has fewer than ``--seeds`` seeds, the
 missing ones are run; where a mean makes a member fall off, the trials that take its place are repeated too. In the end
-every member has all its seeds, and only trials near the front were repeated. So is the paper's setting, with which the
-front is compared.
+every member has all its seeds, and only trials near the front were repeated. So are the references with which the front
+is compared: the paper's setting, and plain AT.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     members = {row["trial"] for row in front_of(spec, history).rows}
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its paper's setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
+    members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
     started = {(r.of, r.seed) for r in history.replicates.values()}
     pairs = [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
     return [pair for pair in pairs if pair not in started]
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
-    """Whether all trials of the search have ended, replicates aside."""
+    """Whether all trials of the search and its reference have ended, replicates aside."""
+    if any(t.state == TrialState.RUNNING for t in history.references.values()):
+        return False
     return len(history.with_state(TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)) >= total_trials(spec)
 
 
@@ -55,7 +58,12 @@ def fell_off(spec: SearchSpec, history: History) -> list[int]:
     """The numbers of trials that are on the front by their first seed but not by their mean over seeds."""
     if not history.replicates:
         return []
-    rows = [t.row(spec.objectives) for t in history.with_state(TrialState.FINISHED) if spec.goal.feasible(t.last)]
+    rows = [
+        t.row(spec.objectives, metrics, offsets)
+        for t in history.with_state(TrialState.FINISHED)
+        for offsets, metrics in t.points
+        if spec.goal.feasible(metrics)
+    ]
     by_first_seed = {row["trial"] for row in Front.of(rows, spec.objectives).rows}
     by_mean = {row["trial"] for row in front_of(spec, history).rows}
     return sorted(by_first_seed - by_mean)

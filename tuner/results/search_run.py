@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.home import Home
-from tuner.results.fronts import front_of, paper_row
+from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.references import no_search_rows, paper_rows
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -38,6 +39,10 @@ class SearchRun:
         """The current Pareto front: see `fronts.front_of`."""
         return front_of(self.spec, self.history)
 
-    def paper_row(self) -> dict[str, Any] | None:
-        """The paper's setting as a row of the front: see `fronts.paper_row`."""
-        return paper_row(self.spec, self.history)
+    def paper_rows(self) -> list[dict[str, Any]]:
+        """The paper's setting over its offsets: see `references.paper_rows`."""
+        return paper_rows(self.spec, self.history)
+
+    def no_search_rows(self) -> list[dict[str, Any]]:
+        """Plain AT over its offsets: see `references.no_search_rows`."""
+        return no_search_rows(self.spec, self.history)

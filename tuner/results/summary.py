@@ -19,7 +19,7 @@ SPLIT = "val"  # the only split that a search evaluates on
 def front_json(run: SearchRun) -> dict[str, Any]:
     """What ``tuner front --json`` prints for one search. All metrics are fractions in [0, 1]."""
     spec, history, front = run.spec, run.history, run.front()
-    paper = history.trials.get(0)
+    paper = run.paper_rows()
     result: dict[str, Any] = {
         "search": run.name,
         "state": state_of(run),
@@ -28,7 +28,9 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "front": list(front.rows),
         "hypervolume": front.hypervolume,
         "reference": [0] * len(spec.objectives),
-        "paper": history.row(0, spec.objectives) if paper and paper.state == TrialState.FINISHED else None,
+        "paper": paper[0] if paper else None,
+        "paper_curve": paper,
+        "no_search": run.no_search_rows(),
         "trials": {
             "finished": len(history.with_state(TrialState.FINISHED)),
             "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
@@ -41,7 +43,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
             t.trial for t in history.with_state(TrialState.FINISHED) if not spec.goal.feasible(history.judged(t.trial))
         ]
         if result["paper"]:
-            result["paper"]["feasible"] = spec.goal.feasible(history.judged(0))
+            result["paper"]["feasible"] = spec.goal.feasible(history.judged(result["paper"]["trial"]))
     return result | extras(run)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.curve import Curve
+from trainables.offsets import NONE, Offsets
 from tuner.results.trial_state import TrialState
+
+NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
+SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")  # metrics of every row, beside the objectives
 
 
 @dataclass
@@ -14,7 +19,8 @@ class TrialRecord:
     """A trial's setting, state and metrics, as its events leave them.
 
     ``epochs`` holds one dict of metrics per finished epoch, in order; ``started`` and ``ended`` are seconds since 1970.
-    A replicate is a trial too: it repeats the setting of trial ``of`` under another seed.
+    ``curve``: the trained model over its post-hoc offsets; None where it was not swept. A replicate is a trial too: it
+    repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
     """
 
     trial: int
@@ -30,6 +36,15 @@ class TrialRecord:
     trunk_trained: int = 0  # epochs that this trial trained for the trunk
     errors: int = 0  # interruptions by an exception of its own
     of: int | None = None
+    role: str | None = None
+    curve: Curve | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: ``trial 3``, ``trial 3 seed 1`` of a replicate, ``no search`` of the reference."""
+        number = self.trial if self.of is None else self.of
+        name = "no search" if number == NO_SEARCH else f"trial {number}"
+        return name if self.of is None else f"{name} seed {self.seed}"
 
     @property
     def trained(self) -> int:
@@ -41,17 +56,26 @@ class TrialRecord:
         """The metrics of the last finished epoch; empty if there is none."""
         return self.epochs[-1] if self.epochs else {}
 
-    def row(self, objectives: Iterable[str], metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The trial as a row of the front: trial, epoch, objectives, clean_acc, params, method.
+    @property
+    def points(self) -> list[tuple[Offsets, dict[str, Any]]]:
+        """The trained model at each setting of its offsets, with its metrics; where it was not swept, as it is."""
+        if self.curve is None:
+            return [(NONE, self.last)]
+        return [(point.offsets, {**self.last, **self.curve.metrics(point)}) for point in self.curve.points]
 
-        ``metrics``: those of another epoch than the last.
+    def row(
+        self, objectives: Iterable[str], metrics: Mapping[str, Any] | None = None, offsets: Offsets = NONE
+    ) -> dict[str, Any]:
+        """A row of the front: trial, epoch, offsets, the objectives and `SHOWN`, params, method.
+
+        ``metrics``: those with ``offsets``, or of another epoch than the last.
         """
         metrics = self.last if metrics is None else metrics
-        values = {name: metrics.get(name) for name in (*objectives, "clean_acc")}
         return {
             "trial": self.trial,
             "epoch": metrics.get("epoch", 0),
-            **values,
+            "offsets": offsets.to_dict(),
+            **{name: metrics.get(name) for name in (*objectives, *SHOWN)},
             "params": self.params,
             "method": self.method,
         }

@@ -72,6 +72,9 @@ class SearchFields:
         off="none")
     seed: int = option(0, Whole(0), TRAINED,
         "Seed of the data split, the training and the sampler.")
+    offsets: str = option("auto", Choice(known.offsets), TRAINED,
+        "Post-hoc class offsets over which each trained model is judged: {names}. auto takes prior where training "
+        "images are imbalanced, else classes.")
 
     objectives: tuple[str, ...] = option(("robust_acc", WORST), Several(Choice(known.metrics)), SEARCHED,
         "Metric to maximise. Repeat the option for several objectives.", flag="objective")

@@ -30,6 +30,13 @@ def rung_actions() -> Iterable[str]:
     return ("stop", "pause")
 
 
+def offsets() -> Iterable[str]:
+    """Over what kinds of post-hoc class offsets a trained model is judged."""
+    from trainables.offsets import KINDS
+
+    return ("auto", *KINDS)
+
+
 def metrics() -> Iterable[str]:
     """The metrics that may be objectives."""
     from tuner.spec.objectives import METRICS

@@ -41,7 +41,7 @@ _STATUS = {
     TrialState.FAILED: "FAILED",
     TrialState.RUNNING: "KILLED",
 }
-PARENT = -1  # stands for the search's own run where runs are addressed by trial number
+PARENT = -2  # stands for the search's own run where runs are addressed by trial number
 
 
 class Tracker(Listener):
@@ -92,12 +92,12 @@ class Tracker(Listener):
             "tuner.method": record.method,
             "tuner.pareto": "false",
         }
-        name = f"trial {trial}"
+        if record.role is not None:
+            tags |= {"tuner.kind": "reference", "tuner.role": record.role}
         if record.of is not None:
             tags |= {"tuner.kind": "replicate", "tuner.replicate_of": str(record.of), "tuner.seed": str(record.seed)}
-            name = f"trial {record.of} seed {record.seed}"
         self._members.discard(trial)
-        self._send(trial, Changes(name, record.started, params, tags, status="RUNNING"))
+        self._send(trial, Changes(record.label, record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
             self.epoch_ended(record, metrics)
 
@@ -357,11 +357,13 @@ def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float 
         tracker.trial_started(record)
         if record.state.ended:
             tracker.trial_ended(record)
-        (past.trials if record.of is None else past.replicates)[record.trial] = record
+        known = past.references if record.role else past.trials if record.of is None else past.replicates
+        known[record.trial] = record
         finished += record.state == TrialState.FINISHED
-        if record.state == TrialState.FINISHED and (record.of is not None or spec.goal.feasible(record.last)):
+        if record.state == TrialState.FINISHED and record.role is None:
             if record.of is None:
-                front = Front.of([*front.rows, record.row(spec.objectives)], spec.objectives)
+                rows = [*front.rows, *past.rows_of(record.trial, spec.objectives, spec.goal)]
+                front = Front.of(rows, spec.objectives)
             else:  # a replicate changes a mean, so any trial may come onto the front
                 front = front_of(spec, past)
             tracker.front_changed(front, finished)

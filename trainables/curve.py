@@ -1,0 +1,56 @@
+"""What a judged model is worth, as counts of the classes at each setting of post-hoc offsets. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.class_metrics import class_metrics
+from trainables.offsets import Offsets
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A model with one setting of offsets: counts (K,) of images, and of those classified right without and under
+    attack."""
+
+    offsets: Offsets
+    count: tuple[int, ...]
+    clean: tuple[int, ...]
+    robust: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        lists = {name: list(getattr(self, name)) for name in ("count", "clean", "robust")}
+        return {"offsets": self.offsets.to_dict(), **lists}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> CurvePoint:
+        lists = (tuple(stored[name]) for name in ("count", "clean", "robust"))
+        return cls(Offsets.of(stored["offsets"]), *lists)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A model over its offsets, all points on the same images; the first is the model as it was trained.
+
+    ``classes`` and ``train_counts`` (K,): names and training images.
+    """
+
+    classes: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    points: tuple[CurvePoint, ...]
+
+    def metrics(self, point: CurvePoint) -> dict[str, float]:
+        """The metrics of one of its points: see `class_metrics`."""
+        return class_metrics(self.classes, self.train_counts, point.count, point.clean, point.robust)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As checkpoints, reports and histories hold it."""
+        names = {"classes": list(self.classes), "train_counts": list(self.train_counts)}
+        return {**names, "points": [point.to_dict() for point in self.points]}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Curve:
+        points = tuple(CurvePoint.of(point) for point in stored["points"])
+        return cls(tuple(stored["classes"]), tuple(stored["train_counts"]), points)

@@ -1,0 +1,50 @@
+"""What a search is compared with: the paper's setting, and plain AT, which is what one training gives without a search.
+
+Plain AT is trained once by every search, as a reference of its own; where it is a method of the search, its first trial
+is the reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.results.history import History
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
+from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
+
+PLAIN = "at"  # the method
+
+
+def references(spec: SearchSpec) -> list[TrialRecord]:
+    """The references that the search trains beside its trials."""
+    if PLAIN in spec.methods:
+        return []
+    return [TrialRecord(NO_SEARCH, {}, PLAIN, seed=spec.seed, role="no_search")]
+
+
+def no_search_trial(spec: SearchSpec, history: History) -> int | None:
+    """The number of the reference, or None as long as it has not finished."""
+    started = history.numbers.get(PLAIN, [])[:1] if PLAIN in spec.methods else list(history.references)
+    return next((n for n in started if history.record(n).state == TrialState.FINISHED), None)
+
+
+def no_search_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
+    """Plain AT over its offsets, as rows of a front; empty as long as it has not finished."""
+    trial = no_search_trial(spec, history)
+    return [] if trial is None else history.rows_of(trial, spec.objectives)
+
+
+def paper_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
+    """The first method's paper setting over its offsets, as rows of a front; empty as long as it has not finished."""
+    first = spec.lanes[0]
+    default = first.search_space().default()
+    for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
+        if record.method == first.method and default.items() <= record.params.items():
+            return history.rows_of(record.trial, spec.objectives)
+    return []
+
+
+def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
+    """The first of `paper_rows`: the paper's setting without offsets."""
+    return next(iter(paper_rows(spec, history)), None)
