@@ -1,0 +1,194 @@
+"""Post-hoc offsets: their values, what a sweep finds against exact robustness, and what it costs."""
+
+import math
+
+import pytest
+import torch
+
+from trainables.curve import Curve, CurvePoint
+from trainables.evaluate import evaluate
+from trainables.offsets import NONE, TAUS, Offsets, kind_for, prior
+from trainables.sweep import Line, ShiftedAttacks, every_other, fit_direction, points_of, sweep
+
+EPS = 0.1
+
+
+class Linear:
+    """Logits W x + c for images (B, 1, 1, D) far from 0 and 1, so that robustness has a closed form."""
+
+    def __init__(self, classes: int, features: int = 6, seed: int = 0):
+        rng = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(classes, features, generator=rng)
+        self.bias = 0.3 * torch.randn(classes, generator=rng)
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += len(x)
+        return x.flatten(1) @ self.weight.T + self.bias
+
+    def robust(self, x, y, offsets):
+        """Exactly: for every other class j, the smallest margin over the L-inf ball is positive (Hoelder)."""
+        z = x.flatten(1) @ self.weight.T + self.bias + offsets
+        away = (self.weight[y][:, None] - self.weight[None]).abs().sum(2)
+        margin = z.gather(1, y[:, None]) - z - EPS * away
+        return (margin > 0).scatter(1, y[:, None], True).all(1)
+
+
+class Split:
+    """Images (N, 1, 1, D) and their labels."""
+
+    def __init__(self, x, labels):
+        self.x, self.labels = x, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def batch(self, rows):
+        return self.x[rows], self.labels[rows]
+
+
+def images(model, number: int = 400, seed: int = 1):
+    """A split whose labels are mostly what the model says."""
+    rng = torch.Generator().manual_seed(seed)
+    x = (0.3 + 0.4 * torch.rand(number, 1, 1, model.weight.shape[1], generator=rng)).float()
+    y = model(x).argmax(1)
+    wrong = torch.rand(number, generator=rng) < 0.1
+    y[wrong] = torch.randint(len(model.bias), (int(wrong.sum()),), generator=rng)
+    return Split(x, y)
+
+
+def judged(model, split, steps=10):
+    """What a trainer has after an evaluation: attacks and everything seen."""
+    seen = []
+    result = evaluate(
+        model, split, len(model.bias), eps=EPS, steps=steps, seen=lambda rows, logits: seen.append((rows, logits))
+    )
+    return ShiftedAttacks(model, model, split, EPS, steps), seen, result
+
+
+# ---- offsets ---------------------------------------------------------------------------------------------------------
+
+
+def test_prior_is_logit_adjustment():
+    """-tau log(n_c / n_max), by hand: counts 100, 50, 10 at tau 0.5."""
+    offsets = prior([100, 50, 10], 0.5)
+    assert offsets.values == pytest.approx((0.0, 0.5 * math.log(2), 0.5 * math.log(10)))
+    assert (offsets.kind, offsets.tau) == ("prior", 0.5)
+
+
+def test_auto_is_prior_only_where_training_images_are_imbalanced():
+    assert kind_for("auto", [100, 100, 10]) == "prior"
+    assert kind_for("auto", [117, 111, 114]) == "classes"
+    assert kind_for("none", [100, 10]) == "none"
+
+
+def test_offsets_and_curves_survive_being_stored():
+    point = CurvePoint(prior([4, 2], 1.0), (4, 4), (3, 2), (2, 1))
+    curve = Curve(("a", "b"), (4, 2), (CurvePoint(NONE, (4, 4), (4, 2), (2, 1)), point))
+    assert Curve.of(curve.to_dict()) == curve
+    assert Offsets.of(None) == NONE
+    assert curve.metrics(point)["natural_robust_acc"] == pytest.approx((4 * 2 / 4 + 2 * 1 / 4) / 6)
+    assert curve.metrics(point)["worst_class_robust_acc"] == 0.25
+
+
+# ---- the line --------------------------------------------------------------------------------------------------------
+
+
+def test_an_example_says_at_which_tau_it_breaks_the_image():
+    """Logits (2, 1), direction (0, 1): class 1 has 1 + tau. An image of class 0 is broken from tau 1, one of 1 until."""
+    line = Line(torch.tensor([0, 1]), torch.tensor([0.0, 1.0]))
+    line.add(torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [2.0, 1.0]]))
+    assert (line.low.tolist(), line.high.tolist()) == ([-math.inf, 1.0], [1.0, math.inf])
+    taus = torch.tensor([[0.5, 1.5]]).double()
+    assert line.unbroken(torch.tensor([0, 1]), taus.expand(2, -1)).tolist() == [[True, False], [False, True]]
+
+
+def test_an_example_against_a_class_of_equal_offset_breaks_everywhere():
+    line = Line(torch.tensor([0]), torch.tensor([0.0, 0.0, 1.0]))
+    line.add(torch.tensor([0]), torch.tensor([[1.0, 2.0, 0.0]]))
+    assert not line.unbroken(torch.tensor([0]), torch.tensor([-9.0, 0.0, 9.0]).double()[None]).any()
+
+
+def test_between_two_failed_attacks_nothing_is_left_to_decide():
+    line, rows, taus = Line(torch.tensor([0]), torch.tensor([0.0, 1.0])), torch.tensor([0]), torch.tensor([0.0, 1, 2])
+    taus = taus.double()
+    line.attacked(rows, taus[:1])
+    assert line.undecided(rows, taus).tolist() == [[False, True, True]]
+    assert line.next_tau(rows, taus).tolist() == [2.0]
+    line.attacked(rows, taus[2:])
+    assert not line.undecided(rows, taus).any()
+
+
+# ---- a sweep against exact robustness --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sweep_finds_exactly_what_is_robust(seed):
+    """Two classes, where margin-PGD is exact on a linear model."""
+    model = Linear(2, seed=seed)
+    split = images(model, seed=seed + 10)
+    direction = torch.tensor([0.0, 1.3]).double()
+    attacks, seen, _ = judged(model, split)
+    taus = (0.0, *TAUS)
+    rows = torch.arange(len(split))
+    found = sweep(attacks, seen, direction, rows, taus)
+    exact = torch.stack([model.robust(split.x, split.labels, (tau * direction).float()) for tau in taus], 1)
+    assert torch.equal(found, exact)
+    assert exact.any(0).all() and not exact.all(0).any()
+
+
+def test_a_sweep_agrees_with_an_evaluation_at_every_tau():
+    """Five classes. PGD may miss an example that another tau shows, so a sweep counts at most as many as robust."""
+    model, counts = Linear(5), [100, 60, 30, 20, 10]
+    split = images(model, 600)
+    attacks, seen, _ = judged(model, split)
+    for point in points_of("prior", attacks, seen, counts):
+        shift = torch.tensor(point.offsets.values or [0.0] * 5)
+        alone = evaluate(lambda x, b=shift: model(x) + b, split, 5, eps=EPS, steps=10)
+        assert list(point.count) == alone.count.tolist() and list(point.clean) == alone.clean.tolist()
+        exact = torch.bincount(split.labels[model.robust(split.x, split.labels, shift)], minlength=5)
+        robust = torch.tensor(point.robust)
+        assert (robust >= exact).all() and robust.sum() <= alone.robust.sum() and robust.sum() - exact.sum() <= 6
+
+
+def test_a_sweep_costs_less_than_two_evaluations():
+    model = Linear(5)
+    split = images(model, 600)
+    model.calls = 0
+    attacks, seen, _ = judged(model, split)
+    one, model.calls = model.calls, 0
+    points = points_of("prior", attacks, seen, [100, 60, 30, 20, 10])
+    assert len(points) == 7 and 0 < model.calls < 2 * one
+
+
+# ---- offsets of single classes ---------------------------------------------------------------------------------------
+
+
+def test_every_other_image_of_each_class():
+    assert every_other(torch.tensor([0, 1, 0, 0, 1])).tolist() == [True, True, False, True, False]
+
+
+def test_classes_are_fitted_on_one_half_and_judged_on_the_other():
+    """A class whose logit is too low by 0.5 is raised, and its robust accuracy on images not used for it grows."""
+    model = Linear(3)
+    split = images(model, 900)
+    model.bias[2] -= 0.5
+    attacks, seen, whole = judged(model, split)
+    half = every_other(split.labels)
+    direction = fit_direction(attacks, seen, half.nonzero().squeeze(1), torch.tensor([10, 10, 10]))
+    assert direction[2] == direction.max() > 0 == direction.min()
+    points = points_of("classes", attacks, seen, [10, 10, 10])
+    assert list(points[0].count) == torch.bincount(split.labels[~half], minlength=3).tolist()
+    assert all(point.offsets.kind == "classes" for point in points[1:])
+    as_it_is, fitted = points[0], next(p for p in points if p.offsets.tau == 1)
+    rate = [min(r / n for r, n in zip(p.robust, p.count)) for p in (as_it_is, fitted)]
+    assert rate[1] > rate[0] + 0.1
+
+
+def test_where_no_offsets_help_the_curve_is_the_model_as_it_is():
+    """All classes robust everywhere: nothing to fit."""
+    model, labels = Linear(3), torch.arange(90) % 3
+    model.weight, model.bias = 100 * torch.eye(3), torch.zeros(3)
+    split = Split(torch.eye(3)[labels][:, None, None], labels)
+    attacks, seen, _ = judged(model, split)
+    assert [p.offsets for p in points_of("classes", attacks, seen, [10, 10, 10])] == [NONE]
