@@ -1,4 +1,4 @@
-"""The front of a history, the row of the paper's setting, and the counts of trials."""
+"""The front of a history, the row of the default setting, and the counts of trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
-    """The finished trial of the first method's paper setting, as a row of the front; None if there is none."""
+    """The finished trial of the first method's default setting, as a row of the front; None if there is none."""
     first = spec.lanes[0]
     default = first.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):

@@ -5,7 +5,7 @@ training but not the choice of training images, since the front is meant for the
 again too, runs of one setting on digits exp:10 differ three times as much in their worst class: standard deviation
 0.108 instead of 0.037, over 24 settings of SRAT.) While a member of the front has fewer than ``--seeds`` seeds, the
 missing ones are run; where a mean makes a member fall off, the trials that take its place are repeated too. In the end
-every member has all its seeds, and only trials near the front were repeated. So is the paper's setting, with which the
+every member has all its seeds, and only trials near the front were repeated. So is the default setting, with which the
 front is compared.
 """
 
@@ -29,7 +29,7 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     if spec.seeds == 1:
         return []
     members = {row["trial"] for row in front_of(spec, history).rows}
-    papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its paper's setting
+    papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     started = {(r.of, r.seed) for r in history.replicates.values()}
     pairs = [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]

@@ -39,5 +39,5 @@ class SearchRun:
         return front_of(self.spec, self.history)
 
     def paper_row(self) -> dict[str, Any] | None:
-        """The paper's setting as a row of the front: see `fronts.paper_row`."""
+        """The default setting as a row of the front: see `fronts.paper_row`."""
         return paper_row(self.spec, self.history)
