@@ -31,8 +31,8 @@ INTRO = """At its default setting, on the test split of CIFAR-10, percent, mean 
 brackets plain AT in the same kind of run. These runs are short and have few images: they say little about long ones.
 All figures: [evidence](evidence.md)."""
 
-SOURCES = """The source of a default is the `paper`, the authors' `code`, `second-hand` (recalled, or what others say) or
-`ours`: see [the guide](../guide.md#where-a-default-comes-from)."""
+SOURCES = """The source of a default is the `paper`, the authors' `code`, `second-hand` (recalled, or what others say)
+or `ours`: see [the guide](../guide.md#where-a-default-comes-from)."""
 
 INDEX = f"""# Methods
 

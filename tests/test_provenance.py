@@ -48,8 +48,8 @@ def test_what_no_one_has_read_is_not_called_published():
     assert params_of(Training)["lr"].source == "code" and params_of(Training)["eval_attack"].source == "ours"
 
 
-# Counted by hand. srat: loss (recalled), one_minus_beta, strength, start, sep_weight, temperature (ours). faal: form and
-# radius are the authors', start is not. frl: all but start.
+# Counted by hand. srat: loss (recalled), one_minus_beta, strength, start, sep_weight, temperature (ours). faal: form
+# and radius are the authors', start is not. frl: all but start.
 @pytest.mark.parametrize(
     "method, label",
     [
