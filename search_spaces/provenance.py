@@ -21,7 +21,7 @@ def paper_label(method: str, values: dict[str, Any] | None = None) -> str:
     return PAPER if found == total else f"the default setting ({found} of {total} values published)"
 
 
-def short_label(label: str) -> str:
+def legend_label(label: str) -> str:
     """A `paper_label` without its count, for legends."""
     return label.partition(" (")[0]
 

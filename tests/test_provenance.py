@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import search_spaces
 from search_spaces import METHODS, method_space
 from search_spaces.param import SOURCES, choice, param, params_of, uniform
-from search_spaces.provenance import paper_label, published, short_label
+from search_spaces.provenance import paper_label, published, legend_label
 from search_spaces.registry import Unusable, check_space
 from search_spaces.training import Training
 from tests.histories import fill, run_of
@@ -80,8 +80,8 @@ def test_a_fixed_value_is_published_only_as_the_default_or_as_a_choice_with_defa
 
 
 def test_legends_have_a_short_form():
-    assert short_label(paper_label("srat")) == "the default setting"
-    assert short_label(paper_label("trades")) == "the paper's setting"
+    assert legend_label(paper_label("srat")) == "the default setting"
+    assert legend_label(paper_label("trades")) == "the paper's setting"
 
 
 def test_a_line_without_a_source_is_ours_and_an_unknown_one_is_refused():

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
-from search_spaces.provenance import PAPER, paper_label, short_label
+from search_spaces.provenance import PAPER, paper_label, legend_label
 from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
@@ -174,7 +174,7 @@ def _settings_name(labels: list[str]) -> str:
     """What the legend calls the default settings with these labels; empty where there are none."""
     if len(labels) > 1:
         return "the papers' settings" if set(labels) == {PAPER} else "the default settings"
-    return short_label("".join(labels))
+    return legend_label("".join(labels))
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:
