@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import search_spaces
 from search_spaces import METHODS, method_space
 from search_spaces.param import SOURCES, choice, param, params_of, uniform
-from search_spaces.provenance import paper_label, published, legend_label
+from search_spaces.provenance import legend_label, paper_label, published
 from search_spaces.registry import Unusable, check_space
 from search_spaces.training import Training
 from tests.histories import fill, run_of

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
-from search_spaces.provenance import PAPER, paper_label, legend_label
+from search_spaces.provenance import PAPER, legend_label, paper_label
 from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
