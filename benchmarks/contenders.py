@@ -35,7 +35,7 @@ class WithOptuna(Contender):
         self.last: dict[int, tuple[int, tuple[float, float]]] = {}
 
     def propose(self, number: int) -> dict:
-        if number == 0:  # every contender starts with the paper's setting
+        if number == 0:  # every contender starts with the default setting
             self.study.enqueue_trial(self.problem.space.default())
         self.asked[number] = self.study.ask()
         return self.problem.space.sample(self.asked[number])

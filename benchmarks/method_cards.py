@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ import torch
 
 from benchmarks.methods_report import ALL, CLAIMS, KIND, average, by_kind, cell, clean, collapsed, judged, tail, worst
 from search_spaces import METHODS
-from search_spaces.param import Param, describe, params_of
+from search_spaces.param import PUBLISHED, Param, describe, params_of
+from search_spaces.provenance import paper_label
 from trainables.method import Attack, Method, Task
 from trainables.methods import build_method
 from tuner.spec.space import build_space
@@ -30,14 +30,16 @@ FIGURES = {"average": average, "worst class": worst, "worst 30 %": tail, "clean"
 INTRO = """At its default setting, on the test split of CIFAR-10, percent, mean +- standard deviation over the seeds; in
 brackets plain AT in the same kind of run. These runs are short and have few images: they say little about long ones.
 All figures: [evidence](evidence.md)."""
-OURS = re.compile(r"\bours?\b")
+
+SOURCES = """The source of a default is the `paper`, the authors' `code`, `second-hand` (recalled, or what others say)
+or `ours`: see [the guide](../guide.md#where-a-default-comes-from)."""
 
 INDEX = f"""# Methods
 
 {NOTICE}
 
-{{count}} methods stand behind one interface. Each card has the equation, the parameters with default, range and
-provenance, cautions, and what our own runs show. "Searched" is what `tuner search` varies unless `--fix` or `--space`
+{{count}} methods stand behind one interface. Each card has the equation, the parameters with default, its source
+and range, cautions, and what our own runs show. "Searched" is what `tuner search` varies unless `--fix` or `--space`
 say otherwise; `tuner space METHOD` prints the same in a terminal.
 
 - What our runs say of the papers' claims: [evidence](evidence.md)
@@ -114,11 +116,11 @@ def _parameters(name: str) -> list[str]:
         return ["None."]
     note = inspect.getdoc(METHODS[name])
     rows = [
-        "| name | default | range | searched | exists with | meaning and provenance |",
-        "|---|---|---|---|---|---|",
+        "| name | default | source | range | searched | exists with | meaning |",
+        "|---|---|---|---|---|---|---|",
         *(_row(param) for param in params.values()),
     ]
-    return [*([f"```text\n{note}\n```"] if note else []), "\n".join(rows)]
+    return [*([f"```text\n{note}\n```"] if note else []), SOURCES, "\n".join(rows)]
 
 
 def _row(param: Param) -> str:
@@ -127,7 +129,8 @@ def _row(param: Param) -> str:
     ]
     default = "; ".join([str(param.default), *by])
     when = ", ".join(f"{other} = {' or '.join(map(str, allowed))}" for other, allowed in param.when.items())
-    cells = (f"`{param.name}`", default, describe(param.range), "yes" if param.searched else "no", when, param.doc)
+    searched = "yes" if param.searched else "no"
+    cells = (f"`{param.name}`", default, param.source, describe(param.range), searched, when, param.doc)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -135,8 +138,8 @@ def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
     """What to know before choosing a method, as far as it follows from the code and the stored runs."""
     params = params_of(METHODS[name].Params)
     lines = []
-    if ours := [f"`{p.name}`" for p in params.values() if OURS.search(p.doc)]:
-        lines.append(f"Ours in part or whole, not the paper's (see the table): {', '.join(ours)}.")
+    if unknown := [f"`{p.name}`" for p in params.values() if p.source not in PUBLISHED]:
+        lines.append(f"Trial 0 has {paper_label(name)}. Defaults that are not published: {', '.join(unknown)}.")
     if method.needs_every_class:
         lines.append("Needs at least one training image of every class.")
     lines += _reads_val(method)

@@ -12,10 +12,11 @@ from pathlib import Path
 HEAD = """# What the methods do beside their papers' claims
 
 Written by `make docs` from `benchmarks/results/methods.jsonl` (runs of `benchmarks.methods_table`); do not edit. Every
-method runs at its published setting and is judged once, after the last epoch, on the TEST split: an image counts as
-robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255), judged in float32. Figures are percent, mean +-
-standard deviation over the seeds. "rarest 5" are the five classes with the fewest training images. A seed
-that was trained in another arithmetic than the section names is marked, and no claim compares it with the section's.
+method runs at its default setting, which is published or ours as its card says, and is judged once, after the last
+epoch, on the TEST split: an image counts as robust if it survives CE-PGD-20 and then margin-PGD-20 (L-inf 8/255),
+judged in float32. Figures are percent, mean +- standard deviation over the seeds. "rarest 5" are the five classes with
+the fewest training images. A seed that was trained in another arithmetic than the section names is marked, and no
+claim compares it with the section's.
 
 A claim is **true** if the difference has the claimed sign in every seed and its mean is at least twice its standard
 error, **false** if the same holds for the opposite sign, else **undecided**; one seed decides nothing. Where a side's

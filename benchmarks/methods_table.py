@@ -1,4 +1,4 @@
-"""Do the methods do what their papers say? Trains each at its published setting and judges it once on the TEST split.
+"""Do the methods do what their papers say? Trains each at its default setting and judges it once on the TEST split.
 
     python -m benchmarks.methods_table --data data/cifar10 [--model resnet18] [--epochs 30] [--seeds 2]
     python -m benchmarks.methods_table --table          # docs/methods/evidence.md from the stored results

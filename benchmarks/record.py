@@ -42,7 +42,7 @@ METRICS = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc
 
 
 def configurations(method: str, count: int, fix: dict) -> list[dict]:
-    """The paper's setting, then a scrambled Sobol sequence over the method's space (random where conditional)."""
+    """The default setting, then a scrambled Sobol sequence over the method's space (random where conditional)."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = build_space(method, fix=fix, space={})
     sampler = optuna.samplers.QMCSampler(seed=0, scramble=True, warn_independent_sampling=False)

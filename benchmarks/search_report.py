@@ -11,7 +11,7 @@ Written by `make docs` from `benchmarks/results/search_quality.json`, which is w
 `curves-cifar10.parquet --full-trials 20`, found; do not edit. Every contender
 searches the same recorded learning curves (exp:10, small CNN with averaged weights; two training seeds on the same
 images; `benchmarks.record`; `curves` on digits, `curves-cifar10` on CIFAR-10) in simulated time, starts with the
-paper's setting and trains one seed; a proposal is answered by the nearest configuration that is unused. Scored is the
+default setting and trains one seed; a proposal is answered by the nearest configuration that is unused. Scored is the
 front that a user would be shown, with its true values (the mean over both seeds), as a share of the best hypervolume
 in the table. "Epochs" counts every epoch trained, those of the shared trunk once; what is shown is a mean with a 95 %
 bootstrap interval.

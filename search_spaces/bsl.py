@@ -1,4 +1,7 @@
-"""AT with balanced softmax: the class frequencies are added to the logits of the training loss."""
+"""AT with balanced softmax: the class frequencies are added to the logits of the training loss.
+
+Read: github.com/NISPLab/AT-BSL, at_bsl_loss.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,4 +13,4 @@ SUMMARY = "balanced softmax: cross-entropy of logits + log class count"
 
 @dataclass(frozen=True)
 class Params:
-    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count; 1 = the paper's, 0 = plain AT (ours)")
+    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count; 1 = balanced softmax, 0 = plain AT", source="code")

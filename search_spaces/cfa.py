@@ -1,4 +1,7 @@
-"""CFA: class-wise calibrated radius and regularisation, and a weight average gated by the worst class."""
+"""CFA: class-wise calibrated radius and regularisation, and a weight average gated by the worst class.
+
+Read: github.com/PKU-ML/CFA, train.py, and the command in its README (the gate's threshold).
+"""
 
 from dataclasses import dataclass
 
@@ -11,13 +14,13 @@ _AVERAGED = {"average": ("ema", "fawa")}
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("trades", choice("at", "trades"), "plain base", burn_in=True)
-    class_eps: bool = param(True, choice(True, False), "radius (lambda_1 + class accuracy) * eps (CCM)", searched=False)
-    lambda_1: float = param(0.5, uniform(0.2, 1.0), "base of the radius factor", when={"class_eps": (True,)})
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)}, burn_in=True)
-    class_beta: bool = param(True, choice(True, False), "regularisation (lambda_2 + class accuracy) * beta (CCR)", when={"form": ("trades",)}, searched=False)
-    lambda_2: float = param(0.5, uniform(0.2, 1.0), "base of the beta factor", when={"class_beta": (True,)})
-    average: str = param("fawa", choice("none", "ema", "fawa"), "weight average per epoch: none, every epoch, or only epochs that pass the gate", searched=False)
-    decay: float = param(0.88, uniform(0.8, 0.95), "share the average keeps per epoch", when=_AVERAGED)
-    threshold: float = param(0.2, uniform(0.05, 0.3), "smallest worst-class validation robust accuracy that enters the average (README 0.2, code 0.24)", when={"average": ("fawa",)})
-    start: float = param(0.05, uniform(0.0, 0.3), "fraction of the epochs before the class-wise calibration (10 of 200)")
+    form: str = param("trades", choice("at", "trades"), "plain base", source="code", burn_in=True)
+    class_eps: bool = param(True, choice(True, False), "radius (lambda_1 + class accuracy) * eps (CCM)", source="code", searched=False)
+    lambda_1: float = param(0.5, uniform(0.2, 1.0), "base of the radius factor", source="code", when={"class_eps": (True,)})
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)}, burn_in=True)
+    class_beta: bool = param(True, choice(True, False), "regularisation (lambda_2 + class accuracy) * beta (CCR)", source="code", when={"form": ("trades",)}, searched=False)
+    lambda_2: float = param(0.5, uniform(0.2, 1.0), "base of the beta factor", source="code", when={"class_beta": (True,)})
+    average: str = param("fawa", choice("none", "ema", "fawa"), "weight average per epoch: none, every epoch, or only epochs that pass the gate", source="code", searched=False)
+    decay: float = param(0.88, uniform(0.8, 0.95), "share the average keeps per epoch", source="code", when=_AVERAGED)
+    threshold: float = param(0.2, uniform(0.05, 0.3), "smallest worst-class validation robust accuracy that enters the average (their README's command for form at: 0.2, their code's default: 0.24)", source="code", when={"average": ("fawa",)})
+    start: float = param(0.05, uniform(0.0, 0.3), "fraction of the epochs before the class-wise calibration (10 of 200)", source="code")

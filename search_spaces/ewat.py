@@ -1,4 +1,7 @@
-"""EWAT: instance weights by the entropy of the adversarial prediction."""
+"""EWAT: instance weights by the entropy of the adversarial prediction.
+
+No code was found; the formula is recalled, not read.
+"""
 
 from dataclasses import dataclass
 
@@ -10,5 +13,5 @@ SUMMARY = "instance weights proportional to the entropy of the adversarial predi
 
 @dataclass(frozen=True)
 class Params:
-    strength: float = param(1.0, uniform(0.0, 1.0), "share of the entropy weights, the rest is 1 (ours; paper: 1)")
-    temperature: float = param(1.0, loguniform(0.1, 10.0), "temperature of the prediction whose entropy is taken (ours; paper: 1)")
+    strength: float = param(1.0, uniform(0.0, 1.0), "share of the entropy weights, the rest is 1", source="second-hand")
+    temperature: float = param(1.0, loguniform(0.1, 10.0), "temperature of the prediction whose entropy is taken", source="second-hand")

@@ -1,4 +1,7 @@
-"""Friendly AT: stop the attack a few steps after it first succeeds."""
+"""Friendly AT: stop the attack a few steps after it first succeeds.
+
+Read: github.com/zjfheart/Friendly-Adversarial-Training, FAT.py and FAT_for_TRADES.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ SUMMARY = "attack stopped tau steps after the image is first misclassified"
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades"), "plain base: PGD-AT or TRADES")
-    schedule: str = param("dynamic", choice("dynamic", "fixed"), "tau 0, 1, 2 from epochs 0, 50, 90 of 120 on, or one value")
-    tau: int = param(3, integer(0, 10), "steps taken after the first misclassification", when={"schedule": ("fixed",)})
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)})
+    form: str = param("at", choice("at", "trades"), "plain base: PGD-AT or TRADES", source="code")
+    schedule: str = param("dynamic", choice("dynamic", "fixed"), "tau 0, 1, 2 from epochs 0, 50, 90 of 120 on, or one value", source="code")
+    tau: int = param(3, integer(0, 10), "steps taken after the first misclassification", source="second-hand", when={"schedule": ("fixed",)})
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})

@@ -1,4 +1,7 @@
-"""GAIRAT: the fewer attack steps an image survives, the more it weighs."""
+"""GAIRAT: the fewer attack steps an image survives, the more it weighs.
+
+Read: github.com/zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training, GAIRAT.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,8 +13,8 @@ SUMMARY = "instance weights by the number of attack steps survived"
 
 @dataclass(frozen=True)
 class Params:
-    start: float = param(0.5, uniform(0.0, 0.8), "fraction of the epochs trained as plain AT first (60 of 120)")
-    func: str = param("tanh", choice("tanh", "sigmoid", "discrete"), "weight as a function of the steps survived")
-    lam: float = param(-1.0, uniform(-3.0, 3.0), "Lambda: larger = flatter weights", when={"func": ("tanh", "sigmoid")})
-    schedule: str = param("fixed", choice("fixed", "linear"), "Lambda over the epochs after `start`", when={"func": ("tanh", "sigmoid")}, searched=False)
-    lam_max: float = param(3.0, uniform(-3.0, 10.0), "Lambda at epoch 0 of the linear schedule (ours; theirs is infinite, which gives NaN)", when={"schedule": ("linear",)}, searched=False)
+    start: float = param(0.5, uniform(0.0, 0.8), "fraction of the epochs trained as plain AT first (60 of 120)", source="code")
+    func: str = param("tanh", choice("tanh", "sigmoid", "discrete"), "weight as a function of the steps survived", source="code")
+    lam: float = param(-1.0, uniform(-3.0, 3.0), "Lambda: larger = flatter weights", source="code", when={"func": ("tanh", "sigmoid")})
+    schedule: str = param("fixed", choice("fixed", "linear"), "Lambda over the epochs after `start`", source="code", when={"func": ("tanh", "sigmoid")}, searched=False)
+    lam_max: float = param(3.0, uniform(-3.0, 10.0), "Lambda at epoch 0 of the linear schedule; theirs is infinite, which gives NaN", source="ours", when={"schedule": ("linear",)}, searched=False)

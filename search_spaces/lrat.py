@@ -1,4 +1,7 @@
-"""LRAT: every (image, attack) pair is weighted by its own margin."""
+"""LRAT: every (image, attack) pair is weighted by its own margin.
+
+Read: the paper's text (its ICLR 2022 submission); there is no public code.
+"""
 
 from dataclasses import dataclass
 
@@ -11,9 +14,9 @@ ATTACKS = ("pgd", "cw", "saa", "pgd+cw", "saa+cw", "pgd+saa", "saa+cw+pgd")
 
 @dataclass(frozen=True)
 class Params:
-    attacks: str = param("saa+cw", choice(*ATTACKS), "attacks simulated on every image; saa costs six times a pgd", searched=False)
-    alpha: float = param(2.0, loguniform(0.25, 4.0), "scale of the weights alpha (1 - t)^power, t the probability margin")
-    power: float = param(0.5, loguniform(0.25, 4.0), "the paper's beta: exponent of the weights")
-    residual: str = param("c", choice("a", "b", "c"), "what carries the weight missing to `minimum`: nothing, the clean image, the SAA image")
-    minimum: float = param(0.1, loguniform(0.1, 0.6), "the paper's C: least total weight of an image", when={"residual": ("b", "c")})
-    normalise: bool = param(True, choice(True, False), "scale the total weights to mean 1 in the batch (eq. 15)", searched=False)
+    attacks: str = param("saa+cw", choice(*ATTACKS), "attacks simulated on every image; saa costs six times a pgd", source="paper", searched=False)
+    alpha: float = param(2.0, loguniform(0.25, 4.0), "scale of the weights alpha (1 - t)^power, t the probability margin", source="paper")
+    power: float = param(0.5, loguniform(0.25, 4.0), "the paper's beta: exponent of the weights", source="paper")
+    residual: str = param("c", choice("a", "b", "c"), "what carries the weight missing to `minimum`: nothing, the clean image, the SAA image", source="paper")
+    minimum: float = param(0.1, loguniform(0.1, 0.6), "the paper's C: least total weight of an image", source="paper", when={"residual": ("b", "c")})
+    normalise: bool = param(True, choice(True, False), "scale the total weights to mean 1 in the batch (eq. 15)", source="paper", searched=False)

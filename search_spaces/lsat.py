@@ -1,4 +1,7 @@
-"""LSAT: LRAT's attacks without its weights, the control that separates the two."""
+"""LSAT: LRAT's attacks without its weights, the control that separates the two.
+
+The paper runs it with one attack at a time; this pair is lrat's.
+"""
 
 from dataclasses import dataclass
 
@@ -11,4 +14,4 @@ SUMMARY = "the attacks of lrat, every weight equal"
 
 @dataclass(frozen=True)
 class Params:
-    attacks: str = param("saa+cw", choice(*ATTACKS), "attacks simulated on every image; saa costs six times a pgd", searched=False)
+    attacks: str = param("saa+cw", choice(*ATTACKS), "attacks simulated on every image; saa costs six times a pgd", source="ours", searched=False)

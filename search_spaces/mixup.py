@@ -10,6 +10,6 @@ SUMMARY = "same-class mixup before the attack"
 
 @dataclass(frozen=True)
 class Params:
-    kind: str = param("beta", choice("beta", "fixed"), "share a of the image itself: drawn per image from Beta(q, q), or fixed (ours)")
-    q: float = param(1.0, loguniform(0.1, 10.0), "shape of the Beta distribution; 1 = uniform (ours)", when={"kind": ("beta",)})
-    share: float = param(0.5, uniform(0.5, 1.0), "fixed share of the image itself (ours)", when={"kind": ("fixed",)})
+    kind: str = param("beta", choice("beta", "fixed"), "share a of the image itself: drawn per image from Beta(q, q), or fixed", source="ours")
+    q: float = param(1.0, loguniform(0.1, 10.0), "shape of the Beta distribution; 1 = uniform", source="ours", when={"kind": ("beta",)})
+    share: float = param(0.5, uniform(0.5, 1.0), "fixed share of the image itself", source="ours", when={"kind": ("fixed",)})

@@ -1,8 +1,8 @@
-"""How a hyperparameter is written down: its default, its range and its meaning on one line.
+"""How a hyperparameter is written down: its default, its range, its meaning and its source on one line.
 
     @dataclass(frozen=True)
     class Params:
-        slope: float = param(10.0, loguniform(1.0, 50.0), "sharpness of the weight curve")
+        slope: float = param(10.0, loguniform(1.0, 50.0), "sharpness of the weight curve", source="code")
 
 Help texts, README tables, search spaces and the validation of user input are all derived from these lines.
 """
@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+
+# Where a default was read: in the method's paper, in its authors' public code, or only in what others say or what is
+# remembered of it. Everything else is ours: our own choice, or a value of other methods.
+Source = Literal["paper", "code", "second-hand", "ours"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+PUBLISHED: tuple[Source, ...] = ("paper", "code")
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
@@ -38,17 +44,20 @@ def choice(*values: Any) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def param(default: Any, range_: Distribution, doc: str, *, when: dict[str, tuple] | None = None,
-          by: dict[str, dict[Any, Any]] | None = None, searched: bool = True, burn_in: bool = False) -> Any:
-    """A dataclass field that carries its own search range; ``doc`` is its meaning and the source of its default.
+def param(default: Any, range_: Distribution, doc: str, *, source: Source = "ours",
+          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True,
+          burn_in: bool = False) -> Any:
+    """A dataclass field that carries its own search range; ``doc`` is its meaning.
 
+    ``source``: where the default was read, see `Source`. Every line of this project says it.
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
     ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
     ``searched=False``: a search leaves it at its default unless a space file names it.
     ``burn_in=True``: it acts before the method's ``start`` too, so trials that differ in it share no trunk.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range_, "doc": doc, "when": when or {}, "by": by or {}, "searched": searched, "burn_in": burn_in})
+        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched,
+        "burn_in": burn_in})
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Param:
     searched: bool
     burn_in: bool
     by: dict[str, dict[Any, Any]] = dataclasses.field(default_factory=dict)
+    source: Source = "ours"  # of the defaults
 
     def active(self, values: dict[str, Any]) -> bool:
         """Whether the parameter exists beside these values of the others."""

@@ -1,4 +1,7 @@
-"""REAT: balanced softmax, an attack that favours rarely predicted classes, and a feature term for the tail."""
+"""REAT: balanced softmax, an attack that favours rarely predicted classes, and a feature term for the tail.
+
+Read: github.com/GuanlinLee/REAT, loss_functions.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,5 +13,5 @@ SUMMARY = "balanced softmax plus a feature term for tail classes"
 
 @dataclass(frozen=True)
 class Params:
-    tail_weight: float = param(1.0, loguniform(0.01, 10.0), "weight of the tail feature term (paper: 1)")
-    attack_weights: bool = param(True, choice(True, False), "weight the attack's loss by 1 / effective number of predictions; a sign attack with eval batch norm does not feel it", searched=False)
+    tail_weight: float = param(1.0, loguniform(0.01, 10.0), "weight of the tail feature term", source="code")
+    attack_weights: bool = param(True, choice(True, False), "weight the attack's loss by 1 / effective number of predictions; a sign attack with eval batch norm does not feel it", source="code", searched=False)

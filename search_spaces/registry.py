@@ -10,11 +10,11 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
-from search_spaces.param import Param, coerce, params_of
+from search_spaces.param import SOURCES, Param, coerce, params_of
 
 GROUP = "tuner.methods"  # of entry points
 # Files of this package that are not a method's; every other one is.
-HELPERS = ("param", "registry", "resolve", "training")
+HELPERS = ("param", "provenance", "registry", "resolve", "training")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -107,8 +107,8 @@ class Unusable(ValueError):
 
 
 def check_space(space: Any) -> None:
-    """``Unusable`` unless ``space`` is a sound `MethodSpace`: every line with a meaning and a default inside its range,
-    conditions (``when``, ``by``) on choices of earlier lines only."""
+    """``Unusable`` unless ``space`` is a sound `MethodSpace`: every line with a meaning, a known source and a default
+    inside its range, conditions (``when``, ``by``) on choices of earlier lines only."""
     for attribute in ("PAPER", "SUMMARY"):
         if not isinstance(getattr(space, attribute, None), str):
             raise Unusable(f"its {attribute} must be a line of text")
@@ -123,6 +123,8 @@ def check_space(space: Any) -> None:
 def _check_params(params: dict[str, Param]) -> None:
     earlier: dict[str, tuple] = {}
     for name, param in params.items():
+        if param.source not in SOURCES:
+            raise Unusable(f"the source of its parameter {name} must be one of: {', '.join(SOURCES)}")
         values = [param.default, *(value for defaults in param.by.values() for value in defaults.values())]
         if [coerce(param, value) for value in values] != values:
             raise Unusable(f"a default of its parameter {name} is not of the type of the range")

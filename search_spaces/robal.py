@@ -1,4 +1,7 @@
-"""RoBal: cosine classifier with class-dependent margins and prior, plus a KL regulariser."""
+"""RoBal: cosine classifier with class-dependent margins and prior, plus a KL regulariser.
+
+Read: github.com/wutong16/Adversarial_Long-Tail, configs/CIFAR10_LT/cifar10_LT0.02_pgdat_robal_N_train.yaml (variant N).
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ SUMMARY = "cosine classifier, class margins and logit prior for long tails"
 
 @dataclass(frozen=True)
 class Params:
-    margin: float = param(0.1, uniform(0.0, 0.3), "margin subtracted from the true class's cosine (logits are 10 * cosine)")
-    margin_tau: float = param(0.0, uniform(0.0, 0.5), "margin per log(n_c / n_min), divided by the scale (variant N: 0, R: 0.3)")
-    prior_tau: float = param(1.2, uniform(0.0, 2.0), "factor on the log class frequency added to the logits (variant N: 1.2, R: 1.5)")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term")
+    margin: float = param(0.1, uniform(0.0, 0.3), "margin subtracted from the true class's cosine (logits are 10 * cosine)", source="code")
+    margin_tau: float = param(0.0, uniform(0.0, 0.5), "margin per log(n_c / n_min), divided by the scale (variant N: 0, R: 0.3)", source="code")
+    prior_tau: float = param(1.2, uniform(0.0, 2.0), "factor on the log class frequency added to the logits (variant N: 1.2, R: 1.5)", source="code")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code")

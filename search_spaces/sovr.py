@@ -1,4 +1,7 @@
-"""SOVR: one-vs-the-rest loss for the images with the smallest logit margins."""
+"""SOVR: one-vs-the-rest loss for the images with the smallest logit margins.
+
+No code was found; form, M and lambda are recalled, not read.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ SUMMARY = "one-vs-rest loss on the images with the smallest margins"
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades"), "SOVR, or TSOVR with the TRADES attack and regulariser (its exact form is ours)")
-    fraction: float = param(0.4, uniform(0.1, 0.7), "share of the batch that gets the one-vs-rest loss (M; recalled, not verified)")
-    lam: float = param(0.5, uniform(0.1, 1.0), "weight of the one-vs-rest loss (recalled, not verified)")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)})
+    form: str = param("at", choice("at", "trades"), "SOVR, or TSOVR with the TRADES attack and regulariser, whose exact form is ours", source="second-hand")
+    fraction: float = param(0.4, uniform(0.1, 0.7), "share of the batch that gets the one-vs-rest loss (M)", source="second-hand")
+    lam: float = param(0.5, uniform(0.1, 1.0), "weight of the one-vs-rest loss", source="second-hand")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="second-hand", when={"form": ("trades",)})

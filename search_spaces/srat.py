@@ -1,6 +1,8 @@
 """SRAT: class weights switched on late, and a loss that pulls the classes' features apart.
 
-The paper's constants could not be read anywhere (no public code); lines marked "our default" are ours.
+There is no public code, and of the paper only the abstract could be read: the shape of the loss is recalled. lambda,
+tau, T_d and beta were not found anywhere. What resembles LDAM-DRW (github.com/kaidic/LDAM-DRW, cifar_train.py and
+losses.py) or RoBal's LDAM was chosen by us from there.
 """
 
 from dataclasses import dataclass
@@ -13,13 +15,13 @@ SUMMARY = "deferred class weights by effective number, plus a separation loss on
 
 @dataclass(frozen=True)
 class Params:
-    loss: str = param("ce", choice("ce", "focal", "ldam"), "classification loss L", burn_in=True)
-    one_minus_beta: float = param(1e-4, loguniform(1e-5, 1.0), "1 - beta of the effective number (1-beta^n)/(1-beta); 1 = no reweighting, 0.0001 as LDAM-DRW")
-    strength: float = param(1.0, uniform(0.0, 2.0), "exponent on the class weights; 1 = the paper's, 0 = none (our addition)")
-    start: float = param(0.8, uniform(0.2, 0.95), "fraction of the epochs after which the class weights apply (T_d / T)")
-    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "lambda, weight of the separation loss, from the first epoch (our default)", burn_in=True)
-    temperature: float = param(0.1, loguniform(0.05, 1.0), "tau of the separation loss (our default)", burn_in=True)
-    gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss", when={"loss": ("focal",)}, burn_in=True)
-    max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class", when={"loss": ("ldam",)}, burn_in=True)
-    scale: float = param(1.0, loguniform(1.0, 30.0), "LDAM logit scale s; 1 with a plain linear head (RoBal), 30 saturates the attack (LDAM-DRW)", when={"loss": ("ldam",)}, burn_in=True)
-    reduction: str = param("data", choice("data", "batch"), "class weights scaled to mean 1 over the training data, or over each batch as LDAM-DRW (ours)", searched=False)
+    loss: str = param("ce", choice("ce", "focal", "ldam"), "classification loss L", source="second-hand", burn_in=True)
+    one_minus_beta: float = param(1e-4, loguniform(1e-5, 1.0), "1 - beta of the effective number (1-beta^n)/(1-beta); 1 = no reweighting, 0.0001 in LDAM-DRW", source="ours")
+    strength: float = param(1.0, uniform(0.0, 2.0), "exponent on the class weights; 1 = as they are, 0 = none; our addition", source="ours")
+    start: float = param(0.8, uniform(0.2, 0.95), "fraction of the epochs after which the class weights apply (T_d / T; LDAM-DRW: 160 of 200)", source="ours")
+    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "lambda, weight of the separation loss, from the first epoch", source="ours", burn_in=True)
+    temperature: float = param(0.1, loguniform(0.05, 1.0), "tau of the separation loss", source="ours", burn_in=True)
+    gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss; 1 in LDAM-DRW", source="ours", when={"loss": ("focal",)}, burn_in=True)
+    max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class; 0.5 in LDAM-DRW", source="ours", when={"loss": ("ldam",)}, burn_in=True)
+    scale: float = param(1.0, loguniform(1.0, 30.0), "LDAM logit scale s; 1 with a plain linear head (RoBal), 30 saturates the attack (LDAM-DRW)", source="ours", when={"loss": ("ldam",)}, burn_in=True)
+    reduction: str = param("data", choice("data", "batch"), "class weights scaled to mean 1 over the training data, or over each batch as LDAM-DRW does", source="ours", searched=False)

@@ -1,4 +1,7 @@
-"""TRADES: clean cross-entropy plus a divergence between clean and adversarial predictions."""
+"""TRADES: clean cross-entropy plus a divergence between clean and adversarial predictions.
+
+Read: github.com/yaodongyu/TRADES, train_trades_cifar10.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,4 +13,4 @@ SUMMARY = "clean cross-entropy plus KL between clean and adversarial prediction"
 
 @dataclass(frozen=True)
 class Params:
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term (the paper's 1/lambda)")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term (the paper's 1/lambda)", source="code")

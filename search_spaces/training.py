@@ -1,5 +1,7 @@
 """The hyperparameters that every method shares: optimiser, attack, evaluation. `--set KEY=VALUE` sets one for a search.
 
+A source ``code`` says here that the code of most methods' authors has this value; that of others may differ.
+
 Pixels are in [0, 1] and `eps`, `step_size` are in the same unit. A space file may also put one of them into the search.
 """
 
@@ -14,24 +16,24 @@ PIXEL = 1 / 255
 
 @dataclass(frozen=True)
 class Training:
-    batch_size: int = param(128, integer(2, 4096, log=True), "images per training step", searched=False, burn_in=True)
-    passes: int = param(1, integer(1, 64), "passes over the training images that count as one epoch, for very small data", searched=False, burn_in=True)
-    lr: float = param(0.1, loguniform(1e-4, 1.0), "peak learning rate of SGD", searched=False, burn_in=True)
-    momentum: float = param(0.9, uniform(0.0, 0.99), "SGD momentum", searched=False, burn_in=True)
-    weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", searched=False, burn_in=True)
-    schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at 75 % and 90 %", searched=False, burn_in=True)
-    augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", searched=False, burn_in=True)
-    eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "L-inf radius of the training attack and of the evaluation", searched=False, burn_in=True)
-    attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", searched=False, burn_in=True)
-    step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", searched=False, burn_in=True)
-    attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", searched=False, burn_in=True)
-    attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", searched=False, burn_in=True)
-    eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", searched=False)
-    class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), mean 1 over the training images", searched=False, burn_in=True)
-    label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", searched=False, burn_in=True)
-    awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", searched=False, burn_in=True)
-    ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, less in the first steps; the average is then what is evaluated; 0 = off", searched=False, burn_in=True)
-    precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, and on a CPU that has it for images above 16 pixels, else fp32", searched=False, burn_in=True)
-    compile: str = param("off", choice("off", "on"), "torch.compile for the attack model; a first start takes half a minute or more; on a GPU for models that cuDNN cannot fuse (ResNet-18 gains nothing)", searched=False, burn_in=True)
-    cuda_graph: str = param("on", choice("on", "off"), "on a GPU, attacks are recorded once and replayed; off for a model that cannot be recorded", searched=False, burn_in=True)
+    batch_size: int = param(128, integer(2, 4096, log=True), "images per training step", source="code", searched=False, burn_in=True)
+    passes: int = param(1, integer(1, 64), "passes over the training images that count as one epoch, for very small data", source="ours", searched=False, burn_in=True)
+    lr: float = param(0.1, loguniform(1e-4, 1.0), "peak learning rate of SGD", source="code", searched=False, burn_in=True)
+    momentum: float = param(0.9, uniform(0.0, 0.99), "SGD momentum", source="code", searched=False, burn_in=True)
+    weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", source="code", searched=False, burn_in=True)
+    schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at 75 % and 90 %", source="code", searched=False, burn_in=True)
+    augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", source="code", searched=False, burn_in=True)
+    eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "L-inf radius of the training attack and of the evaluation", source="code", searched=False, burn_in=True)
+    attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", source="code", searched=False, burn_in=True)
+    step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", source="code", searched=False, burn_in=True)
+    attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", source="code", searched=False, burn_in=True)
+    attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", source="code", searched=False, burn_in=True)
+    eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", source="ours", searched=False)
+    class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), mean 1 over the training images", source="ours", searched=False, burn_in=True)
+    label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", source="ours", searched=False, burn_in=True)
+    awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", source="ours", searched=False, burn_in=True)
+    ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, less in the first steps; the average is then what is evaluated; 0 = off", source="ours", searched=False, burn_in=True)
+    precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, and on a CPU that has it for images above 16 pixels, else fp32", source="ours", searched=False, burn_in=True)
+    compile: str = param("off", choice("off", "on"), "torch.compile for the attack model; a first start takes half a minute or more; on a GPU for models that cuDNN cannot fuse (ResNet-18 gains nothing)", source="ours", searched=False, burn_in=True)
+    cuda_graph: str = param("on", choice("on", "off"), "on a GPU, attacks are recorded once and replayed; off for a model that cannot be recorded", source="ours", searched=False, burn_in=True)
 

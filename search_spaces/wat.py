@@ -1,4 +1,7 @@
-"""WAT: hedge over the classes and their average, driven by validation losses."""
+"""WAT: hedge over the classes and their average, driven by validation losses.
+
+Read: github.com/boqili/WAT, worst_class_adversarial_train.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,6 +13,6 @@ SUMMARY = "class weights by hedge on validation TRADES losses"
 
 @dataclass(frozen=True)
 class Params:
-    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term")
-    memory: float = param(1.0, uniform(0.9, 1.0), "factor on the past validation losses per epoch; 1 = never forget, the paper's (ours)")
+    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge", source="code")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code")
+    memory: float = param(1.0, uniform(0.9, 1.0), "factor on the past validation losses per epoch; 1 = never forget, as theirs; less is our addition", source="code")

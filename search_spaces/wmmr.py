@@ -1,4 +1,8 @@
-"""WMMR: weighted minimax risk, instance weights exponential in the margin."""
+"""WMMR: weighted minimax risk, instance weights exponential in the margin.
+
+Read: github.com/huiminzeng/WeightedTraining_AAAI, AT_base/train_at_cifar10.py, AT_base/trainers/trainer.py,
+AT_base/attacks/pgd.py and TRADES_base/train_trades_cifar10.py.
+"""
 
 from dataclasses import dataclass
 
@@ -10,8 +14,8 @@ SUMMARY = "instance weights exp(-alpha * probability margin)"
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades"), "plain base")
-    alpha: float = param(0.5, loguniform(0.1, 5.0), "sharpness of the weights (at: 0.5, trades: 2)", by={"form": {"trades": 2.0}})
-    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", when={"form": ("trades",)})
-    detach: bool = param(False, choice(False, True), "no gradient through the weights (their code: it flows)", searched=False)
-    weight_attack: bool = param(True, choice(True, False), "the attack maximises the weighted loss too, as in their code", searched=False)
+    form: str = param("at", choice("at", "trades"), "plain base", source="code")
+    alpha: float = param(0.5, loguniform(0.1, 5.0), "sharpness of the weights (at: 0.5, trades: 2)", source="code", by={"form": {"trades": 2.0}})
+    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})
+    detach: bool = param(False, choice(False, True), "no gradient through the weights (their code: it flows)", source="code", searched=False)
+    weight_attack: bool = param(True, choice(True, False), "the attack maximises the weighted loss too, as in their code", source="code", searched=False)

@@ -14,7 +14,7 @@ STATES = ("finished", "finished", "stopped")
 
 
 def fill(history: History, spec: SearchSpec, trials: int = 6, classes=range(4), failed: bool = True) -> History:
-    """Trial 0 runs the paper's setting; every third stops at epoch 2; the last fails before its first epoch."""
+    """Trial 0 runs the default setting; every third stops at epoch 2; the last fails before its first epoch."""
     numbers = random.Random(0)
     space = spec.search_space()
     for trial in range(trials):

@@ -78,7 +78,7 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
         bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.x, t.y])")
         assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
         assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)])
-        assert "paper" in bars[1][0]
+        assert "the default setting" in bars[1][0]
 
 
 def judged(trial, val, test, low, high):

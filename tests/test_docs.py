@@ -223,10 +223,10 @@ def test_the_output_in_the_readme_is_that_of_a_search(finished, home, capsys, mo
     code, out, _ = run(capsys, monkeypatch, "resume", "first", "--home", home)
     printed = re.sub(r"[\s\u2500-\u257f]+", " ", out + finished[2])  # without the lines of tables
     for words in (
-        "sampler auto: the paper's setting,",
+        "sampler auto: the default setting (0 of 6 values published),",
         "Pareto front on val",
         "trial average worst class clean parameters",
-        "Against the paper's setting (trial 0: average",
+        "Against the default setting (0 of 6 values published), trial 0 (average",
         "robust accuracy",
         "Hypervolume",
         "pictures",

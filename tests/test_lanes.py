@@ -241,7 +241,7 @@ def ended(history, number, average, worst, *, of=None, seed=0, state=TrialState.
 
 
 def replicated():
-    """Trial 1 and 3 are on the front by one seed; 2 is just behind 1, and 0 is the paper's setting."""
+    """Trial 1 and 3 are on the front by one seed; 2 is just behind 1, and 0 is the default setting."""
     history = History(None)
     for number, point in enumerate([(0.30, 0.10), (0.60, 0.20), (0.58, 0.19), (0.40, 0.30)]):
         ended(history, number, *point)

@@ -367,7 +367,7 @@ def test_a_search_says_what_it_proposes_with():
         return Proposer(SearchSpec(**fields), History(None)).description
 
     assert said(method="srat") == (
-        "sampler auto: the paper's setting, 3 quasi-random ones, then TPE (conditional space)"
+        "sampler auto: the default setting (0 of 6 values published), 3 quasi-random ones, then TPE (conditional space)"
     )
     assert said(method="trades").endswith("then a Gaussian process (flat space, objectives: 2; TPE after 250 values)")
     four = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc")

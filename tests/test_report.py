@@ -39,6 +39,7 @@ def row(trial, average, worst, **params):
         "worst_class_robust_acc": worst,
         "clean_acc": 0.9,
         "params": params,
+        "method": "srat",
     }
 
 
@@ -96,6 +97,21 @@ def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
     assert "val, one seed" in text
 
 
+@pytest.mark.parametrize(
+    "method, params, said, mark",
+    [
+        ("trades", {"beta": 6.0}, "Against the paper's setting, trial 0 (average 0.500,", "0 (paper)"),
+        ("trades", {"beta": 3.0}, "Against the default setting (0 of 1 values published), trial 0 (", "0 (default)"),
+        ("mixup", {"kind": "beta", "q": 1.0}, "Against the default setting (0 of 2 values published),", "0 (default)"),
+    ],
+)
+def test_the_first_trial_is_the_papers_only_where_its_values_are_published(method, params, said, mark):
+    first = {**row(0, 0.5, 0.1, **params), "method": method}
+    best = front(first, {**row(1, 0.4, 0.2, **params), "method": method})
+    assert said in report.gain(best, first)
+    assert mark in shown(report.front_table(best, first, tuple(params)))
+
+
 def test_gain_without_anything_to_compare():
     assert "no trial has finished its full budget" in report.gain(front(), None)
     assert "nothing to compare" in report.gain(front(row(1, 0.5, 0.1)), None)
@@ -107,13 +123,13 @@ def shown(table, width=100):
     return console.export_text()
 
 
-def test_table_marks_the_papers_row_on_and_off_the_front():
+def test_table_marks_the_default_row_on_and_off_the_front():
     paper = row(0, 0.5, 0.1, start=0.8)
     text = shown(report.front_table(front(paper, row(3, 0.4, 0.2, start=0.25)), paper, ("start", "gamma")))
-    assert "0 (paper)" in text and "0.25" in text and "0.500" in text
+    assert "0 (default)" in text and "0.25" in text and "0.500" in text
     assert "gamma" not in text  # no row has it
     text = shown(report.front_table(front(paper, row(3, 0.6, 0.2, start=0.25)), paper, ("start",)))
-    assert "paper, off the front" in text
+    assert "0 (default, off the front)" in text
 
 
 def test_table_fits_a_small_terminal_whatever_is_searched(spec, history):
@@ -203,7 +219,11 @@ def test_any_number_of_objectives(tmp_path, objectives):
 def test_summary_names_the_search_the_front_and_the_gain(spec, history):
     text = report.summary_markdown(run_of(spec, history))
     assert "| trial | average | worst class | clean |" in text
-    assert "Against the paper's setting" in text and "`one_minus_beta`" in text and "split val" in text
+    assert (
+        "Against the default setting (0 of 6 values published), trial 0 (" in text
+        and "`one_minus_beta`" in text
+        and "split val" in text
+    )
     assert len(text) < 8000  # MLflow cuts longer tags
 
 

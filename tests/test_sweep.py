@@ -10,7 +10,7 @@ from trainables.evaluate import evaluate
 from trainables.offsets import NONE, TAUS, Offsets, kind_for, prior
 from trainables.sweep import Line, ShiftedAttacks, every_other, fit_direction, points_of, sweep
 
-EPS = 0.1
+EPS = 0.03
 
 
 class Linear:
@@ -19,7 +19,7 @@ class Linear:
     def __init__(self, classes: int, features: int = 6, seed: int = 0):
         rng = torch.Generator().manual_seed(seed)
         self.weight = torch.randn(classes, features, generator=rng)
-        self.bias = 0.3 * torch.randn(classes, generator=rng)
+        self.bias = -0.5 * self.weight.sum(1)  # no class is preferred
         self.calls = 0
 
     def __call__(self, x):
@@ -95,7 +95,7 @@ def test_offsets_and_curves_survive_being_stored():
 
 
 def test_an_example_says_at_which_tau_it_breaks_the_image():
-    """Logits (2, 1), direction (0, 1): class 1 has 1 + tau. An image of class 0 is broken from tau 1, one of 1 until."""
+    """Logits (2, 1), direction (0, 1): class 1 has 1 + tau. Class 0 is broken from tau 1 on, class 1 until."""
     line = Line(torch.tensor([0, 1]), torch.tensor([0.0, 1.0]))
     line.add(torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [2.0, 1.0]]))
     assert (line.low.tolist(), line.high.tolist()) == ([-math.inf, 1.0], [1.0, math.inf])

@@ -30,7 +30,7 @@ def test_every_method_understands_what_a_search_proposes(name, tmp_path):
     space = spec.search_space()
     config = told(spec, space.default(), tmp_path)
     defaults = {p.name: p.default for p in params_of(METHODS[name].Params).values()}
-    assert resolve(name, config.params) == {k: defaults[k] for k in resolve(name, {})}  # the paper's setting
+    assert resolve(name, config.params) == {k: defaults[k] for k in resolve(name, {})}  # the default setting
     assert config.full_training() == spec.training()
     for number in range(1, 6 if space.searched else 1):
         proposed = quasi_random(space, 0, number)

@@ -1,7 +1,7 @@
 """SRAT: class weights by effective number switched on late, and a separation loss on adversarial features.
 
-Wang et al., Imbalanced Adversarial Training with Reweighting, arXiv:2107.13639. The shape of the objective is
-the paper's; its constants could not be read, so lambda, tau and the reduction below are ours.
+Wang et al., Imbalanced Adversarial Training with Reweighting, arXiv:2107.13639. Of the paper only the
+abstract could be read: the shape of the objective is recalled, lambda, tau, T_d, beta and the reduction are ours.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tuner.sync.shared_dataset import dataset_of
 
 
 def first_trial(run: SearchRun) -> TrialConfig:
-    """The first method's paper setting without trunk and checkpoints: what a trial costs is measured with it."""
+    """The first method's default setting without trunk and checkpoints: what a trial costs is measured with it."""
     lane = run.spec.lanes[0]
     record = TrialRecord(0, lane.search_space().default(), lane.method, seed=run.spec.seed)
     return replace(trial_config(run, record), trunk="none", folder=None)

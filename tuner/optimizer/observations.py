@@ -204,7 +204,7 @@ def _at_most(trials: list[int], seed: int) -> list[int]:
 def _frozen_trial(
     space: Space, params: dict, state: OptunaState, point: tuple[float, ...] | None, violations: dict[str, float]
 ) -> FrozenTrial | None:
-    """A trial as Optuna's samplers see it; None where it lies outside the searched ranges (the paper's setting may)."""
+    """A trial as Optuna's samplers see it; None where it lies outside the searched ranges (the default setting may)."""
     if not space.contains(params):
         return None
     searched = {name: params[name] for name in space.searched if name in params}

@@ -1,4 +1,4 @@
-"""What to try next in one method's search: the paper's setting first, then what the sampler proposes. No Ray here.
+"""What to try next in one method's search: the default setting first, then what the sampler proposes. No Ray here.
 
     history = History(None)                      # in memory; with a folder: the log of a search
     rungs = Rungs(spec.early_stopping)
@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from search_spaces.provenance import paper_label
 from tuner.optimizer.observations import Observations, propose
 from tuner.optimizer.samplers import describe_sampler, make_sampler, proposal_seed, quasi_random, start_trials
 from tuner.optimizer.study import RecordedStudy
@@ -66,7 +67,7 @@ class Proposer:
     ):
         self.spec, self.space, self.history, self.rungs = spec, spec.search_space(), history, rungs
         self.sampler = SAMPLERS[spec.sampler]
-        self.share = spec.trials if self.space.searched else 1  # nothing to search: the paper's setting once
+        self.share = spec.trials if self.space.searched else 1  # nothing to search: the default setting once
         self.total = (most or spec.trials) if self.space.searched else 1
         self.warm = list(warm)
         self.known = self._observe(history)
@@ -82,7 +83,8 @@ class Proposer:
     @property
     def description(self) -> str:
         """One line: what this search proposes with."""
-        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.share)
+        first = paper_label(self.spec.methods[0], self.space.default())
+        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.share, first)
 
     @property
     def ahead(self) -> bool:

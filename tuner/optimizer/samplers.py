@@ -19,7 +19,7 @@ from tuner.spec.space import Space
 
 
 def start_trials(trials: int) -> int:
-    """How many of so many trials come before a model is trusted, the paper's setting included."""
+    """How many of so many trials come before a model is trusted, the default setting included."""
     return min(12, max(4, trials // 4))
 
 
@@ -48,18 +48,18 @@ def quasi_random(space: Space, seed: int, number: int) -> dict[str, Any]:
     return space.at((sobol.fast_forward(number) if number else sobol).random(1)[0])
 
 
-def describe_sampler(name: str, space: Space, objectives: int, trials: int) -> str:
-    """One line for the user: what the search will propose with."""
+def describe_sampler(name: str, space: Space, objectives: int, trials: int, first: str) -> str:
+    """One line for the user: what the search will propose with. ``first``: what trial 0 is called."""
     if not space.searched:
-        return "sampler: nothing is searched, the paper's setting runs once"
+        return f"sampler: nothing is searched, {first} runs once"
     row = SAMPLERS[name]
     if not row.models:
-        return f"sampler {name}, after the paper's setting"
+        return f"sampler {name}, after {first}"
     at = partial(row.model, conditional=space.conditional, objectives=objectives)
-    first, last = at(values=0), at(values=math.inf)
-    if first is not last:
-        why = f"flat space, objectives: {objectives}; {last.label} after {first.max_values} values"
+    early, last = at(values=0), at(values=math.inf)
+    if early is not last:
+        why = f"flat space, objectives: {objectives}; {last.label} after {early.max_values} values"
     else:
         why = "conditional space" if space.conditional else f"{objectives} objectives"
     quasi_random_ones = start_trials(trials) - 1
-    return f"sampler {name}: the paper's setting, {quasi_random_ones} quasi-random ones, then {first.label} ({why})"
+    return f"sampler {name}: {first}, {quasi_random_ones} quasi-random ones, then {early.label} ({why})"

@@ -146,7 +146,7 @@ class RecordedStudy:
     @quiet_optuna()
     def start(self, number: int, params: dict[str, Any]) -> None:
         """A trial was proposed."""
-        inside = self.space.contains(params)  # the paper's setting may lie outside the ranges
+        inside = self.space.contains(params)  # the default setting may lie outside the ranges
         searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
         trial_id = self.storage.create_new_trial(
             self._study_id,

@@ -13,7 +13,7 @@ Three things differ from the papers:
 - A rung compares with a window, its ``WINDOW`` trials of the highest numbers, whichever trial arrives or waits. A
   decision then costs at most 5 ms on one core however many trials there were (20 ms for a waiting trial from before the
   window), and a sampler that improves does not make the bar ever easier to pass.
-- Trial 0, the paper's setting, is never stopped: fronts are compared with it.
+- Trial 0, the default setting, is never stopped: fronts are compared with it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from search_spaces import METHODS, method_space
 from search_spaces.param import Param, describe, params_of
+from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
@@ -35,7 +36,7 @@ def stdout_console() -> Console:
 
 
 def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: bool) -> None:
-    """Print the end of a search: the front, the gain over the paper's setting, and where the pictures are."""
+    """Print the end of a search: the front, the gain over the default setting, and where the pictures are."""
     if as_json:
         print_json(result)
         return
@@ -187,7 +188,14 @@ def method_json(name: str) -> dict[str, Any]:
     """One entry of `tuner methods --json`."""
     space = METHODS[name]
     params = [
-        {"name": p.name, "default": p.default, "range": describe(p.range), "doc": p.doc, "when": _when(p)}
+        {
+            "name": p.name,
+            "default": p.default,
+            "range": describe(p.range),
+            "doc": p.doc,
+            "source": p.source,
+            "when": _when(p),
+        }
         for p in params_of(space.Params).values()
     ]
     return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params}
@@ -223,10 +231,12 @@ def show_space(method: str, as_json: bool) -> None:
         print_json(method_json(method))
         return
     console, row = stdout_console(), method_json(method)
-    console.print(f"{method}: {row['summary']}\n{row['paper']}", highlight=False, soft_wrap=True)
+    note = f"trial 0 is {paper_label(method)}; the source of a default: paper, code (the authors'), second-hand, ours"
+    console.print(f"{method}: {row['summary']}\n{row['paper']}\n{note}", highlight=False, soft_wrap=True)
     table = Table()
-    for name in ("name", "default", "range", "doc", "when"):
+    columns = ("name", "default", "source", "range", "doc", "when")
+    for name in columns:
         table.add_column(name)
     for p in row["params"]:
-        table.add_row(*("" if p[k] is None else str(p[k]) for k in ("name", "default", "range", "doc", "when")))
+        table.add_row(*("" if p[k] is None else str(p[k]) for k in columns))
     console.print(table)

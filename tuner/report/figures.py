@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
+from search_spaces.provenance import PAPER, legend_label, paper_label
 from tuner.report.format import fraction, per_class, value_text
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.text import SPLIT, gain, headline
@@ -112,6 +113,8 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
 def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
     """One point for each trial that has reported finite values of ``axes``, at its last epoch.
 
+    ``paper`` says whether it has the default setting, ``setting`` what that is called.
+
     ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean over seeds.
     """
     papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
@@ -120,7 +123,7 @@ def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str,
         metrics, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
         x, y = (metrics.get(name) for name in axes)
         if _finite(x) and _finite(y):
-            is_paper = record.trial in papers
+            setting = paper_label(record.method, record.params) if record.trial in papers else ""
             points.append(
                 {
                     "id": f"{search} {record.trial}".strip(),
@@ -133,10 +136,11 @@ def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str,
                     "state": record.state,
                     "full": record.state == TrialState.FINISHED,
                     "front": record.trial in on_front,
-                    "paper": is_paper,
+                    "paper": bool(setting),
+                    "setting": setting,
                     "params": record.params,
                     "robust": per_class(metrics),
-                    "text": _hover(spec, history, record, search, record.trial in on_front, is_paper),
+                    "text": _hover(spec, history, record, search, record.trial in on_front, setting),
                 }
             )
     return points
@@ -158,12 +162,20 @@ def frame_data(objectives: tuple[str, ...], points: list[dict]) -> dict:
         "y": y_name,
         "axis": [AXIS.get(x_name, x_name), AXIS.get(y_name, y_name)],
         "points": points,
+        "settings": _settings_name([p["setting"] for p in points if p["paper"]]),
         "range": [_range([p["x"] for p in points]), _range([p["y"] for p in points])],
         "note": note,
         "two": len(objectives) == 2,
         "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY},
         "paramRange": _range([p[a] for p in points for a in "xy" if p["full"]]),
     }
+
+
+def _settings_name(labels: list[str]) -> str:
+    """What the legend calls the default settings with these labels; empty where there are none."""
+    if len(labels) > 1:
+        return "the papers' settings" if set(labels) == {PAPER} else "the default settings"
+    return legend_label("".join(labels))
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:
@@ -209,11 +221,11 @@ def _range(values: list[float]) -> list[float]:
     return [min(values) - pad, max(values) + pad]
 
 
-def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str, on_front: bool, is_paper: bool) -> str:
+def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str, on_front: bool, setting: str) -> str:
     state = "on the front" if on_front else STYLES[record.state]["name"]
     name = html.escape(f"{search} trial {record.trial}".strip())
     lines = [
-        f"<b>{name}</b> ({state}{', the paper’s setting' if is_paper else ''})",
+        f"<b>{name}</b> ({', '.join(filter(None, (state, setting)))})",
         f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
     ]
     row, names = history.row(record.trial, spec.objectives), dict.fromkeys([*spec.objectives, "clean_acc"])

@@ -79,7 +79,7 @@ def draw_front(axes: Axes, data: dict) -> None:
         _draw_trials(axes, [p for p in data["points"] if p["style"] == name], look)
     for p in data["points"]:
         axes.annotate(p["label"], (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
-    _draw_papers(axes, [p for p in data["points"] if p["paper"]])
+    _draw_papers(axes, [p for p in data["points"] if p["paper"]], data["settings"])
     axes.set(xlabel=data["axis"][0], ylabel=data["axis"][1], xlim=data["range"][0], ylim=data["range"][1])
     axes.grid(alpha=0.3)
     if data["empty"]:
@@ -130,8 +130,8 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
     )
 
 
-def _draw_papers(axes: Axes, points: list[dict]) -> None:
-    """A star around the setting of each method's paper."""
+def _draw_papers(axes: Axes, points: list[dict], name: str) -> None:
+    """A star around each method's default setting."""
     if not points:
         return
     axes.scatter(
@@ -143,7 +143,7 @@ def _draw_papers(axes: Axes, points: list[dict]) -> None:
         edgecolors="black",
         linewidths=1.3,
         zorder=3,
-        label="the papers' settings" if len(points) > 1 else "the paper's setting",
+        label=name,
     )
 
 

@@ -1,4 +1,4 @@
-"""A search's result as text: the front as a table, the gain over the paper's setting, a summary in Markdown.
+"""A search's result as text: the front as a table, the gain over the default setting, a summary in Markdown.
 
 Everything here is computed from the history alone, so a report can be repeated at any time. All numbers are of split
 ``val``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.provenance import PAPER, paper_label
 from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume
@@ -25,7 +26,7 @@ EMPTY = "The front is empty: no trial has finished its full budget."
 
 
 def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text: the front, then the paper's setting if it is not on the front.
+    """Header and rows as text: the front, then the default setting if it is not on the front.
 
     ``paper``: that setting's row, if it has finished. ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of
     them have a column each. Means over seeds have their standard deviation beside them; rows of several methods name
@@ -43,7 +44,7 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
         is_paper = paper is not None and row["trial"] == paper["trial"]
         cells.append(
             [
-                f"{row['trial']}{_paper_mark(is_paper, row['trial'] in on_front)}",
+                f"{row['trial']}{_mark(row, row['trial'] in on_front) if is_paper else ''}",
                 *(row[n] for n in method),
                 *(with_std(row, n) for n in metrics),
                 *_parameter_cells(row["params"], shown),
@@ -53,10 +54,15 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
     return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
 
 
-def _paper_mark(is_paper: bool, on_front: bool) -> str:
-    if not is_paper:
-        return ""
-    return " (paper)" if on_front else " (paper, off the front)"
+def _mark(paper: dict, on_front: bool) -> str:
+    """What the row of the default setting carries beside its number."""
+    called = "paper" if setting_label(paper) == PAPER else "default"
+    return f" ({called})" if on_front else f" ({called}, off the front)"
+
+
+def setting_label(row: dict) -> str:
+    """What to call the setting of a row of the front: see `paper_label`."""
+    return paper_label(row["method"], row["params"])
 
 
 def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
@@ -89,7 +95,7 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
 
 
 def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:
-    """`front_cells` as a table for the terminal, the paper's setting in bold."""
+    """`front_cells` as a table for the terminal, the default setting in bold."""
     from rich.table import Table
 
     header, rows = front_cells(front, paper, searched)
@@ -98,26 +104,26 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], tit
         number = name in SHORT_LABELS.values()
         table.add_column(name, justify="right" if number else "left", no_wrap=number)
     for cells in rows:
-        table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
+        table.add_row(*cells, style="bold" if "(" in cells[0] else None)
     return table
 
 
 def gain(front: Front, paper: dict | None) -> str:
-    """What the front gains over the paper's setting, or that it gains nothing, in one or two sentences.
+    """What the front gains over the default setting, or that it gains nothing, in one or two sentences.
 
     ``paper``: that setting's row, None if it has not finished.
     """
     if not front.rows:
         return EMPTY
     if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
-        return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
+        return "The default setting has not finished its full budget, so there is nothing to compare the front with."
     where = ", ".join(f"{short_label(n)} {paper[n]:.3f}" for n in front.objectives)
     gains = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
     ours = front.hypervolume
     theirs = hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives))
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
-    start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, {seeds}) the front "
+    start = f"Against {setting_label(paper)}, trial {paper['trial']} ({where}; {SPLIT}, {seeds}), the front "
     if gains:
         return start + "gains " + " and ".join(gains) + f". {volume.capitalize()}."
     if ours > theirs:
@@ -165,7 +171,7 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 
 
 def summary_markdown(run: SearchRun) -> str:
-    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the paper's setting."""
+    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the default setting."""
     spec, history = run.spec, run.history
     front, paper, space = run.front(), next(iter(run.paper_rows()), None), spec.shown_space()
     title, line = headline(spec)

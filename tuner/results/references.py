@@ -1,4 +1,4 @@
-"""What a search is compared with: the paper's setting, and plain AT, which is what one training gives without a search.
+"""What a search is compared with: the default setting, and plain AT, which is what one training gives without a search.
 
 Plain AT is trained once by every search, as a reference of its own; where it is a method of the search, its first trial
 is the reference.
@@ -36,7 +36,7 @@ def no_search_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
 
 
 def paper_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
-    """The first method's paper setting over its offsets, as rows of a front; empty as long as it has not finished."""
+    """The first method's default setting over its offsets, as rows of a front; empty as long as it has not finished."""
     first = spec.lanes[0]
     default = first.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
@@ -46,5 +46,5 @@ def paper_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
 
 
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
-    """The first of `paper_rows`: the paper's setting without offsets."""
+    """The first of `paper_rows`: the default setting without offsets."""
     return next(iter(paper_rows(spec, history)), None)

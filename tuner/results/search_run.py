@@ -40,7 +40,7 @@ class SearchRun:
         return front_of(self.spec, self.history)
 
     def paper_rows(self) -> list[dict[str, Any]]:
-        """The paper's setting over its offsets: see `references.paper_rows`."""
+        """The default setting over its offsets: see `references.paper_rows`."""
         return paper_rows(self.spec, self.history)
 
     def no_search_rows(self) -> list[dict[str, Any]]:

@@ -66,10 +66,10 @@ def extras(run: SearchRun) -> dict[str, Any]:
 
 
 def methods_json(run: SearchRun) -> list[dict[str, Any]]:
-    """For each method of the search: its trials and epochs, its share of the front, and its paper's setting.
+    """For each method of the search: its trials and epochs, its share of the front, and its default setting.
 
-    ``front``: its trials on the common front; ``hypervolume``: of its own front; ``adds``: its exclusive hypervolume,
-    which the common front would lose without it.
+    ``paper``: that setting's row; ``front``: its trials on the common front; ``hypervolume``: of its own front;
+    ``adds``: its exclusive hypervolume, which the common front would lose without it.
     """
     spec, history, front = run.spec, run.history, run.front()
     rows = []

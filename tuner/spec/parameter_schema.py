@@ -48,4 +48,4 @@ def _bounds(param: Param) -> dict[str, Any]:
 
 def _meaning(param: Param) -> str:
     when = [f"{other} in {{{', '.join(map(str, allowed))}}}" for other, allowed in param.when.items()]
-    return param.doc + (f"; exists only with {' and '.join(when)}" if when else "")
+    return f"{param.doc} (default: {param.source})" + (f"; exists only with {' and '.join(when)}" if when else "")

@@ -80,7 +80,7 @@ class Scheduler(ABC):
     def decide(self, rung: Rung, trial: int) -> Decision:
         """What becomes of ``trial``, which has just reached ``rung`` and has a point there.
 
-        Never asked about the paper's setting, nor before a trial reweights, nor once it has been let through; asked
+        Never asked about the default setting, nor before a trial reweights, nor once it has been let through; asked
         again when a trial that was interrupted at the rung reports the same epoch once more.
         """
 

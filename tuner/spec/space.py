@@ -29,7 +29,7 @@ class Space:
     fixed: dict[str, Any]
 
     def default(self) -> dict[str, Any]:
-        """The paper's setting (with what the user fixed): the first trial of every search."""
+        """The default setting (with what the user fixed): the first trial of every search."""
         return self.resolve(None)
 
     def sample(self, trial: Trial) -> dict[str, Any]:

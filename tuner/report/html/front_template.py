@@ -49,7 +49,7 @@ function pointTraces() {
 function paperTraces() {
   const some = D.points.filter(p => p.paper);
   return some.length ? [{...places(some), mode: "markers", meta: "paper",
-    name: some.length > 1 ? "the papers’ settings" : "the paper’s setting",
+    name: D.settings,
     marker: {symbol: "star-open", size: 20, color: "#000", line: {width: 2}}}] : [];
 }
 
@@ -69,7 +69,7 @@ function choose(id) {
   element("chosen").textContent = Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", ");
   const paper = D.points.find(q => q.search === p.search && q.method === p.method && q.paper);
   const series = [{name: `trial ${id}`, y: p.robust, color: D.colours.x}];
-  if (paper && paper !== p) series.push({name: `the paper’s setting (trial ${paper.id})`, y: paper.robust,
+  if (paper && paper !== p) series.push({name: `${paper.setting}, trial ${paper.id}`, y: paper.robust,
                                          color: D.colours.grey, pattern: "/"});
   drawClasses(series);
 }
