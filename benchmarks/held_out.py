@@ -1,0 +1,147 @@
+"""Do a search's claims hold on images that no search saw? Default jobs, whose models are all judged on the TEST split.
+
+    python -m benchmarks.held_out [--methods srat,done,dafa] [--seeds 0,1,2,3,4] [-- OPTIONS OF tuner search]
+    python -m benchmarks.held_out --table          # docs/experiments/held-out.md from the stored results
+
+Each search runs as a user's does; the settings are the default job's unless options change them. Then every model that
+trained all epochs, the references too, is judged on `test` at all its offsets by CE-PGD and margin-PGD with five times
+the steps that the search had. Every search is one line of benchmarks/results/held_out.jsonl; the same command goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from trainables.attack_copy import Frozen
+from trainables.curve import Curve
+from trainables.data import DataSpec, open_test
+from trainables.evaluate import evaluate
+from trainables.loop import Trainer
+from trainables.model_io import load_trial
+from trainables.sweep import Found, ShiftedAttacks, sweep
+from tuner.execution.trial_config import trial_config
+from tuner.home import Home
+from tuner.results.search_run import SearchRun
+from tuner.results.searches import load_search
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+
+RESULTS = Path(__file__).parent / "results" / "held_out.jsonl"
+STEPS = 5  # times the search's
+KEY = ("method", "seed", "options")
+
+
+def run_search(method: str, seed: int, options: list[str], home: Path) -> tuple[SearchRun, dict]:
+    """A search through the command line, and what it printed."""
+    command = [sys.executable, "-m", "tuner.cli", "search", "--method", method, "--seed", str(seed), "--name", "held"]
+    done = subprocess.run([*command, "--home", str(home), "--json", *options], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    return load_search(Home(home), "held"), json.loads(done.stdout)
+
+
+def on_test(run: SearchRun, record: TrialRecord, curve: Curve) -> list[dict]:
+    """Counts on `test` at each of the curve's offsets: a dict of tau, count, clean and robust."""
+    config = trial_config(run, record)
+    model = Frozen(load_trial(config.folder, run.home.root, config.dataset)[0])
+    training = config.full_training()
+    split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), run.home.root)
+    labels, classes, steps = split.labels, len(curve.classes), STEPS * training.eval_attack
+    seen: Found = []
+    evaluate(
+        model,
+        split,
+        classes,
+        eps=training.eps,
+        steps=steps,
+        threat=Trainer.threat,
+        seen=lambda rows, logits: seen.append((rows, logits)),
+    )
+    attacks = ShiftedAttacks(model, model, split, training.eps, steps, threat=Trainer.threat)
+    last = curve.points[-1].offsets
+    direction = torch.tensor(last.values or [0.0] * classes, dtype=torch.float64) / (last.tau or 1.0)
+    taus = [point.offsets.tau for point in curve.points]
+    robust = sweep(attacks, seen, direction, torch.arange(len(labels)), taus)
+
+    def counted(mask: torch.Tensor) -> list[int]:
+        return torch.bincount(labels[mask], minlength=classes).tolist()
+
+    clean = [(seen[0][1] + tau * direction).argmax(1) == labels for tau in taus]
+    whole = torch.ones_like(labels, dtype=torch.bool)
+    return [
+        {"tau": tau, "count": counted(whole), "clean": counted(clean[i]), "robust": counted(robust[:, i])}
+        for i, tau in enumerate(taus)
+    ]
+
+
+def one(name: str, home: str, number: int) -> dict:
+    """One model: its trial, params, curve on `val`, and counts on `test`."""
+    torch.set_num_threads(1)
+    run = load_search(Home(Path(home)), name)
+    record = run.history.record(number)
+    about = {key: getattr(record, key) for key in ("trial", "method", "params", "seed", "of")}
+    return {**about, "val": record.curve.to_dict(), "test": on_test(run, record, record.curve)}
+
+
+def judged(run: SearchRun) -> list[dict]:
+    """Every model that trained all epochs: see `one`."""
+    whole = [r.trial for r in run.history.everything() if r.state == TrialState.FINISHED and r.curve is not None]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(partial(one, run.name, str(run.home.root)), whole))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="srat,done,dafa")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--table", action="store_true")
+    args, options = parser.parse_known_args()
+    options = [option for option in options if option != "--"]
+    if args.table:
+        from benchmarks.held_out_report import write_page
+
+        write_page(stored())
+        return
+    done = {tuple(row[name] for name in KEY) for row in stored()}
+    for seed in map(int, args.seeds.split(",")):
+        for method in args.methods.split(","):
+            if (method, seed, " ".join(options)) in done:
+                continue
+            with tempfile.TemporaryDirectory() as home:
+                begin = time.time()
+                run, said = run_search(method, seed, options, Path(home))
+                wall = time.time() - begin
+                row = {
+                    **dict(zip(KEY, (method, seed, " ".join(options)))),
+                    "objectives": said["objectives"],
+                    "trials": said["trials"],
+                    "epochs_trained": said["epochs_trained"],
+                    "wall_s": round(wall, 1),
+                    "torch": torch.__version__,
+                    "models": judged(run),
+                }
+            with open(RESULTS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{method} seed {seed}: {wall:.0f} s + {time.time() - begin - wall:.0f} s on test", flush=True)
+
+
+def stored() -> list[dict]:
+    """The lines of the results file."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+if __name__ == "__main__":
+    main()
