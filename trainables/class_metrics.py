@@ -17,14 +17,14 @@ def class_metrics(
 ) -> dict[str, float]:
     """Metrics as fractions in [0, 1], from counts (K,) over the classes; a class without images is left out.
 
-    ``train_counts``: training images; ``count``: images judged; ``clean``, ``robust``: of these, classified right without
-    an attack and under it.
+    ``train_counts``: training images; ``count``: images judged; ``clean``, ``robust``: of these, classified right
+    without an attack and under it.
 
-    ``clean_acc`` and ``robust_acc`` are means over the classes; ``natural_robust_acc`` weights each class by its training
-    images; ``tail_robust_acc`` is the mean of the worst 30 % of the classes; ``robust_acc_gap`` best minus worst class;
-    ``nsd`` standard deviation over mean of the classes' robust accuracies (0 where the mean is 0). Where training images
-    are imbalanced, ``many_robust_acc``, ``medium_robust_acc`` and ``few_robust_acc`` are the means of the thirds of the
-    classes with the most, fewer and fewest of them (see `frequency_groups`).
+    ``clean_acc`` and ``robust_acc`` are means over the classes; ``natural_robust_acc`` weights each class by its
+    training images; ``tail_robust_acc`` is the mean of the worst 30 % of the classes; ``robust_acc_gap`` best minus
+    worst class; ``nsd`` standard deviation over mean of the classes' robust accuracies (0 where the mean is 0). Where
+    training images are imbalanced, ``many_robust_acc``, ``medium_robust_acc`` and ``few_robust_acc`` are the means of
+    the thirds of the classes with the most, fewer and fewest of them (see `frequency_groups`).
     """
     there = [i for i, n in enumerate(count) if n > 0]
     clean_rates, rates = ([float(right[i] / count[i]) for i in there] for right in (clean, robust))

@@ -18,7 +18,7 @@ from tuner.errors import Failed
 from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.objectives import Goal
+from tuner.spec.objectives import Goal, shown_metrics
 
 if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spend
     import pyarrow as pa
@@ -175,7 +175,7 @@ class History:
         row = record.row(objectives)
         if metrics is record.last:
             return row
-        seeds, names = self.seeds_of(trial), dict.fromkeys([*objectives, "clean_acc"])
+        seeds, names = self.seeds_of(trial), shown_metrics(objectives)
         return {
             **row,
             **{n: metrics.get(n) for n in names},

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import shown_metrics
 
 
 @dataclass
@@ -42,12 +43,12 @@ class TrialRecord:
         return self.epochs[-1] if self.epochs else {}
 
     def row(self, objectives: Iterable[str], metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The trial as a row of the front: trial, epoch, objectives, clean_acc, params, method.
+        """The trial as a row of the front: trial, epoch, the metrics of ``shown``, params, method.
 
         ``metrics``: those of another epoch than the last.
         """
         metrics = self.last if metrics is None else metrics
-        values = {name: metrics.get(name) for name in (*objectives, "clean_acc")}
+        values = {name: metrics.get(name) for name in shown_metrics(objectives)}
         return {
             "trial": self.trial,
             "epoch": metrics.get("epoch", 0),
