@@ -145,7 +145,7 @@ def test_tracks_stay_together(small, home):
     paths = pq.read_table(small["tracks"].removeprefix("parquet:") + "/train.parquet")["img"].to_pylist()
     track = np.array([p["path"].rsplit("_", 1)[0] for p in paths])
     assert not set(track[splits.train.index]) & set(track[splits.val.index])
-    # One track of the smallest class is kept; 24, 16 and 12 images train; so 36, 32 and 18 may judge: 6, 5 and 3 tracks.
+    # One track of the smallest class is kept; 24, 16 and 12 images train; 36, 32 and 18 may judge: 6, 5 and 3 tracks.
     assert splits.class_counts == [24, 16, 12] and splits.val.y.bincount().tolist() == [36, 30, 18]
     assert check(spec, home).grouped_by == "track"
     assert check(DataSpec(small["parquet"], "none"), home).grouped_by is None

@@ -268,7 +268,9 @@ def test_metrics_by_hand():
         }
     )
     ten = {name: torch.full((10,), 10.0) for name in ("count", "clean", "ce_robust", "ce", "kl")}
-    metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(list("0123456789"), [1] * 10)
+    metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(
+        list("0123456789"), [1] * 10
+    )
     assert metrics["tail_robust_acc"] == pytest.approx(0.3)
 
 

@@ -76,8 +76,8 @@ def test_whole_tracks_judge():
     """Class a: 75 tracks of 30 frames, of which 15 are a fifth: but 10 already have 300 images. Class b: one of 7."""
     _, _, train, val = split([2250, 210], "none", track=30)
     assert val == [300, 30] and train == [1950, 180]
-    # Thinned: 7 tracks of the smallest class, one of which is kept, so n_max = 180. Class a goes on to 300 images, class
-    # b as long as 90 images are left for training: 210 - 90 = 120, four tracks.
+    # Thinned: 7 tracks of the smallest class, one of which is kept, so n_max = 180. Class a goes on to 300 images, and
+    # b while 90 images are left for training: 210 - 90 = 120, four tracks.
     _, _, train, val = split([2250, 210], "step:2", track=30)
     assert val == [300, 120] and train == [180, 90]
     # b trains on trunc(180 / 1.5) = 120 and has 90 more; a fourth track would leave 90
@@ -111,11 +111,7 @@ BEFORE = [
         [0, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 21, 22, 23, 24, 25, 27, 29, 30],
         [1, 3, 16, 20, 26, 28],
     ),
-    (
-        ([12, 9, 10], "exp:3", None, 3, 0.2),
-        [7, 6, 2, 4, 11, 8, 9, 19, 13, 15, 17, 24, 27],
-        [1, 3, 16, 20, 26, 28],
-    ),
+    (([12, 9, 10], "exp:3", None, 3, 0.2), [7, 6, 2, 4, 11, 8, 9, 19, 13, 15, 17, 24, 27], [1, 3, 16, 20, 26, 28]),
     (
         ([12, 9, 11], "none", 3, 1, 0.4),
         [0, 1, 2, 3, 4, 5, 12, 13, 14, 18, 19, 20, 24, 25, 26, 27, 28, 29],

@@ -97,7 +97,10 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], tit
     table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
     for name in header:
         number = name in SHORT_LABELS.values()
-        table.add_column(name, justify="right" if number else "left", no_wrap=number)
+        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
+        table.add_column(
+            name.replace(" ", "\n") if number else name, justify="right" if number else "left", no_wrap=number
+        )
     for cells in rows:
         table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
     return table
