@@ -608,6 +608,19 @@ def test_warm_start(tmp_path):
     assert len(warm_trials(spec, home, tmp_path / "new")) == 8
 
 
+def test_warm_start_from_a_search_that_did_not_record_an_objective(tmp_path):
+    home, earlier = Home(tmp_path), spec_of(name="earlier", objectives=("robust_acc", "worst_class_robust_acc"))
+    folder = home.search("earlier")
+    history = History(folder)
+    history.append("start", 0, params={"beta": 6.0}, method="trades")
+    history.append("epoch", 0, metrics={"epoch": 12, "robust_acc": 0.5, "worst_class_robust_acc": 0.1})
+    history.append("end", 0, state=TrialState.FINISHED)
+    (folder / "spec.yaml").write_text(earlier.to_yaml())
+    with pytest.raises(UsageError, match="'earlier' did not record natural_robust_acc, an objective here"):
+        check_warm(spec_of(warm_start="earlier"), home)
+    check_warm(spec_of(warm_start="earlier", objectives=earlier.objectives), home)
+
+
 @pytest.mark.parametrize(
     "changes, part",
     [
