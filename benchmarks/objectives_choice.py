@@ -58,7 +58,7 @@ def figures(rows: list[dict], pair: tuple[str, str]) -> dict:
 
 def table(logs: list[Path]) -> str:
     lines = [
-        "| data | images | trials, worst above 0 | objectives | points on the front | correlation, all | correlation, best third |",
+        "| data | images | trials, worst above 0 | objectives | points on the front | correlation, all | best third |",
         "|---|---|---|---|---|---|---|",
     ]
     for log in logs:

@@ -231,7 +231,11 @@ def test_json_has_what_scripts_rely_on(verified, finished):
         robust = [c["robust_acc"] for c in row["per_class"].values()]
         assert row["robust_acc"] == pytest.approx(np.mean(robust)) and row["worst_class_robust_acc"] == min(robust)
         assert row["clean_acc"] == pytest.approx(np.mean([c["clean_acc"] for c in row["per_class"].values()]))
-        for name in ("robust_acc", "worst_class_robust_acc", "clean_acc"):
+        # the 448 training images of digits exp:10, by class
+        trained = dict(zip("0123456789", [111, 85, 66, 51, 39, 30, 23, 18, 14, 11]))
+        natural = sum(n * row["per_class"][c]["robust_acc"] for c, n in trained.items()) / 448
+        assert row["natural_robust_acc"] == pytest.approx(natural) and {"nsd", "few_robust_acc"} <= set(row)
+        for name in ("natural_robust_acc", "robust_acc", "worst_class_robust_acc", "clean_acc"):
             low, high = row["ci"][name]
             assert 0 <= low <= row[name] <= high <= 1 and low < high
         assert sum(c["images"] for c in row["per_class"].values()) == row["images"] == 359
@@ -254,7 +258,7 @@ def test_flags_report_and_table(verified):
         assert [b != "clean" for b in flags["broken_by"]] == flags["clean"]
         assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
     table = pq.read_table(folder / "verified.parquet").to_pydict()
-    assert {"robust_acc", "worst_class_robust_acc_low", "robust_acc/0"} <= set(table)
+    assert {"robust_acc", "worst_class_robust_acc_low", "natural_robust_acc_high", "robust_acc/0"} <= set(table)
     assert sorted(zip(table["trial"], table["retrained"])) == sorted(
         (r["trial"], again) for r in result["rows"] for again in (False, True)
     )
@@ -274,6 +278,7 @@ def test_mlflow_has_the_test_metrics(verified, finished):
         query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tuner.trial` = '{row['trial']}'"
         (run,) = client.search_runs([experiment], query)
         assert run.data.metrics["test/robust_acc"] == pytest.approx(row["robust_acc"])
+        assert run.data.metrics["test/natural_robust_acc"] == pytest.approx(row["natural_robust_acc"])
         assert run.data.metrics["test/robust_acc/3"] == pytest.approx(row["per_class"]["3"]["robust_acc"])
         assert run.data.metrics["robust_acc"] == pytest.approx(row["val"]["robust_acc"])  # of val, untouched
         assert run.data.tags["tuner.test_attack"] == "apgd" and run.info.status == "FINISHED"
