@@ -57,7 +57,7 @@ def train(arm: str, config: TrialConfig, device: str) -> dict:
     test = open_test(DataSpec(config.dataset, config.imbalance), Path(config.home), device)
     fifth = Split(test.base, test.index[::5], test.labels[::5])
     result = evaluate(Frozen(trainer.model), fifth, 10, eps=trainer.training.eps, steps=20)
-    metrics = result.metrics(trainer.splits.classes)
+    metrics = result.metrics(trainer.splits.classes, trainer.splits.class_counts)
     return {
         "arm": arm,
         "seed": config.seed,

@@ -124,6 +124,7 @@ class Ours(Contender):
             max_epochs=problem.epochs,
             sampler=sampler,
             scheduler=scheduler,
+            objectives=OBJECTIVES,
         )
         self.history = History(None)
         self.rungs = Rungs(self.spec.early_stopping)

@@ -146,7 +146,7 @@ def plain_turnover(home: str, trials: int) -> list[float]:
 
     search = OptunaSearch(
         define_srat,
-        metric=["robust_acc", "worst_class_robust_acc"],
+        metric=["natural_robust_acc", "worst_class_robust_acc"],
         mode=["max", "max"],
         sampler=optuna.samplers.RandomSampler(seed=0),
     )

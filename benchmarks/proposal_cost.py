@@ -42,7 +42,11 @@ def train(
     worst, start = height * (0.3 + 0.4 * params["strength"] / 2), spec.epoch_plan.start_of(params)
     state = TrialState.FINISHED
     for epoch in range(1, spec.max_epochs + 1):
-        metrics = {"epoch": epoch, "robust_acc": height * epoch / 27, "worst_class_robust_acc": worst * epoch / 27}
+        metrics = {
+            "epoch": epoch,
+            "natural_robust_acc": height * epoch / 27,
+            "worst_class_robust_acc": worst * epoch / 27,
+        }
         history.append("epoch", trial, metrics=metrics)
         point = spec.goal.point(metrics)
         begin = time.perf_counter()

@@ -97,6 +97,7 @@ def record(args: argparse.Namespace, dataset: str, fix: dict, out: Path) -> None
                 data_seed=0,
                 trunk="auto",
                 trunk_from=1,
+                val_per_class=0,  # as when the tables were begun: `judged_on_more` adds what is left over
             )
             with patch("trainables.loop.open_splits", judged_on_more):
                 trainer = Trainer(config, device)

@@ -40,6 +40,7 @@ class NoOp(tune.Trainable):
             for name in (
                 "clean_acc",
                 "robust_acc",
+                "natural_robust_acc",
                 "worst_class_robust_acc",
                 "tail_robust_acc",
                 "worst_class_clean_acc",

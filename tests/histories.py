@@ -44,6 +44,7 @@ def metrics(epoch: int, mean: float, worst: float, classes=range(4)) -> dict:
     return {
         "epoch": epoch,
         "robust_acc": mean * grown,
+        "natural_robust_acc": (mean + 0.1) * grown,
         "worst_class_robust_acc": worst * grown,
         "clean_acc": (mean + 0.2) * grown,
         "tail_robust_acc": worst * grown,

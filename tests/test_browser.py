@@ -84,6 +84,7 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
 def judged(trial, val, test, low, high):
     """A row of what `tuner verify` found; values by hand."""
     interval = {
+        "natural_robust_acc": [test[0] - 0.02, test[0] + 0.02],
         "robust_acc": [test[0] - 0.02, test[0] + 0.02],
         "worst_class_robust_acc": [low, high],
         "clean_acc": [0.8, 0.9],
@@ -96,11 +97,12 @@ def judged(trial, val, test, low, high):
         "eps": 0.1,
         "images": 359,
         "clean_acc": 0.85,
+        "natural_robust_acc": test[0],
         "robust_acc": test[0],
         "worst_class_robust_acc": test[1],
         "worst_class_robust_acc_corrected": test[1] + 0.01,
         "worst_class": "cat",
-        "val": {"robust_acc": val[0], "worst_class_robust_acc": val[1]},
+        "val": {"natural_robust_acc": val[0], "robust_acc": val[0], "worst_class_robust_acc": val[1]},
         "ci": interval,
         "alarms": [],
         "per_class": {
@@ -117,10 +119,16 @@ def test_the_verified_page(tmp_path, width):
     rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
     of_seeds = {
         n: {"mean": m, "std": s, "values": []}
-        for n, m, s in (("robust_acc", 0.53, 0.01), ("worst_class_robust_acc", 0.17, 0.03), ("clean_acc", 0.8, 0.02))
+        for n, m, s in (
+            ("natural_robust_acc", 0.53, 0.01),
+            ("robust_acc", 0.53, 0.01),
+            ("worst_class_robust_acc", 0.17, 0.03),
+            ("clean_acc", 0.8, 0.02),
+        )
     }
     rows[0]["seeds"] = {"seeds": [1, 2], "failed": {}, **of_seeds}
     result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": [3], "fell_off": [7]}
+    result["objectives"] = ["natural_robust_acc", "worst_class_robust_acc"]
     (tmp_path / "verified.html").write_text(page(result, SearchSpec(max_epochs=4)))
     with Browser(width, 844) as browser:
         browser.open((tmp_path / "verified.html").as_uri())
@@ -180,7 +188,7 @@ def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pag
         assert named[:2] == [f"metrics.`{n}`" for n in spec.objectives]
         assert "tags.`tuner.pareto`" in named and "params.`loss`" in named and "params.`one_minus_beta`" in named
         text = browser.wait("(t => t.includes('trial 6') && t)(document.body.innerText)")
-        assert "7 matching runs" in text and f"{history.trials[0].last['robust_acc']:.6f}" in text
+        assert "7 matching runs" in text and f"{history.trials[0].last['natural_robust_acc']:.6f}" in text
 
 
 def test_the_chart_view_shows_all_trials(made, pages):

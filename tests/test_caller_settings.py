@@ -72,7 +72,13 @@ def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
             proposer = Proposer(spec, history, folder=tmp_path)
             while (proposal := proposer.next()) is not None:
                 history.append("start", proposal.trial, params=proposal.params, method="trades")
-                row = {"epoch": 12, "robust_acc": 0.5, "worst_class_robust_acc": 0.0, "clean_acc": 0.8}
+                row = {
+                    "epoch": 12,
+                    "natural_robust_acc": 0.5,
+                    "robust_acc": 0.5,
+                    "worst_class_robust_acc": 0.0,
+                    "clean_acc": 0.8,
+                }
                 history.append("epoch", proposal.trial, metrics=row)
                 history.append("end", proposal.trial, state=TrialState.FINISHED)
                 proposer.tell(proposal.trial, TrialState.FINISHED, row)

@@ -155,6 +155,8 @@ def test_wrong_parquet(tmp_path, case):
         (dict(val_fraction=0), "val_fraction 0 is not allowed"),
         (dict(val_fraction=1.0), "val_fraction 1.0 is not allowed"),
         (dict(val_fraction=0.999), "class '8' has 139 image.*val_fraction 0.999"),
+        (dict(val_per_class=-1), "val_per_class -1 is not allowed"),
+        (dict(val_per_class=2.5), "val_per_class 2.5 is not allowed"),
         (dict(seed=-1), "data seed -1"),
         (dict(seed=1.5), "data seed 1.5"),
     ],

@@ -10,12 +10,13 @@ import time
 import pytest
 
 from tests.histories import fill
-from tuner.errors import Failed, Interrupted
+from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution import driver
 from tuner.execution.stopping import stoppable
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.listener import Listener
+from tuner.results.searches import load_search
 from tuner.results.summary import save_result, saved_result
 from tuner.spec.search_spec import SearchSpec
 
@@ -38,6 +39,20 @@ def driven(tmp_path, monkeypatch):
 
     run.spec, run.folder = spec, Home(tmp_path / "a").search("s")
     return run
+
+
+def test_a_search_of_before_goes_on_with_the_images_it_had(driven):
+    """Its stored spec lacks the fields that came later; `tuner resume` reads it and the driver stores it again."""
+    old = SearchSpec(**{**driven.spec.to_dict(), "val_per_class": 0})
+    driven.folder.mkdir(parents=True)
+    lines = old.to_yaml().splitlines(keepends=True)
+    (driven.folder / "spec.yaml").write_text("".join(line for line in lines if not line.startswith("val_")))
+    assert load_search(Home(driven.folder.parent.parent), "s").spec == old
+    with pytest.raises(UsageError, match="'s' exists with another val_per_class;"):
+        driven(one_trial)
+    with pytest.raises(Interrupted):
+        driven(one_trial, val_per_class=0)
+    assert "val_per_class: 0" in (driven.folder / "spec.yaml").read_text()
 
 
 def one_trial(history):

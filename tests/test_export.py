@@ -69,7 +69,9 @@ def test_exported_model_has_the_metrics_it_was_picked_for(exported):
     to, result, home = exported
     about = json.loads((to / "model.json").read_text())
     val = open_splits(DataSpec("digits", "exp:10", 0), home).val
-    found = evaluate(Frozen(load_model(to)), val, 10, eps=0.1, steps=4, seed=0).metrics([str(c) for c in range(10)])
+    found = evaluate(Frozen(load_model(to)), val, 10, eps=0.1, steps=4, seed=0).metrics(
+        [str(c) for c in range(10)], [1] * 10
+    )
     last = History(home / "searches" / "first").trials[result["trial"]].last
     assert about["metrics"][0]["split"] == "val" and about["metrics"][0]["eps"] == 0.1
     for name, value in found.items():

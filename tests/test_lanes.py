@@ -35,6 +35,7 @@ def curve(record, epoch):
     level -= 0.01 * (record.seed + record.trial % 3)
     return {
         "epoch": epoch,
+        "natural_robust_acc": level + epoch / 100,
         "robust_acc": level + epoch / 100,
         "worst_class_robust_acc": level / 2 + epoch / 200,
         "clean_acc": 0.8,
@@ -234,7 +235,15 @@ def ended(history, number, average, worst, *, of=None, seed=0, state=TrialState.
     params = {"beta": 2.0 + (number if of is None else of)} if number else {"beta": 6.0}
     history.append("start", number, params=params, method="trades", seed=seed, **more)
     history.append(
-        "epoch", number, metrics={"epoch": 12, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.8}
+        "epoch",
+        number,
+        metrics={
+            "epoch": 12,
+            "natural_robust_acc": average,
+            "robust_acc": average,
+            "worst_class_robust_acc": worst,
+            "clean_acc": 0.8,
+        },
     )
     if state != TrialState.RUNNING:
         history.append("end", number, state=state)

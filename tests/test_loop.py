@@ -177,7 +177,7 @@ def test_evaluation_counts_by_hand(batch_size):
         ce[y] -= math.log(p)
         kl[y] += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     assert result.ce.tolist() == pytest.approx(ce, rel=1e-5) and asked.kl.tolist() == pytest.approx(kl, rel=1e-5)
-    metrics = result.metrics(["a", "b"])
+    metrics = result.metrics(["a", "b"], [3, 3])
     assert metrics["robust_acc"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert metrics["worst_class_robust_acc"] == pytest.approx(1 / 3)
 
@@ -234,24 +234,30 @@ def test_a_masked_model_shows_in_the_gap():
     copy = lambda x: above_half(x, 1e4)  # noqa: E731
     result = evaluate(copy, Close(), 2, eps=0.2, steps=5)
     assert result.robust.tolist() == [2, 1] and result.ce_robust.tolist() == [3, 2]
-    assert result.metrics(["a", "b"])["masking_gap"] == pytest.approx(1 / 3)
+    assert result.metrics(["a", "b"], [3, 3])["masking_gap"] == pytest.approx(1 / 3)
     quick = evaluate(above_half, Close(), 2, eps=0.2, steps=5, attacked=copy)  # a copy finds, the model judges
     assert quick.ce_robust.tolist() == [3, 2] and quick.robust.tolist() == [2, 1] and quick.ce.sum() < 10
 
 
 def test_metrics_by_hand():
-    """Class c has no images. Of 3 classes the worst 30 % are one; of 10 they are three."""
+    """Class c has no images. By training images the classes are a, c, b, d: the thirds are a, then c and b, then d.
+    Of 3 classes the worst 30 % are one; of 10 they are three."""
     known = {"count": [10, 10, 0, 20], "clean": [9, 8, 0, 10], "ce_robust": [6, 5, 0, 8], "robust": [5, 4, 0, 2]}
     known = {name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()}
-    metrics = Evaluation(**known, ce=torch.zeros(4), kl=torch.zeros(4)).metrics(["a", "b", "c", "d"])
+    metrics = Evaluation(**known, ce=torch.zeros(4), kl=torch.zeros(4)).metrics(["a", "b", "c", "d"], [6, 3, 5, 1])
     assert metrics == pytest.approx(
         {
             "clean_acc": 2.2 / 3,
             "robust_acc": 1 / 3,
+            "natural_robust_acc": (6 * 0.5 + 3 * 0.4 + 1 * 0.1) / 10,
             "worst_class_clean_acc": 0.5,
             "worst_class_robust_acc": 0.1,
             "tail_robust_acc": 0.1,
+            "many_robust_acc": 0.5,
+            "medium_robust_acc": 0.4,
+            "few_robust_acc": 0.1,
             "robust_acc_gap": 0.4,
+            "nsd": ((1 / 6) ** 2 + (1 / 15) ** 2 + (7 / 30) ** 2) ** 0.5 / 3**0.5 * 3,
             "masking_gap": 0.5 / 3,
             "clean_acc/a": 0.9,
             "clean_acc/b": 0.8,
@@ -262,7 +268,9 @@ def test_metrics_by_hand():
         }
     )
     ten = {name: torch.full((10,), 10.0) for name in ("count", "clean", "ce_robust", "ce", "kl")}
-    metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(list("0123456789"))
+    metrics = Evaluation(**ten, robust=torch.tensor([9.0, 1, 8, 7, 2, 7, 7, 6, 7, 7])).metrics(
+        list("0123456789"), [1] * 10
+    )
     assert metrics["tail_robust_acc"] == pytest.approx(0.3)
 
 

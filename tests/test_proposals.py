@@ -28,6 +28,7 @@ def metrics(epoch, params, worst=None):
     mean = epoch / 100 + 0.001 * params.get("beta", 1.0)
     return {
         "epoch": epoch,
+        "natural_robust_acc": mean,
         "robust_acc": mean,
         "worst_class_robust_acc": mean / 2 if worst is None else worst,
         "clean_acc": 0.8,
@@ -40,6 +41,7 @@ def peaked(epoch, params):
     return {
         "epoch": epoch,
         "clean_acc": 0.8,
+        "natural_robust_acc": 0.5 + epoch / 100 - 0.01 * (beta - 3) ** 2,
         "robust_acc": 0.5 + epoch / 100 - 0.01 * (beta - 3) ** 2,
         "worst_class_robust_acc": 0.4 + epoch / 100 - 0.01 * (beta - 6) ** 2,
     }
@@ -207,7 +209,16 @@ def test_nan_has_no_value_and_is_no_error(tmp_path):
     for _ in range(2):
         proposal = proposer.next()
         history.append("start", proposal.trial, params=proposal.params, method="trades")
-    history.append("epoch", 0, metrics={"epoch": 12, "robust_acc": float("nan"), "worst_class_robust_acc": 0.1})
+    history.append(
+        "epoch",
+        0,
+        metrics={
+            "epoch": 12,
+            "natural_robust_acc": float("nan"),
+            "robust_acc": float("nan"),
+            "worst_class_robust_acc": 0.1,
+        },
+    )
     history.append("end", 0, state=TrialState.FINISHED)
     proposer.tell(0, TrialState.FINISHED, history.trials[0].last)
     proposer.tell(1, TrialState.FAILED, {})
@@ -273,6 +284,7 @@ def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
     spec = spec_of(smooth_worst="cvar:0.2")
     epoch = {
         "epoch": 12,
+        "natural_robust_acc": 0.5,
         "robust_acc": 0.5,
         "worst_class_robust_acc": 0.0,
         **{f"robust_acc/{c}": c / 10 for c in range(10)},
@@ -529,7 +541,13 @@ def proposals_in_two_dimensions(sampler, slope):
     while (proposal := proposer.next()) is not None:
         proposals.append(proposal.params)
         level = 0.5 + slope * proposal.params["beta"]
-        row = {"epoch": 12, "robust_acc": level, "worst_class_robust_acc": level / 2, "clean_acc": 0.8}
+        row = {
+            "epoch": 12,
+            "natural_robust_acc": level,
+            "robust_acc": level,
+            "worst_class_robust_acc": level / 2,
+            "clean_acc": 0.8,
+        }
         history.append("start", proposal.trial, params=proposal.params, method="trades")
         history.append("epoch", proposal.trial, metrics=row)
         history.append("end", proposal.trial, state=TrialState.FINISHED)
@@ -588,6 +606,19 @@ def test_warm_start(tmp_path):
     assert plain[0] == told[0] and plain[1] != told[1]  # the model needs no start of its own
     (folder / "history.jsonl").unlink()  # what it learnt from is kept with the search
     assert len(warm_trials(spec, home, tmp_path / "new")) == 8
+
+
+def test_warm_start_from_a_search_that_did_not_record_an_objective(tmp_path):
+    home, earlier = Home(tmp_path), spec_of(name="earlier", objectives=("robust_acc", "worst_class_robust_acc"))
+    folder = home.search("earlier")
+    history = History(folder)
+    history.append("start", 0, params={"beta": 6.0}, method="trades")
+    history.append("epoch", 0, metrics={"epoch": 12, "robust_acc": 0.5, "worst_class_robust_acc": 0.1})
+    history.append("end", 0, state=TrialState.FINISHED)
+    (folder / "spec.yaml").write_text(earlier.to_yaml())
+    with pytest.raises(UsageError, match="'earlier' did not record natural_robust_acc, an objective here"):
+        check_warm(spec_of(warm_start="earlier"), home)
+    check_warm(spec_of(warm_start="earlier", objectives=earlier.objectives), home)
 
 
 @pytest.mark.parametrize(

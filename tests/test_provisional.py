@@ -11,7 +11,7 @@ from tuner.results.summary import front_json
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
-OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
+OBJECTIVES = ("natural_robust_acc", "worst_class_robust_acc")
 CURVES = [
     [(0.30, 0.10), (0.40, 0.20), (0.50, 0.25)],  # what trials 0 to 4 reached, epoch by epoch
     [(0.31, 0.09), (0.42, 0.10), (0.52, 0.20)],
@@ -35,7 +35,7 @@ def searched(folder=None, curves=CURVES, **ends):
 def test_trials_under_way_are_compared_at_the_latest_epoch_that_four_have_reached():
     epoch, front = provisional(searched(), OBJECTIVES)
     assert epoch == 2  # at the last epochs 0.50/0.25 would win, and trial 4 has one epoch
-    assert [(r["trial"], r["epoch"], r["robust_acc"], r["worst_class_robust_acc"]) for r in front.rows] == [
+    assert [(r["trial"], r["epoch"], r["natural_robust_acc"], r["worst_class_robust_acc"]) for r in front.rows] == [
         (1, 2, 0.42, 0.10),
         (0, 2, 0.40, 0.20),
         (3, 2, 0.35, 0.22),

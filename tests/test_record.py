@@ -64,7 +64,7 @@ def says_what_the_history_says(study, history):
                 record.state
             ]
         )
-        assert record.state != TrialState.FINISHED or shown.values[0] == record.last["robust_acc"]
+        assert record.state != TrialState.FINISHED or shown.values[0] == record.last["natural_robust_acc"]
 
 
 # ---- the journal -----------------------------------------------------------------------------------------------------

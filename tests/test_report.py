@@ -18,7 +18,7 @@ from tuner.results.pareto import Front
 from tuner.results.references import paper_row
 from tuner.spec.search_spec import SearchSpec
 
-OBJECTIVES = ("robust_acc", "worst_class_robust_acc")
+OBJECTIVES = ("natural_robust_acc", "worst_class_robust_acc")
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def row(trial, average, worst, **params):
     return {
         "trial": trial,
         "epoch": 4,
+        "natural_robust_acc": average,
         "robust_acc": average,
         "worst_class_robust_acc": worst,
         "clean_acc": 0.9,
@@ -68,20 +69,20 @@ GAINS = [
     # (rows beside the paper's (0.50, 0.10), words that must and must not stand in the sentence)
     (
         [(1, 0.50, 0.15)],
-        ["gains +0.050 worst-class robust accuracy at no loss of average (trial 1)", "x1.50"],
+        ["gains +0.050 worst-class robust accuracy at no loss of natural average (trial 1)", "x1.50"],
         ["nothing"],
     ),
     (
         [(1, 0.55, 0.10), (2, 0.50, 0.12)],
         [
-            "+0.050 average robust accuracy at no loss of worst class (trial 1)",
-            "+0.020 worst-class robust accuracy at no loss of average (trial 2)",
+            "+0.050 natural average robust accuracy at no loss of worst class (trial 1)",
+            "+0.020 worst-class robust accuracy at no loss of natural average (trial 2)",
         ],
         [],
     ),
     (
         [(1, 0.45, 0.20)],
-        ["gains nothing without a loss elsewhere", "+0.100 worst class for -0.050 average (trial 1)"],
+        ["gains nothing without a loss elsewhere", "+0.100 worst class for -0.050 natural average (trial 1)"],
         ["no finished trial is better"],
     ),
     ([(1, 0.40, 0.05)], ["gains nothing: no finished trial is better in any objective", "x1.00"], ["trade-offs"]),
@@ -218,7 +219,7 @@ def test_any_number_of_objectives(tmp_path, objectives):
 
 def test_summary_names_the_search_the_front_and_the_gain(spec, history):
     text = report.summary_markdown(run_of(spec, history))
-    assert "| trial | average | worst class | clean |" in text
+    assert "| trial | natural average | worst class | class mean | clean |" in text
     assert (
         "Against the default setting (0 of 6 values published), trial 0 (" in text
         and "`one_minus_beta`" in text
@@ -235,7 +236,11 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
     for trial, (average, worst) in enumerate([(0.4, 0.1), (0.5, 0.2), (0.6, 0.3)]):
         params = {"loss": "focal" if trial else "ce", "start": (0.2, 0.575, 0.95)[trial], "strength": float(trial)}
         start(history, spec, trial, params)
-        history.append("epoch", trial, metrics={"epoch": 4, "robust_acc": average, "worst_class_robust_acc": worst})
+        history.append(
+            "epoch",
+            trial,
+            metrics={"epoch": 4, "natural_robust_acc": average, "robust_acc": average, "worst_class_robust_acc": worst},
+        )
         history.append("end", trial, state="finished" if trial else "stopped")
     axes, data = Figure().add_subplot(), figures.picture_data(run_of(spec, history))
     png.draw_parallel(axes, data, 0)
@@ -245,4 +250,4 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
     assert names[-2:] == list(OBJECTIVES) and {"loss", "start", "gamma", "max_margin"} <= set(names)
     found = dict(zip(names, lines[0]))
     assert found["start"] == found["strength"] == found["loss"] == pytest.approx(0.5)
-    assert found["gamma"] == found["max_margin"] < 0 and found["robust_acc"] == pytest.approx(0.5)
+    assert found["gamma"] == found["max_margin"] < 0 and found["natural_robust_acc"] == pytest.approx(0.5)

@@ -238,7 +238,12 @@ def _run(rungs, history, spec, trials, rng):
         history.append("start", trial, params=params, method="trades")
         state = TrialState.FINISHED
         for epoch in range(1, spec.max_epochs + 1):
-            metrics = {"epoch": epoch, "robust_acc": rng.random(), "worst_class_robust_acc": rng.random()}
+            metrics = {
+                "epoch": epoch,
+                "natural_robust_acc": rng.random(),
+                "robust_acc": rng.random(),
+                "worst_class_robust_acc": rng.random(),
+            }
             history.append("epoch", trial, metrics=metrics)
             answers.append(rungs.feed(trial, epoch, point(metrics), spec.epoch_plan.start_of(params)))
             if answers[-1] == STOP:
@@ -266,7 +271,11 @@ def test_replay_knows_which_trials_have_passed():
     history = History(None)
     history.append("start", 3, params={}, method="trades")
     for epoch in (1, 2):
-        history.append("epoch", 3, metrics={"epoch": epoch, "robust_acc": 0.0, "worst_class_robust_acc": 0.0})
+        history.append(
+            "epoch",
+            3,
+            metrics={"epoch": epoch, "natural_robust_acc": 0.0, "robust_acc": 0.0, "worst_class_robust_acc": 0.0},
+        )
     rungs = Rungs(spec.early_stopping).replay(history, spec.goal.point, spec.epoch_plan.start_of)
     feed_all(rungs, 1, [(i, (0.9, 0.9)) for i in range(4, 9)])
     assert rungs.feed(3, 1, (0.0, 0.0)) == CONTINUE  # it had been let through before
@@ -310,9 +319,12 @@ def test_the_default_gives_way_but_a_choice_does_not():
 
 def test_single_objective_schedulers_compare_the_first_objective_or_the_one_asked_for():
     for name in ("asha", "median"):
-        assert SearchSpec(scheduler=name).early_stopping.compares == ("robust_acc",)
+        assert SearchSpec(scheduler=name).early_stopping.compares == ("natural_robust_acc",)
         assert SearchSpec(scheduler=name, asha_metric="clean_acc").early_stopping.compares == ("clean_acc",)
-    assert SearchSpec(scheduler="pareto-asha").early_stopping.compares == ("robust_acc", "worst_class_robust_acc")
+    assert SearchSpec(scheduler="pareto-asha").early_stopping.compares == (
+        "natural_robust_acc",
+        "worst_class_robust_acc",
+    )
 
 
 @pytest.mark.parametrize(
@@ -327,11 +339,13 @@ def test_options_without_effect_are_named(scheduler, ignored):
 def test_schedulers_say_what_they_do():
     both = {"scheduler": "pareto-asha", "method": "trades", "max_epochs": 27}
     assert SearchSpec(**both).early_stopping.describe() == (
-        "scheduler pareto-asha on robust_acc and worst_class_robust_acc at epochs 5, 10, 20: "
+        "scheduler pareto-asha on natural_robust_acc and worst_class_robust_acc at epochs 5, 10, 20: "
         "the best 1/2 go on, the others stop"
     )
     median = SearchSpec(**{**both, "scheduler": "median", "on_rung": "pause"}).early_stopping
-    assert median.describe() == "scheduler median on robust_acc at epochs 5 to 21: those below the median wait"
+    assert median.describe() == (
+        "scheduler median on natural_robust_acc at epochs 5 to 21: those below the median wait"
+    )
 
 
 # ---- every scheduler -------------------------------------------------------------------------------------------------

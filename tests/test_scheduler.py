@@ -130,6 +130,7 @@ def pausing(tmp_path, **options):
                 number,
                 metrics={
                     "epoch": epoch,
+                    "natural_robust_acc": value,
                     "robust_acc": value,
                     "clean_acc": 0.9,
                     "worst_class_robust_acc": value,

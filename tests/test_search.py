@@ -14,7 +14,7 @@ from tests.conftest import SMALL, tuner, tuner_here
 from tuner.results.history import History
 from tuner.results.pareto import nondominated
 
-OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
+OBJECTIVES = ["natural_robust_acc", "worst_class_robust_acc"]
 
 
 def test_result_json_has_what_scripts_rely_on(finished):
@@ -89,6 +89,9 @@ def test_history_parquet_is_tidy(finished):
     assert {
         "clean_acc",
         "tail_robust_acc",
+        "natural_robust_acc",
+        "few_robust_acc",
+        "nsd",
         "robust_acc_gap",
         "robust_acc/0",
         "clean_acc/9",

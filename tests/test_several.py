@@ -48,7 +48,7 @@ ARGS = [
     "both",
     "--json",
 ]
-OBJECTIVES = ["robust_acc", "worst_class_robust_acc"]
+OBJECTIVES = ["natural_robust_acc", "worst_class_robust_acc"]
 
 
 @pytest.fixture(scope="module")

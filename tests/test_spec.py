@@ -14,7 +14,7 @@ from search_spaces.param import params_of
 from search_spaces.training import Training
 from tuner.cli import main
 from tuner.errors import UsageError
-from tuner.spec.option import options_of
+from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schema import spec_schema
 from tuner.spec.search_spec import SearchSpec
 
@@ -22,9 +22,47 @@ SCHEMA = spec_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 OPTIONS = options_of(SearchSpec)
 
+# The stored spec of a search with the options of 2026-11, before there was any field with a value `before`.
+STORED = """\
+method: srat
+dataset: digits
+imbalance: exp:10
+model: cnn
+set: {}
+trunk: auto
+seed: 0
+objectives:
+- robust_acc
+- worst_class_robust_acc
+constraint: []
+fix: {}
+space: {}
+trials: 16
+max_epochs: 12
+time_budget: null
+seeds: 1
+sampler: auto
+smooth_worst: null
+warm_start: null
+scheduler: null
+asha_metric: null
+reduction: 2
+grace: null
+on_rung: stop
+max_concurrent: null
+cpus_per_trial: 1.0
+gpus_per_trial: 0.0
+accelerator: null
+max_failures: 2
+name: null
+experiment: null
+storage: null
+study_storage: null
+"""
+
 # A search's name holds the hash of what can change its results: `tuner resume` and `tuner front` of searches made
-# earlier need it to stay.
-NAMES = {
+# earlier need it to stay. What such a search differed in from `STORED`, and its name.
+EARLIER = {
     "{}": "srat-digits-adc88f49",
     "method: done": "done-digits-02e7a412",
     "method: [srat, done]": "srat-done-digits-3808759a",
@@ -58,6 +96,39 @@ NAMES = {
 }
 
 
+# The same of a spec file now.
+NAMES = {
+    "{}": "srat-digits-e86fbf76",
+    "val_per_class: 0": "srat-digits-d7e062b4",
+    "val_fraction: 0.1": "srat-digits-bd86cd2c",
+    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-d72ffb47",
+}
+
+
+@pytest.mark.parametrize("text, name", EARLIER.items(), ids=EARLIER)
+def test_an_earlier_search_keeps_its_name_and_meaning(text, name):
+    spec = SearchSpec.from_stored(yaml.safe_dump({**yaml.safe_load(STORED), **yaml.safe_load(text)}))
+    assert spec.search_name == name and spec.hash() == name[-8:]
+    assert SearchSpec.from_stored(spec.to_yaml()) == spec  # written again, with what it means
+    assert (spec.val_per_class, spec.val_fraction) == (0, 0.2)
+
+
+def test_a_file_of_the_user_has_todays_defaults():
+    assert SearchSpec.from_yaml("{}") == SearchSpec() == SearchSpec.from_stored(SearchSpec().to_yaml())
+    assert SearchSpec.from_yaml(STORED).val_per_class == 300 and SearchSpec.from_stored(STORED).val_per_class == 0
+    assert SearchSpec.from_stored(STORED + "val_per_class: 40").val_per_class == 40
+    # an earlier search and one of today that asks for the same are one search
+    same = SearchSpec.from_yaml(STORED + "val_per_class: 0")
+    assert same == SearchSpec.from_stored(STORED) and same.search_name == "srat-digits-adc88f49"
+
+
+def test_before_is_a_value_that_a_spec_can_hold():
+    for name, asked in OPTIONS.items():
+        if asked.before is not ALWAYS:
+            assert asked.before is not None and asked.hashed
+            asked.kind.check(asked, asked.before)
+
+
 @pytest.mark.parametrize("text, name", NAMES.items(), ids=NAMES)
 def test_a_search_keeps_its_name(text, name):
     spec = SearchSpec.from_yaml(text)
@@ -72,6 +143,8 @@ VALUES = {
     "method": (["--method", "srat", "--method", "wat"], ["srat", "wat"], ["srta", 5, [], ["srat", "srat"], ["dome"]]),
     "dataset": (["--dataset", "parquet:/a"], "parquet:/a", [5, ["digits"]]),
     "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
+    "val_per_class": (["--val-per-class", "40"], 40, [-1, 2.5, "40", True]),
+    "val_fraction": (["--val-fraction", "0.1"], 0.1, [0, 1, -0.1, "0.1", True]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "trunk": (["--no-trunk"], "none", [3, "at:0", "at", "off"]),

@@ -9,6 +9,7 @@ from search_spaces import METHODS
 from search_spaces.param import params_of
 from search_spaces.resolve import resolve
 from trainables.config import TrialConfig
+from trainables.data import DataSpec
 from trainables.loop import Trainer
 from trainables.trunk import trunk_key
 from tuner.execution.trial_config import trial_config
@@ -36,6 +37,11 @@ def test_every_method_understands_what_a_search_proposes(name, tmp_path):
         proposed = quasi_random(space, 0, number)
         config = told(spec, proposed, tmp_path)
         assert {**config.params} == proposed and resolve(name, config.params).items() >= proposed.items()
+
+
+def test_a_trial_sees_the_images_of_its_search(tmp_path):
+    spec = SearchSpec(method="at", imbalance="step:4", seed=3, val_fraction=0.3, val_per_class=40)
+    assert told(spec, {}, tmp_path, seed=9).data_spec == DataSpec("digits", "step:4", 3, 0.3, 40)
 
 
 def test_a_name_that_method_and_training_share_is_the_methods(tmp_path):

@@ -174,6 +174,8 @@ def test_methods_share_a_trunk_and_whatever_changes_it_does_not(config, monkeypa
     others = [
         name(seed=1),
         name(data_seed=1),
+        name(val_fraction=0.3),
+        name(val_per_class=50),
         name(max_epochs=7),
         name(imbalance="exp:5"),
         name(model="cnn:0.5"),

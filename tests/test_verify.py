@@ -26,7 +26,7 @@ from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.searches import load_search
 from tuner.verification import verify as module
-from tuner.verification.intervals import wilson, worst_class
+from tuner.verification.intervals import class_mean, wilson, worst_class
 from tuner.verification.summary import row_of, sentences, summary
 from tuner.verification.verify import make_jobs, parse_attack, store, stored, verify_search
 
@@ -182,6 +182,15 @@ def test_wilson_intervals_by_hand():
     assert wilson(0, 36) == pytest.approx((0, 1.96**2 / (36 + 1.96**2)), abs=1e-4) and wilson(36, 36)[1] == 1
 
 
+def test_interval_of_a_weighted_mean_by_hand():
+    """16 of 100 and 45 of 50, weighted 3 to 1: mean 0.12 + 0.225; Wilson centres (16 + z^2 / 2) / (100 + z^2) = 0.17258
+    and (45 + z^2 / 2) / (50 + z^2) = 0.87146. Variance 0.75^2 * 0.17258 * 0.82742 / 100 + 0.25^2 * 0.87146 * 0.12854 /
+    50 = 8.0322e-4 + 1.4002e-4, so half a width is 1.95996 * 0.030712 = 0.06019."""
+    right, count = np.array([16, 45]), np.array([100, 50])
+    assert class_mean(right, count, np.array([300, 100])) == pytest.approx((0.28481, 0.40519), abs=2e-5)
+    assert class_mean(right, count, np.array([7, 7])) == class_mean(right, count)
+
+
 @pytest.mark.parametrize(
     "p, least, gone",
     [
@@ -222,7 +231,11 @@ def test_json_has_what_scripts_rely_on(verified, finished):
         robust = [c["robust_acc"] for c in row["per_class"].values()]
         assert row["robust_acc"] == pytest.approx(np.mean(robust)) and row["worst_class_robust_acc"] == min(robust)
         assert row["clean_acc"] == pytest.approx(np.mean([c["clean_acc"] for c in row["per_class"].values()]))
-        for name in ("robust_acc", "worst_class_robust_acc", "clean_acc"):
+        # the 448 training images of digits exp:10, by class
+        trained = dict(zip("0123456789", [111, 85, 66, 51, 39, 30, 23, 18, 14, 11]))
+        natural = sum(n * row["per_class"][c]["robust_acc"] for c, n in trained.items()) / 448
+        assert row["natural_robust_acc"] == pytest.approx(natural) and {"nsd", "few_robust_acc"} <= set(row)
+        for name in ("natural_robust_acc", "robust_acc", "worst_class_robust_acc", "clean_acc"):
             low, high = row["ci"][name]
             assert 0 <= low <= row[name] <= high <= 1 and low < high
         assert sum(c["images"] for c in row["per_class"].values()) == row["images"] == 359
@@ -245,7 +258,7 @@ def test_flags_report_and_table(verified):
         assert [b != "clean" for b in flags["broken_by"]] == flags["clean"]
         assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
     table = pq.read_table(folder / "verified.parquet").to_pydict()
-    assert {"robust_acc", "worst_class_robust_acc_low", "robust_acc/0"} <= set(table)
+    assert {"robust_acc", "worst_class_robust_acc_low", "natural_robust_acc_high", "robust_acc/0"} <= set(table)
     assert sorted(zip(table["trial"], table["retrained"])) == sorted(
         (r["trial"], again) for r in result["rows"] for again in (False, True)
     )
@@ -265,6 +278,7 @@ def test_mlflow_has_the_test_metrics(verified, finished):
         query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tuner.trial` = '{row['trial']}'"
         (run,) = client.search_runs([experiment], query)
         assert run.data.metrics["test/robust_acc"] == pytest.approx(row["robust_acc"])
+        assert run.data.metrics["test/natural_robust_acc"] == pytest.approx(row["natural_robust_acc"])
         assert run.data.metrics["test/robust_acc/3"] == pytest.approx(row["per_class"]["3"]["robust_acc"])
         assert run.data.metrics["robust_acc"] == pytest.approx(row["val"]["robust_acc"])  # of val, untouched
         assert run.data.tags["tuner.test_attack"] == "apgd" and run.info.status == "FINISHED"
@@ -355,6 +369,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
                     "broken_by": flags,
                     "alarms": [],
                     "classes": ["0", "1"],
+                    "train_counts": [30, 10],
                     "eps": 0.1,
                     "epoch": 3,
                     "device": "cpu",
@@ -370,7 +385,12 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
     assert found["front"] == [trials[0]] and found["fell_off"] == [trials[1]]
     assert any(f"trial {trials[1]} fell off" in s for s in sentences(found)) and "No sign" in sentences(found)[-1]
-    assert row_of(rows[0][1], Path(found["rows"][0]["flags"]))["images"] == 40
+    row = row_of(rows[0][1], Path(found["rows"][0]["flags"]))
+    assert row["images"] == 40
+    earlier = {name: value for name, value in rows[0][1].items() if name != "train_counts"}
+    before = row_of(earlier, Path(found["rows"][0]["flags"]))  # a result of before the counts were stored
+    assert "natural_robust_acc" not in before and before["robust_acc"] == row["robust_acc"]
+    assert {*row} - {*before} == {"natural_robust_acc"} == {*row["ci"]} - {*before["ci"]}
 
 
 # ---- wrong input ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.make_data import write_parquet
 from tuner.cli import main
 
 CASES = [
@@ -67,6 +68,10 @@ CASES = [
     (["--imbalance", "exp"], ["'exp'", "exp:K"]),
     (["--imbalance", "step:0.5"], ["step:0.5"]),
     (["--imbalance", "exp:100000"], ["exp:100000"]),
+    (["--val-fraction", "1"], ["--val-fraction 1", "between 0 and 1"]),
+    (["--val-fraction", "0.999", "--val-per-class", "999"], ["'8' has 139 image", "val_fraction 0.999"]),
+    (["--val-per-class", "-1"], ["--val-per-class -1", "at least 0"]),
+    (["--objective", "nsd"], ["'nsd'", "robust_acc"]),
     (["--name", "../outside"], ["'../outside'"]),
     (["--spec", "/no/such/file.yaml"], ["/no/such/file.yaml"]),
     (["--dataset", "parquet:/no/such"], ["/no/such"]),
@@ -81,6 +86,23 @@ def run(capsys, monkeypatch, *args):
         main()
     out, err = capsys.readouterr()
     return stop.value.code, out, err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--objective", "few_robust_acc"],
+        ["--constraint", "many_robust_acc>=0.5"],
+        ["--scheduler", "asha", "--asha-metric", "medium_robust_acc"],
+    ],
+    ids=" ".join,
+)
+def test_a_metric_that_balanced_data_do_not_have(capsys, monkeypatch, tmp_path, args):
+    data = ["--dataset", write_parquet(tmp_path / "data", counts=(20, 20, 20)), "--imbalance", "none"]
+    code, out, _ = run(capsys, monkeypatch, "search", *data, *args, "--home", tmp_path / "home", "--json")
+    message = json.loads(out)["error"]
+    assert code == 2 and message.startswith(f"{args[-1].split('>=')[0]} has no value here: it needs at least three")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("args, parts", CASES, ids=[" ".join(a) for a, _ in CASES])

@@ -8,6 +8,9 @@ from typing import Any
 
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
+from trainables.data.spec import DataSpec
+
+BEFORE = {"val_per_class": 0}  # what a checkpoint means that was written before there was such a field
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,25 @@ class TrialConfig:
     trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
     storage: str | None = None  # path or URL where nodes share trunks and data; None: the home
     offsets: str = "none"  # over which post-hoc class offsets the trained model is swept: none, prior, classes or auto
+    val_fraction: float = 0.2  # this and the next: see ``DataSpec``
+    val_per_class: int = 300
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> TrialConfig:
-        """From a checkpoint, which another version of this code may have written: fields it alone knew are left out."""
+        """From a checkpoint, which another version of this code may have written: fields it alone knew are left out,
+        and fields that it did not know mean what it did (``BEFORE``)."""
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in stored.items() if k in known})
+        return cls(**{**BEFORE, **{k: v for k, v in stored.items() if k in known}})
 
     @property
     def split_seed(self) -> int:
-        """The seed of ``DataSpec``."""
+        """The seed of ``data_spec``."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The trial's images."""
+        return DataSpec(self.dataset, self.imbalance, self.split_seed, self.val_fraction, self.val_per_class)
 
     def full_training(self) -> Training:
         """``training`` completed with the defaults."""

@@ -6,7 +6,7 @@ The gap between CE-PGD alone and both attacks is reported because a large one me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.attack import pgd, start_point
+from trainables.class_metrics import class_metrics
 from trainables.cuda_graph import Recorder
 from trainables.losses import logit_margin
 from trainables.threat_model import LInf, ThreatModel
@@ -35,28 +36,13 @@ class Evaluation:
     ce: Tensor  # sum of the clean cross-entropy
     kl: Tensor  # sum of KL(p(x) || p(x')) on the CE-PGD example; only filled if asked for
 
-    def metrics(self, classes: list[str]) -> dict[str, float]:
-        """Fractions in [0, 1]; classes without images are left out.
-
-        ``clean_acc`` and ``robust_acc`` are means over the classes, ``tail_robust_acc`` over the worst 30 % of them,
-        ``masking_gap`` what margin-PGD takes from CE-PGD's survivors; the other names say what they are.
-        """
-        present = self.count > 0
-        clean = (self.clean / self.count)[present]
-        robust = (self.robust / self.count)[present]
-        names = [name for name, there in zip(classes, present.tolist()) if there]
-        tail = max(1, round(0.3 * len(robust)))
-        return {
-            "clean_acc": clean.mean().item(),
-            "robust_acc": robust.mean().item(),
-            "worst_class_clean_acc": clean.min().item(),
-            "worst_class_robust_acc": robust.min().item(),
-            "tail_robust_acc": robust.sort().values[:tail].mean().item(),
-            "robust_acc_gap": (robust.max() - robust.min()).item(),
-            "masking_gap": ((self.ce_robust - self.robust) / self.count)[present].mean().item(),
-            **{f"clean_acc/{n}": v for n, v in zip(names, clean.tolist())},
-            **{f"robust_acc/{n}": v for n, v in zip(names, robust.tolist())},
-        }
+    def metrics(self, classes: list[str], train_counts: Sequence[int]) -> dict[str, float]:
+        """`class_metrics` of these counts, and ``masking_gap``: what margin-PGD takes from CE-PGD's survivors (a mean
+        over the classes). ``train_counts``: training images of each class."""
+        there = self.count > 0
+        gap = ((self.ce_robust - self.robust) / self.count)[there].mean().item()
+        counts = (t.tolist() for t in (self.count, self.clean, self.robust))
+        return {**class_metrics(classes, train_counts, *counts), "masking_gap": gap}
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
 from trainables.cuda_graph import Recorder
 from trainables.curve import Curve
-from trainables.data import DataSpec, open_splits
+from trainables.data import open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
@@ -84,8 +84,7 @@ class Trainer:
     def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
         self.config, self.training = config, config.full_training()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        data = DataSpec(config.dataset, config.imbalance, config.split_seed)
-        self.splits = open_splits(data, config.home, device=self.device)
+        self.splits = open_splits(config.data_spec, config.home, device=self.device)
         self.classes = len(self.splits.classes)
         counts = torch.as_tensor(self.splits.class_counts)
         self.task = Task(counts, config.max_epochs, self.training.eps, self.training.attack_steps)
@@ -159,7 +158,7 @@ class Trainer:
         steps = len(self.batches)
         return {
             "epoch": self.epoch,
-            **result.metrics(self.splits.classes),
+            **result.metrics(self.splits.classes, self.splits.class_counts),
             "train_loss": loss / steps,
             "weight_ess": totals["ess"].item() / steps,
             "train_s": trained - begin,

@@ -11,7 +11,6 @@ from torch import nn
 
 from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
 from trainables.config import TrialConfig
-from trainables.data import DataSpec
 from trainables.data import check as check_data
 from trainables.method import Task
 from trainables.methods import build_method
@@ -44,7 +43,7 @@ def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tu
 
 def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
     """All that is needed to build the empty model."""
-    summary = check_data(DataSpec(config.dataset, config.imbalance, config.split_seed), home)
+    summary = check_data(config.data_spec, home)
     training = config.full_training()
     task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, training.eps, training.attack_steps)
     head = build_method(config.method, config.params, task).head

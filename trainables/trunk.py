@@ -86,6 +86,8 @@ def trunk_key(trainer: Trainer) -> dict:
         "data": prepare(config.dataset, Path(config.home)).name,
         "imbalance": config.imbalance,
         "data_seed": config.split_seed,
+        "val_fraction": config.val_fraction,
+        "val_per_class": config.val_per_class,
         "seed": config.seed,
         "model": config.model,
         "training": dataclasses.asdict(trainer.training),
@@ -159,7 +161,7 @@ class Branch:
             if trainer.method.averages_epochs:
                 trainer.model.load_state_dict(self.store.read(stats.epoch + 1)["model"])
                 if judged := trainer._average(stats, None):
-                    entry["metrics"].update(judged.metrics(trainer.splits.classes))
+                    entry["metrics"].update(judged.metrics(trainer.splits.classes, trainer.splits.class_counts))
         past = [{**entry["metrics"], "trunk": True} for entry in state["epochs"]]
         trainer.load_state_dict(
             {

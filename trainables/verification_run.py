@@ -12,7 +12,7 @@ import torch
 
 from trainables.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
-from trainables.data import DataSpec, open_test
+from trainables.data import check, open_test
 from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.trunk import run_to_branch
@@ -48,7 +48,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
     begin, folder, home = time.perf_counter(), config.folder, Path(config.home)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, about = load_trial(folder, home, config.dataset)
-    split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), home, device)
+    split = open_test(config.data_spec, home, device)
     training = config.full_training()
     cascade = Cascade(
         model.to(device), split, attack, eps=training.eps, search_steps=training.eval_attack, threat=Trainer.threat
@@ -62,6 +62,7 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
             "stages": [vars(s) for s in cascade.stages],
             "alarms": cascade.alarms,
             "classes": about["architecture"]["classes"],
+            "train_counts": check(config.data_spec, home).counts["train"],
             "eps": training.eps,
             "epoch": about["epoch"],
             "checkpoint": fingerprint(folder),

@@ -1,4 +1,4 @@
-"""What data a search uses, in four fields, and how an imbalance is written down."""
+"""What data a search uses, in five fields, and how an imbalance is written down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class DataSpec:
     dataset: str = "digits"  # one of `dataset_names`
     imbalance: str = "exp:10"  # none | exp:K | step:K
     seed: int = 0  # chooses `val` and which images the thinning keeps; never `test`
-    val_fraction: float = 0.2  # of a class, in (0, 1)
+    val_fraction: float = 0.2  # of a class, in (0, 1): what `val` has at least, if that is not above ``val_per_class``
+    val_per_class: int = 300  # images of a class that `val` has at most; 0: the rule of earlier searches
 
 
 def validate_spec(spec: DataSpec) -> None:
@@ -30,6 +31,8 @@ def validate_spec(spec: DataSpec) -> None:
         raise DataError(
             f"val_fraction {spec.val_fraction!r} is not allowed; it must lie between 0 and 1, both excluded"
         )
+    if isinstance(spec.val_per_class, bool) or not isinstance(spec.val_per_class, int) or spec.val_per_class < 0:
+        raise DataError(f"val_per_class {spec.val_per_class!r} is not allowed; it must be a whole number of at least 0")
 
 
 def check_dataset(dataset: str) -> None:

@@ -1,7 +1,7 @@
 """Which images are `train` and which `val`. Chosen from the source's training set alone; `test` is another file.
 
-`val` is taken first and balanced, then `train` is thinned, so the rare classes pay nothing for their
-validation images.
+`val` is what training leaves over: of each class a reserve first, then, where `train` is thinned, what the thinning
+would throw away. It is uneven across the classes; its rates are therefore always per class.
 """
 
 from __future__ import annotations
@@ -52,29 +52,41 @@ def check(spec: DataSpec, home: Path) -> Summary:
 def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Rows (int64) of ``source`` that are train and val under ``spec``.
 
-    ``val`` is drawn with numpy's ``RandomState([seed, 1])``: of each class ``val_fraction`` of the smallest
-    class if the data are thinned (balanced), else of the class itself; at least one image; whole groups where
-    rows are grouped. ``train`` is thinned with ``RandomState(seed)`` as in the published codes, from
-    ``n_max`` = smallest class left.
+    Of each class a reserve goes to ``val`` first: ``val_fraction`` of the class, or of the smallest class where the
+    data are thinned; at most ``val_per_class`` images, at least one. ``train`` is what is left or, thinned with
+    ``RandomState(seed)`` as in the published codes, of it as many images as ``class_counts`` says, from ``n_max`` =
+    smallest class left. ``val`` then takes more of what that leaves over, in the same order, up to ``val_per_class``
+    images. The order is that of numpy's ``RandomState([seed, 1])``. Where rows are grouped, whole groups are taken in
+    place of images, and a class whose first group is larger than ``val_per_class`` has that one.
+
+    ``val_per_class`` 0: the rule of earlier searches, without that limit: the reserve is all of ``val``, and where the
+    data are thinned it has equally many images of each class.
+
+    ``DataError`` where a class would be left without an image to train on.
     """
-    kind, ratio = parse_imbalance(spec.imbalance)
-    names, labels = source.meta["classes"], source.labels
-    rest, val = _take_val(source, spec, balanced=kind != "none")
-    if kind == "none":
-        return rest, val
-    left = np.bincount(labels[rest], minlength=len(names))
-    counts = class_counts(int(left.min()), len(names), kind, 1 / ratio)
-    if min(counts) == 0:
-        c, least = counts.index(0), left.min()
-        advice = (
-            f"{least} training images, so K must be less than {least}"
-            if least > 1
-            else "1 training image, of which nothing can be taken; use imbalance none"
-        )
-        raise DataError(
-            f"class {names[c]!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
-            f"the smallest class has {advice}"
-        )
+    thinned = parse_imbalance(spec.imbalance)[0] != "none"
+    labels = source.labels
+    groups = np.arange(len(labels)) if source.groups is None else source.groups
+    in_class = np.bincount(labels, minlength=len(source.meta["classes"]))
+    rng = np.random.RandomState([spec.seed, 1])
+    found = [np.unique(groups[labels == c], return_counts=True) for c in range(len(in_class))]
+    order = [rng.permutation(len(members)) for members, _ in found]
+    members = [of_class[o] for (of_class, _), o in zip(found, order)]
+    sizes = [counts[o] for (_, counts), o in zip(found, order)]
+
+    reserved = _reserve(source, spec, sizes, thinned)
+    in_val = _of_groups(groups, members, reserved)
+    if not thinned:
+        return np.flatnonzero(~in_val), np.flatnonzero(in_val)
+    left = np.bincount(labels[~in_val], minlength=len(in_class))
+    counts = _thinned_counts(source, spec, left)
+    if spec.val_per_class and sum(map(len, members)) == len(np.unique(groups)):  # else some group has several classes
+        most = np.minimum(spec.val_per_class, in_class - counts)
+        taken = [max(n, _first(s, len(s), images)) for s, n, images in zip(sizes, reserved, most)]
+        in_val = _of_groups(groups, members, taken)
+    val, rest = np.flatnonzero(in_val), np.flatnonzero(~in_val)
+    if not spec.val_per_class:  # groups differ in size: what is too much goes unused
+        val = _evened(val, labels, rng)
     return rest[thin(labels[rest], counts, spec.seed)], val
 
 
@@ -90,27 +102,56 @@ def thin(labels: np.ndarray, counts: list[int], seed: int) -> np.ndarray:
     return np.concatenate(kept)
 
 
-def _take_val(source: Mapped, spec: DataSpec, *, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(rows left for train, rows of val), both ascending."""
-    labels, names = source.labels, source.meta["classes"]
-    groups = np.arange(len(labels)) if source.groups is None else source.groups
-    of_class = [np.unique(groups[labels == c]) for c in range(len(names))]
-    smallest = min(len(members) for members in of_class)
-    rng = np.random.RandomState([spec.seed, 1])
+def _reserve(source: Mapped, spec: DataSpec, sizes: list[np.ndarray], thinned: bool) -> list[int]:
+    """How many groups (images, where there are no groups) of each class go to val before training takes any.
+
+    ``sizes``: of each class the images of its groups in the order in which they are taken.
+    """
+    smallest = min(map(len, sizes))
     taken = []
-    for c, members in enumerate(of_class):
-        count = max(1, round(spec.val_fraction * (smallest if balanced else len(members))))
-        if count >= len(members):
+    for name, of_class in zip(source.meta["classes"], sizes):
+        wanted = round(spec.val_fraction * (smallest if thinned else len(of_class)))
+        count = _first(of_class, wanted, spec.val_per_class or len(source.labels))
+        if count >= len(of_class):
             what = source.meta["grouped_by"] or "image"
             raise DataError(
-                f"class {names[c]!r} has {len(members)} {what}(s) and val_fraction "
-                f"{spec.val_fraction} would take {count} of them for val; "
-                "at least one must be left for train"
+                f"class {name!r} has {len(of_class)} {what}(s) and val_fraction {spec.val_fraction} would take "
+                f"{count} of them for val; at least one must be left for train"
             )
-        taken.append(rng.permutation(members)[:count])
-    in_val = np.isin(groups, np.concatenate(taken))
-    val = [np.flatnonzero(in_val & (labels == c)) for c in range(len(names))]
-    if balanced:  # groups differ in size: what is too much goes unused, it must not leak into train
-        even = min(len(rows) for rows in val)
-        val = [np.sort(rng.permutation(rows)[:even]) for rows in val]
-    return np.flatnonzero(~in_val), np.sort(np.concatenate(val))
+        taken.append(count)
+    return taken
+
+
+def _first(sizes: np.ndarray, groups: int, images: int) -> int:
+    """How many of the first groups are at most so many ``groups`` and ``images``; at least one."""
+    return max(1, min(groups, int(np.searchsorted(np.cumsum(sizes), images, side="right"))))
+
+
+def _of_groups(groups: np.ndarray, members: list[np.ndarray], taken: list[int]) -> np.ndarray:
+    """Which rows (N,) belong to the groups that are ``taken``: so many of the first ``members`` of each class."""
+    return np.isin(groups, np.concatenate([m[:n] for m, n in zip(members, taken)]))
+
+
+def _thinned_counts(source: Mapped, spec: DataSpec, left: np.ndarray) -> list[int]:
+    """Training images of each class, of which there are ``left`` (K,)."""
+    kind, ratio = parse_imbalance(spec.imbalance)
+    counts = class_counts(int(left.min()), len(left), kind, 1 / ratio)
+    if min(counts) == 0:
+        name, least = source.meta["classes"][counts.index(0)], left.min()
+        advice = (
+            f"{least} training images, so K must be less than {least}"
+            if least > 1
+            else "1 training image, of which nothing can be taken; use imbalance none"
+        )
+        raise DataError(
+            f"class {name!r} would be left with 0 images by imbalance {spec.imbalance!r}; "
+            f"the smallest class has {advice}"
+        )
+    return counts
+
+
+def _evened(val: np.ndarray, labels: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """As many rows of each class as the class with the fewest has, ascending."""
+    of_class = [val[labels[val] == c] for c in range(labels.max() + 1)]
+    even = min(map(len, of_class))
+    return np.sort(np.concatenate([rng.permutation(rows)[:even] for rows in of_class]))

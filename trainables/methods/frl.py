@@ -61,9 +61,8 @@ class Frl(Method):
             return
         to = self.lam_clean.device
         clean, robust = stats.val_clean_acc().to(to), stats.val_robust_acc().to(to)
-        total = stats.val_count.sum().clamp(min=1)
-        mean_clean, mean_robust = stats.val_clean.sum() / total, stats.val_robust.sum() / total
-        self.update(1 - clean, clean - robust, (1 - mean_clean).to(to), (mean_clean - mean_robust).to(to))
+        mean_clean, mean_robust = clean.mean(), robust.mean()  # over the classes, of which `val` has unequal numbers
+        self.update(1 - clean, clean - robust, 1 - mean_clean, mean_clean - mean_robust)
 
     def class_weights(self) -> dict[str, Tensor]:
         """(K,) class weights, sum 1, of the two terms."""

@@ -129,7 +129,8 @@ def _check_without_data(spec) -> None:
     from trainables.models.names import MODELS, parse_model
 
     try:
-        validate_spec(DataSpec(absolute(spec.dataset), spec.imbalance, spec.seed))
+        dataset = absolute(spec.dataset)
+        validate_spec(DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class))
         if parse_model(spec.model)[0] not in MODELS:
             check_model(spec.model, (3, 224, 224))  # the size that torchvision's are made for
     except ValueError as error:

@@ -57,10 +57,15 @@ def check(spec: SearchSpec, home: Home) -> None:
     check_storage(spec)
     try:
         data = dataset_of(spec, home.search(spec.search_name))
-        summary = check_data(DataSpec(data, spec.imbalance, spec.seed), home.root)
+        summary = check_data(
+            DataSpec(data, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class), home.root
+        )
         check_model(spec.model, summary.shape)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    spec.goal.check_measured(
+        [name for lane in spec.lanes for name in lane.early_stopping.compares], summary.counts["train"]
+    )
     check_warm(spec, home)
 
 
@@ -117,7 +122,7 @@ def _store_spec(run: SearchRun) -> None:
     """Write the spec into the search's folder; ``UsageError`` if another spec has this name."""
     path = run.folder / "spec.yaml"
     if path.exists():
-        new, stored = run.spec.identity(), SearchSpec.from_yaml(path.read_text()).identity()
+        new, stored = run.spec.identity(), SearchSpec.from_stored(path.read_text()).identity()
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             raise UsageError(f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name")

@@ -37,6 +37,8 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         max_epochs=spec.max_epochs,
         seed=record.seed,
         data_seed=spec.seed,
+        val_fraction=spec.val_fraction,
+        val_per_class=spec.val_per_class,
         home=str(run.home.root),
         trunk=spec.trunk if record.method in spec.methods and lane.epoch_plan.latest_branch else "none",
         trunk_from=max(1, lane.epoch_plan.trunk_epochs),

@@ -32,8 +32,12 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
         )
     earlier = load_search(home, spec.warm_start)
     _check_same(spec, earlier.spec)
-    if not earlier.history.with_state(TrialState.FINISHED):
+    finished = earlier.history.with_state(TrialState.FINISHED)
+    if not finished:
         raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
+    unknown = [name for name in spec.objectives if all(name not in trial.last for trial in finished)]
+    if unknown:  # made by an earlier version
+        raise UsageError(f"--warm-start {spec.warm_start!r} did not record {', '.join(unknown)}, an objective here")
 
 
 def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:

@@ -20,6 +20,7 @@ from tuner.results.pareto import Front, hypervolume, nondominated
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
+from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 Corner = tuple[float, float]
@@ -110,6 +111,8 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
         "dataset": spec.dataset,
         "imbalance": spec.imbalance,
         "split": SPLIT,
+        "val_per_class": spec.val_per_class,
+        "val_fraction": spec.val_fraction,
         "objectives": ", ".join(spec.objectives),
         "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
         "attack steps of the evaluation": training.eval_attack,
@@ -224,7 +227,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, one row for each trial of the combined front."""
-    names = list(dict.fromkeys([*comparison.objectives, "clean_acc"]))
+    names = shown_metrics(comparison.objectives)
     rows = [
         [
             row["method"],

@@ -20,9 +20,11 @@ from tuner.results.references import paper_row
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import NATURAL, shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 AXIS = {
+    NATURAL: f"natural average of robust accuracy on {SPLIT} (fraction)",
     "robust_acc": f"mean over classes of robust accuracy on {SPLIT} (fraction)",
     "worst_class_robust_acc": f"worst-class robust accuracy on {SPLIT} (fraction)",
     "tail_robust_acc": f"robust accuracy of the worst 30 % of classes on {SPLIT} (fraction)",
@@ -228,7 +230,7 @@ def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str,
         f"<b>{name}</b> ({', '.join(filter(None, (state, setting)))})",
         f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
     ]
-    row, names = history.row(record.trial, spec.objectives), dict.fromkeys([*spec.objectives, "clean_acc"])
+    row, names = history.row(record.trial, spec.objectives), shown_metrics(spec.objectives)
     std = row.get("std", {})
     lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []

@@ -15,6 +15,7 @@ from tuner.report.format import per_class
 from tuner.report.png import png
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT
+from tuner.spec.objectives import shown_metrics
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 def front_parquet(run: SearchRun) -> bytes:
     """The front as the bytes of a Parquet file, one row per member.
 
-    Columns: trial, epoch, objectives, clean_acc, method, split, budget (epochs), param/NAME, robust_acc/CLASS.
+    Columns: trial, epoch, the metrics of `shown`, method, split, budget (epochs), param/NAME, robust_acc/CLASS.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     spec, history = run.spec, run.history
-    metrics = list(dict.fromkeys([*spec.objectives, "clean_acc"]))
+    metrics = shown_metrics(spec.objectives)
     rows = [
         {
             "trial": r["trial"],

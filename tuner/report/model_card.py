@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner.report.format import value_text
+from tuner.report.format import fraction, value_text
+from tuner.spec.objectives import NATURAL
 
 
 def card_markdown(about: dict[str, Any]) -> str:
@@ -28,7 +29,8 @@ Code {about["code"]}, torch {about["torch"]}.
 
 {_table(about["metrics"])}
 
-`average` is the mean over classes. {_selection_note(about["metrics"])}
+In the natural average a class counts by its training images, in the class mean all count alike.
+{_selection_note(about["metrics"])}
 
 ### Per class
 
@@ -62,15 +64,18 @@ Classes, in order: {", ".join(f"`{c}`" for c in classes)}.
 
 
 def _table(metrics: list[dict]) -> str:
-    lines = ["| split | attack | eps | average robust | worst-class robust | clean |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| split | attack | eps | natural average robust | class-mean robust | worst-class robust | clean |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for m in metrics:
         worst = f"{m['worst_class_robust_acc']:.3f}"
         if "ci" in m:
             low, high = m["ci"]["worst_class_robust_acc"]
             worst += f" (corrected {m['worst_class_robust_acc_corrected']:.3f}, 95 % {low:.3f} .. {high:.3f})"
         lines.append(
-            f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {m['robust_acc']:.3f} | {worst} "
-            f"| {m['clean_acc']:.3f} |"
+            f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {fraction(m.get(NATURAL))} | {m['robust_acc']:.3f} "
+            f"| {worst} | {m['clean_acc']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.epoch_plan import burn_in_reach
+from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -138,10 +139,11 @@ class Progress(Listener):
         parts = [head, running]
         if self.best.rows:
             table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}", title_justify="left")
-            for name in ("trial", *self.spec.objectives, "clean_acc"):
+            names = shown_metrics(self.spec.objectives)
+            for name in ("trial", *names):
                 table.add_column(name, justify="right")
             for row in self.best.rows:
-                table.add_row(str(row["trial"]), *(fraction(row[n]) for n in (*self.spec.objectives, "clean_acc")))
+                table.add_row(str(row["trial"]), *(fraction(row[n]) for n in names))
             parts.append(table)
         return Group(*parts)
 

@@ -15,6 +15,7 @@ from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT, extras
+from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> 
     them have a column each. Means over seeds have their standard deviation beside them; rows of several methods name
     their method.
     """
-    metrics = list(dict.fromkeys([*front.objectives, "clean_acc"]))
+    metrics = shown_metrics(front.objectives)
     on_front = {r["trial"] for r in front.rows}
     rows = list(front.rows)
     if paper is not None and paper["trial"] not in on_front:
@@ -102,7 +103,10 @@ def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], tit
     table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
     for name in header:
         number = name in SHORT_LABELS.values()
-        table.add_column(name, justify="right" if number else "left", no_wrap=number)
+        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
+        table.add_column(
+            name.replace(" ", "\n") if number else name, justify="right" if number else "left", no_wrap=number
+        )
     for cells in rows:
         table.add_row(*cells, style="bold" if "(" in cells[0] else None)
     return table
@@ -196,8 +200,9 @@ def summary_markdown(run: SearchRun) -> str:
             "",
             *table,
             "",
-            "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over "
-            "classes of robust accuracy. `test` was not touched; the interactive figure is the artifact `front.html`.",
+            "Values are fractions at the last epoch of trials that ran the full budget. `class mean` is the mean over "
+            "classes of robust accuracy; in `natural average` a class counts by its training images. `test` was not "
+            "touched; the interactive figure is the artifact `front.html`.",
             "",
         ]
     )

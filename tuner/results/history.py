@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from trainables.offsets import Offsets
 from tuner.errors import Failed
 from tuner.results.events import Event, Metrics, Started, event_of
-from tuner.results.trial_record import SHOWN, TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.objectives import Goal
+from tuner.spec.objectives import Goal, shown_metrics
 
 if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spend
     import pyarrow as pa
@@ -192,7 +192,7 @@ class History:
         rows = []
         for offsets, metrics in self.points(trial):
             if goal is None or goal.feasible(metrics):
-                spread = _spread(seeds, offsets, (*objectives, *SHOWN)) if len(seeds) > 1 else {}
+                spread = _spread(seeds, offsets, shown_metrics(objectives)) if len(seeds) > 1 else {}
                 rows.append({**record.row(objectives, metrics, offsets), **spread})
         return rows
 

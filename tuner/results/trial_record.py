@@ -9,9 +9,9 @@ from typing import Any
 from trainables.curve import Curve
 from trainables.offsets import NONE, Offsets
 from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import shown_metrics
 
 NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
-SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")  # metrics of every row, beside the objectives
 
 
 @dataclass
@@ -66,16 +66,17 @@ class TrialRecord:
     def row(
         self, objectives: Iterable[str], metrics: Mapping[str, Any] | None = None, offsets: Offsets = NONE
     ) -> dict[str, Any]:
-        """A row of the front: trial, epoch, offsets, the objectives and `SHOWN`, params, method.
+        """A row of the front: trial, epoch, offsets, the metrics of `shown_metrics`, params, method.
 
         ``metrics``: those with ``offsets``, or of another epoch than the last.
         """
         metrics = self.last if metrics is None else metrics
+        values = {name: metrics.get(name) for name in shown_metrics(objectives)}
         return {
             "trial": self.trial,
             "epoch": metrics.get("epoch", 0),
             "offsets": offsets.to_dict(),
-            **{name: metrics.get(name) for name in (*objectives, *SHOWN)},
+            **values,
             "params": self.params,
             "method": self.method,
         }

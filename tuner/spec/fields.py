@@ -4,8 +4,9 @@ How to add a field
 ------------------
 One call in ``SearchFields``, below the panel where its option belongs. ``tuner search``, ``tuner submit``, their help
 and completion, spec files, validation, the JSON schema and the name of a search follow. A new field that is hashed
-changes the name of every search, unless ``SearchSpec.identity`` leaves its default out as it does for ``trunk``;
-``hashed=False`` is for what cannot change a result. Then a row in ``tests/test_spec.py``, and
+changes the name of every search that is made without saying it, unless its default is ``before``. ``before`` is what
+the stored spec of an earlier search means, which does not hold the field: what the code did then. Earlier searches keep
+their names with it. ``hashed=False`` is for what cannot change a result. Then a row in ``tests/test_spec.py``, and
 ``python -m tests.test_command_line``.
 """
 
@@ -18,9 +19,9 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
-from tuner.spec.objectives import BOUNDED, WORST
+from tuner.spec.objectives import BOUNDED, NATURAL, WORST
 from tuner.spec.option import option, options_of
-from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Text, Whole
+from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Share, Text, Whole
 
 # The panels of `tuner search --help`, in their order.
 TRAINED = "What is trained"
@@ -63,6 +64,11 @@ class SearchFields:
         "Images: {names}.")
     imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?)$"), TRAINED,
         "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
+    val_per_class: int = option(300, Whole(0), TRAINED,
+        "Number of images of a class that judge at most; training leaves them over. 0 sets no limit and lets equally "
+        "many images of each class judge where data are thinned.", before=0)
+    val_fraction: float = option(0.2, Share(), TRAINED,
+        "Fraction of a class, of thinned data of the smallest class, that is kept from training to judge.", before=0.2)
     model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+)?$", examples=known.models), TRAINED,
         "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
@@ -74,9 +80,9 @@ class SearchFields:
         "Seed of the data split, the training and the sampler.")
     offsets: str = option("auto", Choice(known.offsets), TRAINED,
         "Post-hoc class offsets over which each trained model is judged: {names}. auto takes prior where training "
-        "images are imbalanced, else classes.")
+        "images are imbalanced, else classes.", before="none")
 
-    objectives: tuple[str, ...] = option(("robust_acc", WORST), Several(Choice(known.metrics)), SEARCHED,
+    objectives: tuple[str, ...] = option((NATURAL, WORST), Several(Choice(known.metrics)), SEARCHED,
         "Metric to maximise. Repeat the option for several objectives.", flag="objective")
     constraint: tuple[str, ...] = option((), Several(CONSTRAINT, required=False), SEARCHED,
         "METRIC>=VALUE or METRIC<=VALUE that the front must satisfy, such as clean_acc>=0.8. Repeat the option for "

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from trainables.class_metrics import frequency_groups
 from tuner.errors import UsageError
 
-WORST = "worst_class_robust_acc"
-METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")
-BOUNDED = (*METRICS, "robust_acc_gap", "train_loss", "weight_ess")  # metrics that a constraint may bound
+NATURAL, WORST = "natural_robust_acc", "worst_class_robust_acc"
+BY_FREQUENCY = ("many_robust_acc", "medium_robust_acc", "few_robust_acc")  # only where training images are imbalanced
+METRICS = ("clean_acc", "robust_acc", NATURAL, WORST, "tail_robust_acc", *BY_FREQUENCY, "worst_class_clean_acc")
+BOUNDED = (*METRICS, "robust_acc_gap", "nsd", "train_loss", "weight_ess")  # metrics that a constraint may bound
+SHOWN = ("robust_acc", WORST, "clean_acc")  # beside any objectives
+
+
+def shown_metrics(objectives: Iterable[str]) -> tuple[str, ...]:
+    """The metrics that reports show of a trial: the objectives, then the class mean, the worst class and ``clean_acc``
+    where they are none."""
+    return tuple(dict.fromkeys([*objectives, *SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,17 @@ class Goal:
     def point(self, metrics: dict[str, Any], objectives: Sequence[str] | None = None) -> tuple[float, ...]:
         """The objectives (or those named) as sampler and scheduler see them; NaN where one is missing."""
         return tuple(self._value(metrics, name) for name in objectives or self.objectives)
+
+    def check_measured(self, names: Sequence[str], train_counts: Sequence[int]) -> None:
+        """``UsageError`` where an objective, a constraint or one of ``names`` has no value on data with so many
+        training images of each class."""
+        asked = (*self.objectives, *(c.metric for c in self.constraints), *names)
+        for name in asked:
+            if name in BY_FREQUENCY and not frequency_groups(train_counts):
+                raise UsageError(
+                    f"{name} has no value here: it needs at least three classes that differ in their training images; "
+                    "choose another metric or an imbalance"
+                )
 
     def _value(self, metrics: dict[str, Any], name: str) -> float:
         if name == WORST and self.smooth:

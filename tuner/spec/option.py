@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+ALWAYS: Any = object()  # ``before`` of a field that the stored spec of any search holds
+
 
 class Kind(Protocol):
     """What values a field takes. The kinds are in ``tuner.spec.validation``."""
@@ -48,6 +50,8 @@ class Option:
     ``unset``: what happens where the default is None, in words.
     ``off``: the value that ``--no-FLAG`` stands for; None: there is no such flag.
     ``hashed``: whether it can change a result, so that a search with another value has another name.
+    ``before``: what the stored spec of a search means that was made before there was this field: what the code then
+    did. A search with this value keeps the name that it had. Not None, which in a spec stands for the default.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Option:
     unset: str | None
     off: str | None
     hashed: bool
+    before: Any
 
     @property
     def sentence(self) -> str:
@@ -88,9 +93,19 @@ def option(
     unset: str | None = None,
     off: str | None = None,
     hashed: bool = True,
+    before: Any = ALWAYS,
 ) -> Any:
     """A dataclass field that carries all that ``Option`` says; ``help_`` is one or more whole sentences."""
-    metadata = {"kind": kind, "panel": panel, "help": help_, "flag": flag, "unset": unset, "off": off, "hashed": hashed}
+    metadata = {
+        "kind": kind,
+        "panel": panel,
+        "help": help_,
+        "flag": flag,
+        "unset": unset,
+        "off": off,
+        "hashed": hashed,
+        "before": before,
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

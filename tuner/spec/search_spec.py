@@ -19,7 +19,7 @@ from tuner.errors import UsageError
 from tuner.spec.epoch_plan import EpochPlan
 from tuner.spec.fields import SearchFields
 from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
-from tuner.spec.option import options_of
+from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 
@@ -181,9 +181,13 @@ class SearchSpec(SearchFields):
         )
 
     def identity(self) -> dict[str, Any]:
-        """What the search's hash is taken of: every field that can change a result."""
+        """What the search's hash is taken of: every field that can change a result.
+
+        Left out is a field that means what the code did before there was such a field: earlier searches keep their
+        names.
+        """
         options = options_of(SearchSpec)
-        hashed = {name: value for name, value in self.to_dict().items() if options[name].hashed}
+        hashed = {n: v for n, v in self.to_dict().items() if options[n].hashed and v != options[n].before}
         if self.trunk in ("auto", "none"):  # the same results, bit by bit on the CPU
             del hashed["trunk"]
         return hashed
@@ -221,7 +225,15 @@ class SearchSpec(SearchFields):
 
     @classmethod
     def from_yaml(cls, text: str) -> SearchSpec:
+        """From a user's file: what it does not say is the default."""
         return cls.from_dict(load_mapping(text, "spec"))
+
+    @classmethod
+    def from_stored(cls, text: str) -> SearchSpec:
+        """From a search's own ``spec.yaml``, which holds every field that there was when the search was made: a field
+        that it lacks has the value ``before``."""
+        then = {name: asked.before for name, asked in options_of(cls).items() if asked.before is not ALWAYS}
+        return cls.from_dict({**then, **load_mapping(text, "spec")})
 
 
 def load_mapping(text: str, what: str) -> dict[str, Any]:

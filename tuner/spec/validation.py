@@ -157,6 +157,24 @@ class Positive:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of a whole: a number between 0 and 1, both excluded."""
+
+    argument, metavar, suggestions = float, "NUMBER", None
+
+    def check(self, option: Option, value: Any) -> float:
+        if not _is_number(value) or not 0 < value < 1:
+            raise UsageError(
+                f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a number between 0 and 1, both "
+                "excluded"
+            )
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+
+
+@dataclass(frozen=True)
 class Gpus:
     """``auto``, a fraction of a GPU or a whole number of them, which is what Ray can give. Kept as a float."""
 

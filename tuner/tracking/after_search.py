@@ -72,7 +72,7 @@ def log_test(result: dict[str, Any], run: SearchRun) -> None:
         now = milliseconds(time.time())
         for row in result["rows"]:
             trial_run = _trial_run(run_ids, row["trial"], run)
-            values = {k: v for k, v in row.items() if k.endswith("_acc")} | {
+            values = {k: v for k, v in row.items() if k.endswith("_acc") or k == "nsd"} | {
                 f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")
             }
             metrics = [(metric_name(f"test/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -265,7 +266,7 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         }
         for name in spec.objectives
     ]
-    columns = [f"metrics.`{n}`" for n in dict.fromkeys([*spec.objectives, "clean_acc"])]
+    columns = [f"metrics.`{n}`" for n in shown_metrics(spec.objectives)]
     columns += ["tags.`tuner.pareto`", "tags.`tuner.budget`", *(f"params.`{n}`" for n in searched)]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",

@@ -11,7 +11,7 @@ from typing import Any
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
-from tuner.verification.summary import CORRECTION, SHOWN, TEST_SPLIT, cells, row_of, sentences
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, cells, row_of, sentences
 
 
 def write_report(result: dict[str, Any], run: SearchRun) -> None:
@@ -33,7 +33,9 @@ def _parquet(folder: Path) -> bytes:
             continue
         r = row_of(stored, path.with_suffix(".parquet"))
         scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {f"{n}_{end}": r["ci"][n][i] for n in SHOWN for i, end in enumerate(("low", "high"))}
+        intervals = {
+            f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))
+        }
         classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
         rows.append(
             {

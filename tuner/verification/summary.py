@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tuner.report.format import fraction
+from trainables.class_metrics import class_metrics
+from tuner.report.format import fraction, short_label
 from tuner.results.pareto import nondominated
 from tuner.results.search_run import SearchRun
+from tuner.spec.objectives import NATURAL, shown_metrics
 from tuner.verification.intervals import class_mean, wilson, worst_class
 
 TEST_SPLIT = "test"
-SHOWN = ("robust_acc", "worst_class_robust_acc", "clean_acc")
 CORRECTION = (
     "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
     "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
@@ -34,33 +35,38 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     labels, clean, robust = (table[n].to_numpy() for n in ("label", "clean", "robust"))
     classes = stored["classes"]
     count, is_clean, is_robust = (np.bincount(labels[m], minlength=len(classes)) for m in (slice(None), clean, robust))
+    trained = np.array(stored.get("train_counts", [1] * len(classes)))
+    metrics = class_metrics(classes, trained.tolist(), count.tolist(), is_clean.tolist(), is_robust.tolist())
     present = count > 0
     names = [c for c, has_images in zip(classes, present) if has_images]
-    count, is_clean, is_robust = count[present], is_clean[present], is_robust[present]
-    acc, rob = is_clean / count, is_robust / count
+    count, is_clean, is_robust, trained = (a[present] for a in (count, is_clean, is_robust, trained))
     corrected, worst_ci = worst_class(is_robust, count)
+    intervals = {
+        "robust_acc": class_mean(is_robust, count),
+        NATURAL: class_mean(is_robust, count, trained),
+        "worst_class_robust_acc": worst_ci,
+        "clean_acc": class_mean(is_clean, count),
+    }
+    if "train_counts" not in stored:  # an earlier version's result
+        del metrics[NATURAL], intervals[NATURAL]
     return {
         "trial": stored["trial"],
         "seed": stored["seed"],
         "epoch": stored["epoch"],
         "eps": stored["eps"],
         "images": len(labels),
-        "robust_acc": float(rob.mean()),
-        "worst_class_robust_acc": float(rob.min()),
-        "clean_acc": float(acc.mean()),
-        "worst_class_clean_acc": float(acc.min()),
-        "tail_robust_acc": float(np.sort(rob)[: max(1, round(0.3 * len(rob)))].mean()),
-        "worst_class": names[int(rob.argmin())],
+        **{name: value for name, value in metrics.items() if "/" not in name},
+        "worst_class": min(names, key=lambda c: metrics[f"robust_acc/{c}"]),
         "worst_class_robust_acc_corrected": corrected,
-        "ci": {
-            "robust_acc": class_mean(is_robust, count),
-            "worst_class_robust_acc": worst_ci,
-            "clean_acc": class_mean(is_clean, count),
-            "level": 0.95,
-        },
+        "ci": {**intervals, "level": 0.95},
         "per_class": {
-            c: {"robust_acc": float(r), "ci": wilson(int(k), int(n)), "clean_acc": float(a), "images": int(n)}
-            for c, r, k, n, a in zip(names, rob, is_robust, count, acc)
+            c: {
+                "robust_acc": metrics[f"robust_acc/{c}"],
+                "ci": wilson(int(k), int(n)),
+                "clean_acc": metrics[f"clean_acc/{c}"],
+                "images": int(n),
+            }
+            for c, k, n in zip(names, is_robust, count)
         },
         "stages": stored["stages"],
         "alarms": stored["alarms"],
@@ -86,7 +92,7 @@ def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
             retrained.setdefault(job.trial, []).append(failure if "failed" in stored else row_of(stored, flags))
     for row in rows:
         last = run.history.trials[row["trial"]].last
-        row["val"] = {n: last.get(n) for n in dict.fromkeys([*spec.objectives, "clean_acc"])}
+        row["val"] = {n: last.get(n) for n in shown_metrics(spec.objectives)}
         if row["trial"] in retrained:
             row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
     front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
@@ -110,7 +116,7 @@ def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]
     The search's own seed is left out: its trial was selected by its value, which is therefore biased upwards.
     """
     good = [r for r in rows if "failed" not in r]
-    values = {n: [r[n] for r in good] for n in dict.fromkeys([*SHOWN, *objectives])}
+    values = {n: [r[n] for r in good] for n in shown_metrics(objectives)}
     return {
         "seeds": [r["seed"] for r in good],
         "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
@@ -129,11 +135,11 @@ def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]
 
 
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, one row for each model of the search."""
+    """Header and rows as text, one row for each model of the search; an average that is an objective stands first."""
+    averages = [n for n in (NATURAL, "robust_acc") if n == "robust_acc" or n in result["objectives"]]
     header = [
         "trial",
-        "average on val",
-        "on test",
+        *(text for n in averages for text in (f"{short_label(n)} on val", "on test")),
         "worst class on val",
         "on test",
         "corrected",
@@ -148,8 +154,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 str(r["trial"]),
-                fraction(val.get("robust_acc")),
-                _with_ci(r, "robust_acc"),
+                *(text for n in averages for text in (fraction(val.get(n)), _with_ci(r, n))),
                 fraction(val.get("worst_class_robust_acc")),
                 f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
                 fraction(r["worst_class_robust_acc_corrected"]),
@@ -178,7 +183,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         )
     for r in rows:
         if "seeds" in r:
-            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in SHOWN)
+            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in shown_metrics(result["objectives"]))
             seeds = ", ".join(map(str, r["seeds"]["seeds"])) or "none"
             lines.append(f"Trial {r['trial']} trained anew with seeds {seeds}: {means}.")
             lines += [f"Trial {r['trial']} with seed {s} failed: {why}." for s, why in r["seeds"]["failed"].items()]
