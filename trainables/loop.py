@@ -24,6 +24,7 @@ from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
+from trainables.schedule import learning_rate
 from trainables.sgd import SGD
 from trainables.threat_model import LInf, ThreatModel
 
@@ -109,6 +110,7 @@ class Trainer:
             momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,
             fused=self.device.type == "cuda",
+            nesterov=self.training.nesterov == "on",
         )
         self.autocast = fast_dtype(self.training.precision, self.device, self.splits.shape)
         # compiled code fuses by itself, and cannot look into cuDNN's kernels
@@ -176,10 +178,10 @@ class Trainer:
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         x, y = self.splits.train.batch(rows)
-        x = augment(x, self.training.augment, generator)
+        x = self._augment(x, generator)
         if self.method.needs_partners:
             partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
-            x = self.method.mix(x, y, augment(partners, self.training.augment, generator), generator)
+            x = self.method.mix(x, y, self._augment(partners, generator), generator)
         self.record("refresh", self.attacked.refresh)()
         base = Attack(self.training.attack_steps, self.training.step_size, self.training.attack_start)
         found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
@@ -201,6 +203,9 @@ class Trainer:
         self.method.end_step(batch)
         return batch, loss.detach()
 
+    def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(x, self.training.augment, generator, self.training.padding)
+
     def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         eps = (self.training.eps * self.method.eps_scale(y)).to(x.dtype)
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.training.eps))
@@ -209,6 +214,9 @@ class Trainer:
         return self.record(attack, work)(x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
+        if self.training.clean_bn == "twice":
+            with torch.no_grad():
+                self._forward(x)
         adversaries = []
         for x_adv, survived in found:
             logits, features = self._forward(x_adv)
@@ -244,16 +252,8 @@ class Trainer:
 
     def learning_rate(self, progress: float) -> float:
         """The schedule at ``progress`` epochs (0 .. max_epochs)."""
-        done, peak = progress / self.config.max_epochs, self.training.lr
-        match self.training.schedule:
-            case "piecewise":
-                return peak * (1.0 if done < 0.75 else 0.1 if done < 0.9 else 0.01)
-            case "cosine":
-                return peak * 0.5 * (1 + math.cos(math.pi * done))
-            case "onecycle":
-                return peak * (done / 0.3 if done < 0.3 else (1 - done) / 0.7)
-            case _:
-                return peak
+        t = self.training
+        return learning_rate(t.schedule, progress, self.config.max_epochs, t.lr, t.milestones)
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 

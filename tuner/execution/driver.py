@@ -116,7 +116,7 @@ def _store_spec(run: SearchRun) -> None:
     """Write the spec into the search's folder; ``UsageError`` if another spec has this name."""
     path = run.folder / "spec.yaml"
     if path.exists():
-        new, stored = run.spec.identity(), SearchSpec.from_yaml(path.read_text()).identity()
+        new, stored = run.spec.identity(), SearchSpec.from_stored(path.read_text()).identity()
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             raise UsageError(f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name")

@@ -44,7 +44,7 @@ def load_search(home: Home, name: str) -> SearchRun:
         hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
     try:
-        spec = SearchSpec.from_yaml(path.read_text())
+        spec = SearchSpec.from_stored(path.read_text())
     except UsageError as error:  # written by another version, or edited by hand
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     if pulled:

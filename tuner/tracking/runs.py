@@ -166,7 +166,7 @@ def parent_changes(spec: SearchSpec) -> Changes:
         "method": spec.method_names,
         "objectives": ", ".join(spec.objectives),
     }
-    return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
+    return Changes(params={**params, **spec.shared_training()}, status="RUNNING")
 
 
 def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:
