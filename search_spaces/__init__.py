@@ -55,3 +55,8 @@ def method_space(name: str) -> MethodSpace:
 def recipe_of(name: str) -> dict[str, Any]:
     """The training settings of the authors' code (``--recipe paper``), by the names of `Training`; empty: unknown."""
     return dict(getattr(method_space(name), "RECIPE", {}))
+
+
+def epochs_of(name: str) -> int | None:
+    """How many epochs the authors' code trains; None: unknown."""
+    return getattr(method_space(name), "EPOCHS", None)

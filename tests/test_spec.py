@@ -60,9 +60,11 @@ NAMES = {
 
 @pytest.mark.parametrize("text, name", NAMES.items(), ids=NAMES)
 def test_a_search_keeps_its_name(text, name):
-    spec = SearchSpec.from_yaml(text)
+    spec = SearchSpec.from_stored(text)  # as versions without recipes wrote it
     assert spec.search_name == name
-    assert SearchSpec.from_yaml(spec.to_yaml()).search_name == name
+    assert SearchSpec.from_stored(spec.to_yaml()).search_name == name
+    new = SearchSpec.from_yaml(text)
+    assert new.search_name != name and SearchSpec.from_stored(new.to_yaml()).search_name == new.search_name
     assert VALIDATOR.is_valid(yaml.safe_load(text))
 
 
@@ -74,6 +76,7 @@ VALUES = {
     "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
+    "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
     "trunk": (["--no-trunk"], "none", [3, "at:0", "at", "off"]),
     "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
     "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),
@@ -134,7 +137,8 @@ def dry_run(capsys, monkeypatch, *args):
 def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, name):
     args, value, _ = VALUES[name]
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value}))
+    more = {"method": "mart"} if name == "recipe" else {}  # not every method has one
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value, **more}))
     by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
     by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")
     assert by_option == by_file and by_file[name] == value != SearchSpec().to_dict()[name]
@@ -157,8 +161,9 @@ def test_a_wrong_value_is_refused_by_tool_and_schema(name):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_can_change_a_result_changes_the_name(name):
-    changed = SearchSpec.from_dict({name: "at:3", "method": "wat"} if name == "trunk" else {name: VALUES[name][1]})
-    plain = SearchSpec(method="wat") if name == "trunk" else SearchSpec()
+    value = "at:3" if name == "trunk" else VALUES[name][1]
+    method = {"trunk": {"method": "wat"}, "recipe": {"method": "mart"}}.get(name, {})  # what allows the value
+    changed, plain = SearchSpec.from_dict({**method, name: value}), SearchSpec(**method)
     assert (changed.hash() == plain.hash()) == (name in NOT_HASHED)
 
 

@@ -128,6 +128,7 @@ class Trainer:
             self.class_weights = self.class_weights.to(self.device)
         self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
+        self.best: dict | None = None  # epoch, metrics and weights of `final_model`, once there is an own epoch
         self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
 
     # ---- one epoch -------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Trainer:
         result = self._average(stats, result)
         self.epoch += 1
         steps = len(self.batches)
-        return {
+        metrics = {
             "epoch": self.epoch,
             **result.metrics(self.splits.classes),
             "train_loss": loss / steps,
@@ -158,6 +159,17 @@ class Trainer:
             "train_s": trained - begin,
             "eval_s": time.perf_counter() - trained,
         }
+        self._keep_best(metrics)
+        return metrics
+
+    def _keep_best(self, metrics: dict[str, float]) -> None:
+        """Copy the weights where the sum of the objectives is the largest so far; of equal ones the first stays."""
+        names = self.config.objectives
+        if not names or self.epoch <= self.config.own_from():
+            return
+        if self.best is None or sum(metrics[n] for n in names) > sum(self.best["metrics"][n] for n in names):
+            weights = {name: value.detach().clone() for name, value in self.final_model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "metrics": metrics, "model": weights, "average": bool(self.average)}
 
     def _train(self) -> dict[str, Tensor]:
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
@@ -323,6 +335,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "average": self.average.model.state_dict() if self.average else None,
+            "best": self.best,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -330,6 +343,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+        self.best = state.get("best")  # checkpoints of earlier versions have none
         if state["average"] is not None:
             self.average = self.average or WeightAverage(self.model)
             self.average.model.load_state_dict(state["average"])

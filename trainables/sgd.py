@@ -14,8 +14,8 @@ from torch.optim.sgd import sgd
 
 
 class SGD:
-    """To the bit what ``torch.optim.SGD`` does with ``momentum``, ``weight_decay``, ``nesterov`` and ``fused``; ``lr`` may
-    change."""
+    """To the bit what ``torch.optim.SGD`` does with ``momentum``, ``weight_decay``, ``nesterov`` and ``fused``; ``lr``
+    may change."""
 
     def __init__(
         self,

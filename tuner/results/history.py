@@ -169,7 +169,8 @@ class History:
     def row(self, trial: int, objectives: Iterable[str]) -> dict[str, Any]:
         """The trial as a row of the front: see `TrialRecord.row`.
 
-        With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations.
+        With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations; the
+        best epoch stays that of the first seed.
         """
         record, metrics = self.trials[trial], self.judged(trial)
         row = record.row(objectives)
