@@ -37,8 +37,9 @@ def export_model(
 ) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
-    ``pick`` is a trial, or knee, worst or average; ``epoch`` last, or best on `val`. ``dataset`` must repeat
-    the search's where that is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and alias.
+    ``pick`` is a trial, or knee, worst or average; ``epoch`` last, or best on `val`. ``dataset`` must repeat the
+    search's where that is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and
+    alias.
 
     ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
