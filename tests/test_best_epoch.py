@@ -127,6 +127,8 @@ def test_weights_of_the_best_epoch_are_kept_through_an_interruption(config, tmp_
     for _ in range(3):
         past.append(first.run_epoch())
         save_checkpoint(tmp_path, first, past[-1], past[:-1])
+    first.run_epoch()
+    assert first.best["epoch"] == 3 and same(first.best["model"], weights[2])  # later epochs do not change them
     second = Trainer(config)
     load_checkpoint(tmp_path, second)
     forced(second, values)
@@ -156,12 +158,15 @@ def test_best_is_the_same_with_a_trunk_and_without(config):
 
 
 def test_trunks_are_those_of_any_objectives(config):
-    from trainables.trunk import key_hash, trunk_key
+    from trainables.trunk import base_config, key_hash, trunk_key
 
     keys = [
         key_hash(trunk_key(Trainer(replace(config, trunk="auto", objectives=o)))) for o in ((), NAMES, ("clean_acc",))
     ]
     assert len(set(keys)) == 1
+    trunk = Trainer(base_config(Trainer(replace(config, trunk="auto"))))
+    trunk.run_epoch()
+    assert trunk.state_dict()["best"] is None  # its file is not larger than it has to be
 
 
 def test_a_checkpoint_without_a_best_epoch_says_so(config, tmp_path):
