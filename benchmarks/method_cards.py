@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.methods_report import ALL, CLAIMS, KIND, average, by_kind, cell, clean, collapsed, judged, tail, worst
-from search_spaces import METHODS
+from search_spaces import METHODS, epochs_of, recipe_of
 from search_spaces.param import PUBLISHED, Param, describe, params_of
 from search_spaces.provenance import paper_label
 from trainables.method import Attack, Method, Task
@@ -80,6 +80,8 @@ def card(name: str, runs: list[dict]) -> str:
         f"```text\n{textwrap.dedent(inspect.getsource(type(method).forward)).rstrip()}\n```",
         "## Parameters",
         *_parameters(name),
+        "## Recipe",
+        _recipe(name),
         "## Cautions",
         "\n".join(_cautions(name, method, runs)),
         "## What our runs show",
@@ -121,6 +123,24 @@ def _parameters(name: str) -> list[str]:
         *(_row(param) for param in params.values()),
     ]
     return [*([f"```text\n{note}\n```"] if note else []), SOURCES, "\n".join(rows)]
+
+
+def _recipe(name: str) -> str:
+    """The training settings of `--recipe paper`, with the comment that gives their source."""
+    if not (recipe := recipe_of(name)):
+        return "None: `--recipe paper` is refused."
+    lines = inspect.getsource(METHODS[name]).splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(("EPOCHS", "RECIPE")))
+    comment = []
+    while lines[first - 1].startswith("# "):
+        first -= 1
+        comment.insert(0, lines[first].removeprefix("# "))
+    settings = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
+    return (
+        f"What `--recipe paper` sets; the authors train {epochs_of(name)} epochs (`--max-epochs`).\n\n"
+        + "\n".join(comment)
+        + f"\n\n| setting | value |\n|---|---|\n{settings}"
+    )
 
 
 def _row(param: Param) -> str:

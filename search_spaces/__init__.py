@@ -5,7 +5,9 @@ How to add a method
 Two files of the same name and a row in the test table; nothing else names the method:
 
 1. ``search_spaces/NAME.py`` holds ``PAPER``, ``SUMMARY`` and the frozen dataclass ``Params``, in which each
-   hyperparameter is one line: default, range, meaning and the source of the default (see `search_spaces.param`). It imports neither torch nor ray. A method that has a parameter ``start`` is trained as its
+   hyperparameter is one line: default, range, meaning and the source of the default (see
+   `search_spaces.param`). Where the authors' training settings are known, ``RECIPE`` holds those that differ from the
+   common ones, and ``EPOCHS`` how long they train. It imports neither torch nor ray. A method that has a parameter ``start`` is trained as its
    plain base before that fraction of the epochs, and trials share this part. Every file of this package is a method,
    but for those in `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
@@ -32,6 +34,8 @@ two packages offer. A plug-in that cannot be used is named in one sentence by `t
 wherever it is asked for; all others work.
 """
 
+from typing import Any
+
 from search_spaces.registry import Methods, MethodSpace
 
 METHODS = Methods(__name__, __path__)
@@ -46,3 +50,13 @@ def method_space(name: str) -> MethodSpace:
         return METHODS[name]
     except KeyError:
         raise ValueError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}") from None
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    """The training settings of the authors' code (``--recipe paper``), by the names of `Training`; empty: unknown."""
+    return dict(getattr(method_space(name), "RECIPE", {}))
+
+
+def epochs_of(name: str) -> int | None:
+    """How many epochs the authors' code trains; None: unknown."""
+    return getattr(method_space(name), "EPOCHS", None)

@@ -11,6 +11,21 @@ PAPER = "Wei et al., CFA: Class-wise Calibrated Fair Adversarial Training, CVPR 
 SUMMARY = "class radius and class beta from training robust accuracy, worst-class gated weight average"
 _AVERAGED = {"average": ("ema", "fawa")}
 
+# CFA's code, read: github PKU-ML/CFA, train.py and attack.py (padding: second-hand), for the TRADES form, which is the
+# default. Its AT form attacks in train-mode batch norm (`--set attack_bn=train`). It keeps the epochs with the largest
+# average + worst class, as `best_epoch` does.
+EPOCHS = 200
+RECIPE = {
+    "batch_size": 128,
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "milestones": "0.5,0.75",
+    "padding": "reflect",
+    "attack_steps": 10,
+    "step_size": 0.25,
+    "clean_bn": "twice",
+}
+
 
 @dataclass(frozen=True)
 class Params:

@@ -10,6 +10,21 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "Lee et al., DAFA: Distance-Aware Fair Adversarial Training, ICLR 2024"
 SUMMARY = "class weights and radii from class similarity, frozen after a warm-up"
 
+# DAFA's code, read: github rucy74/DAFA, train.py, arguments.py and losses.py; its epochs count from 1, so that its drops are
+# one epoch earlier. It passes clean images through batch norm once. ``attack_start`` is for the AT form: attacks on the
+# KL divergence start so anyway.
+EPOCHS = 110
+RECIPE = {
+    "batch_size": 128,
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "nesterov": "on",
+    "milestones": "0.909,0.9545",  # 100 and 105 of 110
+    "attack_steps": 10,
+    "step_size": 0.226,  # 0.007 of 0.031
+    "attack_start": "gaussian",
+}
+
 
 @dataclass(frozen=True)
 class Params:

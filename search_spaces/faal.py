@@ -9,6 +9,8 @@ from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Zhang et al., Towards Fairness-Aware Adversarial Learning (FAAL), CVPR 2024"
 SUMMARY = "per-batch class weights: worst case in a KL ball"
+# No RECIPE: the paper fine-tunes a robust checkpoint for 2 epochs (learning rate 0.01, then 0.001, weight decay 5e-4;
+# second-hand), which says nothing about training from the start.
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ PAPER = "Gao et al., Local Reweighting for Adversarial Training, 2021, arXiv:210
 SUMMARY = "weights per image and attack, several attacks per image"
 ATTACKS = ("pgd", "cw", "saa", "pgd+cw", "saa+cw", "pgd+saa", "saa+cw+pgd")
 
+# Second-hand. The model is that of epoch 60, the best.
+EPOCHS = 100
+RECIPE = {"lr": 0.1, "weight_decay": 2e-4, "milestones": "0.6,0.9", "attack_steps": 10, "step_size": 0.1}
+
 
 @dataclass(frozen=True)
 class Params:

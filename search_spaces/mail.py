@@ -10,6 +10,16 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "Wang et al., Probabilistic Margins for Instance Reweighting in AT, NeurIPS 2021"
 SUMMARY = "instance weights: a sigmoid of the probability margin"
 
+# MAIL's code is made from MART's (second-hand).
+EPOCHS = 120
+RECIPE = {
+    "batch_size": 128,
+    "lr": 0.01,
+    "weight_decay": 3.5e-3,
+    "milestones": "0.625,0.75,0.833",  # 75, 90 and 100 of 120; the weights start with the first drop
+    "attack_start": "gaussian",
+}
+
 
 @dataclass(frozen=True)
 class Params:

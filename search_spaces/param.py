@@ -24,6 +24,18 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 PUBLISHED: tuple[Source, ...] = ("paper", "code")
 
 
+class FractionsDistribution(CategoricalDistribution):
+    """Its choices, or any list of increasing numbers between 0 and 1, kept as text such as ``0.6,0.9``."""
+
+    def list_of(self, value: Any) -> str:
+        """A list, a number or text as that text; ``ValueError`` if it is no such list."""
+        parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+        numbers = [float(part) for part in parts]
+        if not numbers or not all(a < b for a, b in zip([0.0, *numbers], [*numbers, 1.0])):
+            raise ValueError(value)
+        return ",".join(f"{number:.10g}" for number in numbers)
+
+
 def uniform(low: float, high: float) -> FloatDistribution:
     """Numbers from ``low`` to ``high``, both included."""
     return FloatDistribution(low, high)
@@ -42,6 +54,11 @@ def integer(low: int, high: int, *, log: bool = False) -> IntDistribution:
 def choice(*values: Any) -> CategoricalDistribution:
     """One of ``values``, which have no order."""
     return CategoricalDistribution(values)
+
+
+def fractions(*words: str) -> FractionsDistribution:
+    """One of ``words``, or increasing fractions of the training such as ``0.6,0.9``."""
+    return FractionsDistribution(words)
 
 
 def param(default: Any, range_: Distribution, doc: str, *, source: Source = "ours",
@@ -97,7 +114,8 @@ def params_of(cls: type) -> dict[str, Param]:
 def describe(dist: Distribution) -> str:
     """A range in words: ``[0.1, 10] log``, ``[1, 5] integer`` or ``ce | focal | ldam``."""
     if isinstance(dist, CategoricalDistribution):
-        return " | ".join(str(c) for c in dist.choices)
+        lists = ["increasing fractions such as 0.6,0.9"] if isinstance(dist, FractionsDistribution) else []
+        return " | ".join([*map(str, dist.choices), *lists])
     kind = " integer" if isinstance(dist, IntDistribution) else ""
     step = f" step {dist.step:g}" if dist.step not in (None, 1) else ""
     return f"[{dist.low:g}, {dist.high:g}]{kind}{step}{' log' if dist.log else ''}"
@@ -108,11 +126,7 @@ def coerce(param: Param, value: Any) -> Any:
     dist = param.range
     problem = ValueError(f"{param.name}={value!r} is not allowed; {param.name} takes {describe(dist)}")
     if isinstance(dist, CategoricalDistribution):
-        words = {str(value).lower(), *(["on" if value else "off"] if isinstance(value, bool) else [])}  # YAML's booleans
-        for allowed in dist.choices:
-            if str(allowed).lower() in words:
-                return allowed
-        raise problem
+        return _coerce_choice(dist, value, problem)
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -124,3 +138,16 @@ def coerce(param: Param, value: Any) -> Any:
             raise problem
         return int(number)
     return number
+
+
+def _coerce_choice(dist: CategoricalDistribution, value: Any, problem: ValueError) -> Any:
+    words = {str(value).lower(), *(["on" if value else "off"] if isinstance(value, bool) else [])}  # YAML's booleans
+    for allowed in dist.choices:
+        if str(allowed).lower() in words:
+            return allowed
+    if not isinstance(dist, FractionsDistribution):
+        raise problem
+    try:
+        return dist.list_of(value)
+    except (TypeError, ValueError):
+        raise problem from None

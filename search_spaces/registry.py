@@ -11,6 +11,7 @@ from pkgutil import iter_modules
 from typing import Any, Protocol
 
 from search_spaces.param import SOURCES, Param, coerce, params_of
+from search_spaces.training import Training
 
 GROUP = "tuner.methods"  # of entry points
 # Files of this package that are not a method's; every other one is.
@@ -24,6 +25,8 @@ class MethodSpace(Protocol):
     Params: type  # a frozen dataclass, each field a `param`
     PAPER: str  # where the method is published
     SUMMARY: str  # one line for tables
+    # RECIPE: dict[str, Any], optional: training settings of the authors' code
+    # EPOCHS: int, optional: how long the authors train
 
 
 class Methods(Mapping[str, MethodSpace]):
@@ -118,6 +121,15 @@ def check_space(space: Any) -> None:
         if "range" not in field.metadata:
             raise Unusable(f"its parameter {field.name} must be given by param(default, range, meaning)")
     _check_params(params_of(space.Params))
+    _check_recipe(getattr(space, "RECIPE", {}))
+
+
+def _check_recipe(recipe: Any) -> None:
+    known = params_of(Training)
+    if not isinstance(recipe, dict) or not set(recipe) <= set(known):
+        raise Unusable("its RECIPE must be a dict of training settings")
+    if {name: coerce(known[name], value) for name, value in recipe.items()} != recipe:
+        raise Unusable("a value of its RECIPE is not of the type of the setting")
 
 
 def _check_params(params: dict[str, Param]) -> None:

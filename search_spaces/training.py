@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.param import choice, integer, loguniform, param, uniform
+from search_spaces.param import choice, fractions, integer, loguniform, param, uniform
 
 PIXEL = 1 / 255
 
@@ -21,13 +21,17 @@ class Training:
     lr: float = param(0.1, loguniform(1e-4, 1.0), "peak learning rate of SGD", source="code", searched=False, burn_in=True)
     momentum: float = param(0.9, uniform(0.0, 0.99), "SGD momentum", source="code", searched=False, burn_in=True)
     weight_decay: float = param(5e-4, uniform(0.0, 1e-2), "weight decay", source="code", searched=False, burn_in=True)
-    schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at 75 % and 90 %", source="code", searched=False, burn_in=True)
+    nesterov: str = param("off", choice("off", "on"), "Nesterov's form of the momentum", source="code", searched=False, burn_in=True)
+    schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at each of `milestones`", source="code", searched=False, burn_in=True)
+    milestones: str = param("auto", fractions("auto"), "piecewise: fractions of the epochs after which the learning rate is divided by 10; auto = 100/110 and 105/110 where at least 20 epochs are trained (late drops overfit less, Pang et al. 2021), else 0.75 and 0.9", source="ours", searched=False, burn_in=True)
     augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", source="code", searched=False, burn_in=True)
+    padding: str = param("zero", choice("zero", "reflect"), "what moves in at the border of a random crop", source="code", searched=False, burn_in=True)
     eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "L-inf radius of the training attack and of the evaluation", source="code", searched=False, burn_in=True)
     attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", source="code", searched=False, burn_in=True)
     step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", source="code", searched=False, burn_in=True)
     attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", source="code", searched=False, burn_in=True)
     attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", source="code", searched=False, burn_in=True)
+    clean_bn: str = param("once", choice("once", "twice"), "passes of the clean images through the batch norm of a training step: once after the adversarial ones, where the loss reads them, or before them too, as TRADES' code does (its running statistics are then 67 % clean, not 53 %)", source="ours", searched=False, burn_in=True)
     eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", source="ours", searched=False)
     class_weights: str = param("none", choice("none", "inverse", "effective"), "shared option: weight every sample's loss by its class (1/n, or effective number with beta 0.9999), mean 1 over the training images", source="ours", searched=False, burn_in=True)
     label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", source="ours", searched=False, burn_in=True)

@@ -51,6 +51,27 @@ def exported(finished, once):
     return folder / "model", result, home
 
 
+def test_the_best_epoch_is_exported(finished, tmp_path):
+    """Where it is the last, the same weights; its metrics are of that epoch, and of `val` alone."""
+    _, home, _ = finished
+    done = tuner(
+        "export", "first", "--pick", "knee", "--epoch", "best", "--to", tmp_path / "best", "--home", home, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    trial = json.loads(done.stdout)["trial"]
+    row = next(r for r in json.loads((home / "searches/first/result.json").read_text())["front"] if r["trial"] == trial)
+    about = json.loads((tmp_path / "best/model.json").read_text())
+    assert about["epoch"] == "best" and about["epochs"] == row["best_epoch"]
+    (metrics,) = about["metrics"]
+    assert metrics["split"] == "val" and {n: metrics[n] for n in row["best"]} == row["best"]
+    state = torch.load(home / "searches/first/trials" / str(trial) / "checkpoint.pt", weights_only=True)
+    weights = load_model(tmp_path / "best").state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in state["best"]["model"].items())
+    assert "best of its epochs" in (tmp_path / "best/README.md").read_text()
+    wrong = tuner("export", "first", "--pick", "knee", "--epoch", "first", "--to", tmp_path / "no", "--home", home)
+    assert wrong.returncode == 2 and "'first' is not allowed; it takes last or best" in wrong.stderr
+
+
 def test_folder_is_whole(exported):
     to, result, _ = exported
     assert {f.name for f in to.iterdir()} == FILES and result["folder"] == str(to)

@@ -98,10 +98,13 @@ EARLIER = {
 
 # The same of a spec file now.
 NAMES = {
-    "{}": "srat-digits-e86fbf76",
-    "val_per_class: 0": "srat-digits-d7e062b4",
-    "val_fraction: 0.1": "srat-digits-bd86cd2c",
-    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-d72ffb47",
+    "{}": "srat-digits-6e08b109",
+    "val_per_class: 0": "srat-digits-edfff080",
+    "val_fraction: 0.1": "srat-digits-89d2f95d",
+    "offsets: none": "srat-digits-ea4cda59",
+    "recipe: common": "srat-digits-6e08b109",
+    "{method: wat, recipe: paper}": "wat-digits-cd6671ab",
+    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-0a0849e6",
 }
 
 
@@ -117,9 +120,9 @@ def test_a_file_of_the_user_has_todays_defaults():
     assert SearchSpec.from_yaml("{}") == SearchSpec() == SearchSpec.from_stored(SearchSpec().to_yaml())
     assert SearchSpec.from_yaml(STORED).val_per_class == 300 and SearchSpec.from_stored(STORED).val_per_class == 0
     assert SearchSpec.from_stored(STORED + "val_per_class: 40").val_per_class == 40
-    # an earlier search and one of today that asks for the same are one search
-    same = SearchSpec.from_yaml(STORED + "val_per_class: 0")
-    assert same == SearchSpec.from_stored(STORED) and same.search_name == "srat-digits-adc88f49"
+    stored = SearchSpec.from_stored(STORED)  # no part of the answer that was not asked for then
+    assert (stored.offsets, stored.recipe) == ("none", "former")
+    assert SearchSpec.from_yaml(STORED).offsets == "auto" and SearchSpec.from_yaml(STORED).recipe == "common"
 
 
 def test_before_is_a_value_that_a_spec_can_hold():
@@ -132,8 +135,7 @@ def test_before_is_a_value_that_a_spec_can_hold():
 @pytest.mark.parametrize("text, name", NAMES.items(), ids=NAMES)
 def test_a_search_keeps_its_name(text, name):
     spec = SearchSpec.from_yaml(text)
-    assert spec.search_name == name
-    assert SearchSpec.from_yaml(spec.to_yaml()).search_name == name
+    assert spec.search_name == name and SearchSpec.from_stored(spec.to_yaml()).search_name == name
     assert VALIDATOR.is_valid(yaml.safe_load(text))
 
 
@@ -142,11 +144,13 @@ def test_a_search_keeps_its_name(text, name):
 VALUES = {
     "method": (["--method", "srat", "--method", "wat"], ["srat", "wat"], ["srta", 5, [], ["srat", "srat"], ["dome"]]),
     "dataset": (["--dataset", "parquet:/a"], "parquet:/a", [5, ["digits"]]),
+    "offsets": (["--offsets", "prior"], "prior", ["both", 5]),
     "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
     "val_per_class": (["--val-per-class", "40"], 40, [-1, 2.5, "40", True]),
     "val_fraction": (["--val-fraction", "0.1"], 0.1, [0, 1, -0.1, "0.1", True]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
+    "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
     "trunk": (["--no-trunk"], "none", [3, "at:0", "at", "off"]),
     "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
     "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),
@@ -207,7 +211,8 @@ def dry_run(capsys, monkeypatch, *args):
 def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, name):
     args, value, _ = VALUES[name]
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value}))
+    more = {"method": "mart"} if name == "recipe" else {}  # not every method has one
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value, **more}))
     by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
     by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")
     assert by_option == by_file and by_file[name] == value != SearchSpec().to_dict()[name]
@@ -230,8 +235,9 @@ def test_a_wrong_value_is_refused_by_tool_and_schema(name):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_can_change_a_result_changes_the_name(name):
-    changed = SearchSpec.from_dict({name: "at:3", "method": "wat"} if name == "trunk" else {name: VALUES[name][1]})
-    plain = SearchSpec(method="wat") if name == "trunk" else SearchSpec()
+    value = "at:3" if name == "trunk" else VALUES[name][1]
+    method = {"trunk": {"method": "wat"}, "recipe": {"method": "mart"}}.get(name, {})  # what allows the value
+    changed, plain = SearchSpec.from_dict({**method, name: value}), SearchSpec(**method)
     assert (changed.hash() == plain.hash()) == (name in NOT_HASHED)
 
 

@@ -7,14 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_crop(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image (B, C, H, W) by up to an eighth of its size, zeros moving in (4 pixels at 32x32, 1 at 8x8)."""
+def random_crop(x: Tensor, generator: torch.Generator, padding: str = "zero") -> Tensor:
+    """Shift each image (B, C, H, W) by up to an eighth of its size (4 pixels at 32x32, 1 at 8x8).
+
+    What moves in: zeros, or with ``padding="reflect"`` the image mirrored at its border pixels.
+    """
     batch, _, height, width = x.shape
     pad = max(1, height // 8)
     top, left = torch.randint(0, 2 * pad + 1, (2, batch, 1), device=x.device, generator=generator)
     rows = top + torch.arange(height, device=x.device)
     cols = left + torch.arange(width, device=x.device)
-    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    mode = "reflect" if padding == "reflect" else "constant"
+    padded = F.pad(x, (pad, pad, pad, pad), mode=mode).permute(0, 2, 3, 1)
     image = torch.arange(batch, device=x.device)[:, None, None]
     return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
@@ -25,8 +29,8 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirror[:, None, None, None], x.flip(3), x)
 
 
-def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """``kind``: "none", "crop" or "crop-flip"."""
+def augment(x: Tensor, kind: str, generator: torch.Generator, padding: str = "zero") -> Tensor:
+    """``kind``: "none", "crop" or "crop-flip"; ``padding`` as in `random_crop`."""
     if kind in ("crop", "crop-flip"):
-        x = random_crop(x, generator)
+        x = random_crop(x, generator, padding)
     return random_flip(x, generator) if kind == "crop-flip" else x

@@ -28,6 +28,7 @@ class TrialConfig:
     data_seed: int | None = None  # the split and its thinning; None: as ``seed``
     home: str = "tuner-home"
     trial: int = 0
+    objectives: tuple[str, ...] = ()  # metrics whose largest sum makes the best epoch; none: only the last is kept
     folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
     trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of AT)
     trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
@@ -63,6 +64,14 @@ class TrialConfig:
             return int(self.trunk[3:])
         if self.trunk != "auto":
             return 0
+        return self._start()
+
+    def own_from(self) -> int:
+        """The first 0-based epoch that is the trial's own even if it trains alone: from there the best one is chosen,
+        with a trunk or without."""
+        return self.branch_epoch() if self.trunk.startswith("at:") else self._start()
+
+    def _start(self) -> int:
         start = resolve(self.method, self.params).get("start", 0.0)
         return min(round(start * self.max_epochs), self.max_epochs - 1)
 

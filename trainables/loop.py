@@ -26,6 +26,7 @@ from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
 from trainables.offsets import kind_for
+from trainables.schedule import learning_rate
 from trainables.sgd import SGD
 from trainables.sweep import Found, ShiftedAttacks, points_of
 from trainables.threat_model import LInf, ThreatModel
@@ -111,6 +112,7 @@ class Trainer:
             momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,
             fused=self.device.type == "cuda",
+            nesterov=self.training.nesterov == "on",
         )
         self.autocast = fast_dtype(self.training.precision, self.device, self.splits.shape)
         # compiled code fuses by itself, and cannot look into cuDNN's kernels
@@ -129,6 +131,7 @@ class Trainer:
             self.class_weights = self.class_weights.to(self.device)
         self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
+        self.best: dict | None = None  # epoch, metrics and weights of `final_model`, once there is an own epoch
         self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
         self.offsets = kind_for(config.offsets, self.splits.class_counts)
         self.curve: Curve | None = None  # once all epochs are trained: the final model over its offsets
@@ -156,7 +159,7 @@ class Trainer:
         if self.epoch == self.config.max_epochs and self.offsets != "none":
             self.curve = self._sweep()
         steps = len(self.batches)
-        return {
+        metrics = {
             "epoch": self.epoch,
             **result.metrics(self.splits.classes, self.splits.class_counts),
             "train_loss": loss / steps,
@@ -164,6 +167,17 @@ class Trainer:
             "train_s": trained - begin,
             "eval_s": time.perf_counter() - trained,
         }
+        self._keep_best(metrics)
+        return metrics
+
+    def _keep_best(self, metrics: dict[str, float]) -> None:
+        """Copy the weights where the sum of the objectives is the largest so far; of equal ones the first stays."""
+        names = self.config.objectives
+        if not names or self.epoch <= self.config.own_from():
+            return
+        if self.best is None or sum(metrics[n] for n in names) > sum(self.best["metrics"][n] for n in names):
+            weights = {name: value.detach().clone() for name, value in self.final_model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "metrics": metrics, "model": weights, "average": bool(self.average)}
 
     def _train(self) -> dict[str, Tensor]:
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
@@ -184,10 +198,10 @@ class Trainer:
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         x, y = self.splits.train.batch(rows)
-        x = augment(x, self.training.augment, generator)
+        x = self._augment(x, generator)
         if self.method.needs_partners:
             partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
-            x = self.method.mix(x, y, augment(partners, self.training.augment, generator), generator)
+            x = self.method.mix(x, y, self._augment(partners, generator), generator)
         self.record("refresh", self.attacked.refresh)()
         base = Attack(self.training.attack_steps, self.training.step_size, self.training.attack_start)
         found = [self._attack(a, x, y, generator) for a in self.method.attacks(base, self.epoch)]
@@ -209,6 +223,9 @@ class Trainer:
         self.method.end_step(batch)
         return batch, loss.detach()
 
+    def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(x, self.training.augment, generator, self.training.padding)
+
     def _attack(self, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         eps = (self.training.eps * self.method.eps_scale(y)).to(x.dtype)
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.training.eps))
@@ -217,6 +234,9 @@ class Trainer:
         return self.record(attack, work)(x, y, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
+        if self.training.clean_bn == "twice":
+            with torch.no_grad():
+                self._forward(x)
         adversaries = []
         for x_adv, survived in found:
             logits, features = self._forward(x_adv)
@@ -252,16 +272,8 @@ class Trainer:
 
     def learning_rate(self, progress: float) -> float:
         """The schedule at ``progress`` epochs (0 .. max_epochs)."""
-        done, peak = progress / self.config.max_epochs, self.training.lr
-        match self.training.schedule:
-            case "piecewise":
-                return peak * (1.0 if done < 0.75 else 0.1 if done < 0.9 else 0.01)
-            case "cosine":
-                return peak * 0.5 * (1 + math.cos(math.pi * done))
-            case "onecycle":
-                return peak * (done / 0.3 if done < 0.3 else (1 - done) / 0.7)
-            case _:
-                return peak
+        t = self.training
+        return learning_rate(t.schedule, progress, self.config.max_epochs, t.lr, t.milestones)
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 
@@ -350,6 +362,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "average": self.average.model.state_dict() if self.average else None,
             "curve": self.curve and self.curve.to_dict(),
+            "best": self.best,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -357,6 +370,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+        self.best = state.get("best")  # checkpoints of earlier versions have none
         if state["average"] is not None:
             self.average = self.average or WeightAverage(self.model)
             self.average.model.load_state_dict(state["average"])

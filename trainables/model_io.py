@@ -18,26 +18,38 @@ from trainables.models.build import build_model
 from trainables.storage import below
 
 
-def load_trial(folder: str | Path, home: Path, dataset: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load_trial(
+    folder: str | Path, home: Path, dataset: str | None = None, *, which: str = "last"
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
-    CPU, and what describes it: ``architecture`` and ``config``.
+    CPU, and what describes it: ``architecture``, ``config``, ``epoch`` and ``weights``.
+
+    ``which``: after the "last" epoch, or after the "best" one (the largest sum of the search's objectives).
 
     ``dataset``: where its data are now. The place that a checkpoint names is not trusted: it may come from elsewhere.
 
-    ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered.
+    ``DamagedCheckpoint`` where the checkpoint is missing, cut or altered; ``ValueError`` where it has no best epoch, or
+    for another ``which``.
     """
+    if which not in ("last", "best"):
+        raise ValueError(f"which={which!r} is not allowed; it takes last or best")
     state = read_checkpoint(folder)
     if state is None:
         raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
     config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
     about = architecture(config, home)
     model = build(about)
-    model.load_state_dict(state["average"] or state["model"])
+    best = state.get("best")
+    if which == "best" and best is None:
+        raise ValueError(f"checkpoint {below(folder, NAME)!r} keeps its last epoch alone: an earlier version wrote it")
+    weights = best["model"] if which == "best" else state["average"] or state["model"]
+    averaged = best["average"] if which == "best" else bool(state["average"])
+    model.load_state_dict(weights)
     return model, {
         "architecture": about,
         "config": state["config"],
-        "epoch": state["epoch"],
-        "weights": "average" if state["average"] else "last",
+        "epoch": best["epoch"] if which == "best" else state["epoch"],
+        "weights": "average" if averaged else "last",
     }
 
 

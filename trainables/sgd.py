@@ -14,11 +14,21 @@ from torch.optim.sgd import sgd
 
 
 class SGD:
-    """To the bit what ``torch.optim.SGD`` does with ``momentum``, ``weight_decay`` and ``fused``; ``lr`` may change."""
+    """To the bit what ``torch.optim.SGD`` does with ``momentum``, ``weight_decay``, ``nesterov`` and ``fused``; ``lr``
+    may change."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float, fused: bool):
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        fused: bool,
+        nesterov: bool = False,
+    ):
         self.params, self.lr, self.momentum, self.weight_decay = list(params), lr, momentum, weight_decay
-        self.fused = fused
+        self.fused, self.nesterov = fused, nesterov
         self.buffers: list[Tensor | None] = [None] * len(self.params)
 
     def zero_grad(self) -> None:
@@ -40,7 +50,7 @@ class SGD:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             dampening=0.0,
-            nesterov=False,
+            nesterov=self.nesterov,
             maximize=False,
         )
         for i, buffer in zip(live, buffers):

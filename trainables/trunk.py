@@ -71,7 +71,9 @@ def sources(base: str) -> list[Path]:
 def base_config(trainer: Trainer) -> TrialConfig:
     """The trial that the trunk is: same data, model, seed and training, but the method's base."""
     name, params = ("at", {}) if trainer.config.trunk.startswith("at:") else trainer.method.burn_in()
-    return dataclasses.replace(trainer.config, method=name, params=params, trunk="none", trial=-1, folder=None)
+    return dataclasses.replace(
+        trainer.config, method=name, params=params, trunk="none", trial=-1, folder=None, objectives=()
+    )
 
 
 def trunk_key(trainer: Trainer) -> dict:

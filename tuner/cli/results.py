@@ -89,6 +89,16 @@ def export(
             "Name in MLflow's registry: the model becomes a version of it, with the pick as alias.",
         ),
     ] = None,
+    epoch: Annotated[
+        str,
+        option(
+            "--epoch",
+            "NAME",
+            "Which epoch's model: last, by which the front is drawn, or best on val (largest sum of the objectives).",
+            default="last",
+            suggest=lambda: ("last", "best"),
+        ),
+    ] = "last",
     parquet: Parquet = None,
     dataset: DatasetAgain = None,
     home: HomeOption = None,
@@ -106,9 +116,11 @@ def export(
         raise UsageError("tuner export needs --pick with --to DIR, or --parquet FILE")
     if register is not None and to is None:
         raise UsageError(f"--register {register!r} needs --pick and --to DIR: what is registered is what is exported")
+    if epoch not in ("last", "best"):
+        raise UsageError(f"--epoch {epoch!r} is not allowed; it takes last or best")
     done = {"search": search}
     if to is not None and pick is not None:
-        done |= export_model(search, pick, to, Home(home, storage), register=register, dataset=dataset)
+        done |= export_model(search, pick, to, Home(home, storage), register=register, dataset=dataset, epoch=epoch)
     if parquet is not None:
         done |= export_table(search, parquet, Home(home, storage))
     if as_json:

@@ -26,6 +26,7 @@ from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.report.files import write_pictures
 from tuner.report.pages import Pages
 from tuner.report.progress import Progress
+from tuner.results.best_epoch import parted_rows
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
 from tuner.results.references import references
@@ -148,8 +149,11 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
             history.write_parquet()
             listener.search_ended(run, state)
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
+    front = run.front()
+    apart = parted_rows(front, history.trials, _val_counts(run)) if front.rows else []
     result = {
         **front_json(run),
+        **({"parted": apart} if apart else {}),
         "epochs_trained": history.epochs_trained() - trained_before,
         "epochs_saved": sum(saved_by.values()),
         "epochs_saved_by": saved_by,
@@ -162,6 +166,16 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
     if ended_early == "storage":
         raise Failed(f"search {run.name!r} stopped because its storage failed; `tuner resume {run.name}` continues it")
     return result
+
+
+def _val_counts(run: SearchRun) -> dict[str, int]:
+    """Class -> images in `val`."""
+    from trainables.data import DataSpec
+    from trainables.data import check as check_data
+
+    spec = run.spec
+    summary = check_data(DataSpec(dataset_of(spec, run.folder), spec.imbalance, spec.seed), run.home.root)
+    return dict(zip(summary.classes, summary.counts["val"]))
 
 
 def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> str | None:

@@ -35,6 +35,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         imbalance=spec.imbalance,
         model=spec.model,
         max_epochs=spec.max_epochs,
+        objectives=spec.objectives,
         seed=record.seed,
         data_seed=spec.seed,
         val_fraction=spec.val_fraction,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from search_spaces import METHODS, method_space
+from search_spaces import METHODS, epochs_of, method_space, recipe_of
 from search_spaces.param import Param, describe, params_of
 from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
@@ -198,7 +198,8 @@ def method_json(name: str) -> dict[str, Any]:
         }
         for p in params_of(space.Params).values()
     ]
-    return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params}
+    recipe = {"recipe": recipe_of(name) or None, "recipe_epochs": epochs_of(name)}
+    return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params, **recipe}
 
 
 def _when(param: Param) -> str | None:
@@ -240,3 +241,13 @@ def show_space(method: str, as_json: bool) -> None:
     for p in row["params"]:
         table.add_row(*("" if p[k] is None else str(p[k]) for k in columns))
     console.print(table)
+    if row["recipe"]:
+        console.print(
+            f"--recipe paper  {recipe_text(row['recipe'], row['recipe_epochs'])}", highlight=False, soft_wrap=True
+        )
+
+
+def recipe_text(recipe: dict[str, Any], epochs: int | None) -> str:
+    """``lr 0.1, milestones 0.75,0.9; 100 epochs``"""
+    settings = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    return settings + (f"; {epochs} epochs" if epochs else "")

@@ -14,7 +14,7 @@ def card_markdown(about: dict[str, Any]) -> str:
     data = about["training"]
     params = ", ".join(f"`{k}` = {value_text(v)}" for k, v in about["params"].items()) or "none"
     size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
-    weights = "the average over training" if about["weights"] == "average" else "those after the last epoch"
+    weights = _weights(about)
     return f"""# {head}: trial {about["trial"]} of `{about["search"]}`
 
 An adversarially trained image classifier ({about["architecture"]["model"]}, {len(classes)} classes, images
@@ -61,6 +61,14 @@ from trainables.saved import load_model as load
 
 Classes, in order: {", ".join(f"`{c}`" for c in classes)}.
 """
+
+
+def _weights(about: dict[str, Any]) -> str:
+    averaged = about["weights"] == "average"
+    if about.get("epoch") == "best":  # cards of earlier versions do not say
+        what = "the average over training up to" if averaged else "those after"
+        return f"{what} the best of its epochs on `val` (largest sum of the objectives), not the last"
+    return "the average over training" if averaged else "those after the last epoch"
 
 
 def _table(metrics: list[dict]) -> str:

@@ -73,13 +73,19 @@ def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
 
 
 def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
-    """What `tuner.results.summary.extras` adds to a result, in sentences: which trials fell off the front when more
-    seeds were trained, and what each of several methods used and contributed."""
+    """What only some results have, in sentences: which trials fell off the front when more seeds were trained, which
+    were better at an earlier epoch, and what each of several methods used and contributed."""
     lines = []
     for row in result.get("fell_off", []):
         means = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in objectives)
         over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "with one seed; others have better means"
         lines.append(f"Trial {row['trial']} was on the front with one seed and fell off: {means} {over}.")
+    if result.get("parted"):
+        lines.append(
+            "Better at an earlier epoch, by more than two standard errors on val: "
+            + "; ".join(_apart(row) for row in result["parted"])
+            + ". `tuner export --epoch best` takes that epoch."
+        )
     for m in result.get("methods", []):
         held = ", ".join(map(str, m["front"]))
         lines.append(
@@ -93,6 +99,14 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
             + f"; alone {m['hypervolume']:.4f}."
         )
     return lines
+
+
+def _apart(row: dict[str, Any]) -> str:
+    """``trial 3 at epoch 9 (average 0.412, at the end 0.371)``"""
+    values = ", ".join(
+        f"{short_label(name)} {best:.3f}, at the end {last:.3f}" for name, (best, last) in row["objectives"].items()
+    )
+    return f"trial {row['trial']} at epoch {row['best_epoch']} ({values})"
 
 
 def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:

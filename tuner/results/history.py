@@ -185,7 +185,8 @@ class History:
     def rows_of(self, trial: int, objectives: Iterable[str], goal: Goal | None = None) -> list[dict[str, Any]]:
         """The trial's points as rows of the front (`TrialRecord.row`), those that satisfy the ``goal``'s constraints.
 
-        With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations.
+        With replicates the values are means over ``seeds``, and ``std`` holds their sample standard deviations; the
+        best epoch stays that of the first seed.
         """
         record, objectives = self.record(trial), tuple(objectives)
         seeds = self.seeds_of(trial) if self.replicates else [record]

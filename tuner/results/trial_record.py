@@ -63,6 +63,17 @@ class TrialRecord:
             return [(NONE, self.last)]
         return [(point.offsets, {**self.last, **self.curve.metrics(point)}) for point in self.curve.points]
 
+    def best(self, objectives: Iterable[str]) -> dict[str, Any]:
+        """The metrics of the epoch with the largest sum of objectives, the first of equal ones; empty if there is none.
+
+        Of a finished trial, whose epochs from its ``start`` on count: those before are the plain base's, and with a
+        trunk it never had their weights. `trainables.loop.Trainer` keeps the weights of the same epoch.
+        """
+        names, last = tuple(objectives), len(self.epochs) - 1
+        own = max(self.trunk_epochs, min(round(self.params.get("start", 0.0) * len(self.epochs)), last))
+        known = [m for m in self.epochs[own:] if all(m.get(name) is not None for name in names)]
+        return max(known, key=lambda m: sum(m[name] for name in names), default={})
+
     def row(
         self, objectives: Iterable[str], metrics: Mapping[str, Any] | None = None, offsets: Offsets = NONE
     ) -> dict[str, Any]:
@@ -70,6 +81,7 @@ class TrialRecord:
 
         ``metrics``: those with ``offsets``, or of another epoch than the last.
         """
+        objectives = tuple(objectives)
         metrics = self.last if metrics is None else metrics
         values = {name: metrics.get(name) for name in shown_metrics(objectives)}
         return {
@@ -79,4 +91,11 @@ class TrialRecord:
             **values,
             "params": self.params,
             "method": self.method,
+            **self._best_of(objectives),
         }
+
+    def _best_of(self, objectives: tuple[str, ...]) -> dict[str, Any]:
+        best = self.best(objectives) if self.state == TrialState.FINISHED else {}
+        if not best:
+            return {}
+        return {"best_epoch": best.get("epoch", 0), "best": {n: best.get(n) for n in (*objectives, "clean_acc")}}

@@ -37,6 +37,7 @@ CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?)$", parsed_later=True)
 TRUNK = Text(r"^(auto|none|at:[1-9]\d*)$", parsed_later=True)
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
+FORMER = "former"  # recipe of a search stored before there were recipes: common, with the milestones of then
 NO_FRONT = "handles one objective only and this tool searches fronts"
 
 
@@ -73,6 +74,9 @@ class SearchFields:
         "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
         "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")
+    recipe: str = option("common", Choice(known.recipes, hidden=(FORMER,)), TRAINED,
+        "Training settings under --set: common to all methods, which compares them, or paper, each method's from its "
+        "authors' code. `tuner space METHOD` shows them.", before=FORMER)
     trunk: str = option("auto", TRUNK, TRAINED,
         "auto trains the epochs before the reweighting once for all trials; at:N starts from N epochs of plain AT.",
         off="none")

@@ -71,6 +71,11 @@ def models() -> Iterable[str]:
     return tuple(MODELS)
 
 
+def recipes() -> Iterable[str]:
+    """Whose training settings trials have: those common to all methods, or each method's paper's."""
+    return ("common", "paper")
+
+
 def training() -> dict[str, Param]:
     """The training settings that all methods share."""
     from search_spaces.param import params_of

@@ -11,9 +11,16 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search_spaces.param import Param
+from search_spaces.param import FractionsDistribution, Param
 
 NUMBER_AS_TEXT = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"  # PyYAML reads 1e-3 as text
+
+FRACTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+FRACTIONS = (  # that they increase is not said
+    FRACTION,
+    {"type": "array", "items": FRACTION, "minItems": 1},
+    {"type": "string", "pattern": r"^\s*0?\.\d*[1-9]\d*\s*(,\s*0?\.\d*[1-9]\d*\s*)*$"},
+)
 
 
 def value_schema(param: Param) -> dict[str, Any]:
@@ -24,7 +31,7 @@ def value_schema(param: Param) -> dict[str, Any]:
 def range_schema(param: Param) -> dict[str, Any]:
     """A value, or what is searched: a list of choices, ``[low, high]`` or ``{low: , high: , log: }``."""
     bounds = _bounds(param)
-    if "enum" in bounds:
+    if isinstance(param.range, CategoricalDistribution):
         searched = [{"type": "array", "items": bounds, "minItems": 1, "uniqueItems": True}]
     else:
         low_high = {"low": bounds, "high": bounds, "log": {"type": "boolean"}}
@@ -40,7 +47,8 @@ def _bounds(param: Param) -> dict[str, Any]:
     if isinstance(dist, CategoricalDistribution):
         as_yaml_reads = [{"on": True, "off": False}[choice] for choice in dist.choices if choice in ("on", "off")]
         spellings = [*dist.choices, *map(str, dist.choices), *as_yaml_reads]
-        return {"enum": list({json.dumps(spelling): spelling for spelling in spellings}.values())}
+        choices = {"enum": list({json.dumps(spelling): spelling for spelling in spellings}.values())}
+        return {"anyOf": [choices, *FRACTIONS]} if isinstance(dist, FractionsDistribution) else choices
     assert isinstance(dist, (FloatDistribution, IntDistribution))
     kind = "integer" if isinstance(dist, IntDistribution) else "number"
     return {"type": [kind, "string"], "minimum": dist.low, "maximum": dist.high, "pattern": NUMBER_AS_TEXT}

@@ -11,18 +11,20 @@ from typing import Any
 
 import yaml
 
-from search_spaces import method_space
+from search_spaces import METHODS, method_space, recipe_of
 from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
 from tuner.errors import UsageError
 from tuner.spec.epoch_plan import EpochPlan
-from tuner.spec.fields import SearchFields
+from tuner.spec.fields import FORMER, SearchFields
+from tuner.spec.known import recipes as known_recipes
 from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
 from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 
+FORMER_TRAINING = {"milestones": "0.75,0.9"}  # of `FORMER`, where it differs from today's defaults
 FORMER_FIELDS = ("trunk_storage",)  # in the spec files of earlier versions; nothing but null is allowed in them
 
 
@@ -41,10 +43,19 @@ class SearchSpec(SearchFields):
         if len(self.methods) > 1:
             self._check_lanes()
             return
+        self._check_recipe()
         self.search_space()  # raises what is wrong with fix and space
         self._check_trunk()
         self._check_average()
         self.early_stopping.check()
+
+    def _check_recipe(self) -> None:
+        if self.recipe == "paper" and not recipe_of(self.methods[0]):
+            having = [name for name in METHODS if recipe_of(name)]
+            raise UsageError(
+                f"--recipe 'paper' is not possible with {self.method}, whose authors' training settings are not known "
+                f"here; methods with a recipe: {', '.join(having)}"
+            )
 
     def _check_lanes(self) -> None:
         for flag, given in (("--fix", self.fix), ("--space", self.space)):
@@ -136,17 +147,33 @@ class SearchSpec(SearchFields):
         return {key: _coerced(known, key, value, "--set") for key, value in self.set.items()}
 
     def training(self) -> Training:
-        """The training hyperparameters of every trial: the dataset's defaults, then `set`, then fixed ones."""
+        """The training hyperparameters of every trial of a lane, each source over those before it: common defaults,
+        the dataset's, the recipe's, `set`, fixed ones. Of several methods: those of the first."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
         fixed = {
             k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own
         }
-        return training_for(self.dataset, **{**self.set, **fixed})
+        return training_for(self.dataset, **{**self._recipe(), **self.set, **fixed})
+
+    def _recipe(self) -> dict[str, Any]:
+        """The training hyperparameters that the recipe sets."""
+        if self.recipe == "paper":
+            return recipe_of(self.methods[0])
+        return FORMER_TRAINING if self.recipe == FORMER else {}
+
+    def shared_training(self) -> dict[str, Any]:
+        """The training hyperparameters that the trials of all methods share."""
+        first, *others = (dataclasses.asdict(lane.training()) for lane in self.lanes)
+        return {name: value for name, value in first.items() if all(other[name] == value for other in others)}
 
     def search_space(self) -> Space:
         """What is searched and what is fixed; of one method."""
         (method,) = self.methods
-        return build_space(method, fix=self.fix, space=self.space)
+        space = build_space(method, fix=self.fix, space=self.space)
+        own, recipe = params_of(method_space(method).Params), self._recipe()
+        searched = [name for name in recipe if name in space.params and name not in own]
+        changed = {name: dataclasses.replace(space.params[name], default=recipe[name]) for name in searched}
+        return dataclasses.replace(space, params={**space.params, **changed})
 
     def shown_space(self) -> Space:
         """``search_space``, or those of all methods as one: for pictures and tables."""
@@ -216,6 +243,13 @@ class SearchSpec(SearchFields):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpec:
+        """From what a user gives."""
+        if values.get("recipe") == FORMER:
+            raise UsageError(f"unknown recipe {FORMER!r}; choose one of: {', '.join(known_recipes())}")
+        return cls._from_dict(values)
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> SearchSpec:
         known = options_of(cls)
         values = {key: value for key, value in values.items() if value is not None or key not in FORMER_FIELDS}
         for key in values:
@@ -233,7 +267,7 @@ class SearchSpec(SearchFields):
         """From a search's own ``spec.yaml``, which holds every field that there was when the search was made: a field
         that it lacks has the value ``before``."""
         then = {name: asked.before for name, asked in options_of(cls).items() if asked.before is not ALWAYS}
-        return cls.from_dict({**then, **load_mapping(text, "spec")})
+        return cls._from_dict({**then, **load_mapping(text, "spec")})
 
 
 def load_mapping(text: str, what: str) -> dict[str, Any]:

@@ -58,11 +58,13 @@ class Text:
 class Choice:
     """One of several names, which are looked up when they are needed.
 
-    ``refused``: names that a user may expect, with the reason why they are not there.
+    ``refused``: names that a user may expect, with the reason why they are not there. ``hidden``: names that only the
+    project itself may give.
     """
 
     names: Callable[[], Iterable[str]]
     refused: tuple[tuple[str, str], ...] = ()
+    hidden: tuple[str, ...] = ()
     argument, metavar = str, "NAME"
 
     @property
@@ -71,7 +73,7 @@ class Choice:
 
     def check(self, option: Option, value: Any) -> str:
         names = tuple(self.names())
-        if value in names:
+        if value in (*names, *self.hidden):
             return value
         allowed = f"choose one of: {', '.join(sorted(names))}"
         for name, reason in self.refused:

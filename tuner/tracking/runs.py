@@ -15,7 +15,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,7 +167,7 @@ def parent_changes(spec: SearchSpec) -> Changes:
         "method": spec.method_names,
         "objectives": ", ".join(spec.objectives),
     }
-    return Changes(params={**params, **asdict(spec.training())}, status="RUNNING")
+    return Changes(params={**params, **spec.shared_training()}, status="RUNNING")
 
 
 def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:

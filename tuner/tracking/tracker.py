@@ -84,7 +84,8 @@ class Tracker(Listener):
         """A trial starts or continues; the epochs in its record are written, again if necessary."""
         trial = record.trial
         self._started[trial], self._seconds[trial] = record.started, {}
-        params = {**asdict(self.run.spec.training()), "method": record.method, "seed": record.seed, **record.params}
+        training = asdict(self.run.spec.of(record.method).training())
+        params = {**training, "method": record.method, "seed": record.seed, **record.params}
         tags = {
             "tuner.kind": "trial",
             "tuner.trial": str(trial),

@@ -19,7 +19,6 @@ from tuner.files import CHECKOUT, DISTRIBUTION, write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
-from tuner.results.trial_record import TrialRecord
 from tuner.sync.named_places import check_named
 from tuner.verification.verify import Job, make_jobs, picked_rows
 
@@ -34,11 +33,13 @@ def export_model(
     *,
     register: str | None = None,
     dataset: str | None = None,
+    epoch: str = "last",
 ) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
-    ``pick`` is a trial, or knee, worst or average. ``dataset`` must repeat the search's where that is a URL (see
-    `verify_search`). Returns trial, folder, and the registered model, version and alias.
+    ``pick`` is a trial, or knee, worst or average; ``epoch`` last, or best on `val`. ``dataset`` must repeat the
+    search's where that is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and
+    alias.
 
     ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
@@ -55,7 +56,7 @@ def export_model(
     aside = work / "bundle"
     aside.mkdir()
     try:
-        about = _write(aside, job, run, str(pick))
+        about = _write(aside, job, run, str(pick), epoch)
         exported = {"trial": row["trial"], "folder": str(to)}
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
@@ -68,15 +69,27 @@ def export_model(
     return exported
 
 
-def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
+def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dict[str, Any]:
     """Fill ``folder`` with the job's model; returns the content of ``model.json``."""
     import torch
 
+    from trainables.checkpoint import DamagedCheckpoint
     from trainables.model_io import load_trial, write_weights
     from tuner.report.model_card import card_markdown
 
     spec, record = run.spec, run.history.trials[job.trial]
-    model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset)
+    metrics = record.best(spec.objectives) if epoch == "best" else record.last
+    try:
+        model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset, which=epoch)
+    except DamagedCheckpoint:
+        raise
+    except ValueError as error:
+        raise UsageError(f"--epoch {epoch} of trial {job.trial} cannot be exported: {error}") from None
+    if epoch == "best" and saved["epoch"] != metrics["epoch"]:
+        raise UsageError(
+            f"--epoch best of trial {job.trial} cannot be exported: that is epoch {metrics['epoch']}, whose weights an "
+            f"earlier version did not keep"
+        )
     write_weights(model, folder, saved["architecture"]["shape"])
     about = {
         "format": FORMAT,
@@ -88,6 +101,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
         "architecture": saved["architecture"],
         "weights": saved["weights"],
         "epochs": saved["epoch"],
+        "epoch": epoch,
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
         "training": {
             **saved["config"]["training"],
@@ -96,7 +110,8 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
             "seed": spec.seed,
         },
         "spec": spec.to_dict(),
-        "metrics": [_val_metrics(record, job), *_test_metrics(run.folder, job)],
+        # `tuner verify` tests the last epoch's model
+        "metrics": [_val_metrics(metrics, job), *(_test_metrics(run.folder, job) if epoch == "last" else [])],
         "code": code_version(),
         "torch": torch.__version__,
     }
@@ -105,13 +120,13 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str) -> dict[str, Any]:
     return about
 
 
-def _val_metrics(record: TrialRecord, job: Job) -> dict[str, Any]:
+def _val_metrics(metrics: dict[str, Any], job: Job) -> dict[str, Any]:
     training = job.config.full_training()
     return {
         "split": "val",
         "attack": f"{training.eval_attack} steps each of CE-PGD and margin-PGD",
         "eps": training.eps,
-        **{k: v for k, v in record.last.items() if "acc" in k},
+        **{k: v for k, v in metrics.items() if "acc" in k},
     }
 
 

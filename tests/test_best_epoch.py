@@ -1,0 +1,183 @@
+"""The best validation epoch: which it is, its weights through interruptions and trunks, its export."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from trainables.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from trainables.config import TrialConfig
+from trainables.datasets import training_for
+from trainables.loop import Trainer
+from trainables.model_io import load_trial
+from trainables.trunk import run_to_branch
+from tuner.report.model_card import _weights
+from tuner.report.text import notes
+from tuner.results.best_epoch import parted, parted_rows, standard_error
+from tuner.results.pareto import Front
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+
+NAMES = ("robust_acc", "worst_class_robust_acc")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    torch.set_num_threads(1)
+    training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
+    home = str(tmp_path_factory.mktemp("home"))
+    return TrialConfig("srat", {"start": 0.5}, training=training, home=home, max_epochs=4, objectives=NAMES)
+
+
+def epoch(number, average, worst):
+    return {"epoch": number, "robust_acc": average, "worst_class_robust_acc": worst, "clean_acc": 0.9}
+
+
+def record(*epochs, **more):
+    fields = {"params": {}, "method": "trades", "state": TrialState.FINISHED, **more}
+    return TrialRecord(0, epochs=list(epochs), **fields)
+
+
+CURVE = [epoch(1, 0.9, 0.9), epoch(2, 0.5, 0.3), epoch(3, 0.45, 0.35), epoch(4, 0.6, 0.1)]
+
+
+def test_best_is_the_largest_sum_and_the_first_of_equals():
+    assert record(*CURVE).best(NAMES)["epoch"] == 1
+    assert record(*CURVE[1:]).best(NAMES)["epoch"] == 2  # 0.8, 0.8, 0.7
+    assert record(*CURVE).best(["clean_acc"])["epoch"] == 1
+    assert record().best(NAMES) == {}
+
+
+def test_epochs_before_the_reweighting_do_not_count():
+    assert record(*CURVE, params={"start": 0.25}).best(NAMES)["epoch"] == 2
+    assert record(*CURVE, params={"start": 1.0}).best(NAMES)["epoch"] == 4
+    assert record(*CURVE, trunk_epochs=3).best(NAMES)["epoch"] == 4
+
+
+def test_row_has_the_best_epoch_beside_the_last():
+    row = record(*CURVE, params={"start": 0.25}).row(NAMES)
+    assert row["epoch"] == 4 and row["robust_acc"] == 0.6
+    assert row["best_epoch"] == 2
+    assert row["best"] == {"robust_acc": 0.5, "worst_class_robust_acc": 0.3, "clean_acc": 0.9}
+    assert "best" not in record(*CURVE, state=TrialState.RUNNING).row(NAMES)
+
+
+METRICS = {"robust_acc/a": 0.5, "robust_acc/b": 0.2, "robust_acc/c": 0.8, "clean_acc/a": 1.0, "clean_acc/b": 0.9}
+COUNTS = {"a": 100, "b": 16, "c": 64}
+
+
+def test_standard_errors_by_hand():
+    a, b, c = 0.25 / 100, 0.16 / 16, 0.16 / 64  # variances: 0.0025, 0.01, 0.0025
+    assert standard_error(METRICS, "robust_acc", COUNTS) == pytest.approx((a + b + c) ** 0.5 / 3)
+    assert standard_error(METRICS, "worst_class_robust_acc", COUNTS) == pytest.approx(0.1)
+    assert standard_error(METRICS, "tail_robust_acc", COUNTS) == pytest.approx(0.1)  # 30 % of three are one
+    assert standard_error(METRICS, "clean_acc", COUNTS) == pytest.approx((0.09 / 16) ** 0.5 / 2)
+    assert standard_error(METRICS, "robust_acc_gap", COUNTS) is None
+    assert standard_error({}, "robust_acc", COUNTS) is None
+
+
+def test_only_more_than_two_standard_errors_part():
+    """One class of 100 images: 0.5 against p at the end; the error of the difference is 0.0698 for p = 0.36."""
+
+    def of(last):
+        values = [
+            {"robust_acc/a": v, "robust_acc": v, "worst_class_robust_acc": v, "epoch": e}
+            for e, v in ((1, 0.5), (2, last))
+        ]
+        return parted(record(*values), NAMES, {"a": 100})
+
+    assert of(0.37) == {} and set(of(0.35)) == set(NAMES)  # 2 sigma: 0.1392 and 0.1384
+    assert of(0.35)["robust_acc"] == [0.5, 0.35]
+
+
+def test_a_line_says_which_rows_part():
+    low, high = ({"robust_acc": v, "worst_class_robust_acc": v, "robust_acc/a": v} for v in (0.2, 0.6))
+    trial = record({**high, "epoch": 1}, {**low, "epoch": 2})
+    rows = parted_rows(Front.of([trial.row(NAMES)], NAMES), {0: trial}, {"a": 100})
+    assert rows == [{"trial": 0, "best_epoch": 1, "objectives": {n: [0.6, 0.2] for n in NAMES}}]
+    (line,) = notes({"parted": rows}, NAMES)
+    assert "trial 0 at epoch 1 (average 0.600, at the end 0.200, " in line and "--epoch best" in line
+    assert notes({}, NAMES) == []
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in b) and set(a) == set(b)
+
+
+def forced(trainer, values):
+    """Let the epochs have these averages, whatever they are; returns the weights after each."""
+    weights, keep = [], trainer._keep_best
+
+    def keep_best(metrics):
+        metrics |= {"robust_acc": values[trainer.epoch - 1], "worst_class_robust_acc": 0.0}
+        weights.append({k: v.clone() for k, v in trainer.final_model.state_dict().items()})
+        keep(metrics)
+
+    trainer._keep_best = keep_best
+    return weights
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}], ids=["plain", "ema"])
+def test_weights_of_the_best_epoch_are_kept_through_an_interruption(config, tmp_path, changes):
+    config = replace(config, training={**config.training, **changes})
+    values = [0.9, 0.8, 0.7, 0.6]  # the first two epochs are the plain base's
+    first = Trainer(config)
+    weights = forced(first, values)
+    past = []
+    for _ in range(3):
+        past.append(first.run_epoch())
+        save_checkpoint(tmp_path, first, past[-1], past[:-1])
+    first.run_epoch()
+    assert first.best["epoch"] == 3 and same(first.best["model"], weights[2])  # later epochs do not change them
+    second = Trainer(config)
+    load_checkpoint(tmp_path, second)
+    forced(second, values)
+    save_checkpoint(tmp_path, second, second.run_epoch(), past)
+    best = read_checkpoint(tmp_path)["best"]
+    assert best["epoch"] == 3 and best["metrics"]["robust_acc"] == 0.7 and same(best["model"], weights[2])
+    model, about = load_trial(tmp_path, config.home, which="best")
+    assert same(model.state_dict(), weights[2]) and about["epoch"] == 3
+    assert about["weights"] == ("average" if changes else "last")
+    last, about = load_trial(tmp_path, config.home)
+    assert same(last.state_dict(), second.final_model.state_dict()) and about["epoch"] == 4
+    assert not same(last.state_dict(), weights[2])
+    with pytest.raises(ValueError, match="'first' is not allowed"):
+        load_trial(tmp_path, config.home, which="first")
+
+
+def test_best_is_the_same_with_a_trunk_and_without(config):
+    alone, shared = Trainer(config), Trainer(replace(config, trunk="auto"))
+    whole = [alone.run_epoch() for _ in range(4)]
+    curve = run_to_branch(shared)
+    assert len(curve) == 2 and shared.best is None
+    curve += [shared.run_epoch() for _ in range(2)]
+    assert alone.best["epoch"] == shared.best["epoch"] >= 3
+    assert same(alone.best["model"], shared.best["model"])
+    for epochs, trunk in ((whole, 0), (curve, 2)):
+        assert record(*epochs, params={"start": 0.5}, trunk_epochs=trunk).best(NAMES)["epoch"] == alone.best["epoch"]
+
+
+def test_trunks_are_those_of_any_objectives(config):
+    from trainables.trunk import base_config, key_hash, trunk_key
+
+    keys = [
+        key_hash(trunk_key(Trainer(replace(config, trunk="auto", objectives=o)))) for o in ((), NAMES, ("clean_acc",))
+    ]
+    assert len(set(keys)) == 1
+    trunk = Trainer(base_config(Trainer(replace(config, method="gairat", trunk="auto"))))  # its base is plain AT
+    trunk.run_epoch()
+    assert trunk.state_dict()["best"] is None  # its file is not larger than it has to be
+
+
+def test_a_checkpoint_without_a_best_epoch_says_so(config, tmp_path):
+    trainer = Trainer(replace(config, objectives=()))
+    save_checkpoint(tmp_path, trainer, trainer.run_epoch())
+    assert read_checkpoint(tmp_path)["best"] is None
+    with pytest.raises(ValueError, match="keeps its last epoch alone"):
+        load_trial(tmp_path, config.home, which="best")
+
+
+def test_the_card_says_which_epoch():
+    assert _weights({"weights": "last"}) == "those after the last epoch"
+    assert "best of its epochs on `val`" in _weights({"weights": "last", "epoch": "best"})
+    assert _weights({"weights": "average", "epoch": "best"}).startswith("the average over training up to the best")
