@@ -82,7 +82,7 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     counts = _thinned_counts(source, spec, left)
     if spec.val_per_class and sum(map(len, members)) == len(np.unique(groups)):  # else some group has several classes
         most = np.minimum(spec.val_per_class, in_class - counts)
-        taken = [max(n, _first(s, len(s), images)) for s, n, images in zip(sizes, reserved, most)]
+        taken = [_first(s, len(s), images) for s, images in zip(sizes, most)]  # the reserve is among them
         in_val = _of_groups(groups, members, taken)
     val, rest = np.flatnonzero(in_val), np.flatnonzero(~in_val)
     if not spec.val_per_class:  # groups differ in size: what is too much goes unused

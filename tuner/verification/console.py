@@ -17,7 +17,7 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
     console, (header, rows) = stdout_console(), cells(result)
     table = Table(title=f"{result['search']} on split {TEST_SPLIT}, attack {result['attack']}")
     for name in header:
-        table.add_column(name)
+        table.add_column(name.replace(" ", "\n"))  # numbers with their intervals need the width
     for row in rows:
         table.add_row(*row)
     console.print(table)
