@@ -7,9 +7,11 @@ import torch
 
 from trainables.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
+from trainables.curve import Curve, CurvePoint
 from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.model_io import load_trial
+from trainables.offsets import NONE
 from trainables.trunk import run_to_branch
 from tuner.report.model_card import _weights
 from tuner.report.text import notes
@@ -63,17 +65,26 @@ def test_row_has_the_best_epoch_beside_the_last():
 
 
 METRICS = {"robust_acc/a": 0.5, "robust_acc/b": 0.2, "robust_acc/c": 0.8, "clean_acc/a": 1.0, "clean_acc/b": 0.9}
-COUNTS = {"a": 100, "b": 16, "c": 64}
+COUNTS = {"a": 100, "b": 16, "c": 64}  # 30, 16 and 30 of which judge an epoch
+
+
+def curve_of(counts, train_counts=None):
+    """Only which images there are counts here."""
+    point = CurvePoint(NONE, tuple(counts.values()), (), ())
+    return Curve(tuple(counts), tuple(train_counts or [1] * len(counts)), (point,))
 
 
 def test_standard_errors_by_hand():
-    a, b, c = 0.25 / 100, 0.16 / 16, 0.16 / 64  # variances: 0.0025, 0.01, 0.0025
-    assert standard_error(METRICS, "robust_acc", COUNTS) == pytest.approx((a + b + c) ** 0.5 / 3)
-    assert standard_error(METRICS, "worst_class_robust_acc", COUNTS) == pytest.approx(0.1)
-    assert standard_error(METRICS, "tail_robust_acc", COUNTS) == pytest.approx(0.1)  # 30 % of three are one
-    assert standard_error(METRICS, "clean_acc", COUNTS) == pytest.approx((0.09 / 16) ** 0.5 / 2)
-    assert standard_error(METRICS, "robust_acc_gap", COUNTS) is None
-    assert standard_error({}, "robust_acc", COUNTS) is None
+    a, b, c = 0.25 / 30, 0.16 / 16, 0.16 / 30  # variances
+    counts = curve_of(COUNTS, [60, 30, 10])
+    natural = (0.6**2 * a + 0.3**2 * b + 0.1**2 * c) ** 0.5
+    assert standard_error(METRICS, "natural_robust_acc", counts) == pytest.approx(natural)
+    assert standard_error(METRICS, "robust_acc", counts) == pytest.approx((a + b + c) ** 0.5 / 3)
+    assert standard_error(METRICS, "worst_class_robust_acc", counts) == pytest.approx(0.1)
+    assert standard_error(METRICS, "tail_robust_acc", counts) == pytest.approx(0.1)  # 30 % of three are one
+    assert standard_error(METRICS, "clean_acc", counts) == pytest.approx((0.09 / 16) ** 0.5 / 2)
+    assert standard_error(METRICS, "robust_acc_gap", counts) is None
+    assert standard_error({}, "robust_acc", counts) is None
 
 
 def test_only_more_than_two_standard_errors_part():
@@ -84,7 +95,7 @@ def test_only_more_than_two_standard_errors_part():
             {"robust_acc/a": v, "robust_acc": v, "worst_class_robust_acc": v, "epoch": e}
             for e, v in ((1, 0.5), (2, last))
         ]
-        return parted(record(*values), NAMES, {"a": 100})
+        return parted(record(*values, curve=curve_of({"a": 100})), NAMES)
 
     assert of(0.37) == {} and set(of(0.35)) == set(NAMES)  # 2 sigma: 0.1392 and 0.1384
     assert of(0.35)["robust_acc"] == [0.5, 0.35]
@@ -92,8 +103,8 @@ def test_only_more_than_two_standard_errors_part():
 
 def test_a_line_says_which_rows_part():
     low, high = ({"robust_acc": v, "worst_class_robust_acc": v, "robust_acc/a": v} for v in (0.2, 0.6))
-    trial = record({**high, "epoch": 1}, {**low, "epoch": 2})
-    rows = parted_rows(Front.of([trial.row(NAMES)], NAMES), {0: trial}, {"a": 100})
+    trial = record({**high, "epoch": 1}, {**low, "epoch": 2}, curve=curve_of({"a": 100}))
+    rows = parted_rows(Front.of([trial.row(NAMES)], NAMES), {0: trial})
     assert rows == [{"trial": 0, "best_epoch": 1, "objectives": {n: [0.6, 0.2] for n in NAMES}}]
     (line,) = notes({"parted": rows}, NAMES)
     assert "trial 0 at epoch 1 (average 0.600, at the end 0.200, " in line and "--epoch best" in line

@@ -101,7 +101,7 @@ def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
 @pytest.mark.parametrize(
     "method, params, said, mark",
     [
-        ("trades", {"beta": 6.0}, "Against the paper's setting, trial 0 (average 0.500,", "0 (paper)"),
+        ("trades", {"beta": 6.0}, "Against the paper's setting, trial 0 (natural average 0.500,", "0 (paper)"),
         ("trades", {"beta": 3.0}, "Against the default setting (0 of 1 values published), trial 0 (", "0 (default)"),
         ("mixup", {"kind": "beta", "q": 1.0}, "Against the default setting (0 of 2 values published),", "0 (default)"),
     ],

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 TAIL = 0.3  # of the classes: those of `tail_robust_acc`
+WATCHED = 30  # images of a class that judge an epoch, where the smallest class has no more
 BALANCED = 1.5  # largest over smallest class up to which training images count as balanced
 
 
@@ -50,6 +51,13 @@ def class_metrics(
         **{f"clean_acc/{classes[i]}": r for i, r in zip(there, clean_rates)},
         **{f"robust_acc/{classes[i]}": r for i, r in zip(there, rates)},
     }
+
+
+def watched(counts: Sequence[int]) -> list[int]:
+    """How many of the ``counts`` (K,) images of each class in `val` judge every epoch: as many as the smallest class
+    has, but `WATCHED` where that has fewer. All of them judge the trained model."""
+    most = max(min(counts), WATCHED)
+    return [min(n, most) for n in counts]
 
 
 def imbalanced(train_counts: Sequence[int]) -> bool:

@@ -132,10 +132,10 @@ def _judge_some(trainer) -> None:
     from dataclasses import replace
 
     val = trainer.splits.val
-    trainer.splits = replace(trainer.splits, val=replace(val, index=val.index[:512], labels=val.labels[:512]))
+    some = replace(val, index=val.index[:512], labels=val.labels[:512])
     trainer.method.needs_val_losses = True  # then all of it is attacked, right or wrong
     for _ in range(2):
-        trainer._judge(trainer.model)
+        trainer._judge(trainer.model, some)
     trainer.model.train()
 
 

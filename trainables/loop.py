@@ -19,7 +19,7 @@ from trainables.class_weights import class_weights
 from trainables.config import TrialConfig
 from trainables.cuda_graph import Recorder
 from trainables.curve import Curve
-from trainables.data import open_splits
+from trainables.data import Split, open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.losses import ATTACK_LOSSES
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
@@ -139,11 +139,11 @@ class Trainer:
     # ---- one epoch -------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> dict[str, float]:
-        """Train epoch ``self.epoch`` (0-based) and judge it on `val`.
+        """Train epoch ``self.epoch`` (0-based) and judge it on the watched part of `val`.
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
         ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
-        is the model's over the offsets; ``eval_s`` includes its cost.
+        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost.
         """
         begin = time.perf_counter()
         totals = self._train()
@@ -156,7 +156,7 @@ class Trainer:
         self.method.end_epoch(stats)
         result = self._average(stats, result)
         self.epoch += 1
-        if self.epoch == self.config.max_epochs and self.offsets != "none":
+        if self.epoch == self.config.max_epochs:
             self.curve = self._sweep()
         steps = len(self.batches)
         metrics = {
@@ -288,12 +288,13 @@ class Trainer:
             copy.refresh()
         return self._judges[id(model)]
 
-    def _judge(self, model) -> Evaluation:
+    def _judge(self, model, split: Split | None = None) -> Evaluation:
+        """Judge ``model`` on the images that judge every epoch, or on ``split``."""
         judge, attacked = self.judges(model)
         self._seen = []
         return evaluate(
             judge,
-            self.splits.val,
+            split or self.splits.watch,
             self.classes,
             eps=self.training.eps,
             steps=self.training.eval_attack,
@@ -306,7 +307,9 @@ class Trainer:
         )
 
     def _sweep(self) -> Curve:
-        """The curve of the final model, which has just been judged."""
+        """The curve of the final model, which has just been judged as every epoch is: now on all of `val`."""
+        if self.splits.watch is not self.splits.val:
+            self._judge(self.final_model, self.splits.val)
         judge, attacked = self.judges(self.final_model)
         attacks = ShiftedAttacks(
             judge,

@@ -91,8 +91,9 @@ class ShiftedAttacks:
 def points_of(kind: str, attacks: ShiftedAttacks, seen: Found, train_counts: Sequence[int]) -> tuple[CurvePoint, ...]:
     """The curve of a model that has just been evaluated: the model as it is, then at each of `TAUS`.
 
-    ``kind``: ``prior`` judges on all images; ``classes`` fits the offsets on every other image of each class and judges
-    on those between, all points alike. ``seen``: everything that `evaluate` judged, all images first.
+    ``kind``: ``none`` is the model as it is alone; ``prior`` judges on all images; ``classes`` fits the offsets on
+    every other image of each class and judges on those between, all points alike. ``seen``: everything that `evaluate`
+    judged, all images first.
     """
     labels, clean = attacks.split.labels, seen[0][1]
     rows = torch.arange(len(labels), device=labels.device)
@@ -100,6 +101,8 @@ def points_of(kind: str, attacks: ShiftedAttacks, seen: Found, train_counts: Seq
         fitting = every_other(labels)
         direction = fit_direction(attacks, seen, rows[fitting], torch.as_tensor(train_counts))
         rows = rows[~fitting]
+    elif kind == "none":
+        direction = torch.zeros(len(train_counts), dtype=torch.float64, device=labels.device)
     else:
         direction = torch.tensor(prior(train_counts, 1.0).values, dtype=torch.float64, device=labels.device)
     taus = (0.0, *TAUS) if direction.any() else (0.0,)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainables.class_metrics import watched
 from trainables.data.spec import DataSpec, validate_spec
 from trainables.data.split import choose
 from trainables.data.store import Mapped, mapped, prepare
@@ -56,6 +57,7 @@ class Splits:
 
     train: Split
     val: Split
+    watch: Split  # the part of `val` that judges every epoch, see `class_metrics.watched`; `val` itself where it is all
     classes: list[str]
     shape: tuple[int, int, int]  # (C, H, W)
     class_counts: list[int]  # training images per class
@@ -83,15 +85,28 @@ def _open_splits(spec: DataSpec, home: Path, device: str) -> Splits:
     train, val = choose(source, spec)
     meta = source.meta
     counts = np.bincount(source.labels[train], minlength=len(meta["classes"])).tolist()
+    judges = _split(source, val, device)
+    watch = _watched(source.labels[val])
     return Splits(
         _split(source, train, device),
-        _split(source, val, device),
+        judges,
+        judges if len(watch) == len(val) else _split(source, val[watch], device),
         meta["classes"],
         tuple(source.images.shape[1:]),
         counts,
         meta["mean"],
         meta["std"],
     )
+
+
+def _watched(labels: np.ndarray) -> np.ndarray:
+    """Rows of `val`, whose labels these are, that judge every epoch: spread evenly, for neighbours are often alike."""
+    counts = np.bincount(labels)
+    kept = []
+    for c, most in enumerate(watched(counts.tolist())):
+        rows = np.flatnonzero(labels == c)
+        kept.append(rows[np.linspace(0, len(rows) - 1, most).round().astype(int)])
+    return np.sort(np.concatenate(kept))
 
 
 def _split(source: Mapped, rows: np.ndarray, device: str) -> Split:

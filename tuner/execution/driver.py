@@ -149,8 +149,7 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
             history.write_parquet()
             listener.search_ended(run, state)
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
-    front = run.front()
-    apart = parted_rows(front, history.trials, _val_counts(run)) if front.rows else []
+    apart = parted_rows(run.front(), history.trials)
     result = {
         **front_json(run),
         **({"parted": apart} if apart else {}),
@@ -166,16 +165,6 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
     if ended_early == "storage":
         raise Failed(f"search {run.name!r} stopped because its storage failed; `tuner resume {run.name}` continues it")
     return result
-
-
-def _val_counts(run: SearchRun) -> dict[str, int]:
-    """Class -> images in `val`."""
-    from trainables.data import DataSpec
-    from trainables.data import check as check_data
-
-    spec = run.spec
-    summary = check_data(DataSpec(dataset_of(spec, run.folder), spec.imbalance, spec.seed), run.home.root)
-    return dict(zip(summary.classes, summary.counts["val"]))
 
 
 def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> str | None:

@@ -11,52 +11,64 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.class_metrics import TAIL, watched
+from trainables.curve import Curve
 from tuner.results.pareto import Front
 from tuner.results.trial_record import TrialRecord
 
 SIGMAS = 2
 
 
-def standard_error(metrics: Mapping[str, Any], objective: str, counts: Mapping[str, int]) -> float | None:
-    """The binomial standard error of an accuracy on `val`, of which ``counts`` are the images of each class.
+def standard_error(metrics: Mapping[str, Any], objective: str, curve: Curve) -> float | None:
+    """The binomial standard error of an accuracy of an epoch; ``curve``: of the trial, which knows the images.
 
-    The mean of K class accuracies p: sqrt(sum p (1 - p) / n) / K; the worst class: that of its class alone; the tail:
-    of the worst 30 % of the classes. None for a metric of another kind.
+    The mean of K class accuracies p: sqrt(sum p (1 - p) / n) / K, or with the weights of the natural average; the worst
+    class: that of its class alone; the tail: of the worst 30 % of the classes. None for a metric of another kind.
     """
-    of = {f"{kind}_acc": f"{kind}_acc/" for kind in ("robust", "clean")}
-    of |= {f"worst_class_{name}": prefix for name, prefix in of.items()} | {"tail_robust_acc": "robust_acc/"}
-    if objective not in of:
+    prefix = "clean_acc/" if objective.endswith("clean_acc") else "robust_acc/"
+    images = zip(curve.classes, watched([n or 1 for n in curve.points[0].count]), curve.train_counts)
+    classes = [(metrics[prefix + name], n, weight) for name, n, weight in images if prefix + name in metrics]
+    kept = _counted(objective, len(classes))
+    if not classes or kept is None:
         return None
-    classes = [(metrics[key], n) for name, n in counts.items() if n and (key := of[objective] + name) in metrics]
-    k = len(classes)
-    if not k:
-        return None
-    if objective.startswith("worst_class_"):
-        k = 1
-    elif objective.startswith("tail_"):
-        k = max(1, round(0.3 * k))
-    worst = sorted(classes)[:k]
-    return math.sqrt(sum(p * (1 - p) / n for p, n in worst)) / k
+    natural = objective.startswith("natural_")
+    shares = [(p, n, weight if natural else 1) for p, n, weight in sorted(classes)[:kept]]
+    total = sum(share for *_, share in shares)
+    return math.sqrt(sum((share / total) ** 2 * p * (1 - p) / n for p, n, share in shares))
 
 
-def parted(record: TrialRecord, objectives: tuple[str, ...], counts: Mapping[str, int]) -> dict[str, list[float]]:
+def _counted(objective: str, classes: int) -> int | None:
+    """Over how many of the worst classes an accuracy is a mean; None for a metric of another kind."""
+    match objective:
+        case "robust_acc" | "clean_acc" | "natural_robust_acc":
+            return classes
+        case "worst_class_robust_acc" | "worst_class_clean_acc":
+            return 1
+        case "tail_robust_acc":
+            return max(1, round(TAIL * classes))
+    return None
+
+
+def parted(record: TrialRecord, objectives: tuple[str, ...]) -> dict[str, list[float]]:
     """Objective -> [at the best epoch, at the last], where they differ by more than twice the standard error of the
     difference. Both were measured on the same images, so the error is rather too large, and seldom is noise told.
     """
+    if record.curve is None:
+        return {}
     best, last = record.best(objectives), record.last
     found = {}
     for name in objectives:
-        errors = [e for metrics in (best, last) if (e := standard_error(metrics, name, counts)) is not None]
+        errors = [e for metrics in (best, last) if (e := standard_error(metrics, name, record.curve)) is not None]
         if len(errors) == 2 and abs(best[name] - last[name]) > SIGMAS * math.hypot(*errors):
             found[name] = [best[name], last[name]]
     return found
 
 
-def parted_rows(front: Front, trials: Mapping[int, TrialRecord], counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The rows of the front whose best and last epoch part: trial, best_epoch, and ``parted`` of it."""
-    rows = [(row["trial"], trials[row["trial"]]) for row in front.rows]
+def parted_rows(front: Front, trials: Mapping[int, TrialRecord]) -> list[dict[str, Any]]:
+    """The trials of the front whose best and last epoch part: trial, best_epoch, and ``parted`` of it."""
+    members = dict.fromkeys(row["trial"] for row in front.rows)
     return [
-        {"trial": trial, "best_epoch": record.best(front.objectives)["epoch"], "objectives": differ}
-        for trial, record in rows
-        if (differ := parted(record, front.objectives, counts))
+        {"trial": trial, "best_epoch": trials[trial].best(front.objectives)["epoch"], "objectives": differ}
+        for trial in members
+        if (differ := parted(trials[trial], front.objectives))
     ]
