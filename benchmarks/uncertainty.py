@@ -1,6 +1,6 @@
 """Whether what a search says of its front is true: `tuner.results.uncertainty` against a simulated truth.
 
-    python -m benchmarks.uncertainty [--searches 40] [--json OUT]
+    python -m benchmarks.uncertainty [--searches 20] [--json OUT]
 
 A simulated search has trials whose class rates are smooth in a setting of 2 to 4 coordinates and in tau, which trades
 head for tail classes, plus the luck of a seed of training. Validation images are shared: a model's points are right on
@@ -53,6 +53,7 @@ CASES = {
     "29 to 130, settings differ twice as much": Case(RISING, spread=0.5),
     "29 to 130, balanced training data": Case(RISING, balanced=True),
     "29 to 130, models less alike": Case(RISING, alike=0.4),
+    "29, models right on independent images": Case(FEW, alike=0),
     "29 to 130, 3 trials": Case(RISING, trials=3),
 }
 GAINS = {
@@ -279,7 +280,7 @@ def calibration(calls: list[tuple[float, float]]) -> list[dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--searches", type=int, default=40, help="of each case; twice as many for gains")
+    parser.add_argument("--searches", type=int, default=20, help="of each case; twice as many for gains")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     result = {"searches": args.searches, "claims": {}, "calibration": {}, "gains": {}}

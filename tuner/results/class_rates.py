@@ -15,10 +15,10 @@ once for the mean of z over the classes and once for each class's deviation from
 Each term is a Gaussian process. ``class`` is shared by all trials, ``setting`` is smooth in the setting's coordinates,
 ``training`` is independent from trial to trial (a seed's luck, which is real on unseen images too), ``reference`` lets
 each reference lie far from the trials, else it would be drawn towards them and a gain be shrunk away. All models saw
-the same images. The noise of the points of one curve is correlated as that of nested sets: an offset that raises a class
-only adds to its images classified right, so that corr(p, q) = sqrt(p (1 - q) / (q (1 - p))) for p <= q. Between two
-models it is correlated by ``ALIKE``, which counts cannot tell: what all models get wrong because of the images does not
-average out over trials. The scales are those that maximise prior times likelihood.
+the same images. The noise of the points of one curve is correlated as that of nested sets: an offset that raises a
+class only adds to images classified right, so that corr(p, q) = sqrt(p (1 - q) / (q (1 - p))) for p <= q. A part of it,
+``COMMON``, is all models': what all get wrong because of the images does not average out over trials. How large the
+rest is, ``own``, is fitted like the other scales, which maximise prior times likelihood.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 
 # Priors of the scales: median, standard deviation of the logarithm. z moves by as much as a rate of 1/2 does; a seed of
@@ -35,11 +35,12 @@ from scipy.optimize import minimize
 PRIORS = {
     "class": (0.2, 1.0),
     "setting": (0.05, 1.0),
-    "training": (0.03, 0.7),
+    "training": (0.035, 0.4),
     "setting_length": (0.5, 0.5),
     "position_length": (0.7, 0.5),
+    "own": (0.5, 0.7),  # of the variance of a model's noise, the part that is not other models' too
 }
-ALIKE = 0.5  # correlation between two models of which images they get right: 0.53 to 0.77 measured
+COMMON = 0.5  # the part that is all models': 0.53 to 0.77 measured (not 1 - own: both may be too low)
 REFERENCE = 0.2  # how far, in z, a reference's classes may lie from those of the trials: hardly a constraint
 WIDER = 1.4  # draws are so much wider than the posterior, whose scales are taken for known: chosen by simulation
 JITTER = 1e-8  # added to variances, of about 0.01, so that rows that are equal leave a matrix positive definite
@@ -72,16 +73,16 @@ def posterior(rows: Rows, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray
     spread = _spread(rows)
     narrow = _Distances.of(rows.some(spread))
     fitted, few = parts[:, spread], noise[:, spread[:, None], spread]
-    covariances = [
-        distances.covariance(_fit(narrow, fitted[part], few[part])) for part in (slice(0, 1), slice(1, None))
-    ]
+    scales = [_fit(narrow, fitted[part], few[part]) for part in (slice(0, 1), slice(1, None))]
+    priors = [(distances.covariance(s), distances.likeness(s)) for s in scales]
     centre, out = np.empty_like(parts), np.empty((len(parts), draws, len(rows.trial)))
     for k, part in enumerate(parts):
-        covariance = covariances[min(k, 1)]
-        factor = cholesky(covariance + noise[k], lower=True, check_finite=False)
-        gain = cho_solve((factor, True), covariance, check_finite=False)
-        root = WIDER * _root(covariance - covariance @ gain)
-        centre[k] = part.mean() + (part - part.mean()) @ gain
+        covariance, likeness = priors[min(k, 1)]
+        factor = cholesky(covariance + likeness * noise[k], lower=True, check_finite=False)
+        half = solve_triangular(factor, covariance, lower=True, check_finite=False)
+        white = solve_triangular(factor, part - part.mean(), lower=True, check_finite=False)
+        root = WIDER * _root(covariance - half.T @ half)
+        centre[k] = part.mean() + white @ half
         out[k] = centre[k] + rng.standard_normal((draws, len(part))) @ root.T
     return rates_of(_joined(centre), rows.count), rates_of(_joined(out), rows.count)
 
@@ -143,9 +144,13 @@ class _Distances:
         along = np.exp(-self.position / (2 * scales["position_length"] ** 2))
         return trials * along + JITTER * np.eye(len(along))
 
+    def likeness(self, scales: dict[str, float]) -> np.ndarray:
+        """What the noise of models that are right alike is multiplied by, (R, R)."""
+        return COMMON + scales["own"] * self.same
+
 
 def _noise(rows: Rows, k: int) -> np.ndarray:
-    """Covariance (R, R) of the transformed counts of class ``k`` given the rates.
+    """Covariance (R, R) of the transformed counts of class ``k`` given the rates, if all models were right alike.
 
     Along a curve the images classified right are nested sets, whose correlation is exp(-|difference of log odds| / 2)
     (`nested_correlation`); the log odds are those of a line through all curves, since a correlation that follows each
@@ -157,8 +162,7 @@ def _noise(rows: Rows, k: int) -> np.ndarray:
     slope = float(centred @ odds) / (float(centred @ centred) or 1.0)
     apart = np.abs(slope * (rows.position[:, None] - rows.position[None, :]))
     variance = 1 / (4 * rows.count[:, k] + 2)
-    models = np.where(rows.trial[:, None] == rows.trial[None, :], 1.0, ALIKE)
-    return models * np.exp(-apart / 2) * np.sqrt(np.outer(variance, variance)) + np.diag(4 / 3 * variance**2)
+    return np.exp(-apart / 2) * np.sqrt(np.outer(variance, variance)) + np.diag(4 / 3 * variance**2)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
@@ -179,7 +183,7 @@ def _fit(distances: _Distances, parts: np.ndarray, noise: np.ndarray) -> dict[st
 
     def loss(standard: np.ndarray) -> float:
         scales = dict(zip(PRIORS, np.exp(centre + width * standard)))
-        factor = np.linalg.cholesky(distances.covariance(scales) + noise)
+        factor = np.linalg.cholesky(distances.covariance(scales) + distances.likeness(scales) * noise)
         white = np.linalg.solve(factor, residual)
         half_log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum()
         return float((white**2).sum() / 2 + half_log_determinant + (standard**2).sum() / 2)

@@ -19,7 +19,7 @@ from tuner.results.pareto import hypervolume, nondominated
 
 Interval = tuple[float, float]
 SHOWN = ("robust_acc", "clean_acc")  # beside the objectives
-DRAWS = 1000
+DRAWS = 500
 BAND = 41  # points of the band
 LEVEL, BAND_LEVEL = 0.95, 0.90
 
@@ -171,8 +171,8 @@ def _values(
     there = np.flatnonzero((count > 0).all(0))
     if not len(there):
         raise ValueError("no class has images at every judged point")
-    count, kept = count[:, there], [train_counts[k] for k in there]
-    labels = [classes[k] for k in there] if classes else []
+    count, kept = count[:, there], [train_counts[k] for k in there.tolist()]
+    labels = [classes[k] for k in there.tolist()] if classes else []
     clean, robust = (np.array([getattr(p, what) for p in points], float)[:, there] for what in ("clean", "robust"))
     trials = {t: i for i, t in enumerate(dict.fromkeys(p.trial for p in points))}
     size = max((len(p.setting) for p in points if p.setting is not None), default=0)
