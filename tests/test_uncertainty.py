@@ -164,6 +164,16 @@ def test_a_gain_is_found_where_it_is_large_and_not_where_there_is_none():
     assert none.front["gain"]["no search"]["hypervolume"]["verdict"] == "not distinguishable"
 
 
+def test_a_gain_is_not_shrunk_away():
+    """A reference is one model beside many trials: drawn towards them, it would have no gain over it left."""
+    few = (20, 20, 20)
+    reference = {"no search": curve("no search", [(15, 15, 8)], None, count=few)}
+    told = judge(
+        [p for i in range(16) for p in curve(i, [(15, 15, 12)], (i / 16,), count=few)], TRAIN, NAMES, reference
+    )
+    assert told.front["gain"]["no search"]["last"]["value"] == pytest.approx(12 / 20 - 8 / 20, abs=0.015)
+
+
 def test_a_reference_may_be_a_trial_of_the_search():
     points = trials(4)
     gain = judge(points, TRAIN, NAMES, {"paper": points[:1]}).front["gain"]["paper"]

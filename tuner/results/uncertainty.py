@@ -185,8 +185,9 @@ def _values(
     def values(clean_rates: np.ndarray, robust_rates: np.ndarray) -> np.ndarray:
         return np.stack([metric_of_rates(n, clean_rates, robust_rates, kept, labels) for n in names], -1)
 
+    top = [np.inf if n == "nsd" else 1.0 for n in names]  # a ratio, the only metric that may exceed 1
     shrunk, drawn = values(clean_centre, robust_centre), values(clean_draws, robust_draws)
-    return values(clean / count, robust / count), shrunk, np.clip(drawn - drawn.mean(0) + shrunk, 0, 1)
+    return values(clean / count, robust / count), shrunk, np.clip(drawn - drawn.mean(0) + shrunk, 0, top)
 
 
 def _rows(names: Sequence[str], shrunk: np.ndarray, drawn: np.ndarray, p_front: np.ndarray) -> list[dict[str, Any]]:
