@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuner.results.trial_record import NO_SEARCH
+
 Point = Sequence[float | None]
 
 
@@ -94,9 +96,9 @@ class Front:
     def knee(self) -> dict:
         """The row with the largest sum of objectives, each scaled to [0, 1] over the front: the one farthest from the
         plane through the front's extremes. ``ValueError`` on an empty front."""
-        low = {n: min(r[n] for r in self.rows) for n in self.objectives}
-        span = {n: max(r[n] for r in self.rows) - low[n] or 1.0 for n in self.objectives}
-        return max(self.rows, key=lambda r: sum((r[n] - low[n]) / span[n] for n in self.objectives))
+        low = {n: min(chosen_by(r, n) for r in self.rows) for n in self.objectives}
+        span = {n: max(chosen_by(r, n) for r in self.rows) - low[n] or 1.0 for n in self.objectives}
+        return max(self.rows, key=lambda r: sum((chosen_by(r, n) - low[n]) / span[n] for n in self.objectives))
 
     def pick(self, which: str | int) -> dict:
         """The row of ``knee``, ``average`` (best first objective), ``worst`` (best last objective) or of a label
@@ -110,7 +112,7 @@ class Front:
             return self.knee()
         if which in ("average", "worst"):
             name = self.objectives[0] if which == "average" else self.objectives[-1]
-            return max(self.rows, key=lambda r: r[name])
+            return max(self.rows, key=lambda r: chosen_by(r, name))
         named = [row for row in self.rows if str(which) in (row_label(row), str(row["trial"]))]
         exact = [row for row in named if str(which) == row_label(row)]
         if len(exact or named) == 1:
@@ -120,7 +122,14 @@ class Front:
         raise ValueError(f"{problem}; choose knee, worst, average or one of: {on_front}")
 
 
+def chosen_by(row: dict, objective: str) -> float:
+    """The value by which rows are picked: drawn towards what similar settings have, where that is known, since the best
+    of many measured values is best by luck too."""
+    return row.get("shrunk", {}).get(objective, row[objective])
+
+
 def row_label(row: dict) -> str:
     """A row's name: its trial's number, with offsets ``12@0.75``, where 0.75 is their tau."""
+    name = "no search" if row["trial"] == NO_SEARCH else str(row["trial"])
     tau = row.get("offsets", {}).get("tau", 0)
-    return f"{row['trial']}@{tau:g}" if tau else str(row["trial"])
+    return f"{name}@{tau:g}" if tau else name

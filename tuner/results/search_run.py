@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.home import Home
+from tuner.results.assessment import Assessment, assess
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
@@ -38,6 +39,15 @@ class SearchRun:
     def front(self) -> Front:
         """The current Pareto front: see `fronts.front_of`."""
         return front_of(self.spec, self.history)
+
+    def assessed_front(self) -> Front:
+        """The front with what the assessment says of each row, by which rows are picked; else as it is."""
+        found = self.assessment()
+        return found.front if found else self.front()
+
+    def assessment(self) -> Assessment | None:
+        """What may be said of the front: see `assessment.assess`. Takes seconds where there are many trials."""
+        return assess(self.spec, self.history)
 
     def paper_rows(self) -> list[dict[str, Any]]:
         """The default setting over its offsets: see `references.paper_rows`."""

@@ -18,19 +18,21 @@ SPLIT = "val"  # the only split that a search evaluates on
 
 def front_json(run: SearchRun) -> dict[str, Any]:
     """What ``tuner front --json`` prints for one search. All metrics are fractions in [0, 1]."""
-    spec, history, front = run.spec, run.history, run.front()
+    spec, history, front, found = run.spec, run.history, run.front(), run.assessment()
     paper = run.paper_rows()
     result: dict[str, Any] = {
         "search": run.name,
         "state": state_of(run),
         "objectives": list(spec.objectives),
         "split": SPLIT,
-        "front": list(front.rows),
+        "front": list(found.front.rows if found else front.rows),
         "hypervolume": front.hypervolume,
+        "hypervolume_claimed": found and {key: found.hypervolume[key] for key in ("claimed", "ci")},
         "reference": [0] * len(spec.objectives),
         "paper": paper[0] if paper else None,
         "paper_curve": paper,
         "no_search": run.no_search_rows(),
+        "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
         "trials": {
             "finished": len(history.with_state(TrialState.FINISHED)),
             "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),

@@ -58,6 +58,14 @@ class Space:
         coordinate = dict(zip(self.searched, point))
         return self.resolve(lambda param: _scaled(param.range, float(coordinate[param.name])))
 
+    def coordinates(self, values: dict[str, Any]) -> tuple[float, ...]:
+        """Where a setting lies in the unit cube: the inverse of ``at``, with the middle of whole numbers and choices.
+
+        A parameter that the setting does not have stands at 1/2, one beyond its range outside of [0, 1], an unknown
+        choice at NaN.
+        """
+        return tuple(_share(self.params[n].range, values[n]) if n in values else 0.5 for n in self.searched)
+
     def bounds(self, name: str) -> tuple[float, float]:
         """Lowest and highest value of a numeric parameter."""
         range_ = self.params[name].range
@@ -110,6 +118,19 @@ def _scaled(dist: Distribution, share: float) -> Any:
     low, high = (dist.low - 0.5, dist.high + 0.5) if whole else (dist.low, dist.high)
     value = math.exp(math.log(low) + share * math.log(high / low)) if dist.log else low + share * (high - low)
     return min(max(round(value) if whole else value, dist.low), dist.high)
+
+
+def _share(dist: Distribution, value: Any) -> float:
+    """Where a value lies in its range, from 0 to 1: the inverse of ``_scaled``."""
+    if isinstance(dist, CategoricalDistribution):
+        return (dist.choices.index(value) + 0.5) / len(dist.choices) if value in dist.choices else math.nan
+    whole = isinstance(dist, IntDistribution)
+    low, high = (dist.low - 0.5, dist.high + 0.5) if whole else (dist.low, dist.high)
+    if low == high:
+        return 0.5
+    if dist.log:
+        return math.log(value / low) / math.log(high / low) if value > 0 else math.nan
+    return (value - low) / (high - low)
 
 
 def _inside(dist: Distribution, value: Any) -> bool:

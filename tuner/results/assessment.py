@@ -1,0 +1,118 @@
+"""What may be said of a search's front: intervals, the hypervolume that it may claim, and its gain over the references.
+
+The statistics are in `tuner.results.uncertainty`; here they are asked about a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.results.fronts import front_of
+from tuner.results.history import History
+from tuner.results.pareto import Front, row_label
+from tuner.results.references import no_search_trial, paper_trial
+from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """``front``: the search's, whose rows also have
+
+    - ``p_front``: the probability that no other row dominates it,
+    - ``shrunk``: metric -> the value drawn towards what similar settings have, by which rows are chosen,
+    - ``ci``: metric -> 95 % interval.
+
+    ``hypervolume``: what the front may claim on images that no search saw (``claimed``, with ``ci``) beside the
+    ``measured`` one. ``band``: of the attained front, 90 %: lists ``x``, ``lower``, ``middle``, ``upper``; None unless
+    there are two objectives. ``gain``: over ``no_search`` and ``paper``, those that have finished:
+
+    - ``hypervolume``: the difference to the reference's whole curve,
+    - ``last``: of the last objective (the worst class) at no lower others: from the reference's row ``of`` to the row
+      ``by``; None where no row has that.
+
+    Each with ``value``, ``ci`` (95 %) and ``verdict``: ``gain``, ``loss`` or ``not distinguishable``. ``images``: how
+    many they rest on.
+    """
+
+    front: Front
+    hypervolume: dict[str, Any]
+    band: dict[str, list[float]] | None
+    gain: dict[str, dict[str, Any]]
+    images: int
+
+
+def assess(spec: SearchSpec, history: History) -> Assessment | None:
+    """The assessment of a search's finished trials; None where none of them was judged over its offsets, as in searches
+    of earlier versions, or where no row satisfies the constraints."""
+    from tuner.results.uncertainty import judge  # scipy takes half a second
+
+    finished = [t.trial for t in history.with_state(TrialState.FINISHED) if t.curve is not None]
+    rows = [row for trial in finished for row in history.rows_of(trial, spec.objectives, spec.goal)]
+    if not rows:
+        return None
+    curve = history.record(finished[0]).curve
+    assert curve is not None
+    places = {trial: _place(spec, history, trial) for trial in finished}
+    wanted = {row_label(row) for row in rows}
+    points = [p for trial in finished for p in _judged(history, trial, places[trial]) if _label(p) in wanted]
+    references = {"no_search": no_search_trial(spec, history), "paper": paper_trial(spec, history)}
+    curves = {
+        name: _judged(history, trial, places.get(trial))
+        for name, trial in references.items()
+        if trial is not None and history.record(trial).curve is not None
+    }
+    found = judge(points, curve.train_counts, spec.objectives, curves, curve.classes)
+    notes = dict(zip((_label(p) for p in points), found.rows))
+    front = front_of(spec, history)
+    named = [*(_label(p) for p in points), *_outside(points, curves)]
+    return Assessment(
+        Front(front.objectives, tuple({**row, **notes.get(row_label(row), {})} for row in front.rows)),
+        found.front["hypervolume"],
+        found.front["band"],
+        {name: _gain(gain, named) for name, gain in found.front["gain"].items()},
+        sum(curve.points[0].count),
+    )
+
+
+def _judged(history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:
+    """The points of a trial's curve; with replicates their counts are means over its seeds."""
+    from tuner.results.uncertainty import Judged
+
+    seeds = [record.curve for record in history.seeds_of(trial) if record.curve is not None]
+    found = []
+    for point in seeds[0].points:
+        same = [p for curve in seeds for p in curve.points if p.offsets.tau == point.offsets.tau]
+        clean, robust = (
+            [sum(counts) / len(same) for counts in zip(*(getattr(p, name) for p in same))]
+            for name in ("clean", "robust")
+        )
+        found.append(Judged(trial, point.offsets.tau, point.count, clean, robust, setting))
+    return found
+
+
+def _place(spec: SearchSpec, history: History, trial: int) -> Sequence[float] | None:
+    """Where the trial lies in the search space; None where there are several spaces, or nothing is searched."""
+    if len(spec.methods) > 1 or not spec.search_space().searched:
+        return None
+    return spec.search_space().coordinates(history.record(trial).params)
+
+
+def _label(point: Any) -> str:
+    return row_label({"trial": point.trial, "offsets": {"tau": point.position}})
+
+
+def _outside(points: list[Any], curves: dict[str, list[Any]]) -> list[str]:
+    """The labels of the references' points that are not the search's own, in the order in which `judge` counts them."""
+    known = {p.key for p in points}
+    return [_label(p) for p in {p.key: p for curve in curves.values() for p in curve if p.key not in known}.values()]
+
+
+def _gain(gain: dict[str, Any], named: list[str]) -> dict[str, Any]:
+    last = gain["last"]
+    if last is None:
+        return gain
+    of, by = (named[i] for i in last["rows"])
+    return {**gain, "last": {**{k: v for k, v in last.items() if k != "rows"}, "of": of, "by": by}}
