@@ -107,7 +107,7 @@ def test_a_line_says_which_rows_part():
     rows = parted_rows(Front.of([trial.row(NAMES)], NAMES), {0: trial})
     assert rows == [{"trial": 0, "best_epoch": 1, "objectives": {n: [0.6, 0.2] for n in NAMES}}]
     (line,) = notes({"parted": rows}, NAMES)
-    assert "trial 0 at epoch 1 (average 0.600, at the end 0.200, " in line and "--epoch best" in line
+    assert "trial 0 at epoch 1 (class mean 0.600, at the end 0.200, " in line and "--epoch best" in line
     assert notes({}, NAMES) == []
 
 
