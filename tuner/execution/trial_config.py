@@ -25,7 +25,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
     A name that both have (``schedule``) is the method's.
     """
     spec, names = run.spec, params_of(method_space(record.method).Params)
-    lane = spec.of(record.method) if record.method in spec.methods else spec.lanes[0]  # else it is a reference
+    lane = spec.of(record.method)
     proposed_training = {k: v for k, v in record.params.items() if k not in names}
     return TrialConfig(
         method=record.method,

@@ -96,8 +96,8 @@ class SearchSpec(SearchFields):
         )
 
     def of(self, method: str) -> SearchSpec:
-        """The lane of one of its methods."""
-        return self.lanes[self.methods.index(method)]
+        """The lane of one of its methods; of a reference, which is trained as the first method is, the first."""
+        return self.lanes[self.methods.index(method) if method in self.methods else 0]
 
     @property
     def notes(self) -> list[str]:

@@ -1,0 +1,202 @@
+"""A trial is a curve, and what a search is compared with: rows, replicates, order of trials, what may be claimed."""
+
+import pytest
+
+from trainables.offsets import prior
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.assessment import assess
+from tuner.results.history import History
+from tuner.results.pareto import Front, row_label
+from tuner.results.references import no_search_rows, paper_rows, references
+from tuner.results.replicates import missing, trials_ended
+from tuner.results.trial_record import NO_SEARCH
+from tuner.results.trial_state import TrialState
+from tuner.spec.schedulers import Decision
+from tuner.spec.search_spec import SearchSpec
+
+CLASSES, TRAIN, N = ["a", "b"], [30, 3], 400
+OBJECTIVES = ("natural_robust_acc", "worst_class_robust_acc")
+
+
+def curve(*points):
+    """(tau, robust images of a, of b) of 400 each; everything is classified right without an attack."""
+    return {
+        "classes": CLASSES,
+        "train_counts": TRAIN,
+        "points": [
+            {
+                "offsets": prior(TRAIN, tau).to_dict() if tau else {"kind": "none", "tau": 0.0, "values": []},
+                "count": [N, N],
+                "clean": [N, N],
+                "robust": [a, b],
+            }
+            for tau, a, b in points
+        ],
+    }
+
+
+def finish(history, trial, *points, params=None, method="wat", **more):
+    history.append("start", trial, params=params or {}, method=method, **more)
+    history.append("epoch", trial, metrics={"epoch": 1, "robust_acc": 0.9, "clean_acc": 0.9, "train_loss": 1.5})
+    if points:
+        history.append("curve", trial, curve=curve(*points))
+    history.append("end", trial, state="finished")
+
+
+def no_search(history, *points):
+    finish(history, NO_SEARCH, *points, method="at", role="no_search")
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_row_for_each_of_its_offsets(tmp_path):
+    finish(History(tmp_path), 0, (0, 300, 40), (1.0, 260, 200))
+    rows = History(tmp_path).rows(OBJECTIVES)  # read again from the file
+    assert [row_label(row) for row in rows] == ["0", "0@1"]
+    assert rows[0]["natural_robust_acc"] == pytest.approx((30 * 300 + 3 * 40) / 33 / N)
+    assert rows[1]["worst_class_robust_acc"] == pytest.approx(200 / N)
+    assert rows[1]["offsets"] == {"kind": "prior", "tau": 1.0, "values": pytest.approx([0.0, 2.302585092994046])}
+    assert rows[1]["robust_acc"] == pytest.approx(460 / 2 / N) and rows[1]["epoch"] == 1
+    assert [row_label(r) for r in Front.of(rows, OBJECTIVES).rows] == ["0", "0@1"]
+
+
+def test_a_trial_of_an_earlier_version_is_one_row_as_its_last_epoch_says():
+    history = History(None)
+    finish(history, 0)
+    (row,) = history.rows(("robust_acc",))
+    assert row["robust_acc"] == 0.9 and row["offsets"] == {"kind": "none", "tau": 0.0, "values": []}
+    assert assess(SearchSpec(method="wat", objectives=("robust_acc", "clean_acc")), history) is None
+
+
+def test_constraints_hold_for_each_point():
+    history, spec = History(None), SearchSpec(method="wat", constraint=("worst_class_robust_acc>=0.3",))
+    finish(history, 0, (0, 300, 40), (1.0, 260, 200))
+    assert [row_label(row) for row in history.rows(OBJECTIVES, spec.goal)] == ["0@1"]
+
+
+def test_means_over_seeds_are_of_the_same_offsets():
+    history = History(None)
+    finish(history, 0, (0, 300, 40), (1.0, 260, 200))
+    finish(history, 1, (0, 100, 80), (1.0, 300, 100), of=0, seed=1)
+    plain, shifted = history.rows(OBJECTIVES)
+    assert plain["worst_class_robust_acc"] == pytest.approx(60 / N) and plain["seeds"] == [0, 1]
+    assert shifted["worst_class_robust_acc"] == pytest.approx(150 / N)
+    assert shifted["std"]["worst_class_robust_acc"] == pytest.approx(100 / N / 2**0.5)
+
+
+def test_pick_names_a_row():
+    history = History(None)
+    finish(history, 4, (0, 300, 40), (0.5, 280, 150), (1.0, 260, 200))
+    finish(history, 5, (0, 320, 20))
+    front = Front.of(history.rows(OBJECTIVES), OBJECTIVES)
+    assert row_label(front.pick("4@0.5")) == "4@0.5" and row_label(front.pick(4)) == "4"
+    assert row_label(front.pick("5")) == "5" and row_label(front.pick("worst")) == "4@1"
+    with pytest.raises(
+        ValueError, match="'4@2' is not on the front; choose knee, worst, average or one of: 5, 4, 4@0.5"
+    ):
+        front.pick("4@2")
+    only = Front(OBJECTIVES, tuple(row for row in front.rows if row["trial"] == 4 and row["offsets"]["tau"]))
+    with pytest.raises(ValueError, match="trial '4' is on the front 2 times; choose knee, worst, average or one of"):
+        only.pick("4")
+
+
+def test_rows_are_picked_by_shrunk_values_where_they_are_known():
+    lucky = {"trial": 0, "a": 0.5, "b": 0.9, "shrunk": {"a": 0.5, "b": 0.4}}
+    sound = {"trial": 1, "a": 0.6, "b": 0.7, "shrunk": {"a": 0.6, "b": 0.6}}
+    assert Front(("a", "b"), (sound, lucky)).pick("worst") is sound
+    plain = ({k: v for k, v in row.items() if k != "shrunk"} for row in (sound, lucky))
+    assert Front(("a", "b"), tuple(plain)).pick("worst")["trial"] == 0
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_follows_the_first_trial_and_is_no_trial():
+    spec, history = SearchSpec(method="srat", trials=3), History(None)
+    ask = AskTell(spec, history, references=references(spec))
+    handed = []
+    while (record := ask.next()) is not None:
+        handed.append(record.trial)
+        role = {"role": record.role} if record.role else {}
+        history.append("start", record.trial, params=record.params, method=record.method, seed=record.seed, **role)
+    assert handed == [0, NO_SEARCH, 1, 2]
+    assert sorted(history.trials) == [0, 1, 2] and list(history.references) == [NO_SEARCH]
+    assert history.record(NO_SEARCH).label == "no search" and history.record(NO_SEARCH).method == "at"
+    assert (
+        ask.feed(NO_SEARCH, {"epoch": 4, "natural_robust_acc": 0.0, "worst_class_robust_acc": 0.0}) == Decision.CONTINUE
+    )
+    ask.tell(NO_SEARCH, TrialState.FINISHED)
+
+
+def test_an_interrupted_reference_goes_on_and_a_finished_one_is_not_trained_again():
+    spec, history = SearchSpec(method="srat", trials=1), History(None)
+    history.append("start", 0, params=spec.search_space().default(), method="srat")
+    history.append("start", NO_SEARCH, params={}, method="at", role="no_search")
+    history.append("end", 0, state="finished")
+    assert AskTell(spec, history, references=references(spec)).next().trial == NO_SEARCH
+    assert not trials_ended(spec, history)
+    history.append("end", NO_SEARCH, state="finished")
+    assert AskTell(spec, history, references=references(spec)).next() is None and trials_ended(spec, history)
+
+
+def test_plain_at_is_its_own_reference():
+    spec, history = SearchSpec(method=("wat", "at"), trials=2), History(None)
+    assert references(spec) == []
+    finish(history, 0, (0, 300, 40))
+    assert no_search_rows(spec, history) == []
+    finish(history, 1, (0, 310, 30), (1.0, 280, 100), method="at")
+    assert [row_label(row) for row in no_search_rows(spec, history)] == ["1", "1@1"]
+
+
+def test_references_get_all_seeds():
+    spec, history = SearchSpec(method="wat", trials=1, seeds=2), History(None)
+    finish(history, 0, (0, 300, 40), params=spec.search_space().default())
+    no_search(history, (0, 310, 30))
+    assert missing(spec, history) == [(NO_SEARCH, 1), (0, 1)]
+
+
+# ---- what may be said ------------------------------------------------------------------------------------------------
+
+
+def assessed(*trials, reference):
+    spec, history = SearchSpec(method="wat", trials=8), History(None)
+    space = spec.search_space()
+    for number, points in enumerate(trials):
+        params = space.default() if number == 0 else {**space.default(), "beta": 1.0 + number / 10}
+        finish(history, number, *points, params=params)
+    no_search(history, *reference)
+    assert paper_rows(spec, history)[0]["trial"] == 0
+    return assess(spec, history)
+
+
+def test_a_search_that_only_equals_no_search_does_not_claim_a_gain():
+    same = [(0, 300, 100), (1.0, 260, 200)]
+    found = assessed(same, same, same, reference=same)
+    for gain in found.gain.values():
+        assert gain["hypervolume"]["verdict"] == "not distinguishable"
+        assert gain["last"] is None or gain["last"]["verdict"] == "not distinguishable"
+    assert set(found.gain) == {"no_search", "paper"} and found.images == 2 * N
+
+
+def test_a_large_gain_is_told_with_its_rows():
+    better = [(0, 340, 200), (1.0, 320, 300)]
+    found = assessed([(0, 300, 40)], better, better, reference=[(0, 300, 40), (1.0, 280, 60)])
+    gain = found.gain["no_search"]
+    assert gain["hypervolume"]["verdict"] == "gain" and gain["hypervolume"]["ci"][0] > 0
+    assert (
+        gain["last"]["verdict"] == "gain"
+        and gain["last"]["of"] == "no search@1"
+        and gain["last"]["by"] in ("1@1", "2@1")
+    )
+
+
+def test_every_row_of_the_front_has_interval_probability_and_shrunk_value():
+    found = assessed([(0, 300, 40), (1.0, 260, 200)], [(0, 310, 60)], reference=[(0, 300, 40)])
+    for row in found.front.rows:
+        assert 0 <= row["p_front"] <= 1
+        for name in OBJECTIVES:
+            low, high = row["ci"][name]
+            assert low <= row["shrunk"][name] <= high and high - low < 0.3
+    assert found.hypervolume["ci"][0] <= found.hypervolume["claimed"] <= found.hypervolume["ci"][1]
+    assert len(found.band["x"]) == len(found.band["lower"]) == len(found.band["upper"])
