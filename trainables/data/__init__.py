@@ -9,7 +9,7 @@ from trainables.data.files import absolute
 from trainables.data.spec import DataError, DataSpec, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share
-from trainables.data.tensors import Split, Splits, open_splits, open_test
+from trainables.data.tensors import Split, Splits, digest, open_splits, open_test
 
 __all__ = [
     "DataError",
@@ -20,6 +20,7 @@ __all__ = [
     "absolute",
     "check",
     "class_counts",
+    "digest",
     "open_splits",
     "open_test",
     "parse_imbalance",

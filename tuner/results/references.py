@@ -35,12 +35,15 @@ def no_search_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
     return [] if trial is None else history.rows_of(trial, spec.objectives)
 
 
-def paper_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
-    """The first method's paper setting over its offsets, as rows of a front; empty as long as it has not finished."""
-    first = spec.lanes[0]
-    default = first.search_space().default()
+def paper_rows(spec: SearchSpec, history: History, method: str | None = None) -> list[dict[str, Any]]:
+    """A method's paper setting over its offsets, as rows of a front; empty as long as it has not finished.
+
+    ``method``: one of the search's; None is its first.
+    """
+    lane = spec.lanes[0] if method is None else spec.of(method)
+    default = lane.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
-        if record.method == first.method and default.items() <= record.params.items():
+        if record.method == lane.method and default.items() <= record.params.items():
             return history.rows_of(record.trial, spec.objectives)
     return []
 

@@ -39,9 +39,9 @@ class SearchRun:
         """The current Pareto front: see `fronts.front_of`."""
         return front_of(self.spec, self.history)
 
-    def paper_rows(self) -> list[dict[str, Any]]:
+    def paper_rows(self, method: str | None = None) -> list[dict[str, Any]]:
         """The paper's setting over its offsets: see `references.paper_rows`."""
-        return paper_rows(self.spec, self.history)
+        return paper_rows(self.spec, self.history, method)
 
     def no_search_rows(self) -> list[dict[str, Any]]:
         """Plain AT over its offsets: see `references.no_search_rows`."""
