@@ -7,7 +7,8 @@ Two files of the same name and a row in the test table; nothing else names the m
 1. ``search_spaces/NAME.py`` holds ``PAPER``, ``SUMMARY`` and the frozen dataclass ``Params``, in which each
    hyperparameter is one line: default, range, meaning and, where it is known, the source of the default (see
    `search_spaces.param`). It imports neither torch nor ray. A method that has a parameter ``start`` is trained as its
-   plain base before that fraction of the epochs, and trials share this part. Every file of this package is a method,
+   plain base before that fraction of the epochs, and trials share this part. ``PRIOR_IN_LOSS``, where there is one, says
+   in words how the loss holds the classes' frequencies, which matters where post-hoc offsets are added. Every file of this package is a method,
    but for those in `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
    class attribute ``name`` is NAME. Only ``forward`` is required.

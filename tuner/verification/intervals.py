@@ -32,11 +32,15 @@ def wilson(right: int, of: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def class_mean(right: np.ndarray, count: np.ndarray) -> Interval:
-    """95 % interval of the mean over classes of ``right / count``, both (K,); variances at the Wilson centres."""
+def class_mean(right: np.ndarray, count: np.ndarray, weights: np.ndarray | None = None) -> Interval:
+    """95 % interval of the mean over classes of ``right / count``, both (K,); variances at the Wilson centres.
+
+    ``weights`` (K,): of the classes in the mean, all alike where there are none.
+    """
+    share = np.full(len(count), 1 / len(count)) if weights is None else weights / weights.sum()
     p = (right + Z * Z / 2) / (count + Z * Z)
-    half = Z * math.sqrt(float((p * (1 - p) / count).sum())) / len(count)
-    mean = float((right / count).mean())
+    half = Z * math.sqrt(float((share**2 * p * (1 - p) / count).sum()))
+    mean = float((share * right / count).sum())
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
