@@ -148,7 +148,7 @@ def _gain(rows: list[dict], objectives: tuple[str, ...], train_counts: Sequence[
             continue
         reference = max(known, key=lambda r: total(r["val"], objectives))
         for row in rows:
-            if row["role"] == "front" and row is not reference:
+            if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
                 found += _gain_over(row, reference, over, train_counts)
     return found
 

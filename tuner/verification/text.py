@@ -9,7 +9,7 @@ from tuner.verification.gain import METRICS
 from tuner.verification.summary import SHOWN
 
 SHORT = {"natural_robust_acc": "natural average", "worst_class_robust_acc": "worst class", "robust_acc": "class mean"}
-NAMES = {"paper": "the paper's setting", "no_search": "no search"}
+ITSELF = {"paper": "the paper's setting", "no_search": "no search"}
 
 
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -55,10 +55,14 @@ def gain_cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["", "over", *(SHORT[name] for name in METRICS)]
     rows: dict[tuple[str, str], list[str]] = {}
     for entry in result["gain"]:
-        over = f"{NAMES[entry['over']]} ({names[entry['reference']]})"
-        row = rows.setdefault((entry["row"], entry["over"]), [names[entry["row"]], over])
+        row = rows.setdefault((entry["row"], entry["over"]), [names[entry["row"]], _reference(entry, names)])
         row.append(f"{_difference(entry)} {entry['verdict']}")
     return header, list(rows.values())
+
+
+def _reference(entry: dict[str, Any], names: dict[str, str]) -> str:
+    name = names[entry["reference"]]
+    return f"the paper's setting ({name})" if entry["over"] == "paper" else name.replace("trial", "no search, trial")
 
 
 def _difference(found: dict[str, Any]) -> str:
@@ -75,11 +79,14 @@ def headline(result: dict[str, Any]) -> list[str]:
     """What the result's ``subject`` gains over no search and the paper's setting; with seeds, over trainings too."""
     names, label = {r["label"]: r["name"] for r in result["rows"]}, result["subject"]["label"]
     images, lines, seeds = result["rows"][0]["images"], [], []
+    (subject,) = (r for r in result["rows"] if r["label"] == label)
     for over in ("no_search", "paper"):
+        if over in subject["also"]:
+            lines.append(f"is {ITSELF[over]} itself")
         entries = [e for e in result["gain"] if e["row"] == label and e["over"] == over]
         entries = [e for e in entries if e["metric"] in METRICS[:2]]
         if entries:
-            where = f"{NAMES[over]} ({names[entries[0]['reference']]})"
+            where = _reference(entries[0], names)
             lines.append(f"{_judgement(entries)} {where}: " + _listed(entries))
             trained = [{**e["seeds"], "metric": e["metric"]} for e in entries if e.get("seeds")]
             if trained:
