@@ -86,14 +86,14 @@ def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
     from tuner.verification import verify as module
 
     def here(jobs, spec, attack, say):  # no Ray: this test is about what happens with the results
-        for job in jobs:
-            *_, last = module._remote(job, attack, 1)
-            module.store(job, attack, last)
+        for group in module.same_model(jobs):
+            for event in module.verify_here(group, attack):
+                module.keep(group, attack, event)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_jobs", here)
         patch.setattr(module, "_to_mlflow", lambda *args: None)
-        (row,) = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
+        row, *_ = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
     export_model("first", "knee", tmp_path / "out", home)
     out = tmp_path / "out"
     about, text = json.loads((out / "model.json").read_text()), (out / "README.md").read_text()

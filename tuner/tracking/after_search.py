@@ -62,7 +62,7 @@ def _trial_run(run_ids: dict[int, str], trial: int, run: SearchRun) -> str:
 
 
 def log_test(result: dict[str, Any], run: SearchRun) -> None:
-    """Add the result of `tuner verify` to MLflow: metrics ``test/...`` (``test-tau-0.75/...`` of the trial with offsets)
+    """Add the result of `tuner verify` to MLflow: metrics ``test/...`` (``test-tau-0.75/...`` with offsets of that tau)
     and the tags ``tuner.test_attack`` and ``tuner.test_role`` to the trials' runs, the report to the search's.
 
     ``Failed`` if MLflow does not have them or cannot be reached.

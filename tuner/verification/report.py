@@ -70,6 +70,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
             "id": r["label"],
             "name": r["name"],
             "role": r["role"],
+            "also": r["also"],
             "val": [r["val"].get(x), r["val"].get(y)],
             "test": [r[x], r[y]],
             "ci": [r["ci"].get(x), r["ci"].get(y)],

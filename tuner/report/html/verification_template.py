@@ -14,7 +14,7 @@ SCRIPT = r"""
 const [blue, grey, vermillion, purple, black, green] = D.colours;
 const error = (some, i) => some.every(p => p.ci[i]) ? {type: "data", symmetric: false, thickness: 1, width: 3,
   array: some.map(p => p.ci[i][1] - p.test[i]), arrayminus: some.map(p => p.test[i] - p.ci[i][0])} : undefined;
-const tag = p => p.role === "front" ? p.id : p.name;
+const tag = p => p.role === "front" ? p.id + (p.also.includes("paper") ? " (paper)" : "") : p.name;
 const moves = {x: [], y: [], mode: "lines", line: {color: grey, width: 1, dash: "dot"}, hoverinfo: "skip",
                showlegend: false, meta: "moves"};
 for (const p of D.points.filter(p => p.role === "front")) {
