@@ -29,8 +29,8 @@ from tuner.results.history import History
 from tuner.results.pareto import row_label
 from tuner.results.searches import load_search
 from tuner.verification import verify as module
-from tuner.verification.intervals import wilson, worst_class
 from tuner.verification.gain import METRICS
+from tuner.verification.intervals import wilson, worst_class
 from tuner.verification.rows import chosen
 from tuner.verification.summary import row_of, summary
 from tuner.verification.text import sentences
@@ -397,7 +397,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     run = load_search(Home(home), "first")
     spec, history = run.spec, run.history
     trials = list(history.trials)[:2]
-    plain = {"role": "front", "also": [], "offsets": None}
+    plain = {"role": "front", "also": [], "offsets": NONE.to_dict()}
     jobs = make_jobs(run, [{"trial": trial, **plain} for trial in trials], "apgd", 0)
     rows = []
     for job, robust in zip(jobs, (0.5, 0.25)):

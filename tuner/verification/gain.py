@@ -7,7 +7,7 @@ the basic bootstrap, d - (quantiles of the resampled deviations), which takes of
 
 The worst class's interval also contains that of a bootstrap around rates from which the spread that chance explains is
 taken out (where all classes are equal, the measured ones are too far apart and understate the bias), and Newcombe's
-paired score interval of the two lowest classes (1998, method 10; unpaired where they are different ones).
+score interval of the two lowest classes (1998; the one for pairs where they are the same class).
 
 Coverage in simulation (nominal 95 %, 36 and 300 images for each of 10 classes, 400 repetitions, four of five images
 alike under both models): averages 93 to 98 %; worst class 96 to 100 % where both models' classes differ or both are

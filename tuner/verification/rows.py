@@ -59,16 +59,18 @@ def row_named(run: SearchRun, pick: str) -> dict[str, Any]:
 
     ``UsageError`` where there is none.
     """
-    role, _, tau = pick.partition("@")
+    role, at, tau = pick.partition("@")
     if role not in ROLES[1:]:
         return front_row(run, pick)
     rows = run.paper_rows() if role == "paper" else run.no_search_rows()
     if not rows:
         raise UsageError(f"--pick: {role!r} has not finished in search {run.name!r}")
     taus = {f"{row['offsets']['tau']:g}": row for row in rows}
-    if (tau or "0") not in taus:
+    if not at:
+        return rows[0]
+    if tau not in taus:
         raise UsageError(f"--pick: {pick!r} is not allowed; after {role}@ it takes one of: {', '.join(taus)}")
-    return taus[tau or "0"]
+    return taus[tau]
 
 
 def references(run: SearchRun) -> list[tuple[str, dict[str, Any]]]:
