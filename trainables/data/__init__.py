@@ -2,7 +2,8 @@
 
 prepare / check          no torch, quick: the driver calls them before Ray starts
 open_splits              what a trial trains and is judged on: `train` and `val`
-open_test                the only way to the test images; `tuner verify` alone calls it
+open_test                the only way to the test images; `tuner verify` and `tuner audit` alone call it
+digest                   of a split: what its images and labels are
 """
 
 from trainables.data.files import absolute
