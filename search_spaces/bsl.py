@@ -9,6 +9,7 @@ from search_spaces.param import param, uniform
 
 PAPER = "Yue et al., Revisiting AT under Long-Tailed Distributions (AT-BSL), CVPR 2024"
 SUMMARY = "balanced softmax: cross-entropy of logits + log class count"
+PRIOR_IN_LOSS = "the log class frequencies in its loss (balanced softmax)"
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ def judged(trial, val, test, low, high):
     }
     return {
         "trial": trial,
+        "label": str(trial),
+        "name": f"trial {trial}" if trial >= 0 else "no search",
+        "role": "front" if trial >= 0 else "no_search",
+        "also": [],
         "seed": 0,
         "epoch": 4,
         "eps": 0.1,
@@ -117,6 +121,7 @@ def test_the_verified_page(tmp_path, width):
     from tuner.verification.report import page
 
     rows = [judged(3, (0.6, 0.3), (0.55, 0.2), 0.15, 0.3), judged(7, (0.5, 0.4), (0.5, 0.18), 0.1, 0.25)]
+    rows.append(judged(-1, (0.5, 0.1), (0.5, 0.05), 0.0, 0.15))
     of_seeds = {
         n: {"mean": m, "std": s, "values": []}
         for n, m, s in (
@@ -127,20 +132,29 @@ def test_the_verified_page(tmp_path, width):
         )
     }
     rows[0]["seeds"] = {"seeds": [1, 2], "failed": {}, **of_seeds}
-    result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": [3], "fell_off": [7]}
-    result["objectives"] = ["natural_robust_acc", "worst_class_robust_acc"]
+    result = {"search": "first", "split": "test", "attack": "apgd", "rows": rows, "front": ["3"], "fell_off": ["7"]}
+    over = {"row": "3", "over": "no_search", "reference": "-1"}
+    found = {"difference": 0.15, "ci": [0.05, 0.25], "verdict": "better"}
+    of_rows = [{**over, "metric": m, **found} for m in ("natural_robust_acc", "worst_class_robust_acc", "robust_acc")]
+    result |= {"gain": of_rows, "left_out": ["5@0.5"], "subject": {"label": "3", "why": "the knee of the front on val"}}
     (tmp_path / "verified.html").write_text(page(result, SearchSpec(max_epochs=4)))
     with Browser(width, 844) as browser:
         browser.open((tmp_path / "verified.html").as_uri())
         browser.wait(f"{FRONT}.querySelectorAll('.scatterlayer .point').length >= 5")
         shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
-        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "anew": 1}
+        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "paper": 0, "plain": 1, "anew": 1}
         bars = browser.js(f"return {FRONT}.data[2].error_y.arrayminus.concat({FRONT}.data[2].error_y.array)")
         assert bars == pytest.approx([0.05, 0.1])
-        anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[4])")
+        anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[6])")
         assert anew == [[0.53], [0.17], [0.01], [0.03]]
         text = browser.js("return document.body.innerText")
         assert "split test, 359 images" in text and "budget 4 epochs" in text and "trial 7 fell off" in text
+        assert (
+            "On 359 test images trial 3, the knee of the front on val, adds to no search: natural average +0.150"
+            in text
+        )
+        assert "Gains on the same images" in text and "+0.150 (+0.050 .. +0.250) better" in text
+        assert "1 other points of the front were not tested: 5@0.5" in text
         titles = browser.js("return [...document.querySelectorAll('.xtitle, .ytitle')].map(e => e.textContent)")
         assert sum("on val and test (fraction)" in t for t in titles) == 2 and "class" in titles
         assert browser.js("return document.documentElement.scrollWidth") <= width

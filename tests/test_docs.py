@@ -28,7 +28,8 @@ MARKED = {"docs/guide.md": 4}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
 RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "verify"}
-ONLY_PARSED = {"jobs", "logs", "search", "stop", "submit", "ui"}  # search and submit as a dry run
+# search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py
+ONLY_PARSED = {"audit", "jobs", "logs", "search", "stop", "submit", "ui"}
 WITHOUT_JSON = {"schema", "sync"}
 
 

@@ -26,7 +26,8 @@ from trainables.data import DataSpec, open_splits, open_test
 from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
-from trainables.model_io import load_model, load_trial
+from trainables.model_io import load_model, load_trial, write_weights
+from trainables.offsets import Offsets
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.history import History
@@ -91,13 +92,15 @@ def test_exported_model_has_the_metrics_it_was_picked_for(exported):
     about = json.loads((to / "model.json").read_text())
     val = open_splits(DataSpec("digits", "exp:10", 0), home).val
     found = evaluate(Frozen(load_model(to)), val, 10, eps=0.1, steps=4, seed=0).metrics(
-        [str(c) for c in range(10)], [1] * 10
+        [str(c) for c in range(10)], open_splits(DataSpec("digits", "exp:10", 0), home).class_counts
     )
-    last = History(home / "searches" / "first").trials[result["trial"]].last
+    points = History(home / "searches" / "first").record(result["trial"]).points
+    last = next(metrics for offsets, metrics in points if offsets.to_dict() == result["offsets"])
     assert about["metrics"][0]["split"] == "val" and about["metrics"][0]["eps"] == 0.1
+    near = 0.03 if result["offsets"]["tau"] else 1e-6  # with offsets other random starts found what is robust
     for name, value in found.items():
-        assert value == pytest.approx(last[name], abs=1e-6), name
-        assert "acc" not in name or about["metrics"][0][name] == last[name]
+        assert value == pytest.approx(last[name], abs=near), name
+        assert "acc" not in name or about["metrics"][0][name] == pytest.approx(last[name])
 
 
 def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
@@ -109,14 +112,14 @@ def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
     from tuner.verification import verify as module
 
     def here(jobs, spec, attack, say):  # no Ray: this test is about what happens with the results
-        for job in jobs:
-            *_, last = module._remote(job, attack, 1)
-            module.store(job, attack, last)
+        for group in module.same_model(jobs):
+            for event in module.verify_here(group, attack):
+                module.keep(group, attack, event)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_jobs", here)
         patch.setattr(module, "_to_mlflow", lambda *args: None)
-        (row,) = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
+        row, *_ = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
     export_model("first", "knee", tmp_path / "out", home)
     out = tmp_path / "out"
     about, text = json.loads((out / "model.json").read_text()), (out / "README.md").read_text()
@@ -226,11 +229,70 @@ def test_a_cosine_head_is_built_again(tmp_path):
     assert about["architecture"]["head"] == "cosine" and torch.allclose(model(x), trainer.model.eval()(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["at", "robal"])
+def test_offsets_are_folded_into_the_head(tmp_path, method):
+    """robal's cosine head has no bias of its own. Saved and loaded, also as a program, logits are the trial's plus the
+    offsets, and so are those of the copy that attacks use."""
+    config = TrialConfig(method, training=asdict(training_for("digits")), home=str(tmp_path))
+    trainer = Trainer(config, "cpu")
+    save_checkpoint(tmp_path / "trial", trainer, {})
+    offsets = Offsets("prior", 1.0, tuple(0.1 * i for i in range(10)))
+    plain, bare = load_trial(tmp_path / "trial", tmp_path)
+    model, about = load_trial(tmp_path / "trial", tmp_path, offsets=offsets)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_weights(model, out, about["architecture"]["shape"])
+    (out / "model.json").write_text(json.dumps({"architecture": about["architecture"]}))
+    program = torch.export.load(out / "model.pt2").module()
+    x = torch.rand(7, 1, 8, 8)
+    with torch.no_grad():
+        wanted = plain(x) + torch.tensor(offsets.values)
+        for found in (model, load_model(out), program, Frozen(model)):
+            assert torch.allclose(found(x), wanted, atol=1e-5)
+    assert bare["architecture"]["head_bias"] == (method == "at") and about["architecture"]["head_bias"]
+
+
+@pytest.mark.parametrize("pick", ["no_search", "no_search@0.5", "paper@1", "front"])
+def test_any_reference_and_any_row_can_be_exported(finished, tmp_path, pick):
+    """Its logits are the trial's plus the offsets; its metrics are those of the row."""
+    home, result = Home(finished[1]), finished[0]
+    if pick == "front":
+        row = next(r for r in result["front"] if r["offsets"]["tau"])
+        pick = f"{row['trial']}@{row['offsets']['tau']:g}"
+    else:
+        role, _, tau = pick.partition("@")
+        rows = {"paper": result["paper_curve"], "no_search": result["no_search"]}[role]
+        row = next(r for r in rows if r["offsets"]["tau"] == float(tau or 0))
+    export_model("first", pick, tmp_path / "out", home)
+    about, card = (json.loads((tmp_path / "out/model.json").read_text()), (tmp_path / "out/README.md").read_text())
+    x, _ = open_test(DataSpec("digits"), home.root).batch(slice(0, 20))
+    plain, _ = load_trial(home.search("first") / "trials" / str(row["trial"]), home.root)
+    with torch.no_grad():
+        wanted = plain(x) + (torch.tensor(row["offsets"]["values"]) if row["offsets"]["tau"] else 0.0)
+        assert torch.allclose(load_model(tmp_path / "out")(x), wanted, atol=1e-5)
+    assert about["offsets"] == row["offsets"] and about["trial"] == row["trial"]
+    for name in ("robust_acc", "worst_class_robust_acc", "clean_acc"):
+        assert about["metrics"][0][name] == pytest.approx(row[name])
+    assert ("the attacks saw its logits with them" in card) == bool(row["offsets"]["tau"])
+    assert ("plain AT" in card) == (row["trial"] == -1) == (about["role"] == "no_search")
+
+
+def test_a_prior_in_the_loss_is_said(finished):
+    """bsl and robal train with class frequencies; offsets come on top."""
+    from search_spaces import METHODS
+    from tuner.spec.search_spec import SearchSpec
+
+    said = {m: [n for n in SearchSpec(method=m).notes if "come on top" in n] for m in ("bsl", "robal", "srat")}
+    assert said["bsl"][0].startswith("bsl trains with the log class frequencies") and said["robal"] and not said["srat"]
+    assert not [n for n in SearchSpec(method="bsl", offsets="none").notes if "come on top" in n]
+    assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == {"bsl", "robal"}
+
+
 def test_table_of_all_trials(finished, tmp_path):
     done = tuner_here("export", "first", "--parquet", tmp_path / "t.parquet", "--home", finished[1], "--json")
-    assert json.loads(done.stdout)["rows"] == 18 and done.returncode == 0
+    assert json.loads(done.stdout)["rows"] == 21 and done.returncode == 0
     table = pq.read_table(tmp_path / "t.parquet").to_pydict()
-    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
+    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(-1, 6) for e in (1, 2, 3)]
     assert {"state", "seed", "robust_acc", "param/sep_weight"} <= set(table)
 
 
@@ -257,6 +319,8 @@ def test_python_page_runs(tmp_path):
     [
         (["--pick", "99", "--to", "OUT"], ["'99'", "not on the front"]),
         (["--pick", "best", "--to", "OUT"], ["'best'", "knee"]),
+        (["--pick", "paper@9", "--to", "OUT"], ["'paper@9'", "0.25, 0.5"]),
+        (["--pick", "no_search@", "--to", "OUT"], ["'no_search@'", "0.25, 0.5"]),
         (["--pick", "knee"], ["--to DIR"]),
         (["--to", "OUT"], ["--pick"]),
         ([], ["--parquet FILE"]),

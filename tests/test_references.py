@@ -186,7 +186,7 @@ def test_a_large_gain_is_told_with_its_rows():
     assert gain["hypervolume"]["verdict"] == "gain" and gain["hypervolume"]["ci"][0] > 0
     assert (
         gain["last"]["verdict"] == "gain"
-        and gain["last"]["of"] == "no search@1"
+        and gain["last"]["of"] == "no_search@1"
         and gain["last"]["by"] in ("1@1", "2@1")
     )
 

@@ -18,6 +18,7 @@ from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import nondominated
 from tuner.results.searches import load_search
+from tuner.verification.rows import chosen
 from tuner.verification.verify import make_jobs
 
 ARGS = [
@@ -149,6 +150,10 @@ def test_what_is_verified_and_exported_are_the_weights_of_the_searchs_own_seed(k
     run = load_search(Home(home), "both")
     history = run.history
     trials = [row["trial"] for row in result["front"]]
-    for job in make_jobs(run, trials, "pgd:2x1", 0):
+    rows, _ = chosen(run, "all", 1)
+    jobs = make_jobs(run, rows, "pgd:2x1", 0)
+    papers = [job for job in jobs if "paper" in (job.role, *job.also)]
+    assert {history.trials[job.trial].method for job in papers} == {"trades", "done"}, "each method's paper setting"
+    for job in (job for job in jobs if job.role == "front"):
         assert job.config.seed == 0 and job.config.trial in trials and job.config.folder.endswith(str(job.trial))
         assert job.config.method == history.trials[job.trial].method

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,20 @@ from tests.histories import run_of
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
 from trainables.model_io import load_trial
+from trainables.offsets import NONE, Offsets
 from trainables.square import square
 from trainables.verification import Cascade
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.pareto import row_label
 from tuner.results.searches import load_search
 from tuner.verification import verify as module
+from tuner.verification.gain import METRICS
 from tuner.verification.intervals import class_mean, wilson, worst_class
-from tuner.verification.summary import row_of, sentences, summary
+from tuner.verification.rows import chosen
+from tuner.verification.summary import row_of, summary
+from tuner.verification.text import sentences
 from tuner.verification.verify import make_jobs, parse_attack, store, stored, verify_search
 
 # ---- the attacks ----------------------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least
 def verified(finished):
     """(result JSON, home, stderr) of one verification through the command line, with one retrained seed."""
     _, home, _ = finished
-    done = tuner("verify", "first", "--seeds", 1, "--home", home, "--json")
+    done = tuner("verify", "first", "--seeds", 1, "--most", 2, "--home", home, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), home, done.stderr
 
@@ -225,7 +231,12 @@ def verified(finished):
 def test_json_has_what_scripts_rely_on(verified, finished):
     result, home, _ = verified
     assert {"search": "first", "split": "test", "attack": "apgd"}.items() <= result.items()
-    assert [r["trial"] for r in result["rows"]] == [r["trial"] for r in finished[0]["front"]]
+    on_front = [row_label(r) for r in finished[0]["front"]]
+    tested = [r["label"] for r in result["rows"] if r["role"] == "front"]
+    assert len(tested) == 2 and sorted([*tested, *result["left_out"]]) == sorted(on_front)
+    roles = {role for r in result["rows"] for role in (r["role"], *r["also"])}
+    assert roles == {"front", "paper", "no_search"} and len({r["label"] for r in result["rows"]}) == len(result["rows"])
+    history = History(home / "searches" / "first")
     for row in result["rows"]:
         assert {"trial", "robust_acc", "worst_class_robust_acc", "clean_acc", "ci", "per_class"} <= set(row)
         robust = [c["robust_acc"] for c in row["per_class"].values()]
@@ -239,12 +250,52 @@ def test_json_has_what_scripts_rely_on(verified, finished):
             low, high = row["ci"][name]
             assert 0 <= low <= row[name] <= high <= 1 and low < high
         assert sum(c["images"] for c in row["per_class"].values()) == row["images"] == 359
-        val = History(home / "searches" / "first").trials[row["trial"]].last
+        val = next(m for o, m in history.record(row["trial"]).points if o.to_dict() == row["offsets"])
         assert row["val"]["robust_acc"] == val["robust_acc"] and row["robust_acc"] < row["clean_acc"]
         assert row["seeds"]["seeds"] == [1] and len(row["seeds"]["robust_acc"]["values"]) == 1
         again = row["seeds"]["robust_acc"]
         assert again["values"][0] != row["robust_acc"] and again["std"] is None
-    assert set(result["front"]) | set(result["fell_off"]) == {r["trial"] for r in result["rows"]}
+    assert set(result["front"]) | set(result["fell_off"]) == set(tested)
+
+
+def test_gains_are_over_the_best_reference_on_val(verified, finished):
+    """Against the flags on disk, and the reference that the search's own JSON names."""
+    result, _, _ = verified
+    rows = {r["label"]: r for r in result["rows"]}
+    curve = finished[0]["no_search"]
+    best = row_label(max(curve, key=lambda r: sum(r[n] for n in result["objectives"])))
+    against = [g for g in result["gain"] if g["over"] == "no_search"]
+    assert {g["reference"] for g in against} == {best} and {row_label(curve[0]), best} <= set(rows)
+    assert {(g["row"], g["metric"]) for g in against} == {
+        (label, metric) for label, r in rows.items() if r["role"] == "front" for metric in METRICS
+    }
+    for gain in result["gain"]:
+        row, reference, name = rows[gain["row"]], rows[gain["reference"]], gain["metric"]
+        assert gain["difference"] == pytest.approx(row[name] - reference[name], abs=1e-9)
+        low, high = gain["ci"]
+        assert low <= gain["difference"] <= high or name == "worst_class_robust_acc"
+        said = {"better": low > 0, "worse": high < 0, "not distinguishable": low <= 0 <= high}
+        assert [word for word, true in said.items() if true] == [gain["verdict"]]
+        (first,), (second,) = (r["seeds"][name]["values"] for r in (row, reference))
+        expected = {"seeds": [1], "difference": pytest.approx(first - second), "ci": None}
+        assert gain["seeds"] == {**expected, "verdict": "not distinguishable"}
+    first = sentences(result)[0]
+    assert first.startswith(f"On 359 test images {rows[result['subject']['label']]['name']}, the knee")
+    assert "no search" in first and "95 % intervals" in first
+
+
+def test_offsets_shift_what_is_tested(verified):
+    """A row with offsets, by hand: the plain model's logits plus its offsets give its clean flags."""
+    result, home, _ = verified
+    row = next(r for r in result["rows"] if r["offsets"]["tau"])
+    model, _ = load_trial(home / "searches" / "first" / "trials" / str(row["trial"]), home)
+    x, y = open_test(DataSpec("digits"), home).batch(slice(None))
+    with torch.no_grad():
+        right = (model(x) + torch.tensor(row["offsets"]["values"])).argmax(1) == y
+        plain = model(x).argmax(1) == y
+    flags = pq.read_table(row["flags"])["clean"].to_numpy()
+    assert (right.numpy() != flags).sum() <= 1 < (plain.numpy() != flags).sum()
+    assert Path(row["flags"]).name == f"{row['label']}.parquet" and "@" in row["label"]
 
 
 def test_flags_report_and_table(verified):
@@ -259,12 +310,12 @@ def test_flags_report_and_table(verified):
         assert flags["label"] == open_test(DataSpec("digits"), home).labels.tolist()
     table = pq.read_table(folder / "verified.parquet").to_pydict()
     assert {"robust_acc", "worst_class_robust_acc_low", "natural_robust_acc_high", "robust_acc/0"} <= set(table)
-    assert sorted(zip(table["trial"], table["retrained"])) == sorted(
-        (r["trial"], again) for r in result["rows"] for again in (False, True)
+    assert sorted(zip(table["trial"], table["tau"], table["retrained"])) == sorted(
+        (r["trial"], r["offsets"]["tau"], again) for r in result["rows"] for again in (False, True)
     )
     page = (folder / "verified.html").read_text()
     assert not re.search("@@(TITLE|LINE|BODY|SENTENCES|TABLE|NOTE|DATA|SCRIPT|PLOTLY)@@", page)
-    assert f'"trial": {result["rows"][0]["trial"]}' in page
+    assert f'"id": "{result["rows"][0]["label"]}"' in page and "Gains on the same images" in page
     assert "apgd-t" in stderr and "done)" in stderr and "\x1b[" not in stderr
 
 
@@ -272,15 +323,19 @@ def test_mlflow_has_the_test_metrics(verified, finished):
     result, home, _ = verified
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     parent = finished[0]["mlflow"]["run_id"]
-    assert {"verified.html", "verified.parquet"} <= {f.path for f in client.list_artifacts(parent)}
+    assert {"verified.html", "verified.parquet", "verified.json"} <= {f.path for f in client.list_artifacts(parent)}
     experiment = client.get_run(parent).info.experiment_id
     for row in result["rows"]:
         query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`tuner.trial` = '{row['trial']}'"
         (run,) = client.search_runs([experiment], query)
-        assert run.data.metrics["test/robust_acc"] == pytest.approx(row["robust_acc"])
-        assert run.data.metrics["test/natural_robust_acc"] == pytest.approx(row["natural_robust_acc"])
-        assert run.data.metrics["test/robust_acc/3"] == pytest.approx(row["per_class"]["3"]["robust_acc"])
-        assert run.data.metrics["robust_acc"] == pytest.approx(row["val"]["robust_acc"])  # of val, untouched
+        tau = row["offsets"]["tau"]
+        split = f"test-tau-{tau:g}" if tau else "test"
+        assert run.data.metrics[f"{split}/robust_acc"] == pytest.approx(row["robust_acc"])
+        assert run.data.metrics[f"{split}/natural_robust_acc"] == pytest.approx(row["natural_robust_acc"])
+        assert run.data.metrics[f"{split}/robust_acc/3"] == pytest.approx(row["per_class"]["3"]["robust_acc"])
+        assert row["role"] in run.data.tags["tuner.test_role"]
+        if not tau:
+            assert run.data.metrics["robust_acc"] == pytest.approx(row["val"]["robust_acc"])  # of val, untouched
         assert run.data.tags["tuner.test_attack"] == "apgd" and run.info.status == "FINISHED"
 
 
@@ -299,18 +354,19 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
     def run(jobs, spec, attack, say):
         todo.extend(jobs)
         for job in jobs:
-            store(job, attack, {"failed": "only a test"} if job.seed else saved[job.trial])
+            store(job, attack, {"failed": "only a test"} if job.seed else saved[job.key])
 
     monkeypatch.setattr(module, "run_jobs", run)
-    found = verify_search("first", home, seeds=1, say=said.append)
+    found = verify_search("first", home, seeds=1, most=2, say=said.append)
     assert found["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
     assert todo == [] and "done already" in said[0]
-    folder, trial = tmp_path / "searches" / "first" / "verify" / "apgd", result["rows"][0]["trial"]
-    found = json.loads((folder / f"{trial}.json").read_text())
-    flags = pq.read_table(folder / f"{trial}.parquet").to_pydict()
+    folder, (first, *_) = tmp_path / "searches" / "first" / "verify" / "apgd", result["rows"]
+    trial, label, key = first["trial"], first["label"], (first["trial"], first["offsets"]["tau"])
+    found = json.loads((folder / f"{label}.json").read_text())
+    flags = pq.read_table(folder / f"{label}.parquet").to_pydict()
     names = [s["name"] for s in found["stages"]]
     saved = {
-        trial: {
+        key: {
             "result": {
                 **found,
                 "labels": np.array(flags["label"]),
@@ -318,10 +374,11 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
             }
         }
     }
-    (folder / f"{trial}.json").unlink()  # killed before it was whole
+    (folder / f"{label}.json").unlink()  # killed before it was whole
     shutil.rmtree(tmp_path / "searches" / "first" / "verify" / "seeds" / str(trial))  # a retrained model was lost
-    again = verify_search("first", home, seeds=1)
-    assert [(job.trial, job.seed) for job in todo] == [(trial, None), (trial, 1)]
+    again = verify_search("first", home, seeds=1, most=2)
+    lost = [(r["label"], 1) for r in result["rows"] if r["trial"] == trial]  # all that this model was tested with
+    assert sorted((job.path.name.partition("-seed")[0], job.seed or 0) for job in todo) == sorted([(label, 0), *lost])
     row = again["rows"][0]
     assert json.loads(json.dumps(row["per_class"])) == result["rows"][0]["per_class"]
     assert row["seeds"]["failed"] == {"1": "only a test"} and any("seed 1 failed" in s for s in sentences(again))
@@ -354,7 +411,8 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     run = load_search(Home(home), "first")
     spec, history = run.spec, run.history
     trials = list(history.trials)[:2]
-    jobs = make_jobs(run, trials, "apgd", 0)
+    plain = {"role": "front", "also": [], "offsets": NONE.to_dict()}
+    jobs = make_jobs(run, [{"trial": trial, **plain} for trial in trials], "apgd", 0)
     rows = []
     for job, robust in zip(jobs, (0.5, 0.25)):
         job = module.Job(job.trial, job.config, tmp_path / str(job.trial))
@@ -375,7 +433,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
                     "device": "cpu",
                     "stages": [{"name": "clean"}, {"name": "pgd"}],
                     "seconds": 1,
-                    "torch": "",
+                    "offsets": NONE.to_dict(),
                     "checkpoint": "x",
                 }
             },
@@ -383,7 +441,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
         rows.append((job, json.loads(job.path.with_suffix(".json").read_text())))
     found = summary(run_of(spec, history, Home(home), "first"), "apgd", rows)
     assert [r["robust_acc"] for r in found["rows"]] == [0.5, 0.25] and found["rows"][0]["clean_acc"] == 1
-    assert found["front"] == [trials[0]] and found["fell_off"] == [trials[1]]
+    assert found["front"] == [str(trials[0])] and found["fell_off"] == [str(trials[1])] and found["gain"] == []
     assert any(f"trial {trials[1]} fell off" in s for s in sentences(found)) and "No sign" in sentences(found)[-1]
     row = row_of(rows[0][1], Path(found["rows"][0]["flags"]))
     assert row["images"] == 40
@@ -403,6 +461,8 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
         (["verify", "first", "--pick", "99"], 2, ["'99'", "not on the front", "knee"]),
         (["verify", "first", "--attack", "fgsm"], 2, ["'fgsm'", "pgd:STEPSxRESTARTS"]),
         (["verify", "first", "--seeds", "-1"], 2, ["-1", "at least 0"]),
+        (["verify", "first", "--most", "0"], 2, ["--most 0", "at least 1"]),
+        (["verify", "first", "--pick", "0@9"], 2, ["'0@9'", "not on the front"]),
     ],
 )
 def test_wrong_input(finished, args, code, parts):
@@ -426,7 +486,7 @@ def test_a_server_that_refuses_does_not_lose_results(verified, monkeypatch):
     said = []
     with refusing_server() as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//user:secret@"))
-        again = verify_search("first", Home(home), seeds=1, say=said.append)
+        again = verify_search("first", Home(home), seeds=1, most=2, say=said.append)
     assert again["rows"][0]["robust_acc"] == result["rows"][0]["robust_acc"]
     assert "refuses the user or password" in said[-1] and "secret" not in said[-1] and os.linesep not in said[-1]
 
@@ -435,9 +495,11 @@ def test_stored_results_belong_to_a_checkpoint(verified, tmp_path):
     _, home, _ = verified
     home = Home(copied(home, tmp_path))
     run = load_search(home, "first")
-    (knee,) = module.picked_rows(run, "knee")
-    (job,) = make_jobs(run, [knee["trial"]], "apgd", 0)
+    knee, *_ = chosen(run, "knee", 1)[0]
+    (job,) = make_jobs(run, [knee], "apgd", 0)
     assert stored(job) is not None
+    moved = replace(job, offsets=Offsets("classes", job.offsets.tau, (1.0,) * 10))
+    assert stored(moved) is None, "of other offsets"
     path = Path(job.config.folder) / "checkpoint.pt"
     path.write_bytes(path.read_bytes() + b"\0")
     assert stored(job) is None

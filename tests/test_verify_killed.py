@@ -35,9 +35,9 @@ def undisturbed(finished, tmp_path_factory):
     home = Home(untested(finished[1], tmp_path_factory.mktemp("undisturbed")))
 
     def here(jobs, spec, attack, say):
-        for job in jobs:
-            *_, last = module._remote(job, attack, 1)
-            module.store(job, attack, last)
+        for group in module.same_model(jobs):
+            for event in module.verify_here(group, attack):
+                module.keep(group, attack, event)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_jobs", here)

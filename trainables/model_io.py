@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,21 @@ from torch import nn
 
 from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
 from trainables.config import TrialConfig
+from trainables.data import Summary
 from trainables.data import check as check_data
 from trainables.method import Task
 from trainables.methods import build_method
-from trainables.models.build import build_model
+from trainables.models.build import Classifier, build_model
+from trainables.offsets import NONE, Offsets
 from trainables.storage import below
 
 
 def load_trial(
-    folder: str | Path, home: Path, dataset: str | None = None, *, which: str = "last"
+    folder: str | Path, home: Path, dataset: str | None = None, offsets: Offsets = NONE, *, which: str = "last"
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model that the trial's metrics speak of (the weight average where it keeps one) in evaluation mode on the
-    CPU, and what describes it: ``architecture``, ``config``, ``epoch`` and ``weights``.
+    CPU, with ``offsets`` in its head, and what describes it: ``architecture``, ``config``, ``train_counts`` (K,),
+    ``epoch`` and ``weights``.
 
     ``which``: after the "last" epoch, or after the "best" one (the largest sum of the search's objectives).
 
@@ -37,7 +41,8 @@ def load_trial(
     if state is None:
         raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
     config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
-    about = architecture(config, home)
+    summary = check_data(config.data_spec, home)
+    about = architecture(config, summary)
     model = build(about)
     best = state.get("best")
     if which == "best" and best is None:
@@ -45,17 +50,28 @@ def load_trial(
     weights = best["model"] if which == "best" else state["average"] or state["model"]
     averaged = best["average"] if which == "best" else bool(state["average"])
     model.load_state_dict(weights)
+    add_offsets(model, offsets.values)
+    about["head_bias"] = model.head.bias is not None
     return model, {
         "architecture": about,
+        "train_counts": summary.counts["train"],
         "config": state["config"],
         "epoch": best["epoch"] if which == "best" else state["epoch"],
         "weights": "average" if averaged else "last",
     }
 
 
-def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
+def add_offsets(model: Classifier, values: Sequence[float]) -> None:
+    """Fold offsets of the logits (K,) into the head's bias, in place; a head without a bias gets one. None: nothing."""
+    if not values:
+        return
+    offsets = model.head.weight.new_tensor(values)
+    bias = offsets if model.head.bias is None else model.head.bias.detach() + offsets
+    model.head.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def architecture(config: TrialConfig, summary: Summary) -> dict[str, Any]:
     """All that is needed to build the empty model."""
-    summary = check_data(config.data_spec, home)
     training = config.full_training()
     task = Task(torch.as_tensor(summary.counts["train"]), config.max_epochs, training.eps, training.attack_steps)
     head = build_method(config.method, config.params, task).head
@@ -69,7 +85,9 @@ def architecture(config: TrialConfig, home: Path) -> dict[str, Any]:
     }
 
 
-def build(about: dict[str, Any]) -> nn.Module:
+def build(about: dict[str, Any]) -> Classifier:
+    """The empty model of an `architecture`; ``head_bias``: whether its head has a bias, which exports of version 0.1
+    leave to the head."""
     with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
         model = build_model(
             about["model"],
@@ -79,6 +97,8 @@ def build(about: dict[str, Any]) -> nn.Module:
             mean=about["mean"],
             std=about["std"],
         )
+    if about.get("head_bias") and model.head.bias is None:
+        add_offsets(model, [0.0] * len(about["classes"]))
     return model.eval().requires_grad_(False)
 
 

@@ -1,28 +1,32 @@
-"""Re-testing one finished trial on the untouched test images, after retraining it with another seed if asked to."""
+"""Testing a finished trial on the untouched test images, with post-hoc offsets or without, after training it anew with
+another seed if asked to."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainables.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
+from trainables.checkpoint import checkpoint_bytes, load_checkpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
-from trainables.data import check, open_test
+from trainables.curve import Curve
+from trainables.data import digest, open_test
 from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
+from trainables.offsets import NONE, Offsets
 from trainables.trunk import run_to_branch
 from trainables.verification import Cascade
 
 
 def fingerprint(folder: str) -> str | None:
-    """Of the checkpoint file: what a stored result belongs to; None where there is no file."""
+    """sha256 of the checkpoint file: what a stored result belongs to; None where there is no file."""
     data = checkpoint_bytes(folder)
-    return None if data is None else hashlib.sha256(data).hexdigest()[:16]
+    return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def train_to_end(config: TrialConfig) -> Iterator[int]:
@@ -35,9 +39,21 @@ def train_to_end(config: TrialConfig) -> Iterator[int]:
         yield trainer.epoch
 
 
-def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: int = 1) -> Iterator[dict[str, Any]]:
-    """Yields ``{"epoch": n}`` while it trains, ``{"stage": ...}`` after each attack, and last ``{"result": ...}``, or
-    ``{"failed": reason}`` where the retrained trial diverged."""
+def refitted(folder: str, offsets: Offsets) -> Offsets:
+    """The offsets of the model in ``folder`` at the same tau: those of single classes are fitted to each model."""
+    state = read_checkpoint(folder)
+    if not offsets.tau or state is None or not state.get("curve"):
+        return offsets
+    points = Curve.of(state["curve"]).points
+    return next((point.offsets for point in points if point.offsets.tau == offsets.tau), NONE)
+
+
+def retest(
+    config: TrialConfig, attack: str, offsets: Sequence[Offsets] = (NONE,), *, retrain: bool = False, threads: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Yields ``{"epoch": n}`` while it trains. Then for each of ``offsets``, whose place is ``at``, ``{"stage": ...,
+    "at": i}`` after each attack and ``{"result": ..., "at": i}``. Or ``{"failed": reason}`` where the retrained trial
+    diverged."""
     torch.set_num_threads(max(1, threads))
     if retrain:
         try:
@@ -45,11 +61,17 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
         except Diverged as error:
             yield {"failed": str(error)}
             return
-    begin, folder, home = time.perf_counter(), config.folder, Path(config.home)
+    for at, wanted in enumerate(offsets):
+        found = refitted(config.folder, wanted) if retrain else wanted
+        for event in _test(config, attack, found):
+            yield {**event, "at": at}
+
+
+def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[str, Any]]:
+    begin, home, training = time.perf_counter(), Path(config.home), config.full_training()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, about = load_trial(folder, home, config.dataset)
+    model, about = load_trial(config.folder, home, config.dataset, offsets)
     split = open_test(config.data_spec, home, device)
-    training = config.full_training()
     cascade = Cascade(
         model.to(device), split, attack, eps=training.eps, search_steps=training.eval_attack, threat=Trainer.threat
     )
@@ -61,13 +83,21 @@ def retest(config: TrialConfig, attack: str, *, retrain: bool = False, threads: 
             "broken_by": cascade.broken_by.numpy(),
             "stages": [vars(s) for s in cascade.stages],
             "alarms": cascade.alarms,
+            "offsets": offsets.to_dict(),
             "classes": about["architecture"]["classes"],
-            "train_counts": check(config.data_spec, home).counts["train"],
+            "train_counts": about["train_counts"],
+            "data": digest(split),
             "eps": training.eps,
+            "search_steps": training.eval_attack,
             "epoch": about["epoch"],
-            "checkpoint": fingerprint(folder),
+            "checkpoint": fingerprint(config.folder),
             "device": device,
-            "torch": torch.__version__,
+            "versions": versions(attack),
             "seconds": round(time.perf_counter() - begin, 2),
         }
     }
+
+
+def versions(attack: str) -> dict[str, str]:
+    """Of the packages that an attack is computed with."""
+    return {name: version(name) for name in ("torch", *(["pyautoattack"] if attack == "autoattack" else []))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,6 +108,15 @@ def _watched(labels: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(labels == c)
         kept.append(rows[np.linspace(0, len(rows) - 1, most).round().astype(int)])
     return np.sort(np.concatenate(kept))
+
+
+def digest(split: Split) -> str:
+    """sha256 over the images' shape, their pixels as uint8 and their labels as int64, little-endian."""
+    found = hashlib.sha256(repr((len(split), *split.base.shape[1:])).encode())
+    for begin in range(0, len(split), 4096):
+        found.update(split.images(slice(begin, begin + 4096)).cpu().numpy().tobytes())
+    found.update(split.labels.cpu().numpy().astype("<i8").tobytes())
+    return found.hexdigest()
 
 
 def _split(source: Mapped, rows: np.ndarray, device: str) -> Split:

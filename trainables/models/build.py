@@ -18,17 +18,19 @@ from trainables.models.names import MODELS, parse_model
 
 
 class CosineHead(nn.Module):
-    """Logits = scale * cosine between features and class weights."""
+    """Logits = scale * cosine between features and class weights; plus a bias only where offsets are folded in."""
 
     def __init__(self, features: int, classes: int, scale: float = 10.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(classes, features))
+        self.register_parameter("bias", None)
         self.scale = scale
         nn.init.normal_(self.weight)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
-        return self.scale * F.linear(F.normalize(z), F.normalize(self.weight))
+        logits = self.scale * F.linear(F.normalize(z), F.normalize(self.weight))
+        return logits if self.bias is None else logits + self.bias
 
 
 HEADS = {"linear": nn.Linear, "cosine": CosineHead}

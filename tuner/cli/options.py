@@ -62,7 +62,7 @@ def option_of(asked: Option, panel: str | None) -> Any:
     )
 
 
-PICKS = "knee, worst, average or the number of a trial on the front"
+PICKS = "knee, worst, average, or a trial on the front, with offsets TRIAL@TAU"
 Search = Annotated[str, typer.Argument(help="Name of a search; `tuner ls` lists them.")]
 Method = Annotated[
     str, typer.Argument(help="Name of a method; `tuner methods` lists them.", autocompletion=_completion(known.methods))

@@ -39,8 +39,23 @@ def front(
 def verify(
     search: Search,
     pick: Annotated[
-        Optional[str], option("--pick", "NAME", f"What to test: {PICKS}.", default="the whole front")
+        Optional[str],
+        option(
+            "--pick",
+            "NAME",
+            f"Which of the front to test: {PICKS}, or all.",
+            default="the points that --most spreads along it",
+        ),
     ] = None,
+    most: Annotated[
+        int,
+        option(
+            "--most",
+            "N",
+            "Number of the front's points that are tested without --pick: its ends, its knee, and others between them.",
+            default="8",
+        ),
+    ] = 8,
     attack: Annotated[
         str,
         option(
@@ -61,7 +76,9 @@ def verify(
     storage: StorageOption = None,
     as_json: Json = False,
 ):
-    """Test the front on the test images that no search sees, under stronger attacks, with confidence intervals.
+    """Test the front, the default setting and plain AT on the test images that no search sees, under stronger attacks.
+
+    Says what the front gains over both, with confidence intervals, and writes a certificate for tuner audit.
 
     Example: tuner verify first --attack autoattack
     """
@@ -70,14 +87,56 @@ def verify(
     from tuner.verification.verify import verify_search
 
     result = verify_search(
-        search, Home(home, storage), pick=pick, attack=attack, seeds=seeds, dataset=dataset, say=_say
+        search, Home(home, storage), pick=pick, most=most, attack=attack, seeds=seeds, dataset=dataset, say=_say
     )
     print_json(result) if as_json else show_verification(result, Home(home, storage))
 
 
+def audit(
+    file: Annotated[Path, typer.Argument(help="A certificate: verified.json of a search's folder.")],
+    search: Annotated[
+        Optional[str],
+        option("--search", "NAME", "The search in this home that it is about.", default="the one that it names"),
+    ] = None,
+    sample: Annotated[
+        int, option("--sample", "N", "Number of test images that are attacked again.", default="200")
+    ] = 200,
+    seed: Annotated[int, option("--seed", "N", "Seed by which they are drawn.", default="0")] = 0,
+    attack: Annotated[
+        Optional[str],
+        option(
+            "--attack",
+            "NAME",
+            "Attack; another one's findings are told, but say nothing against the certificate.",
+            default="the certificate's",
+            suggest=lambda: ("apgd", "autoattack", "pgd:"),
+        ),
+    ] = None,
+    dataset: DatasetAgain = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Check a certificate of tuner verify: data, checkpoints, and a sample of the images attacked again.
+
+    Exit code 0 if it holds, 1 if not. Example: tuner audit tuner-home/searches/first/verified.json
+    """
+    from tuner.report.console import print_json
+    from tuner.verification.audit import audit as audited
+    from tuner.verification.audit import show_audit, why_not
+
+    result = audited(
+        file, Home(home, storage), search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, say=_say
+    )
+    print_json(result) if as_json else show_audit(result)
+    if not result["holds"]:
+        _say(why_not(result))
+        raise typer.Exit(1)
+
+
 def export(
     search: Search,
-    pick: Annotated[Optional[str], option("--pick", "NAME", f"What to export: {PICKS}.")] = None,
+    pick: Annotated[Optional[str], option("--pick", "NAME", f"What to export: {PICKS}, paper or no_search.")] = None,
     to: Annotated[
         Optional[Path], option("--to", "DIR", "Folder for the model: its weights, its ExportedProgram and its card.")
     ] = None,
@@ -135,5 +194,5 @@ def _say(text: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (front, verify, export):
+    for command in (front, verify, audit, export):
         app.command(rich_help_panel=RESULTS)(command)

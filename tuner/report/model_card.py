@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from search_spaces.provenance import paper_label
 from tuner.report.format import fraction, value_text
 from tuner.spec.objectives import NATURAL
 
@@ -15,12 +16,13 @@ def card_markdown(about: dict[str, Any]) -> str:
     params = ", ".join(f"`{k}` = {value_text(v)}" for k, v in about["params"].items()) or "none"
     size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
     weights = _weights(about)
-    return f"""# {head}: trial {about["trial"]} of `{about["search"]}`
+    role = about.get("role", "front")
+    name = "plain AT" if role == "no_search" else f"trial {about['trial']}"
+    return f"""# {head}: {name} of `{about["search"]}`
 
 An adversarially trained image classifier ({about["architecture"]["model"]}, {len(classes)} classes, images
-{"x".join(map(str, shape))}), picked as `{about["pick"]}` from a Pareto front of average against worst-class robust
-accuracy.
-
+{"x".join(map(str, shape))}), {_origin(about)}.
+{_offsets(about)}
 Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, L-inf radius
 {data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
 Code {about["code"]}, torch {about["torch"]}.
@@ -69,6 +71,35 @@ def _weights(about: dict[str, Any]) -> str:
         what = "the average over training up to" if averaged else "those after"
         return f"{what} the best of its epochs on `val` (largest sum of the objectives), not the last"
     return "the average over training" if averaged else "those after the last epoch"
+
+
+def _origin(about: dict[str, Any]) -> str:
+    """Where the model comes from, after a comma."""
+    role = about.get("role", "front")
+    if role == "paper":
+        return f"trained with {paper_label(about['method'], about['params'])}"
+    if role == "no_search":
+        return "plain adversarial training, with which the search is compared"
+    return f"picked as `{about['pick']}` from a Pareto front of average against worst-class robust\naccuracy"
+
+
+def _offsets(about: dict[str, Any]) -> str:
+    """A paragraph on post-hoc offsets; empty where the model is as it was trained."""
+    found = about.get("offsets") or {}
+    if not found.get("tau"):
+        return ""
+    how = (
+        f"minus {found['tau']:g} times the logarithm of the class's share of the training images (logit adjustment)"
+        if found["kind"] == "prior"
+        else f"fitted to validation images, at {found['tau']:g} of their full size"
+    )
+    each = ", ".join(f"`{c}` {v + 0.0:+.3f}" for c, v in zip(about["architecture"]["classes"], found["values"]))
+    note = f" The method {about['prior_in_loss'].partition(' ')[2]}." if about.get("prior_in_loss") else ""
+    return f"""
+Post-hoc class offsets are part of the model: they are added to the logits, in the head's bias. For each class the
+offset is {how}: {each}.{note}
+All numbers below are of the model with its offsets, and the attacks saw its logits with them.
+"""
 
 
 def _table(metrics: list[dict]) -> str:

@@ -130,6 +130,6 @@ def chosen_by(row: dict, objective: str) -> float:
 
 def row_label(row: dict) -> str:
     """A row's name: its trial's number, with offsets ``12@0.75``, where 0.75 is their tau."""
-    name = "no search" if row["trial"] == NO_SEARCH else str(row["trial"])
+    name = "no_search" if row["trial"] == NO_SEARCH else str(row["trial"])
     tau = row.get("offsets", {}).get("tau", 0)
     return f"{name}@{tau:g}" if tau else name

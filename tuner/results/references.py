@@ -35,19 +35,22 @@ def no_search_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
     return [] if trial is None else history.rows_of(trial, spec.objectives)
 
 
-def paper_trial(spec: SearchSpec, history: History) -> int | None:
-    """The number of the trial that has the first method's default setting, or None as long as it has not finished."""
-    first = spec.lanes[0]
-    default = first.search_space().default()
+def paper_trial(spec: SearchSpec, history: History, method: str | None = None) -> int | None:
+    """The number of the trial that has a method's default setting, or None as long as it has not finished.
+
+    ``method``: one of the search's; None is its first.
+    """
+    lane = spec.lanes[0] if method is None else spec.of(method)
+    default = lane.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
-        if record.method == first.method and default.items() <= record.params.items():
+        if record.method == lane.method and default.items() <= record.params.items():
             return record.trial
     return None
 
 
-def paper_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
-    """The first method's default setting over its offsets, as rows of a front; empty as long as it has not finished."""
-    trial = paper_trial(spec, history)
+def paper_rows(spec: SearchSpec, history: History, method: str | None = None) -> list[dict[str, Any]]:
+    """A method's default setting over its offsets, as rows of a front; empty as long as it has not finished."""
+    trial = paper_trial(spec, history, method)
     return [] if trial is None else history.rows_of(trial, spec.objectives)
 
 

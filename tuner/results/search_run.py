@@ -49,9 +49,9 @@ class SearchRun:
         """What may be said of the front: see `assessment.assess`. Takes seconds where there are many trials."""
         return assess(self.spec, self.history)
 
-    def paper_rows(self) -> list[dict[str, Any]]:
-        """The default setting over its offsets: see `references.paper_rows`."""
-        return paper_rows(self.spec, self.history)
+    def paper_rows(self, method: str | None = None) -> list[dict[str, Any]]:
+        """A method's default setting over its offsets: see `references.paper_rows`."""
+        return paper_rows(self.spec, self.history, method)
 
     def no_search_rows(self) -> list[dict[str, Any]]:
         """Plain AT over its offsets: see `references.no_search_rows`."""

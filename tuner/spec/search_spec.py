@@ -114,7 +114,8 @@ class SearchSpec(SearchFields):
             for flag, key in given
             if len(has := self._having(key)) < len(self.methods)
         ]
-        return idle + alone
+        priors = [prior_note(method) for method in self.methods] if self.offsets != "none" else []
+        return idle + alone + [note for note in priors if note]
 
     def _check_trunk(self) -> None:
         kind, _, epochs = str(self.trunk).partition(":")
@@ -268,6 +269,12 @@ class SearchSpec(SearchFields):
         that it lacks has the value ``before``."""
         then = {name: asked.before for name, asked in options_of(cls).items() if asked.before is not ALWAYS}
         return cls._from_dict({**then, **load_mapping(text, "spec")})
+
+
+def prior_note(method: str) -> str | None:
+    """What post-hoc offsets mean for a method whose loss holds the classes' frequencies already; None for others."""
+    how = getattr(method_space(method), "PRIOR_IN_LOSS", None)
+    return how and f"{method} trains with {how}; post-hoc offsets come on top of that"
 
 
 def load_mapping(text: str, what: str) -> dict[str, Any]:

@@ -62,23 +62,32 @@ def _trial_run(run_ids: dict[int, str], trial: int, run: SearchRun) -> str:
 
 
 def log_test(result: dict[str, Any], run: SearchRun) -> None:
-    """Add the result of `tuner verify` to MLflow: metrics ``test/...`` and the tag ``tuner.test_attack`` to the trials'
-    runs, the report to the search's. ``Failed`` if MLflow does not have them or cannot be reached.
+    """Add the result of `tuner verify` to MLflow: metrics ``test/...`` (``test-tau-0.75/...`` with offsets of that tau)
+    and the tags ``tuner.test_attack`` and ``tuner.test_role`` to the trials' runs, the report to the search's.
+
+    ``Failed`` if MLflow does not have them or cannot be reached.
     """
     from tuner.tracking.tracker import write
 
     with _client(run.home) as client:
         parent, run_ids = _run_ids(client, run)
-        now = milliseconds(time.time())
+        now, roles = milliseconds(time.time()), dict[int, list[str]]()
         for row in result["rows"]:
             trial_run = _trial_run(run_ids, row["trial"], run)
             values = {k: v for k, v in row.items() if k.endswith("_acc") or k == "nsd"} | {
                 f"{k}/{c}": v[k] for c, v in row["per_class"].items() for k in ("robust_acc", "clean_acc")
             }
-            metrics = [(metric_name(f"test/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]
-            write(client, trial_run, Changes(metrics=metrics, tags={"tuner.test_attack": result["attack"]}))
-        folder = run.folder
-        write(client, parent, Changes(files=[folder / "verified.html", folder / "verified.parquet"]))
+            tau = row["offsets"]["tau"]
+            split = f"test-tau-{tau:g}" if tau else "test"
+            metrics = [(metric_name(f"{split}/{k}"), float(v), now, row["epoch"]) for k, v in values.items()]
+            roles.setdefault(row["trial"], []).extend([row["role"], *row["also"]])
+            tags = {
+                "tuner.test_attack": result["attack"],
+                "tuner.test_role": ", ".join(dict.fromkeys(roles[row["trial"]])),
+            }
+            write(client, trial_run, Changes(metrics=metrics, tags=tags))
+        files = [run.folder / f"verified.{kind}" for kind in ("html", "parquet", "json")]
+        write(client, parent, Changes(files=files))
 
 
 def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, alias: str) -> dict[str, str]:
@@ -119,6 +128,8 @@ def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, al
                 raise
         source = f"{client.get_run(trial_run).info.artifact_uri}/model-{alias}"
         tags = {"tuner.search": run.name, "tuner.trial": str(about["trial"])}
+        if about["offsets"]["tau"]:
+            tags["tuner.offsets"] = f"{about['offsets']['kind']}:{about['offsets']['tau']:g}"
         version = client.create_model_version(model, source, trial_run, tags=tags).version
         client.set_registered_model_alias(model, alias, version)
     return {"name": model, "version": str(version), "alias": alias}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tuner.home import Home
-from tuner.verification.summary import CORRECTION, TEST_SPLIT, cells, sentences
+from tuner.verification.summary import CORRECTION, TEST_SPLIT
+from tuner.verification.text import cells, gain_cells, sentences
 
 
 def show_verification(result: dict[str, Any], home: Home) -> None:
@@ -14,18 +15,23 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
 
     from tuner.report.console import stdout_console
 
-    console, (header, rows) = stdout_console(), cells(result)
-    table = Table(title=f"{result['search']} on split {TEST_SPLIT}, attack {result['attack']}")
-    for name in header:
-        table.add_column(name.replace(" ", "\n"))  # numbers with their intervals need the width
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console, first, *rest = stdout_console(), *sentences(result)
+    console.print(first, highlight=False, soft_wrap=True)
+    titles = f"{result['search']} on split {TEST_SPLIT}, attack {result['attack']}", "gains, same images"
+    for title, (header, rows) in zip(titles, (cells(result), gain_cells(result))):
+        table = Table(title=title)
+        for name in header:
+            table.add_column(name.replace(" ", "\n"))  # numbers with their intervals need the width
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)
     folder = home.search(result["search"])
     for line in [
-        *sentences(result),
+        *rest,
         CORRECTION,
         f"report    {folder / 'verified.html'}",
         f"table     {folder / 'verified.parquet'}",
+        f"audit     tuner audit {folder / 'verified.json'} --home {home.root}",
     ]:
         console.print(line, highlight=False, soft_wrap=True)

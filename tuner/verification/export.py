@@ -11,16 +11,21 @@ import os
 import shlex
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.files import CHECKOUT, DISTRIBUTION, write_atomically
+from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
+from tuner.results.trial_record import TrialRecord
+from tuner.spec.search_spec import prior_note
 from tuner.sync.named_places import check_named
-from tuner.verification.verify import Job, make_jobs, picked_rows
+from tuner.verification.code import code_version
+from tuner.verification.rows import ROLES, row_named
+from tuner.verification.verify import Job, make_jobs, stored
 
 FORMAT = 1
 
@@ -37,9 +42,9 @@ def export_model(
 ) -> dict[str, Any]:
     """Write the picked model to folder ``to``, and into MLflow's registry under the name ``register``.
 
-    ``pick`` is a trial, or knee, worst or average; ``epoch`` last, or best on `val`. ``dataset`` must repeat the
-    search's where that is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and
-    alias.
+    ``pick`` names a row of the front (`Front.pick`), or ``paper`` or ``no_search``, with offsets ``paper@TAU``: they
+    are folded into the head's bias. ``epoch``: last, or best on `val`. ``dataset`` must repeat the search's where that
+    is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and alias.
 
     ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
@@ -47,17 +52,17 @@ def export_model(
     home, to = home or Home(), Path(to).absolute()
     run = load_search(home, name)
     check_named(run.spec, home, name, f"export --pick {pick} --to {shlex.quote(str(to))}", dataset=dataset)
-    (row,) = picked_rows(run, str(pick))
+    row = row_named(run, str(pick))
     _check_target(to)
-    (job,) = make_jobs(run, [row["trial"]], "apgd", 0)
-    alias = str(pick) if str(pick) in ("knee", "worst", "average") else f"trial-{row['trial']}"
+    (job,) = make_jobs(run, [{**row, "role": _role(str(pick)), "also": []}], "apgd", 0)
+    alias = str(pick) if str(pick) in ("knee", "worst", "average") else _alias(job)
     _make_parent(to)
     work = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
     aside = work / "bundle"
     aside.mkdir()
     try:
         about = _write(aside, job, run, str(pick), epoch)
-        exported = {"trial": row["trial"], "folder": str(to)}
+        exported = {"trial": row["trial"], "offsets": row["offsets"], "folder": str(to)}
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
 
@@ -69,6 +74,17 @@ def export_model(
     return exported
 
 
+def _role(pick: str) -> str:
+    role = pick.partition("@")[0]
+    return role if role in ROLES[1:] else "front"
+
+
+def _alias(job: Job) -> str:
+    """In MLflow's registry, which allows letters, digits, - and _."""
+    name = f"trial-{job.trial}" if job.role == "front" else job.role
+    return name + (f"-tau-{job.offsets.tau:g}".replace(".", "_") if job.offsets.tau else "")
+
+
 def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dict[str, Any]:
     """Fill ``folder`` with the job's model; returns the content of ``model.json``."""
     import torch
@@ -77,10 +93,15 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
     from trainables.model_io import load_trial, write_weights
     from tuner.report.model_card import card_markdown
 
-    spec, record = run.spec, run.history.trials[job.trial]
-    metrics = record.best(spec.objectives) if epoch == "best" else record.last
+    spec, record = run.spec, run.history.record(job.trial)
+    metrics = record.best(spec.objectives) if epoch == "best" else _metrics_of(record, job.offsets.tau)
+    if epoch == "best" and job.offsets.tau:
+        raise UsageError(
+            f"--epoch best is not allowed with --pick {pick}, which has offsets: they are judged after the last epoch "
+            f"alone; choose a row without"
+        )
     try:
-        model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset, which=epoch)
+        model, saved = load_trial(job.config.folder, run.home.root, job.config.dataset, job.offsets, which=epoch)
     except DamagedCheckpoint:
         raise
     except ValueError as error:
@@ -96,6 +117,9 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
         "search": run.name,
         "trial": job.trial,
         "pick": pick,
+        "role": job.role,
+        "offsets": job.offsets.to_dict(),
+        "prior_in_loss": prior_note(record.method) if job.offsets.tau else None,
         "method": record.method,
         "params": record.params,
         "architecture": saved["architecture"],
@@ -120,6 +144,10 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
     return about
 
 
+def _metrics_of(record: TrialRecord, tau: float) -> dict[str, Any]:
+    return next(metrics for offsets, metrics in record.points if offsets.tau == tau)
+
+
 def _val_metrics(metrics: dict[str, Any], job: Job) -> dict[str, Any]:
     training = job.config.full_training()
     return {
@@ -131,15 +159,14 @@ def _val_metrics(metrics: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
-    """The results of `tuner verify` for exactly this checkpoint, one for each attack."""
-    from trainables.verification_run import fingerprint
+    """The results of `tuner verify` for exactly this checkpoint with these offsets, one for each attack."""
     from tuner.verification.summary import row_of
 
     metrics = []
-    for path in sorted((folder / "verify").glob(f"*/{job.trial}.json")):
-        result = json.loads(path.read_text())
-        if result.get("checkpoint") == fingerprint(Path(job.config.folder)):
-            row = row_of(result, path.with_suffix(".parquet"))
+    for attack in sorted((folder / "verify").glob("*")):
+        tested = replace(job, path=attack / job.path.name)
+        if (result := stored(tested)) is not None:
+            row = row_of(result, tested.flags)
             classes = row["per_class"].items()
             metrics.append(
                 {
@@ -154,23 +181,6 @@ def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
                 }
             )
     return metrics
-
-
-def code_version() -> str:
-    """The package's version, with ``+COMMIT`` where the code runs from a checkout."""
-    import subprocess
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        number = version(DISTRIBUTION)
-    except PackageNotFoundError:
-        number = "unknown"
-    if (CHECKOUT / ".git").exists():
-        done = subprocess.run(
-            ["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        )
-        number += f"+{done.stdout.strip()}" if done.returncode == 0 else ""
-    return number
 
 
 def _check_target(to: Path) -> None:

@@ -35,13 +35,12 @@ def wilson(right: int, of: int) -> Interval:
 def class_mean(right: np.ndarray, count: np.ndarray, weights: np.ndarray | None = None) -> Interval:
     """95 % interval of the mean over classes of ``right / count``, both (K,); variances at the Wilson centres.
 
-    ``weights``: (K,), of the classes in the mean; None: all alike.
+    ``weights`` (K,): of the classes in the mean, all alike where there are none.
     """
-    w = np.ones(len(count)) if weights is None else weights
-    w = w / w.sum()
+    share = np.full(len(count), 1 / len(count)) if weights is None else weights / weights.sum()
     p = (right + Z * Z / 2) / (count + Z * Z)
-    half = Z * math.sqrt(float((w * w * p * (1 - p) / count).sum()))
-    mean = float((w * right / count).sum())
+    half = Z * math.sqrt(float((share**2 * p * (1 - p) / count).sum()))
+    mean = float((share * right / count).sum())
     return max(0.0, mean - half), min(1.0, mean + half)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
-from tuner.verification.summary import CORRECTION, TEST_SPLIT, cells, row_of, sentences
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, row_of
+from tuner.verification.text import cells, gain_cells, sentences
 
 
 def write_report(result: dict[str, Any], run: SearchRun) -> None:
@@ -29,7 +30,7 @@ def _parquet(folder: Path) -> bytes:
     rows = []
     for path in sorted((folder / "verify").glob("*/*.json")):
         stored = json.loads(path.read_text())
-        if "failed" in stored:
+        if "train_counts" not in stored:  # failed, or of version 0.1
             continue
         r = row_of(stored, path.with_suffix(".parquet"))
         scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
@@ -43,6 +44,8 @@ def _parquet(folder: Path) -> bytes:
                 "split": TEST_SPLIT,
                 "attack": stored["attack"],
                 "retrained": "-seed" in path.stem,
+                "offsets": r["offsets"]["kind"],
+                "tau": r["offsets"]["tau"],
                 **scalars,
                 "alarms": "; ".join(r["alarms"]),
                 **intervals,
@@ -56,20 +59,24 @@ def _parquet(folder: Path) -> bytes:
 
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
-    """``verified.html``: the validation front beside the verified front, a table, and each class of a chosen trial."""
+    """``verified.html``: the validation front beside the verified front and what it is compared with, tables, and each
+    class of a chosen row."""
     from tuner.report.figures import AXIS, plane
-    from tuner.report.html.page import BLUE, GREY, PURPLE, VERMILLION, table
+    from tuner.report.html.page import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, table
     from tuner.report.html.page import page as whole_page
     from tuner.report.html.verification_template import BODY, SCRIPT
 
     x, y = plane(spec.objectives)
     points = [
         {
-            "trial": r["trial"],
+            "id": r["label"],
+            "name": r["name"],
+            "role": r["role"],
+            "also": r["also"],
             "val": [r["val"].get(x), r["val"].get(y)],
             "test": [r[x], r[y]],
             "ci": [r["ci"].get(x), r["ci"].get(y)],
-            "on": r["trial"] not in result["fell_off"],
+            "on": r["label"] not in result["fell_off"],
             "seeds": _plane_of_seeds(r.get("seeds"), x, y),
             "classes": {c: [v["robust_acc"], *v["ci"]] for c, v in r["per_class"].items()},
         }
@@ -78,7 +85,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     paragraphs = "".join(
         f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)
     )
-    fields = {"SENTENCES": paragraphs, "TABLE": table(*cells(result)), "NOTE": html.escape(CORRECTION)}
+    gains = gain_cells(result)
+    fields = {
+        "SENTENCES": paragraphs,
+        "TABLE": table(*cells(result)),
+        "GAIN": f"<h2>Gains on the same images</h2>{table(*gains)}" if gains[1] else "",
+        "NOTE": html.escape(CORRECTION),
+    }
     first = result["rows"][0]
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
@@ -88,7 +101,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {
             "points": points,
-            "colours": [BLUE, GREY, VERMILLION, PURPLE],
+            "colours": [BLUE, GREY, VERMILLION, PURPLE, BLACK, GREEN],
             "axis": [AXIS.get(n, n).replace("on val", "on val and test") for n in (x, y)],
         },
         SCRIPT,

@@ -1,25 +1,30 @@
-"""The result of a verification as values and sentences, which `--json`, the terminal and the report share."""
+"""The result of a verification as values; `tuner.verification.text` makes tables and sentences of them."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search_spaces.provenance import paper_label
 from trainables.class_metrics import class_metrics
-from tuner.report.format import fraction, short_label
-from tuner.results.pareto import nondominated
+from tuner.errors import Failed
+from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.search_run import SearchRun
-from tuner.spec.objectives import NATURAL, shown_metrics
+from tuner.spec.objectives import shown_metrics
+from tuner.verification.gain import METRICS, over_seeds, paired, verdict
 from tuner.verification.intervals import class_mean, wilson, worst_class
+from tuner.verification.rows import ROLES, total
 
 TEST_SPLIT = "test"
 CORRECTION = (
     "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
     "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
-    "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals."
+    "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals. Differences are of the "
+    "same images under both models; each interval is for itself, so of many rows some err."
 )
 
 
@@ -29,44 +34,34 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     ``stored``: the result that `verify.store` wrote as JSON; ``flags``: the Parquet file of its images beside it.
     Classes without an image are left out.
     """
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(flags)
-    labels, clean, robust = (table[n].to_numpy() for n in ("label", "clean", "robust"))
-    classes = stored["classes"]
+    labels, clean, robust = flags_of(flags)
+    classes, train_counts = stored["classes"], np.asarray(stored["train_counts"], dtype=float)
     count, is_clean, is_robust = (np.bincount(labels[m], minlength=len(classes)) for m in (slice(None), clean, robust))
-    trained = np.array(stored.get("train_counts", [1] * len(classes)))
-    metrics = class_metrics(classes, trained.tolist(), count.tolist(), is_clean.tolist(), is_robust.tolist())
+    values = class_metrics(classes, stored["train_counts"], count.tolist(), is_clean.tolist(), is_robust.tolist())
     present = count > 0
     names = [c for c, has_images in zip(classes, present) if has_images]
-    count, is_clean, is_robust, trained = (a[present] for a in (count, is_clean, is_robust, trained))
+    count, is_clean, is_robust = count[present], is_clean[present], is_robust[present]
     corrected, worst_ci = worst_class(is_robust, count)
-    intervals = {
-        "robust_acc": class_mean(is_robust, count),
-        NATURAL: class_mean(is_robust, count, trained),
-        "worst_class_robust_acc": worst_ci,
-        "clean_acc": class_mean(is_clean, count),
-    }
-    if "train_counts" not in stored:  # an earlier version's result
-        del metrics[NATURAL], intervals[NATURAL]
     return {
         "trial": stored["trial"],
         "seed": stored["seed"],
         "epoch": stored["epoch"],
+        "offsets": stored["offsets"],
         "eps": stored["eps"],
         "images": len(labels),
-        **{name: value for name, value in metrics.items() if "/" not in name},
-        "worst_class": min(names, key=lambda c: metrics[f"robust_acc/{c}"]),
+        **{name: value for name, value in values.items() if "/" not in name},
+        "worst_class": names[int((is_robust / count).argmin())],
         "worst_class_robust_acc_corrected": corrected,
-        "ci": {**intervals, "level": 0.95},
+        "ci": {
+            "robust_acc": class_mean(is_robust, count),
+            "natural_robust_acc": class_mean(is_robust, count, train_counts[present]),
+            "worst_class_robust_acc": worst_ci,
+            "clean_acc": class_mean(is_clean, count),
+            "level": 0.95,
+        },
         "per_class": {
-            c: {
-                "robust_acc": metrics[f"robust_acc/{c}"],
-                "ci": wilson(int(k), int(n)),
-                "clean_acc": metrics[f"clean_acc/{c}"],
-                "images": int(n),
-            }
-            for c, k, n in zip(names, is_robust, count)
+            c: {"robust_acc": k / n, "ci": wilson(k, n), "clean_acc": a / n, "images": n}
+            for c, k, n, a in zip(names, is_robust.tolist(), count.tolist(), is_clean.tolist())
         },
         "stages": stored["stages"],
         "alarms": stored["alarms"],
@@ -77,37 +72,110 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     }
 
 
-def summary(run: SearchRun, attack: str, done: list[tuple]) -> dict[str, Any]:
-    """What `tuner verify --json` prints. ``done``: pairs of a `verify.Job` and its stored result.
+def flags_of(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels (N,) of the test images, and which of them (N,) are classified right without an attack and under it."""
+    import pyarrow.parquet as pq
 
-    A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew.
+    table = pq.read_table(path)
+    labels, clean, robust = (table[name].to_numpy() for name in ("label", "clean", "robust"))
+    return labels, clean, robust
+
+
+def summary(run: SearchRun, attack: str, done: list[tuple], left_out: Sequence[str] = ()) -> dict[str, Any]:
+    """What `tuner verify --json` prints. ``done``: pairs of a `verify.Job` and its stored result; ``left_out``: labels
+    of the front's rows that were not tested.
+
+    A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew. ``gain``: what
+    each row of the front gains over the best row on val of the default setting and of plain AT.
     """
     spec, rows, retrained = run.spec, [], {}
     for job, stored in done:
-        flags = job.path.with_suffix(".parquet")
         if job.seed is None:
-            rows.append(row_of(stored, flags))
+            rows.append({**row_of(stored, job.flags), **_about(job, run)})
         else:
             failure = {"seed": job.seed, "failed": stored.get("failed")}
-            retrained.setdefault(job.trial, []).append(failure if "failed" in stored else row_of(stored, flags))
+            retrained.setdefault(job.key, []).append(failure if "failed" in stored else row_of(stored, job.flags))
     for row in rows:
-        last = run.history.trials[row["trial"]].last
-        row["val"] = {n: last.get(n) for n in shown_metrics(spec.objectives)}
-        if row["trial"] in retrained:
-            row["seeds"] = _over_seeds(retrained[row["trial"]], spec.objectives)
-    front = nondominated([[r[n] for n in spec.objectives] for r in rows], [True] * len(spec.objectives))
-    front_trials = [rows[i]["trial"] for i in front]
+        key = row["trial"], row["offsets"]["tau"]
+        if key in retrained:
+            row["seeds"] = _over_seeds(retrained[key], spec.objectives)
+    ours = [r for r in rows if r["role"] == "front"]
+    best = nondominated([[r[n] for n in spec.objectives] for r in ours], [True] * len(spec.objectives))
+    on = [ours[i]["label"] for i in best]
+    counts = next(stored["train_counts"] for job, stored in done if job.seed is None)
     return {
         "search": run.name,
         "split": TEST_SPLIT,
         "attack": attack,
         "rows": rows,
+        "gain": _gain(rows, spec.objectives, counts),
+        "subject": _subject(run.assessed_front(), ours),
         "objectives": list(spec.objectives),
-        "front": front_trials,
-        "fell_off": [r["trial"] for r in rows if r["trial"] not in front_trials],
+        "front": on,
+        "fell_off": [r["label"] for r in ours if r["label"] not in on],
+        "left_out": list(left_out),
         "note": CORRECTION,
         "home": str(run.home.root),
     }
+
+
+def _subject(front: Front, ours: list[dict]) -> dict[str, str]:
+    """The row whose gain the report begins with, and why: the knee on val, since a row that is chosen by its test value
+    would gain by chance."""
+    knee = row_label(front.knee()) if front.rows else ""
+    if any(row["label"] == knee for row in ours):
+        return {"label": knee, "why": "the knee of the front on val"}
+    return {"label": ours[0]["label"], "why": "the point asked for"}
+
+
+def _about(job: Any, run: SearchRun) -> dict[str, Any]:
+    """What a row says of a job beside what was measured on test."""
+    record = run.history.record(job.trial)
+    val = next(metrics for offsets, metrics in record.points if offsets.tau == job.offsets.tau)
+    shown = shown_metrics(run.spec.objectives)
+    label = row_label({"trial": job.trial, "offsets": job.offsets.to_dict()})
+    about = {"label": label, "name": job.name, "role": job.role, "also": list(job.also)}
+    setting = {"setting": paper_label(record.method, record.params)} if "paper" in (job.role, *job.also) else {}
+    return {**about, **setting, "val": {n: val.get(n) for n in shown}}
+
+
+def _gain(rows: list[dict], objectives: tuple[str, ...], train_counts: Sequence[int]) -> list[dict[str, Any]]:
+    """One entry for each row of the front, reference and metric of `METRICS`."""
+    found = []
+    for over in ROLES[1:]:
+        known = [
+            r for r in rows if over in (r["role"], *r["also"]) and all(r["val"].get(n) is not None for n in objectives)
+        ]
+        if not known:
+            continue
+        reference = max(known, key=lambda r: total(r["val"], objectives))
+        for row in rows:
+            if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
+                found += _gain_over(row, reference, over, train_counts)
+    return found
+
+
+def _gain_over(row: dict, reference: dict, over: str, train_counts: Sequence[int]) -> list[dict[str, Any]]:
+    labels, _, mine = flags_of(Path(row["flags"]))
+    same, _, theirs = flags_of(Path(reference["flags"]))
+    if not np.array_equal(labels, same):
+        raise Failed(f"{row['name']} and {reference['name']} were tested on different images; remove the verify folder")
+    entries = []
+    for metric, (difference, ci) in paired(labels, mine, theirs, train_counts).items():
+        entry = {
+            "row": row["label"],
+            "over": over,
+            "reference": reference["label"],
+            "metric": metric,
+            "difference": difference,
+            "ci": ci,
+            "verdict": verdict(ci),
+        }
+        if "seeds" in row and "seeds" in reference:
+            first, second = (dict(zip(r["seeds"]["seeds"], r["seeds"][metric]["values"])) for r in (row, reference))
+            entry["seeds"] = over_seeds(first, second)
+        entries.append(entry)
+    return entries
 
 
 def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]:
@@ -116,7 +184,7 @@ def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]
     The search's own seed is left out: its trial was selected by its value, which is therefore biased upwards.
     """
     good = [r for r in rows if "failed" not in r]
-    values = {n: [r[n] for r in good] for n in shown_metrics(objectives)}
+    values = {n: [r[n] for r in good] for n in dict.fromkeys([*METRICS, *shown_metrics(objectives)])}
     return {
         "seeds": [r["seed"] for r in good],
         "failed": {str(r["seed"]): r["failed"] for r in rows if "failed" in r},
@@ -129,68 +197,3 @@ def _over_seeds(rows: list[dict], objectives: tuple[str, ...]) -> dict[str, Any]
             for n, v in values.items()
         },
     }
-
-
-# ---- as a table and sentences ----------------------------------------------------------------------------------------
-
-
-def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, one row for each model of the search; an average that is an objective stands first."""
-    averages = [n for n in (NATURAL, "robust_acc") if n == "robust_acc" or n in result["objectives"]]
-    header = [
-        "trial",
-        *(text for n in averages for text in (f"{short_label(n)} on val", "on test")),
-        "worst class on val",
-        "on test",
-        "corrected",
-        "95 %",
-        "clean on test",
-        "",
-    ]
-    rows = []
-    for r in result["rows"]:
-        low, high = r["ci"]["worst_class_robust_acc"]
-        val = r["val"]
-        rows.append(
-            [
-                str(r["trial"]),
-                *(text for n in averages for text in (fraction(val.get(n)), _with_ci(r, n))),
-                fraction(val.get("worst_class_robust_acc")),
-                f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
-                fraction(r["worst_class_robust_acc_corrected"]),
-                f"{low:.3f} .. {high:.3f}",
-                fraction(r["clean_acc"]),
-                "fell off the front" if r["trial"] in result["fell_off"] else "",
-            ]
-        )
-    return header, rows
-
-
-def _with_ci(row: dict, name: str) -> str:
-    low, high = row["ci"][name]
-    return f"{row[name]:.3f} ± {(high - low) / 2:.3f}"
-
-
-def sentences(result: dict[str, Any]) -> list[str]:
-    """What the table does not say: which trials fell off the front, the results of other seeds, alarms."""
-    rows, fell = result["rows"], result["fell_off"]
-    lines = []
-    if len(rows) > 1:
-        lines.append(
-            f"Of {len(rows)} models on the validation front, {len(rows) - len(fell)} are on the front of the "
-            "test images"
-            + (f"; trial{'s' if len(fell) > 1 else ''} {', '.join(map(str, fell))} fell off." if fell else ".")
-        )
-    for r in rows:
-        if "seeds" in r:
-            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in shown_metrics(result["objectives"]))
-            seeds = ", ".join(map(str, r["seeds"]["seeds"])) or "none"
-            lines.append(f"Trial {r['trial']} trained anew with seeds {seeds}: {means}.")
-            lines += [f"Trial {r['trial']} with seed {s} failed: {why}." for s, why in r["seeds"]["failed"].items()]
-    alarms = [f"ALARM, trial {r['trial']}: {a}." for r in rows for a in r["alarms"]]
-    return lines + (alarms or ["No sign of masked gradients."])
-
-
-def _mean_std(values: dict[str, Any]) -> str:
-    spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
-    return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"

@@ -1,7 +1,8 @@
-"""`tuner verify`: evaluate the front's models on the test images, which no search sees, under stronger attacks.
+"""`tuner verify`: the front, the default setting and plain AT on the same test images, which no search sees, under
+stronger attacks.
 
-Each result is a file of its own, ``verify/ATTACK/TRIAL.json`` beside the per-image flags in ``TRIAL.parquet``, written
-when it is complete. A repeated command tests only what is missing.
+Each result is a file of its own, ``verify/ATTACK/TRIAL.json`` (``TRIAL@0.75.json`` with offsets) beside the per-image
+flags in a Parquet file of the same name, written when it is complete. A repeated command tests only what is missing.
 """
 
 from __future__ import annotations
@@ -15,34 +16,68 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import TrialConfig
+from trainables.offsets import NONE, Offsets
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.resources import task_options
 from tuner.execution.trial_config import trial_config
 from tuner.files import DISTRIBUTION, write_atomically
 from tuner.home import Home
+from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
-from tuner.results.trial_record import TrialRecord
-from tuner.spec.search_spec import SearchSpec
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
+from tuner.spec.search_spec import SearchSpec, prior_note
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
+from tuner.verification.code import code_version
+from tuner.verification.rows import chosen
 
 Say = Callable[[str], None]
+MOST = 8  # points of the front that are tested where nothing else is asked for
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to test: the search's own trial or, where ``seed`` is given, the same setting trained anew with it."""
+    """One model to test: the search's own trial or, where ``seed`` is given, the same setting trained anew with it.
+
+    ``role`` and ``also`` as in `tuner.verification.rows`.
+    """
 
     trial: int
     config: TrialConfig
     path: Path  # of the result, without suffix
     seed: int | None = None
+    offsets: Offsets = NONE
+    role: str = "front"
+    also: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people: ``trial 3``, ``trial 3@0.75`` with offsets, ``no search``."""
+        return name_of(self.trial, self.offsets.tau)
 
     @property
     def label(self) -> str:
-        return f"trial {self.trial}" + ("" if self.seed is None else f" seed {self.seed}")
+        return self.name + ("" if self.seed is None else f" seed {self.seed}")
+
+    @property
+    def json(self) -> Path:  # not `with_suffix`, for which 3@0.75 has one already
+        return self.path.with_name(f"{self.path.name}.json")
+
+    @property
+    def flags(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.parquet")
+
+    @property
+    def key(self) -> tuple[int, float]:
+        """Of the point, whatever the seed."""
+        return self.trial, self.offsets.tau
+
+
+def name_of(trial: int, tau: float) -> str:
+    """A point's name for people."""
+    return ("no search" if trial == NO_SEARCH else f"trial {trial}") + (f"@{tau:g}" if tau else "")
 
 
 def parse_attack(text: str) -> str:
@@ -66,53 +101,50 @@ def verify_search(
     home: Home | None = None,
     *,
     pick: str | None = None,
+    most: int = MOST,
     attack: str = "apgd",
     seeds: int = 0,
     dataset: str | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Test the front of search ``name``, or one ``pick`` of it, on split test; returns what `--json` prints.
+    """Test the front of search ``name``, or one ``pick`` of it, on split test, and on the same images the paper's
+    setting and plain AT; returns what `--json` prints.
 
+    ``most``: without a ``pick``, so many points of the front are tested, spread along it; ``all`` tests all of them.
     ``seeds``: so many other seeds of each setting are trained and tested too. ``say`` is called with lines of progress.
     ``dataset`` must repeat the search's where that is a URL: a search folder from somebody else carries a spec that
     they wrote, which must not choose the hosts that this machine contacts.
 
     ``UsageError`` for wrong input, ``Failed`` for a checkpoint that is missing or damaged.
     """
+    from tuner.verification.certificate import write_certificate
     from tuner.verification.report import write_report
     from tuner.verification.summary import summary
 
     home, attack = home or Home(), parse_attack(attack)
-    if seeds < 0:
-        raise UsageError(f"--seeds {seeds} is not allowed; it takes a whole number of at least 0")
+    for flag, value, least in (("--seeds", seeds, 0), ("--most", most, 1)):
+        if value < least:
+            raise UsageError(f"{flag} {value} is not allowed; it takes a whole number of at least {least}")
     run = load_search(home, name)
     check_named(run.spec, home, name, "verify", dataset=dataset)
-    jobs = make_jobs(run, [row["trial"] for row in picked_rows(run, pick)], attack, seeds)
+    rows, left_out = chosen(run, pick, most)
+    jobs = make_jobs(run, rows, attack, seeds)
+    for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
+        if note := prior_note(method):
+            say(note)
     todo = [job for job in jobs if stored(job) is None]
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
         run_jobs(todo, run.spec, attack, say)
-    result = summary(run, attack, [(job, stored(job)) for job in jobs])
+    done = [(job, stored(job)) for job in jobs]
+    result = summary(run, attack, done, left_out)
     write_report(result, run)
+    write_certificate(run, attack, done)
     _to_mlflow(result, run, say)
     if run.spec.storage:
         push(run.spec.storage, home, name)
     return result
-
-
-def picked_rows(run: SearchRun, pick: str | None) -> list[dict]:
-    """The rows of the front, or only the one that ``pick`` names: a trial, knee, worst or average.
-
-    ``UsageError`` where the front is empty or there is no such member.
-    """
-    front, name = run.front(), run.name
-    if not front.rows:
-        raise UsageError(f"search {name!r} has no finished full-budget trial yet; tuner resume {name} goes on with it")
-    try:
-        return list(front.rows) if pick is None else [front.pick(pick)]
-    except ValueError as error:
-        raise UsageError(f"--pick: {error}") from None
 
 
 def folder_of(attack: str) -> str:
@@ -120,22 +152,25 @@ def folder_of(attack: str) -> str:
     return attack.replace(":", "-")
 
 
-def make_jobs(run: SearchRun, trials: Iterable[int], attack: str, seeds: int) -> list[Job]:
-    """For each of ``trials`` a job for its model, and ``seeds`` jobs for its setting with other seeds.
+def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds: int) -> list[Job]:
+    """For each of ``rows`` (`tuner.verification.rows`) a job for its model, and ``seeds`` jobs for its setting with
+    other seeds.
 
     ``Failed`` for a checkpoint that is missing or damaged.
     """
     results, own_seed = run.folder / "verify" / folder_of(attack), run.spec.seed
     jobs = []
-    for trial in trials:
-        record = run.history.trials[trial]
+    for row in rows:
+        trial, label = row["trial"], row_label(row)
+        record = run.history.record(trial)
         config = trial_config(run, record)
         check_checkpoint(config, record)
-        jobs.append(Job(trial, config, results / str(trial)))
+        what = {"offsets": Offsets.of(row.get("offsets")), "role": row["role"], "also": tuple(row["also"])}
+        jobs.append(Job(trial, config, results / label, **what))
         for seed in range(own_seed + 1, own_seed + 1 + seeds):
             folder = run.place("verify", "seeds", trial, seed)
             reseeded = dataclasses.replace(config, seed=seed, folder=folder)
-            jobs.append(Job(trial, reseeded, results / f"{trial}-seed{seed}", seed))
+            jobs.append(Job(trial, reseeded, results / f"{label}-seed{seed}", seed, **what))
     return jobs
 
 
@@ -159,51 +194,74 @@ def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
 
 
 def stored(job: Job) -> dict[str, Any] | None:
-    """The job's stored result; None if there is none for the trial's present checkpoint."""
+    """The job's stored result; None if there is none for the trial's present checkpoint. One of version 0.1 is none: it
+    lacks what differences between models are computed from."""
     from trainables.verification_run import fingerprint
 
-    path = job.path.with_suffix(".json")
-    if not path.exists() or not job.path.with_suffix(".parquet").exists():
+    path = job.json
+    if not path.exists() or not job.flags.exists():
         return None
     result = json.loads(path.read_text())
     if "failed" in result:
         return result
-    return result if result["checkpoint"] == fingerprint(job.config.folder) else None
+    fits = job.seed is not None or result.get("offsets") == job.offsets.to_dict()
+    return result if fits and result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
-def _remote(job: Job, attack: str, threads: int) -> Iterator[dict[str, Any]]:
-    """Runs on a worker: yields events of progress, then {"result": ...} or {"failed": reason}."""
+def same_model(jobs: Iterable[Job]) -> list[list[Job]]:
+    """The jobs by what one task does: a model that is trained anew is trained once, for all its offsets."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        key = job.path if job.seed is None else (job.trial, job.seed)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
+
+
+def verify_here(jobs: list[Job], attack: str, threads: int = 1) -> Iterator[dict[str, Any]]:
+    """Runs on a worker, for jobs of the same model: yields the events of `trainables.verification_run.retest`."""
     from trainables.verification_run import retest
 
-    yield from retest(job.config, attack, retrain=job.seed is not None, threads=threads)
+    offsets = [job.offsets for job in jobs]
+    yield from retest(jobs[0].config, attack, offsets, retrain=jobs[0].seed is not None, threads=threads)
 
 
 def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
-    """Run one Ray task per job, as many at a time as fit; each result is written as soon as it is complete.
+    """Run one Ray task per model, as many at a time as fit; each result is written as soon as it is complete.
 
     ``Failed`` if a worker is lost or raises.
     """
     with connect(spec) as ray:
-        task = ray.remote(_remote).options(num_returns="streaming", **task_options(ray, spec))
-        running = {task.remote(job, attack, int(spec.cpus_per_trial)): job for job in jobs}
+        task = ray.remote(verify_here).options(num_returns="streaming", **task_options(ray, spec))
+        running = {task.remote(group, attack, int(spec.cpus_per_trial)): group for group in same_model(jobs)}
         done = 0
         while running:
             (stream,), _ = ray.wait(list(running), num_returns=1)
+            group = running[stream]
             try:
                 event = ray.get(next(stream))
             except StopIteration:
                 del running[stream]
                 continue
             except ray.exceptions.RayError as error:
-                raise Failed(f"{running[stream].label}: {_one_line(error)}") from None
-            job = running[stream]
-            if "result" in event or "failed" in event:
-                done += 1
-                store(job, attack, event)
+                raise Failed(f"{group[0].label}: {_one_line(error)}") from None
+            done += keep(group, attack, event)
+            job = group[event.get("at", 0)]
             say(
                 f"{job.label}: {_event_text(job, event)}"
                 + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else "")
             )
+
+
+def keep(group: list[Job], attack: str, event: dict[str, Any]) -> int:
+    """Write what an event of `verify_here` completes; returns the number of jobs that it does."""
+    if "failed" in event:
+        for job in group:
+            store(job, attack, event)
+        return len(group)
+    if "result" in event:
+        store(group[event["at"]], attack, event)
+        return 1
+    return 0
 
 
 def _one_line(error: Exception) -> str:
@@ -225,7 +283,7 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    result = {"trial": job.trial, "seed": job.config.seed, "attack": attack, "split": "test"}
+    result = {"trial": job.trial, "seed": job.config.seed, "attack": attack, "split": "test", "code": code_version()}
     names = ["index", "label", "clean", "robust", "broken_by"]
     if "failed" in event:
         table, result["failed"] = pa.table({n: [] for n in names}), event["failed"]
@@ -245,8 +303,8 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
         result |= measured
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_atomically(job.path.with_suffix(".parquet"), sink.getvalue().to_pybytes())
-    write_atomically(job.path.with_suffix(".json"), json.dumps(result, indent=1))
+    write_atomically(job.flags, sink.getvalue().to_pybytes())
+    write_atomically(job.json, json.dumps(result, indent=1))
 
 
 def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:

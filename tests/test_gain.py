@@ -1,0 +1,113 @@
+"""What a front gains over its references: paired differences, which rows are tested, in whose name it is said."""
+
+import numpy as np
+import pytest
+
+from tuner.results.pareto import Front, row_label
+from tuner.verification.gain import METRICS, _newcombe, over_seeds, paired, verdict
+from tuner.verification.rows import spread
+
+TRAIN = [100, 50, 10]
+
+
+def pairs(n, p_both, p_first, p_second, classes=3, seed=0):
+    """(labels, first, second): ``n`` images of each class with given probabilities of the outcomes."""
+    u = np.random.default_rng(seed).random(classes * n)
+    first = u < p_both + p_first
+    second = (u < p_both) | ((u >= p_both + p_first) & (u < p_both + p_first + p_second))
+    return np.repeat(np.arange(classes), n), first, second
+
+
+def test_differences_by_hand():
+    """Two images of class 0, four of class 1, two of class 2."""
+    labels = np.array([0, 0, 1, 1, 1, 1, 2, 2])
+    first = np.array([1, 1, 1, 1, 1, 0, 1, 0], dtype=bool)  # 1, 3/4, 1/2
+    second = np.array([1, 0, 1, 0, 0, 0, 1, 1], dtype=bool)  # 1/2, 1/4, 1
+    found = {name: difference for name, (difference, _) in paired(labels, first, second, TRAIN).items()}
+    assert found["robust_acc"] == pytest.approx((0.5 + 0.5 - 0.5) / 3)
+    assert found["natural_robust_acc"] == pytest.approx((100 * 0.5 + 50 * 0.5 - 10 * 0.5) / 160)
+    assert found["worst_class_robust_acc"] == pytest.approx(0.5 - 0.25)
+    assert set(found) == set(METRICS)
+
+
+def test_average_intervals_are_those_of_paired_proportions():
+    """Against the textbook variance of a paired difference, (p10 + p01 - (p10 - p01)^2) / n for each class."""
+    n, p10, p01 = 400, 0.15, 0.05
+    labels, first, second = pairs(n, 0.5, p10, p01)
+    found = paired(labels, first, second, TRAIN)
+    each = (p10 + p01 - (p10 - p01) ** 2) / n
+    weights = np.array(TRAIN) / sum(TRAIN)
+    for name, share in (("robust_acc", np.full(3, 1 / 3)), ("natural_robust_acc", weights)):
+        difference, (low, high) = found[name]
+        half = 1.96 * np.sqrt((share**2).sum() * each)
+        assert (high - low) / 2 == pytest.approx(half, rel=0.12) and low < difference < high
+
+
+def test_pairing_counts():
+    """The same rates with the images of one model shuffled within classes: what they share is gone."""
+    labels, first, second = pairs(300, 0.5, 0.1, 0.02)
+    rng = np.random.default_rng(1)
+    shuffled = np.concatenate([rng.permutation(second[labels == c]) for c in range(3)])
+    alike, apart = (paired(labels, first, s, TRAIN) for s in (second, shuffled))
+    for name in METRICS:
+        assert alike[name][0] == pytest.approx(apart[name][0])
+        width, wide = (f[name][1][1] - f[name][1][0] for f in (alike, apart))
+        assert width < 0.75 * wide
+
+
+def test_the_same_model_is_not_distinguishable():
+    labels, first, _ = pairs(36, 0.6, 0.1, 0.0)
+    for difference, (low, high) in paired(labels, first, first, TRAIN).values():
+        assert difference == 0 and low <= 0 <= high and verdict((low, high)) == "not distinguishable"
+
+
+def test_few_images_do_not_make_sure():
+    """One image a class, right under one model alone: nothing varies in the sample, and nothing is known."""
+    labels = np.arange(3)
+    found = paired(labels, np.ones(3, bool), np.zeros(3, bool), TRAIN)
+    assert found["worst_class_robust_acc"][1][0] < 0 and verdict(found["worst_class_robust_acc"][1]) != "better"
+
+
+def test_score_interval_of_newcombe():
+    """Newcombe 1998 (Statistics in Medicine 17:873), table II: 56/70 - 48/80, method 10."""
+    cells = np.array([[0, 14, 0, 56], [0, 0, 32, 48]])  # neither, second, first, both: lowest are class 0 and class 1
+    rates = np.array([[56 / 70, 1.0], [1.0, 48 / 80]])
+    assert _newcombe(cells, rates) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "p, q, least",
+    [
+        (np.linspace(0.2, 0.8, 10), np.linspace(0.2, 0.8, 10), 0.92),
+        (np.full(10, 0.5), np.full(10, 0.5), 0.92),
+        (np.linspace(0.3, 0.7, 10), np.linspace(0.2, 0.8, 10), 0.92),
+        (np.full(10, 0.5), np.linspace(0.3, 0.8, 10), 0.8),
+    ],
+)
+def test_worst_class_intervals_cover(p, q, least):
+    rng, labels, hits = np.random.default_rng(0), np.repeat(np.arange(10), 36), 0
+    for seed in range(60):
+        u = rng.random(360)
+        v = np.where(rng.random(360) < 0.8, u, rng.random(360))
+        _, (low, high) = paired(labels, u < p[labels], v < q[labels], [10] * 10, seed=seed)["worst_class_robust_acc"]
+        hits += low <= p.min() - q.min() <= high
+    assert hits / 60 >= least
+
+
+def test_over_seeds_by_hand():
+    """Differences 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1, t of 2 degrees 4.302653."""
+    found = over_seeds({1: 0.5, 2: 0.6, 3: 0.7, 9: 0.0}, {1: 0.4, 2: 0.4, 3: 0.4, 8: 0.0})
+    half = 4.302653 * 0.1 / 3**0.5
+    assert found["seeds"] == [1, 2, 3] and found["difference"] == pytest.approx(0.2)
+    assert found["ci"] == pytest.approx((0.2 - half, 0.2 + half)) and found["verdict"] == "not distinguishable"
+    assert over_seeds({1: 0.5}, {1: 0.4})["ci"] is None and over_seeds({1: 0.5}, {2: 0.4}) is None
+
+
+def test_rows_are_spread_along_the_front():
+    """A quarter circle of 41 points: the knee is the middle, the ends are the ends, the others lie between them."""
+    angles = np.linspace(0, np.pi / 2, 41)
+    rows = [{"trial": i, "offsets": {"tau": 0}, "a": np.sin(t), "b": np.cos(t)} for i, t in enumerate(angles)]
+    front = Front.of(rows, ("a", "b"))
+    assert [row_label(r) for r in spread(front, 5)] == ["40", "30", "20", "10", "0"]
+    assert [row_label(r) for r in spread(front, 1)] == ["20"]
+    assert len(spread(front, 100)) == 41

@@ -1,0 +1,144 @@
+"""The result of a verification as tables and sentences, which the terminal and the report share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.report.format import fraction
+from tuner.spec.objectives import shown_metrics
+from tuner.verification.gain import METRICS
+
+SHORT = {"natural_robust_acc": "natural average", "worst_class_robust_acc": "worst class", "robust_acc": "class mean"}
+
+
+def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, one row for each model of the search."""
+    header = [
+        "",
+        "role",
+        "average on val",
+        "on test",
+        "worst class on val",
+        "on test",
+        "corrected",
+        "95 %",
+        "natural on test",
+        "clean on test",
+        "",
+    ]
+    rows = []
+    for r in result["rows"]:
+        low, high = r["ci"]["worst_class_robust_acc"]
+        val = r["val"]
+        rows.append(
+            [
+                r["name"],
+                ", ".join(role.replace("_", " ") for role in (r["role"], *r["also"])),
+                fraction(val.get("robust_acc")),
+                _with_ci(r, "robust_acc"),
+                fraction(val.get("worst_class_robust_acc")),
+                f"{fraction(r['worst_class_robust_acc'])} ({r['worst_class']})",
+                fraction(r["worst_class_robust_acc_corrected"]),
+                f"{low:.3f} .. {high:.3f}",
+                _with_ci(r, "natural_robust_acc"),
+                fraction(r["clean_acc"]),
+                "fell off the front" if r["label"] in result["fell_off"] else "",
+            ]
+        )
+    return header, rows
+
+
+def gain_cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text: what each row of the front gains over each reference; no rows without a reference."""
+    names = {r["label"]: r["name"] for r in result["rows"]}
+    header = ["", "over", *(SHORT[name] for name in METRICS)]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for entry in result["gain"]:
+        row = rows.setdefault((entry["row"], entry["over"]), [names[entry["row"]], _reference(entry, result)])
+        row.append(f"{_difference(entry)} {entry['verdict']}")
+    return header, list(rows.values())
+
+
+def _reference(entry: dict[str, Any], result: dict[str, Any]) -> str:
+    row = next(r for r in result["rows"] if r["label"] == entry["reference"])
+    if entry["over"] == "paper":
+        return f"{row['setting']}, {row['name']}"
+    return row["name"].replace("trial", "no search, trial")
+
+
+def _difference(found: dict[str, Any]) -> str:
+    interval = f" ({found['ci'][0]:+.3f} .. {found['ci'][1]:+.3f})" if found["ci"] else ""
+    return f"{found['difference']:+.3f}{interval}"
+
+
+def _with_ci(row: dict, name: str) -> str:
+    low, high = row["ci"][name]
+    return f"{row[name]:.3f} ± {(high - low) / 2:.3f}"
+
+
+def headline(result: dict[str, Any]) -> list[str]:
+    """What the result's ``subject`` gains over no search and the default setting; with seeds, over trainings too."""
+    names, label = {r["label"]: r["name"] for r in result["rows"]}, result["subject"]["label"]
+    images, lines, seeds = result["rows"][0]["images"], [], []
+    (subject,) = (r for r in result["rows"] if r["label"] == label)
+    for over in ("no_search", "paper"):
+        if over in subject["also"]:
+            lines.append(f"is {subject['setting'] if over == 'paper' else 'no search'} itself")
+        entries = [e for e in result["gain"] if e["row"] == label and e["over"] == over]
+        entries = [e for e in entries if e["metric"] in METRICS[:2]]
+        if entries:
+            where = _reference(entries[0], result)
+            lines.append(f"{_judgement(entries)} {where}: " + _listed(entries))
+            trained = [{**e["seeds"], "metric": e["metric"]} for e in entries if e.get("seeds")]
+            if trained:
+                seeds.append(f"{_judgement(trained)} {where}: " + _listed(trained))
+    if not lines:
+        return []
+    who = f"{names[label]}, {result['subject']['why']},"
+    said = [f"On {images} test images {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
+    if seeds:
+        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} (95 % t intervals, paired by seed).")
+    return said
+
+
+def _judgement(entries: list[dict[str, Any]]) -> str:
+    verdicts = {entry["verdict"] for entry in entries}
+    if "better" in verdicts:
+        return "trades one for the other against" if "worse" in verdicts else "adds to"
+    return "is worse than" if "worse" in verdicts else "is not distinguishable from"
+
+
+def _listed(entries: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{SHORT[entry['metric']]} {_difference(entry)}" for entry in entries)
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What the front adds, then what the table does not say: which rows fell off the front or were not tested, the
+    results of other seeds, alarms."""
+    rows, fell = result["rows"], result["fell_off"]
+    names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
+    lines = headline(result)
+    if len(front) > 1:
+        lines.append(
+            f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
+            "test images" + (f"; {', '.join(names[label] for label in fell)} fell off." if fell else ".")
+        )
+    if result.get("left_out"):
+        lines.append(
+            f"{len(result['left_out'])} other points of the front were not tested: {', '.join(result['left_out'])} "
+            "(--most N or --pick all tests more)."
+        )
+    for r in rows:
+        if "seeds" in r:
+            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in shown_metrics(result["objectives"]))
+            seeds = ", ".join(map(str, r["seeds"]["seeds"])) or "none"
+            lines.append(f"{r['name'].capitalize()} trained anew with seeds {seeds}: {means}.")
+            failed = r["seeds"]["failed"].items()
+            lines += [f"{r['name'].capitalize()} with seed {s} failed: {why}." for s, why in failed]
+    alarms = [f"ALARM, {r['name']}: {a}." for r in rows for a in r["alarms"]]
+    return lines + (alarms or ["No sign of masked gradients."])
+
+
+def _mean_std(values: dict[str, Any]) -> str:
+    spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
+    return "-" if values["mean"] is None else f"{values['mean']:.3f}{spread}"
