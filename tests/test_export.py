@@ -285,6 +285,14 @@ def test_a_prior_in_the_loss_is_said(finished):
     said = {m: [n for n in SearchSpec(method=m).notes if "come on top" in n] for m in ("bsl", "robal", "srat")}
     assert said["bsl"][0].startswith("bsl trains with the log class frequencies") and said["robal"] and not said["srat"]
     assert not [n for n in SearchSpec(method="bsl", offsets="none").notes if "come on top" in n]
+    from tuner.report.model_card import _offsets
+
+    about = {
+        "offsets": {"kind": "prior", "tau": 1.0, "values": [0.0, 2.0]},
+        "architecture": {"classes": ["cat", "dog"]},
+        "prior_in_loss": said["bsl"][0],
+    }
+    assert "The method trains with the log class frequencies" in _offsets(about) and "`dog` +2.000" in _offsets(about)
     assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == {"bsl", "robal"}
 
 

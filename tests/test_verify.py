@@ -31,6 +31,7 @@ from tuner.results.searches import load_search
 from tuner.verification import verify as module
 from tuner.verification.gain import METRICS
 from tuner.verification.intervals import class_mean, wilson, worst_class
+from tuner.verification.job import Job
 from tuner.verification.rows import chosen
 from tuner.verification.summary import row_of, summary
 from tuner.verification.text import sentences
@@ -415,7 +416,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
     jobs = make_jobs(run, [{"trial": trial, **plain} for trial in trials], "apgd", 0)
     rows = []
     for job, robust in zip(jobs, (0.5, 0.25)):
-        job = module.Job(job.trial, job.config, tmp_path / str(job.trial))
+        job = Job(job.trial, job.config, tmp_path / str(job.trial))
         labels = np.repeat([0, 1], 20)
         flags = np.where(np.arange(40) % 20 < 20 * robust, -1, 1)
         store(

@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuner.errors import Failed, UsageError
+from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names
 from tuner.sync.named_places import check_named
 from tuner.verification.certificate import Certificate, Claim, read_certificate
-from tuner.verification.verify import Say, name_of, parse_attack, trial_config
+from tuner.verification.job import name_of
+from tuner.verification.verify import Say, parse_attack
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig

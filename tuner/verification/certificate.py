@@ -13,7 +13,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME
 from tuner.results.search_run import SearchRun
+from tuner.verification.job import Job
 from tuner.verification.rows import ROLES
 from tuner.verification.summary import TEST_SPLIT, flags_of
-
-if TYPE_CHECKING:
-    from tuner.verification.verify import Job
 
 NAME = "verified.json"
 KIND = "tuner verification certificate"

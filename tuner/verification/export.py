@@ -24,8 +24,9 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import prior_note
 from tuner.sync.named_places import check_named
 from tuner.verification.code import code_version
+from tuner.verification.job import Job
 from tuner.verification.rows import ROLES, row_named
-from tuner.verification.verify import Job, make_jobs, stored
+from tuner.verification.verify import make_jobs, stored
 
 FORMAT = 1
 
@@ -44,7 +45,7 @@ def export_model(
 
     ``pick`` names a row of the front (`Front.pick`), or ``paper`` or ``no_search``, with offsets ``paper@TAU``: they
     are folded into the head's bias. ``epoch``: last, or best on `val`. ``dataset`` must repeat the search's where that
-    is a URL (see `verify_search`). Returns trial, folder, and the registered model, version and alias.
+    is a URL (see `verify_search`). Returns trial, offsets, folder, and the registered model, version and alias.
 
     ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
@@ -63,6 +64,8 @@ def export_model(
     try:
         about = _write(aside, job, run, str(pick), epoch)
         exported = {"trial": row["trial"], "offsets": row["offsets"], "folder": str(to)}
+        if about["prior_in_loss"]:
+            exported["note"] = about["prior_in_loss"]
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
 

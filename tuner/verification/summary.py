@@ -17,6 +17,7 @@ from tuner.results.search_run import SearchRun
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS, over_seeds, paired, verdict
 from tuner.verification.intervals import class_mean, wilson, worst_class
+from tuner.verification.job import Job
 from tuner.verification.rows import ROLES, total
 
 TEST_SPLIT = "test"
@@ -81,8 +82,10 @@ def flags_of(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return labels, clean, robust
 
 
-def summary(run: SearchRun, attack: str, done: list[tuple], left_out: Sequence[str] = ()) -> dict[str, Any]:
-    """What `tuner verify --json` prints. ``done``: pairs of a `verify.Job` and its stored result; ``left_out``: labels
+def summary(
+    run: SearchRun, attack: str, done: list[tuple[Job, dict[str, Any]]], left_out: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What `tuner verify --json` prints. ``done``: jobs with their stored results; ``left_out``: labels
     of the front's rows that were not tested.
 
     A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew. ``gain``: what
@@ -128,7 +131,7 @@ def _subject(front: Front, ours: list[dict]) -> dict[str, str]:
     return {"label": ours[0]["label"], "why": "the point asked for"}
 
 
-def _about(job: Any, run: SearchRun) -> dict[str, Any]:
+def _about(job: Job, run: SearchRun) -> dict[str, Any]:
     """What a row says of a job beside what was measured on test."""
     record = run.history.record(job.trial)
     val = next(metrics for offsets, metrics in record.points if offsets.tau == job.offsets.tau)

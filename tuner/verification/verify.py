@@ -11,12 +11,10 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trainables.config import TrialConfig
-from trainables.offsets import NONE, Offsets
+from trainables.offsets import Offsets
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.resources import task_options
@@ -26,58 +24,16 @@ from tuner.home import Home
 from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
-from tuner.results.trial_record import NO_SEARCH, TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec, prior_note
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
 from tuner.verification.code import code_version
+from tuner.verification.job import Job
 from tuner.verification.rows import chosen
 
 Say = Callable[[str], None]
 MOST = 8  # points of the front that are tested where nothing else is asked for
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model to test: the search's own trial or, where ``seed`` is given, the same setting trained anew with it.
-
-    ``role`` and ``also`` as in `tuner.verification.rows`.
-    """
-
-    trial: int
-    config: TrialConfig
-    path: Path  # of the result, without suffix
-    seed: int | None = None
-    offsets: Offsets = NONE
-    role: str = "front"
-    also: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """For people: ``trial 3``, ``trial 3@0.75`` with offsets, ``no search``."""
-        return name_of(self.trial, self.offsets.tau)
-
-    @property
-    def label(self) -> str:
-        return self.name + ("" if self.seed is None else f" seed {self.seed}")
-
-    @property
-    def json(self) -> Path:  # not `with_suffix`, for which 3@0.75 has one already
-        return self.path.with_name(f"{self.path.name}.json")
-
-    @property
-    def flags(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.parquet")
-
-    @property
-    def key(self) -> tuple[int, float]:
-        """Of the point, whatever the seed."""
-        return self.trial, self.offsets.tau
-
-
-def name_of(trial: int, tau: float) -> str:
-    """A point's name for people."""
-    return ("no search" if trial == NO_SEARCH else f"trial {trial}") + (f"@{tau:g}" if tau else "")
 
 
 def parse_attack(text: str) -> str:
