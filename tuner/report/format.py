@@ -6,16 +6,24 @@ import math
 from typing import Any
 
 LABELS = {
-    "robust_acc": "average robust accuracy",
+    "robust_acc": "class-mean robust accuracy",
+    "natural_robust_acc": "natural average robust accuracy",
     "worst_class_robust_acc": "worst-class robust accuracy",
     "tail_robust_acc": "tail robust accuracy (worst 30 % of classes)",
+    "many_robust_acc": "robust accuracy of the most frequent third of classes",
+    "medium_robust_acc": "robust accuracy of the middle third of classes by frequency",
+    "few_robust_acc": "robust accuracy of the rarest third of classes",
     "clean_acc": "clean accuracy",
     "worst_class_clean_acc": "worst-class clean accuracy",
 }
 SHORT_LABELS = {
-    "robust_acc": "average",
+    "robust_acc": "class mean",
+    "natural_robust_acc": "natural average",
     "worst_class_robust_acc": "worst class",
     "tail_robust_acc": "tail",
+    "many_robust_acc": "many",
+    "medium_robust_acc": "medium",
+    "few_robust_acc": "few",
     "clean_acc": "clean",
     "worst_class_clean_acc": "worst clean",
 }

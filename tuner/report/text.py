@@ -1,4 +1,4 @@
-"""A search's result as text: the front as a table, the gain over the paper's setting, a summary in Markdown.
+"""A search's result as text: the front as a table, the gain over the references, a summary in Markdown.
 
 Everything here is computed from the history alone, so a report can be repeated at any time. All numbers are of split
 ``val``.
@@ -7,56 +7,84 @@ Everything here is computed from the history alone, so a report can be repeated 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
+from tuner.report.reference import Reference, references_of
 from tuner.results.fronts import counts
-from tuner.results.pareto import Front, hypervolume
+from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.search_run import SearchRun
-from tuner.results.summary import SPLIT, extras
+from tuner.results.summary import SPLIT, front_json
+from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.objectives import Constraint, shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-MAX_ROWS = 20  # of the table in the summary: MLflow cuts a description at 8000 characters
+MAX_ROWS = 12  # of the front in a table; MLflow cuts a description at 8000 characters
 MAX_COLUMNS = 5  # of parameters: more are written as one text, so that the table still fits a terminal
 EMPTY = "The front is empty: no trial has finished its full budget."
 
 
-def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text: the front, then the paper's setting if it is not on the front.
+def front_cells(
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], most: int = MAX_ROWS
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text: at most ``most`` rows of the front, spread evenly, then those of `reference_rows`.
 
-    ``paper``: that setting's row, if it has finished. ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of
-    them have a column each. Means over seeds have their standard deviation beside them; rows of several methods name
-    their method.
+    ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of them have a column each. Means over seeds have their
+    standard deviation beside them; rows of several methods name their method; offsets have a column if any row has
+    them, and so has the probability to be on the front if it is known.
     """
-    metrics = list(dict.fromkeys([*front.objectives, "clean_acc"]))
-    on_front = {r["trial"] for r in front.rows}
-    rows = list(front.rows)
-    if paper is not None and paper["trial"] not in on_front:
-        rows.append(paper)
-    shown = [n for n in searched if any(n in r["params"] for r in rows)]
-    method = ["method"] if len({r.get("method") for r in rows}) > 1 else []
-    cells = []
-    for row in rows:
-        is_paper = paper is not None and row["trial"] == paper["trial"]
-        cells.append(
-            [
-                f"{row['trial']}{_paper_mark(is_paper, row['trial'] in on_front)}",
-                *(row[n] for n in method),
-                *(with_std(row, n) for n in metrics),
-                *_parameter_cells(row["params"], shown),
-            ]
-        )
-    parameters = shown if len(shown) <= MAX_COLUMNS else ["parameters"]
-    return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
+    shown_rows = evenly(front.rows, most)
+    rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)
+    shown = [n for n in searched if any(n in row["params"] for _, row in rows)]
+    metrics = shown_metrics(front.objectives)
+    columns: dict[str, list[str]] = {"trial": [label for label, _ in rows]}
+    if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
+        columns["method"] = [row["method"] for _, row in rows]
+    if any(offsets_text(row) for _, row in rows):
+        columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
+    columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
+    if any("p_front" in row for _, row in rows):
+        columns["on the front"] = [f"{row['p_front']:.0%}" if "p_front" in row else "" for _, row in rows]
+    cells = [
+        [*(column[i] for column in columns.values()), *_parameter_cells(row["params"], shown)]
+        for i, (_, row) in enumerate(rows)
+    ]
+    return [*columns, *(shown if len(shown) <= MAX_COLUMNS else ["parameters"])], cells
 
 
-def _paper_mark(is_paper: bool, on_front: bool) -> str:
-    if not is_paper:
-        return ""
-    return " (paper)" if on_front else " (paper, off the front)"
+def evenly(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of the rows (2 or more), spread evenly from the first to the last."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def reference_rows(front: Front, references: Sequence[Reference]) -> list[tuple[str, dict]]:
+    """(label, row) of each reference without offsets, and of its best with offsets where that is another; without the
+    rows that are on the front."""
+    on_front = {row_label(row) for row in front.rows}
+    return [
+        (reference.label(row), row)
+        for reference in references
+        for row in {row_label(r): r for r in (reference.plain, reference.best(front.objectives))}.values()
+        if row_label(row) not in on_front
+    ]
+
+
+def _marked_label(row: dict, references: Sequence[Reference]) -> str:
+    """The row's label, with the references whose trial it is."""
+    names = [reference.name for reference in references if reference.plain["trial"] == row["trial"]]
+    return row_label(row) + (f" ({', '.join(names)})" if names else "")
+
+
+def offsets_text(row: dict) -> str:
+    """``prior 0.75``: kind and tau of a row's offsets; empty where it has none."""
+    offsets = row.get("offsets") or {}
+    return f"{offsets['kind']} {offsets['tau']:g}" if offsets.get("tau") else ""
 
 
 def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
@@ -88,68 +116,113 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:
-    """`front_cells` as a table for the terminal, the paper's setting in bold."""
+def front_table(
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], title: str = "Pareto front"
+) -> Table:
+    """`front_cells` as a table for the terminal, the references below a line and in bold."""
     from rich.table import Table
 
-    header, rows = front_cells(front, paper, searched)
-    table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
+    header, rows = front_cells(front, references, searched)
+    own = len(evenly(front.rows, MAX_ROWS))
+    more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
+    table = Table(title=f"{title} on {SPLIT}{more}" if front.rows else EMPTY)
     for name in header:
-        number = name in SHORT_LABELS.values()
-        table.add_column(name, justify="right" if number else "left", no_wrap=number)
-    for cells in rows:
-        table.add_row(*cells, style="bold" if "paper" in cells[0] else None)
+        number = name in (*SHORT_LABELS.values(), "on the front")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number or name in ("trial", "offsets"))
+    for i, cells in enumerate(rows):
+        table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table
 
 
-def gain(front: Front, paper: dict | None) -> str:
-    """What the front gains over the paper's setting, or that it gains nothing, in one or two sentences.
+def gains(front: Front, references: Sequence[Reference], against: Mapping[str, Mapping | None] | None = None) -> str:
+    """What the front gains over each reference, or that it gains nothing, in a line for each.
 
-    ``paper``: that setting's row, None if it has not finished.
+    A reference counts with the offsets at which it is best (`Reference.best`), since offsets cost no search; its
+    hypervolume is that of its whole curve. ``against``: role -> {"worst_class_gain", "ci": [low, high], "verdict"},
+    what may be said of the gain beyond these images; added to the sentence where it is there.
     """
     if not front.rows:
         return EMPTY
-    if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
-        return "The paper's setting has not finished its full budget, so there is nothing to compare the front with."
-    where = ", ".join(f"{short_label(n)} {paper[n]:.3f}" for n in front.objectives)
-    gains = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
-    ours = front.hypervolume
-    theirs = hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives))
+    known = [r for r in references if not any(_missing(r.best(front.objectives).get(n)) for n in front.objectives)]
+    if not known:
+        return "No reference has finished its full budget, so there is nothing to compare the front with."
+    return "\n".join(_gain_over(front, reference, (against or {}).get(reference.role)) for reference in known)
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _gain_over(front: Front, reference: Reference, assessed: Mapping | None) -> str:
+    best = reference.best(front.objectives)
+    where = ", ".join(f"{short_label(n)} {best[n]:.3f}" for n in front.objectives)
+    found = [text for name in front.objectives if (text := _gain_in(front, best, name))]
+    ours, up = front.hypervolume, [True] * len(front.objectives)
+    theirs = hypervolume([[r.get(n) for n in front.objectives] for r in reference.rows], front.reference, up)
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
-    seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
-    start = f"Against the paper's setting (trial {paper['trial']}: {where}; {SPLIT}, {seeds}) the front "
-    if gains:
-        return start + "gains " + " and ".join(gains) + f". {volume.capitalize()}."
-    if ours > theirs:
-        return (
-            start
-            + "gains nothing without a loss elsewhere, but offers other trade-offs"
-            + f"{_trade(front, paper)}; {volume}."
-        )
-    return start + f"gains nothing: no finished trial is better in any objective; {volume}."
+    seeds = f"mean of {len(best['seeds'])} seeds" if "seeds" in best else "one seed"
+    name, note = reference.sentence(best)
+    start = f"Against {name} ({note}: {where}; {SPLIT}, {seeds}) the front "
+    if found:
+        said = f"gains {' and '.join(found)}. {volume.capitalize()}."
+    elif ours > theirs:
+        said = f"gains nothing without a loss elsewhere, but offers other trade-offs{_trade(front, best)}; {volume}."
+    else:
+        said = f"gains nothing: no finished trial is better in any objective; {volume}."
+    return start + said + _assessed(assessed)
 
 
-def _gain_in(front: Front, paper: dict, name: str) -> str:
-    """``+0.050 worst-class robust accuracy at no loss of average (trial 3)``; empty where there is no such trial."""
+def _assessed(gain: Mapping | None) -> str:
+    """`` Worst-class gain +0.042, 95 % interval +0.010 .. +0.080: distinguishable.``"""
+    if not gain:
+        return ""
+    interval = f", 95 % interval {gain['ci'][0]:+.3f} .. {gain['ci'][1]:+.3f}" if gain.get("ci") else ""
+    verdict = f": {gain['verdict']}" if gain.get("verdict") else ""
+    return f" Worst-class gain {gain['worst_class_gain']:+.3f}{interval}{verdict}."
+
+
+def _gain_in(front: Front, other: dict, name: str) -> str:
+    """``+0.050 worst-class robust accuracy at no loss of average (3@0.5)``; empty where there is no such row."""
     others = [n for n in front.objectives if n != name]
-    rows = [r for r in front.rows if all(r[n] >= paper[n] for n in others) and r[name] > paper[name]]
+    rows = [r for r in front.rows if all(r[n] >= other[n] for n in others) and r[name] > other[name]]
     if not rows:
         return ""
     best = max(rows, key=lambda r: r[name])
     loss = " at no loss of " + " or ".join(short_label(n) for n in others) if others else ""
-    return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
+    return f"+{best[name] - other[name]:.3f} {LABELS.get(name, name)}{loss} ({row_name(best)})"
 
 
-def _trade(front: Front, paper: dict) -> str:
+def _trade(front: Front, other: dict) -> str:
     """The largest gain in the last objective and its cost in the first; empty where there is none."""
     first, last = front.objectives[0], front.objectives[-1]
     best = max(front.rows, key=lambda r: r[last])
-    if first == last or best[last] <= paper[last]:
+    if first == last or best[last] <= other[last]:
         return ""
     return (
-        f", such as {best[last] - paper[last]:+.3f} {short_label(last)} for {best[first] - paper[first]:+.3f} "
-        f"{short_label(first)} (trial {best['trial']})"
+        f", such as {best[last] - other[last]:+.3f} {short_label(last)} for {best[first] - other[first]:+.3f} "
+        f"{short_label(first)} ({row_name(best)})"
     )
+
+
+def row_name(row: dict) -> str:
+    """``trial 3``, ``trial 3@0.75``."""
+    return f"trial {row_label(row)}"
+
+
+def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
+    """What the answer to ``--at`` says: the row, its metrics, and what it costs against the best of the front."""
+    name = next((n for n in front.objectives if n != constraint.metric), front.objectives[0])
+    metrics = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in shown_metrics(front.objectives))
+    lost = max((r[name] for r in front.rows), default=row[name]) - row[name]
+    cost = f"; {lost:.3f} below the best {short_label(name)} of the front" if lost > 0 else ""
+    params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
+    offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
+    return f"{constraint}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
+
+
+def against_of(result: Mapping[str, Any]) -> Mapping[str, Mapping | None]:
+    """What a result's ``assessment`` says of the gain over each reference."""
+    return (result.get("assessment") or {}).get("against") or {}
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
@@ -165,24 +238,25 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 
 
 def summary_markdown(run: SearchRun) -> str:
-    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the paper's setting."""
+    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the references."""
     spec, history = run.spec, run.history
-    front, paper, space = run.front(), next(iter(run.paper_rows()), None), spec.shown_space()
+    result = front_json(run)
+    front, references, space = run.front(), references_of(result), spec.shown_space()
     title, line = headline(spec)
-    header, rows = front_cells(front, paper, space.searched)
-    lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
+    header, rows = front_cells(front, references, space.searched)
+    lines = [header, ["---"] * len(header), *rows]
     table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
-    table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    table += ["", f"{len(front.rows)} rows, of which {MAX_ROWS} are shown"] if len(front.rows) > MAX_ROWS else []
     fixed = ", ".join(f"`{k}` = {value_text(v)}" for k, v in space.fixed.items())
     return "\n".join(
         [
             f"### {title}",
             "",
+            gains(front, references, against_of(result)).replace("\n", "\n\n"),
+            "",
             line,
             "",
-            gain(front, paper),
-            "",
-            *(f"- {note}" for note in notes(extras(run), spec.objectives)),
+            *(f"- {note}" for note in notes(result, spec.objectives)),
             "",
             f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
             + (f". Fixed: {fixed}" if fixed else "")
@@ -190,8 +264,10 @@ def summary_markdown(run: SearchRun) -> str:
             "",
             *table,
             "",
-            "Values are fractions at the last epoch of trials that ran the full budget. `average` is the mean over "
-            "classes of robust accuracy. `test` was not touched; the interactive figure is the artifact `front.html`.",
+            "Values are fractions at the last epoch of trials that ran the full budget. `class mean` is the mean over "
+            "classes of robust accuracy; in `natural average` a class counts by its training images. `3@0.75` is trial "
+            "3 with class offsets of tau 0.75 added to its logits. `test` was not touched; the interactive figure is "
+            "the artifact `front.html`.",
             "",
         ]
     )

@@ -85,7 +85,7 @@ def methods_json(run: SearchRun) -> list[dict[str, Any]]:
                 "method": method,
                 "trials": len(own),
                 "epochs": sum(t.trained for t in history.everything() if t.method == method),
-                "front": [r["trial"] for r in front.rows if r["method"] == method],
+                "front": list(dict.fromkeys(r["trial"] for r in front.rows if r["method"] == method)),
                 "hypervolume": Front.of(own_rows, spec.objectives).hypervolume,
                 "adds": front.hypervolume - Front.of(other_rows, spec.objectives).hypervolume,
                 "paper": history.row(paper.trial, spec.objectives) if paper else None,

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from trainables.class_metrics import frequency_groups
 from tuner.errors import UsageError
 
-WORST = "worst_class_robust_acc"
-METRICS = ("clean_acc", "robust_acc", "worst_class_robust_acc", "tail_robust_acc", "worst_class_clean_acc")
-BOUNDED = (*METRICS, "robust_acc_gap", "train_loss", "weight_ess")  # metrics that a constraint may bound
+NATURAL, WORST = "natural_robust_acc", "worst_class_robust_acc"
+BY_FREQUENCY = ("many_robust_acc", "medium_robust_acc", "few_robust_acc")  # only where training images are imbalanced
+METRICS = ("clean_acc", "robust_acc", NATURAL, WORST, "tail_robust_acc", *BY_FREQUENCY, "worst_class_clean_acc")
+BOUNDED = (*METRICS, "robust_acc_gap", "nsd", "train_loss", "weight_ess")  # metrics that a constraint may bound
+SHOWN = ("robust_acc", WORST, "clean_acc")  # beside any objectives
+
+
+def shown_metrics(objectives: Iterable[str]) -> tuple[str, ...]:
+    """The metrics that reports show of a trial: the objectives, then the class mean, the worst class and ``clean_acc``
+    where they are none."""
+    return tuple(dict.fromkeys([*objectives, *SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -27,28 +36,31 @@ class Constraint:
     sign: int
     bound: float
 
+    def __str__(self) -> str:
+        return f"{self.metric}{'>=' if self.sign > 0 else '<='}{self.bound:g}"
+
     def violation(self, metrics: dict[str, Any]) -> float:
         """At most 0 where the constraint holds (Optuna's convention); 1 where the metric is missing or NaN."""
         value = metrics.get(self.metric)
         return 1.0 if value is None or math.isnan(value) else self.sign * (self.bound - value)
 
 
-def parse_constraint(text: str) -> Constraint:
-    """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names what is wrong and what is allowed."""
+def parse_constraint(text: str, flag: str = "--constraint") -> Constraint:
+    """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names the ``flag``, what is wrong and what is allowed."""
     match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", str(text))
     if not match:
-        raise UsageError(f"--constraint {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
+        raise UsageError(f"{flag} {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
     name, sign, bound = match.groups()
     if name not in BOUNDED:
-        raise UsageError(f"--constraint {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
+        raise UsageError(f"{flag} {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
     try:
         number = float(bound)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"--constraint {text!r} is not allowed: {bound!r} is not a number")
+        raise UsageError(f"{flag} {text!r} is not allowed: {bound!r} is not a number")
     if name in METRICS and not 0 <= number <= 1:
-        raise UsageError(f"--constraint {text!r} is not allowed: {name} is a share from 0 to 1")
+        raise UsageError(f"{flag} {text!r} is not allowed: {name} is a share from 0 to 1")
     return Constraint(name, 1 if sign == ">=" else -1, number)
 
 
@@ -88,6 +100,17 @@ class Goal:
         """The objectives (or those named) as sampler and scheduler see them; NaN where one is missing."""
         return tuple(self._value(metrics, name) for name in objectives or self.objectives)
 
+    def check_measured(self, names: Sequence[str], train_counts: Sequence[int]) -> None:
+        """``UsageError`` where an objective, a constraint or one of ``names`` has no value on data with so many
+        training images of each class."""
+        asked = (*self.objectives, *(c.metric for c in self.constraints), *names)
+        for name in asked:
+            if name in BY_FREQUENCY and not frequency_groups(train_counts):
+                raise UsageError(
+                    f"{name} has no value here: it needs at least three classes that differ in their training images; "
+                    "choose another metric or an imbalance"
+                )
+
     def _value(self, metrics: dict[str, Any], name: str) -> float:
         if name == WORST and self.smooth:
             classes = sorted(v for k, v in metrics.items() if k.startswith("robust_acc/"))
@@ -99,7 +122,7 @@ class Goal:
 
     def violations(self, metrics: dict[str, Any]) -> dict[str, float]:
         """Constraint by name -> violation, at most 0 where it holds."""
-        return {f"{c.metric}{'>=' if c.sign > 0 else '<='}{c.bound:g}": c.violation(metrics) for c in self.constraints}
+        return {str(c): c.violation(metrics) for c in self.constraints}
 
     def feasible(self, metrics: dict[str, Any]) -> bool:
         return all(c.violation(metrics) <= 0 for c in self.constraints)
