@@ -86,7 +86,7 @@ def test_who_holds_what_of_the_combined_front(home):
 def test_seeds_are_one_method_with_a_spread(home):
     header, rows = cells(compared(home, "a0", "a1", "b"))
     assert rows[0][:3] == ["srat", "a0, a1", "0.1720 ± 0.0028"] and rows[1][2] == "0.1975"
-    assert rows[0][header.index("holds (average)")] == "0.400 .. 0.500, 0.550 .. 0.700"
+    assert rows[0][header.index("holds (class mean)")] == "0.400 .. 0.500, 0.550 .. 0.700"
     said = " ".join(sentences(compared(home, "a0", "a1", "b")))
     assert "reference point (0, 0)" in said and "standard deviation over seeds" in said and "split val" in said
     assert "different seeds" in said and "different seeds" not in " ".join(sentences(compared(home, "a0", "b")))

@@ -275,6 +275,7 @@ def frame_data(
         "axis": [AXIS.get(x_name, x_name), AXIS.get(y_name, y_name)],
         "points": points,
         "range": limits,
+        "whole": [_range([p[a] for p in points]) for a in "xy"],
         "top": max((value for p in points for value in p["robust"].values()), default=1.0),
         "note": " ".join(notes),
         "two": len(objectives) == 2,
@@ -299,11 +300,11 @@ def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Map
     bounds = [band["x"]] if band and axis == "x" else [band["low"], band["high"]] if band else []
     about = [p[axis] for p in points if p["front"]] + [p[axis] for r in references for p in r["about"]]
     about += [value for values in bounds for value in values]
-    low, high = _range([p[axis] for p in points] + about)
+    values = [p[axis] for p in points] + about
     if not any(p["front"] for p in points):
-        return [low, high]
+        return _range(values)
     least, most = min(about), max(about)
-    return [max(low, least - max(ROOM * (most - least), 0.02)), high]
+    return _range([max(min(values), least - ROOM * (most - least)), max(values)])
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:

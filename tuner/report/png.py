@@ -253,9 +253,9 @@ def draw_parallel(axes: Axes, data: dict, method: int) -> None:
     some = [p for p in data["points"] if p["full"] and p["best"] and p["method"] == method]
     ends = [
         {"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False, "log": False}
-        for key, limits in zip("xy", data["range"])
+        for key, limits in zip("xy", data["whole"])
     ]
-    low, high = data["range"][1]
+    low, high = data["whole"][1]
 
     def height(param: dict, value: Any) -> float:
         if param["choice"]:

@@ -126,9 +126,10 @@ def front_table(
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
     table = Table(title=f"{title} on {SPLIT}{more}" if front.rows else EMPTY)
-    for name in header:
+    for name, column in zip(header, zip(*rows)):
         number = name in (*SHORT_LABELS.values(), "on the front")
-        table.add_column(name, justify="right" if number else "left", no_wrap=number or name in ("trial", "offsets"))
+        longest = max(len(word) for cell in column for word in cell.split() or [""])  # no word is cut
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, min_width=longest)
     for i, cells in enumerate(rows):
         table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table

@@ -86,6 +86,7 @@ class Changes:
     status: str = ""
     ended: float = 0.0
     files: list[Path] = field(default_factory=list)
+    documents: dict[str, dict] = field(default_factory=dict)  # name of a JSON file -> its content
 
     def add(self, new: Changes) -> None:
         """Merge later changes into these."""
@@ -93,6 +94,7 @@ class Changes:
         self.tags.update(new.tags)
         self.metrics += new.metrics
         self.files += new.files
+        self.documents.update(new.documents)
         self.name, self.started = new.name or self.name, new.started or self.started
         if new.status:
             self.status, self.ended = new.status, new.ended

@@ -55,7 +55,7 @@ function drawPlane(traces, layout) {
   if (narrow) element("front").style.height = `${320 + below}px`;
   Plotly.newPlot("front", traces, {
     font, margin: {l: 62, r: 12, t: 10, b: narrow ? below : 50}, hovermode: "closest", plot_bgcolor: "#fafafa",
-    hoverlabel: {align: "left"}, ...layout, legend: {...legend, ...layout.legend},
+    hoverlabel: {align: "left"}, modebar: {orientation: "v"}, ...layout, legend: {...legend, ...layout.legend},
     xaxis: {title: title(D.axis[0]), automargin: true, ...layout.xaxis},
     yaxis: {title: title(D.axis[1]), automargin: true, ...layout.yaxis}}, config);
 }
