@@ -30,7 +30,7 @@ def fill(
         for number in range(1, (spec.max_epochs if state == "finished" else 2) + 1):
             history.append("epoch", trial, metrics=metrics(number, mean, worst, classes))
         if curves and state == "finished":
-            history.append("curve", trial, curve=curve(mean, worst, classes))
+            history.append("curve", trial, curve=curve(0.7 * mean, 0.7 * worst, classes))
         history.append("end", trial, state=state)
     if curves:
         no_search(history, spec, classes)
@@ -59,7 +59,8 @@ def curve(mean: float, worst: float, classes=range(4), taus=(0, 0.5, 1.0)) -> di
         slope = (mean - worst) * (1 - 0.4 * tau)
         rates = [mean - 0.02 * tau + slope * (1 - 2 * i / (len(names) - 1)) for i in range(len(names))]
         offsets = {"kind": "prior", "tau": tau, "values": [tau * i for i in range(len(names))]}
-        robust, clean = [round(1000 * r) for r in rates], [min(1000, round(1000 * r) + 100) for r in rates]
+        robust = [min(1000, round(1000 * r)) for r in rates]
+        clean = [min(1000, r + 100) for r in robust]
         points.append(
             {
                 "offsets": offsets if tau else {"kind": "none", "tau": 0, "values": []},

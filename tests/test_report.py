@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.histories import fill, metrics, run_of, start
+from tests.histories import curve, fill, metrics, run_of, start
+from tests.test_wrong_input import run as command
+from tuner.home import Home
 from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
@@ -253,6 +255,7 @@ def test_a_much_worse_trial_does_not_squeeze_the_picture(spec, tmp_path):
     low = data["range"][0][0]
     assert 0.1 < low < min(p["x"] for p in data["points"] if p["front"])
     assert before["note"] == "" and data["note"] == "1 of 15 points are worse than what the picture shows."
+    assert data["range"][1] == pytest.approx(before["range"][1], abs=0.1)
 
 
 def test_what_an_assessment_adds_is_shown(spec, tmp_path, monkeypatch):
@@ -354,3 +357,48 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
     found = dict(zip(names, lines[0]))
     assert found["start"] == found["strength"] == found["loss"] == pytest.approx(0.5)
     assert found["gamma"] == found["max_margin"] < 0 and found["robust_acc"] == pytest.approx(0.5)
+
+
+def test_a_trial_on_the_front_twice_shows_its_parameters_once():
+    params = dict.fromkeys("abcdef", 1)
+    rows = [at(tau, 4, 0.6 - 0.1 * tau, 0.1 + 0.1 * tau) | {"params": params} for tau in (0, 0.5)]
+    _, cells = report.front_cells(front(*rows, {**row(5, 0.2, 0.5), "params": params}), [], tuple("abcdef"))
+    assert [line[-1] for line in cells] == ["a=1 b=1 c=1 d=1 e=1 f=1", "as 4", "a=1 b=1 c=1 d=1 e=1 f=1"]
+
+
+AT = [
+    ("worst_class_robust_acc>=0.15", "1@0.5"),
+    ("worst_class_robust_acc>=0.2", "1@1"),
+    ("worst_class_robust_acc<=0.2", "1"),
+    ("robust_acc>=0.535", "1@0.5"),  # it is bounded, so the worst class counts
+    ("robust_acc_gap<=0.5", "2"),  # no objective: the first counts
+]
+
+
+@pytest.mark.parametrize("constraint, label", AT)
+def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, label, capsys, monkeypatch):
+    """Class mean and worst class over tau 0, 0.5 and 1 (see `curve`), of trial 0: (0.5, 0.1), (0.49, 0.17) and
+    (0.48, 0.24); of trial 1: (0.55, 0.1), (0.54, 0.18) and (0.53, 0.26). Trial 2 has no curve, and trial 3 is better
+    but was stopped. Gaps: 0.8, 0.64, 0.48; 0.9, 0.72, 0.54; 0.35."""
+    home = Home(tmp_path)
+    history = History(home.search("s"))
+    (tmp_path / "searches" / "s").mkdir(parents=True)
+    (tmp_path / "searches" / "s" / "spec.yaml").write_text(spec.to_yaml())
+    for trial, (mean, worst, state) in enumerate(
+        [(0.5, 0.1, "finished"), (0.55, 0.1, "finished"), (0.5, 0.15, "finished"), (0.9, 0.8, "stopped")]
+    ):
+        start(history, spec, trial, spec.search_space().default())
+        history.append("epoch", trial, metrics={**metrics(4, mean, worst), "robust_acc": mean})
+        if trial < 2:
+            history.append("curve", trial, curve=curve(mean, worst))
+        history.append("end", trial, state=state)
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path, "--json")
+    assert code == 0, err
+    assert row_label(json.loads(out)[0]["at"]) == label
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path)
+    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}") and "class mean" in out
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.99", "--home", tmp_path)
+    assert (code, out) == (1, "")
+    assert err == "Error: no finished trial of s has clean_acc>=0.99, with any of its offsets\n"
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=2", "--home", tmp_path)
+    assert code == 2 and "--at 'clean_acc>=2' is not allowed: clean_acc is a share from 0 to 1" in err

@@ -36,7 +36,8 @@ AXIS = {
     "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT} (fraction)",
 }
 LABELLED = 12  # points of a front that have their label beside them, spread evenly
-ROOM = 0.6  # how far a picture reaches below what it is about (front, references), in units of that
+ROOM = 0.6  # how far a picture reaches below what it is about (front, references), in units of that ...
+MIN_ROOM = 0.1  # ... but at least so much
 
 
 def style(
@@ -67,7 +68,7 @@ def style(
 
 
 STYLES = {
-    "front": style("Pareto front: no other model is better in both", BLUE, "circle", "o", 12),
+    "front": style("Pareto front: no other model of the search is better in both", BLUE, "circle", "o", 12),
     TrialState.FINISHED: style("other trained models", GREY, "circle", "o", 7, opacity=0.6),
     "curve": style("other offsets", GREY, "circle", "o", 3, opacity=0.5, legend=False),
     TrialState.STOPPED: style("stopped early (last epoch)", ORANGE, "triangle-down-open", "v", 8),
@@ -291,7 +292,7 @@ def frame_data(
 def _papers_name(labels: list[str]) -> str:
     """What a comparison's legend calls the methods' settings with these labels."""
     names = list(dict.fromkeys(labels))
-    return f"each method's {' or '.join(names)}" if len(labels) > 1 else "".join(names)
+    return f"{' or '.join(names)} of each method" if len(labels) > 1 else "".join(names)
 
 
 def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Mapping | None) -> list[float]:
@@ -304,7 +305,7 @@ def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Map
     if not any(p["front"] for p in points):
         return _range(values)
     least, most = min(about), max(about)
-    return _range([max(min(values), least - ROOM * (most - least)), max(values)])
+    return _range([max(min(values), least - max(ROOM * (most - least), MIN_ROOM)), max(values)])
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:

@@ -49,10 +49,8 @@ def front_cells(
     columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
     if any("p_front" in row for _, row in rows):
         columns["on the front"] = [f"{row['p_front']:.0%}" if "p_front" in row else "" for _, row in rows]
-    cells = [
-        [*(column[i] for column in columns.values()), *_parameter_cells(row["params"], shown)]
-        for i, (_, row) in enumerate(rows)
-    ]
+    texts = _parameter_cells(rows, shown)
+    cells = [[*(column[i] for column in columns.values()), *texts[i]] for i in range(len(rows))]
     return [*columns, *(shown if len(shown) <= MAX_COLUMNS else ["parameters"])], cells
 
 
@@ -87,10 +85,22 @@ def offsets_text(row: dict) -> str:
     return f"{offsets['kind']} {offsets['tau']:g}" if offsets.get("tau") else ""
 
 
-def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
+def _parameter_cells(rows: Sequence[tuple[str, dict]], shown: list[str]) -> list[list[str]]:
+    """The parameters of each (label, row): a column each or, where they are too many, one text, which further rows of
+    the same trial refer to."""
     if len(shown) <= MAX_COLUMNS:
-        return [value_text(params.get(n)) for n in shown]
-    return [" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)]
+        return [[value_text(row["params"].get(n)) for n in shown] for _, row in rows]
+    first: dict[int, str] = {}
+    cells = []
+    for _, row in rows:
+        if row["trial"] in first:
+            cells.append([f"as {first[row['trial']]}"])
+            continue
+        params = row["params"]
+        cells.append([" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)])
+        if params:
+            first[row["trial"]] = row_label(row)
+    return cells
 
 
 def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:

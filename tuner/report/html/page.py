@@ -26,6 +26,8 @@ FRAME = r"""<!doctype html>
   .alarm { color: #a33c00; font-weight: 600 }
   #slide { margin: 6px 0 } #slide label { font-weight: 600 } .ends { display: flex; gap: 10px; align-items: center }
   .ends input { flex: 1; min-width: 0; accent-color: #E69F00 } #chosen { font-size: 1.05em }
+  @media (max-width: 600px) { .ends { flex-wrap: wrap; justify-content: space-between }
+                              .ends input { order: -1; flex-basis: 100% } }
   #front { height: clamp(400px, 62vh, 600px) } #classes { height: 280px } .wide { overflow-x: auto }
   table { border-collapse: collapse } td, th { padding: 2px 12px 2px 0; text-align: left; white-space: nowrap }
   #params { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 270px), 1fr)); gap: 4px }
