@@ -245,6 +245,17 @@ def test_a_trial_is_a_curve_in_the_pictures(spec, tmp_path):
     assert paper["shown"]["id"] == "0" and data["bands"] == []
 
 
+def test_labels_do_not_cover_each_other():
+    """The picture is 1 x 1; `b` is too near to `a`, and `c` to the end `d`, which comes first."""
+    points = [{"id": n, "x": x, "y": y} for n, x, y in (("a", 0.9, 0.1), ("b", 0.88, 0.12), ("c", 0.5, 0.6))]
+    points += [{"id": "d", "x": 0.45, "y": 0.64}, {"id": "e", "x": 0.9, "y": 0.5}]
+    data = {"points": points, "range": [[0, 1], [0, 1]]}
+    figures.label_points(data, ["a", "b", "c", "d"])
+    assert [p["label"] for p in points] == ["a", "", "", "d", ""]
+    figures.label_points(data, ["a", "b", "e", "d"])
+    assert [p["label"] for p in points] == ["a", "", "", "d", "e"]
+
+
 def test_a_much_worse_trial_does_not_squeeze_the_picture(spec, tmp_path):
     history = fill(History(tmp_path / "search"), spec, curves=True)
     before = figures.picture_data(run_of(spec, history))

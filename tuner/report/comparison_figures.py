@@ -7,11 +7,11 @@ import statistics
 from typing import TYPE_CHECKING
 
 from tuner.report.comparison import EPS_SEARCHED, Comparison, Group, attained, cells, majority, sentences
-from tuner.report.figures import LABELLED, frame_data, plane, points_of, search_axes, staircase, style
+from tuner.report.figures import frame_data, label_points, plane, points_of, search_axes, staircase, style
 from tuner.report.format import per_class
 from tuner.report.html.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.png import COLUMNS, DASHES, draw_front, draw_methods, grid_rows, png_bytes
-from tuner.report.text import SPLIT, evenly
+from tuner.report.text import SPLIT
 from tuner.results.pareto import Front, row_label
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def comparison_data(comparison: Comparison) -> dict:
     for i, group in enumerate(comparison.groups):
         styles |= _styles(i, group)
     data = frame_data(comparison.objectives, _points(comparison))
+    label_points(data, _members(comparison))
     surfaces = [_surface(i, g, data["range"]) for i, g in enumerate(comparison.groups)] if data["two"] else []
     combined = Front(comparison.objectives, tuple(comparison.combined))
     knee = combined.knee() if combined.rows else None
@@ -59,16 +60,14 @@ def comparison_data(comparison: Comparison) -> dict:
 
 
 def _points(comparison: Comparison) -> list[dict]:
-    """The trials of full budget of all groups; those of the combined front have a label."""
+    """The points of the trials of full budget of all groups."""
     axes = plane(comparison.objectives)
-    best = set(evenly(_members(comparison), LABELLED))
     points = []
     for i, group in enumerate(comparison.groups):
         for name, spec, history, front in group.searches:
             for point in points_of(spec, history, front, axes, search=name):
                 if point["full"] and history.trials[point["trial"]].method == spec.method:
                     point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
-                    point["label"] = point["id"] if point["id"] in best else ""
                     points.append(point)
     return points
 

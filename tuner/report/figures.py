@@ -15,7 +15,7 @@ from trainables.offsets import Offsets
 from tuner.report.format import fraction, per_class, short_label, value_text, with_std
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.reference import Reference, front_in, references_of, short_name
-from tuner.report.text import SPLIT, against_of, evenly, gains, headline, offsets_text
+from tuner.report.text import SPLIT, against_of, gains, headline, offsets_text
 from tuner.results.fronts import counts
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -35,7 +35,7 @@ AXIS = {
     "clean_acc": f"clean accuracy on {SPLIT} (fraction)",
     "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT} (fraction)",
 }
-LABELLED = 12  # points of a front that have their label beside them, spread evenly
+APART = (0.07, 0.05)  # labels stand beside points that are so far apart in x or in y, in units of the picture
 ROOM = 0.6  # how far a picture reaches below what it is about (front, references), in units of that ...
 MIN_ROOM = 0.1  # ... but at least so much
 
@@ -87,14 +87,13 @@ def picture_data(run: SearchRun) -> dict:
     front, references = front_in(result, spec.objectives), references_of(result)
     assessment = result.get("assessment") or {}
     points = points_of(spec, history, front, plane(spec.objectives), about=assessment.get("rows"))
-    labelled = {row_label(row) for row in evenly(front.rows, LABELLED)}
     for point in points:
         point["style"] = "front" if point["front"] else "curve" if point["tau"] else point["state"]
-        point["label"] = point["id"] if point["id"] in labelled else ""
     drawn = [_reference_data(spec, history, reference, points) for reference in references]
     band = assessment.get("band") if len(spec.objectives) == 2 else None
     title, line = headline(spec)
     data = frame_data(spec.objectives, points, drawn, band)
+    label_points(data, [row_label(row) for row in front.rows])
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
     xs, ys = staircase(corners, data["range"])
     return {
@@ -115,6 +114,23 @@ def picture_data(run: SearchRun) -> dict:
         "members": [row_label(row) for row in front.rows],
         "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes],
     }
+
+
+def label_points(data: dict, members: Sequence[str]) -> None:
+    """Give the points with the ids ``members`` a ``label``, where it does not cover another: the ends come first."""
+    spans = [high - low for low, high in data["range"]]
+    by_id = {point["id"]: point for point in data["points"]}
+    for point in data["points"]:
+        point["label"] = ""
+    taken: list[dict] = []
+    for name in dict.fromkeys([*members[:1], *members[-1:], *members]):
+        point = by_id.get(name)
+        if point and all(
+            any(abs(point[a] - other[a]) >= least * span for a, least, span in zip("xy", APART, spans))
+            for other in taken
+        ):
+            point["label"] = name
+            taken.append(point)
 
 
 def _reference_data(spec: SearchSpec, history: History, reference: Reference, points: list[dict]) -> dict:

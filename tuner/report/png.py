@@ -189,7 +189,7 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
     axes.scatter(
         [p["x"] for p in points],
         [p["y"] for p in points],
-        s=look["size"] * 6,
+        s=0.55 * look["size"] ** 2,
         marker=marker,
         zorder=top,
         label=look["name"] if look["legend"] else None,

@@ -268,7 +268,12 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         for name in spec.objectives
     ]
     columns = [f"metrics.`{n}`" for n in dict.fromkeys([*spec.objectives, "clean_acc"])]
-    columns += ["tags.`tuner.pareto`", "tags.`tuner.budget`", *(f"params.`{n}`" for n in searched)]
+    columns += [
+        "tags.`tuner.pareto`",
+        "tags.`tuner.front_points`",
+        "tags.`tuner.budget`",
+        *(f"params.`{n}`" for n in searched),
+    ]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": f"metrics.`{spec.objectives[0]}`",
