@@ -14,7 +14,7 @@ from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
 from tuner.report.html.front_page import front_page
-from tuner.report.reference import Reference, references_of
+from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -120,9 +120,9 @@ def test_gain_without_anything_to_compare():
 
 
 def test_gain_is_over_both_references_at_their_best_offsets():
-    """Boxes of plain AT: 0.5 x 0, 0.48 x 0.2 and 0.3 x 0.3; the largest is the second. Its hypervolume is of all three:
-    0.48 x 0.2 + 0.3 x 0.1."""
-    plain = no_search(row(0, 0.5, 0.0), at(0.5, 0, 0.48, 0.2), at(1.5, 0, 0.3, 0.3))
+    """Boxes of plain AT: 0.7 x 0, 0.48 x 0.2 and 0.3 x 0.3; the largest is the second, though not by its sum. Its
+    hypervolume is of all three: 0.48 x 0.2 + 0.3 x 0.1."""
+    plain = no_search(row(0, 0.7, 0.0), at(0.5, 0, 0.48, 0.2), at(1.5, 0, 0.3, 0.3))
     paper = row(0, 0.5, 0.1)
     best = front(paper, at(0.25, 4, 0.49, 0.26))
     first, second = report.gains(best, [plain, setting(paper)]).splitlines()
@@ -178,10 +178,11 @@ def test_the_class_mean_and_the_probability_stand_beside_other_objectives():
 
 
 def test_a_long_front_is_printed_evenly():
-    many = front(*(row(n, 0.9 - 0.01 * n, 0.01 * n) for n in range(23)))
+    many = front(*(row(n, 0.9 - 0.01 * n, 0.01 * n) for n in range(22)))
     _, cells = report.front_cells(many, [setting(row(99, 0.1, 0.0))], ())
-    assert [line[0] for line in cells] == [*(str(n) for n in range(0, 24, 2)), "paper's setting (99)"]
-    assert "11 more rows" in shown(report.front_table(many, [], ()))
+    even = [0, 2, 4, 6, 8, 10, 11, 13, 15, 17, 19, 21]  # multiples of 21 / 11, rounded
+    assert [line[0] for line in cells] == [*map(str, even), "paper's setting (99)"]
+    assert "10 more rows" in shown(report.front_table(many, [], ()))
     assert "more rows" not in shown(report.front_table(front(*many.rows[:12]), [], ()))
 
 
@@ -413,3 +414,11 @@ def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, 
     assert err == "Error: no finished trial of s has clean_acc>=0.99, with any of its offsets\n"
     code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=2", "--home", tmp_path)
     assert code == 2 and "--at 'clean_acc>=2' is not allowed: clean_acc is a share from 0 to 1" in err
+
+
+def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):
+    spec = SearchSpec(method="at", max_epochs=4)
+    result = front_json(run_of(spec, fill(History(tmp_path), spec, trials=1, failed=False)))
+    assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
+    text = report.gains(front_in(result, spec.objectives), references_of(result))
+    assert text.startswith("Against no search (plain AT with offsets, trial 0: ") and "\n" not in text

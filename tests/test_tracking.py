@@ -18,6 +18,7 @@ from tuner.home import Home
 from tuner.report.files import write_pictures
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
+from tuner.results.references import role_of
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.tracker import Tracker, sync
@@ -369,3 +370,29 @@ def test_curves_roles_and_references(tmp_path, spec):
     own = Front.of(run.paper_rows(), spec.objectives).hypervolume
     assert parent.data.metrics["paper_hypervolume"] == pytest.approx(own) and own > 0
     assert parent.data.metrics["hypervolume"] == pytest.approx(run.front().hypervolume)
+
+
+def test_a_members_points_may_change(tmp_path, spec):
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False, curves=True)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
+    for record in history.everything():
+        tracker.trial_started(record)
+    first = history.rows_of(0, spec.objectives)
+    for rows in (first, first[1:], [*first[2:], *history.rows_of(1, spec.objectives)]):
+        tracker.front_changed(Front(spec.objectives, tuple(rows)), 1)
+    assert tracker.close("stopped", timeout=120)
+    _, _, trials = read_back(home, spec)
+    assert [trials[t].data.tags["tuner.front_points"] for t in (0, 1)] == ["0@1", "1, 1@0.5, 1@1"]
+
+
+def test_roles_where_plain_at_is_searched():
+    spec, history = SearchSpec(method=("srat", "at"), max_epochs=4, trials=6), History(None)
+    default = spec.of("srat").search_space().default()
+    for trial, (method, params) in enumerate(
+        [("srat", default), ("at", {}), ("srat", {**default, "start": 0.3}), ("srat", default)]
+    ):
+        history.append("start", trial, params=params, method=method)
+    history.append("start", 4, params=default, method="srat", seed=1, of=0)
+    roles = [role_of(spec, history, record) for record in history.everything()]
+    assert roles == ["paper", "no_search", "trial", "trial", "paper"]
