@@ -8,9 +8,12 @@ import pytest
 from tests.browser import MISSING, Browser, free_port
 from tests.histories import fill, run_of
 from tuner.home import Home
+from tuner.report import figures
 from tuner.report.files import write_pictures
 from tuner.results.fronts import front_of
 from tuner.results.history import History
+from tuner.results.pareto import row_label
+from tuner.results.summary import front_json
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking import ui
@@ -45,10 +48,10 @@ def test_the_page_opens_from_a_disk_without_a_network(made, tmp_path, width):
         browser.open(f"file://{page}")
         assert browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
         shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
-        assert shown.pop("staircase") == 2 * len(best.rows) + 1
+        assert shown.pop("staircase") == 2 * len(best.rows) + 1 and shown.pop("chosen") == 1
         assert shown == {"front": len(best.rows), "finished": 4 - len(best.rows), "stopped": 2, "paper": 1}
         # drawn, not only in the data
-        assert browser.js(f"return {FRONT}.querySelectorAll('.scatterlayer .point').length") == 7
+        assert browser.js(f"return {FRONT}.querySelectorAll('.scatterlayer .point').length") == 6 + 1 + 1
         assert browser.js("return document.documentElement.scrollWidth") <= width
         assert browser.js("return performance.getEntriesByType('resource').length") == 0
         assert browser.errors() == []
@@ -71,14 +74,84 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
         browser.wait(f"{FRONT}.querySelectorAll('.point').length")
         browser.hover(*place(browser, 2))
         text = browser.wait(f"{FRONT}.querySelector('.hoverlayer text')?.textContent")
-        assert "trial 2" in text and "epoch 2 of 4" in text and "sep_weight = " in text and "robust_acc: " in text
+        assert "trial 2" in text and "epoch 2 of 4" in text and "sep_weight = " in text and "class mean: " in text
         browser.hover(*place(browser, 2), click=True)
         browser.wait("document.getElementById('trial').value === '2'")
         assert browser.js("return document.querySelectorAll('#parallel .axis-title').length") == 9 + 2
         bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.x, t.y])")
         assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
-        assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)])
-        assert "the default setting" in bars[1][0]
+        assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)], abs=1e-4)
+        assert "default setting" in bars[1][0]
+
+
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory):
+    """(page, run) of a search whose trials are curves, with both references and an assessment."""
+    spec = SearchSpec(max_epochs=4, trials=6)
+    run = run_of(spec, fill(History(None), spec, curves=True))
+    low, high = [0.1, 0.1, 0.05], [0.3, 0.25, 0.2]
+    assessed = {
+        "rows": {row_label(row): {"p_front": 0.42} for row in run.front().rows},
+        "band": {"x": [0.4, 0.5, 0.6], "low": low, "high": high},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "front_json", lambda run: front_json(run) | {"assessment": assessed})
+        files = write_pictures(run, tmp_path_factory.mktemp("curved"))
+    return files["front.html"], run
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_curves_references_and_band_are_drawn(curved, width):
+    page, run = curved
+    with Browser(width, 844) as browser:
+        browser.open(page.as_uri())
+        browser.wait("document.querySelectorAll('#params .main-svg').length >= 9")
+        shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
+        assert shown["no_search"] == shown["paper"] == 3 and shown["front"] == len(run.front().rows)
+        assert shown["band"] == 6
+        lines = sum(shown.get(name, 0) for name in ("curves", "faint curves"))
+        assert lines == 4 * (len(run.history.with_state("finished")) - 1), "three points and a gap for each other trial"
+        legend = browser.js(f"return [...{FRONT}.querySelectorAll('.legendtext')].map(e => e.textContent).join('|')")
+        for words in (
+            "no search (plain AT with offsets)",
+            "default setting",
+            "90 % band of the front",
+            "Pareto front: ",
+        ):
+            assert words in legend
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        assert browser.errors() == []
+
+
+def test_the_slider_walks_along_the_front(curved):
+    page, run = curved
+    rows = run.front().rows
+    with Browser(1280, 1100) as browser:
+        browser.open(page.as_uri())
+        browser.wait("document.getElementById('classes').data?.length")
+        assert browser.js("return Number(document.getElementById('tradeoff').max)") == len(rows) - 1 >= 2
+        for at in (0, len(rows) - 1):
+            browser.js(f"const s = document.getElementById('tradeoff'); s.value = {at}; s.oninput()")
+            label, row = row_label(rows[at]), rows[at]
+            text = browser.wait(
+                f"(t => t.startsWith('trial {label},') && t)(document.getElementById('chosen').innerText)"
+            )
+            assert f"worst class {row['worst_class_robust_acc']:.3f}" in text and "probability 42 %" in text
+            assert "start = " in browser.js("return document.getElementById('setting').innerText")
+            bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.y])")
+            counts = run.history.metrics_of(row)
+            assert bars[0][0] == f"trial {label}"
+            assert bars[0][1] == pytest.approx([counts[f"robust_acc/{c}"] for c in range(4)], abs=1e-4)
+            assert bars[1][0].startswith("no search")
+            ring = browser.js(f"return (t => [t.x, t.y])({FRONT}.data.find(t => t.meta === 'chosen'))")
+            assert ring == [[row["natural_robust_acc"]], [row["worst_class_robust_acc"]]]
+            assert browser.js("return document.getElementById('trial').value") == label
+        best = [rows[0]["natural_robust_acc"], rows[-1]["worst_class_robust_acc"]]
+        assert best == [max(r["natural_robust_acc"] for r in rows), max(r["worst_class_robust_acc"] for r in rows)]
+        # a choice in the list moves the slider
+        browser.js(f"const s = document.getElementById('trial'); s.value = '{row_label(rows[1])}'; s.onchange()")
+        assert browser.js("return document.getElementById('tradeoff').value") == "1"
+        assert browser.errors() == []
 
 
 def judged(trial, val, test, low, high):
@@ -225,7 +298,7 @@ def test_the_artifact_view_shows_the_interactive_page(made, pages):
         listed = browser.js("return document.body.innerText")
         assert all(name in listed for name in ("front.html", "front.png", "front.parquet", "spec.yaml"))
         browser.frame(0)
-        assert browser.wait(f"{FRONT} && {FRONT}.querySelectorAll('.scatterlayer .point').length") == 7
+        assert browser.wait(f"{FRONT} && {FRONT}.querySelectorAll('.scatterlayer .point').length") == 8
 
 
 def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):

@@ -12,6 +12,7 @@ from tuner.errors import UsageError
 from tuner.optimizer import method_bandit
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.method_bandit import RewardWindow
+from tuner.report.reference import references_of
 from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -223,7 +224,7 @@ def test_reports_say_who_got_what_and_holds_what(tmp_path):
     said = notes(found, spec.objectives)
     assert any(line.startswith("trades:") and "adds 0." in line for line in said)
     assert any("srat" in line and "holds nothing of the front" in line for line in said)
-    header, rows = front_cells(front_of(spec, history), found["paper"], spec.shown_space().searched)
+    header, rows = front_cells(front_of(spec, history), references_of(found), spec.shown_space().searched)
     assert header[1] == "method" and {row[1] for row in rows} == {"trades", "srat"}
 
 
@@ -283,7 +284,7 @@ def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
     found = extras(run_of(spec, history))
     assert found["replicates"] == {"finished": 4, "failed": 0} and [r["trial"] for r in found["fell_off"]] == [1]
     (line,) = notes(found, spec.objectives)
-    assert "Trial 1" in line and "average 0.500 ± 0.141" in line and "worst class 0.150 ± 0.071" in line
+    assert "Trial 1" in line and "class mean 0.500 ± 0.141" in line and "worst class 0.150 ± 0.071" in line
 
 
 def test_replicates_are_trials_of_their_own_but_not_counted_as_such(tmp_path):

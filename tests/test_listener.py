@@ -6,10 +6,11 @@ import socket
 import pytest
 
 from tests.conftest import SMALL, tuner
-from tests.histories import fill, metrics, run_of, start
+from tests.histories import curve, fill, metrics, run_of, start
 from tuner.home import Home
 from tuner.report import pages
 from tuner.report.pages import Pages
+from tuner.report.progress import Progress
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
 from tuner.results.pareto import Front
@@ -160,3 +161,15 @@ def test_a_page_that_takes_long_is_renewed_rarely(tmp_path, clock, monkeypatch):
         clock[0] += 1.0
         listener.front_changed(Front(spec.objectives, ()), 1)
     assert len(written) == 1 + 1000 // int(3 / pages.SHARE)
+
+
+def test_progress_says_what_offsets_give(capsys):
+    """Class mean and worst class of `curve`: (0.5, 0.1) without offsets, (0.48, 0.24) at tau 1: the largest sum."""
+    spec, history = SearchSpec(max_epochs=4, trials=6), History(None)
+    start(history, spec, 0, spec.search_space().default())
+    history.append("epoch", 0, metrics=metrics(4, 0.5, 0.1))
+    history.append("curve", 0, curve=curve(0.5, 0.1))
+    history.append("end", 0, state="finished")
+    Progress(run_of(spec, history)).trial_ended(history.trials[0])
+    said = capsys.readouterr().err
+    assert "trial 0 finished: robust_acc 0.500, worst_class_robust_acc 0.100; @1 0.480, 0.240" in said

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.browser import MISSING, Browser
-from tests.histories import start
+from tests.histories import curve, start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.report.comparison import attained, cells, compare, sentences
 from tuner.results.history import History
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 
@@ -258,3 +258,35 @@ def test_names_cannot_break_the_page(tmp_path):
         made(home, name, [(0.5, 0.1)], method=method, model="cnn")
     page = front_page(comparison_data(compared(home, "x", "y")))
     assert page.count("</script>") == 2 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)
+
+
+def test_points_of_curves_are_compared(tmp_path, capsys, monkeypatch):
+    """x: plain (0.5, 0.1), with offsets (0.49, 0.17) and (0.48, 0.24); y: (0.485, 0.2). See `tests.histories.curve`."""
+    home = Home(tmp_path)
+    made(home, "y", [(0.485, 0.2)], method="mail")
+    made(home, "x", [])
+    spec, history = SearchSpec(max_epochs=4, trials=1, name="x"), History(home.search("x"))
+    start(history, spec, 1, spec.lanes[0].search_space().default())
+    history.append("epoch", 1, metrics=metrics(0.5, 0.1))
+    history.append("curve", 1, curve=curve(0.5, 0.1, ("cat", "dog")))
+    history.append("end", 1, state="finished")
+    found = compared(home, "x", "y")
+    assert [(r["search"], row_label(r)) for r in found.combined] == [
+        ("x", "1"),
+        ("x", "1@0.5"),
+        ("y", "0"),
+        ("x", "1@1"),
+    ]
+    assert cells(found)[1][0][-1] == "x 1, x 1@0.5, x 1@1"
+    assert found.groups[1].exclusive_hypervolume == pytest.approx(0.005 * 0.03)
+    code, out, err = run(
+        capsys, monkeypatch, "front", "x", "y", "--home", tmp_path, "--json", "--html", tmp_path / "c.html"
+    )
+    assert code == 0, err
+    methods = [r["overlay"]["methods"][0] for r in json.loads(out)]
+    assert methods[0]["on_combined_front"] == [1]
+    assert methods[0]["rows_on_combined_front"] == ["1", "1@0.5", "1@1"]
+    data = json.loads(re.search(r"^const D = (.*);$", (tmp_path / "c.html").read_text(), re.M)[1])
+    assert data["members"] == ["x 1", "x 1@0.5", "y 0", "x 1@1"]
+    knee = next(p for p in data["points"] if p["id"] == "x 1@1")
+    assert knee["front"] and knee["robust"] == {"cat": 0.72, "dog": 0.24}

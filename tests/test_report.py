@@ -7,15 +7,20 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.histories import fill, metrics, run_of, start
+from tests.histories import curve, fill, metrics, run_of, start
+from tests.test_wrong_input import run as command
+from tuner.home import Home
 from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
 from tuner.report.html.front_page import front_page
+from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
 from tuner.results.references import paper_row
+from tuner.results.summary import front_json
+from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("natural_robust_acc", "worst_class_robust_acc")
@@ -65,6 +70,18 @@ def test_values_are_short(value, text):
     assert report.value_text(value) == text
 
 
+def setting(*rows):
+    return Reference("paper", rows)
+
+
+def no_search(*rows):
+    return Reference("no_search", tuple({**r, "trial": NO_SEARCH} for r in rows))
+
+
+def at(tau, trial, average, worst):
+    return {**row(trial, average, worst), "offsets": {"kind": "prior", "tau": tau, "values": []}}
+
+
 GAINS = [
     # (rows beside the paper's (0.50, 0.10), words that must and must not stand in the sentence)
     (
@@ -92,10 +109,10 @@ GAINS = [
 @pytest.mark.parametrize("others, said, unsaid", GAINS)
 def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
     paper = row(0, 0.50, 0.10)
-    text = report.gain(front(paper, *(row(*o) for o in others)), paper)
+    text = report.gains(front(paper, *(row(*o) for o in others)), [setting(paper)])
+    assert text.startswith("Against the paper's setting (trial 0: class mean 0.500, worst class 0.100; val, one seed)")
     assert all(part in text for part in said), text
     assert not any(part in text for part in unsaid), text
-    assert "val, one seed" in text
 
 
 @pytest.mark.parametrize(
@@ -114,8 +131,32 @@ def test_the_first_trial_is_the_papers_only_where_its_values_are_published(metho
 
 
 def test_gain_without_anything_to_compare():
-    assert "no trial has finished its full budget" in report.gain(front(), None)
-    assert "nothing to compare" in report.gain(front(row(1, 0.5, 0.1)), None)
+    assert "no trial has finished its full budget" in report.gains(front(), [])
+    assert "nothing to compare" in report.gains(front(row(1, 0.5, 0.1)), [])
+    assert "nothing to compare" in report.gains(front(row(1, 0.5, 0.1)), [setting(row(0, float("nan"), 0.1))])
+
+
+def test_gain_is_over_both_references_at_their_best_offsets():
+    """Boxes of plain AT: 0.7 x 0, 0.48 x 0.2 and 0.3 x 0.3; the largest is the second, though not by its sum. Its
+    hypervolume is of all three: 0.48 x 0.2 + 0.3 x 0.1."""
+    plain = no_search(row(0, 0.7, 0.0), at(0.5, 0, 0.48, 0.2), at(1.5, 0, 0.3, 0.3))
+    paper = row(0, 0.5, 0.1)
+    best = front(paper, at(0.25, 4, 0.49, 0.26))
+    first, second = report.gains(best, [plain, setting(paper)]).splitlines()
+    assert first.startswith(
+        "Against no search (plain AT with offsets, @0.5: class mean 0.480, worst class 0.200; val, one seed) the front "
+        "gains +0.010 class-mean robust accuracy at no loss of worst class (trial 4@0.25) and +0.060 worst-class "
+        "robust accuracy at no loss of class mean (trial 4@0.25). Hypervolume 0.1284 against 0.1260 (x1.02)."
+    )
+    assert second.startswith("Against the paper's setting (trial 0: ") and "offers other trade-offs" in second
+
+
+def test_gain_says_what_holds_beyond_these_images():
+    paper, known = row(0, 0.5, 0.1), {"worst_class_gain": 0.042, "ci": [0.01, 0.08], "verdict": "gain"}
+    best = front(paper, row(1, 0.5, 0.15))
+    text = report.gains(best, [setting(paper)], {"paper": known})
+    assert text.endswith(" Worst-class gain +0.042, 95 % interval +0.010 .. +0.080: gain.")
+    assert report.gains(best, [setting(paper)], {"paper": None}) == report.gains(best, [setting(paper)])
 
 
 def shown(table, width=100):
@@ -126,17 +167,46 @@ def shown(table, width=100):
 
 def test_table_marks_the_default_row_on_and_off_the_front():
     paper = row(0, 0.5, 0.1, start=0.8)
-    text = shown(report.front_table(front(paper, row(3, 0.4, 0.2, start=0.25)), paper, ("start", "gamma")))
-    assert "0 (default)" in text and "0.25" in text and "0.500" in text
+    text = shown(report.front_table(front(paper, row(3, 0.4, 0.2, start=0.25)), [setting(paper)], ("start", "gamma")))
+    assert "0 (paper's setting)" in text and "0.25" in text and "0.500" in text and text.count("paper's") == 1
     assert "gamma" not in text  # no row has it
-    text = shown(report.front_table(front(paper, row(3, 0.6, 0.2, start=0.25)), paper, ("start",)))
-    assert "0 (default, off the front)" in text
+    assert "offsets" not in text and "method" not in text
+    text = shown(report.front_table(front(paper, row(3, 0.6, 0.2, start=0.25)), [setting(paper)], ("start",)))
+    assert "paper's setting (0)" in text
+
+
+def test_table_has_offsets_and_references_below_the_front():
+    plain = no_search(row(0, 0.5, 0.0), at(0.5, 0, 0.48, 0.2))
+    header, cells = report.front_cells(front(at(0.75, 4, 0.6, 0.3), row(4, 0.7, 0.1)), [plain], ())
+    assert header == ["trial", "offsets", "class mean", "worst class", "clean"]
+    assert [line[:4] for line in cells] == [
+        ["4", "-", "0.700", "0.100"],
+        ["4@0.75", "prior 0.75", "0.600", "0.300"],
+        ["no search", "-", "0.500", "0.000"],
+        ["no search @0.5", "prior 0.5", "0.480", "0.200"],
+    ]
+
+
+def test_the_class_mean_and_the_probability_stand_beside_other_objectives():
+    rows = [{**row(n, 0.5, 0.1 * n), "natural_robust_acc": 0.9 - 0.1 * n, "p_front": 0.25 * n} for n in (1, 2)]
+    header, cells = report.front_cells(Front.of(rows, ("natural_robust_acc", "worst_class_robust_acc")), [], ())
+    assert header == ["trial", "natural average", "worst class", "class mean", "clean", "on the front"]
+    assert cells == [["1", "0.800", "0.100", "0.500", "0.900", "25%"], ["2", "0.700", "0.200", "0.500", "0.900", "50%"]]
+
+
+def test_a_long_front_is_printed_evenly():
+    many = front(*(row(n, 0.9 - 0.01 * n, 0.01 * n) for n in range(22)))
+    _, cells = report.front_cells(many, [setting(row(99, 0.1, 0.0))], ())
+    even = [0, 2, 4, 6, 8, 10, 11, 13, 15, 17, 19, 21]  # multiples of 21 / 11, rounded
+    assert [line[0] for line in cells] == [*map(str, even), "paper's setting (99)"]
+    assert "10 more rows" in shown(report.front_table(many, [], ()))
+    assert "more rows" not in shown(report.front_table(front(*many.rows[:12]), [], ()))
 
 
 def test_table_fits_a_small_terminal_whatever_is_searched(spec, history):
     searched = spec.search_space().searched
-    table = report.front_table(front_of(spec, history), paper_row(spec, history), searched)
-    text = shown(table, 80)
+    references = references_of(front_json(run_of(spec, history)))
+    text = shown(report.front_table(front_of(spec, history), references, searched), 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "0.5" in text and "one_minus_beta=1e-4" in text and "…" not in text
 
@@ -158,6 +228,79 @@ def test_parquet_has_one_row_per_front_member(spec, history, tmp_path):
     assert {"epoch", *OBJECTIVES, "clean_acc", "param/start", "robust_acc/0", "robust_acc/3"} <= set(table.column_names)
     assert set(table["split"].to_pylist()) == {"val"} and set(table["budget"].to_pylist()) == {4}
     assert not list((tmp_path / "out").glob(".*"))  # nothing half-written stays
+
+
+def test_parquet_has_offsets_and_counts(spec, tmp_path):
+    history = fill(History(tmp_path / "search"), spec, curves=True)
+    files = write_pictures(run_of(spec, history), tmp_path / "out")
+    best, found = front_of(spec, history).rows, pq.read_table(files["front.parquet"]).to_pylist()
+    assert [r["label"] for r in found] == [row_label(r) for r in best]
+    assert any(r["tau"] for r in found) and {r["offsets_kind"] for r in found} == {r["offsets"]["kind"] for r in best}
+    for r in found:
+        points = history.trials[r["trial"]].curve.points
+        (point,) = [p for p in points if p.offsets.tau == r["tau"]]
+        assert [r[f"robust_count/{c}"] for c in range(4)] == list(point.robust)
+        assert r["robust_acc/3"] == r["robust_count/3"] / r["count/3"] == pytest.approx(point.robust[3] / 1000)
+        assert [r[f"offset/{c}"] for c in range(4)] == [r["tau"] * c for c in range(4)]
+
+
+def test_a_trial_is_a_curve_in_the_pictures(spec, tmp_path):
+    history = fill(History(tmp_path / "search"), spec, curves=True)
+    data = figures.picture_data(run_of(spec, history))
+    finished = [t.trial for t in history.with_state("finished")]
+    assert sum(p["trial"] == 1 for p in data["points"]) == 3 and sum(p["trial"] == 2 for p in data["points"]) == 1
+    assert [c["trial"] for c in data["curves"]] == [t for t in finished if t != 0], "the paper's is a reference"
+    assert data["members"] == [row_label(r) for r in front_of(spec, history).rows]
+    assert {p["id"] for p in data["points"] if p["front"]} == set(data["members"])
+    point = next(p for p in data["points"] if p["id"] == "1@0.5")
+    worst = min(history.trials[1].curve.points[1].robust) / 1000
+    assert point["y"] == point["values"]["worst class"] == worst
+    assert "trial 1@0.5" in point["text"] and "offsets: prior 0.5" in point["text"] and "class mean: " in point["text"]
+    assert point["offsets"]["values"] == {"0": 0, "1": 0.5, "2": 1.0, "3": 1.5}
+    plain, paper = data["references"]
+    assert (plain["long"], paper["long"]) == ("no search (plain AT with offsets)", "paper's setting")
+    assert [p["tau"] for p in plain["points"]] == [0, 0.5, 1.0] and plain["shownName"] == "no search @1"
+    assert paper["shown"]["id"] == "0" and data["bands"] == []
+
+
+def test_labels_do_not_cover_each_other():
+    """The picture is 1 x 1; `b` is too near to `a`, and `c` to the end `d`, which comes first."""
+    points = [{"id": n, "x": x, "y": y} for n, x, y in (("a", 0.9, 0.1), ("b", 0.88, 0.12), ("c", 0.5, 0.6))]
+    points += [{"id": "d", "x": 0.45, "y": 0.64}, {"id": "e", "x": 0.9, "y": 0.5}]
+    data = {"points": points, "range": [[0, 1], [0, 1]]}
+    figures.label_points(data, ["a", "b", "c", "d"])
+    assert [p["label"] for p in points] == ["a", "", "", "d", ""]
+    figures.label_points(data, ["a", "b", "e", "d"])
+    assert [p["label"] for p in points] == ["a", "", "", "d", "e"]
+
+
+def test_a_much_worse_trial_does_not_squeeze_the_picture(spec, tmp_path):
+    history = fill(History(tmp_path / "search"), spec, curves=True)
+    before = figures.picture_data(run_of(spec, history))
+    start(history, spec, 9, spec.search_space().resolve(lambda p: getattr(p.range, "choices", [0.3])[0]))
+    history.append("epoch", 9, metrics=metrics(4, 0.02, 0.0))
+    history.append("end", 9, state="finished")
+    data = figures.picture_data(run_of(spec, history))
+    low = data["range"][0][0]
+    assert 0.1 < low < min(p["x"] for p in data["points"] if p["front"])
+    assert before["note"] == "" and data["note"] == "1 of 15 points are worse than what the picture shows."
+    assert data["range"][1] == pytest.approx(before["range"][1], abs=0.1)
+
+
+def test_what_an_assessment_adds_is_shown(spec, tmp_path, monkeypatch):
+    run = run_of(spec, fill(History(tmp_path / "search"), spec, curves=True))
+    label = row_label(run.front().rows[0])
+    about = {"p_front": 0.83, "ci": {"worst_class_robust_acc": [0.11, 0.33]}, "shrunk": {"robust_acc": 0.456}}
+    band = {"x": [0.3, 0.5], "low": [0.2, 0.1], "high": [0.3, 0.2]}
+    assessed = {"rows": {label: about}, "band": band, "against": {"paper": {"worst_class_gain": 0.04}}}
+    monkeypatch.setattr(figures, "front_json", lambda run: front_json(run) | {"assessment": assessed})
+    data = figures.picture_data(run)
+    text = next(p["text"] for p in data["points"] if p["id"] == label)
+    assert "on the front with probability 83%" in text and "95 % interval 0.110 .. 0.330" in text
+    assert "class mean: " in text and "expected on new images 0.456" in text
+    assert data["bands"][0]["x"] == [0.3, 0.5, 0.5, 0.3] and data["bands"][0]["y"] == [0.3, 0.2, 0.1, 0.2]
+    assert "Worst-class gain +0.040." in data["gain"]
+    assert png.png(data).startswith(b"\x89PNG")
 
 
 def data_of(page: str) -> dict:
@@ -214,14 +357,14 @@ def test_any_number_of_objectives(tmp_path, objectives):
     page = files["front.html"].read_text()
     assert ("3 objectives" in page) == (len(objectives) == 3)
     assert data_of(page)["x"] == objectives[0] and data_of(page)["y"] != objectives[0]
-    assert report.gain(front_of(spec, history), paper_row(spec, history))
+    assert "Against the paper's setting" in report.summary_markdown(run_of(spec, history))
 
 
 def test_summary_names_the_search_the_front_and_the_gain(spec, history):
     text = report.summary_markdown(run_of(spec, history))
     assert "| trial | natural average | worst class | class mean | clean |" in text
     assert (
-        "Against the default setting (0 of 6 values published), trial 0 (" in text
+        "Against the default setting (0 of 6 values published)" in text
         and "`one_minus_beta`" in text
         and "split val" in text
     )
@@ -251,3 +394,56 @@ def test_parallel_coordinates_of_the_picture(tmp_path):
     found = dict(zip(names, lines[0]))
     assert found["start"] == found["strength"] == found["loss"] == pytest.approx(0.5)
     assert found["gamma"] == found["max_margin"] < 0 and found["natural_robust_acc"] == pytest.approx(0.5)
+
+
+def test_a_trial_on_the_front_twice_shows_its_parameters_once():
+    params = dict.fromkeys("abcdef", 1)
+    rows = [at(tau, 4, 0.6 - 0.1 * tau, 0.1 + 0.1 * tau) | {"params": params} for tau in (0, 0.5)]
+    _, cells = report.front_cells(front(*rows, {**row(5, 0.2, 0.5), "params": params}), [], tuple("abcdef"))
+    assert [line[-1] for line in cells] == ["a=1 b=1 c=1 d=1 e=1 f=1", "as 4", "a=1 b=1 c=1 d=1 e=1 f=1"]
+
+
+AT = [
+    ("worst_class_robust_acc>=0.15", "1@0.5"),
+    ("worst_class_robust_acc>=0.2", "1@1"),
+    ("worst_class_robust_acc<=0.2", "1"),
+    ("robust_acc>=0.535", "1@0.5"),  # it is bounded, so the worst class counts
+    ("robust_acc_gap<=0.5", "2"),  # no objective: the first counts
+]
+
+
+@pytest.mark.parametrize("constraint, label", AT)
+def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, label, capsys, monkeypatch):
+    """Class mean and worst class over tau 0, 0.5 and 1 (see `curve`), of trial 0: (0.5, 0.1), (0.49, 0.17) and
+    (0.48, 0.24); of trial 1: (0.55, 0.1), (0.54, 0.18) and (0.53, 0.26). Trial 2 has no curve, and trial 3 is better
+    but was stopped. Gaps: 0.8, 0.64, 0.48; 0.9, 0.72, 0.54; 0.35."""
+    home = Home(tmp_path)
+    history = History(home.search("s"))
+    (tmp_path / "searches" / "s").mkdir(parents=True)
+    (tmp_path / "searches" / "s" / "spec.yaml").write_text(spec.to_yaml())
+    for trial, (mean, worst, state) in enumerate(
+        [(0.5, 0.1, "finished"), (0.55, 0.1, "finished"), (0.5, 0.15, "finished"), (0.9, 0.8, "stopped")]
+    ):
+        start(history, spec, trial, spec.search_space().default())
+        history.append("epoch", trial, metrics={**metrics(4, mean, worst), "robust_acc": mean})
+        if trial < 2:
+            history.append("curve", trial, curve=curve(mean, worst))
+        history.append("end", trial, state=state)
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path, "--json")
+    assert code == 0, err
+    assert row_label(json.loads(out)[0]["at"]) == label
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path)
+    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}") and "class mean" in out
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.99", "--home", tmp_path)
+    assert (code, out) == (1, "")
+    assert err == "Error: no finished trial of s has clean_acc>=0.99, with any of its offsets\n"
+    code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=2", "--home", tmp_path)
+    assert code == 2 and "--at 'clean_acc>=2' is not allowed: clean_acc is a share from 0 to 1" in err
+
+
+def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):
+    spec = SearchSpec(method="at", max_epochs=4)
+    result = front_json(run_of(spec, fill(History(tmp_path), spec, trials=1, failed=False)))
+    assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
+    text = report.gains(front_in(result, spec.objectives), references_of(result))
+    assert text.startswith("Against no search (plain AT with offsets, trial 0: ") and "\n" not in text

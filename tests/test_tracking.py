@@ -13,10 +13,12 @@ from mlflow import MlflowClient
 
 from tests.browser import free_port
 from tests.histories import fill, metrics, run_of, start
+from trainables.curve import Curve
 from tuner.home import Home
 from tuner.report.files import write_pictures
 from tuner.results.history import History
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
+from tuner.results.references import role_of
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.tracker import Tracker, sync
@@ -336,3 +338,61 @@ def test_the_saved_view_is_only_written_for_known_versions(spec):
     assert len(json.dumps(view)) < 20000  # MLflow's limit for a tag of an experiment
     assert "viewStateShareKey=abc" in layout.links("http://h:1/", "1", "abc", True)["charts"]
     assert "viewStateShareKey" not in layout.links("http://h:1/", "1", "abc", False)["charts"]
+
+
+def test_curves_roles_and_references(tmp_path, spec):
+    home = home_in(tmp_path)
+    history = search_in(home, spec, curves=True)
+    run = run_of(spec, history, home)
+    assert sync(run, warn=print, timeout=120)
+    client, parent, trials = read_back(home, spec)
+    roles = {t: r.data.tags["tuner.role"] for t, r in trials.items()}
+    assert roles == {-1: "no_search", 0: "paper", **dict.fromkeys(range(1, 7), "trial")}
+    labels = {}
+    for r in run.front().rows:
+        labels.setdefault(r["trial"], []).append(row_label(r))
+    assert max(map(len, labels.values())) > 1, "a trial with several points on the front"
+    tagged = {t: r.data.tags.get("tuner.front_points", "none") for t, r in trials.items()}
+    assert {t: text.split(", ") for t, text in tagged.items() if text != "none"} == labels
+    assert {t for t, r in trials.items() if r.data.tags["tuner.pareto"] == "true"} == set(labels)
+    for trial, of_trial in trials.items():
+        swept = history.record(trial).curve
+        files = [f.path for f in client.list_artifacts(of_trial.info.run_id)]
+        assert files == (["curve.json"] if swept else [])
+        assert of_trial.data.params.get("offsets_kind") == ("prior" if swept else None)
+        assert of_trial.data.tags["tuner.budget"] == ("full" if swept else "stopped")
+    stored = json.loads(Path(client.download_artifacts(trials[1].info.run_id, "curve.json", tmp_path)).read_text())
+    assert Curve.of(stored) == history.trials[1].curve
+    point = stored["points"][1]
+    assert point["metrics"]["worst_class_robust_acc"] == min(point["robust"]) / 1000
+    # two boxes a point: the reference is (0.5, 0.1), (0.49, 0.17) and (0.48, 0.24) for tau 0, 0.5 and 1
+    assert parent.data.metrics["no_search_hypervolume"] == pytest.approx(0.5 * 0.1 + 0.49 * 0.07 + 0.48 * 0.07)
+    own = Front.of(run.paper_rows(), spec.objectives).hypervolume
+    assert parent.data.metrics["paper_hypervolume"] == pytest.approx(own) and own > 0
+    assert parent.data.metrics["hypervolume"] == pytest.approx(run.front().hypervolume)
+
+
+def test_a_members_points_may_change(tmp_path, spec):
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False, curves=True)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
+    for record in history.everything():
+        tracker.trial_started(record)
+    first = history.rows_of(0, spec.objectives)
+    for rows in (first, first[1:], [*first[2:], *history.rows_of(1, spec.objectives)]):
+        tracker.front_changed(Front(spec.objectives, tuple(rows)), 1)
+    assert tracker.close("stopped", timeout=120)
+    _, _, trials = read_back(home, spec)
+    assert [trials[t].data.tags["tuner.front_points"] for t in (0, 1)] == ["0@1", "1, 1@0.5, 1@1"]
+
+
+def test_roles_where_plain_at_is_searched():
+    spec, history = SearchSpec(method=("srat", "at"), max_epochs=4, trials=6), History(None)
+    default = spec.of("srat").search_space().default()
+    for trial, (method, params) in enumerate(
+        [("srat", default), ("at", {}), ("srat", {**default, "start": 0.3}), ("srat", default)]
+    ):
+        history.append("start", trial, params=params, method=method)
+    history.append("start", 4, params=default, method="srat", seed=1, of=0)
+    roles = [role_of(spec, history, record) for record in history.everything()]
+    assert roles == ["paper", "no_search", "trial", "trial", "paper"]

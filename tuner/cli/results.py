@@ -22,6 +22,14 @@ def front(
     html: Annotated[Optional[Path], option("--html", "FILE", "File for the interactive page.")] = None,
     png: Annotated[Optional[Path], option("--png", "FILE", "File for the picture.")] = None,
     parquet: Parquet = None,
+    at: Annotated[
+        Optional[str],
+        option(
+            "--at",
+            "METRIC>=VALUE",
+            "Show instead the point that keeps this (or METRIC<=VALUE) at the largest value of the other objective.",
+        ),
+    ] = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -33,7 +41,8 @@ def front(
     from tuner.report.console import show_front
 
     given = {"html": html, "png": png, "parquet": parquet}
-    show_front(Home(home, storage), searches, as_json, {kind: path for kind, path in given.items() if path is not None})
+    files = {kind: path for kind, path in given.items() if path is not None}
+    show_front(Home(home, storage), searches, as_json, files, at)
 
 
 def verify(

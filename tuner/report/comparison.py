@@ -16,7 +16,7 @@ from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.report.format import fraction, short_label, value_text
 from tuner.results.history import History
-from tuner.results.pareto import Front, hypervolume, nondominated
+from tuner.results.pareto import Front, hypervolume, nondominated, row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
@@ -178,7 +178,7 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for group in comparison.groups:
         held = ", ".join(f"{low:.3f} .. {high:.3f}" if low else f"up to {high:.3f}" for low, high in group.holds)
-        trials = ", ".join(f"{name} {row['trial']}" for name, row in group.on_front)
+        trials = ", ".join(f"{name} {row_label(row)}" for name, row in group.on_front)
         rows.append(
             [
                 group.label,
@@ -226,13 +226,13 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, one row for each trial of the combined front."""
+    """Header and rows as text, one row for each row of the combined front."""
     names = shown_metrics(comparison.objectives)
     rows = [
         [
             row["method"],
             row["search"],
-            str(row["trial"]),
+            row_label(row),
             *(fraction(row.get(n)) for n in names),
             " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items()),
         ]
@@ -246,6 +246,7 @@ def as_json(comparison: Comparison) -> dict[str, dict[str, Any]]:
     by_search: dict[str, dict[str, Any]] = {}
     for group in comparison.groups:
         for search in group.searches:
+            own = [row for name, row in group.on_front if name == search.name]
             entry = by_search.setdefault(search.name, {"combined_hypervolume": comparison.hypervolume, "methods": []})
             entry["methods"].append(
                 {
@@ -254,7 +255,8 @@ def as_json(comparison: Comparison) -> dict[str, dict[str, Any]]:
                     "hypervolume": search.front.hypervolume,
                     "adds": group.exclusive_hypervolume,
                     "holds": [list(part) for part in group.holds],
-                    "on_combined_front": [row["trial"] for name, row in group.on_front if name == search.name],
+                    "on_combined_front": list(dict.fromkeys(row["trial"] for row in own)),
+                    "rows_on_combined_front": [row_label(row) for row in own],
                 }
             )
     return by_search

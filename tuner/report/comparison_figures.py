@@ -7,12 +7,12 @@ import statistics
 from typing import TYPE_CHECKING
 
 from tuner.report.comparison import EPS_SEARCHED, Comparison, Group, attained, cells, majority, sentences
-from tuner.report.figures import frame_data, plane, points_of, search_axes, staircase, style
+from tuner.report.figures import frame_data, label_points, plane, points_of, search_axes, staircase, style
 from tuner.report.format import per_class
 from tuner.report.html.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.png import COLUMNS, DASHES, draw_front, draw_methods, grid_rows, png_bytes
 from tuner.report.text import SPLIT
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,7 @@ def comparison_data(comparison: Comparison) -> dict:
     for i, group in enumerate(comparison.groups):
         styles |= _styles(i, group)
     data = frame_data(comparison.objectives, _points(comparison))
+    label_points(data, _members(comparison))
     surfaces = [_surface(i, g, data["range"]) for i, g in enumerate(comparison.groups)] if data["two"] else []
     combined = Front(comparison.objectives, tuple(comparison.combined))
     knee = combined.knee() if combined.rows else None
@@ -52,24 +53,28 @@ def comparison_data(comparison: Comparison) -> dict:
         "comparison": True,
         "bands": [band for _, bands in surfaces for band in bands],
         "stairs": [stair for stair, _ in surfaces],
-        "picked": f"{knee['search']} {knee['trial']}" if knee else None,
+        "picked": f"{knee['search']} {row_label(knee)}" if knee else None,
+        "members": _members(comparison),
         "methods": [{"name": g.label, "searched": search_axes(g.searches[0].spec)} for g in comparison.groups],
     }
 
 
 def _points(comparison: Comparison) -> list[dict]:
-    """The trials of full budget of all groups; those of the combined front have a label."""
+    """The points of the trials of full budget of all groups."""
     axes = plane(comparison.objectives)
-    best = {(row["search"], row["trial"]) for row in comparison.combined}
     points = []
     for i, group in enumerate(comparison.groups):
         for name, spec, history, front in group.searches:
             for point in points_of(spec, history, front, axes, search=name):
                 if point["full"] and history.trials[point["trial"]].method == spec.method:
                     point["method"], point["style"] = i, f"{i} {'front' if point['front'] else 'rest'}"
-                    point["label"] = point["id"] if (name, point["trial"]) in best else ""
                     points.append(point)
     return points
+
+
+def _members(comparison: Comparison) -> list[str]:
+    """The ids of the points of the combined front, in its order."""
+    return [f"{row['search']} {row_label(row)}" for row in comparison.combined]
 
 
 def _headline(comparison: Comparison) -> tuple[str, str]:
@@ -159,8 +164,8 @@ def _draw_classes(axes: Axes, comparison: Comparison) -> None:
     for i, group in enumerate(comparison.groups):
         best = max(group.searches, key=lambda search: search.front.hypervolume)
         if best.front.rows:
-            trial = best.front.knee()["trial"]
-            bars.append((i, f"{group.label}: {best.name} {trial}", per_class(best.history.judged(trial))))
+            knee = best.front.knee()
+            bars.append((i, f"{group.label}: {best.name} {row_label(knee)}", per_class(best.history.metrics_of(knee))))
     bars = bars[:IN_PNG]
     classes = list(dict.fromkeys(c for *_, accuracies in bars for c in accuracies))
     hatches = ("", "//", "..", "xx", "\\\\", "--")

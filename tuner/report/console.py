@@ -22,6 +22,7 @@ from tuner.spec.space import build_space
 
 if TYPE_CHECKING:
     from tuner.report.comparison import Comparison
+    from tuner.spec.objectives import Constraint
 
 WIDTH = 140  # columns of a table that is not printed on a terminal
 
@@ -36,20 +37,15 @@ def stdout_console() -> Console:
 
 
 def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: bool) -> None:
-    """Print the end of a search: the front, the gain over the default setting, and where the pictures are."""
+    """Print the end of a search: the gain over the references, the front, and where the pictures are."""
     if as_json:
         print_json(result)
         return
-    from tuner.report.text import front_table, gain, notes
-    from tuner.results.pareto import Front
+    from tuner.report.text import notes
     from tuner.sync.named_places import place_flags
 
-    console = stdout_console()
-    best = Front.of(result["front"], spec.objectives)
-    folder, counts = home.search(result["search"]), result["trials"]
-    console.print(front_table(best, result["paper"], spec.shown_space().searched))
-    console.print(gain(best, result["paper"]), highlight=False, soft_wrap=True)
-    _show_provisional(console, result, spec)
+    console, folder, counts = stdout_console(), home.search(result["search"]), result["trials"]
+    _show_gain_and_front(console, result, spec)
     lines = [
         *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
@@ -74,33 +70,57 @@ def _home_flag(home: Home) -> str:
     return "" if home.root == Home().root else f" --home {home.root}"
 
 
-def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path]) -> None:
+def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None) -> None:
     """Print the front of one search, or the comparison of several searches or methods.
 
-    ``files``: what else to write, as in `write_files`. ``UsageError`` where searches cannot be compared.
+    ``files``: what else to write, as in `write_files`. ``at``: a constraint; printed is the cheapest point of each
+    search that keeps it. ``UsageError`` where searches cannot be compared; ``Failed`` where no point keeps it.
     """
     from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
     from tuner.report.files import write_files
     from tuner.results.searches import load_search
     from tuner.results.summary import front_json
+    from tuner.spec.objectives import parse_constraint
 
+    constraint = None if at is None else parse_constraint(at, "--at")
     runs = [load_search(home, name) for name in dict.fromkeys(names)]
     for run in runs:
         _say_not_asked(run)
+    kept = _kept(runs, constraint) if constraint else {}
     compared = compare_runs(runs)
     comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
     write_files(files, runs, comparison)
+    results = [front_json(run) | ({"at": kept[run.name]} if kept else {}) for run in runs]
     if as_json:
         by_search = comparison_json(comparison) if comparison else {}
-        print_json([front_json(run) | ({"overlay": by_search[run.name]} if by_search else {}) for run in runs])
+        print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
         return
-    if comparison:
+    if constraint:
+        _show_kept(runs, kept, constraint)
+    elif comparison:
         _show_comparison(comparison)
     else:
-        _show_one_front(runs[0])
+        _show_one_front(runs[0], results[0])
     for path in files.values():
         stdout_console().print(f"written   {path}", highlight=False, soft_wrap=True)
+
+
+def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, Any] | None]:
+    """Search -> its cheapest row that keeps the ``constraint``; ``Failed`` where there is none in any of them."""
+    kept = {run.name: run.history.cheapest(run.spec.objectives, run.spec.goal, constraint) for run in runs}
+    if not any(kept.values()):
+        raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}, with any of its offsets")
+    return kept
+
+
+def _show_kept(runs: list[SearchRun], kept: dict[str, dict[str, Any] | None], constraint: Constraint) -> None:
+    from tuner.report.text import kept_text
+
+    for run in runs:
+        row = kept[run.name]
+        text = kept_text(row, constraint, run.front()) if row else f"{constraint}: no finished trial"
+        stdout_console().print(f"{run.name}, {text}", highlight=False, soft_wrap=True)
 
 
 def _say_not_asked(run: SearchRun) -> None:
@@ -110,27 +130,31 @@ def _say_not_asked(run: SearchRun) -> None:
         print(sentence, file=sys.stderr)
 
 
-def _show_one_front(run: SearchRun) -> None:
-    from tuner.report.text import front_table, gain, notes
-    from tuner.results.summary import front_json
+def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
+    from tuner.report.text import notes
 
-    console, result, best = stdout_console(), front_json(run), run.front()
+    console = stdout_console()
     console.print(f"{run.name} ({result['state']}, split {result['split']})", highlight=False)
-    console.print(front_table(best, result["paper"], run.spec.shown_space().searched))
-    for line in (gain(best, result["paper"]), *notes(result, run.spec.objectives)):
+    _show_gain_and_front(console, result, run.spec)
+    for line in notes(result, run.spec.objectives):
         console.print(line, highlight=False, soft_wrap=True)
-    _show_provisional(console, result, run.spec)
 
 
-def _show_provisional(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
-    """The provisional front, which a running search has until enough trials have finished."""
+def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
+    """What was gained first; then the front, and the provisional one that a running search has until enough trials have
+    finished."""
+    from tuner.report.gain import assessed_in, gains
+    from tuner.report.reference import front_in, references_of
     from tuner.report.text import front_table
     from tuner.results.pareto import Front
 
+    best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
+    if best.rows:  # else the table's title says that there is none
+        console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
+    console.print(front_table(best, references, searched))
     if early := result.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
-        best = Front.of(early["front"], spec.objectives)
-        console.print(front_table(best, None, spec.shown_space().searched, title))
+        console.print(front_table(Front.of(early["front"], spec.objectives), [], searched, title))
 
 
 def _show_comparison(comparison: Comparison) -> None:

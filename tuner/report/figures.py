@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
-from search_spaces.provenance import PAPER, legend_label, paper_label
-from tuner.report.format import fraction, per_class, value_text
+from trainables.offsets import Offsets
+from tuner.report.format import fraction, per_class, short_label, value_text, with_std
+from tuner.report.gain import assessed_in, gains
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
-from tuner.report.text import SPLIT, gain, headline
+from tuner.report.reference import Reference, front_in, references_of, setting_name
+from tuner.report.text import SPLIT, headline, offsets_text
 from tuner.results.fronts import counts
 from tuner.results.history import History
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
 from tuner.results.references import paper_row
 from tuner.results.search_run import SearchRun
-from tuner.results.trial_record import TrialRecord
+from tuner.results.summary import front_json
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import NATURAL, shown_metrics
 from tuner.spec.search_spec import SearchSpec
@@ -31,6 +36,9 @@ AXIS = {
     "clean_acc": f"clean accuracy on {SPLIT} (fraction)",
     "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT} (fraction)",
 }
+APART = (0.07, 0.05)  # labels stand beside points that are so far apart in x or in y, in units of the picture
+ROOM = 0.6  # how far a picture reaches below what it is about (front, references), in units of that ...
+MIN_ROOM = 0.1  # ... but at least so much
 
 
 def style(
@@ -61,47 +69,118 @@ def style(
 
 
 STYLES = {
-    "front": style("Pareto front", BLUE, "circle", "o", 12),
-    TrialState.FINISHED: style("full budget", GREY, "circle", "o", 8),
+    "front": style("Pareto front: no other model of the search is better in both", BLUE, "circle", "o", 12),
+    TrialState.FINISHED: style("other trained models", GREY, "circle", "o", 7, opacity=0.6),
+    "curve": style("other offsets", GREY, "circle", "o", 3, opacity=0.5, legend=False),
     TrialState.STOPPED: style("stopped early (last epoch)", ORANGE, "triangle-down-open", "v", 8),
     TrialState.RUNNING: style("not finished (last epoch)", GREEN, "diamond-open", "D", 8),
     TrialState.FAILED: style("failed (last epoch)", VERMILLION, "x-thin-open", "x", 8),
 }
+CURVES = "one trained model under growing class offsets"
+BAND = "90 % band of the front"
+# How the references are drawn: colour, plotly's and matplotlib's symbol, dash.
+REFERENCE_LOOKS = {"no_search": ("#444444", "square", "s", "dash"), "paper": (VERMILLION, "star", "*", "dot")}
 
 
 def picture_data(run: SearchRun) -> dict:
     """All values that the page and the PNG of one search show."""
-    spec, history, front = run.spec, run.history, run.front()
+    spec, history, result = run.spec, run.history, front_json(run)
+    front, references = front_in(result, spec.objectives), references_of(result)
     points = points_of(spec, history, front, plane(spec.objectives))
     for point in points:
-        point["style"] = "front" if point["front"] else point["state"]
-        point["label"] = str(point["trial"]) if point["front"] else ""
+        point["style"] = "front" if point["front"] else "curve" if point["tau"] else point["state"]
+    drawn = [_reference_data(spec, history, reference, points) for reference in references]
+    band = result.get("band")
     title, line = headline(spec)
-    data = frame_data(spec.objectives, points)
+    data = frame_data(spec.objectives, points, drawn, band)
+    label_points(data, [row_label(row) for row in front.rows])
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
     xs, ys = staircase(corners, data["range"])
     return {
         **data,
         "title": title,
         "line": f"{line} · {counts(history)}",
-        "gain": gain(front, next(iter(run.paper_rows()), None)),
+        "gain": gains(front, references, assessed_in(result)),
         "empty": not front.rows,
         "styles": STYLES,
-        "bands": [],
+        "curves": _curves(points, {reference.plain["trial"] for reference in references}),
+        "references": drawn,
+        "bands": [_band(band)] if band else [],
         "table": None,
         "stairs": [
-            {
-                "x": xs,
-                "y": ys,
-                "name": "attained by the front",
-                "colour": BLUE,
-                "dash": "solid",
-                "group": "stairs",
-                "legend": True,
-            }
+            {"x": xs, "y": ys, "name": "front", "colour": BLUE, "dash": "solid", "group": "stairs", "legend": False}
         ],
-        "picked": str(front.knee()["trial"]) if front.rows else None,
+        "picked": row_label(front.knee()) if front.rows else None,
+        "members": [row_label(row) for row in front.rows],
         "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes],
+    }
+
+
+def label_points(data: dict, members: Sequence[str]) -> None:
+    """Give the points with the ids ``members`` a ``label``, where it does not cover another: the ends come first."""
+    spans = [high - low for low, high in data["range"]]
+    by_id = {point["id"]: point for point in data["points"]}
+    for point in data["points"]:
+        point["label"] = ""
+    taken: list[dict] = []
+    for name in dict.fromkeys([*members[:1], *members[-1:], *members]):
+        point = by_id.get(name)
+        if point and all(
+            any(abs(point[a] - other[a]) >= least * span for a, least, span in zip("xy", APART, spans))
+            for other in taken
+        ):
+            point["label"] = name
+            taken.append(point)
+
+
+def _reference_data(spec: SearchSpec, history: History, reference: Reference, points: list[dict]) -> dict:
+    """A reference as a line through its points; ``shown`` is the point whose classes the bars show: without offsets
+    the default setting, and no search at its best."""
+    trial = reference.plain["trial"]
+    own = [point for point in points if point["trial"] == trial] or _points_of(
+        spec, history, history.record(trial), plane(spec.objectives)
+    )
+    colour, symbol, marker, dash = REFERENCE_LOOKS[reference.role]
+    shown = reference.plain if reference.role == "paper" else reference.best(spec.objectives)
+    for point in own:
+        point["text"] = point["text"].replace("<b>", f"<b>{reference.name}: ", 1)
+    return {
+        "role": reference.role,
+        "name": reference.name,
+        "long": reference.long_name,
+        "points": own,
+        "about": [
+            p for p in own if p["id"] in {row_label(r) for r in (reference.plain, reference.best(spec.objectives))}
+        ],
+        "shown": next((p for p in own if p["id"] == row_label(shown)), None),
+        "shownName": reference.label(shown),
+        "colour": colour,
+        "symbol": symbol,
+        "marker": marker,
+        "dash": dash,
+    }
+
+
+def _curves(points: list[dict], references: set[int]) -> list[dict]:
+    """The trials as lines through their points, those of ``references`` left out; ``front``: whether it has any."""
+    curves: dict[int, list[dict]] = {}
+    for point in points:
+        curves.setdefault(point["trial"], []).append(point)
+    return [
+        {"trial": trial, "x": [p["x"] for p in own], "y": [p["y"] for p in own], "front": any(p["front"] for p in own)}
+        for trial, own in curves.items()
+        if len(own) > 1 and trial not in references
+    ]
+
+
+def _band(band: dict) -> dict:
+    """The band of the attained front as a closed line."""
+    return {
+        "x": [*band["x"], *band["x"][::-1]],
+        "y": [*band["high"], *band["low"][::-1]],
+        "colour": BLUE,
+        "group": "band",
+        "name": BAND,
     }
 
 
@@ -113,71 +192,128 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
 
 
 def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
-    """One point for each trial that has reported finite values of ``axes``, at its last epoch.
+    """The points of each trial that has reported finite values of ``axes``, at its last epoch: one for each setting of
+    its offsets. ``best``: the one of a trial with the largest sum of ``axes``.
 
-    ``paper`` says whether it has the default setting, ``setting`` what that is called.
-
-    ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean over seeds.
+    ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean
+    over seeds. What ``front`` says of its rows, such as ``p_front``, holds for their points.
     """
     papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
-    on_front, points = {r["trial"] for r in front.rows}, []
+    on_front = {row_label(row): row for row in front.rows}
+    points = []
     for record in history.trials.values():
-        metrics, std = history.judged(record.trial), history.row(record.trial, axes).get("std")
-        x, y = (metrics.get(name) for name in axes)
+        points += _points_of(spec, history, record, axes, search, on_front, record.trial in papers)
+    return points
+
+
+def _points_of(
+    spec: SearchSpec,
+    history: History,
+    record: TrialRecord,
+    axes: tuple[str, str],
+    search: str = "",
+    on_front: Mapping[str, Mapping] = MappingProxyType({}),
+    is_paper: bool = False,
+) -> list[dict]:
+    """`points_of` of one trial, replicate or reference."""
+    points = []
+    metrics_of = dict.fromkeys((*spec.objectives, *axes))
+    for row, (offsets, metrics) in zip(history.rows_of(record.trial, metrics_of), history.points(record.trial)):
+        x, y, std = row[axes[0]], row[axes[1]], row.get("std")
+        row = {**row, **on_front.get(row_label(row), {})}
         if _finite(x) and _finite(y):
-            setting = paper_label(record.method, record.params) if record.trial in papers else ""
             points.append(
                 {
-                    "id": f"{search} {record.trial}".strip(),
+                    "id": f"{search} {row_label(row)}".strip(),
                     "search": search,
                     "trial": record.trial,
+                    "tau": offsets.tau,
                     "method": spec.methods.index(record.method) if record.method in spec.methods else 0,
                     "x": x,
                     "y": y,
                     "std": std and [std[name] for name in axes],
                     "state": record.state,
                     "full": record.state == TrialState.FINISHED,
-                    "front": record.trial in on_front,
-                    "paper": bool(setting),
-                    "setting": setting,
+                    "front": row_label(row) in on_front,
+                    "paper": is_paper and not offsets.tau,
+                    "setting": setting_name(row) if is_paper else "",
                     "params": record.params,
-                    "robust": per_class(metrics),
-                    "text": _hover(spec, history, record, search, record.trial in on_front, setting),
+                    "values": {short_label(name): row.get(name) for name in shown_metrics(spec.objectives)},
+                    "p_front": row.get("p_front"),
+                    "offsets": _offsets_of(record, offsets),
+                    "robust": {name: round(value, 4) for name, value in per_class(metrics).items()},
+                    "text": _hover(spec, record, row, search, row_label(row) in on_front, is_paper),
                 }
             )
+    if points:
+        best = max(points, key=lambda p: p["x"] + p["y"])
+        for point in points:
+            point["best"] = point is best
     return points
 
 
-def frame_data(objectives: tuple[str, ...], points: list[dict]) -> dict:
-    """The axes and limits of a figure with these points, and a note where it shows only two of the objectives."""
+def _offsets_of(record: TrialRecord, offsets: Offsets) -> dict | None:
+    """Kind, tau and the number that each class gets; None without offsets."""
+    if not offsets.tau or record.curve is None:
+        return None
+    values = {name: round(value, 3) for name, value in zip(record.curve.classes, offsets.values)}
+    return {"kind": offsets.kind, "tau": offsets.tau, "values": values}
+
+
+def frame_data(
+    objectives: tuple[str, ...], points: list[dict], references: Sequence[dict] = (), band: Mapping | None = None
+) -> dict:
+    """The axes and limits of a figure with these points, and a note on what it does not show."""
     x_name, y_name = plane(objectives)
-    note = (
-        ""
+    limits = [_limits(axis, points, references, band) for axis in "xy"]
+    outside = sum(not all(low <= p[a] <= high for a, (low, high) in zip("xy", limits)) for p in points)
+    notes = (
+        []
         if len(objectives) == 2
-        else (
+        else [
             f"The search has {len(objectives)} objectives ({', '.join(objectives)}); "
             f"the picture shows {x_name} and {y_name}, so a front member may look dominated here."
-        )
+        ]
     )
+    if outside:
+        notes.append(f"{outside} of {len(points)} points are worse than what the picture shows.")
     return {
         "x": x_name,
         "y": y_name,
+        "short": [short_label(x_name), short_label(y_name)],
         "axis": [AXIS.get(x_name, x_name), AXIS.get(y_name, y_name)],
         "points": points,
-        "settings": _settings_name([p["setting"] for p in points if p["paper"]]),
-        "range": [_range([p["x"] for p in points]), _range([p["y"] for p in points])],
-        "note": note,
+        "range": limits,
+        "whole": [_range([p[a] for p in points]) for a in "xy"],
+        "top": max((value for p in points for value in p["robust"].values()), default=1.0),
+        "note": " ".join(notes),
         "two": len(objectives) == 2,
-        "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY},
-        "paramRange": _range([p[a] for p in points for a in "xy" if p["full"]]),
+        "curves": [],
+        "references": [],
+        "curveName": CURVES,
+        "paperName": _papers_name([p["setting"] for p in points if p["paper"]]),
+        "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY, "ring": ORANGE},
+        "paramRange": _range([p[a] for p in points for a in "xy" if p["full"] and p["best"]]),
     }
 
 
-def _settings_name(labels: list[str]) -> str:
-    """What the legend calls the default settings with these labels; empty where there are none."""
-    if len(labels) > 1:
-        return "the papers' settings" if set(labels) == {PAPER} else "the default settings"
-    return legend_label("".join(labels))
+def _papers_name(labels: list[str]) -> str:
+    """What a comparison's legend calls the methods' settings with these labels."""
+    names = list(dict.fromkeys(labels))
+    return f"{' or '.join(names)} of each method" if len(labels) > 1 else "".join(names)
+
+
+def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Mapping | None) -> list[float]:
+    """Limits of an axis: all points, but those that are much worse than the front and the references stay outside, so
+    that one bad trial does not squeeze the picture into a corner."""
+    bounds = [band["x"]] if band and axis == "x" else [band["low"], band["high"]] if band else []
+    about = [p[axis] for p in points if p["front"]] + [p[axis] for r in references for p in r["about"]]
+    about += [value for values in bounds for value in values]
+    values = [p[axis] for p in points] + about
+    if not any(p["front"] for p in points):
+        return _range(values)
+    least, most = min(about), max(about)
+    return _range([max(min(values), least - max(ROOM * (most - least), MIN_ROOM)), max(values)])
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:
@@ -223,19 +359,36 @@ def _range(values: list[float]) -> list[float]:
     return [min(values) - pad, max(values) + pad]
 
 
-def _hover(spec: SearchSpec, history: History, record: TrialRecord, search: str, on_front: bool, setting: str) -> str:
-    state = "on the front" if on_front else STYLES[record.state]["name"]
-    name = html.escape(f"{search} trial {record.trial}".strip())
+def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_front: bool, is_paper: bool) -> str:
+    state = "on the front" if on_front else _STATES[record.state]
+    name = "no search" if record.trial == NO_SEARCH else f"{search} trial {row_label(row)}".strip()
     lines = [
-        f"<b>{name}</b> ({', '.join(filter(None, (state, setting)))})",
+        f"<b>{html.escape(name)}</b> ({state}{', ' + setting_name(row) if is_paper else ''})",
         f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
+        *(_value_line(row, metric) for metric in shown_metrics(spec.objectives)),
     ]
-    row, names = history.row(record.trial, spec.objectives), shown_metrics(spec.objectives)
-    std = row.get("std", {})
-    lines += [f"{n}: {fraction(row[n])}" + (f" ± {fraction(std[n])}" if n in std else "") for n in names]
+    lines += [f"offsets: {text}" for text in [offsets_text(row)] if text]
+    lines += [f"on the front with probability {row['p_front']:.0%}"] if "p_front" in row else []
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
     lines += [f"{html.escape(str(k))} = {html.escape(value_text(v))}" for k, v in record.params.items()]
     return "<br>".join(lines)
+
+
+_STATES = {
+    TrialState.FINISHED: "full budget",
+    TrialState.STOPPED: "stopped early",
+    TrialState.RUNNING: "not finished",
+    TrialState.FAILED: "failed",
+}
+
+
+def _value_line(row: dict, metric: str) -> str:
+    """``worst class: 0.143, 95 % interval 0.050 .. 0.240``"""
+    interval = row.get("ci", {}).get(metric)
+    between = f", 95 % interval {fraction(interval[0])} .. {fraction(interval[1])}" if interval else ""
+    shrunk = row.get("shrunk", {}).get(metric)
+    expected = "" if shrunk is None else f", expected on new images {fraction(shrunk)}"
+    return f"{short_label(metric)}: {with_std(row, metric)}{between}{expected}"
 
 
 def staircase(corners: list[tuple[float, float]], limits: list[list[float]]) -> tuple[list[float], list[float]]:

@@ -13,8 +13,10 @@ from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.figures import picture_data
 from tuner.report.format import per_class
 from tuner.report.png import png
+from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT
+from tuner.results.trial_record import TrialRecord
 from tuner.spec.objectives import shown_metrics
 
 if TYPE_CHECKING:
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
 
 
 def front_parquet(run: SearchRun) -> bytes:
-    """The front as the bytes of a Parquet file, one row per member.
+    """The front as the bytes of a Parquet file, one row for each (trial, offsets).
 
-    Columns: trial, epoch, the metrics of `shown`, method, split, budget (epochs), param/NAME, robust_acc/CLASS.
+    Columns: trial, label (`row_label`), offsets_kind, tau, epoch, the metrics of `shown_metrics`, method, split, budget
+    (epochs), param/NAME, robust_acc/CLASS; of a model that was judged over its offsets also offset/CLASS (added to the
+    logit) and the counts of images judged and classified right without and under attack: count/CLASS,
+    clean_count/CLASS, robust_count/CLASS.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,18 +39,25 @@ def front_parquet(run: SearchRun) -> bytes:
     rows = [
         {
             "trial": r["trial"],
+            "label": row_label(r),
+            "offsets_kind": r["offsets"]["kind"],
+            "tau": float(r["offsets"]["tau"]),
             "epoch": r["epoch"],
             **{n: r[n] for n in metrics},
             "method": r["method"],
             "split": SPLIT,
             "budget": spec.max_epochs,
             **{f"param/{k}": v for k, v in r["params"].items()},
-            **{f"robust_acc/{k}": v for k, v in per_class(history.judged(r["trial"])).items()},
+            **{f"robust_acc/{k}": v for k, v in per_class(history.metrics_of(r)).items()},
+            **_counts(history.record(r["trial"]), r["offsets"]["tau"]),
         }
         for r in run.front().rows
     ]
     types = {
         "trial": pa.int64(),
+        "label": pa.string(),
+        "offsets_kind": pa.string(),
+        "tau": pa.float64(),
         "epoch": pa.int64(),
         **dict.fromkeys(metrics, pa.float64()),
         "method": pa.string(),
@@ -57,6 +69,16 @@ def front_parquet(run: SearchRun) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()
+
+
+def _counts(record: TrialRecord, tau: float) -> dict[str, float]:
+    """The trial's own counts at these offsets, and the offsets, by class; empty where it was not swept."""
+    if record.curve is None:
+        return {}
+    point = next(point for point in record.curve.points if point.offsets.tau == tau)
+    columns = {"count": point.count, "clean_count": point.clean, "robust_count": point.robust}
+    columns["offset"] = point.offsets.values or [0.0] * len(point.count)
+    return {f"{k}/{name}": v for k, values in columns.items() for name, v in zip(record.curve.classes, values)}
 
 
 def _column(values: list, kind: pyarrow.DataType | None) -> pyarrow.Array:

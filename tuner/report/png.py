@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner.report.html.page import BLUE, VERMILLION
+from tuner.report.html.page import BLUE, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,18 +23,38 @@ COLUMNS = 4  # of the grid of small figures, one for each parameter
 
 
 def png(data: dict) -> bytes:
-    """One search as the bytes of a PNG file; ``data`` is `tuner.report.figures.picture_data`'s.
+    """One search's front as the bytes of a PNG file; ``data`` is `tuner.report.figures.picture_data`'s.
 
-    The front is above; below are, for each method, the effect of each parameter and the parallel coordinates.
+    It has to be understood in five seconds at the size of a README; what each parameter does is on the page.
     """
     from matplotlib.figure import Figure
 
-    rows = sum(grid_rows(method, 2) for method in data["methods"])
-    figure = Figure(figsize=(11, 5.6 + 2.5 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[5] + [2.2] * rows)
-    draw_front(figure.add_subplot(grid[0, :]), data)
-    draw_methods(figure, grid, data, range(len(data["methods"])), first_row=1, max_rows=2)
+    figure = Figure(figsize=(10, 6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    draw_front(axes, data)
+    if data["two"] and not data["empty"]:
+        _draw_ends(axes, data)
     return png_bytes(figure, data)
+
+
+def _draw_ends(axes: Axes, data: dict) -> None:
+    """What the two ends of the front are best in."""
+    members = [p for p in data["points"] if p["front"]]
+    for key, name, at, place in (
+        ("x", data["short"][0], "right", (0, -16)),
+        ("y", data["short"][1], "right", (-10, 8)),
+    ):
+        end = max(members, key=lambda p: (p[key], p["x"] + p["y"]))
+        axes.annotate(
+            f"best {name}",
+            (end["x"], end["y"]),
+            xytext=place,
+            textcoords="offset points",
+            ha=at,
+            fontsize=10,
+            color=BLUE,
+            fontweight="bold",
+        )
 
 
 def grid_rows(method: dict, max_rows: int) -> int:
@@ -62,7 +82,8 @@ def png_bytes(figure: Figure, data: dict) -> bytes:
     """Draw the figure under its title; returns the PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure.suptitle(wrapped(f"{data['title']}\n{data['line']}"), fontsize=10)
+    figure.suptitle(wrapped(data["title"]), fontsize=12, fontweight="bold")
+    figure.supxlabel(wrapped(data["line"]), fontsize=8, color="0.35")
     target = io.BytesIO()
     FigureCanvasAgg(figure).print_png(target)
     return target.getvalue()
@@ -73,29 +94,89 @@ def wrapped(text: str, width: int = 130) -> str:
 
 
 def draw_front(axes: Axes, data: dict) -> None:
-    """The two objectives of every trial, with the region that the front attains."""
+    """The two objectives of every trial over its offsets, the references, and the region that the front attains."""
     _draw_attained(axes, data)
+    _draw_curves(axes, data)
     for name, look in reversed(data["styles"].items()):
         _draw_trials(axes, [p for p in data["points"] if p["style"] == name], look)
     for p in data["points"]:
-        axes.annotate(p["label"], (p["x"], p["y"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
-    _draw_papers(axes, [p for p in data["points"] if p["paper"]], data["settings"])
-    axes.set(xlabel=data["axis"][0], ylabel=data["axis"][1], xlim=data["range"][0], ylim=data["range"][1])
-    axes.grid(alpha=0.3)
+        axes.annotate(p["label"], (p["x"], p["y"]), xytext=(7, 6), textcoords="offset points", fontsize=9, zorder=5)
+    _draw_references(axes, data)
+    axes.set(xlim=data["range"][0], ylim=data["range"][1])
+    axes.set_xlabel(data["axis"][0], fontsize=11)
+    axes.set_ylabel(data["axis"][1], fontsize=11)
+    axes.grid(alpha=0.25)
     if data["empty"]:
         axes.text(0.5, 0.5, data["gain"], transform=axes.transAxes, ha="center", va="center")
     if data["points"]:
-        axes.legend(fontsize=8, loc="best")
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], fontsize=9, loc="best")
     if data["note"]:
         axes.set_title(wrapped(data["note"], 110), fontsize=8)
 
 
 def _draw_attained(axes: Axes, data: dict) -> None:
     for band in data["bands"]:
-        axes.fill(band["x"], band["y"], color=band["colour"], alpha=0.15, linewidth=0)
+        axes.fill(band["x"], band["y"], color=band["colour"], alpha=0.15, linewidth=0, label=band.get("name"), zorder=0)
     for stair in data["stairs"]:
         axes.plot(
-            stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=1.5, zorder=1
+            stair["x"], stair["y"], color=stair["colour"], linestyle=DASHES[stair["dash"]], linewidth=2.2, zorder=3
+        )
+
+
+def _draw_curves(axes: Axes, data: dict) -> None:
+    """The trials as thin lines over their offsets: those without a point of the front are faint."""
+    best = [curve["front"] for curve in data["curves"]]
+    named = best.index(max(best)) if best else -1  # a line of the front stands for all in the legend
+    for i, curve in enumerate(data["curves"]):
+        axes.plot(
+            curve["x"],
+            curve["y"],
+            color=BLUE if curve["front"] else GREY,
+            alpha=0.6 if curve["front"] else 0.3,
+            linewidth=1,
+            zorder=1,
+            label=data["curveName"] if i == named else None,
+        )
+
+
+def _draw_references(axes: Axes, data: dict) -> None:
+    """Lines over offsets, with a larger mark where there are none; in a comparison a star around each paper's."""
+    for reference in data["references"]:
+        points = reference["points"]
+        axes.plot(
+            [p["x"] for p in points],
+            [p["y"] for p in points],
+            color=reference["colour"],
+            linestyle=DASHES[reference["dash"]],
+            linewidth=1.8,
+            marker=reference["marker"],
+            markersize=4,
+            zorder=4,
+        )
+        plain = [p for p in points if not p["tau"]]
+        axes.plot(
+            [p["x"] for p in plain],
+            [p["y"] for p in plain],
+            color=reference["colour"],
+            linestyle=DASHES[reference["dash"]],
+            marker=reference["marker"],
+            markersize=14 if reference["marker"] == "*" else 9,
+            zorder=6,
+            label=reference["long"],
+        )
+    papers = [p for p in data["points"] if p["paper"]] if not data["references"] else []
+    if papers:
+        axes.scatter(
+            [p["x"] for p in papers],
+            [p["y"] for p in papers],
+            s=320,
+            marker="*",
+            facecolors="none",
+            edgecolors="black",
+            linewidths=1.3,
+            zorder=4,
+            label=data["paperName"],
         )
 
 
@@ -103,14 +184,14 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
     """The points of one style, with error bars where they are means over seeds."""
     if not points:
         return
-    colour, marker = look["colour"], look["marker"]
+    colour, marker, top = look["colour"], look["marker"], 5 if look["legend"] and look["opacity"] == 1 else 2
     hollow = look["symbol"].endswith("open") and marker != "x"
     axes.scatter(
         [p["x"] for p in points],
         [p["y"] for p in points],
-        s=look["size"] * 5,
+        s=0.55 * look["size"] ** 2,
         marker=marker,
-        zorder=2,
+        zorder=top,
         label=look["name"] if look["legend"] else None,
         alpha=look["opacity"],
         facecolors="none" if hollow else colour,
@@ -126,30 +207,16 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
         ecolor=colour,
         elinewidth=1,
         capsize=2,
+        alpha=look["opacity"],
         zorder=1,
-    )
-
-
-def _draw_papers(axes: Axes, points: list[dict], name: str) -> None:
-    """A star around each method's default setting."""
-    if not points:
-        return
-    axes.scatter(
-        [p["x"] for p in points],
-        [p["y"] for p in points],
-        marker="*",
-        s=260,
-        facecolors="none",
-        edgecolors="black",
-        linewidths=1.3,
-        zorder=3,
-        label=name,
     )
 
 
 def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int = 0) -> None:
     """Both objectives of every trial of full budget over one parameter."""
-    some = [p for p in data["points"] if p["full"] and p["method"] == method and param["name"] in p["params"]]
+    some = [
+        p for p in data["points"] if p["full"] and p["best"] and p["method"] == method and param["name"] in p["params"]
+    ]
     values = [p["params"][param["name"]] for p in some]
     texts = [text for _, text in param["ticks"]]
     xs = [texts.index(str(v)) for v in values] if param["choice"] else values
@@ -183,12 +250,12 @@ def draw_parallel(axes: Axes, data: dict, method: int) -> None:
     from matplotlib import colormaps
 
     searched, nowhere = data["methods"][method]["searched"], -0.15
-    some = [p for p in data["points"] if p["full"] and p["method"] == method]
+    some = [p for p in data["points"] if p["full"] and p["best"] and p["method"] == method]
     ends = [
         {"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False, "log": False}
-        for key, limits in zip("xy", data["range"])
+        for key, limits in zip("xy", data["whole"])
     ]
-    low, high = data["range"][1]
+    low, high = data["whole"][1]
 
     def height(param: dict, value: Any) -> float:
         if param["choice"]:

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 
 from tuner.report.format import fraction
+from tuner.report.text import MAX_ROWS, evenly
 from tuner.results.listener import Listener
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -90,12 +91,20 @@ class Progress(Listener):
         if self.live and not record.reason:  # the live view shows it
             return
         if record.state == TrialState.FINISHED:
-            outcome = ", ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives)
+            outcome = self._outcome(record)
             outcome += f" ({record.reason})" if record.reason else ""
         else:
             outcome = record.reason or f"after epoch {record.last.get('epoch', 0)}"
         elapsed = duration(time.time() - self.begin)
         self.say(f"[{elapsed:>7}] {record.label} {record.state}: {outcome}  ({self._status()})")
+
+    def _outcome(self, record: TrialRecord) -> str:
+        """The objectives without offsets and, where offsets give a larger sum of them, with those."""
+        names = self.spec.objectives
+        (_, plain), *_ = points = record.points
+        offsets, best = max(points, key=lambda point: sum(point[1].get(n) or 0.0 for n in names))
+        text = ", ".join(f"{n} {fraction(plain.get(n))}" for n in names)
+        return text + (f"; @{offsets.tau:g} {', '.join(fraction(best.get(n)) for n in names)}" if offsets.tau else "")
 
     def front_changed(self, front: Front, finished: int) -> None:
         self.best = front
@@ -138,12 +147,13 @@ class Progress(Listener):
             )
         parts = [head, running]
         if self.best.rows:
-            table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}", title_justify="left")
-            names = shown_metrics(self.spec.objectives)
+            shown, names = evenly(self.best.rows, MAX_ROWS), shown_metrics(self.spec.objectives)
+            more = f", {len(self.best.rows)} points" if len(self.best.rows) > len(shown) else ""
+            table = Table(title=f"front on val, hypervolume {self.best.hypervolume:.4f}{more}", title_justify="left")
             for name in ("trial", *names):
                 table.add_column(name, justify="right")
-            for row in self.best.rows:
-                table.add_row(str(row["trial"]), *(fraction(row[n]) for n in names))
+            for row in shown:
+                table.add_row(row_label(row), *(fraction(row.get(n)) for n in names))
             parts.append(table)
         return Group(*parts)
 

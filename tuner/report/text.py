@@ -1,4 +1,4 @@
-"""A search's result as text: the front as a table, the gain over the default setting, a summary in Markdown.
+"""A search's result as text: the front as a table, the gain over the references, a summary in Markdown.
 
 Everything here is computed from the history alone, so a report can be repeated at any time. All numbers are of split
 ``val``.
@@ -6,70 +6,100 @@ Everything here is computed from the history alone, so a report can be repeated 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.provenance import PAPER, paper_label
-from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
+from tuner.report.format import SHORT_LABELS, short_label, value_text, with_std
+from tuner.report.gain import EMPTY, assessed_in, gains, row_name
+from tuner.report.reference import Reference, references_of
 from tuner.results.fronts import counts
-from tuner.results.pareto import Front, hypervolume
+from tuner.results.pareto import Front, row_label
 from tuner.results.search_run import SearchRun
-from tuner.results.summary import SPLIT, extras
-from tuner.spec.objectives import shown_metrics
+from tuner.results.summary import SPLIT, front_json
+from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.objectives import Constraint, shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-MAX_ROWS = 20  # of the table in the summary: MLflow cuts a description at 8000 characters
+MAX_ROWS = 12  # of the front in a table; MLflow cuts a description at 8000 characters
 MAX_COLUMNS = 5  # of parameters: more are written as one text, so that the table still fits a terminal
-EMPTY = "The front is empty: no trial has finished its full budget."
 
 
-def front_cells(front: Front, paper: dict | None, searched: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text: the front, then the default setting if it is not on the front.
+def front_cells(
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], most: int = MAX_ROWS
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text: at most ``most`` rows of the front, spread evenly, then those of `reference_rows`.
 
-    ``paper``: that setting's row, if it has finished. ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of
-    them have a column each. Means over seeds have their standard deviation beside them; rows of several methods name
-    their method.
+    ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of them have a column each. Means over seeds have their
+    standard deviation beside them; rows of several methods name their method; offsets have a column if any row has
+    them, and so has the probability to be on the front if it is known.
     """
+    shown_rows = evenly(front.rows, most)
+    rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)
+    shown = [n for n in searched if any(n in row["params"] for _, row in rows)]
     metrics = shown_metrics(front.objectives)
-    on_front = {r["trial"] for r in front.rows}
-    rows = list(front.rows)
-    if paper is not None and paper["trial"] not in on_front:
-        rows.append(paper)
-    shown = [n for n in searched if any(n in r["params"] for r in rows)]
-    method = ["method"] if len({r.get("method") for r in rows}) > 1 else []
-    cells = []
-    for row in rows:
-        is_paper = paper is not None and row["trial"] == paper["trial"]
-        cells.append(
-            [
-                f"{row['trial']}{_mark(row, row['trial'] in on_front) if is_paper else ''}",
-                *(row[n] for n in method),
-                *(with_std(row, n) for n in metrics),
-                *_parameter_cells(row["params"], shown),
-            ]
-        )
-    parameters = shown if len(shown) <= MAX_COLUMNS else ["parameters"]
-    return ["trial", *method, *(short_label(n) for n in metrics), *parameters], cells
+    columns: dict[str, list[str]] = {"trial": [label for label, _ in rows]}
+    if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
+        columns["method"] = [row["method"] for _, row in rows]
+    if any(offsets_text(row) for _, row in rows):
+        columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
+    columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
+    if any("p_front" in row for _, row in rows):
+        columns["on the front"] = [f"{row['p_front']:.0%}" if "p_front" in row else "" for _, row in rows]
+    texts = _parameter_cells(rows, shown)
+    cells = [[*(column[i] for column in columns.values()), *texts[i]] for i in range(len(rows))]
+    return [*columns, *(shown if len(shown) <= MAX_COLUMNS else ["parameters"])], cells
 
 
-def _mark(paper: dict, on_front: bool) -> str:
-    """What the row of the default setting carries beside its number."""
-    called = "paper" if setting_label(paper) == PAPER else "default"
-    return f" ({called})" if on_front else f" ({called}, off the front)"
+def evenly(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of the rows (2 or more), spread evenly from the first to the last."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
-def setting_label(row: dict) -> str:
-    """What to call the setting of a row of the front: see `paper_label`."""
-    return paper_label(row["method"], row["params"])
+def reference_rows(front: Front, references: Sequence[Reference]) -> list[tuple[str, dict]]:
+    """(label, row) of each reference without offsets, and of its best with offsets where that is another; without the
+    rows that are on the front."""
+    on_front = {row_label(row) for row in front.rows}
+    return [
+        (reference.label(row), row)
+        for reference in references
+        for row in {row_label(r): r for r in (reference.plain, reference.best(front.objectives))}.values()
+        if row_label(row) not in on_front
+    ]
 
 
-def _parameter_cells(params: dict[str, Any], shown: list[str]) -> list[str]:
+def _marked_label(row: dict, references: Sequence[Reference]) -> str:
+    """The row's label, with the references whose trial it is."""
+    names = [reference.name for reference in references if reference.plain["trial"] == row["trial"]]
+    return row_label(row) + (f" ({', '.join(names)})" if names else "")
+
+
+def offsets_text(row: dict) -> str:
+    """``prior 0.75``: kind and tau of a row's offsets; empty where it has none."""
+    offsets = row.get("offsets") or {}
+    return f"{offsets['kind']} {offsets['tau']:g}" if offsets.get("tau") else ""
+
+
+def _parameter_cells(rows: Sequence[tuple[str, dict]], shown: list[str]) -> list[list[str]]:
+    """The parameters of each (label, row): a column each or, where they are too many, one text, which further rows of
+    the same trial refer to."""
     if len(shown) <= MAX_COLUMNS:
-        return [value_text(params.get(n)) for n in shown]
-    return [" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)]
+        return [[value_text(row["params"].get(n)) for n in shown] for _, row in rows]
+    first: dict[int, str] = {}
+    cells = []
+    for _, row in rows:
+        if row["trial"] in first:
+            cells.append([f"as {first[row['trial']]}"])
+            continue
+        params = row["params"]
+        cells.append([" ".join(f"{n}={value_text(params[n])}" for n in shown if params.get(n) is not None)])
+        if params:
+            first[row["trial"]] = row_label(row)
+    return cells
 
 
 def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
@@ -109,71 +139,34 @@ def _apart(row: dict[str, Any]) -> str:
     return f"trial {row['trial']} at epoch {row['best_epoch']} ({values})"
 
 
-def front_table(front: Front, paper: dict | None, searched: tuple[str, ...], title: str = "Pareto front") -> Table:
-    """`front_cells` as a table for the terminal, the default setting in bold."""
+def front_table(
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], title: str = "Pareto front"
+) -> Table:
+    """`front_cells` as a table for the terminal, the references below a line and in bold."""
     from rich.table import Table
 
-    header, rows = front_cells(front, paper, searched)
-    table = Table(title=f"{title} on {SPLIT}" if front.rows else EMPTY)
-    for name in header:
-        number = name in SHORT_LABELS.values()
-        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
-        table.add_column(
-            name.replace(" ", "\n") if number else name, justify="right" if number else "left", no_wrap=number
-        )
-    for cells in rows:
-        table.add_row(*cells, style="bold" if "(" in cells[0] else None)
+    header, rows = front_cells(front, references, searched)
+    own = len(evenly(front.rows, MAX_ROWS))
+    more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
+    table = Table(title=f"{title} on {SPLIT}{more}" if front.rows else EMPTY)
+    for name, column in zip(header, zip(*rows)):
+        number = name in (*SHORT_LABELS.values(), "on the front")
+        longest = max(len(word) for cell in column for word in cell.split() or [""])  # no word is cut
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, min_width=longest)
+    for i, cells in enumerate(rows):
+        table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table
 
 
-def gain(front: Front, paper: dict | None) -> str:
-    """What the front gains over the default setting, or that it gains nothing, in one or two sentences.
-
-    ``paper``: that setting's row, None if it has not finished.
-    """
-    if not front.rows:
-        return EMPTY
-    if paper is None or any(paper.get(n) is None or math.isnan(paper[n]) for n in front.objectives):
-        return "The default setting has not finished its full budget, so there is nothing to compare the front with."
-    where = ", ".join(f"{short_label(n)} {paper[n]:.3f}" for n in front.objectives)
-    gains = [text for name in front.objectives if (text := _gain_in(front, paper, name))]
-    ours = front.hypervolume
-    theirs = hypervolume([[paper[n] for n in front.objectives]], front.reference, [True] * len(front.objectives))
-    volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
-    seeds = f"mean of {len(paper['seeds'])} seeds" if "seeds" in paper else "one seed"
-    start = f"Against {setting_label(paper)}, trial {paper['trial']} ({where}; {SPLIT}, {seeds}), the front "
-    if gains:
-        return start + "gains " + " and ".join(gains) + f". {volume.capitalize()}."
-    if ours > theirs:
-        return (
-            start
-            + "gains nothing without a loss elsewhere, but offers other trade-offs"
-            + f"{_trade(front, paper)}; {volume}."
-        )
-    return start + f"gains nothing: no finished trial is better in any objective; {volume}."
-
-
-def _gain_in(front: Front, paper: dict, name: str) -> str:
-    """``+0.050 worst-class robust accuracy at no loss of average (trial 3)``; empty where there is no such trial."""
-    others = [n for n in front.objectives if n != name]
-    rows = [r for r in front.rows if all(r[n] >= paper[n] for n in others) and r[name] > paper[name]]
-    if not rows:
-        return ""
-    best = max(rows, key=lambda r: r[name])
-    loss = " at no loss of " + " or ".join(short_label(n) for n in others) if others else ""
-    return f"+{best[name] - paper[name]:.3f} {LABELS.get(name, name)}{loss} (trial {best['trial']})"
-
-
-def _trade(front: Front, paper: dict) -> str:
-    """The largest gain in the last objective and its cost in the first; empty where there is none."""
-    first, last = front.objectives[0], front.objectives[-1]
-    best = max(front.rows, key=lambda r: r[last])
-    if first == last or best[last] <= paper[last]:
-        return ""
-    return (
-        f", such as {best[last] - paper[last]:+.3f} {short_label(last)} for {best[first] - paper[first]:+.3f} "
-        f"{short_label(first)} (trial {best['trial']})"
-    )
+def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
+    """What the answer to ``--at`` says: the row, its metrics, and what it costs against the best of the front."""
+    name = next((n for n in front.objectives if n != constraint.metric), front.objectives[0])
+    metrics = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in shown_metrics(front.objectives))
+    lost = max((r[name] for r in front.rows), default=row[name]) - row[name]
+    cost = f"; {lost:.3f} below the best {short_label(name)} of the front" if lost > 0 else ""
+    params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
+    offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
+    return f"{constraint}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
@@ -189,24 +182,25 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
 
 
 def summary_markdown(run: SearchRun) -> str:
-    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the default setting."""
+    """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the references."""
     spec, history = run.spec, run.history
-    front, paper, space = run.front(), next(iter(run.paper_rows()), None), spec.shown_space()
+    result = front_json(run)
+    front, references, space = run.front(), references_of(result), spec.shown_space()
     title, line = headline(spec)
-    header, rows = front_cells(front, paper, space.searched)
-    lines = [header, ["---"] * len(header), *rows[:MAX_ROWS]]
+    header, rows = front_cells(front, references, space.searched)
+    lines = [header, ["---"] * len(header), *rows]
     table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
-    table += [f"... and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    table += ["", f"{len(front.rows)} rows, of which {MAX_ROWS} are shown"] if len(front.rows) > MAX_ROWS else []
     fixed = ", ".join(f"`{k}` = {value_text(v)}" for k, v in space.fixed.items())
     return "\n".join(
         [
             f"### {title}",
             "",
+            gains(front, references, assessed_in(result)).replace("\n", "\n\n"),
+            "",
             line,
             "",
-            gain(front, paper),
-            "",
-            *(f"- {note}" for note in notes(extras(run), spec.objectives)),
+            *(f"- {note}" for note in notes(result, spec.objectives)),
             "",
             f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
             + (f". Fixed: {fixed}" if fixed else "")
@@ -215,8 +209,9 @@ def summary_markdown(run: SearchRun) -> str:
             *table,
             "",
             "Values are fractions at the last epoch of trials that ran the full budget. `class mean` is the mean over "
-            "classes of robust accuracy; in `natural average` a class counts by its training images. `test` was not "
-            "touched; the interactive figure is the artifact `front.html`.",
+            "classes of robust accuracy; in `natural average` a class counts by its training images. `3@0.75` is trial "
+            "3 with class offsets of tau 0.75 added to its logits. `test` was not touched; the interactive figure is "
+            "the artifact `front.html`.",
             "",
         ]
     )

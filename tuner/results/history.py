@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from tuner.errors import Failed
 from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.objectives import Goal, shown_metrics
+from tuner.spec.objectives import Constraint, Goal, shown_metrics
 
 if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spend
     import pyarrow as pa
@@ -182,6 +183,22 @@ class History:
             if all(offsets.tau in metrics for metrics in by_tau)
         ]
 
+    def metrics_of(self, row: Mapping[str, Any]) -> Metrics:
+        """All metrics of a row of the front, those of single classes too."""
+        tau = Offsets.of(row.get("offsets")).tau
+        return next(metrics for offsets, metrics in self.points(row["trial"]) if offsets.tau == tau)
+
+    def cheapest(self, objectives: Sequence[str], goal: Goal, constraint: Constraint) -> dict[str, Any] | None:
+        """The row of all finished trials that satisfies ``constraint`` (and the goal's) with the largest value of the
+        first objective that it does not bound; None if no row does."""
+        wanted = sorted(objectives, key=lambda name: name == constraint.metric)
+        rows = [
+            row
+            for row in self.rows(objectives, goal)
+            if constraint.violation(self.metrics_of(row)) <= 0 and not any(map(_missing, (row[n] for n in wanted)))
+        ]
+        return max(rows, key=lambda row: [row[name] for name in wanted], default=None)
+
     def rows_of(self, trial: int, objectives: Iterable[str], goal: Goal | None = None) -> list[dict[str, Any]]:
         """The trial's points as rows of the front (`TrialRecord.row`), those that satisfy the ``goal``'s constraints.
 
@@ -242,6 +259,10 @@ class History:
         pq.write_table(self.table(), aside)
         os.replace(aside, path)
         return path
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
 
 
 def _mean(metrics: list[Metrics]) -> Metrics:

@@ -54,6 +54,20 @@ def paper_rows(spec: SearchSpec, history: History, method: str | None = None) ->
     return [] if trial is None else history.rows_of(trial, spec.objectives)
 
 
+def role_of(spec: SearchSpec, history: History, record: TrialRecord) -> str:
+    """``no_search``, ``paper`` or ``trial``: what a trial or reference is compared as; a replicate is what it repeats.
+
+    ``paper`` is the first trial of each method where it has the default setting.
+    """
+    if record.of is not None:
+        return role_of(spec, history, history.record(record.of))
+    first = record.trial == next(iter(history.numbers.get(record.method, [])), None)
+    if record.role == "no_search" or (first and record.method == PLAIN):
+        return "no_search"
+    default = spec.of(record.method).search_space().default() if first else {}
+    return "paper" if first and default.items() <= record.params.items() else "trial"
+
+
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
     """The first of `paper_rows`: the default setting without offsets."""
     return next(iter(paper_rows(spec, history)), None)

@@ -32,6 +32,8 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "paper": paper[0] if paper else None,
         "paper_curve": paper,
         "no_search": run.no_search_rows(),
+        "images": found and found.images,
+        "band": found and _band(found.band),
         "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
         "trials": {
             "finished": len(history.with_state(TrialState.FINISHED)),
@@ -47,6 +49,11 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         if result["paper"]:
             result["paper"]["feasible"] = spec.goal.feasible(history.judged(result["paper"]["trial"]))
     return result | extras(run)
+
+
+def _band(band: dict[str, list[float]] | None) -> dict[str, list[float]] | None:
+    """The 90 % band of the attained front: at ``x`` of the first objective, ``low`` and ``high`` of the second."""
+    return band and {"x": band["x"], "low": band["lower"], "high": band["upper"]}
 
 
 def extras(run: SearchRun) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def methods_json(run: SearchRun) -> list[dict[str, Any]]:
                 "method": method,
                 "trials": len(own),
                 "epochs": sum(t.trained for t in history.everything() if t.method == method),
-                "front": [r["trial"] for r in front.rows if r["method"] == method],
+                "front": list(dict.fromkeys(r["trial"] for r in front.rows if r["method"] == method)),
                 "hypervolume": Front.of(own_rows, spec.objectives).hypervolume,
                 "adds": front.hypervolume - Front.of(other_rows, spec.objectives).hypervolume,
                 "paper": history.row(paper.trial, spec.objectives) if paper else None,

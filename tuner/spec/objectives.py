@@ -36,28 +36,31 @@ class Constraint:
     sign: int
     bound: float
 
+    def __str__(self) -> str:
+        return f"{self.metric}{'>=' if self.sign > 0 else '<='}{self.bound:g}"
+
     def violation(self, metrics: dict[str, Any]) -> float:
         """At most 0 where the constraint holds (Optuna's convention); 1 where the metric is missing or NaN."""
         value = metrics.get(self.metric)
         return 1.0 if value is None or math.isnan(value) else self.sign * (self.bound - value)
 
 
-def parse_constraint(text: str) -> Constraint:
-    """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names what is wrong and what is allowed."""
+def parse_constraint(text: str, flag: str = "--constraint") -> Constraint:
+    """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names the ``flag``, what is wrong and what is allowed."""
     match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", str(text))
     if not match:
-        raise UsageError(f"--constraint {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
+        raise UsageError(f"{flag} {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
     name, sign, bound = match.groups()
     if name not in BOUNDED:
-        raise UsageError(f"--constraint {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
+        raise UsageError(f"{flag} {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
     try:
         number = float(bound)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"--constraint {text!r} is not allowed: {bound!r} is not a number")
+        raise UsageError(f"{flag} {text!r} is not allowed: {bound!r} is not a number")
     if name in METRICS and not 0 <= number <= 1:
-        raise UsageError(f"--constraint {text!r} is not allowed: {name} is a share from 0 to 1")
+        raise UsageError(f"{flag} {text!r} is not allowed: {name} is a share from 0 to 1")
     return Constraint(name, 1 if sign == ">=" else -1, number)
 
 
@@ -119,7 +122,7 @@ class Goal:
 
     def violations(self, metrics: dict[str, Any]) -> dict[str, float]:
         """Constraint by name -> violation, at most 0 where it holds."""
-        return {f"{c.metric}{'>=' if c.sign > 0 else '<='}{c.bound:g}": c.violation(metrics) for c in self.constraints}
+        return {str(c): c.violation(metrics) for c in self.constraints}
 
     def feasible(self, metrics: dict[str, Any]) -> bool:
         return all(c.violation(metrics) <= 0 for c in self.constraints)

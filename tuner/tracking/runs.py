@@ -87,6 +87,7 @@ class Changes:
     status: str = ""
     ended: float = 0.0
     files: list[Path] = field(default_factory=list)
+    documents: dict[str, dict] = field(default_factory=dict)  # name of a JSON file -> its content
 
     def add(self, new: Changes) -> None:
         """Merge later changes into these."""
@@ -94,6 +95,7 @@ class Changes:
         self.tags.update(new.tags)
         self.metrics += new.metrics
         self.files += new.files
+        self.documents.update(new.documents)
         self.name, self.started = new.name or self.name, new.started or self.started
         if new.status:
             self.status, self.ended = new.status, new.ended
@@ -267,7 +269,12 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         for name in spec.objectives
     ]
     columns = [f"metrics.`{n}`" for n in shown_metrics(spec.objectives)]
-    columns += ["tags.`tuner.pareto`", "tags.`tuner.budget`", *(f"params.`{n}`" for n in searched)]
+    columns += [
+        "tags.`tuner.pareto`",
+        "tags.`tuner.front_points`",
+        "tags.`tuner.budget`",
+        *(f"params.`{n}`" for n in searched),
+    ]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": f"metrics.`{spec.objectives[0]}`",

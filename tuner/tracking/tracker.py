@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from trainables.curve import Curve
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.listener import Listener
-from tuner.results.pareto import Front
+from tuner.results.pareto import Front, row_label
+from tuner.results.references import role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import state_of
 from tuner.results.trial_record import TrialRecord
@@ -62,7 +64,7 @@ class Tracker(Listener):
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # trial -> epoch -> its duration: the time axis of metrics
         self._started: dict[int, float] = {}
-        self._members: set[int] = set()  # trials that are tagged as members of the front
+        self._members: dict[int, str] = {}  # trials that are tagged as members of the front -> labels of their rows
         self._last_end = 0.0
         self._page_due = 0.0  # ``time.monotonic()`` from which the page may be uploaded again
         self._resumed = any(record.epochs for record in run.history.everything())
@@ -91,13 +93,14 @@ class Tracker(Listener):
             "tuner.trial": str(trial),
             "tuner.search": self.run.name,
             "tuner.method": record.method,
+            "tuner.role": role_of(self.run.spec, self.run.history, record),
             "tuner.pareto": "false",
         }
         if record.role is not None:
-            tags |= {"tuner.kind": "reference", "tuner.role": record.role}
+            tags["tuner.kind"] = "reference"
         if record.of is not None:
             tags |= {"tuner.kind": "replicate", "tuner.replicate_of": str(record.of), "tuner.seed": str(record.seed)}
-        self._members.discard(trial)
+        self._members.pop(trial, None)
         self._send(trial, Changes(record.label, record.started, params, tags, status="RUNNING"))
         for metrics in list(record.epochs):
             self.epoch_ended(record, metrics)
@@ -126,11 +129,18 @@ class Tracker(Listener):
         if record.trunk_epochs:
             tags["tuner.trunk_epochs"] = str(record.trunk_epochs)
         self._last_end = max(self._last_end, record.ended)
-        self._send(record.trial, Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time()))
+        changes = Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time())
+        if record.curve is not None:
+            changes.params["offsets_kind"] = record.curve.points[-1].offsets.kind
+            changes.documents["curve.json"] = _with_metrics(record.curve)
+        self._send(record.trial, changes)
 
     def front_changed(self, front: Front, finished: int) -> None:
-        """Log a point of the parent's curves, tag the members of the front, and from time to time upload the page."""
-        when, members = milliseconds(self._last_end), {row["trial"] for row in front.rows}
+        """Log a point of the parent's curves, tag the members of the front with their rows, and from time to time
+        upload the page."""
+        when, members = milliseconds(self._last_end), {}
+        for row in front.rows:
+            members.setdefault(row["trial"], []).append(row_label(row))
         self._send(
             PARENT,
             Changes(
@@ -140,9 +150,13 @@ class Tracker(Listener):
                 ]
             ),
         )
-        for trial in members ^ self._members:
-            self._send(trial, Changes(tags={"tuner.pareto": "true" if trial in members else "false"}))
-        self._members = members
+        labels = {trial: ", ".join(points) for trial, points in members.items()}
+        for trial in labels.keys() | self._members.keys():
+            if labels.get(trial) != self._members.get(trial):
+                on_front = "true" if trial in labels else "false"
+                tags = {"tuner.pareto": on_front, "tuner.front_points": labels.get(trial, "none")}
+                self._send(trial, Changes(tags=tags))
+        self._members = labels
         page = self.run.folder / "front.html"
         if self.live and time.monotonic() >= self._page_due and page.exists():
             self._page_due = time.monotonic() + PAGE_EVERY_S
@@ -171,9 +185,18 @@ class Tracker(Listener):
                 status=_STATUS.get(state, "FAILED"),
                 ended=max(self._last_end, self.began),
                 files=[file for file in files if file.exists()],
+                metrics=self._reference_metrics(),
             ),
         )
         return self._writer.finish(self._thread, deadline)
+
+    def _reference_metrics(self) -> list[tuple[str, float, int, int]]:
+        """The hypervolumes of the references over their offsets, those that have finished."""
+        run, when = self.run, milliseconds(self._last_end)
+        rows = {"no_search_hypervolume": run.no_search_rows(), "paper_hypervolume": run.paper_rows()}
+        finished = sum(record.state == TrialState.FINISHED for record in run.history.everything())
+        fronts = {name: Front.of(own, run.spec.objectives) for name, own in rows.items() if own}
+        return [(name, front.hypervolume, when, finished) for name, front in fronts.items()]
 
     def result(self) -> dict[str, Any]:
         return {"mlflow": {"tracking_uri": self.tracking_uri, "run_id": self.run_id}}
@@ -192,6 +215,12 @@ class Tracker(Listener):
 
     def _send(self, run: int, changes: Changes) -> None:
         self._inbox.put((run, changes))
+
+
+def _with_metrics(curve: Curve) -> dict[str, Any]:
+    """`Curve.to_dict`, each point with its metrics."""
+    points = [{**point.to_dict(), "metrics": curve.metrics(point)} for point in curve.points]
+    return {**curve.to_dict(), "points": points}
 
 
 class _Writer:
@@ -338,6 +367,8 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
         )
     for path in changes.files:
         client.log_artifact(run_id, str(path))
+    for name, content in changes.documents.items():
+        client.log_dict(run_id, content, name)
     if changes.status == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     elif changes.status:

@@ -12,9 +12,11 @@ from tuner.report.html.page import page, table
 def front_page(data: dict) -> str:
     """The whole page as HTML; ``data`` is `picture_data`'s of a search, or `comparison_data`'s of several."""
     fields = {
-        "GAIN": html.escape(data["gain"]),
+        "GAIN": html.escape(data["gain"]).replace("\n", "<br>"),
         "NOTE": html.escape(data["note"]),
         "TABLE": table(*data["table"]) if data["table"] else "",
+        "SHORTX": html.escape(data["short"][0]),
+        "SHORTY": html.escape(data["short"][1]),
     }
     body = re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY)
     return page(data["title"], data["line"], body, data, SCRIPT)

@@ -5,12 +5,17 @@ BODY = """<p id="gain">@@GAIN@@</p>
 <p class="small" id="note">@@NOTE@@</p>
 <div id="front"></div>
 <section id="more">
+<div id="slide"><label for="tradeoff">How much reweighting?</label>
+<div class="ends"><span>best @@SHORTX@@</span><input type="range" id="tradeoff" min="0" step="1">
+<span>best @@SHORTY@@</span></div></div>
+<p id="chosen"></p>
+<p class="small" id="setting"></p>
 <h2><label for="trial">Robust accuracy of each class on val, trial</label> <select id="trial"></select></h2>
-<p class="small" id="chosen"></p>
 <div id="classes"></div>
 <h2><label for="method">Effect of each searched parameter</label> <select id="method"></select></h2>
-<p class="small">Trials of full budget, over the searched range. Blue circles: <span id="namex"></span>; vermillion
-triangles: <span id="namey"></span>; larger ones are on the front.</p>
+<p class="small">Trials of full budget over the searched range, each with the offsets at which the sum of both is
+largest. Blue circles: <span id="namex"></span>; vermillion triangles: <span id="namey"></span>; larger ones are on the
+front.</p>
 <div id="params"></div>
 <h2>The same trials as parallel coordinates</h2>
 <p class="small">A line is a trial, from its parameters on the left to its objectives on the right; brighter lines have
@@ -22,10 +27,28 @@ a better <span id="namec"></span>. Drag along an axis to select; "–": the tria
 SCRIPT = r"""
 function stairTraces() {
   const area = b => ({x: b.x, y: b.y, mode: "none", fill: "toself", fillcolor: b.colour + "2e", meta: "band",
-                      hoverinfo: "skip", showlegend: false, legendgroup: b.group});
-  const line = s => ({x: s.x, y: s.y, mode: "lines", line: {color: s.colour, width: 2, dash: s.dash}, name: s.name,
+                      hoverinfo: "skip", name: b.name, showlegend: Boolean(b.name), legendgroup: b.group});
+  const line = s => ({x: s.x, y: s.y, mode: "lines", line: {color: s.colour, width: 3, dash: s.dash}, name: s.name,
                       hoverinfo: "skip", meta: "staircase", legendgroup: s.group, showlegend: s.legend});
   return [...D.bands.map(area), ...D.stairs.map(line)];
+}
+
+/* The trials as thin lines over their offsets: those without a point of the front are faint. */
+function curveTraces() {
+  const joined = (some, key) => some.flatMap(c => [...c[key], null]);
+  const lines = (some, meta, colour, showlegend) => some.length ? [{x: joined(some, "x"), y: joined(some, "y"), meta,
+    mode: "lines", line: {color: colour, width: 1}, hoverinfo: "skip", name: D.curveName, showlegend,
+    legendgroup: "curves"}] : [];
+  const [best, rest] = [true, false].map(front => D.curves.filter(c => c.front === front));
+  return [...lines(rest, "faint curves", D.colours.grey + "55", !best.length),
+          ...lines(best, "curves", D.colours.x + "88", true)];
+}
+
+/* A reference is a line over its offsets; the larger mark is without offsets. */
+function referenceTraces() {
+  return D.references.map(r => ({...places(r.points), mode: "lines+markers", meta: r.role, name: r.long,
+    line: {color: r.colour, width: 2, dash: r.dash},
+    marker: {color: r.colour, symbol: r.symbol, size: r.points.map(p => p.tau ? 6 : 15)}}));
 }
 
 const places = some => ({x: some.map(p => p.x), y: some.map(p => p.y), customdata: some.map(p => p.id),
@@ -46,32 +69,59 @@ function pointTraces() {
   });
 }
 
+// a comparison marks the settings of the papers; a single search draws them as lines
 function paperTraces() {
-  const some = D.points.filter(p => p.paper);
-  return some.length ? [{...places(some), mode: "markers", meta: "paper",
-    name: D.settings,
+  const some = D.comparison ? D.points.filter(p => p.paper) : [];
+  return some.length ? [{...places(some), mode: "markers", meta: "paper", name: D.paperName,
     marker: {symbol: "star-open", size: 20, color: "#000", line: {width: 2}}}] : [];
 }
+
+const ring = () => ({x: [null], y: [null], mode: "markers", meta: "chosen", hoverinfo: "skip", showlegend: false,
+                     marker: {symbol: "circle-open", size: 24, color: D.colours.ring, line: {width: 4}}});
 
 function drawFront() {
   const layout = {xaxis: {range: D.range[0]}, yaxis: {range: D.range[1]}, legend: {traceorder: "reversed"}};
   if (!D.points.length) layout.annotations = [{text: "no trial has reported yet", showarrow: false, font: {size: 16},
                                                xref: "paper", yref: "paper", x: .5, y: .5}];
-  drawPlane([...stairTraces(), ...pointTraces(), ...paperTraces()], layout);
-  element("front").on("plotly_click", e => choose(e.points[0].customdata));
+  const points = pointTraces(), behind = points.filter(t => t.meta !== "front"),
+        front = points.filter(t => t.meta === "front");
+  drawPlane([...stairTraces(), ...curveTraces(), ...behind, ...front, ...referenceTraces(), ...paperTraces(), ring()],
+            layout);
+  element("front").on("plotly_click", e => e.points[0].customdata && choose(e.points[0].customdata));
 }
 
 const shown = v => typeof v === "number" ? +v.toPrecision(3) : v;
+const text3 = v => typeof v === "number" ? v.toFixed(3) : "-";
+const listed = values => Object.entries(values).map(([k, v]) => `${k} ${v > 0 ? "+" : ""}${v}`).join(", ");
+const everyPoint = [...D.points, ...D.references.flatMap(r => r.points)];
+
 function choose(id) {
-  const p = D.points.find(q => q.id === id);
+  const p = everyPoint.find(q => q.id === id);
   if (!p) return;
   element("trial").value = id;
-  element("chosen").textContent = Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", ");
-  const paper = D.points.find(q => q.search === p.search && q.method === p.method && q.paper);
-  const series = [{name: `trial ${id}`, y: p.robust, color: D.colours.x}];
-  if (paper && paper !== p) series.push({name: `${paper.setting}, trial ${paper.id}`, y: paper.robust,
-                                         color: D.colours.grey, pattern: "/"});
-  drawClasses(series);
+  if (D.members.includes(id)) element("tradeoff").value = D.members.indexOf(id);
+  const on = p.front ? ", on the front" + (p.p_front != null ? ` (probability ${Math.round(100 * p.p_front)} %)` : "")
+                     : ", not on the front";
+  const name = document.createElement("b"), plane = element("front");
+  name.textContent = nameOf(p) + on;
+  const values = Object.entries(p.values).map(([k, v]) => `${k} ${text3(v)}`);
+  element("chosen").replaceChildren(name, ": " + values.join(" · "));
+  element("setting").textContent = [Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", "),
+    p.offsets && `class offsets (${p.offsets.kind}, tau ${p.offsets.tau}): ${listed(p.offsets.values)}`]
+    .filter(Boolean).join(" — ");
+  Plotly.restyle(plane, {x: [[p.x]], y: [[p.y]]}, [plane.data.findIndex(t => t.meta === "chosen")]);
+  drawClasses([{name: nameOf(p), y: p.robust, color: D.colours.x}, ...barsBeside(p)], D.top);
+}
+
+const nameOf = p => p.trial < 0 ? `no search${p.tau ? ` @${p.tau}` : ""}` : `trial ${p.id}`;
+
+/* What a point's bars stand beside: the references, or in a comparison the setting of its method's paper. */
+function barsBeside(p) {
+  const paper = D.comparison && D.points.find(q => q.search === p.search && q.method === p.method && q.paper);
+  if (paper && paper !== p) return [{name: `${D.paperName} (trial ${paper.id})`, y: paper.robust,
+                                     color: D.colours.grey, pattern: "/"}];
+  return D.references.filter(r => r.shown && r.shown.id !== p.id).map(r => (
+    {name: r.shownName, y: r.shown.robust, color: r.colour + "99", pattern: r.role === "paper" ? "/" : ""}));
 }
 
 function drawParams(method, full) {
@@ -114,17 +164,22 @@ function drawParallel(method, full) {
 }
 
 function chooseMethod(number) {
-  const full = D.points.filter(p => p.full && p.method === number);
+  const full = D.points.filter(p => p.full && p.best && p.method === number);
   drawParams(D.methods[number], full);
   drawParallel(D.methods[number], full);
 }
 
 drawFront();
-const withClasses = D.points.filter(p => Object.keys(p.robust).length);
+const withClasses = everyPoint.filter((p, i) => Object.keys(p.robust).length
+                                                && everyPoint.findIndex(q => q.id === p.id) === i);
 if (withClasses.length) {
-  const list = element("trial"), methods = element("method");
-  for (const p of withClasses) list.add(new Option(`${p.id} (${p.front ? "on the front" : p.state})`, p.id));
+  const list = element("trial"), methods = element("method"), slider = element("tradeoff");
+  const state = p => p.front ? "on the front" : p.state + (p.tau ? ", with offsets" : "");
+  for (const p of withClasses) list.add(new Option(`${p.trial < 0 ? nameOf(p) : p.id} (${state(p)})`, p.id));
   list.onchange = () => choose(list.value);
+  slider.max = Math.max(0, D.members.length - 1);
+  slider.oninput = () => choose(D.members[Number(slider.value)]);
+  element("slide").hidden = D.members.length < 2;
   choose(withClasses.some(p => p.id === D.picked) ? D.picked : withClasses[0].id);
   D.methods.forEach((m, i) => methods.add(new Option(m.name, i)));
   methods.hidden = D.methods.length === 1;

@@ -24,6 +24,10 @@ FRAME = r"""<!doctype html>
   h1 { font-size: 1.25em; margin: .2em 0 } h2 { font-size: 1.05em; margin: 1.4em 0 .2em }
   p { margin: .35em 0 } .small { color: #555; font-size: .9em; overflow-wrap: anywhere }
   .alarm { color: #a33c00; font-weight: 600 }
+  #slide { margin: 6px 0 } #slide label { font-weight: 600 } .ends { display: flex; gap: 10px; align-items: center }
+  .ends input { flex: 1; min-width: 0; accent-color: #E69F00 } #chosen { font-size: 1.05em }
+  @media (max-width: 600px) { .ends { flex-wrap: wrap; justify-content: space-between }
+                              .ends input { order: -1; flex-basis: 100% } }
   #front { height: clamp(400px, 62vh, 600px) } #classes { height: 280px } .wide { overflow-x: auto }
   table { border-collapse: collapse } td, th { padding: 2px 12px 2px 0; text-align: left; white-space: nowrap }
   #params { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 270px), 1fr)); gap: 4px }
@@ -53,13 +57,14 @@ function drawPlane(traces, layout) {
   if (narrow) element("front").style.height = `${320 + below}px`;
   Plotly.newPlot("front", traces, {
     font, margin: {l: 62, r: 12, t: 10, b: narrow ? below : 50}, hovermode: "closest", plot_bgcolor: "#fafafa",
-    hoverlabel: {align: "left"}, ...layout, legend: {...legend, ...layout.legend},
+    hoverlabel: {align: "left"}, modebar: {orientation: "v"}, ...layout, legend: {...legend, ...layout.legend},
     xaxis: {title: title(D.axis[0]), automargin: true, ...layout.xaxis},
     yaxis: {title: title(D.axis[1]), automargin: true, ...layout.yaxis}}, config);
 }
 
-/* Bars over the classes; each of `series` is {name, y: {class: accuracy}, color, pattern?, error_y?}. */
-function drawClasses(series) {
+/* Bars over the classes; each of `series` is {name, y: {class: accuracy}, color, pattern?, error_y?}. `top`: the end of
+   the axis where it is to stay the same for other series. */
+function drawClasses(series, top) {
   const bars = series.map(s => ({
     type: "bar", name: s.name, x: Object.keys(s.y), y: Object.values(s.y), error_y: s.error_y,
     marker: {color: s.color, pattern: {shape: s.pattern || ""}}}));
@@ -67,7 +72,8 @@ function drawClasses(series) {
     font, margin: {l: 50, r: 8, t: 8, b: 50}, showlegend: series.length > 1,
     legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0},
     xaxis: {type: "category", title: {text: "class"}, automargin: true},
-    yaxis: {title: {text: "robust accuracy (fraction)"}, rangemode: "tozero"}}, config);
+    yaxis: {title: {text: "robust accuracy (fraction)"}, rangemode: "tozero",
+            ...(top ? {range: [0, 1.05 * top]} : {})}}, config);
 }
 @@SCRIPT@@
 </script>
