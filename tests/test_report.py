@@ -110,7 +110,9 @@ GAINS = [
 def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
     paper = row(0, 0.50, 0.10)
     text = report.gains(front(paper, *(row(*o) for o in others)), [setting(paper)])
-    assert text.startswith("Against the paper's setting (trial 0: class mean 0.500, worst class 0.100; val, one seed)")
+    assert text.startswith(
+        "Against the paper's setting, trial 0 (natural average 0.500, worst class 0.100; val, one seed)"
+    )
     assert all(part in text for part in said), text
     assert not any(part in text for part in unsaid), text
 
@@ -118,16 +120,31 @@ def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
 @pytest.mark.parametrize(
     "method, params, said, mark",
     [
-        ("trades", {"beta": 6.0}, "Against the paper's setting, trial 0 (natural average 0.500,", "0 (paper)"),
-        ("trades", {"beta": 3.0}, "Against the default setting (0 of 1 values published), trial 0 (", "0 (default)"),
-        ("mixup", {"kind": "beta", "q": 1.0}, "Against the default setting (0 of 2 values published),", "0 (default)"),
+        (
+            "trades",
+            {"beta": 6.0},
+            "Against the paper's setting, trial 0 (natural average 0.500,",
+            "0 (paper's setting)",
+        ),
+        (
+            "trades",
+            {"beta": 3.0},
+            "Against the default setting (0 of 1 values published), trial 0 (",
+            "0 (default setting)",
+        ),
+        (
+            "mixup",
+            {"kind": "beta", "q": 1.0},
+            "Against the default setting (0 of 2 values published),",
+            "0 (default setting)",
+        ),
     ],
 )
 def test_the_first_trial_is_the_papers_only_where_its_values_are_published(method, params, said, mark):
     first = {**row(0, 0.5, 0.1, **params), "method": method}
     best = front(first, {**row(1, 0.4, 0.2, **params), "method": method})
-    assert said in report.gain(best, first)
-    assert mark in shown(report.front_table(best, first, tuple(params)))
+    assert said in report.gains(best, [setting(first)])
+    assert mark in shown(report.front_table(best, [setting(first)], tuple(params)))
 
 
 def test_gain_without_anything_to_compare():
@@ -144,19 +161,33 @@ def test_gain_is_over_both_references_at_their_best_offsets():
     best = front(paper, at(0.25, 4, 0.49, 0.26))
     first, second = report.gains(best, [plain, setting(paper)]).splitlines()
     assert first.startswith(
-        "Against no search (plain AT with offsets, @0.5: class mean 0.480, worst class 0.200; val, one seed) the front "
-        "gains +0.010 class-mean robust accuracy at no loss of worst class (trial 4@0.25) and +0.060 worst-class "
-        "robust accuracy at no loss of class mean (trial 4@0.25). Hypervolume 0.1284 against 0.1260 (x1.02)."
+        "Against no search (plain AT with offsets), @0.5 (natural average 0.480, worst class 0.200; val, one seed), "
+        "the front gains +0.010 natural average robust accuracy at no loss of worst class (trial 4@0.25) and +0.060 "
+        "worst-class robust accuracy at no loss of natural average (trial 4@0.25). Hypervolume 0.1284 against 0.1260 "
+        "(x1.02)."
     )
-    assert second.startswith("Against the paper's setting (trial 0: ") and "offers other trade-offs" in second
+    assert second.startswith("Against the paper's setting, trial 0 (") and "offers other trade-offs" in second
 
 
 def test_gain_says_what_holds_beyond_these_images():
-    paper, known = row(0, 0.5, 0.1), {"worst_class_gain": 0.042, "ci": [0.01, 0.08], "verdict": "gain"}
+    paper, plain = row(0, 0.5, 0.1), no_search(row(0, 0.5, 0.1))
     best = front(paper, row(1, 0.5, 0.15))
-    text = report.gains(best, [setting(paper)], {"paper": known})
-    assert text.endswith(" Worst-class gain +0.042, 95 % interval +0.010 .. +0.080: gain.")
-    assert report.gains(best, [setting(paper)], {"paper": None}) == report.gains(best, [setting(paper)])
+    difference = {"value": 0.042, "ci": [0.01, 0.08], "verdict": "gain"}
+    equal = {"value": 0.0, "ci": [-0.1, 0.1], "verdict": "not distinguishable"}
+    gain = {
+        "over_no_search": {"hypervolume": equal, "last": None},
+        "over_paper": {"hypervolume": difference, "last": {**difference, "others": [equal], "of": "0", "by": "1@0.5"}},
+    }
+    first, second = report.gains(best, [plain, setting(paper)], {"gain": gain, "images": 989}).splitlines()
+    assert first == (
+        "Over no search (plain AT with offsets), on 989 images of val: the search is not distinguishable from it. "
+        "No point of the search has its natural average; hypervolume +0.000 (95 %: -0.100 .. +0.100)."
+    )
+    assert second == (
+        "Over the paper's setting, trial 0, on 989 images of val: the search adds to it. Worst class +0.042 (95 %: "
+        "+0.010 .. +0.080) at no lower natural average (trial 1@0.5 against trial 0); hypervolume +0.042 (95 %: "
+        "+0.010 .. +0.080)."
+    )
 
 
 def shown(table, width=100):
@@ -178,7 +209,7 @@ def test_table_marks_the_default_row_on_and_off_the_front():
 def test_table_has_offsets_and_references_below_the_front():
     plain = no_search(row(0, 0.5, 0.0), at(0.5, 0, 0.48, 0.2))
     header, cells = report.front_cells(front(at(0.75, 4, 0.6, 0.3), row(4, 0.7, 0.1)), [plain], ())
-    assert header == ["trial", "offsets", "class mean", "worst class", "clean"]
+    assert header == ["trial", "offsets", "natural average", "worst class", "class mean", "clean"]
     assert [line[:4] for line in cells] == [
         ["4", "-", "0.700", "0.100"],
         ["4@0.75", "prior 0.75", "0.600", "0.300"],

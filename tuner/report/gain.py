@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.report.format import LABELS, short_label
-from tuner.report.reference import NO_SEARCH_NOTE, Reference
+from tuner.report.reference import Reference
 from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.summary import SPLIT
 
@@ -47,12 +47,9 @@ def assessed_in(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], images: int) -> str:
     """``Over no search (plain AT with offsets), on 989 images of val: not distinguishable. ...``"""
-    name, _ = reference.sentence(reference.plain)
-    what = (
-        f"{name} ({NO_SEARCH_NOTE})" if reference.role == "no_search" else f"{name}, trial {reference.plain['trial']},"
-    )
+    what = reference.sentence(reference.plain)
     volume, last = gain["hypervolume"], gain["last"]
-    said = f"Over {what} on {images} images of {SPLIT}: {VERDICTS[volume['verdict']]}. "
+    said = f"Over {what}, on {images} images of {SPLIT}: {VERDICTS[volume['verdict']]}. "
     others = " or ".join(short_label(n) for n in front.objectives[:-1])
     if last is None:
         said += f"No point of the search has its {others}; hypervolume {_difference(volume)}."
@@ -86,8 +83,7 @@ def _measured(front: Front, reference: Reference) -> str:
     theirs = hypervolume([[r.get(n) for n in front.objectives] for r in reference.rows], front.reference, up)
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(best['seeds'])} seeds" if "seeds" in best else "one seed"
-    name, note = reference.sentence(best)
-    start = f"Against {name} ({note}: {where}; {SPLIT}, {seeds}) the front "
+    start = f"Against {reference.sentence(best)} ({where}; {SPLIT}, {seeds}), the front "
     if found:
         said = f"gains {' and '.join(found)}. {volume.capitalize()}."
     elif ours > theirs:

@@ -55,12 +55,11 @@ class Reference:
             return f"{self.name} {_at(row)}".strip()
         return f"{self.name} ({row_label(dict(row))})"
 
-    def sentence(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """One of its rows, in a sentence, and what to say of it in brackets."""
+    def sentence(self, row: Mapping[str, Any]) -> str:
+        """One of its rows in a sentence: ``no search (plain AT with offsets), @0.5``."""
         number = _at(row) if row["trial"] == NO_SEARCH else f"trial {row_label(dict(row))}"
-        if self.role == "no_search":
-            return NO_SEARCH_NAME, ", ".join(filter(None, (NO_SEARCH_NOTE, number)))
-        return paper_label(row["method"], row["params"]), number
+        name = self.long_name if self.role == "no_search" else paper_label(row["method"], row["params"])
+        return ", ".join(filter(None, (name, number)))
 
 
 def _at(row: Mapping[str, Any]) -> str:
