@@ -1,7 +1,7 @@
 """Do a search's claims hold on images that no search saw? Default jobs, whose models are all judged on the TEST split.
 
     python -m benchmarks.held_out [--methods srat,done,dafa] [--seeds 0,1,2,3,4] [-- OPTIONS OF tuner search]
-    python -m benchmarks.held_out --table          # docs/experiments/held-out.md from the stored results
+    python -m benchmarks.held_out --table          # docs/methods/no-search.md from the stored results
 
 Each search runs as a user's does; the settings are the default job's unless options change them. Then every model that
 trained all epochs, the references too, is judged on `test` at all its offsets by CE-PGD and margin-PGD with five times

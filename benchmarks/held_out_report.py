@@ -1,0 +1,194 @@
+"""docs/methods/no-search.md from the lines of `benchmarks.held_out`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from trainables.class_metrics import class_metrics
+from tuner.results.assessment import Assessment, assess
+from tuner.results.history import History
+from tuner.results.pareto import Front, hypervolume, row_label
+from tuner.results.references import no_search_rows, paper_rows
+from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.search_spec import SearchSpec
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods" / "no-search.md"
+SHOWN = ("natural_robust_acc", "robust_acc", "worst_class_robust_acc")
+
+HEAD = """# What a search adds over no search
+
+Written by `python -m benchmarks.held_out --table` from `benchmarks/results/held_out.jsonl`; do not edit. Default jobs
+of `tuner search` on digits exp:10 (cnn, 12 epochs, 16 trials), one for each method and seed. Everything is chosen on
+`val`; all figures are of the TEST split (360 images), which no search sees, under CE-PGD and then margin-PGD with five
+times the search's steps (100 each) on the logits with their offsets.
+
+"No search" is one plain adversarial training whose class offsets are swept after training. Hypervolume is the area
+under natural average and worst class. ± is the standard deviation over seeds, brackets are 95 % t intervals over them.
+"""
+
+
+class Search:
+    """One line of the results: its history, and what its models are worth on test."""
+
+    def __init__(self, line: dict[str, Any]):
+        self.method, self.seed = line["method"], line["seed"]
+        self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]))
+        self.history, self.test = History(None), {}
+        for model in line["models"]:
+            number, role = model["trial"], {"role": "no_search"} if model["trial"] == NO_SEARCH else {}
+            about = {"params": model["params"], "method": model["method"], "seed": model["seed"], **role}
+            self.history.append("start", number, **about)
+            self.history.append("epoch", number, metrics={"epoch": self.spec.max_epochs})
+            self.history.append("curve", number, curve=model["val"])
+            self.history.append("end", number, state="finished")
+            for point in model["test"]:
+                label = row_label({"trial": number, "offsets": {"tau": point["tau"]}})
+                counts = (point["count"], point["clean"], point["robust"])
+                self.test[label] = class_metrics(model["val"]["classes"], model["val"]["train_counts"], *counts)
+        self.front = Front.of(self.history.rows(self.spec.objectives), self.spec.objectives)
+        found = assess(self.spec, self.history)
+        assert found is not None
+        self.assessment: Assessment = found
+
+    def volume(self, rows: Sequence[dict[str, Any]]) -> float:
+        """The hypervolume on test of the rows that no other of them dominates on val."""
+        best = Front.of(rows, self.spec.objectives).rows
+        points = [[self.test[row_label(row)][name] for name in self.spec.objectives] for row in best]
+        return hypervolume(points, [0.0] * len(self.spec.objectives), [True] * len(self.spec.objectives))
+
+    @property
+    def arms(self) -> dict[str, list[dict[str, Any]]]:
+        plain, default = no_search_rows(self.spec, self.history), paper_rows(self.spec, self.history)
+        return {
+            "plain AT, no offsets": plain[:1],
+            "**no search**: plain AT, offsets swept": plain,
+            "default setting, no offsets": default[:1],
+            "default setting, offsets swept": default,
+            "the search, no offsets": [r for r in self.history.rows(self.spec.objectives) if not r["offsets"]["tau"]],
+            "**the search**, offsets swept": list(self.front.rows),
+        }
+
+    @property
+    def worst_class_gain(self) -> float:
+        """On test: worst class of the search's row whose natural average on val is no lower than that of the no-search
+        row with the largest box on val, and whose worst class on val is largest; less that row's."""
+        first, last = self.spec.objectives
+        start = max(no_search_rows(self.spec, self.history), key=lambda row: row[first] * row[last])
+        level = [row for row in self.history.rows(self.spec.objectives) if row[first] >= start[first]]
+        if not level:
+            return math.nan
+        end = max(level, key=lambda row: row[last])
+        return self.test[row_label(end)][last] - self.test[row_label(start)][last]
+
+
+def write_page(lines: list[dict[str, Any]]) -> None:
+    searches = [Search(line) for line in lines if not line["options"]]
+    PAGE.write_text("\n".join([HEAD, *plain_table(searches), *method_tables(searches), *claims(searches)]) + "\n")
+
+
+def plain_table(searches: list[Search]) -> list[str]:
+    """No search alone, over tau."""
+    by_seed = {search.seed: search for search in searches}  # its training does not depend on the method
+    taus = [point.offsets.tau for point in next(iter(by_seed.values())).history.record(NO_SEARCH).curve.points]
+    labels = {tau: row_label({"trial": NO_SEARCH, "offsets": {"tau": tau}}) for tau in taus}
+    rows = [
+        f"| {tau:g} | " + " | ".join(spread([s.test[label][name] for s in by_seed.values()]) for name in SHOWN) + " |"
+        for tau, label in labels.items()
+    ]
+    return [
+        f"## Plain AT under growing offsets ({len(by_seed)} seeds)\n",
+        "| tau | natural average | class mean | worst class |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def method_tables(searches: list[Search]) -> list[str]:
+    lines = []
+    for method in dict.fromkeys(search.method for search in searches):
+        own = [search for search in searches if search.method == method]
+        arms = {name: [s.volume(s.arms[name]) for s in own] for name in own[0].arms}
+        trained = {name: "1 training" if "search" not in name or "no search" in name else "16 trials" for name in arms}
+        lines += [
+            f"## {method} ({len(own)} seeds)\n",
+            "| | cost | hypervolume on test | points |",
+            "|---|---|---|---|",
+            *(
+                f"| {name} | {trained[name]} | {spread(values)} | "
+                f"{statistics.fmean(len(Front.of(s.arms[name], s.spec.objectives).rows) for s in own):.1f} |"
+                for name, values in arms.items()
+            ),
+            "",
+            _statement(method, own, arms),
+            "",
+        ]
+    return lines
+
+
+def _statement(method: str, own: list[Search], arms: dict[str, list[float]]) -> str:
+    names = list(arms)
+    parts = [
+        _said("the whole search (16 trials, offsets swept)", [a - b for a, b in zip(arms[names[5]], arms[names[1]])]),
+        _said("its default setting with offsets", [a - b for a, b in zip(arms[names[3]], arms[names[1]])]),
+    ]
+    gains = [gain for s in own if not math.isnan(gain := s.worst_class_gain)]
+    told = [s.assessment.gain["no_search"]["hypervolume"]["verdict"] for s in own]
+    said = ", ".join(f"{told.count(verdict)} times {verdict!r}" for verdict in dict.fromkeys(told))
+    return (
+        f"Over no search, {method} adds: {'; '.join(parts)}. Worst class at no lower natural average: "
+        f"{interval(gains)}. What the searches themselves said of it: {said}."
+    )
+
+
+def _said(what: str, differences: list[float]) -> str:
+    return f"{what} {interval(differences)} of hypervolume"
+
+
+def claims(searches: list[Search]) -> list[str]:
+    """What fronts claimed on val over what the same models have on test."""
+    found: dict[str, Callable[[Search], float]] = {
+        "measured on val": lambda s: s.front.hypervolume,
+        "claimed (`hypervolume_claimed`)": lambda s: s.assessment.hypervolume["claimed"],
+    }
+    rows = []
+    for name, value in found.items():
+        logs = [math.log(value(s) / s.volume(s.front.rows)) for s in searches]
+        low, high = (math.exp(v) for v in bounds(logs))
+        rows.append(f"| {name} | {math.exp(statistics.fmean(logs)):.3f} | {low:.3f} .. {high:.3f} |")
+    inside = sum(
+        s.assessment.hypervolume["ci"][0] <= s.volume(s.front.rows) <= s.assessment.hypervolume["ci"][1]
+        for s in searches
+    )
+    return [
+        f"## What a front claims ({len(searches)} searches)\n",
+        "Hypervolume of the front over that of the same models on test, geometric mean:\n",
+        "| | ratio | 95 % |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"The 95 % interval beside the claim held the value on test in {inside} of {len(searches)} searches.",
+    ]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def interval(values: Sequence[float]) -> str:
+    """``+0.012 [-0.020, +0.044]``: mean and 95 % t interval."""
+    low, high = bounds(values)
+    return f"{statistics.fmean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
