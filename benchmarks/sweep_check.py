@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep_check [--seeds 3] [--imbalance exp:10] [--json OUT]
 
-Per seed: seconds of a training epoch, of judging the trained model on all of `val`, and of the sweep alone (one thread);
+Per seed: seconds of a training epoch, of judging the trained model on all of `val`, and of the sweep (one thread);
 robust accuracies on `val` at every tau with the search's steps and with ten times as many; and on `test` the alarms of
 the verification's cascade (APGD-CE, APGD-T, Square) for three settings of the offsets.
 """
@@ -97,8 +97,8 @@ def main() -> None:
             row = check(seed, args.imbalance, home)
             rows.append(row)
             print(
-                f"seed {seed}: epoch {row['train_s']:.2f} s, judging {row['judge_s']:.2f} s, sweep {row['sweep_s']:.2f} s "
-                f"({row['sweep_s'] / row['train_s']:.2f} epochs); alarms {row['alarms']}"
+                f"seed {seed}: epoch {row['train_s']:.2f} s, judging {row['judge_s']:.2f} s, sweep {row['sweep_s']:.2f} "
+                f"s ({row['sweep_s'] / row['train_s']:.2f} epochs); alarms {row['alarms']}"
             )
             for tau, usual in row["usual"].items():
                 strong = row["strong"].get(tau, {})
