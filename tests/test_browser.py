@@ -89,14 +89,13 @@ def curved(tmp_path_factory):
     """(page, run) of a search whose trials are curves, with both references and an assessment."""
     spec = SearchSpec(max_epochs=4, trials=6)
     run = run_of(spec, fill(History(None), spec, curves=True))
-    band = {"x": [0.4, 0.5, 0.6], "lower": [0.1, 0.1, 0.05], "upper": [0.3, 0.25, 0.2]}
-
-    def result(run):
-        found = front_json(run)
-        return {**found, "front": [{**row, "p_front": 0.42} for row in found["front"]], "band": band}
-
+    low, high = [0.1, 0.1, 0.05], [0.3, 0.25, 0.2]
+    assessed = {
+        "rows": {row_label(row): {"p_front": 0.42} for row in run.front().rows},
+        "band": {"x": [0.4, 0.5, 0.6], "low": low, "high": high},
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "front_json", result)
+        patch.setattr(figures, "front_json", lambda run: front_json(run) | {"assessment": assessed})
         files = write_pictures(run, tmp_path_factory.mktemp("curved"))
     return files["front.html"], run
 

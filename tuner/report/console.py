@@ -142,13 +142,13 @@ def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
 def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
     """What was gained first; then the front, and the provisional one that a running search has until enough trials have
     finished."""
-    from tuner.report.reference import front_in, gain_in, references_of
-    from tuner.report.text import front_table, gains
+    from tuner.report.reference import front_in, references_of
+    from tuner.report.text import against_of, front_table, gains
     from tuner.results.pareto import Front
 
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
-        console.print(gains(best, references, gain_in(result)), highlight=False, soft_wrap=True)
+        console.print(gains(best, references, against_of(result)), highlight=False, soft_wrap=True)
     console.print(front_table(best, references, searched))
     if early := result.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +14,8 @@ from search_spaces.param import Param
 from trainables.offsets import Offsets
 from tuner.report.format import fraction, per_class, short_label, value_text, with_std
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
-from tuner.report.reference import Reference, front_in, gain_in, references_of, short_name
-from tuner.report.text import SPLIT, gains, headline, offsets_text
+from tuner.report.reference import Reference, front_in, references_of, short_name
+from tuner.report.text import SPLIT, against_of, gains, headline, offsets_text
 from tuner.results.fronts import counts
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -82,15 +82,15 @@ REFERENCE_LOOKS = {"no_search": ("#444444", "square", "s", "dash"), "paper": (VE
 
 
 def picture_data(run: SearchRun) -> dict:
-    """All values that the page and the PNG of one search show; also what holds on other images, where the result has it
-    (`tuner.report.reference`)."""
+    """All values that the page and the PNG of one search show. What the result's ``assessment`` has is shown too."""
     spec, history, result = run.spec, run.history, front_json(run)
     front, references = front_in(result, spec.objectives), references_of(result)
-    points = points_of(spec, history, front, plane(spec.objectives))
+    assessment = result.get("assessment") or {}
+    points = points_of(spec, history, front, plane(spec.objectives), about=assessment.get("rows"))
     for point in points:
         point["style"] = "front" if point["front"] else "curve" if point["tau"] else point["state"]
     drawn = [_reference_data(spec, history, reference, points) for reference in references]
-    band = result.get("band") if len(spec.objectives) == 2 else None
+    band = assessment.get("band") if len(spec.objectives) == 2 else None
     title, line = headline(spec)
     data = frame_data(spec.objectives, points, drawn, band)
     label_points(data, [row_label(row) for row in front.rows])
@@ -100,7 +100,7 @@ def picture_data(run: SearchRun) -> dict:
         **data,
         "title": title,
         "line": f"{line} · {counts(history)}",
-        "gain": gains(front, references, gain_in(result)),
+        "gain": gains(front, references, against_of(result)),
         "empty": not front.rows,
         "styles": STYLES,
         "curves": _curves(points, {reference.plain["trial"] for reference in references}),
@@ -177,7 +177,7 @@ def _band(band: dict) -> dict:
     """The band of the attained front as a closed line."""
     return {
         "x": [*band["x"], *band["x"][::-1]],
-        "y": [*band["upper"], *band["lower"][::-1]],
+        "y": [*band["high"], *band["low"][::-1]],
         "colour": BLUE,
         "group": "band",
         "name": BAND,
@@ -191,17 +191,25 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
     return objectives[0], "clean_acc" if objectives[0] == "worst_class_robust_acc" else "worst_class_robust_acc"
 
 
-def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
+def points_of(
+    spec: SearchSpec,
+    history: History,
+    front: Front,
+    axes: tuple[str, str],
+    search: str = "",
+    about: Mapping[str, Mapping] | None = None,
+) -> list[dict]:
     """The points of each trial that has reported finite values of ``axes``, at its last epoch: one for each setting of
     its offsets. ``best``: the one of a trial with the largest sum of ``axes``.
 
-    ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean over seeds.
+    ``search``: its name, where the figure shows several searches. ``about``: row label -> what an assessment says of
+    it. A point has ``std`` where it is a mean over seeds.
     """
     papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
-    on_front = {row_label(row): row for row in front.rows}
+    on_front = {row_label(row) for row in front.rows}
     points = []
     for record in history.trials.values():
-        points += _points_of(spec, history, record, axes, search, on_front, record.trial in papers)
+        points += _points_of(spec, history, record, axes, search, on_front, record.trial in papers, about or {})
     return points
 
 
@@ -211,15 +219,16 @@ def _points_of(
     record: TrialRecord,
     axes: tuple[str, str],
     search: str = "",
-    on_front: Mapping[str, dict] = MappingProxyType({}),
+    on_front: Container[str] = (),
     is_paper: bool = False,
+    about: Mapping[str, Mapping] = MappingProxyType({}),
 ) -> list[dict]:
-    """`points_of` of one trial, replicate or reference. ``on_front``: the front's rows by their labels."""
+    """`points_of` of one trial, replicate or reference."""
     points = []
     metrics_of = dict.fromkeys((*spec.objectives, *axes))
     for row, (offsets, metrics) in zip(history.rows_of(record.trial, metrics_of), history.points(record.trial)):
         x, y, std = row[axes[0]], row[axes[1]], row.get("std")
-        row = {**row, **on_front.get(row_label(row), {})}
+        row = {**row, **about.get(row_label(row), {})}
         if _finite(x) and _finite(y):
             points.append(
                 {
@@ -235,7 +244,7 @@ def _points_of(
                     "full": record.state == TrialState.FINISHED,
                     "front": row_label(row) in on_front,
                     "paper": is_paper and not offsets.tau,
-                    "setting": short_name(record.method, record.params) if is_paper else "",
+                    "setting": short_name(record.method) if is_paper else "",
                     "params": record.params,
                     "values": {short_label(name): row.get(name) for name in shown_metrics(spec.objectives)},
                     "p_front": row.get("p_front"),
@@ -305,7 +314,7 @@ def _papers_name(labels: list[str]) -> str:
 def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Mapping | None) -> list[float]:
     """Limits of an axis: all points, but those that are much worse than the front and the references stay outside, so
     that one bad trial does not squeeze the picture into a corner."""
-    bounds = [band["x"]] if band and axis == "x" else [band["lower"], band["upper"]] if band else []
+    bounds = [band["x"]] if band and axis == "x" else [band["low"], band["high"]] if band else []
     about = [p[axis] for p in points if p["front"]] + [p[axis] for r in references for p in r["about"]]
     about += [value for values in bounds for value in values]
     values = [p[axis] for p in points] + about
@@ -362,7 +371,7 @@ def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_fro
     state = "on the front" if on_front else _STATES[record.state]
     name = "no search" if record.trial == NO_SEARCH else f"{search} trial {row_label(row)}".strip()
     lines = [
-        f"<b>{html.escape(name)}</b> ({state}{', ' + short_name(record.method, record.params) if is_paper else ''})",
+        f"<b>{html.escape(name)}</b> ({state}{', ' + short_name(record.method) if is_paper else ''})",
         f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
         *(_value_line(row, metric) for metric in shown_metrics(spec.objectives)),
     ]

@@ -1,14 +1,12 @@
 """A front and what it is compared with (no search, and the paper's setting), as reports name and show them.
 
-A result (`tuner.results.summary.front_json`) may also say what holds beyond the validation images. All of it may be
-missing:
+A result (`tuner.results.summary.front_json`) may have a key ``assessment``, which says what holds beyond the validation
+images. All its parts may be missing:
 
-- in rows of ``front``: ``p_front`` (the probability that no other row dominates it), ``ci`` {metric: [low, high]} and
-  ``shrunk`` {metric: value};
-- ``band``: 90 % of the attained front, {"x": [...], "lower": [...], "upper": [...]}, bounds of the second objective;
-- ``gain``: {"over_no_search" | "over_paper": {"hypervolume": difference, "last": difference | None}}, each difference
-  {"value", "ci": [low, high], "verdict"}; ``last`` is that of the last objective at no lower others, and has the label
-  ``by`` of the row that attains it.
+    {"rows": {row_label: {"p_front": probability to be on the front, "ci": {metric: [low, high]},
+                          "shrunk": {metric: value}}},
+     "band": {"x": [...], "low": [...], "high": [...]},  # 90 % of the attained front: bounds of the second objective
+     "against": {"no_search" | "paper": {"worst_class_gain": float, "ci": [low, high], "verdict": str}}}
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from tuner.results.trial_record import NO_SEARCH
 NO_SEARCH_NAME, NO_SEARCH_NOTE = "no search", "plain AT with offsets"
 
 
-def paper_label(method: str, values: Mapping[str, Any] | None = None) -> str:
-    """What reports call the setting ``values`` of the method's first trial."""
+def paper_label(method: str) -> str:
+    """What reports call the setting of the method's first trial."""
     return "the paper's setting"
 
 
-def short_name(method: str, values: Mapping[str, Any] | None = None) -> str:
+def short_name(method: str) -> str:
     """A `paper_label` for tables, legends and bars: without article and brackets."""
-    return paper_label(method, values).partition(" (")[0].removeprefix("the ")
+    return paper_label(method).partition(" (")[0].removeprefix("the ")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Reference:
     @property
     def name(self) -> str:
         """For tables and bars: ``no search`` or ``paper's setting``."""
-        return NO_SEARCH_NAME if self.role == "no_search" else short_name(*_setting(self.plain))
+        return NO_SEARCH_NAME if self.role == "no_search" else short_name(self.plain.get("method", ""))
 
     @property
     def long_name(self) -> str:
@@ -75,11 +73,7 @@ class Reference:
         number = _at(row) if row["trial"] == NO_SEARCH else f"trial {row_label(dict(row))}"
         if self.role == "no_search":
             return NO_SEARCH_NAME, ", ".join(filter(None, (NO_SEARCH_NOTE, number)))
-        return paper_label(*_setting(row)), number
-
-
-def _setting(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    return row.get("method", ""), row["params"]
+        return paper_label(row.get("method", "")), number
 
 
 def _at(row: Mapping[str, Any]) -> str:
@@ -88,13 +82,9 @@ def _at(row: Mapping[str, Any]) -> str:
 
 
 def front_in(result: Mapping[str, Any], objectives: Sequence[str]) -> Front:
-    """The front of a result."""
-    return Front.of(result["front"], objectives)
-
-
-def gain_in(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Role of a reference -> what a result says of the gain over it."""
-    return {name.removeprefix("over_"): gain for name, gain in (result.get("gain") or {}).items()}
+    """The front of a result, its rows with what the result's ``assessment`` says of them."""
+    about = (result.get("assessment") or {}).get("rows") or {}
+    return Front.of([{**row, **about.get(row_label(row), {})} for row in result["front"]], objectives)
 
 
 def references_of(result: Mapping[str, Any]) -> list[Reference]:

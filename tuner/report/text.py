@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.report.format import LABELS, SHORT_LABELS, short_label, value_text, with_std
-from tuner.report.reference import Reference, front_in, gain_in, references_of
+from tuner.report.reference import Reference, references_of
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.search_run import SearchRun
@@ -139,66 +139,57 @@ def front_table(
     for name, column in zip(header, zip(*rows)):
         number = name in (*SHORT_LABELS.values(), "on the front")
         longest = max(len(word) for cell in column for word in cell.split() or [""])  # no word is cut
-        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
-        head = name.replace(" ", "\n") if number else name
-        table.add_column(head, justify="right" if number else "left", no_wrap=number, min_width=longest)
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, min_width=longest)
     for i, cells in enumerate(rows):
         table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table
 
 
-def gains(front: Front, references: Sequence[Reference], found: Mapping[str, Mapping] | None = None) -> str:
+def gains(front: Front, references: Sequence[Reference], against: Mapping[str, Mapping | None] | None = None) -> str:
     """What the front gains over each reference, or that it gains nothing, in a line for each.
 
     A reference counts with the offsets at which it is best (`Reference.best`), since offsets cost no search; its
-    hypervolume is that of its whole curve. ``found``: `gain_in`, what may be said of the gain on other images; added to
-    the sentence where it is there.
+    hypervolume is that of its whole curve. ``against``: role -> {"worst_class_gain", "ci": [low, high], "verdict"},
+    what may be said of the gain beyond these images; added to the sentence where it is there.
     """
     if not front.rows:
         return EMPTY
     known = [r for r in references if not any(_missing(r.best(front.objectives).get(n)) for n in front.objectives)]
     if not known:
         return "No reference has finished its full budget, so there is nothing to compare the front with."
-    return "\n".join(_gain_over(front, reference, (found or {}).get(reference.role) or {}) for reference in known)
+    return "\n".join(_gain_over(front, reference, (against or {}).get(reference.role)) for reference in known)
 
 
 def _missing(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
-def _gain_over(front: Front, reference: Reference, found: Mapping) -> str:
+def _gain_over(front: Front, reference: Reference, assessed: Mapping | None) -> str:
     best = reference.best(front.objectives)
     where = ", ".join(f"{short_label(n)} {best[n]:.3f}" for n in front.objectives)
-    gained = [text for name in front.objectives if (text := _gain_in(front, best, name))]
+    found = [text for name in front.objectives if (text := _gain_in(front, best, name))]
     ours, up = front.hypervolume, [True] * len(front.objectives)
     theirs = hypervolume([[r.get(n) for n in front.objectives] for r in reference.rows], front.reference, up)
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(best['seeds'])} seeds" if "seeds" in best else "one seed"
     name, note = reference.sentence(best)
     start = f"Against {name} ({note}: {where}; {SPLIT}, {seeds}) the front "
-    if gained:
-        said = f"gains {' and '.join(gained)}. {volume.capitalize()}."
+    if found:
+        said = f"gains {' and '.join(found)}. {volume.capitalize()}."
     elif ours > theirs:
         said = f"gains nothing without a loss elsewhere, but offers other trade-offs{_trade(front, best)}; {volume}."
     else:
         said = f"gains nothing: no finished trial is better in any objective; {volume}."
-    return start + said + _on_other_images(front, found)
+    return start + said + _assessed(assessed)
 
 
-def _on_other_images(front: Front, found: Mapping) -> str:
-    """`` On other images: worst class +0.042 by trial 4@1 (95 % interval +0.010 .. +0.080: gain), hypervolume ...``"""
-    parts = []
-    if last := found.get("last"):
-        by = f" by trial {last['by']}" if "by" in last else ""
-        parts.append(f"{short_label(front.objectives[-1])} {last['value']:+.3f}{by} ({_interval(last)})")
-    if volume := found.get("hypervolume"):
-        parts.append(f"hypervolume {volume['value']:+.4f} ({_interval(volume)})")
-    return f" On other images: {', '.join(parts)}." if parts else ""
-
-
-def _interval(difference: Mapping) -> str:
-    low, high = difference["ci"]
-    return f"95 % interval {low:+.3f} .. {high:+.3f}: {difference['verdict']}"
+def _assessed(gain: Mapping | None) -> str:
+    """`` Worst-class gain +0.042, 95 % interval +0.010 .. +0.080: distinguishable.``"""
+    if not gain:
+        return ""
+    interval = f", 95 % interval {gain['ci'][0]:+.3f} .. {gain['ci'][1]:+.3f}" if gain.get("ci") else ""
+    verdict = f": {gain['verdict']}" if gain.get("verdict") else ""
+    return f" Worst-class gain {gain['worst_class_gain']:+.3f}{interval}{verdict}."
 
 
 def _gain_in(front: Front, other: dict, name: str) -> str:
@@ -240,6 +231,11 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
     return f"{constraint}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
 
 
+def against_of(result: Mapping[str, Any]) -> Mapping[str, Mapping | None]:
+    """What a result's ``assessment`` says of the gain over each reference."""
+    return (result.get("assessment") or {}).get("against") or {}
+
+
 def headline(spec: SearchSpec) -> tuple[str, str]:
     """A title (method and data) and the line below it (split, budget, attack, sampler)."""
     training, searched = spec.training(), spec.shown_space().searched
@@ -256,7 +252,7 @@ def summary_markdown(run: SearchRun) -> str:
     """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the references."""
     spec, history = run.spec, run.history
     result = front_json(run)
-    front, references, space = front_in(result, spec.objectives), references_of(result), spec.shown_space()
+    front, references, space = run.front(), references_of(result), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, references, space.searched)
     lines = [header, ["---"] * len(header), *rows]
@@ -267,7 +263,7 @@ def summary_markdown(run: SearchRun) -> str:
         [
             f"### {title}",
             "",
-            gains(front, references, gain_in(result)).replace("\n", "\n\n"),
+            gains(front, references, against_of(result)).replace("\n", "\n\n"),
             "",
             line,
             "",
