@@ -270,6 +270,17 @@ def test_a_much_worse_trial_does_not_squeeze_the_picture(spec, tmp_path):
     assert data["range"][1] == pytest.approx(before["range"][1], abs=0.1)
 
 
+def test_a_band_is_shown_whole_without_more_room():
+    def point(x, front=False, **more):
+        return {"x": x, "y": x, "front": front, "full": True, "best": True, "paper": False, "robust": {}, **more}
+
+    points, band = [point(0.5, front=True), point(0.0)], {"x": [0.3, 0.8], "low": [0.3, 0.3], "high": [0.6, 0.5]}
+    low, high = figures.frame_data(OBJECTIVES, points, [], band)["range"][0]
+    assert (low, high) == pytest.approx((0.3 - 0.04, 0.8 + 0.04))  # 8 % of 0.5 on each side
+    low, high = figures.frame_data(OBJECTIVES, points)["range"][0]
+    assert (low, high) == pytest.approx((0.4 - 0.01, 0.5 + 0.01))  # at least 0.1 below the front
+
+
 def test_what_an_assessment_adds_is_shown(spec, tmp_path, monkeypatch):
     run = run_of(spec, fill(History(tmp_path / "search"), spec, curves=True))
     label = row_label(run.front().rows[0])
