@@ -230,7 +230,7 @@ def test_a_long_front_is_printed_evenly():
     _, cells = report.front_cells(many, [setting(row(99, 0.1, 0.0))], ())
     even = [0, 2, 4, 6, 8, 10, 11, 13, 15, 17, 19, 21]  # multiples of 21 / 11, rounded
     assert [line[0] for line in cells] == [*map(str, even), "paper's setting (99)"]
-    assert "10 more rows" in shown(report.front_table(many, [], ()))
+    assert "(10 more rows" in " ".join(shown(report.front_table(many, [], ())).split())
     assert "more rows" not in shown(report.front_table(front(*many.rows[:12]), [], ()))
 
 
@@ -316,6 +316,17 @@ def test_a_much_worse_trial_does_not_squeeze_the_picture(spec, tmp_path):
     assert 0.1 < low < min(p["x"] for p in data["points"] if p["front"])
     assert before["note"] == "" and data["note"] == "1 of 15 points are worse than what the picture shows."
     assert data["range"][1] == pytest.approx(before["range"][1], abs=0.1)
+
+
+def test_a_band_is_shown_whole_without_more_room():
+    def point(x, front=False, **more):
+        return {"x": x, "y": x, "front": front, "full": True, "best": True, "paper": False, "robust": {}, **more}
+
+    points, band = [point(0.5, front=True), point(0.0)], {"x": [0.3, 0.8], "low": [0.3, 0.3], "high": [0.6, 0.5]}
+    low, high = figures.frame_data(OBJECTIVES, points, [], band)["range"][0]
+    assert (low, high) == pytest.approx((0.3 - 0.04, 0.8 + 0.04))  # 8 % of 0.5 on each side
+    low, high = figures.frame_data(OBJECTIVES, points)["range"][0]
+    assert (low, high) == pytest.approx((0.4 - 0.01, 0.5 + 0.01))  # at least 0.1 below the front
 
 
 def test_what_an_assessment_adds_is_shown(spec, tmp_path, monkeypatch):

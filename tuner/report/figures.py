@@ -304,16 +304,15 @@ def _papers_name(labels: list[str]) -> str:
 
 
 def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Mapping | None) -> list[float]:
-    """Limits of an axis: all points, but those that are much worse than the front and the references stay outside, so
-    that one bad trial does not squeeze the picture into a corner."""
-    bounds = [band["x"]] if band and axis == "x" else [band["low"], band["high"]] if band else []
+    """Limits of an axis: all points and the band, but points that are much worse than the front and the references stay
+    outside, so that one bad trial does not squeeze the picture into a corner."""
     about = [p[axis] for p in points if p["front"]] + [p[axis] for r in references for p in r["about"]]
-    about += [value for values in bounds for value in values]
-    values = [p[axis] for p in points] + about
+    shown = [*about, *(_band(band)[axis] if band else [])]
+    values = [p[axis] for p in points] + shown
     if not any(p["front"] for p in points):
         return _range(values)
-    least, most = min(about), max(about)
-    return _range([max(min(values), least - max(ROOM * (most - least), MIN_ROOM)), max(values)])
+    least = min(about) - max(ROOM * (max(about) - min(about)), MIN_ROOM)
+    return _range([min([max(min(values), least), *shown]), max(values)])
 
 
 def search_axes(spec: SearchSpec) -> list[dict]:

@@ -83,7 +83,7 @@ def png_bytes(figure: Figure, data: dict) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.suptitle(wrapped(data["title"]), fontsize=12, fontweight="bold")
-    figure.supxlabel(wrapped(data["line"]), fontsize=8, color="0.35")
+    figure.supxlabel(wrapped(f"{data['line']}\n{data['note']}"), fontsize=8, color="0.35")
     target = io.BytesIO()
     FigureCanvasAgg(figure).print_png(target)
     return target.getvalue()
@@ -110,9 +110,9 @@ def draw_front(axes: Axes, data: dict) -> None:
         axes.text(0.5, 0.5, data["gain"], transform=axes.transAxes, ha="center", va="center")
     if data["points"]:
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], labels[::-1], fontsize=9, loc="best")
-    if data["note"]:
-        axes.set_title(wrapped(data["note"], 110), fontsize=8)
+        columns = 2 if max(map(len, labels)) > 40 else 4
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "borderaxespad": 0.3}
+        axes.legend(handles[::-1], labels[::-1], fontsize=9, ncols=columns, **above)
 
 
 def _draw_attained(axes: Axes, data: dict) -> None:

@@ -152,7 +152,9 @@ def front_table(
     for name, column in zip(header, zip(*rows)):
         number = name in (*SHORT_LABELS.values(), "on the front")
         longest = max(len(word) for cell in column for word in cell.split() or [""])  # no word is cut
-        table.add_column(name, justify="right" if number else "left", no_wrap=number, min_width=longest)
+        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
+        head = name.replace(" ", "\n") if number else name
+        table.add_column(head, justify="right" if number else "left", no_wrap=number, min_width=longest)
     for i, cells in enumerate(rows):
         table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table
