@@ -97,8 +97,8 @@ def main() -> None:
             row = check(seed, args.imbalance, home)
             rows.append(row)
             print(
-                f"seed {seed}: epoch {row['train_s']:.2f} s, judging {row['judge_s']:.2f} s, sweep {row['sweep_s']:.2f} "
-                f"s ({row['sweep_s'] / row['train_s']:.2f} epochs); alarms {row['alarms']}"
+                f"seed {seed}: epoch {row['train_s']:.2f} s, judging {row['judge_s']:.2f} s, "
+                f"sweep {row['sweep_s']:.2f} s ({row['sweep_s'] / row['train_s']:.2f} epochs); alarms {row['alarms']}"
             )
             for tau, usual in row["usual"].items():
                 strong = row["strong"].get(tau, {})
