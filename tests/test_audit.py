@@ -235,6 +235,18 @@ def test_binomial_tail_by_hand():
     assert tail(2, 3, 0.5) == pytest.approx(0.5) and tail(7, 7, 0.5) == pytest.approx(1 / 128)
 
 
+def test_tests_by_hand():
+    """Three images that the certificate alone of five runs calls robust, one that another run alone does, and one that
+    the certificate alone calls broken (of two runs that are compared, so it counts with the four that differ)."""
+    said = np.array([1, 1, 1, 0, 0], dtype=bool)
+    runs = np.zeros((RUNS, 5), dtype=bool)
+    runs[2, 3] = True
+    runs[:, 4] = True
+    found = _tests(said, runs, np.ones(5, dtype=bool))
+    assert found["p_robust"] == pytest.approx(4 * 0.2**3 * 0.8 + 0.2**4), "three or four of four, at 1/5"
+    assert found["p_broken"] == pytest.approx(15 / 16), "at least one of four, at 1/2"
+
+
 def simulated(lied, rng, images=200):
     """Runs of an attack that breaks each image with a probability of its own; ``lied`` broken images called robust."""
     breaks = np.concatenate([np.full(90, 1.0), np.full(80, 0.0), rng.random(images - 170)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tuner.results.pareto import Front, row_label
-from tuner.verification.gain import METRICS, _newcombe, over_seeds, paired, verdict
+from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, paired, verdict
 from tuner.verification.rows import spread
 
 TRAIN = [100, 50, 10]
@@ -73,6 +73,13 @@ def test_score_interval_of_newcombe():
     cells = np.array([[0, 14, 0, 56], [0, 0, 32, 48]])  # neither, second, first, both: lowest are class 0 and class 1
     rates = np.array([[56 / 70, 1.0], [1.0, 48 / 80]])
     assert _newcombe(cells, rates) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_the_spread_that_chance_explains_is_taken_out():
+    """0.4 and 0.6 of 25: chance gives a variance of 0.24 / 25 of the 0.02 that is there. Equal ones stay equal."""
+    kept = (1 - 0.0096 / 0.02) ** 0.5
+    assert _shrunk(np.array([0.4, 0.6]), np.array([25, 25])) == pytest.approx([0.5 - 0.1 * kept, 0.5 + 0.1 * kept])
+    assert _shrunk(np.array([0.48, 0.52]), np.array([25, 25])) == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,27 +53,33 @@ def test_killed_and_started_again(finished, undisturbed, tmp_path):
     folder = home / "searches" / "first"
     command = [sys.executable, "-m", "tuner.cli", *map(str, ARGS), "--home", str(home)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **away})
-    said = next((line for line in process.stderr if "(1/4 done)" in line), None)
+    said = next((found for line in process.stderr if (found := re.search(r"\(1/(\d+) done\)", line))), None)
     assert said, f"it ended by itself with {process.wait()}"
+    models = int(said[1])
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "verified.parquet").exists() and not (folder / "verified.html").exists()
     kept = sorted((folder / "verify" / "pgd-2x1").glob("*.json"))  # whole, flags and all; the others are not there
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept]
-    assert 1 <= len(kept) < 4 and all(pq.read_table(path.with_suffix(".parquet")).num_rows == 359 for path in kept)
+    assert 1 <= len(kept) < models
+    assert all(pq.read_table(path.with_suffix(".parquet")).num_rows == 359 for path in kept)
 
     again = tuner(*ARGS, "--home", home, "--json", env=away)
-    assert again.returncode == 0 and f"{len(kept)} of 4 are done already" in again.stderr
-    left = 4 - len(kept)
+    assert again.returncode == 0 and f"{len(kept)} of {models} are done already" in again.stderr
+    left = models - len(kept)
     assert f"({left}/{left} done)" in again.stderr
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept] == before
     table = pq.read_table(folder / "verified.parquet")
     assert table.drop_columns([n for n in OWN if n in table.column_names]).equals(
         undisturbed.drop_columns([n for n in OWN if n in undisturbed.column_names])
     )
-    assert sorted(table["seed"].to_pylist()) == [0, 1, 2, 3] and "refuse" not in again.stderr
-    (row,) = json.loads(again.stdout)["rows"]
-    assert row["seeds"]["robust_acc"]["values"] == [
-        v for v, own in zip(table["robust_acc"].to_pylist(), table["retrained"].to_pylist()) if own
-    ]
+    rows = json.loads(again.stdout)["rows"]
+    assert sorted(table["seed"].to_pylist()) == sorted([0, 1, 2, 3] * len(rows)) and "refuse" not in again.stderr
+    assert len(rows) * 4 == models and {role for r in rows for role in (r["role"], *r["also"])} >= {"no_search"}
+    for row in rows:
+        assert row["seeds"]["robust_acc"]["values"] == [
+            r["robust_acc"]
+            for r in table.to_pylist()
+            if r["retrained"] and (r["trial"], r["tau"]) == (row["trial"], row["offsets"]["tau"])
+        ]
     assert not [p for p in folder.rglob(".*") if p.is_file() and p.name != ".lock"], "nothing half-written"
