@@ -9,7 +9,7 @@ The worst class's interval also contains that of a bootstrap around rates from w
 taken out (where all classes are equal, the measured ones are too far apart and understate the bias), and Newcombe's
 score interval of the two lowest classes (1998; the one for pairs where they are the same class).
 
-Coverage in simulation (nominal 95 %, 36 and 300 images for each of 10 classes, 400 repetitions, four of five images
+Coverage in simulation (nominal 95 %, 36 and 300 images for each of 10 classes, 300 repetitions, four of five images
 alike under both models): averages 93 to 98 %; worst class 96 to 100 % where both models' classes differ or both are
 equal, 85 to 93 % where one model's classes are all equal and the other's are not.
 """
