@@ -4,7 +4,7 @@ import pytest
 
 from trainables.offsets import prior
 from tuner.optimizer.ask_tell import AskTell
-from tuner.results.assessment import assess
+from tuner.results.assessment import assess, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import no_search_rows, paper_rows, references
@@ -200,3 +200,11 @@ def test_every_row_of_the_front_has_interval_probability_and_shrunk_value():
             assert low <= row["shrunk"][name] <= high and high - low < 0.3
     assert found.hypervolume["ci"][0] <= found.hypervolume["claimed"] <= found.hypervolume["ci"][1]
     assert len(found.band["x"]) == len(found.band["lower"]) == len(found.band["upper"])
+
+
+def test_of_very_many_trials_those_near_the_front_are_assessed():
+    rows = [{"trial": n, "a": a, "b": b} for n, (a, b) in enumerate([(1, 9), (9, 1), (5, 5), (4, 4), (1, 1), (3, 4)])]
+    rows.append({"trial": 4, "a": 2.0, "b": 8.0})  # another point of the fifth
+    assert nearest(rows, ("a", "b"), 9) == [0, 1, 2, 3, 4, 5]
+    assert nearest(rows, ("a", "b"), 4) == [0, 1, 2, 4]
+    assert nearest(rows, ("a", "b"), 5) == [0, 1, 2, 3, 4]

@@ -11,10 +11,13 @@ from typing import Any
 
 from tuner.results.fronts import front_of
 from tuner.results.history import History
-from tuner.results.pareto import Front, row_label
+from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import no_search_trial, paper_trial
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
+
+
+MOST = 128  # trials that are assessed: it takes 5 s for so many, and grows with their cube
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ def assess(spec: SearchSpec, history: History) -> Assessment | None:
     of earlier versions, or where no row satisfies the constraints."""
     from tuner.results.uncertainty import judge  # scipy takes half a second
 
-    finished = [t.trial for t in history.with_state(TrialState.FINISHED) if t.curve is not None]
-    rows = [row for trial in finished for row in history.rows_of(trial, spec.objectives, spec.goal)]
-    if not rows:
+    whole = [t.trial for t in history.with_state(TrialState.FINISHED) if t.curve is not None]
+    every = [row for trial in whole for row in history.rows_of(trial, spec.objectives, spec.goal)]
+    if not every:
         return None
+    finished = nearest(every, spec.objectives, MOST)
+    rows = [row for row in every if row["trial"] in finished]
     curve = history.record(finished[0]).curve
     assert curve is not None
     places = {trial: _place(spec, history, trial) for trial in finished}
@@ -75,6 +80,18 @@ def assess(spec: SearchSpec, history: History) -> Assessment | None:
         {name: _gain(gain, named) for name, gain in found.front["gain"].items()},
         sum(curve.points[0].count),
     )
+
+
+def nearest(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int) -> list[int]:
+    """The trials of ``rows``, ascending; where there are more than ``most``, those that are on the front, then those on
+    the front of the others, and so on."""
+    left, kept = list(rows), list[int]()
+    while left and len(kept) < most:
+        points = [[row.get(name) for name in objectives] for row in left]
+        best = {left[i]["trial"] for i in nondominated(points, [True] * len(objectives))}
+        kept += sorted(best or {row["trial"] for row in left})
+        left = [row for row in left if row["trial"] not in kept]
+    return sorted(kept[:most])
 
 
 def _judged(history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:
