@@ -43,6 +43,7 @@ and range, cautions, and what our own runs show. "Searched" is what `tuner searc
 say otherwise; `tuner space METHOD` prints the same in a terminal.
 
 - What our runs say of the papers' claims: [evidence](evidence.md)
+- What SRAT, DONE and DAFA add over one plain training: [no search](no-search.md)
 - How to add a method: [extending](../extending.md)
 
 | method | what it does | searched | paper |
