@@ -14,6 +14,7 @@ from trainables.fused import ConvReLU
 from trainables.loop import Trainer, find
 from trainables.method import Attack
 from trainables.models.build import build_model
+from trainables.sweep import ShiftedAttacks, points_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options
@@ -129,15 +130,13 @@ def test_recorded_evaluations_follow_the_weights(config):
         metrics = trainer.run_epoch()
         split = replace(
             trainer.splits.val, index=trainer.splits.val.index.repeat(8), labels=trainer.splits.val.labels.repeat(8)
-        )  # 2,240 images, so that whole batches are robust
+        )  # 7,912 images, so that whole batches are robust
         judge = Frozen(trainer.model)
         alone = evaluate(judge, split, 10, eps=0.1, steps=4)
-        trainer.splits, small = replace(trainer.splits, val=split), trainer.splits
         for _ in range(3):
-            again = trainer._judge(trainer.model)
+            again = trainer._judge(trainer.model, split)
             for mine, other in ((again.robust, alone.robust), (again.ce_robust, alone.ce_robust)):
                 assert (mine - other).abs().sum() <= 0.01 * len(split)  # some of cuDNN's sums come in any order
-        trainer.splits = small
     evaluations = {key: made for key, made in trainer.record.made.items() if isinstance(key, tuple)}
     assert metrics["robust_acc"] > 0.3 and {length % 128 for _, _, length in evaluations} == {0}
     whole = [made for (_, _, length), made in evaluations.items() if length == 512]
@@ -156,6 +155,23 @@ def test_the_cpu_judges_a_gpus_model_alike(config):
     assert ours.robust.sum() > 0.2 * len(split)
     for mine, other in ((ours.clean, theirs.clean), (ours.robust, theirs.robust)):
         assert (mine - other).abs().sum() <= 0.02 * len(split)
+
+
+def test_the_cpu_sweeps_a_gpus_model_alike(config):
+    """The same weights, attacks and offsets on both, in float32; on the GPU attacks are recorded."""
+    trainer = Trainer(replace(config, offsets="prior", training={**config.training, "passes": 8, "precision": "fp32"}))
+    for _ in range(3):
+        trainer.run_epoch()
+    ours, counts = trainer.curve.points, trainer.splits.class_counts
+    assert len(ours) == 7 and any(key[0] == "shifted" for key in trainer.record.made if isinstance(key, tuple))
+    split, seen = trainer.splits.val, []
+    there = replace(split, base=split.base.cpu(), index=split.index.cpu(), labels=split.labels.cpu())
+    judge, steps = Frozen(trainer.model.cpu()), trainer.training.eval_attack
+    evaluate(judge, there, 10, eps=0.1, steps=steps, seen=lambda rows, logits: seen.append((rows, logits)))
+    theirs = points_of("prior", ShiftedAttacks(judge, judge, there, 0.1, steps), seen, counts)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.offsets == other.offsets and mine.count == other.count
+        assert sum(abs(a - b) for a, b in zip(mine.robust, other.robust)) <= 0.02 * len(split)
 
 
 def test_a_checkpoint_goes_on_where_it_stood(config):
