@@ -16,7 +16,7 @@ from tuner.results.references import no_search_trial, paper_trial
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
-MOST = 128  # trials that are assessed: it takes 5 s for so many, and grows with their cube
+MOST = 64  # trials that are assessed: time and memory grow with their square and more
 
 
 @dataclass(frozen=True)
