@@ -208,3 +208,13 @@ def test_of_very_many_trials_those_near_the_front_are_assessed():
     assert nearest(rows, ("a", "b"), 9) == [0, 1, 2, 3, 4, 5]
     assert nearest(rows, ("a", "b"), 4) == [0, 1, 2, 4]
     assert nearest(rows, ("a", "b"), 5) == [0, 1, 2, 3, 4]
+
+
+def test_an_assessment_is_computed_once_for_each_state_of_the_history():
+    spec, history = SearchSpec(method="wat", trials=2), History(None)
+    finish(history, 0, (0, 300, 40), params=spec.search_space().default())
+    first = assess(spec, history)
+    assert assess(spec, history) is first and "no_search" not in first.gain
+    no_search(history, (0, 310, 30))
+    assert "no_search" in assess(spec, history).gain
+    assert assess(SearchSpec(method="wat", trials=2, constraint=("clean_acc>=0.1",)), history) is not first

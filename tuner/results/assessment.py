@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -48,7 +49,17 @@ class Assessment:
 
 def assess(spec: SearchSpec, history: History) -> Assessment | None:
     """The assessment of a search's finished trials; None where none of them was judged over its offsets, as in searches
-    of earlier versions, or where no row satisfies the constraints."""
+    of earlier versions, or where no row satisfies the constraints. Computed once for each state of the history."""
+    known = _known.get(history)
+    if known is None or known[0] != history.changes or known[1] != spec:
+        known = _known[history] = history.changes, spec, _assess(spec, history)
+    return known[2]
+
+
+_known: WeakKeyDictionary[History, tuple[int, SearchSpec, Assessment | None]] = WeakKeyDictionary()
+
+
+def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     from tuner.results.uncertainty import judge  # scipy takes half a second
 
     whole = [t.trial for t in history.with_state(TrialState.FINISHED) if t.curve is not None]

@@ -46,6 +46,7 @@ class History:
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
+        self.changes = 0  # how many events have been applied: what is computed from a history holds until the next
         if self.path and self.path.exists():
             self._load(self.path.read_text())
 
@@ -60,6 +61,7 @@ class History:
                 raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
 
     def _apply(self, event: Event) -> None:
+        self.changes += 1
         if isinstance(event, Started):
             self._start(event)
         else:
