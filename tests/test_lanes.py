@@ -284,7 +284,7 @@ def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
     found = extras(run_of(spec, history))
     assert found["replicates"] == {"finished": 4, "failed": 0} and [r["trial"] for r in found["fell_off"]] == [1]
     (line,) = notes(found, spec.objectives)
-    assert "Trial 1" in line and "class mean 0.500 ± 0.141" in line and "worst class 0.150 ± 0.071" in line
+    assert "Trial 1" in line and "natural average 0.500 ± 0.141" in line and "worst class 0.150 ± 0.071" in line
 
 
 def test_replicates_are_trials_of_their_own_but_not_counted_as_such(tmp_path):
