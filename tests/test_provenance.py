@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import html
 import json
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from search_spaces.registry import Unusable, check_space
 from search_spaces.training import Training
 from tests.histories import fill, run_of
 from tests.test_wrong_input import run
+from tuner.home import Home
 from tuner.report import figures, png
+from tuner.report.comparison import compare
+from tuner.report.comparison_figures import comparison_data
 from tuner.report.html.front_page import front_page
 from tuner.results.history import History
 from tuner.spec.parameter_schema import value_schema
@@ -116,20 +120,31 @@ def test_the_schema_of_a_parameter_says_it_too():
     assert described == "largest factor on the radius (default: code); exists only with mode in {remargin, both}"
 
 
-@pytest.mark.parametrize("method, name", [("srat", "the default setting"), ("trades", "the paper's setting")])
+@pytest.mark.parametrize("method, name", [("srat", "default setting"), ("trades", "paper's setting")])
 def test_pictures_name_the_first_trial_by_what_it_is(method, name, tmp_path):
     spec = SearchSpec(method=method, max_epochs=4)
     data = figures.picture_data(run_of(spec, fill(History(tmp_path / "search"), spec)))
     first = next(p for p in data["points"] if p["paper"])
-    assert data["settings"] == name and first["setting"] == paper_label(method) and f", {name}" in first["text"]
+    assert data["paperName"] == first["setting"] == name and f", {name})" in first["text"]
+    assert [r["name"] for r in data["references"]] == [name]
     assert [p["setting"] for p in data["points"] if not p["paper"]] == [""] * (len(data["points"]) - 1)
-    assert json.dumps(paper_label(method)) in front_page(data)
+    assert paper_label(method) in html.unescape(front_page(data)), "the gain is over it"
     axes = Figure().add_subplot()
     png.draw_front(axes, data)
     assert name in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_several_first_trials_are_the_papers_only_together():
-    assert figures._settings_name([paper_label("trades"), paper_label("mail")]) == "the papers' settings"
-    assert figures._settings_name([paper_label("trades"), paper_label("srat")]) == "the default settings"
-    assert figures._settings_name([]) == ""
+def test_a_comparison_names_the_first_trials_of_all_methods(tmp_path):
+    home = Home(tmp_path)
+    for name, method in (("x", "trades"), ("y", "srat"), ("z", "mail")):
+        folder = home.search(name)
+        folder.mkdir(parents=True)
+        spec = SearchSpec(method=method, max_epochs=4, name=name)
+        (folder / "spec.yaml").write_text(spec.to_yaml())
+        fill(History(folder), spec)
+
+    def named(*searches):
+        return comparison_data(compare(*searches, home=home))["paperName"]
+
+    assert named("x", "z") == "paper's setting of each method"
+    assert named("x", "y") == "paper's setting or default setting of each method"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.histories import run_of
+from tests.histories import curve, run_of
 from tests.test_wrong_input import run
 from tuner.home import Home
 from tuner.results.history import History
@@ -23,9 +23,9 @@ CURVES = [
 
 def searched(folder=None, curves=CURVES, **ends):
     history = History(folder)
-    for number, curve in enumerate(curves):
+    for number, points in enumerate(curves):
         history.append("start", number, params={"beta": 1.0 + number}, method="trades", seed=0)
-        for epoch, point in enumerate(curve, 1):
+        for epoch, point in enumerate(points, 1):
             history.append("epoch", number, metrics={"epoch": epoch, **dict(zip(OBJECTIVES, point)), "clean_acc": 0.8})
     for number, state in ends.items():
         history.append("end", int(number.removeprefix("t")), state=state)
@@ -92,6 +92,17 @@ def test_it_makes_way_for_four_finished_trials_and_for_a_better_front_of_fewer()
     )
 
 
+def test_a_trial_is_one_however_many_offsets_it_has():
+    """Trials 0 and 1 have finished, with three points each, of at most 0.12 and 0.07 (see `curve`)."""
+    history = searched(curves=[c + [(0.1, 0.1)] for c in CURVES])
+    for trial in (0, 1):
+        history.append("curve", trial, curve=curve(0.12, 0.05))
+        history.append("end", trial, state=TrialState.FINISHED)
+    assert len(history.rows(OBJECTIVES)) == 6
+    epoch, front = provisional(history, OBJECTIVES)
+    assert epoch == 3 and [r["trial"] for r in front.rows] == [1, 0]
+
+
 def test_a_front_without_hypervolume_is_better_than_none():
     history = searched(curves=[[(0.1 * n, 0.0)] for n in range(5)])
     assert [r["trial"] for r in provisional(history, OBJECTIVES)[1].rows] == [4]
@@ -117,5 +128,5 @@ def test_tuner_front_shows_it_beside_the_empty_front(tmp_path, capsys, monkeypat
     assert found["front"] == [] and found["provisional"]["epoch"] == 2
     assert [row["trial"] for row in found["provisional"]["front"]] == [1, 0, 3]
     code, out, _ = run(capsys, monkeypatch, "front", "early", "--home", tmp_path)
-    assert code == 0 and "no trial has finished" in out
+    assert code == 0 and "The front is empty: no trial has finished its full budget." in out
     assert "Provisional front at epoch 2 of 12 on val" in out and "0.420" in out

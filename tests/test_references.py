@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.histories import run_of
 from trainables.offsets import prior
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.assessment import assess, nearest
@@ -9,6 +10,7 @@ from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import no_search_rows, paper_rows, references
 from tuner.results.replicates import missing, trials_ended
+from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
 from tuner.spec.schedulers import Decision
@@ -73,6 +75,16 @@ def test_constraints_hold_for_each_point():
     history, spec = History(None), SearchSpec(method="wat", constraint=("worst_class_robust_acc>=0.3",))
     finish(history, 0, (0, 300, 40), (1.0, 260, 200))
     assert [row_label(row) for row in history.rows(OBJECTIVES, spec.goal)] == ["0@1"]
+
+
+def test_a_trial_is_infeasible_where_it_is_with_all_its_offsets():
+    spec, history = SearchSpec(method="wat", trials=3, constraint=("worst_class_robust_acc>=0.3",)), History(None)
+    default = spec.search_space().default()
+    finish(history, 0, (0, 300, 40), (1.0, 260, 200), params=default)
+    finish(history, 1, (0, 300, 40), (1.0, 290, 110), params={**default, "beta": 1.5})
+    result = front_json(run_of(spec, history))
+    assert [row_label(row) for row in result["front"]] == ["0@1"] and result["infeasible"] == [1]
+    assert row_label(result["paper"]) == "0" and result["paper"]["feasible"] is False
 
 
 def test_means_over_seeds_are_of_the_same_offsets():

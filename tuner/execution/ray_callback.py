@@ -99,7 +99,7 @@ class SearchCallback(Callback):
         else:
             allowed = f" (error {record.errors} of {self.spec.max_failures} allowed)" if kind == OWN else ""
             epoch = record.last.get("epoch", 0)
-            self.say(f"trial {number} was interrupted after epoch {epoch}{allowed}, continues from there: {reason}")
+            self.say(f"{record.label} was interrupted after epoch {epoch}{allowed}, continues from there: {reason}")
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its callbacks for its own restore, which is never used

@@ -151,10 +151,10 @@ def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchS
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
         console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
-    console.print(front_table(best, references, searched))
+    console.print(front_table(best, references, searched, console.width))
     if early := result.get("provisional"):
         title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
-        console.print(front_table(Front.of(early["front"], spec.objectives), [], searched, title))
+        console.print(front_table(Front.of(early["front"], spec.objectives), [], searched, console.width, title))
 
 
 def _show_comparison(comparison: Comparison) -> None:

@@ -28,29 +28,31 @@ MAX_COLUMNS = 5  # of parameters: more are written as one text, so that the tabl
 
 
 def front_cells(
-    front: Front, references: Sequence[Reference], searched: tuple[str, ...], most: int = MAX_ROWS
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], narrow: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text: at most ``most`` rows of the front, spread evenly, then those of `reference_rows`.
+    """Header and rows as text: at most ``MAX_ROWS`` of the front, spread evenly, then those of `reference_rows`.
 
     ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of them have a column each. Means over seeds have their
     standard deviation beside them; rows of several methods name their method; offsets have a column if any row has
-    them, and so has the probability to be on the front if it is known.
+    them, and so has the probability to be on the front if it is known. ``narrow``: without columns for offsets, whose
+    tau the label says too, and for single parameters.
     """
-    shown_rows = evenly(front.rows, most)
+    shown_rows = evenly(front.rows, MAX_ROWS)
     rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)
     shown = [n for n in searched if any(n in row["params"] for _, row in rows)]
     metrics = shown_metrics(front.objectives)
     columns: dict[str, list[str]] = {"trial": [label for label, _ in rows]}
     if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
         columns["method"] = [row["method"] for _, row in rows]
-    if any(offsets_text(row) for _, row in rows):
+    if not narrow and any(offsets_text(row) for _, row in rows):
         columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
     columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
     if any("p_front" in row for _, row in rows):
         columns["on the front"] = [f"{row['p_front']:.0%}" if "p_front" in row else "" for _, row in rows]
-    texts = _parameter_cells(rows, shown)
+    each = len(shown) <= (1 if narrow else MAX_COLUMNS)
+    texts = _parameter_cells(rows, shown, each)
     cells = [[*(column[i] for column in columns.values()), *texts[i]] for i in range(len(rows))]
-    return [*columns, *(shown if len(shown) <= MAX_COLUMNS else ["parameters"])], cells
+    return [*columns, *(shown if each else ["parameters"])], cells
 
 
 def evenly(rows: Sequence[Any], most: int) -> list[Any]:
@@ -84,10 +86,10 @@ def offsets_text(row: dict) -> str:
     return f"{offsets['kind']} {offsets['tau']:g}" if offsets.get("tau") else ""
 
 
-def _parameter_cells(rows: Sequence[tuple[str, dict]], shown: list[str]) -> list[list[str]]:
-    """The parameters of each (label, row): a column each or, where they are too many, one text, which further rows of
-    the same trial refer to."""
-    if len(shown) <= MAX_COLUMNS:
+def _parameter_cells(rows: Sequence[tuple[str, dict]], shown: list[str], each: bool) -> list[list[str]]:
+    """The parameters of each (label, row): a column for ``each`` or one text, which further rows of the same trial
+    refer to."""
+    if each:
         return [[value_text(row["params"].get(n)) for n in shown] for _, row in rows]
     first: dict[int, str] = {}
     cells = []
@@ -140,24 +142,36 @@ def _apart(row: dict[str, Any]) -> str:
 
 
 def front_table(
-    front: Front, references: Sequence[Reference], searched: tuple[str, ...], title: str = "Pareto front"
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], width: int, title: str = "Pareto front"
 ) -> Table:
-    """`front_cells` as a table for the terminal, the references below a line and in bold."""
+    """`front_cells` as a table for the terminal, of ``width`` characters, the references below a line and in bold.
+
+    Where that is too little for one line a row, labels are broken at spaces and parameters wherever it must be.
+    """
     from rich.table import Table
 
     header, rows = front_cells(front, references, searched)
+    if _width(header, rows) > width:
+        header, rows = front_cells(front, references, searched, narrow=True)
+        header = [name.replace(" ", "\n") for name in header]
+        rows = [[label.replace(" ", "\n"), *cells] for label, *cells in rows]
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
     table = Table(title=f"{title} on {SPLIT}{more}" if front.rows else EMPTY)
-    for name, column in zip(header, zip(*rows)):
-        number = name in (*SHORT_LABELS.values(), "on the front")
-        longest = max(len(word) for cell in column for word in cell.split() or [""])  # no word is cut
-        # the words of a metric's name below one another: its numbers are narrow, and may not be broken
-        head = name.replace(" ", "\n") if number else name
-        table.add_column(head, justify="right" if number else "left", no_wrap=number, min_width=longest)
+    numbers = {"on the front", *SHORT_LABELS.values()}
+    for name in header:  # even without rows: rich shows no table without columns
+        number = name.replace("\n", " ") in numbers
+        table.add_column(name, justify="right" if number else "left", no_wrap=name != "parameters")
     for i, cells in enumerate(rows):
         table.add_row(*cells, style="bold" if i >= own else None, end_section=i == own - 1)
     return table
+
+
+def _width(header: list[str], rows: list[list[str]]) -> int:
+    """Of a table with one line a row, but for a text of all parameters, which may be broken at spaces."""
+    *columns, last = zip(header, *rows)
+    words = [word for cell in last for word in cell.split()] if header[-1] == "parameters" else last
+    return 3 * len(header) + 1 + sum(max(map(len, cells)) for cells in [*columns, words])
 
 
 def kept_text(row: dict, constraint: Constraint, front: Front) -> str:

@@ -19,8 +19,9 @@ def provisional(history: History, objectives: tuple[str, ...], goal: Goal | None
     ``MIN_TRIALS`` have finished, or if the front of the finished ones has at least the same hypervolume.
     """
     finished = history.rows(objectives, goal)
+    enough = len({row["trial"] for row in finished}) >= MIN_TRIALS  # a trial has a row for each of its offsets
     counted = [t for t in history.trials.values() if t.state != TrialState.FAILED and len(t.epochs) > t.trunk_epochs]
-    if len(finished) >= MIN_TRIALS or len(counted) < MIN_TRIALS or not history.with_state(TrialState.RUNNING):
+    if enough or len(counted) < MIN_TRIALS or not history.with_state(TrialState.RUNNING):
         return None
     epoch = sorted((t.last["epoch"] for t in counted), reverse=True)[MIN_TRIALS - 1]
     metrics = [(t, m) for t in counted for m in t.epochs if _stands(t, m, epoch, goal)]

@@ -42,10 +42,9 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         },
         "home": str(run.home.root),
     }
-    if spec.constraint:  # finished trials that violate a constraint, so they are not on the front
-        result["infeasible"] = [
-            t.trial for t in history.with_state(TrialState.FINISHED) if not spec.goal.feasible(history.judged(t.trial))
-        ]
+    if spec.constraint:  # finished trials that violate a constraint with all offsets, so they are not on the front
+        kept = {row["trial"] for row in history.rows(spec.objectives, spec.goal)}
+        result["infeasible"] = [t.trial for t in history.with_state(TrialState.FINISHED) if t.trial not in kept]
         if result["paper"]:
             result["paper"]["feasible"] = spec.goal.feasible(history.judged(result["paper"]["trial"]))
     return result | extras(run)
