@@ -77,9 +77,12 @@ def test_prior_is_logit_adjustment():
 
 
 def test_auto_is_prior_only_where_training_images_are_imbalanced():
-    assert kind_for("auto", [100, 100, 10]) == "prior"
-    assert kind_for("auto", [117, 111, 114]) == "classes"
-    assert kind_for("none", [100, 10]) == "none"
+    assert kind_for("auto", [100, 100, 10], [9, 9, 9]) == "prior" == kind_for("auto", [100, 10], [1, 1])
+    assert kind_for("auto", [117, 111, 114], [9, 9, 9]) == "classes"
+    assert kind_for("none", [100, 10], [9, 9]) == "none"
+    assert kind_for("auto", [10, 10], [2, 1]) == "none", "of one image nothing is left to judge"
+    with pytest.raises(ValueError, match="'classes' is not allowed here: a class has fewer than two images in val"):
+        kind_for("classes", [10, 10], [2, 1])
 
 
 def test_offsets_and_curves_survive_being_stored():

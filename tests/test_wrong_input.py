@@ -70,6 +70,7 @@ CASES = [
     (["--imbalance", "exp:100000"], ["exp:100000"]),
     (["--val-fraction", "1"], ["--val-fraction 1", "between 0 and 1"]),
     (["--val-fraction", "0.999", "--val-per-class", "999"], ["'8' has 139 image", "val_fraction 0.999"]),
+    (["--val-fraction", "0.999", "--val-per-class", "0"], ["'8' has 139 image", "val_fraction 0.999"]),
     (["--val-per-class", "-1"], ["--val-per-class -1", "at least 0"]),
     (["--objective", "nsd"], ["'nsd'", "robust_acc"]),
     (["--name", "../outside"], ["'../outside'"]),
@@ -103,6 +104,13 @@ def test_a_metric_that_balanced_data_do_not_have(capsys, monkeypatch, tmp_path, 
     message = json.loads(out)["error"]
     assert code == 2 and message.startswith(f"{args[-1].split('>=')[0]} has no value here: it needs at least three")
     assert "\n" not in message
+
+
+def test_offsets_that_no_image_could_judge(capsys, monkeypatch, tmp_path):
+    data = ["--dataset", write_parquet(tmp_path / "data", counts=(4, 4, 4)), "--imbalance", "none"]
+    args = [*data, "--offsets", "classes", "--home", tmp_path / "home", "--json"]
+    code, out, _ = run(capsys, monkeypatch, "search", *args)
+    assert code == 2 and "'classes' is not allowed here" in json.loads(out)["error"]
 
 
 @pytest.mark.parametrize("args, parts", CASES, ids=[" ".join(a) for a, _ in CASES])

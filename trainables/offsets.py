@@ -45,8 +45,17 @@ def prior(train_counts: Sequence[int], tau: float) -> Offsets:
     return Offsets("prior", tau, tuple(-tau * math.log(n / largest) for n in train_counts))
 
 
-def kind_for(asked: str, train_counts: Sequence[int]) -> str:
-    """What ``--offsets`` means for these data: ``auto`` is ``prior`` where they are imbalanced, else ``classes``."""
+def kind_for(asked: str, train_counts: Sequence[int], val_counts: Sequence[int]) -> str:
+    """What ``--offsets`` means for data with so many images of each class, to train and to judge, (K,) each.
+
+    ``auto`` is ``prior`` where training images are imbalanced, else ``classes``: half of the images that judge fit
+    these, the other half judges. Where a class has only one, ``auto`` is ``none``, and ``classes`` a ``ValueError``.
+    """
+    halved = min(val_counts) >= 2
+    if asked == "classes" and not halved:
+        raise ValueError("offsets 'classes' is not allowed here: a class has fewer than two images in val")
     if asked != "auto":
         return asked
-    return "prior" if imbalanced(train_counts) else "classes"
+    if imbalanced(train_counts):
+        return "prior"
+    return "classes" if halved else "none"

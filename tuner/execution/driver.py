@@ -53,6 +53,7 @@ def check(spec: SearchSpec, home: Home) -> None:
     from trainables.data import DataSpec
     from trainables.data import check as check_data
     from trainables.models.check import check_model
+    from trainables.offsets import kind_for
 
     home.require_writable()
     check_storage(spec)
@@ -62,6 +63,7 @@ def check(spec: SearchSpec, home: Home) -> None:
             DataSpec(data, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class), home.root
         )
         check_model(spec.model, summary.shape)
+        kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
     except ValueError as error:
         raise UsageError(str(error)) from None
     spec.goal.check_measured(
