@@ -22,12 +22,16 @@ from trainables.config import TrialConfig
 from trainables.datasets import training_for
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
+from trainables.trial_report import TrialReport
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, classify_failure
 from tuner.execution.ray_callback import DEATHS, SearchCallback
 from tuner.execution.ray_patches import as_lost_actor
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.listener import Listener
+from tuner.results.references import references
+from tuner.results.summary import front_json
+from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
 # As Ray 2.60 wrote them when a namespace's cable was pulled, a process killed, and a node's memory full.
@@ -127,6 +131,31 @@ def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
         assert end(SILENT).state == "running"  # a resume goes on with it
     assert history.trials[0].errors == 0
     assert said[-1] == "storage" and "storage 's3://b' is silent" in said[-2] and "resume" in said[-2]
+
+
+def test_a_reference_that_fails_is_named_and_the_search_goes_on(tmp_path):
+    """Plain AT fails for good: no trial of the search has, which ends as finished and compares with what there is."""
+    spec, said = SearchSpec(trials=1, max_epochs=1, max_failures=1), []
+    history = History(None)
+    run = run_of(spec, history)
+    optimizer = AskTell(spec, history, references=references(spec))
+    watch = SearchCallback(run, optimizer, Listener(), said.append)
+    for number in (0, NO_SEARCH):
+        watch.started(optimizer.next())
+        assert list(history.everything())[-1].trial == number
+    path = tmp_path / "error.pkl"
+    path.write_bytes(cloudpickle.dumps(RayTaskError("train", "ValueError: broken", ValueError("broken"))))
+    told = SimpleNamespace(config={"trial": {"trial": NO_SEARCH}}, pickled_error_file=str(path), error_file=None)
+    for _ in range(2):
+        watch.on_trial_error(0, [], told)
+    (line,) = said
+    assert line.startswith("no search was interrupted after epoch 0 (error 1 of 1 allowed), continues from there: ")
+    report = TrialReport(0, {"epoch": 1, "natural_robust_acc": 0.5, "worst_class_robust_acc": 0.1}, done=True)
+    watch.on_trial_result(0, [], None, report.to_result())
+    assert optimizer.next() is None and history.record(NO_SEARCH).state == "failed"
+    result = front_json(run)
+    assert result["state"] == "finished" and result["trials"] == {"finished": 1, "stopped": 0, "failed": 0}
+    assert result["no_search"] == [] and [row["trial"] for row in result["front"]] == [0]
 
 
 @pytest.fixture

@@ -98,8 +98,16 @@ def test_study_and_mlflow_say_what_was_stopped(stopping):
 
 def test_pause_and_promote_through_ray(tmp_path):
     result, history, _ = searched(
-        tmp_path, "pauses", "--trials", 8, "--on-rung", "pause", "--reduction", 2, "--max-concurrent", 2
+        tmp_path,
+        "pauses",
+        *("--trials", 8, "--on-rung", "pause", "--reduction", 2, "--max-concurrent", 2, "--offsets", "none"),
     )
+    ended = [*history.with_state(TrialState.FINISHED), *history.references.values()]
+    assert all(len(record.curve.points) == 1 and sum(record.curve.points[0].count) > 900 for record in ended)
+    assert [row["offsets"]["tau"] for row in [*result["front"], *result["no_search"]]] == [0] * (
+        len(result["front"]) + 1
+    )
+    assert set(result["gain"]) == {"over_no_search", "over_paper"}, "it is assessed all the same"
     assert result["state"] == "finished" and sum(result["trials"].values()) == 8
     assert result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
     for record in history.trials.values():  # a promoted trial goes on where it stood: every epoch once
