@@ -11,9 +11,11 @@ from tests.test_received import listener, received  # noqa: F401
 from tests.test_verify_killed import untested
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.results.pareto import row_label
 from tuner.verification import verify as module
 from tuner.verification.audit import LEVEL, RUNS, _tests, tail
 from tuner.verification.certificate import packed, read_certificate, unpacked
+from tuner.verification.summary import flags_of
 from tuner.verification.verify import verify_search
 
 
@@ -57,9 +59,7 @@ def test_what_a_certificate_says(certified):
     assert (found.search, found.attack, found.images) == ("first", "pgd:5x1", 359) and len(found.claims) >= 3
     assert {claim.role for claim in found.claims} >= {"front", "no_search"}
     for claim, row in zip(found.claims, stored["rows"]):
-        label = f"{claim.trial}@{claim.offsets.tau:g}" if claim.offsets.tau else str(claim.trial)
-        from tuner.verification.summary import flags_of
-
+        label = row_label({"trial": claim.trial, "offsets": claim.offsets.to_dict()})
         _, clean, robust = flags_of(home / "searches" / "first" / "verify" / "pgd-5x1" / f"{label}.parquet")
         assert np.array_equal(claim.clean, clean) and np.array_equal(claim.robust, robust)
         assert {"device", "seconds", "versions", "code", "stages"} <= set(row) and len(row["checkpoint"]) == 64

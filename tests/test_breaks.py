@@ -238,7 +238,7 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     assert json.loads(out)["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
     events = [json.loads(line) for line in path.read_text().splitlines()]
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
-    assert epochs == {(0, e): 1 for e in (1, 2, 3, 4)}
+    assert epochs == {(t, e): 1 for t in (-1, 0) for e in (1, 2, 3, 4)}  # -1: plain AT, the reference
     lost = [e for e in events if e["event"] == "lost"]
     assert [e["trial"] for e in lost] == [0] and "trial 0 was interrupted after epoch" in err
     errors = [e for e in events if e["event"] == "error"]

@@ -97,9 +97,15 @@ def test_exported_model_has_the_metrics_it_was_picked_for(exported):
     points = History(home / "searches" / "first").record(result["trial"]).points
     last = next(metrics for offsets, metrics in points if offsets.to_dict() == result["offsets"])
     assert about["metrics"][0]["split"] == "val" and about["metrics"][0]["eps"] == 0.1
-    near = 0.03 if result["offsets"]["tau"] else 1e-6  # with offsets other random starts found what is robust
     for name, value in found.items():
-        assert value == pytest.approx(last[name], abs=near), name
+        if "clean" in name:
+            assert value == last[name], name
+        elif name in ("robust_acc", "natural_robust_acc"):
+            # attacks on the model with other offsets may break an image too; with offsets other random starts found
+            # what is robust
+            assert value == pytest.approx(last[name], abs=0.03), name
+        elif name.startswith("robust_acc/") and not result["offsets"]["tau"]:
+            assert value >= last[name], name
         assert "acc" not in name or about["metrics"][0][name] == pytest.approx(last[name])
 
 

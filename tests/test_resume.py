@@ -77,8 +77,9 @@ def started(home, args):
     )
 
 
-def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
-    """Start the search and return its process once ``ends`` trials have ended and another is in its middle."""
+def start_and_wait(home, ends, extra_epochs=1, args=ARGS, of="trials"):
+    """Start the search and return its process once ``ends`` trials have ended and another is in its middle; ``of``:
+    or one of these."""
     process = started(home, args)
     path, deadline = home / "searches" / "killed" / "history.jsonl", time.time() + 150
     while time.time() < deadline:
@@ -86,7 +87,7 @@ def start_and_wait(home, ends, extra_epochs=1, args=ARGS):
         if (
             history
             and len(history.with_state("finished", "stopped")) >= ends
-            and any(len(t.epochs) >= extra_epochs for t in history.with_state("running"))
+            and any(len(t.epochs) >= extra_epochs and t.state == "running" for t in getattr(history, of).values())
         ):
             return process
         assert process.poll() is None, process.communicate()
@@ -103,10 +104,11 @@ def read(home):
     return [json.loads(line) for line in (home / "searches" / "killed" / "history.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
-def test_killed_driver_then_resume(tmp_path, how):
-    """SIGTERM does what SIGINT does: test_submit.py's `tuner stop` sends it."""
-    process = start_and_wait(tmp_path, ends=2)
+@pytest.mark.parametrize("how, of, ends", [(signal.SIGKILL, "trials", 2), (signal.SIGINT, "references", 1)])
+def test_killed_driver_then_resume(tmp_path, how, of, ends):
+    """In the middle of a trial, and of plain AT, the reference. SIGTERM does what SIGINT does: test_submit.py's `tuner
+    stop` sends it."""
+    process = start_and_wait(tmp_path, ends, of=of)
     if how == signal.SIGKILL:
         second = tuner(*ARGS, "--home", tmp_path)
         assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
@@ -115,21 +117,23 @@ def test_killed_driver_then_resume(tmp_path, how):
     if how == signal.SIGINT:
         assert process.returncode == 130, err
         left = json.loads(out)
-        assert left["state"] == "stopped" and left["trials"]["finished"] >= 2 and left["front"]
+        assert left["state"] == "stopped" and left["trials"]["finished"] >= 1 and left["front"]
+        assert "over_paper" in left["gain"] and bool(left["no_search"]) == ("over_no_search" in left["gain"])
         assert "RUNNING" not in {r.info.status for r in runs_of(left)}
     before = read(tmp_path)
     finished = {e["trial"] for e in before if e["event"] == "end" and e["state"] == "finished"}
+    trained = {(e["trial"], e["metrics"]["epoch"]) for e in before if e["event"] == "epoch"}
     done = tuner("resume", "killed", "--home", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert (result["epochs_trained"], result["epochs_saved"]) == (6 * 4 - len(trained), 0)
+    assert result["no_search"] and set(result["gain"]) == {"over_paper", "over_no_search"}
 
     events = read(tmp_path)
     assert events[: len(before)] == before
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
-    assert set(epochs) == {
-        (t, e) for t in range(max(t for t, _ in epochs) + 1) for e in (1, 2, 3, 4) if t in {n for n, _ in epochs}
-    }
+    assert set(epochs) == {(t, e) for t in range(-1, 5) for e in (1, 2, 3, 4)}  # -1: plain AT, the reference
     assert all(epochs[t, e] == 1 for t in finished for e in (1, 2, 3, 4)), "a finished trial was trained again"
     again = [k for k, n in epochs.items() if n > 1]
     assert len(again) <= 2, "an interrupted trial repeats at most the report of its last epoch"
@@ -140,7 +144,7 @@ def test_killed_driver_then_resume(tmp_path, how):
     assert states["RUNNING"] == states["WAITING"] == 0 and states["COMPLETE"] == 5
 
     client, runs = MlflowClient(result["mlflow"]["tracking_uri"]), runs_of(result)
-    assert len(runs) == 6 and {r.info.status for r in runs} == {"FINISHED"}
+    assert len(runs) == 1 + 5 + 1 and {r.info.status for r in runs} == {"FINISHED"}
     trial_runs = [r for r in runs if r.data.tags["tuner.kind"] == "trial"]
     for run in trial_runs:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "robust_acc")]
@@ -171,4 +175,5 @@ def test_after_a_kill_the_same_trials_are_stopped_at_the_same_rungs(tmp_path):
     assert results[0]["trials"] == results[1]["trials"] and results[0]["trials"]["stopped"] >= 2
     assert results[0]["front"] == results[1]["front"]
     saved = results[0]["epochs_saved_by"]
-    assert saved["early_stopping"] == results[0]["epochs_saved"] == 8 * 9 - results[0]["epochs_trained"] > 0
+    whole = (8 + 1) * 9  # the reference is never stopped
+    assert saved["early_stopping"] == results[0]["epochs_saved"] == whole - results[0]["epochs_trained"] > 0

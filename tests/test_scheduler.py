@@ -60,7 +60,10 @@ def test_trials_are_stopped_at_rungs_and_counted(stopping):
     assert result["trials"]["finished"] >= 2 and sum(result["trials"].values()) == 9
     assert all(len(t.epochs) in spec.early_stopping.levels for t in history.with_state(TrialState.STOPPED))
     assert all(len(t.epochs) == 9 for t in history.with_state(TrialState.FINISHED))
-    assert result["epochs_trained"] == sum(len(t.epochs) for t in history.trials.values()) < 81
+    trained = sum(len(t.epochs) for t in history.trials.values())
+    assert result["epochs_trained"] == trained + 9 and trained < 81, "the reference is never stopped"
+    assert result["epochs_saved_by"] == {"trunk": 0, "early_stopping": 81 - trained}
+    assert [len(t.epochs) for t in history.references.values()] == [9] and len(result["no_search"]) == 7
     assert "scheduler pareto-asha" in stderr and "sampler auto" in stderr
 
 
@@ -68,9 +71,11 @@ def test_stopped_and_infeasible_trials_are_never_on_the_front(stopping):
     result, history, _, _ = stopping
     for row in result["front"]:
         record = history.trials[row["trial"]]
-        assert record.state == TrialState.FINISHED and row["epoch"] == 9 and record.last["clean_acc"] >= 0.5
+        assert record.state == TrialState.FINISHED and row["epoch"] == 9 and row["clean_acc"] >= 0.5
     assert result["infeasible"] == [
-        t.trial for t in history.with_state(TrialState.FINISHED) if t.last["clean_acc"] < 0.5
+        t.trial
+        for t in history.with_state(TrialState.FINISHED)
+        if all(metrics["clean_acc"] < 0.5 for _, metrics in t.points)
     ]
     assert result["paper"]["trial"] == 0 and isinstance(result["paper"]["feasible"], bool)
 
@@ -86,7 +91,7 @@ def test_study_and_mlflow_say_what_was_stopped(stopping):
     client = MlflowClient(result["mlflow"]["tracking_uri"])
     parent = client.get_run(result["mlflow"]["run_id"])
     for run in client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"):
-        record = history.trials[int(run.data.tags["tuner.trial"])]
+        record = history.record(int(run.data.tags["tuner.trial"]))
         assert run.data.tags["tuner.budget"] == ("full" if record.state == TrialState.FINISHED else "stopped")
         assert run.info.status != "RUNNING"
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import optuna
 import pyarrow.parquet as pq
 import pytest
@@ -11,8 +12,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import SMALL, tuner, tuner_here
+from trainables.offsets import TAUS
 from tuner.results.history import History
-from tuner.results.pareto import nondominated
+from tuner.results.pareto import Front, nondominated
 
 OBJECTIVES = ["natural_robust_acc", "worst_class_robust_acc"]
 
@@ -28,6 +30,8 @@ def test_result_json_has_what_scripts_rely_on(finished):
         "hypervolume",
         "reference",
         "paper",
+        "no_search",
+        "gain",
         "trials",
         "epochs_trained",
         "epochs_saved",
@@ -36,10 +40,17 @@ def test_result_json_has_what_scripts_rely_on(finished):
         "mlflow",
     } <= set(result)
     assert result["state"] == "finished" and result["split"] == "val" and result["objectives"] == OBJECTIVES
-    assert result["trials"] == {"finished": 6, "stopped": 0, "failed": 0} and result["epochs_trained"] == 18
+    assert result["trials"] == {"finished": 6, "stopped": 0, "failed": 0}
+    assert (result["epochs_trained"], result["epochs_saved"]) == (7 * 3, 0), "six trials, and plain AT to compare with"
     assert result["reference"] == [0, 0] and result["home"] == str(home)
-    for row in [*result["front"], result["paper"]]:
-        assert {"trial", "epoch", *OBJECTIVES, "clean_acc", "params"} <= set(row) and row["epoch"] == 3
+    for row in [*result["front"], result["paper"], *result["no_search"]]:
+        assert {"trial", "epoch", "offsets", *OBJECTIVES, "robust_acc", "clean_acc", "params"} <= set(row)
+        assert row["epoch"] == 3 and set(row["offsets"]) == {"kind", "tau", "values"}
+    for row in result["front"]:
+        assert 0 <= row["p_front"] <= 1 and {*OBJECTIVES, "robust_acc", "clean_acc"} == set(row["ci"])
+    assert [(row["trial"], row["offsets"]["tau"]) for row in result["no_search"]] == [(-1, t) for t in (0, *TAUS)]
+    assert set(result["gain"]) == {"over_no_search", "over_paper"}
+    assert all({"value", "ci", "verdict"} <= set(gain["hypervolume"]) for gain in result["gain"].values())
     assert result["paper"]["trial"] == 0
     assert result["paper"]["params"] == {
         "loss": "ce",
@@ -57,10 +68,22 @@ def _unsearched(params):
 
 
 def test_front_is_the_nondominated_set_of_the_history(finished):
+    """Every trained model with each of its offsets, by the counts of images that it classified right."""
     result, home, _ = finished
-    trials = list(History(home / "searches" / "first").trials.values())
-    points = [[t.last[o] for o in OBJECTIVES] for t in trials]
-    assert {r["trial"] for r in result["front"]} == {trials[i].trial for i in nondominated(points, [True, True])}
+    events = [json.loads(line) for line in (home / "searches" / "first" / "history.jsonl").read_text().splitlines()]
+    curves = {e["trial"]: e["curve"] for e in events if e["event"] == "curve" and e["trial"] >= 0}
+    points = {}
+    for trial, curve in curves.items():
+        train = np.array(curve["train_counts"])
+        for point in curve["points"]:
+            assert point["count"] == curve["points"][0]["count"], "all points on the same images"
+            rates = np.array(point["robust"]) / np.array(point["count"])
+            points[trial, point["offsets"]["tau"]] = (rates @ train / train.sum(), rates.min())
+    assert len(points) == 6 * 7
+    best = [key for i, key in enumerate(points) if i in nondominated(list(points.values()), [True, True])]
+    assert sorted((r["trial"], r["offsets"]["tau"]) for r in result["front"]) == sorted(best)
+    for row in result["front"]:
+        assert [row[name] for name in OBJECTIVES] == pytest.approx(points[row["trial"], row["offsets"]["tau"]])
 
 
 def test_each_trial_received_what_the_sampler_proposed(finished):
@@ -82,10 +105,24 @@ def test_each_trial_received_what_the_sampler_proposed(finished):
     assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == 6
 
 
+def test_the_reference_was_trained_as_the_trials_were(finished):
+    _, home, _ = finished
+    folder = home / "searches" / "first"
+    plain, first = (
+        torch.load(folder / "trials" / name / "checkpoint.pt", weights_only=True)["config"] for name in ("-1", "0")
+    )
+    assert (plain["method"], plain["params"], plain["trial"]) == ("at", {}, -1)
+    differ = {name for name in first if plain[name] != first[name]}
+    assert differ == {"method", "params", "trial", "folder"}
+    history = History(folder)
+    assert list(history.references) == [-1] and history.references[-1].started >= history.trials[0].started
+    assert len(history.references[-1].epochs) == 3 and history.references[-1].state == "finished"
+
+
 def test_history_parquet_is_tidy(finished):
     _, home, _ = finished
     table = pq.read_table(home / "searches" / "first" / "history.parquet").to_pydict()
-    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(6) for e in (1, 2, 3)]
+    assert sorted(zip(table["trial"], table["epoch"])) == [(t, e) for t in range(-1, 6) for e in (1, 2, 3)]
     assert {
         "clean_acc",
         "tail_robust_acc",
@@ -117,14 +154,20 @@ def test_mlflow_layout(finished):
     names = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert {"front.html", "front.png", "front.parquet", "spec.yaml"} <= names
     runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert len(runs) == 6 and all(r.info.status == "FINISHED" for r in runs)
+    assert len(runs) == 7 and all(r.info.status == "FINISHED" for r in runs)
+    (reference,) = [r for r in runs if r.data.tags["tuner.kind"] == "reference"]
+    assert reference.info.run_name == "no search" and reference.data.tags["tuner.role"] == "no_search"
+    assert reference.data.tags["tuner.pareto"] == "false"
+    assert parent.data.metrics["no_search_hypervolume"] == pytest.approx(
+        Front.of(result["no_search"], OBJECTIVES).hypervolume
+    )
     front = {r["trial"] for r in result["front"]}
     assert sum(r.data.tags["tuner.pareto"] == "true" for r in runs) == len(front)
     assert all(r.data.tags["tuner.budget"] == "full" for r in runs)
     for run in runs:
         steps = client.get_metric_history(run.info.run_id, "robust_acc")
         assert [m.step for m in steps] == [1, 2, 3]
-        assert {"loss", "sep_weight", "start"} <= set(run.data.params)
+        assert run is reference or {"loss", "sep_weight", "start"} <= set(run.data.params)
 
 
 def test_plain_lines_on_stderr_and_no_terminal_codes(finished):

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from tests.conftest import tuner
 from tuner.home import Home
 from tuner.results.history import History
-from tuner.results.pareto import nondominated
+from tuner.results.pareto import nondominated, row_label
 from tuner.results.searches import load_search
 from tuner.verification.rows import chosen
 from tuner.verification.verify import make_jobs
@@ -79,11 +79,20 @@ def killed(tmp_path_factory):
     return json.loads(done.stdout), home, before, done.stderr
 
 
+def trained_in(lines):
+    """How many epochs a history with these lines has."""
+    events = [json.loads(line) for line in lines]
+    return len({(e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch"})
+
+
 def test_it_ends_as_it_would_have(killed):
     result, home, before, stderr = killed
     history = History(home / "searches" / "both")
     assert history.path.read_text().splitlines()[: len(before)] == before
     assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert result["epochs_trained"] == history.epochs_trained() - trained_in(before)
+    assert history.epochs_trained() == 3 * (5 + 1 + len(history.replicates)), "trials, plain AT, and both again"
+    assert sum(m["epochs"] for m in result["methods"]) == history.epochs_trained() - 2 * 3, "plain AT is no method's"
     assert result["seeds"] == 2 and result["replicates"] == {"finished": len(history.replicates), "failed": 0}
     assert Counter((r.of, r.seed) for r in history.replicates.values()).most_common(1)[0][1] == 1
     epochs = Counter(
@@ -99,21 +108,31 @@ def test_it_ends_as_it_would_have(killed):
 def test_the_front_is_of_means_over_both_seeds(killed):
     result, home, _, _ = killed
     history = History(home / "searches" / "both")
-    for row in [*result["front"], result["paper"], *(m["paper"] for m in result["methods"])]:
-        assert row["seeds"] == [0, 1] and row["method"] == history.trials[row["trial"]].method
+    rows = [*result["front"], result["paper"], *(m["paper"] for m in result["methods"]), *result["no_search"]]
+    assert {row["trial"] for row in rows} >= {-1, 0, 1}, "the reference, and each method's paper setting"
+    for row in rows:
+        assert row["seeds"] == [0, 1] and row["method"] == history.record(row["trial"]).method
         (other,) = [r for r in history.replicates.values() if r.of == row["trial"]]
-        for name in OBJECTIVES:
-            a, b = history.trials[row["trial"]].last[name], other.last[name]
+        first, second = (measured(record, row["offsets"]["tau"]) for record in (history.record(row["trial"]), other))
+        for name, a, b in zip(OBJECTIVES, first, second):
             assert row[name] == pytest.approx((a + b) / 2) and row["std"][name] == pytest.approx(abs(a - b) / 2**0.5)
-        assert other.params == history.trials[row["trial"]].params and len(other.epochs) == 3
+        assert other.params == history.record(row["trial"]).params and len(other.epochs) == 3
     rows = history.rows(OBJECTIVES)
-    best = nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])
-    assert sorted(r["trial"] for r in result["front"]) == [rows[i]["trial"] for i in best]
+    best = [rows[i] for i in nondominated([[r[o] for o in OBJECTIVES] for r in rows], [True, True])]
+    assert sorted(map(row_label, result["front"])) == sorted(map(row_label, best))
     assert {m["method"] for m in result["methods"]} == {"trades", "done"}
     table = pq.read_table(history.folder / "history.parquet").to_pydict()
     assert {(t, s) for t, s, of in zip(table["trial"], table["seed"], table["of"]) if of is not None} == {
         (t, 1) for t in history.replicates
     }
+
+
+def measured(record, tau):
+    """Natural average and worst class of a model with offsets, by its counts of images."""
+    (point,) = [p for p in record.curve.points if p.offsets.tau == tau]
+    rates = [right / count for right, count in zip(point.robust, point.count)]
+    counts = record.curve.train_counts
+    return sum(n * rate for n, rate in zip(counts, rates)) / sum(counts), min(rates)
 
 
 def test_each_was_trained_as_its_method_and_seed_say(killed):
@@ -134,13 +153,14 @@ def test_mlflow_has_replicates_beside_trials(killed):
     assert "trades:" in parent.data.tags["mlflow.note.content"]
     runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     kinds = Counter(r.data.tags["tuner.kind"] for r in runs)
-    assert kinds == {"trial": 5, "replicate": len(history.replicates)}
+    assert kinds == {"trial": 5, "reference": 1, "replicate": len(history.replicates)}
     for run in runs:
         record = history.record(int(run.data.tags["tuner.trial"]))
         assert run.info.status == "FINISHED" and run.data.tags["tuner.method"] == record.method
         if record.of is not None:
             assert run.data.tags["tuner.replicate_of"] == str(record.of) and run.data.tags["tuner.seed"] == "1"
-            assert run.info.run_name == f"trial {record.of} seed 1" and run.data.tags["tuner.pareto"] == "false"
+            name = "no search" if record.of == -1 else f"trial {record.of}"
+            assert run.info.run_name == f"{name} seed 1" and run.data.tags["tuner.pareto"] == "false"
     on_front = {r["trial"] for r in result["front"]}
     assert {int(r.data.tags["tuner.trial"]) for r in runs if r.data.tags["tuner.pareto"] == "true"} == on_front
 

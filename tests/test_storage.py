@@ -313,7 +313,10 @@ def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)
     assert result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
-    assert result["epochs_trained"] < 9, "2 trials of 6 epochs, 3 of them from one trunk; not all of it again"
+    assert result["epochs_trained"] < 9 + 6, (
+        "2 trials of 6 epochs, 3 of them from one trunk, and plain AT; not all again"
+    )
+    assert len(result["no_search"]) == 7
 
     third = ["--home", tmp_path / "c", "--storage", s3.url("far")]
     shown = tuner("front", "far", *third, "--json", env=s3.env)
@@ -348,10 +351,13 @@ def same_as_alone(tmp_path, result, data):
         "none",
         max_epochs=6,
         home=str(tmp_path / "alone"),
+        offsets="auto",
     )
     trainer = Trainer(config)
     rows = [trainer.run_epoch() for _ in range(6)]
     assert [e["epoch"] for e in history.trials[0].epochs] == [1, 2, 3, 4, 5, 6]
     for name in ("robust_acc", "clean_acc", "train_loss"):
         assert [e[name] for e in history.trials[0].epochs] == [row[name] for row in rows], name
-    assert result["paper"]["robust_acc"] == rows[-1]["robust_acc"]
+    assert history.trials[0].curve == trainer.curve and len(trainer.curve.points) == 7
+    plain = trainer.curve.metrics(trainer.curve.points[0])
+    assert result["paper"]["robust_acc"] == plain["robust_acc"] and result["paper"]["offsets"]["tau"] == 0

@@ -23,6 +23,8 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.tracker import Tracker, sync
 
+WORST = "worst_class_robust_acc"
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -363,6 +365,12 @@ def test_curves_roles_and_references(tmp_path, spec):
         assert of_trial.data.tags["tuner.budget"] == ("full" if swept else "stopped")
     stored = json.loads(Path(client.download_artifacts(trials[1].info.run_id, "curve.json", tmp_path)).read_text())
     assert Curve.of(stored) == history.trials[1].curve
+    for trial in (0, 1, 2, 3, 4):  # the values of the front, not those of the last epoch; 2 was stopped
+        counts = history.trials[trial].curve and history.trials[trial].curve.points[0].robust
+        last = history.trials[trial].last[WORST]
+        assert trials[trial].data.metrics[WORST] == (min(counts) / 1000 if counts else last)
+        steps = [m.step for m in client.get_metric_history(trials[trial].info.run_id, WORST)]
+        assert steps == ([1, 2, 3, 4, 4] if counts else [1, 2])
     point = stored["points"][1]
     assert point["metrics"]["worst_class_robust_acc"] == min(point["robust"]) / 1000
     # the reference's classes, of 80, 70, 60 and 50 training images: 0.9, 0.633, 0.367 and 0.1; with offsets of tau 0.5

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.report.format import SHORT_LABELS, short_label, value_text, with_std
 from tuner.report.gain import EMPTY, assessed_in, gains, row_name
-from tuner.report.reference import Reference, references_of
+from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, row_label
 from tuner.results.search_run import SearchRun
@@ -201,7 +201,7 @@ def summary_markdown(run: SearchRun) -> str:
     """The run's description in MLflow, in Markdown: what was searched, the front, the gain over the references."""
     spec, history = run.spec, run.history
     result = front_json(run)
-    front, references, space = run.front(), references_of(result), spec.shown_space()
+    front, references, space = front_in(result, spec.objectives), references_of(result), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, references, space.searched)
     lines = [header, ["---"] * len(header), *rows]

@@ -48,8 +48,8 @@ class Assessment:
 
 
 def assess(spec: SearchSpec, history: History) -> Assessment | None:
-    """The assessment of a search's finished trials; None where none of them was judged over its offsets, as in searches
-    of earlier versions, or where no row satisfies the constraints. Computed once for each state of the history."""
+    """The assessment of a search's finished trials; None where one of them has no counts of images, as in searches that
+    an earlier version began, or where no row satisfies the constraints. Computed once for each state of the history."""
     known = _known.get(history)
     if known is None or known[0] != history.changes or known[1] != spec:
         known = _known[history] = history.changes, spec, _assess(spec, history)
@@ -62,9 +62,8 @@ _known: WeakKeyDictionary[History, tuple[int, SearchSpec, Assessment | None]] = 
 def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     from tuner.results.uncertainty import judge  # scipy takes half a second
 
-    whole = [t.trial for t in history.with_state(TrialState.FINISHED) if t.curve is not None]
-    every = [row for trial in whole for row in history.rows_of(trial, spec.objectives, spec.goal)]
-    if not every:
+    every = history.rows(spec.objectives, spec.goal)
+    if not every or any(trial.curve is None for trial in history.with_state(TrialState.FINISHED)):
         return None
     finished = nearest(every, spec.objectives, MOST)
     rows = [row for row in every if row["trial"] in finished]

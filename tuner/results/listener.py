@@ -40,7 +40,8 @@ class Listener:
         """A trial finished, was stopped or failed: see ``record.state`` and ``record.reason``."""
 
     def front_changed(self, front: Front, finished: int) -> None:
-        """The front after ``finished`` trials and replicates have trained all epochs; its members may be the same."""
+        """The front after ``finished`` trainings have ended at full length, of trials, replicates and references; its
+        members may be the same."""
 
     def search_ended(self, run: SearchRun, state: str) -> None:
         """The search ended with ``state`` finished, stopped or failed. The pages come before MLflow and a user's own

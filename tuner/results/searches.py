@@ -53,5 +53,6 @@ def load_search(home: Home, name: str) -> SearchRun:
 
 
 def load_front(name: str, home: Home | None = None) -> Front:
-    """The Pareto front of the search ``name``, over the trials that trained all epochs; errors as in `load_search`."""
-    return load_search(home or Home(), name).front()
+    """The Pareto front of the search ``name``, over the trials that trained all epochs, with what is known of its rows
+    beyond the images that chose them (`Assessment`); errors as in `load_search`."""
+    return load_search(home or Home(), name).assessed_front()

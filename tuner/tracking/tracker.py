@@ -131,9 +131,19 @@ class Tracker(Listener):
         self._last_end = max(self._last_end, record.ended)
         changes = Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time())
         if record.curve is not None:
+            changes.metrics = self._trained(record)
             changes.params["offsets_kind"] = record.curve.points[-1].offsets.kind
             changes.documents["curve.json"] = _with_metrics(record.curve)
         self._send(record.trial, changes)
+
+    def _trained(self, record: TrialRecord) -> list[tuple[str, float, int, int]]:
+        """The trained model's metrics on all of val, by which the front is drawn, where they are not those of its last
+        epoch, which a part of val judged; at the same step and later, so that they are the run's values."""
+        (_, trained), *_ = record.points
+        differ = {name: value for name, value in trained.items() if value != record.last.get(name)}
+        trained_at = self._started.get(record.trial, 0.0) + sum(self._seconds.get(record.trial, {}).values())
+        when, step = milliseconds(max(record.ended, trained_at)) + 1, int(record.last.get("epoch", 0))
+        return [(metric_name(name), float(value), when, step) for name, value in differ.items()]
 
     def front_changed(self, front: Front, finished: int) -> None:
         """Log a point of the parent's curves, tag the members of the front with their rows, and from time to time
