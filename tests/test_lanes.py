@@ -16,8 +16,10 @@ from tuner.report.reference import references_of
 from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
 from tuner.results.history import History
+from tuner.results.references import references
 from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
+from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
 from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
@@ -56,7 +58,7 @@ def drive(optimizer, history, spec, until=None, at=curve):  # noqa: C901 - a wor
         return events == until
 
     while (record := optimizer.next()) is not None:
-        of = {} if record.of is None else {"of": record.of}
+        of = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
         if record.trial not in {t.trial for t in history.everything()} and write(
             "start", record.trial, params=record.params, method=record.method, seed=record.seed, **of
         ):
@@ -154,20 +156,42 @@ def test_every_method_is_searched_as_it_would_be_alone():
 
 @pytest.mark.parametrize("sampler", ["tpe", "auto"])
 def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler):
-    """With one worker: the same trials, of the same methods, stopped at the same rungs, the same replicates."""
+    """With one worker: the same trials, of the same methods, stopped at the same rungs, the same reference and
+    replicates."""
     spec = spec_of(trials=12, seeds=2, sampler=sampler, max_epochs=9, grace=1)
+
+    def asked(history, folder):
+        return AskTell(spec, history, folder, references=references(spec))
+
     whole = History(tmp_path / "whole")
-    drive(AskTell(spec, whole, tmp_path / "whole"), whole, spec)
+    drive(asked(whole, whole.folder), whole, spec)
     assert whole.replicates and whole.with_state(TrialState.STOPPED) and state_of(run_of(spec, whole)) == "finished"
+    assert [(r.of, r.seed) for r in whole.replicates.values() if r.method == "at"] == [(NO_SEARCH, 1)]
     events = len(whole.path.read_text().splitlines())
-    for kill in range(7, events, events // 5):
+    for kill in [*range(7, events, events // 5), 13]:  # the first trial has 11 events, the reference the next 11
         folder = tmp_path / str(kill)
         history = History(folder)
-        drive(AskTell(spec, history, folder), history, spec, until=kill)
+        drive(asked(history, folder), history, spec, until=kill)
         again = History(folder)
         assert state_of(run_of(spec, again)) == "stopped"
-        drive(AskTell(spec, again, folder), again, spec)
+        assert kill != 13 or again.record(NO_SEARCH).state == TrialState.RUNNING
+        drive(asked(again, folder), again, spec)
         assert summary(again) == summary(whole), kill
+
+
+def test_epochs_are_counted_with_the_reference(tmp_path):
+    """By hand: 4 trials of 9 epochs each but for those stopped, the reference, and two seeds of it and the members."""
+    spec = SearchSpec(method="trades", trials=4, max_epochs=9, grace=1, seeds=2, sampler="random")
+    history = History(tmp_path)
+    drive(AskTell(spec, history, references=references(spec)), history, spec)
+    early = [len(t.epochs) for t in history.with_state(TrialState.STOPPED)]
+    full = 4 - len(early) + 1 + len(history.replicates)
+    assert early and history.epochs_trained() == sum(early) + 9 * full
+    assert history.epochs_saved(9) == {"trunk": 0, "early_stopping": 9 * len(early) - sum(early)}
+    result = front_json(run_of(spec, history))
+    assert result["trials"] == {"finished": 4 - len(early), "stopped": len(early), "failed": 0}
+    assert result["replicates"] == {"finished": len(history.replicates), "failed": 0}
+    assert [row["seeds"] for row in result["no_search"]] == [[0, 1]]
 
 
 def test_a_method_without_parameters_runs_once():

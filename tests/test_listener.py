@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from tests.conftest import SMALL, tuner
-from tests.histories import curve, fill, metrics, run_of, start
+from tests.histories import curve, fill, metrics, no_search, run_of, start
 from tuner.home import Home
 from tuner.report import pages
 from tuner.report.pages import Pages
@@ -175,3 +175,31 @@ def test_progress_says_what_offsets_give(capsys):
     Progress(run_of(spec, history)).trial_ended(history.trials[0])
     said = capsys.readouterr().err
     assert "trial 0 finished: natural_robust_acc 0.551, worst_class_robust_acc 0.100; @1 0.511, 0.240" in said
+
+
+def test_the_time_left_counts_the_reference(monkeypatch, capsys):
+    """Two trials and the reference of four epochs each: after six epochs in a minute six are left, so a minute."""
+    now = [1000.0]
+    monkeypatch.setattr("tuner.report.progress.time.time", lambda: now[0])
+    spec, history = SearchSpec(method="trades", max_epochs=4, trials=2), History(None)
+    progress = Progress(run_of(spec, history))
+    start(history, spec, 0, spec.search_space().default())
+    no_search(history, spec)
+    progress.trial_started(history.trials[0])
+    progress.trial_started(history.references[-1])
+    for record, epochs in ((history.trials[0], 4), (history.references[-1], 2)):
+        record.epochs = []
+        for epoch in range(1, epochs + 1):
+            record.epochs.append(metrics(epoch, 0.5, 0.1))
+            progress.epoch_ended(record, record.epochs[-1])
+    history.trials[0].state = "finished"
+    now[0] += 60
+    progress.trial_ended(history.trials[0])
+    assert "(1/2 done, 1 running, about 1 min 00 s left)" in capsys.readouterr().err
+    record = history.references[-1]
+    for epoch in (3, 4):
+        progress.epoch_ended(record, metrics(epoch, 0.5, 0.1))
+    now[0] += 20
+    progress.trial_ended(record)
+    assert "no search finished" in (said := capsys.readouterr().err)
+    assert "(1/2 done, 0 running, about 40 s left)" in said, "four of twelve epochs, eight in 80 s"

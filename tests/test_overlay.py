@@ -241,7 +241,7 @@ def test_the_page_in_a_browser(written, width):
         )
         assert "slope" in names and "sep_weight" not in names
         dimensions = browser.js("return document.getElementById('parallel').data[0].dimensions.map(d => d.label)")
-        assert dimensions == [*names, "robust_acc", "worst_class_robust_acc"]
+        assert dimensions == [*names, "natural_robust_acc", "worst_class_robust_acc"]
         assert browser.js("return performance.getEntriesByType('resource').length") == 0 and browser.errors() == []
 
 

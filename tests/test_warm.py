@@ -20,7 +20,7 @@ def earlier(tmp_path, **changes):
     """A home with a finished search."""
     home, spec = Home(tmp_path), spec_of(name="earlier", **changes)
     folder = home.search("earlier")
-    fill(History(folder), spec)
+    fill(History(folder), spec.lanes[0])
     (folder / "spec.yaml").write_text(spec.to_yaml())
     return home
 
@@ -32,6 +32,32 @@ def test_what_a_file_of_ranges_fixes_must_agree(tmp_path):
             check_warm(spec_of(warm_start="earlier", **changes), home)
     for same in ({"space": {"lr": 0.3}}, {"fix": {"lr": "0.3"}}):
         check_warm(spec_of(warm_start="earlier", **same), home)
+
+
+@pytest.mark.parametrize(
+    "there, here, said",
+    [
+        ({}, {"val_fraction": 0.3}, "does not fit this search: val_fraction 0.2 there, 0.3 here"),
+        ({"val_per_class": 0}, {}, "does not fit this search: val_per_class 0 there, 300 here"),
+        ({"set": {"lr": 0.02}}, {}, "was trained otherwise: lr 0.02 there, 0.05 here"),
+        ({}, {"recipe": "paper"}, "otherwise: batch_size 32 there, 128 here; lr 0.05 there, 0.1 here; "),
+        (
+            {"max_epochs": 20, "recipe": "former"},
+            {"max_epochs": 20},
+            "otherwise: milestones '0.75,0.9' there, 'auto' here",
+        ),
+        ({"recipe": "former"}, {}, None),  # below 20 epochs the drops are where they were
+        ({"set": {"lr": 0.05}}, {}, None),
+        ({"method": ("trades", "mail")}, {"method": ("trades", "mail")}, None),
+    ],
+)
+def test_images_and_training_must_agree(tmp_path, there, here, said):
+    home = earlier(tmp_path, **there)
+    if said is None:
+        check_warm(spec_of(warm_start="earlier", **here), home)
+        return
+    with pytest.raises(UsageError, match=said):
+        check_warm(spec_of(warm_start="earlier", **here), home)
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "nsga2", "nsga3"])

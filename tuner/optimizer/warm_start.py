@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+from trainables.schedule import drop_epochs
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
@@ -15,7 +17,7 @@ from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
 # The fields that must agree for a value of the earlier search to be a value of this one.
-_SAME = ("method", "dataset", "imbalance", "model", "max_epochs", "set")
+_SAME = ("method", "dataset", "imbalance", "val_fraction", "val_per_class", "model", "max_epochs")
 
 
 def check_warm(spec: SearchSpec, home: Home) -> None:
@@ -58,6 +60,20 @@ def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
         raise UsageError(
             f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, {here.fixed} here"
         )
+    pairs = "; ".join(_trained_otherwise(spec, theirs))
+    if pairs:
+        raise UsageError(f"--warm-start {spec.warm_start!r} was trained otherwise: {pairs}")
+
+
+def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
+    """Training settings that differ, by --set, --recipe, or the defaults of another version."""
+    found = dict[str, str]()
+    for there, here in zip(theirs.lanes, spec.lanes):
+        ours, others = asdict(here.training()), asdict(there.training())
+        drops = (drop_epochs(settings["milestones"], spec.max_epochs) for settings in (ours, others))
+        differs = [n for n in ours if ours[n] != others[n] and (n != "milestones" or next(drops) != next(drops))]
+        found |= {name: f"{name} {others[name]!r} there, {ours[name]!r} here" for name in differs}
+    return list(found.values())
 
 
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:

@@ -13,6 +13,7 @@ from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
+from tuner.results.references import references
 from tuner.results.replicates import total_trials
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -42,6 +43,7 @@ class Progress(Listener):
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.ended: Counter[str] = Counter()  # state -> trials
         self.replicates = 0  # replicates that have ended
+        self.references = len(references(run.spec))  # references that have not ended
         self.best = Front((), ())
         self.live: Live | None = None
 
@@ -80,7 +82,9 @@ class Progress(Listener):
         self.running.pop(record.trial, None)
         if record.of is not None:
             self.replicates += 1
-        elif record.role is None:
+        elif record.role is not None:
+            self.references -= 1
+        else:
             self.ended[record.state] += 1
 
     def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
@@ -129,9 +133,8 @@ class Progress(Listener):
         trained = self.epochs - self.epochs_before
         if not trained or self._replicating:  # how many replicates follow depends on the results of these
             return None
-        todo = (self.total - self.ended.total()) * self.spec.max_epochs - sum(
-            len(t.epochs) for t in list(self.running.values()) if t.role is None
-        )
+        open_ = self.total - self.ended.total() + self.references
+        todo = open_ * self.spec.max_epochs - sum(len(t.epochs) for t in list(self.running.values()))
         return max(0, todo) * (time.time() - self.begin) / trained
 
     def _view(self) -> Group:

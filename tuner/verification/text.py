@@ -16,7 +16,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = [
         "",
         "role",
-        "average on val",
+        "class mean on val",
         "on test",
         "worst class on val",
         "on test",
