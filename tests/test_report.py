@@ -180,13 +180,24 @@ def test_gain_says_what_holds_beyond_these_images():
     }
     first, second = report.gains(best, [plain, setting(paper)], {"gain": gain, "images": 989}).splitlines()
     assert first == (
-        "Over no search (plain AT with offsets), on 989 images of val: the search is not distinguishable from it. "
+        "Over no search (plain AT), on 989 images of val: the search is not distinguishable from it. "
         "No point of the search has its natural average; hypervolume +0.000 (95 %: -0.100 .. +0.100)."
     )
     assert second == (
         "Over the paper's setting, trial 0, on 989 images of val: the search adds to it. Worst class +0.042 (95 %: "
         "+0.010 .. +0.080) at no lower natural average (trial 1@0.5 against trial 0); hypervolume +0.042 (95 %: "
         "+0.010 .. +0.080)."
+    )
+
+
+def test_gain_does_not_compare_a_point_with_itself():
+    paper, equal = row(0, 0.5, 0.1), {"value": 0.0, "ci": [-0.1, 0.1], "verdict": "not distinguishable"}
+    last = {**equal, "others": [equal], "of": "0", "by": "0"}
+    found = {"gain": {"over_paper": {"hypervolume": equal, "last": last}}, "images": 989}
+    assert report.gains(front(paper), [setting(paper)], found) == (
+        "Over the paper's setting, trial 0, on 989 images of val: the search is not distinguishable from it. No other "
+        "point has a better worst class at no lower natural average than trial 0; hypervolume +0.000 (95 %: -0.100 .. "
+        "+0.100)."
     )
 
 
@@ -342,7 +353,7 @@ def test_what_an_assessment_adds_is_shown(spec, tmp_path, monkeypatch):
         "front": rows,
         "images": 40,
         "band": {"x": [0.3, 0.5], "low": [0.2, 0.1], "high": [0.3, 0.2]},
-        "gain": {"over_paper": {"hypervolume": found, "last": {**found, "others": [found], "of": "0", "by": label}}},
+        "gain": {"over_paper": {"hypervolume": found, "last": {**found, "others": [found], "of": "0@1", "by": label}}},
     }
     monkeypatch.setattr(figures, "front_json", lambda run: result)
     data = figures.picture_data(run)
@@ -506,4 +517,4 @@ def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_pat
     result = front_json(run_of(spec, fill(History(tmp_path), spec, trials=1, failed=False)))
     assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
     text = report.gains(front_in(result, spec.objectives), references_of(result))
-    assert text.startswith("Against no search (plain AT with offsets), trial 0 (natural average") and "\n" not in text
+    assert text.startswith("Against no search (plain AT), trial 0 (natural average") and "\n" not in text

@@ -161,12 +161,14 @@ def test_mlflow_layout(finished):
     assert parent.data.metrics["no_search_hypervolume"] == pytest.approx(
         Front.of(result["no_search"], OBJECTIVES).hypervolume
     )
-    front = {r["trial"] for r in result["front"]}
+    front, history = {r["trial"] for r in result["front"]}, History(home / "searches" / "first")
     assert sum(r.data.tags["tuner.pareto"] == "true" for r in runs) == len(front)
     assert all(r.data.tags["tuner.budget"] == "full" for r in runs)
     for run in runs:
-        steps = client.get_metric_history(run.info.run_id, "robust_acc")
-        assert [m.step for m in steps] == [1, 2, 3]
+        steps = {m.step for m in client.get_metric_history(run.info.run_id, "robust_acc")}
+        assert steps == {1, 2, 3}
+        for name, value in history.judged(int(run.data.tags["tuner.trial"])).items():  # without offsets, on all of val
+            assert name in ("epoch", "train_s", "eval_s") or run.data.metrics[name] == value, name
         assert run is reference or {"loss", "sep_weight", "start"} <= set(run.data.params)
 
 

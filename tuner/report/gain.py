@@ -55,6 +55,9 @@ def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], image
         said += f"No point of the search has its {others}; hypervolume {_difference(volume)}."
         return said
     at = f" at no lower {others}" if others else ""
+    if last["by"] == last["of"]:
+        said += f"No other point has a better {short_label(front.objectives[-1])}{at} than {_named(last['of'])}; "
+        return f"{said}hypervolume {_difference(volume)}."
     rows = f"({_named(last['by'])} against {_named(last['of'])})"
     return (
         f"{said}{short_label(front.objectives[-1]).capitalize()} {_difference(last)}{at} {rows}; "

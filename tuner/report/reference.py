@@ -11,7 +11,7 @@ from search_spaces.provenance import legend_label, paper_label
 from tuner.results.pareto import Front, row_label
 from tuner.results.trial_record import NO_SEARCH
 
-NO_SEARCH_NAME, NO_SEARCH_NOTE = "no search", "plain AT with offsets"
+NO_SEARCH_NAME = "no search"
 
 
 def setting_name(row: Mapping[str, Any]) -> str:
@@ -40,7 +40,8 @@ class Reference:
     @property
     def long_name(self) -> str:
         """For a legend: says what `no search` is."""
-        return f"{self.name} ({NO_SEARCH_NOTE})" if self.role == "no_search" else self.name
+        offsets = " with offsets" if len(self.rows) > 1 else ""
+        return f"{self.name} (plain AT{offsets})" if self.role == "no_search" else self.name
 
     def best(self, objectives: Sequence[str]) -> dict[str, Any]:
         """The row with the largest product of objectives (its box below the front); of equals that with the largest
