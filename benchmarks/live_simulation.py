@@ -68,7 +68,7 @@ class Simulation:
         if named == self._rows:
             return
         self._rows = named
-        held_out = [[self.on_test(row)[name] for name in OBJECTIVES] for row in rows]
+        held_out = [[metrics[name] for name in OBJECTIVES] for metrics in map(self.on_test, rows)]
         self.trace.append(
             {
                 "cost": round(self.cost, 4),

@@ -302,20 +302,20 @@ class Memo:
     def _trainer(self, line: Line, epoch: int, place: Path) -> Any:
         """A trainer of the line after ``epoch`` epochs, from the latest state that is not past it; None where the line
         fails before."""
-        trainer = self._latest(line, epoch, place)
-        self._open[place.name] = trainer
-        self._open.move_to_end(place.name)
-        while len(self._open) > OPEN:
-            self._open.popitem(last=False)
-        while trainer.epoch < epoch:
-            try:
+        try:
+            trainer = self._latest(line, epoch, place)
+            self._open[place.name] = trainer
+            self._open.move_to_end(place.name)
+            while len(self._open) > OPEN:
+                self._open.popitem(last=False)
+            while trainer.epoch < epoch:
                 metrics = trainer.run_epoch()
-            except Diverged as error:
-                self._open.pop(place.name)  # its weights are those of half an epoch
-                _write(place, dataclasses.replace(_known(place), failed=str(error)))
-                return None
-            self.trained += 1
-            self._save(trainer, [metrics], place)
+                self.trained += 1
+                self._save(trainer, [metrics], place)
+        except Diverged as error:
+            self._open.pop(place.name, None)  # its weights are those of half an epoch
+            _write(place, dataclasses.replace(_known(place), failed=str(error)))
+            return None
         return trainer
 
     def _latest(self, line: Line, epoch: int, place: Path) -> Any:
@@ -345,21 +345,25 @@ class Memo:
             return _load(self._keep(line, epoch, place))
 
     def _save(self, trainer: Any, metrics: list[dict[str, Any]], place: Path) -> None:
-        """The trainer's state, then its new ``metrics``, unless they are known."""
+        """The trainer's new ``metrics``, unless they are known, then its state, in place of the one before.
+
+        In this order: metrics without a state are trained again where somebody goes on, a state without metrics would
+        leave a gap.
+        """
         known, first = _known(place), trainer.line.first
-        state = {**trainer.state_dict(), "epochs": known.epochs}
+        start = trainer.epoch - first - len(metrics)
+        if trainer.epoch - first > len(known.epochs):
+            new = [{k: v for k, v in m.items() if k not in UNTIMED} for m in metrics]
+            _write(place, _Known([*known.epochs[:start], *new]))
+        state = trainer.state_dict()
         if trainer.stats is not None:
             state["stats"] = {f.name: getattr(trainer.stats, f.name) for f in dataclasses.fields(EpochStats)}
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        rolling = list(place.glob("state-*.pt"))
-        write_atomically(place / f"state-{trainer.epoch:04d}.pt", buffer.getvalue())
-        start = trainer.epoch - first - len(metrics)
-        new = [{k: v for k, v in m.items() if k not in UNTIMED} for m in metrics]
-        if start + len(new) > len(known.epochs):
-            _write(place, _Known([*known.epochs[:start], *new]))
-        for path in rolling:
-            if path.name != f"state-{trainer.epoch:04d}.pt":
+        latest = place / f"state-{trainer.epoch:04d}.pt"
+        write_atomically(latest, buffer.getvalue())
+        for path in place.glob("state-*.pt"):
+            if path.name < latest.name:
                 path.unlink(missing_ok=True)
 
     def _keep(self, line: Line, epoch: int, place: Path) -> Path:
