@@ -44,11 +44,11 @@ from benchmarks.live_problem import (
     memo_of,
     stored_costs,
 )
+from benchmarks.live_report import RESULTS, stored, write_page
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Memo
 from tuner.files import write_atomically
 
-RESULTS = Path(__file__).parent / "results" / "live.jsonl"
 KEY = ("problem", "arm", "seed", "workers", "offsets", "trials", "epochs", "set")  # what names a run
 
 
@@ -131,17 +131,6 @@ def described(memo: Memo, row: Row) -> dict[str, Any]:
 
 def key_of(line: dict[str, Any]) -> str:
     return json.dumps([line[name] for name in KEY], sort_keys=True)
-
-
-def stored(path: Path) -> list[dict[str, Any]]:
-    """The lines of the results; one that was cut short when its writer was killed is left out."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -233,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
         description=f"{__doc__}\narms:\n{about}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     found.add_argument("--problems", type=names(PROBLEMS), default=["srat", "done", "mail", "fairfront"])
-    found.add_argument("--arms", type=names(ARMS), default=list(ARMS))
+    found.add_argument("--arms", type=names(ARMS), default=[name for name in ARMS if ARMS[name].available()])
     found.add_argument("--seeds", type=numbers, default=list(range(20)), help="such as 0-19")
     found.add_argument("--workers", type=numbers, default=[4, 16])
     found.add_argument("--offsets", type=names(("auto", "none")), default=["auto", "none"])
@@ -257,8 +246,6 @@ def main() -> None:
     if args.known_as and len(args.arms) != 1:
         raise SystemExit("--as names one arm: give --arms with one")
     if args.report:
-        from benchmarks.live_report import write_page
-
         write_page(stored(args.results))
     elif args.costs:
         measure(args)

@@ -16,11 +16,15 @@ names models and offsets, which are then scored on `test`.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -90,6 +94,11 @@ class Arm(ABC):
 
     def __init__(self, job: Job):
         self.job = job
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether what it needs is there; others are left out unless they are asked for by name."""
+        return True
 
     @abstractmethod
     def next(self, free: int) -> Stage | None:
@@ -237,6 +246,89 @@ class Stock(Arm):
         return front_rows(self.models)
 
 
+class Primo(Arm):
+    """PriMO of NePS, the real library, in the environment of the Python that ``NEPS_PYTHON`` names: MOASHA over epochs,
+    then a Gaussian process, with a prior at the default setting. It trains as many epochs as the trials in full have,
+    is told a model's values at the end of its epochs, and shows every model that it has trained."""
+
+    name = "primo"
+    help = "PriMO of NePS; needs NEPS_PYTHON, a Python that has it: see benchmarks/primo_program.py"
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        program = Path(__file__).with_name("primo_program.py")
+        self._pipe = subprocess.Popen(
+            [os.environ["NEPS_PYTHON"], str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.space = job.spec().search_space()
+        problem = {"space": self._described(), "epochs": job.problem.epochs, "seed": job.seed}
+        self._say(problem)
+        self.left = job.trials * job.problem.epochs
+        self.lines: dict[str, tuple[Line, int]] = {}  # by PriMO's number: and the epochs it has been given
+        self.names: list[str] = []
+        self.models: dict[int, Model] = {}
+
+    @classmethod
+    def available(cls) -> bool:
+        return "NEPS_PYTHON" in os.environ
+
+    def _described(self) -> dict[str, Any]:
+        """The searched parameters with their defaults, without conditions, which it does not know."""
+        found: dict[str, Any] = {}
+        active = self.space.default()
+        for name in self.space.searched:
+            span, default = self.space.params[name].range, active.get(name, self.space.params[name].default)
+            if hasattr(span, "choices"):
+                found[name] = {"choices": len(span.choices), "prior": span.choices.index(default)}
+                continue
+            within = min(max(default, span.low), span.high)
+            whole = isinstance(span, optuna.distributions.IntDistribution)
+            found[name] = {"low": span.low, "high": span.high, "log": span.log, "whole": whole, "prior": within}
+        return found
+
+    def _say(self, what: dict[str, Any]) -> None:
+        self._pipe.stdin.write(json.dumps(what) + "\n")
+        self._pipe.stdin.flush()
+
+    def _asked(self, what: dict[str, Any]) -> dict[str, Any]:
+        self._say(what)
+        line = self._pipe.stdout.readline()
+        if not line:
+            raise RuntimeError(f"PriMO ended with {self._pipe.wait()}")
+        return json.loads(line)
+
+    def next(self, free: int) -> Stage | None:
+        if self.left <= 0:
+            if free == self.job.workers:
+                self._pipe.communicate()
+            return None
+        said = self._asked({"ask": True})
+        line, since = self.lines[said["of"]] if said["of"] else (self._line(said["config"]), 0)
+        self.lines[said["id"]] = line, said["epochs"]
+        self.names.append(said["id"])
+        self.left -= said["epochs"] - since
+        judge = self.job.offsets
+        return Stage(line, since, said["epochs"], watched=False, judge=judge, trial=len(self.names) - 1)
+
+    def _line(self, config: dict[str, Any]) -> Line:
+        def value(param: Any) -> Any:
+            given = config[param.name]
+            return param.range.choices[int(given)] if hasattr(param.range, "choices") else given
+
+        record = TrialRecord(0, self.space.resolve(value), self.job.problem.method, seed=self.job.seed)
+        return Line(self.job.config(record, "none"))
+
+    def told(self, stage: Stage, result: Result) -> None:
+        values = None
+        if result.curve is not None:
+            self.models[id(stage.line)] = model = Model(stage.line, stage.until, result.curve)
+            values = Row(model, 0).values
+        self._asked({"tell": self.names[stage.trial], "values": values})
+
+    def front(self) -> list[Row]:
+        return front_rows(self.models.values())
+
+
 class Ours(Arm):
     """`tuner search` as it is, driven without Ray: `AskTell` with its rungs, trunk and references. Only finished
     trials make its front; a provisional one, of trials still running, is not looked at."""
@@ -334,4 +426,4 @@ class AsItWas(Ours):
         return Arm.claim(self)
 
 
-ARMS: dict[str, type[Arm]] = {arm.name: arm for arm in (Plain, Random, RandomTrunk, Stock, Ours, AsItWas)}
+ARMS: dict[str, type[Arm]] = {arm.name: arm for arm in (Plain, Random, RandomTrunk, Stock, Primo, Ours, AsItWas)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+RESULTS = Path(__file__).parent / "results" / "live.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "experiments" / "live.md"
 RESOLVED = 1.15  # the factor that a comparison must be able to see
 SURE = 1.959964 + 0.841621  # standard errors: 95 % two-sided, seen in 80 % of all cases
@@ -29,7 +31,8 @@ swept over post-hoc class offsets unless they say "no offsets".
 The arms, by their command line names: `plain` is no search (plain AT, then again under other seeds), `random` trains
 the default setting and random ones in full, four times as many as the others, and judges each at its end alone;
 `random+trunk` shares the burn-in where trials have one in common; `stock` is Ray Tune's OptunaSearch with
-ASHAScheduler; `ours` is `tuner search`, whose front is that of its finished trials.
+ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all trials in full; `ours` is `tuner search`, whose front
+is that of its finished trials.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
 values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
@@ -38,6 +41,17 @@ they got there and count with all that they spent, so that the truth lies beyond
 nothing is to be reached, a pair is left out. A ratio reaches or misses its goal if its whole interval does, of at least
 five seeds; else that is open.
 """
+
+
+def stored(path: Path = RESULTS) -> list[Run]:
+    """The lines of the results; one that was cut short when its writer was killed is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------
@@ -175,6 +189,7 @@ def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], R
 
 SWEPT, STOCK, RANDOM, PLAIN, WAS = "stock", "stock, no offsets", "random", "plain", "ours as it was, no offsets"
 TRUNK = "random+trunk"
+PEERS = (PLAIN, RANDOM, TRUNK, SWEPT, "primo")
 GOALS = (
     Goal("cost to reach what stock ends with, over stock's", 1 / 5, True, (STOCK,), to_level(lambda _, s: final(s))),
     Goal("the same, stock swept over offsets too", 1 / 5, True, (SWEPT,), to_level(lambda _, s: final(s))),
@@ -304,7 +319,7 @@ def spread(values: Sequence[float]) -> str:
 
 def candidates(found: Found) -> list[str]:
     """The arms of whom the goals speak: neither peers nor references."""
-    return [name for name in found if name.removesuffix(", no offsets") not in (PLAIN, RANDOM, TRUNK, SWEPT)]
+    return [name for name in found if name.removesuffix(", no offsets") not in PEERS]
 
 
 def goals_table(found: Found) -> list[str]:
