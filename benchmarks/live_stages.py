@@ -59,11 +59,13 @@ class Line:
     ``fork``: another line and the number of its epochs after which this one begins: with its weights and optimizer, a
     method that is new there, and the statistics of its last epoch; as trials with ``trunk`` at:N do. ``cool_down``:
     from the fork the learning rate falls to 0 along a straight line over so many epochs, and the line ends there.
+    ``val_losses``: its statistics have the losses on `val` that some methods read where they fork.
     """
 
     config: TrialConfig
     fork: tuple[Line, int] | None = None
     cool_down: int | None = None
+    val_losses: bool = False
 
     @property
     def first(self) -> int:
@@ -158,6 +160,7 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
         "max_epochs": config.max_epochs,
         "fork": line.fork and [key_hash(line_key(line.fork[0], device)), line.fork[1]],
         "cool_down": line.cool_down,
+        "val_losses": line.val_losses,
         "torch": torch.__version__,
         "device": device.type,
         "code": code_version(config.method),
@@ -176,6 +179,10 @@ class LineTrainer(Trainer):
     def __init__(self, line: Line, device: torch.device):
         super().__init__(line.config, device)
         self.line = line
+        if line.fork and self.method.needs_val_losses and not line.fork[0].val_losses:
+            raise ValueError(f"{line.config.method} reads losses on val, and the line it forks from has none")
+        if line.val_losses:
+            self.method.needs_val_losses = True
 
     def _sweep(self) -> None:
         return None
