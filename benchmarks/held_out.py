@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from trainables.attack_copy import Frozen
-from trainables.curve import Curve
-from trainables.data import DataSpec, open_test
+from trainables.curve import Curve, CurvePoint
+from trainables.data import DataSpec, Split, open_test
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.model_io import load_trial
@@ -59,32 +59,41 @@ def on_test(run: SearchRun, record: TrialRecord, curve: Curve) -> list[dict]:
     model = Frozen(load_trial(config.folder, run.home.root, config.dataset)[0])
     training = config.full_training()
     split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), run.home.root)
-    labels, classes, steps = split.labels, len(curve.classes), STEPS * training.eval_attack
+    points = over_offsets(model, split, curve, training.eps, STEPS * training.eval_attack)
+    return [
+        {"tau": p.offsets.tau, "count": list(p.count), "clean": list(p.clean), "robust": list(p.robust)} for p in points
+    ]
+
+
+def over_offsets(model: Frozen, split: Split, curve: Curve, eps: float, steps: int) -> tuple[CurvePoint, ...]:
+    """The model on all images of ``split``, at the offsets of its ``curve`` on others."""
+    labels, classes = split.labels, len(curve.classes)
     seen: Found = []
     evaluate(
         model,
         split,
         classes,
-        eps=training.eps,
+        eps=eps,
         steps=steps,
         threat=Trainer.threat,
         seen=lambda rows, logits: seen.append((rows, logits)),
     )
-    attacks = ShiftedAttacks(model, model, split, training.eps, steps, threat=Trainer.threat)
+    attacks = ShiftedAttacks(model, model, split, eps, steps, threat=Trainer.threat)
     last = curve.points[-1].offsets
-    direction = torch.tensor(last.values or [0.0] * classes, dtype=torch.float64) / (last.tau or 1.0)
+    direction = torch.tensor(last.values or [0.0] * classes, dtype=torch.float64, device=labels.device)
+    direction = direction / (last.tau or 1.0)
     taus = [point.offsets.tau for point in curve.points]
-    robust = sweep(attacks, seen, direction, torch.arange(len(labels)), taus)
+    robust = sweep(attacks, seen, direction, torch.arange(len(labels), device=labels.device), taus)
 
-    def counted(mask: torch.Tensor) -> list[int]:
-        return torch.bincount(labels[mask], minlength=classes).tolist()
+    def counted(mask: torch.Tensor) -> tuple[int, ...]:
+        return tuple(torch.bincount(labels[mask], minlength=classes).tolist())
 
     clean = [(seen[0][1] + tau * direction).argmax(1) == labels for tau in taus]
     whole = torch.ones_like(labels, dtype=torch.bool)
-    return [
-        {"tau": tau, "count": counted(whole), "clean": counted(clean[i]), "robust": counted(robust[:, i])}
-        for i, tau in enumerate(taus)
-    ]
+    return tuple(
+        CurvePoint(point.offsets, counted(whole), counted(clean[i]), counted(robust[:, i]))
+        for i, point in enumerate(curve.points)
+    )
 
 
 def one(name: str, home: str, number: int) -> dict:

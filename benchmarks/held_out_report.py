@@ -25,7 +25,7 @@ HEAD = """# What a search adds over no search
 
 Written by `python -m benchmarks.held_out --table` from `benchmarks/results/held_out.jsonl`; do not edit. Default jobs
 of `tuner search` on digits exp:10 (cnn, 12 epochs, 16 trials), one for each method and seed. Everything is chosen on
-`val`; all figures are of the TEST split (360 images), which no search sees, under CE-PGD and then margin-PGD with five
+`val`; all figures are of the TEST split (359 images), which no search sees, under CE-PGD and then margin-PGD with five
 times the search's steps (100 each) on the logits with their offsets.
 
 "No search" is one plain adversarial training whose class offsets are swept after training. Hypervolume is the area

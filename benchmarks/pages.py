@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import methods_report, scaling, search_report
+from benchmarks import live_report, methods_report, scaling, search_report
 from benchmarks.method_cards import built_in_methods, card, index
 from benchmarks.methods_report import stored_runs
 
@@ -24,6 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def generated() -> dict[Path, str]:
     """Every generated page -> its text, from the code and the stored results as they are now."""
     runs = stored_runs(RESULTS / "methods.jsonl")
+    live = live_report.stored()
     methods = ROOT / "docs" / "methods"
     experiments = ROOT / "docs" / "experiments"
     return {
@@ -32,6 +33,7 @@ def generated() -> dict[Path, str]:
         methods / "evidence.md": methods_report.report(runs),
         experiments / "search-quality.md": search_report.page(_json("search_quality.json")),
         experiments / "scaling.md": scaling.page(_json("scaling.json")),
+        **({live_report.PAGE: live_report.page(live)} if live else {}),
     }
 
 

@@ -1,0 +1,429 @@
+"""Who is compared in `benchmarks.live`, one class an arm.
+
+How to add an arm
+-----------------
+Write a subclass of `Arm` and name it in `ARMS`. The simulation asks ``next`` whenever a worker is free and something
+has changed, and tells each stage's result when its simulated time has come. A stage may be any part of any line, so an
+arm needs no more than that to
+
+- share a stem: a line of plain AT whose stages have ``keep``, and trials that are ``Line(config, fork=(stem, n))``;
+- preview: ``Line(config, fork=(stem, n), cool_down=m)``, one stage with ``judge``; then the same ``config`` in full;
+- go on later: a stage that begins where the line's last one ended.
+
+What two arms ask alike is trained once; each is charged for it all the same. An arm sees `val` alone. Its ``front``
+names models and offsets, which are then scored on `test`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import optuna
+
+from benchmarks.live_problem import Job
+from benchmarks.live_stages import Line, Result, Stage
+from trainables.curve import Curve
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.assessment import assess
+from tuner.results.fronts import front_of
+from tuner.results.history import History
+from tuner.results.pareto import hypervolume, nondominated
+from tuner.results.references import PLAIN, references
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import NATURAL, WORST
+from tuner.spec.schedulers import Decision
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+OBJECTIVES = (NATURAL, WORST)
+RANDOM_TRIALS = 4  # times as many as the others have: the goals speak of 64 random trainings
+
+
+@dataclass(frozen=True)
+class Model:
+    """A line after ``epoch`` epochs, and its curve on `val`."""
+
+    line: Line
+    epoch: int
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a front: a model, and which point of its curve."""
+
+    model: Model
+    point: int
+
+    @property
+    def values(self) -> list[float]:
+        """The objectives on `val`."""
+        curve = self.model.curve
+        metrics = curve.metrics(curve.points[self.point])
+        return [metrics[name] for name in OBJECTIVES]
+
+
+def volume(points: list[list[float]]) -> float:
+    return hypervolume(points, [0.0] * len(OBJECTIVES), [True] * len(OBJECTIVES))
+
+
+def front_rows(models: Iterable[Model]) -> list[Row]:
+    """The points of the models' curves that no other of them dominates."""
+    rows = [Row(model, i) for model in models for i in range(len(model.curve.points))]
+    return [rows[i] for i in nondominated([row.values for row in rows], [True] * len(OBJECTIVES))]
+
+
+class Arm(ABC):
+    """A search. It may look at nothing but the ``job`` and what it is told."""
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    offsets: ClassVar[tuple[str, ...]] = ("auto", "none")  # with which of a job's it is run
+
+    def __init__(self, job: Job):
+        self.job = job
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether what it needs is there; others are left out unless they are asked for by name."""
+        return True
+
+    @abstractmethod
+    def next(self, free: int) -> Stage | None:
+        """What one of the ``free`` workers does next; None: nothing, until something has been told."""
+
+    @abstractmethod
+    def told(self, stage: Stage, result: Result) -> None:
+        """A stage has ended."""
+
+    @abstractmethod
+    def front(self) -> list[Row]:
+        """What a user would be shown now, chosen on `val`."""
+
+    def claim(self) -> float:
+        """The hypervolume that it claims at its end: that of its front on `val`."""
+        return volume([row.values for row in self.front()])
+
+
+# ---- without early stopping ------------------------------------------------------------------------------------------
+
+
+class FullTrials(Arm):
+    """Trainings from beginning to end, judged there and nowhere else."""
+
+    trunk = "none"
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.models: list[Model] = []
+        self._proposals = self.proposals()
+
+    @abstractmethod
+    def proposals(self) -> Iterator[TrialRecord]:
+        """What is trained, in order."""
+
+    def next(self, free: int) -> Stage | None:
+        record = next(self._proposals, None)
+        if record is None:
+            return None
+        line = Line(self.job.config(record, None if self.trunk == "auto" else self.trunk))
+        return Stage(line, 0, line.last, watched=False, judge=self.job.offsets, trial=record.trial)
+
+    def told(self, stage: Stage, result: Result) -> None:
+        if result.curve is not None:
+            self.models.append(Model(stage.line, stage.until, result.curve))
+
+    def front(self) -> list[Row]:
+        return front_rows(self.models)
+
+
+class Plain(FullTrials):
+    name = "plain"
+    help = "no search: plain AT; then again under other seeds"
+
+    def proposals(self) -> Iterator[TrialRecord]:
+        for number in range(self.job.trials):
+            yield TrialRecord(number, {}, PLAIN, seed=self.job.seed + 1000 * number)
+
+
+class Random(FullTrials):
+    name = "random"
+    help = f"the default setting, then random ones, each trained alone; {RANDOM_TRIALS} times the trials"
+
+    def proposals(self) -> Iterator[TrialRecord]:
+        space = self.job.spec().search_space()
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.job.seed))
+        for number in range(RANDOM_TRIALS * self.job.trials):
+            params = space.sample(study.ask()) if number else space.default()
+            yield TrialRecord(number, params, self.job.problem.method, seed=self.job.seed)
+
+
+class RandomTrunk(Random):
+    name = "random+trunk"
+    help = "the same, with the trunk where trials share one"
+    trunk = "auto"
+
+
+# ---- epoch by epoch --------------------------------------------------------------------------------------------------
+
+
+class Stock(Arm):
+    """Ray Tune as documented, its real classes: multi-objective OptunaSearch, ASHAScheduler on the first objective. A
+    stopped trial is told with the values it had and may stand on the front, as in OptunaSearch's own study."""
+
+    name = "stock"
+    help = "stock Ray Tune: OptunaSearch and ASHAScheduler; with its front over offsets, or as it comes (none)"
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        from ray.tune.schedulers import ASHAScheduler
+        from ray.tune.search.optuna import OptunaSearch
+
+        space, default = job.spec().search_space(), job.spec().search_space().default()
+        self.search = OptunaSearch(
+            space.sample,
+            metric=list(OBJECTIVES),
+            mode=["max", "max"],
+            points_to_evaluate=[{name: default[name] for name in space.searched if name in default}],
+            sampler=optuna.samplers.TPESampler(seed=job.seed),
+        )
+        self.asha = ASHAScheduler(time_attr="epoch", metric=OBJECTIVES[0], mode="max", max_t=job.problem.epochs)
+        self.trials: list[tuple[SimpleNamespace, Line]] = []
+        self.models: list[Model] = []
+        self._going: deque[Stage] = deque()
+
+    def next(self, free: int) -> Stage | None:
+        if self._going:
+            return self._going.popleft()
+        number = len(self.trials)
+        if number == self.job.trials:
+            return None
+        params = self.search.suggest(str(number))
+        line = Line(self.job.config(TrialRecord(number, params, self.job.problem.method, seed=self.job.seed), "none"))
+        trial = SimpleNamespace(trial_id=str(number), status="RUNNING")
+        self.asha.on_trial_add(None, trial)
+        self.trials.append((trial, line))
+        return Stage(line, 0, 1, judge=self._judge(line, 1), trial=number)
+
+    def _judge(self, line: Line, epoch: int) -> str | None:
+        return self.job.offsets if epoch == line.last else None
+
+    def told(self, stage: Stage, result: Result) -> None:
+        trial, line = self.trials[stage.trial]
+        if result.curve is not None:
+            self.models.append(Model(line, stage.until, result.curve))
+        if stage.since == stage.until:  # it had ended, and was judged now
+            return
+        if result.failed:
+            self.asha.on_trial_error(None, trial)
+            self.search.on_trial_complete(trial.trial_id, error=True)
+            return
+        said = {"epoch": stage.until, "training_iteration": stage.until, **result.metrics[-1]}
+        if stage.until < line.last and self.asha.on_trial_result(None, trial, said) == self.asha.CONTINUE:
+            self._go_on(line, stage.until, stage.until + 1, self._judge(line, stage.until + 1), stage.trial)
+            return
+        self.asha.on_trial_complete(None, trial, said)
+        self.search.on_trial_complete(trial.trial_id, result=said)
+        if stage.until < line.last:
+            self._go_on(line, stage.until, stage.until, self.job.offsets, stage.trial)
+
+    def _go_on(self, line: Line, since: int, until: int, judge: str | None, trial: int) -> None:
+        self._going.append(Stage(line, since, until, judge=judge, trial=trial))
+
+    def front(self) -> list[Row]:
+        return front_rows(self.models)
+
+
+class Primo(Arm):
+    """PriMO of NePS, the real library, in the environment of the Python that ``NEPS_PYTHON`` names: MOASHA over epochs,
+    then a Gaussian process, with a prior at the default setting. It trains as many epochs as the trials in full have,
+    is told a model's values at the end of its epochs, and shows every model that it has trained."""
+
+    name = "primo"
+    help = "PriMO of NePS; needs NEPS_PYTHON, a Python that has it: see benchmarks/primo_program.py"
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        program = Path(__file__).with_name("primo_program.py")
+        self._pipe = subprocess.Popen(
+            [os.environ["NEPS_PYTHON"], str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.space = job.spec().search_space()
+        problem = {"space": self._described(), "epochs": job.problem.epochs, "seed": job.seed}
+        self._say(problem)
+        self.left = job.trials * job.problem.epochs
+        self.lines: dict[str, tuple[Line, int]] = {}  # by PriMO's number: and the epochs it has been given
+        self.names: list[str] = []
+        self.models: dict[int, Model] = {}
+
+    @classmethod
+    def available(cls) -> bool:
+        return "NEPS_PYTHON" in os.environ
+
+    def _described(self) -> dict[str, Any]:
+        """The searched parameters with their defaults, without conditions, which it does not know."""
+        found: dict[str, Any] = {}
+        active = self.space.default()
+        for name in self.space.searched:
+            span, default = self.space.params[name].range, active.get(name, self.space.params[name].default)
+            if hasattr(span, "choices"):
+                found[name] = {"choices": len(span.choices), "prior": span.choices.index(default)}
+                continue
+            within = min(max(default, span.low), span.high)
+            whole = isinstance(span, optuna.distributions.IntDistribution)
+            found[name] = {"low": span.low, "high": span.high, "log": span.log, "whole": whole, "prior": within}
+        return found
+
+    def _say(self, what: dict[str, Any]) -> None:
+        self._pipe.stdin.write(json.dumps(what) + "\n")
+        self._pipe.stdin.flush()
+
+    def _asked(self, what: dict[str, Any]) -> dict[str, Any]:
+        self._say(what)
+        line = self._pipe.stdout.readline()
+        if not line:
+            raise RuntimeError(f"PriMO ended with {self._pipe.wait()}")
+        return json.loads(line)
+
+    def next(self, free: int) -> Stage | None:
+        if self.left <= 0:
+            if free == self.job.workers:
+                self._pipe.communicate()
+            return None
+        said = self._asked({"ask": True})
+        line, since = self.lines[said["of"]] if said["of"] else (self._line(said["config"]), 0)
+        self.lines[said["id"]] = line, said["epochs"]
+        self.names.append(said["id"])
+        self.left -= said["epochs"] - since
+        judge = self.job.offsets
+        return Stage(line, since, said["epochs"], watched=False, judge=judge, trial=len(self.names) - 1)
+
+    def _line(self, config: dict[str, Any]) -> Line:
+        def value(param: Any) -> Any:
+            given = config[param.name]
+            return param.range.choices[int(given)] if hasattr(param.range, "choices") else given
+
+        record = TrialRecord(0, self.space.resolve(value), self.job.problem.method, seed=self.job.seed)
+        return Line(self.job.config(record, "none"))
+
+    def told(self, stage: Stage, result: Result) -> None:
+        values = None
+        if result.curve is not None:
+            self.models[id(stage.line)] = model = Model(stage.line, stage.until, result.curve)
+            values = Row(model, 0).values
+        self._asked({"tell": self.names[stage.trial], "values": values})
+
+    def front(self) -> list[Row]:
+        return front_rows(self.models.values())
+
+
+class Ours(Arm):
+    """`tuner search` as it is, driven without Ray: `AskTell` with its rungs, trunk and references. Only finished
+    trials make its front; a provisional one, of trials still running, is not looked at."""
+
+    name = "ours"
+    help = "tuner search as it is now"
+    compared = True  # whether references are trained beside the search
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.spec, self.history = job.spec(), History(None)
+        beside = references(self.spec) if self.compared else ()
+        self.optimizer = AskTell(self.spec, self.history, references=beside)
+        self.lines: dict[int, Line] = {}
+        self._going: deque[int] = deque()
+
+    def next(self, free: int) -> Stage | None:
+        number = self._number()
+        return None if number is None else self._stage(number)
+
+    def _number(self) -> int | None:
+        """The trial that goes on or starts: as `tuner.execution.ray_scheduler` chooses."""
+        if self._going:
+            return self._going.popleft()
+        number = self.optimizer.promotable()
+        if number is not None:
+            self.optimizer.promote(number)
+            return number
+        record = self.optimizer.next()
+        if record is None:
+            return None
+        about: dict[str, Any] = {"role": record.role} if record.role else {}
+        if record.of is not None:
+            about["of"] = record.of
+        self.history.append(
+            "start", record.trial, params=record.params, method=record.method, seed=record.seed, **about
+        )
+        self.lines[record.trial] = Line(self.job.config(record))
+        return record.trial
+
+    def _stage(self, number: int) -> Stage:
+        line, done = self.lines[number], len(self.history.record(number).epochs)
+        until = max(done + 1, line.trunk)
+        return Stage(line, done, until, judge=self.job.offsets if until == line.last else None, trial=number)
+
+    def told(self, stage: Stage, result: Result) -> None:
+        number = stage.trial
+        if result.failed:
+            self._end(number, TrialState.FAILED, result.failed)
+            return
+        if stage.until == stage.line.trunk:
+            self.history.append("branch", number, epochs=[{**m, "trunk": True} for m in result.metrics])
+            self._going.append(number)
+            return
+        self.history.append("epoch", number, metrics=result.metrics[-1])
+        if result.curve is not None:
+            self.history.append("curve", number, curve=result.curve.to_dict())
+        if stage.until == stage.line.last:
+            self._end(number, TrialState.FINISHED)
+            return
+        decision = self.optimizer.feed(number, result.metrics[-1])
+        if decision == Decision.CONTINUE:
+            self._going.append(number)
+        elif decision == Decision.STOP:
+            self._end(number, TrialState.STOPPED)
+
+    def _end(self, number: int, state: TrialState, reason: str = "") -> None:
+        self.history.append("end", number, state=state, reason=reason)
+        self.optimizer.tell(number, state)
+
+    def front(self) -> list[Row]:
+        rows = []
+        for row in front_of(self.spec, self.history).rows:
+            line, curve = self.lines[row["trial"]], self.history.record(row["trial"]).curve
+            assert curve is not None
+            taus = [point.offsets.tau for point in curve.points]
+            rows.append(Row(Model(line, line.last, curve), taus.index(row["offsets"]["tau"])))
+        return rows
+
+    def claim(self) -> float:
+        found = assess(self.spec, self.history)
+        return found.hypervolume["claimed"] if found else 0.0
+
+
+class AsItWas(Ours):
+    """Before there were offsets and references; of the rest it is what the code is now. For the code of then: the same
+    command in a work tree of its tag, with ``--as`` and the results file of this one."""
+
+    name = "ours as it was"
+    help = "ours without references and offsets"
+    offsets = ("none",)
+    compared = False
+
+    def claim(self) -> float:
+        return Arm.claim(self)
+
+
+ARMS: dict[str, type[Arm]] = {arm.name: arm for arm in (Plain, Random, RandomTrunk, Stock, Primo, Ours, AsItWas)}

@@ -1,0 +1,355 @@
+"""docs/experiments/live.md from the lines of `benchmarks.live`: what each arm spent for what, and the goals."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "live.jsonl"
+PAGE = Path(__file__).parent.parent / "docs" / "experiments" / "live.md"
+RESOLVED = 1.15  # the factor that a comparison must be able to see
+SURE = 1.959964 + 0.841621  # standard errors: 95 % two-sided, seen in 80 % of all cases
+DRAWS = 2000
+ENOUGH = 5  # seeds below which a bootstrap interval decides nothing
+Run = dict[str, Any]
+
+HEAD = """# Searches judged live
+
+Written by `python -m benchmarks.live --report` from `benchmarks/results/live.jsonl`; do not edit. Every arm searches
+with the real trainer, in simulated time with W workers, and starts from the same seed and images. Cost is in training
+epochs, judging included, at the ratios given with each problem. Hypervolume is that of natural average x worst class
+on the TEST split of the rows that the arm's own front names, chosen on `val`; no search sees these images. Arms are
+swept over post-hoc class offsets unless they say "no offsets".
+
+The arms, by their command line names: `plain` is no search (plain AT, then again under other seeds), `random` trains
+the default setting and random ones in full, four times as many as the others, and judges each at its end alone;
+`random+trunk` shares the burn-in where trials have one in common; `stock` is Ray Tune's OptunaSearch with
+ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all trials in full; `ours` is `tuner search`, whose front
+is that of its finished trials.
+
+Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
+values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
+seen at 95 % confidence in 80 % of all cases, from the spread between paired seeds. "≥" and "≤": some runs ended before
+they got there and count with all that they spent, so that the truth lies beyond the figure; where neither got there, or
+nothing is to be reached, a pair is left out. A ratio reaches or misses its goal if its whole interval does, of at least
+five seeds; else that is open.
+"""
+
+
+def stored(path: Path = RESULTS) -> list[Run]:
+    """The lines of the results; one that was cut short when its writer was killed is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------
+
+
+def label(run: Run) -> str:
+    return run["arm"] + ("" if run["offsets"] != "none" else ", no offsets")
+
+
+def reached(run: Run, level: float) -> float | None:
+    """The cost at which a run first shows ``level`` on `test`; None where it never does."""
+    return next((point["cost"] for point in run["trace"] if point["held_out"] >= level), None)
+
+
+def value_at(run: Run, cost: float) -> float:
+    """The hypervolume on `test` that a run shows when it has spent ``cost``."""
+    return ([0.0] + [point["held_out"] for point in run["trace"] if point["cost"] <= cost])[-1]
+
+
+def final(run: Run) -> float:
+    return value_at(run, math.inf)
+
+
+def alone(run: Run) -> float:
+    """The hypervolume of the first model that a run shows."""
+    return run["trace"][0]["held_out"] if run["trace"] else 0.0
+
+
+# ---- a ratio over seeds ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``value`` with its 95 % interval (None of one seed); ``bound``: "≥", "≤" or both where the truth lies beyond.
+
+    ``spread``: the standard deviation over seeds of its logarithm, None where that is not known."""
+
+    value: float
+    interval: tuple[float, float] | None
+    seeds: int
+    spread: float | None
+    bound: str = ""
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """For a factor of `RESOLVED`."""
+        if self.spread is None:
+            return None
+        return max(2, math.ceil((SURE * self.spread / math.log(RESOLVED)) ** 2))
+
+    def verdict(self, aim: float, below: bool) -> str:
+        """``reached`` or ``missed`` where the interval of at least `ENOUGH` seeds says so and no bound hides it, else
+        ``open``."""
+        if self.interval is None or self.seeds < ENOUGH:
+            return "open"
+        low, high = self.interval
+        good, bad = (high <= aim, low > aim) if below else (low >= aim, high < aim)
+        hidden = ("≥" in self.bound and (good if below else bad)) or ("≤" in self.bound and (bad if below else good))
+        return "open" if hidden or not (good or bad) else "reached" if good else "missed"
+
+    def __str__(self) -> str:
+        between = f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]" if self.interval else ""
+        return f"{self.bound}{self.value:.2f}{between}"
+
+
+def geometric(pairs: Sequence[tuple[float, float]], bound: str = "") -> Ratio | None:
+    """The geometric mean of first over second; pairs with a zero are left out."""
+    logs = np.log([a / b for a, b in pairs if a > 0 and b > 0])
+    if not len(logs):
+        return None
+    means = np.random.default_rng(0).choice(logs, (DRAWS, len(logs))).mean(1)
+    return _ratio(float(np.exp(logs.mean())), np.exp(means), logs, bound)
+
+
+def of_means(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
+    """The mean of the first over that of the second; None where that is 0."""
+    values = np.array(pairs, float).reshape(-1, 2)
+    if not values[:, 1].any():
+        return None
+    if not values[:, 0].any():
+        return Ratio(0.0, (0.0, 0.0), len(values), None)
+    drawn = values[np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))].mean(1)
+    first, last = values.mean(0)
+    ratios = drawn[:, 0] / np.where(drawn[:, 1] > 0, drawn[:, 1], math.nan)
+    return _ratio(first / last, ratios[np.isfinite(ratios)], values[:, 0] / first - values[:, 1] / last, "")
+
+
+def _ratio(value: float, drawn: np.ndarray, logs: np.ndarray, bound: str) -> Ratio:
+    if len(logs) < 2:
+        return Ratio(value, None, len(logs), None, bound)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Ratio(value, (float(low), float(high)), len(logs), float(np.std(logs, ddof=1)), bound)
+
+
+# ---- the goals -------------------------------------------------------------------------------------------------------
+
+Found = dict[str, dict[int, Run]]  # label -> seed -> run, of one problem and number of workers
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``aim``: the ratio wanted, at most or (``below`` False) at least. ``needs``: labels beside the arm's own, in the
+    order in which ``ratio`` is given their runs, seed by seed, the arm's first."""
+
+    text: str
+    aim: float
+    below: bool
+    needs: tuple[str, ...]
+    ratio: Callable[[list[tuple[Run, ...]]], Ratio | None]
+
+    def of(self, found: Found, arm: str) -> Ratio | None:
+        having = [found.get(name, {}) for name in (arm, *self.needs)]
+        seeds = sorted(set.intersection(*(set(runs) for runs in having)))
+        return self.ratio([tuple(runs[seed] for runs in having) for seed in seeds])
+
+
+def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], Ratio | None]:
+    """The arm's cost to reach a level, over that of the second run. Who never does counts with all that it spent.
+
+    A pair of which neither does says nothing, nor does a level of 0."""
+
+    def ratio(pairs: list[tuple[Run, ...]]) -> Ratio | None:
+        kept, late = [], set()
+        for runs in pairs:
+            wanted = level(*runs)
+            mine, other = (reached(run, wanted) for run in runs[:2])
+            if wanted == 0 or (mine is None and other is None):
+                continue
+            late |= {"≥"} if mine is None else {"≤"} if other is None else set()
+            kept.append((runs[0]["cost"] if mine is None else mine, runs[1]["cost"] if other is None else other))
+        return geometric(kept, "/".join(sorted(late)))
+
+    return ratio
+
+
+SWEPT, STOCK, RANDOM, PLAIN, WAS = "stock", "stock, no offsets", "random", "plain", "ours as it was, no offsets"
+TRUNK = "random+trunk"
+PEERS = (PLAIN, RANDOM, TRUNK, SWEPT, "primo")
+GOALS = (
+    Goal("cost to reach what stock ends with, over stock's", 1 / 5, True, (STOCK,), to_level(lambda _, s: final(s))),
+    Goal("the same, stock swept over offsets too", 1 / 5, True, (SWEPT,), to_level(lambda _, s: final(s))),
+    Goal(
+        "the same level as stock, over the cost of ours as it was",
+        1 / 3,
+        True,
+        (WAS, STOCK),
+        to_level(lambda _, was, s: final(s)),
+    ),
+    Goal("cost to reach what random ends with, over random's", 1 / 8, True, (RANDOM,), to_level(lambda _, r: final(r))),
+    Goal(
+        "hypervolume at stock's cost, over stock's",
+        1.3,
+        False,
+        (STOCK,),
+        lambda pairs: of_means([(value_at(mine, s["cost"]), final(s)) for mine, s in pairs]),
+    ),
+    Goal(
+        "the same, stock swept over offsets too",
+        1.3,
+        False,
+        (SWEPT,),
+        lambda pairs: of_means([(value_at(mine, s["cost"]), final(s)) for mine, s in pairs]),
+    ),
+    Goal(
+        "hypervolume at stock's cost, over no search (one training)",
+        1.05,
+        False,
+        (STOCK, PLAIN),
+        lambda pairs: of_means([(value_at(mine, s["cost"]), alone(plain)) for mine, s, plain in pairs]),
+    ),
+    Goal(
+        "the same, no search repeated for the same cost",
+        1.05,
+        False,
+        (STOCK, PLAIN),
+        lambda pairs: of_means([(value_at(mine, s["cost"]), value_at(plain, s["cost"])) for mine, s, plain in pairs]),
+    ),
+    Goal(
+        "hypervolume claimed, over held out",
+        1.10,
+        True,
+        (),
+        lambda pairs: geometric([(mine["claim"], final(mine)) for (mine,) in pairs]),
+    ),
+    Goal(
+        "simulated time to the end, over stock's",
+        1.0,
+        True,
+        (STOCK,),
+        lambda pairs: geometric([(mine["time"], s["time"]) for mine, s in pairs]),
+    ),
+    Goal(
+        "cost to reach what random+trunk ends with, over its own", 1.1, True, (TRUNK,), to_level(lambda _, r: final(r))
+    ),
+)
+WORST = GOALS[-1]  # also looked at over all problems
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def write_page(lines: Sequence[Run]) -> None:
+    """``SystemExit`` without results: a page of nothing would only look like one."""
+    if not lines:
+        raise SystemExit("there are no results: nothing to report")
+    PAGE.write_text(page(lines))
+
+
+def page(lines: Sequence[Run]) -> str:
+    parts = [HEAD]
+    groups = grouped(lines)
+    for (problem, workers), found in groups.items():
+        some = next(iter(next(iter(found.values())).values()))
+        parts += [
+            f"## {problem}, {workers} workers\n",
+            about(some),
+            "",
+            *arms_table(found),
+            "",
+            *goals_table(found),
+            "",
+        ]
+    parts += worst_table(groups)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def grouped(lines: Sequence[Run]) -> dict[tuple[str, int], Found]:
+    """(problem with its settings, workers) -> its runs. Of the same run the last line counts."""
+    groups: dict[tuple[str, int], Found] = {}
+    for run in lines:
+        changed = ", ".join(f"{k}={v}" for k, v in run["set"].items())
+        problem = f"{run['problem']}, {run['trials']} trials x {run['epochs']} epochs{changed and ', ' + changed}"
+        groups.setdefault((problem, run["workers"]), {}).setdefault(label(run), {})[run["seed"]] = run
+    return groups
+
+
+def about(run: Run) -> str:
+    costs = run["costs"]
+    return (
+        f"In training epochs, judging an epoch costs {costs['watch']:.2f}, a trained model on all of `val` "
+        f"{costs['val']:.2f}, its sweep {costs['sweep']:.2f}. torch {run['torch']}."
+    )
+
+
+def arms_table(found: Found) -> list[str]:
+    rows = [
+        "| arm | seeds | cost | time | epochs trained | hypervolume on test | claimed / on test | rows of its front |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in found.items():
+        every = list(runs.values())
+        mean = {key: statistics.fmean(run[key] for run in every) for key in ("cost", "time", "epochs_trained")}
+        claimed = geometric([(run["claim"], final(run)) for run in every])
+        points = statistics.fmean(len(run["front"]) for run in every)
+        rows.append(
+            f"| {name} | {len(every)} | {mean['cost']:.0f} | {mean['time']:.0f} | {mean['epochs_trained']:.0f} | "
+            f"{spread([final(run) for run in every])} | {claimed or '-'} | {points:.1f} |"
+        )
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def candidates(found: Found) -> list[str]:
+    """The arms of whom the goals speak: neither peers nor references."""
+    return [name for name in found if name.removesuffix(", no offsets") not in PEERS]
+
+
+def goals_table(found: Found) -> list[str]:
+    rows = ["| goal | wanted | arm | ratio | seeds | seeds needed | |", "|---|---|---|---|---|---|---|"]
+    for goal in GOALS:
+        for arm in candidates(found):
+            if arm not in goal.needs and (ratio := goal.of(found, arm)):
+                rows.append(f"| {goal.text} | {wanted(goal)} | {arm} | {cells(ratio, goal)} |")
+    return rows
+
+
+def wanted(goal: Goal) -> str:
+    return f"{'at most' if goal.below else 'at least'} {goal.aim:.3g}"
+
+
+def cells(ratio: Ratio, goal: Goal) -> str:
+    needed = ratio.seeds_needed if ratio.seeds_needed is not None else "-"
+    return f"{ratio} | {ratio.seeds} | {needed} | {ratio.verdict(goal.aim, goal.below)}"
+
+
+def worst_table(groups: dict[tuple[str, int], Found]) -> list[str]:
+    """Of each arm the problem where its cost against `random+trunk` is highest."""
+    worst: dict[str, tuple[Ratio, str]] = {}
+    for (problem, workers), found in groups.items():
+        for arm in candidates(found):
+            ratio = WORST.of(found, arm)
+            if ratio and (arm not in worst or ratio.value > worst[arm][0].value):
+                worst[arm] = ratio, f"{problem}, {workers} workers"
+    if not worst:
+        return []
+    head = ["## The worst problem\n", f"{WORST.text.capitalize()}; wanted everywhere: {wanted(WORST)}.\n"]
+    table = ["| arm | problem | ratio | seeds | seeds needed | |", "|---|---|---|---|---|---|"]
+    return [*head, *table, *(f"| {arm} | {where} | {cells(ratio, WORST)} |" for arm, (ratio, where) in worst.items())]

@@ -1,0 +1,80 @@
+"""One run of an arm in simulated time: what it has spent, and what its front is worth on `test`, whenever that changes.
+
+Durations are the costs of the problem, in training epochs; they depend on no clock. A trunk that several trials share
+is charged to the first that needs it, and the others do not wait for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.live_arms import OBJECTIVES, Arm, Row, volume
+from benchmarks.live_problem import Costs
+from benchmarks.live_stages import Result, Stage
+
+Run = Callable[[Stage], Result]
+OnTest = Callable[[Row], dict[str, float]]  # a row -> its metrics on `test`
+
+
+class Simulation:
+    """``workers`` that do what the arm says. ``run`` gives a stage's result; ``trace``: the front's value over time."""
+
+    def __init__(self, arm: Arm, run: Run, on_test: OnTest, costs: Costs, workers: int):
+        self.arm, self.run_stage, self.on_test, self.costs, self.workers = arm, run, on_test, costs, workers
+        self.now = self.cost = 0.0
+        self.epochs = self.judged = 0
+        self.trace: list[dict[str, Any]] = []
+        self._queue: list[tuple[float, int, float, Stage]] = []  # when it ends, its number, its cost, the stage
+        self._started = 0
+        self._trunks: dict[tuple[str, int], int] = {}  # of a method and seed: how many epochs somebody trains
+        self._rows: list[tuple[int, int, int]] = []  # of the front shown last
+
+    def run(self) -> list[dict[str, Any]]:
+        """Until nothing runs and the arm has nothing more to do; the trace."""
+        self._fill()
+        while self._queue:
+            self.now, _, cost, stage = heapq.heappop(self._queue)
+            self.arm.told(stage, self.run_stage(stage))
+            self.cost += cost
+            self._show()
+            self._fill()
+        return self.trace
+
+    def _fill(self) -> None:
+        while len(self._queue) < self.workers:
+            stage = self.arm.next(self.workers - len(self._queue))
+            if stage is None:
+                return
+            free = self._shared(stage)
+            cost = self.costs.of(stage, free)
+            self.epochs += stage.until - stage.since - free
+            self.judged += stage.judge is not None
+            self._started += 1
+            heapq.heappush(self._queue, (self.now + cost, self._started, cost, stage))
+
+    def _shared(self, stage: Stage) -> int:
+        """How many of the stage's epochs are in a trunk that somebody has trained or trains already."""
+        line = stage.line
+        of, end = (line.config.method, line.config.seed), min(line.trunk, stage.until)
+        known = self._trunks.get(of, 0)
+        self._trunks[of] = max(known, end)
+        return max(0, min(known, end) - stage.since)
+
+    def _show(self) -> None:
+        rows = self.arm.front()
+        named = [(id(row.model.line), row.model.epoch, row.point) for row in rows]
+        if named == self._rows:
+            return
+        self._rows = named
+        held_out = [[metrics[name] for name in OBJECTIVES] for metrics in map(self.on_test, rows)]
+        self.trace.append(
+            {
+                "cost": round(self.cost, 4),
+                "time": round(self.now, 4),
+                "held_out": round(volume(held_out), 6),
+                "claimed": round(volume([row.values for row in rows]), 6),
+                "points": len(rows),
+            }
+        )
