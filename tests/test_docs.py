@@ -225,11 +225,11 @@ def test_the_output_in_the_readme_is_that_of_a_search(finished, home, capsys, mo
     printed = re.sub(r"[\s\u2500-\u257f]+", " ", out + finished[2])  # without the lines of tables
     for words in (
         "sampler auto: the default setting (0 of 6 values published),",
-        "Against no search (plain AT with offsets",
+        "Over no search (plain AT with offsets), on ",
+        " images of val: the search ",
+        "hypervolume",
         "Pareto front on val",
-        "clean parameters",
-        "robust accuracy",
-        "Hypervolume",
+        "clean on the front parameters",
         "pictures",
         "mlflow tuner ui --search",
     ):
