@@ -90,6 +90,8 @@ def trials(folder: Path) -> list[dict[str, Any]]:
             trial |= {key: event.get(key) for key in ("method", "params", "seed", "of")}
         elif kind == "end":
             trial["state"] = event["state"]
+        elif kind == "curve":
+            trial["curve"] = event["curve"]
         for metrics in event.get("epochs", []) if kind == "branch" else [event["metrics"]] if kind == "epoch" else []:
             trial["epochs"][metrics["epoch"]] = metrics  # an epoch that was trained again counts once
     return [trial for _, trial in sorted(found.items(), key=lambda item: str(item[0]))]

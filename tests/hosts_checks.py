@@ -49,7 +49,8 @@ class Log:
         }
 
     def ended(self) -> Counter:
-        return Counter({e["trial"]: e["state"] for e in self.events("end")}.values())
+        """State -> trials, without the reference."""
+        return Counter({e["trial"]: e["state"] for e in self.events("end") if e["trial"] >= 0}.values())
 
 
 class Trained:

@@ -23,7 +23,7 @@ from tuner.spec.search_spec import SearchSpec
 IMPORTS = """
 import importlib, json, logging, sys, warnings
 import matplotlib.pyplot, mlflow, mlflow.pyfunc, optuna, plotly.graph_objects, pyarrow.parquet, ray, ray.tune, torch
-import torchvision, typer, rich
+import scipy.linalg, scipy.optimize, torchvision, typer, rich
 optuna.logging.set_verbosity(optuna.logging.DEBUG)
 
 def settings():

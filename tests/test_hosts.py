@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from tests import hosts as test_hosts
 from tests.hosts_checks import Log, Trained
+from tuner.results.trial_record import NO_SEARCH
 
 WHY_NOT = test_hosts.why_not()
 EPOCHS = 6
@@ -100,14 +101,15 @@ def test_a_lost_worker_costs_no_more_than_an_epoch_and_a_blind_one_is_refused(mo
         assert result["state"] == "finished" and result["trials"] == {"finished": 2, "stopped": 0, "failed": 0}
         lost = log.events("lost")
         assert len(lost) == 1 and lost[0]["reason"] == f"its node {worker.address} was lost", lost
-        assert f"trial {lost[0]['trial']} was interrupted after epoch" in err
+        name = "no search" if lost[0]["trial"] == NO_SEARCH else f"trial {lost[0]['trial']}"
+        assert f"{name} was interrupted after epoch" in err
         assert log.recovery(since)["running_s"] < 60
         reported = Counter((e["trial"], e["metrics"]["epoch"]) for e in log.events("epoch"))
-        assert reported == {(t, e): 1 for t in range(2) for e in range(1, EPOCHS + 1)}
+        assert reported == {(t, e): 1 for t in (NO_SEARCH, 0, 1) for e in range(1, EPOCHS + 1)}
         assert max(trained.repeated("lost").values(), default=0) <= 1
         client = MlflowClient(result["mlflow"]["tracking_uri"])
         runs = client.search_runs(
             [e.experiment_id for e in client.search_experiments()], "tags.`tuner.search` = 'lost'"
         )
-        assert len(runs) == 3 and {r.info.status for r in runs} == {"FINISHED"}
+        assert len(runs) == 1 + 3 and {r.info.status for r in runs} == {"FINISHED"}
     assert test_hosts.ip("netns").stdout.count(hosts.tag) == 0, "a namespace is left behind"

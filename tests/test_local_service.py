@@ -101,7 +101,9 @@ def up_search_down(s3):
         result = json.loads(done.stdout)
         assert result["trials"]["finished"] == 2 and result["mlflow"]["tracking_uri"] == exports["MLFLOW_TRACKING_URI"]
         checkpoints = [key for key in s3.keys("local/searches/local/trials/") if key.endswith("checkpoint.pt")]
-        assert len(checkpoints) == 2 and not list(folder.rglob("checkpoint.pt")), "nodes share nothing but the storage"
+        assert len(checkpoints) == 2 + 1 and not list(folder.rglob("checkpoint.pt")), (
+            "nodes share nothing but the storage"
+        )
         address = f"{exports['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={result['mlflow']['run_id']}"
         run = json.load(urllib.request.urlopen(address, timeout=30))["run"]
         assert run["info"]["status"] == "FINISHED"
