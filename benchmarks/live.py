@@ -2,7 +2,7 @@
 
     python -m benchmarks.live --costs --problems srat            # once a problem: what judging costs there
     python -m benchmarks.live --problems srat --seeds 0-19 --processes 2
-    python -m benchmarks.live --report                           # docs/experiments/live.md from the results
+    python -m benchmarks.live --report                           # live.md in docs/experiments from the results
 
 Arms (`benchmarks.live_arms`) search a problem (`benchmarks.live_problem`) with the same seed on the same images; each
 run is a line of benchmarks/results/live.jsonl: the hypervolume (natural average x worst class) on `test` of the rows

@@ -1,4 +1,4 @@
-"""docs/experiments/live.md from the lines of `benchmarks.live`: what each arm spent for what, and the goals."""
+"""live.md in docs/experiments from the lines of `benchmarks.live`: what each arm spent for what, and the goals."""
 
 from __future__ import annotations
 
