@@ -5,6 +5,8 @@ import pytest
 from tests.histories import run_of
 from trainables.offsets import prior
 from tuner.optimizer.ask_tell import AskTell
+from tuner.report.gain import gains
+from tuner.report.reference import front_in, references_of
 from tuner.results.assessment import assess, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -85,6 +87,28 @@ def test_a_trial_is_infeasible_where_it_is_with_all_its_offsets():
     result = front_json(run_of(spec, history))
     assert [row_label(row) for row in result["front"]] == ["0@1"] and result["infeasible"] == [1]
     assert row_label(result["paper"]) == "0" and result["paper"]["feasible"] is False
+
+
+def test_a_reference_counts_with_the_offsets_that_satisfy_the_constraints():
+    """Class a has 30, b 3 training images: natural averages of no search 0.693 and 0.636, of the trials 0.636, 0.65."""
+    spec, history = SearchSpec(method="wat", trials=3, constraint=("worst_class_robust_acc>=0.3",)), History(None)
+    default = spec.search_space().default()
+    finish(history, 0, (0, 300, 40), (1.0, 260, 200), params=default)
+    no_search(history, (0, 300, 50), (1.0, 260, 200))
+    result = front_json(run_of(spec, history))
+    assert [row["feasible"] for row in result["no_search"]] == [False, True]
+    equal = result["gain"]["over_no_search"]
+    assert equal["last"]["of"] == "no_search@1" and equal["hypervolume"]["value"] == pytest.approx(0, abs=0.02)
+    reference, paper = references_of(result)
+    assert row_label(reference.best(OBJECTIVES)) == "no_search@1" and row_label(paper.best(OBJECTIVES)) == "0@1"
+    strict = SearchSpec(method="wat", trials=3, constraint=("worst_class_robust_acc>=0.55",))
+    finish(history, 1, (0, 260, 230), params={**default, "beta": 1.5})
+    result = front_json(run_of(strict, history))
+    assert result["gain"] == {} and [row_label(row) for row in result["front"]] == ["1"]
+    first, second = gains(front_in(result, OBJECTIVES), references_of(result)).splitlines()
+    why = "it violates the constraints with all its offsets."
+    assert first == f"Nothing is compared with no search (plain AT with offsets): {why}"
+    assert second.startswith("Nothing is compared with the ") and second.endswith(f", trial 0: {why}")
 
 
 def test_means_over_seeds_are_of_the_same_offsets():

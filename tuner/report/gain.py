@@ -33,6 +33,10 @@ def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, 
         return "No reference has finished its full budget, so there is nothing to compare the front with."
     lines = []
     for reference in known:
+        if not reference.feasible:
+            name = reference.sentence(reference.plain)
+            lines.append(f"Nothing is compared with {name}: it violates the constraints with all its offsets.")
+            continue
         gain = (assessed or {}).get("gain", {}).get(f"over_{reference.role}")
         lines.append(
             _assessed(front, reference, gain, assessed["images"]) if gain and assessed else _measured(front, reference)
@@ -83,7 +87,7 @@ def _measured(front: Front, reference: Reference) -> str:
     where = ", ".join(f"{short_label(n)} {best[n]:.3f}" for n in front.objectives)
     found = [text for name in front.objectives if (text := _gain_in(front, best, name))]
     ours, up = front.hypervolume, [True] * len(front.objectives)
-    theirs = hypervolume([[r.get(n) for n in front.objectives] for r in reference.rows], front.reference, up)
+    theirs = hypervolume([[r.get(n) for n in front.objectives] for r in reference.feasible], front.reference, up)
     volume = f"hypervolume {ours:.4f} against {theirs:.4f}" + (f" (x{ours / theirs:.2f})" if theirs else "")
     seeds = f"mean of {len(best['seeds'])} seeds" if "seeds" in best else "one seed"
     start = f"Against {reference.sentence(best)} ({where}; {SPLIT}, {seeds}), the front "

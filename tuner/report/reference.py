@@ -22,7 +22,7 @@ def setting_name(row: Mapping[str, Any]) -> str:
 @dataclass(frozen=True)
 class Reference:
     """``role``: ``no_search`` or ``paper``. ``rows``: its model over its offsets, as rows of a front; the first is
-    without offsets."""
+    without offsets. Those that violate the search's constraints have ``feasible`` false."""
 
     role: str
     rows: tuple[dict[str, Any], ...]
@@ -43,12 +43,19 @@ class Reference:
         offsets = " with offsets" if len(self.rows) > 1 else ""
         return f"{self.name} (plain AT{offsets})" if self.role == "no_search" else self.name
 
+    @property
+    def feasible(self) -> tuple[dict[str, Any], ...]:
+        """The rows that satisfy the search's constraints."""
+        return tuple(row for row in self.rows if row.get("feasible", True))
+
     def best(self, objectives: Sequence[str]) -> dict[str, Any]:
-        """The row with the largest product of objectives (its box below the front); of equals that with the largest
-        sum, then the first: without offsets where they do not help."""
-        values = [[row.get(name) or 0.0 for name in objectives] for row in self.rows]
+        """The row with the largest product of objectives (its box below the front), of those that satisfy the
+        constraints if there are any; of equals that with the largest sum, then the first: without offsets where they
+        do not help."""
+        rows = self.feasible or self.rows
+        values = [[row.get(name) or 0.0 for name in objectives] for row in rows]
         best = max(range(len(values)), key=lambda i: (math.prod(values[i]), sum(values[i])))
-        return self.rows[best]
+        return rows[best]
 
     def label(self, row: Mapping[str, Any]) -> str:
         """One of its rows, in a table: ``no search @0.75``, ``default setting (0@0.75)``."""

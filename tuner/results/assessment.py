@@ -30,7 +30,8 @@ class Assessment:
 
     ``hypervolume``: what the front may claim on images that no search saw (``claimed``, with ``ci``) beside the
     ``measured`` one. ``band``: of the attained front, 90 %: lists ``x``, ``lower``, ``middle``, ``upper``; None unless
-    there are two objectives. ``gain``: over ``no_search`` and ``paper``, those that have finished:
+    there are two objectives. ``gain``: over ``no_search`` and ``paper``, those that have finished and satisfy the
+    constraints with some offsets, which alone count:
 
     - ``hypervolume``: the difference to the reference's whole curve,
     - ``last``: of the last objective (the worst class) at no lower others: from the reference's row ``of`` to the row
@@ -74,9 +75,11 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     points = [p for trial in finished for p in _judged(history, trial, places[trial]) if _label(p) in wanted]
     references = {"no_search": no_search_trial(spec, history), "paper": paper_trial(spec, history)}
     curves = {
-        name: _judged(history, trial, places.get(trial))
+        name: [p for p in _judged(history, trial, places.get(trial)) if _label(p) in kept]
         for name, trial in references.items()
-        if trial is not None and history.record(trial).curve is not None
+        if trial is not None
+        and history.record(trial).curve is not None
+        and (kept := {row_label(row) for row in history.rows_of(trial, spec.objectives, spec.goal)})
     }
     found = judge(points, curve.train_counts, spec.objectives, curves, curve.classes)
     notes = dict(zip((_label(p) for p in points), found.rows))

@@ -45,8 +45,8 @@ def front_json(run: SearchRun) -> dict[str, Any]:
     if spec.constraint:  # finished trials that violate a constraint with all offsets, so they are not on the front
         kept = {row["trial"] for row in history.rows(spec.objectives, spec.goal)}
         result["infeasible"] = [t.trial for t in history.with_state(TrialState.FINISHED) if t.trial not in kept]
-        if result["paper"]:
-            result["paper"]["feasible"] = spec.goal.feasible(history.judged(result["paper"]["trial"]))
+        for row in [*paper, *result["no_search"]]:
+            row["feasible"] = spec.goal.feasible(history.metrics_of(row))
     return result | extras(run)
 
 
