@@ -15,7 +15,7 @@ from trainables.class_metrics import class_metrics
 from tuner.results.assessment import Assessment, assess
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, row_label
-from tuner.results.references import no_search_rows, paper_rows
+from tuner.results.references import PLAIN, no_search_rows, paper_rows
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
@@ -91,19 +91,22 @@ class Search:
 
 
 def write_page(lines: list[dict[str, Any]]) -> None:
-    searches = [Search(line) for line in lines if not line["options"]]
+    every = [Search(line) for line in lines if not line["options"]]
+    searches = [search for search in every if search.method != PLAIN]  # which gives more seeds of no search alone
     head = HEAD.format(torch=", ".join(sorted({line["torch"] for line in lines})))
-    PAGE.write_text("\n".join([head, *plain_table(searches), *method_tables(searches), *claims(searches)]) + "\n")
+    PAGE.write_text("\n".join([head, *plain_table(every), *method_tables(searches), *claims(searches)]) + "\n")
 
 
 def plain_table(searches: list[Search]) -> list[str]:
     """No search alone, over tau."""
     by_seed = {search.seed: search for search in searches}  # its training does not depend on the method
-    taus = [point.offsets.tau for point in next(iter(by_seed.values())).history.record(NO_SEARCH).curve.points]
-    labels = {tau: row_label({"trial": NO_SEARCH, "offsets": {"tau": tau}}) for tau in taus}
+    found: dict[float, list[dict[str, float]]] = {}
+    for search in by_seed.values():
+        for row in no_search_rows(search.spec, search.history):
+            found.setdefault(row["offsets"]["tau"], []).append(search.test[row_label(row)])
     rows = [
-        f"| {tau:g} | " + " | ".join(spread([s.test[label][name] for s in by_seed.values()]) for name in SHOWN) + " |"
-        for tau, label in labels.items()
+        f"| {tau:g} | " + " | ".join(spread([metrics[name] for metrics in of_tau]) for name in SHOWN) + " |"
+        for tau, of_tau in found.items()
     ]
     return [
         f"## Plain AT under growing offsets ({len(by_seed)} seeds)\n",
