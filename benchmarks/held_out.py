@@ -27,11 +27,11 @@ import torch
 
 from trainables.attack_copy import Frozen
 from trainables.curve import Curve, CurvePoint
-from trainables.data import DataSpec, Split, open_test
+from trainables.data import Split, open_test
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.model_io import load_trial
-from trainables.sweep import Found, ShiftedAttacks, sweep
+from trainables.sweep import Found, ShiftedAttacks, points_along
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
@@ -58,7 +58,7 @@ def on_test(run: SearchRun, record: TrialRecord, curve: Curve) -> list[dict]:
     config = trial_config(run, record)
     model = Frozen(load_trial(config.folder, run.home.root, config.dataset)[0])
     training = config.full_training()
-    split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), run.home.root)
+    split = open_test(config.data_spec, run.home.root)
     points = over_offsets(model, split, curve, training.eps, STEPS * training.eval_attack)
     return [
         {"tau": p.offsets.tau, "count": list(p.count), "clean": list(p.clean), "robust": list(p.robust)} for p in points
@@ -82,18 +82,8 @@ def over_offsets(model: Frozen, split: Split, curve: Curve, eps: float, steps: i
     last = curve.points[-1].offsets
     direction = torch.tensor(last.values or [0.0] * classes, dtype=torch.float64, device=labels.device)
     direction = direction / (last.tau or 1.0)
-    taus = [point.offsets.tau for point in curve.points]
-    robust = sweep(attacks, seen, direction, torch.arange(len(labels), device=labels.device), taus)
-
-    def counted(mask: torch.Tensor) -> tuple[int, ...]:
-        return tuple(torch.bincount(labels[mask], minlength=classes).tolist())
-
-    clean = [(seen[0][1] + tau * direction).argmax(1) == labels for tau in taus]
-    whole = torch.ones_like(labels, dtype=torch.bool)
-    return tuple(
-        CurvePoint(point.offsets, counted(whole), counted(clean[i]), counted(robust[:, i]))
-        for i, point in enumerate(curve.points)
-    )
+    rows = torch.arange(len(labels), device=labels.device)
+    return points_along(attacks, seen, direction, rows, [point.offsets for point in curve.points])
 
 
 def one(name: str, home: str, number: int) -> dict:

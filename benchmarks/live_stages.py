@@ -37,13 +37,12 @@ from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.curve import Curve
 from trainables.data import open_test
-from trainables.data.store import prepare
 from trainables.evaluate import evaluate
 from trainables.loop import Diverged, Trainer
 from trainables.method import EpochStats
 from trainables.offsets import kind_for
 from trainables.sweep import Found, ShiftedAttacks, points_of
-from trainables.trunk import PACKAGE, key_hash, run_to_branch, sources
+from trainables.trunk import PACKAGE, data_key, key_hash, run_to_branch, sources
 from tuner.files import write_atomically
 
 FORMAT = 1  # raise it when the files' content changes: old lines are then not found
@@ -150,11 +149,7 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
         "method": config.method,
         "params": resolve(config.method, config.params),
         "training": dataclasses.asdict(config.full_training()),
-        "data": prepare(config.dataset, Path(config.home)).name,
-        "imbalance": config.imbalance,
-        "data_seed": config.split_seed,
-        "val_fraction": config.val_fraction,
-        "val_per_class": config.val_per_class,
+        **data_key(config),
         "seed": config.seed,
         "model": config.model,
         "max_epochs": config.max_epochs,

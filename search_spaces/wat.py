@@ -5,6 +5,7 @@ Read: github.com/boqili/WAT, worst_class_adversarial_train.py.
 
 from dataclasses import dataclass
 
+from search_spaces import trades
 from search_spaces.param import loguniform, param, uniform
 
 PAPER = "Li and Liu, WAT: Improve the Worst-class Robustness in AT, AAAI 2023, arXiv:2302.04025"
@@ -12,15 +13,7 @@ SUMMARY = "class weights by hedge on validation TRADES losses"
 
 # Those of TRADES, of which its code is a copy (second-hand): see search_spaces/trades.py.
 EPOCHS = 100
-RECIPE = {
-    "batch_size": 128,
-    "lr": 0.1,
-    "weight_decay": 2e-4,
-    "milestones": "0.75,0.9",
-    "attack_steps": 10,
-    "step_size": 0.226,  # 0.007 of 0.031
-    "clean_bn": "twice",
-}
+RECIPE = trades.RECIPE
 
 
 @dataclass(frozen=True)

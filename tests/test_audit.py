@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import tuner_here
 from tests.test_received import listener, received  # noqa: F401
 from tests.test_verify_killed import untested
+from tests.verifying import without_ray
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.pareto import row_label
@@ -24,14 +25,7 @@ def certified(finished, tmp_path_factory):
     """(home, certificate as JSON) of a verification without Ray; the attack is weak, so its random starts matter."""
     home = untested(finished[1], tmp_path_factory.mktemp("certified"))
 
-    def here(jobs, spec, attack, say):
-        for group in module.same_model(jobs):
-            for event in module.verify_here(group, attack):
-                module.keep(group, attack, event)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_jobs", here)
-        patch.setattr(module, "_to_mlflow", lambda *args: None)
+    with without_ray():
         verify_search("first", Home(home), pick="knee", attack="pgd:5x1")
     return home, json.loads((home / "searches" / "first" / "verified.json").read_text())
 

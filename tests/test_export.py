@@ -112,19 +112,11 @@ def test_exported_model_has_the_metrics_it_was_picked_for(exported):
 def test_test_metrics_are_in_the_card_once_verified(finished, tmp_path):
     """With the per-class table; a result that belongs to another checkpoint is left out."""
     from tests.test_verify import copied
+    from tests.verifying import without_ray
     from tuner.verification.verify import verify_search
 
     home = Home(copied(finished[1], tmp_path))
-    from tuner.verification import verify as module
-
-    def here(jobs, spec, attack, say):  # no Ray: this test is about what happens with the results
-        for group in module.same_model(jobs):
-            for event in module.verify_here(group, attack):
-                module.keep(group, attack, event)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_jobs", here)
-        patch.setattr(module, "_to_mlflow", lambda *args: None)
+    with without_ray():
         row, *_ = verify_search("first", home, pick="knee", attack="pgd:2x1")["rows"]
     export_model("first", "knee", tmp_path / "out", home)
     out = tmp_path / "out"

@@ -14,8 +14,8 @@ import pytest
 from tests.browser import free_port
 from tests.conftest import tuner
 from tests.test_verify import copied
+from tests.verifying import without_ray
 from tuner.home import Home
-from tuner.verification import verify as module
 from tuner.verification.verify import verify_search
 
 ARGS = ["verify", "first", "--pick", "knee", "--attack", "pgd:2x1", "--seeds", 3]
@@ -35,14 +35,7 @@ def undisturbed(finished, tmp_path_factory):
     """`verified.parquet` of the same verification, never stopped and without Ray."""
     home = Home(untested(finished[1], tmp_path_factory.mktemp("undisturbed")))
 
-    def here(jobs, spec, attack, say):
-        for group in module.same_model(jobs):
-            for event in module.verify_here(group, attack):
-                module.keep(group, attack, event)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_jobs", here)
-        patch.setattr(module, "_to_mlflow", lambda *args: None)
+    with without_ray():
         verify_search("first", home, pick="knee", attack="pgd:2x1", seeds=3)
     return pq.read_table(home.search("first") / "verified.parquet")
 

@@ -95,7 +95,7 @@ def points_of(kind: str, attacks: ShiftedAttacks, seen: Found, train_counts: Seq
     every other image of each class and judges on those between, all points alike. ``seen``: everything that `evaluate`
     judged, all images first.
     """
-    labels, clean = attacks.split.labels, seen[0][1]
+    labels = attacks.split.labels
     rows = torch.arange(len(labels), device=labels.device)
     if kind == "classes":
         fitting = every_other(labels)
@@ -105,18 +105,28 @@ def points_of(kind: str, attacks: ShiftedAttacks, seen: Found, train_counts: Seq
         direction = torch.zeros(len(train_counts), dtype=torch.float64, device=labels.device)
     else:
         direction = torch.tensor(prior(train_counts, 1.0).values, dtype=torch.float64, device=labels.device)
-    taus = (0.0, *TAUS) if direction.any() else (0.0,)
+    offsets = [NONE]
+    if direction.any():
+        offsets += [Offsets(kind, tau, tuple((tau * direction).tolist())) for tau in TAUS]
+    return points_along(attacks, seen, direction, rows, offsets)
+
+
+def points_along(
+    attacks: ShiftedAttacks, seen: Found, direction: Tensor, rows: Tensor, offsets: Sequence[Offsets]
+) -> tuple[CurvePoint, ...]:
+    """The model judged on images ``rows`` (B,) at each of the ``offsets``, which lie on the line along ``direction``
+    (K,), none of them first. ``seen``: as in `points_of`."""
+    labels, clean, taus = attacks.split.labels[rows], seen[0][1][rows], [point.tau for point in offsets]
     robust = sweep(attacks, seen, direction, rows, taus)
-    right = [(clean[rows] + tau * direction).argmax(1) == labels[rows] for tau in taus]
 
     def counted(mask: Tensor) -> tuple[int, ...]:
-        return tuple(torch.bincount(labels[rows][mask], minlength=len(train_counts)).tolist())
+        return tuple(torch.bincount(labels[mask], minlength=len(direction)).tolist())
 
     return tuple(
         CurvePoint(
-            Offsets(kind, tau, tuple((tau * direction).tolist())) if tau else NONE,
+            offsets[i],
             counted(torch.ones_like(rows, dtype=torch.bool)),
-            counted(right[i]),
+            counted((clean + tau * direction).argmax(1) == labels),
             counted(robust[:, i]),
         )
         for i, tau in enumerate(taus)

@@ -76,6 +76,17 @@ def base_config(trainer: Trainer) -> TrialConfig:
     )
 
 
+def data_key(config: TrialConfig) -> dict:
+    """Everything that decides which images a trial trains and is judged on."""
+    return {
+        "data": prepare(config.dataset, Path(config.home)).name,
+        "imbalance": config.imbalance,
+        "data_seed": config.split_seed,
+        "val_fraction": config.val_fraction,
+        "val_per_class": config.val_per_class,
+    }
+
+
 def trunk_key(trainer: Trainer) -> dict:
     """Everything that a trunk's weights and metrics depend on; its hash is the trunk's name."""
     config, base = trainer.config, base_config(trainer)
@@ -85,11 +96,7 @@ def trunk_key(trainer: Trainer) -> dict:
         "params": base.params,
         "head": trainer.method.head,
         "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
-        "data": prepare(config.dataset, Path(config.home)).name,
-        "imbalance": config.imbalance,
-        "data_seed": config.split_seed,
-        "val_fraction": config.val_fraction,
-        "val_per_class": config.val_per_class,
+        **data_key(config),
         "seed": config.seed,
         "model": config.model,
         "training": dataclasses.asdict(trainer.training),

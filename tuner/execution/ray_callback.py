@@ -45,7 +45,7 @@ class SearchCallback(Callback):
     def started(self, record: TrialRecord) -> None:
         """Record that a trial is handed to Ray, for the first time or to continue, before anything can be lost."""
         number = record.trial
-        if number not in [known.trial for known in self.history.everything()]:
+        if number not in self.history:
             extra = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
             self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **extra)
         else:

@@ -72,7 +72,7 @@ class History:
                 self._lanes[method]._apply(replace(event, trial=number))
 
     def _start(self, event: Started) -> None:
-        if any(event.trial in known for known in (self.trials, self.replicates, self.references)):
+        if event.trial in self:
             return
         record = event.record()
         if record.of is not None:
@@ -85,6 +85,10 @@ class History:
         numbers = self.numbers.setdefault(record.method, [])
         self._in_lane[record.trial] = (record.method, len(numbers))
         numbers.append(record.trial)
+
+    def __contains__(self, number: int) -> bool:
+        """Whether a trial, replicate or reference has this number."""
+        return any(number in known for known in (self.trials, self.replicates, self.references))
 
     def record(self, number: int) -> TrialRecord:
         """A trial, replicate or reference by its number; ``KeyError`` if there is none."""
