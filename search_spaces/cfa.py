@@ -29,10 +29,10 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("trades", choice("at", "trades"), "plain base", source="code", burn_in=True)
+    form: str = param("trades", choice("at", "trades"), "plain base", source="code")
     class_eps: bool = param(True, choice(True, False), "radius (lambda_1 + class accuracy) * eps (CCM)", source="code", searched=False)
     lambda_1: float = param(0.5, uniform(0.2, 1.0), "base of the radius factor", source="code", when={"class_eps": (True,)})
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)}, burn_in=True)
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})
     class_beta: bool = param(True, choice(True, False), "regularisation (lambda_2 + class accuracy) * beta (CCR)", source="code", when={"form": ("trades",)}, searched=False)
     lambda_2: float = param(0.5, uniform(0.2, 1.0), "base of the beta factor", source="code", when={"class_beta": (True,)})
     average: str = param("fawa", choice("none", "ema", "fawa"), "weight average per epoch: none, every epoch, or only epochs that pass the gate", source="code", searched=False)

@@ -28,8 +28,8 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("trades", choice("at", "trades"), "plain base", source="code", burn_in=True)
+    form: str = param("trades", choice("at", "trades"), "plain base", source="code")
     lam: float = param(1.0, loguniform(0.2, 3.0), "how far weights move from 1 (CIFAR-10: 1, CIFAR-100, STL-10: 1.5)", source="code")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)}, burn_in=True)
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})
     start: float = param(0.636, uniform(0.3, 0.8), "fraction of the epochs before the weights are computed (70 of 110)", source="code")
     floor: float = param(0.3, uniform(0.01, 1.0), "smallest weight; a large lam would make some negative", source="ours", searched=False)

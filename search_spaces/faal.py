@@ -15,8 +15,8 @@ SUMMARY = "per-batch class weights: worst case in a KL ball"
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades", "mart"), "plain base whose per-sample loss is weighted", source="code", burn_in=True)
+    form: str = param("at", choice("at", "trades", "mart"), "plain base whose per-sample loss is weighted", source="code")
     radius: float = param(0.5, loguniform(0.01, 1.0), "KL(uniform || weights) allowed; 0.05: heaviest class x1.7, 0.5: x5.1", source="code")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades", "mart")}, burn_in=True)
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades", "mart")})
     per_class: bool = param(False, choice(False, True), "margins of the batch's classes as they are, not times the class's images as in the authors' code; on is ours: where classes are missing from batches, theirs gives the missing ones most of the weight", source="code", searched=False)
     start: float = param(0.9, uniform(0.0, 0.98), "fraction of the epochs trained without weights first; the authors fine-tune a finished model for 2 epochs", source="ours")

@@ -16,8 +16,8 @@ _TERMS = choice("both", "main", "regulariser")
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades", "mart"), "plain base and its regulariser", source="ours", burn_in=True)
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the regulariser", source="ours", when=_REGULARISED, burn_in=True)
+    form: str = param("at", choice("at", "trades", "mart"), "plain base and its regulariser", source="ours")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the regulariser", source="ours", when=_REGULARISED)
     start: float = param(0.5, uniform(0.0, 0.9), "fraction of the epochs trained as the plain base first", source="ours")
 
     instance: str = param("none", choice("none", "geometry", "sigmoid", "exponential", "entropy"), "instance weight of GAIRAT, MAIL, WMMR, EWAT", source="ours")
@@ -44,12 +44,12 @@ class Params:
     radius_similarity: float = param(1.0, loguniform(0.2, 3.0), "lambda of the class similarity radii (DAFA)", source="ours", when={"class_radius": ("similarity",)})
     margin_rate: float = param(0.2, loguniform(0.05, 0.5), "step of the dual ascent on the radii (FRL)", source="ours", when={"class_radius": ("dual",)})
 
-    class_beta: bool = param(False, choice(False, True), "share of the KL term by class accuracy, total weight 1 (CFA)", source="ours", when={"form": ("trades",)}, burn_in=True)
+    class_beta: bool = param(False, choice(False, True), "share of the KL term by class accuracy, total weight 1 (CFA)", source="ours", when={"form": ("trades",)})
     beta_base: float = param(0.5, uniform(0.2, 1.0), "its base (CFA's lambda_2)", source="ours", when={"class_beta": (True,)})
     logit_prior: float = param(0.0, uniform(0.0, 2.0), "factor on log class count added to the adversarial logits; 1 = balanced softmax", source="ours", when={"form": ("at",)})
-    separation: bool = param(False, choice(False, True), "add SRAT's separation loss", source="ours", burn_in=True)
-    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "weight of the separation loss", source="ours", when={"separation": (True,)}, burn_in=True)
-    temperature: float = param(0.1, loguniform(0.05, 1.0), "temperature of the separation loss", source="ours", when={"separation": (True,)}, burn_in=True)
+    separation: bool = param(False, choice(False, True), "add SRAT's separation loss", source="ours")
+    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "weight of the separation loss", source="ours", when={"separation": (True,)})
+    temperature: float = param(0.1, loguniform(0.05, 1.0), "temperature of the separation loss", source="ours", when={"separation": (True,)})
     average: str = param("none", choice("none", "fawa"), "weight average of the epochs that pass the gate (CFA)", source="ours", searched=False)
     decay: float = param(0.88, uniform(0.8, 0.95), "share the average keeps per epoch", source="ours", when={"average": ("fawa",)})
     threshold: float = param(0.2, uniform(0.05, 0.3), "smallest worst-class validation robust accuracy that enters the average", source="ours", when={"average": ("fawa",)})

@@ -22,5 +22,5 @@ class Params:
     margin_rate: float = param(0.2, loguniform(0.05, 0.5), "step of the dual ascent on the radii", source="code", when=_RADII)
     limit: float = param(0.5, uniform(0.2, 1.0), "largest sum of the dual variables of the weights", source="code")
     max_radius: float = param(3.0, uniform(1.0, 4.0), "largest factor on the radius", source="code", when=_RADII, searched=False)
-    beta: float = param(1.5, loguniform(1.0, 6.0), "weight of the KL term", source="code", burn_in=True)
+    beta: float = param(1.5, loguniform(1.0, 6.0), "weight of the KL term", source="code")
     start: float = param(0.5, uniform(0.0, 0.9), "fraction of the epochs trained as TRADES first; the authors fine-tune a finished robust model", source="ours")

@@ -23,9 +23,9 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("at", choice("at", "trades", "mart"), "plain base whose adversarial part is weighted", source="code", burn_in=True)
+    form: str = param("at", choice("at", "trades", "mart"), "plain base whose adversarial part is weighted", source="code")
     slope: float = param(10.0, loguniform(1.0, 20.0), "sharpness of the weight curve (at: 10, trades: 2, nothing published for mart)", source="code", by={"form": {"trades": 2.0}})
     bias: float = param(-0.5, uniform(-1.5, 0.5), "added to the margin (at: -0.5, trades: 0, nothing published for mart)", source="code", by={"form": {"trades": 0.0}})
-    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades", "mart")}, burn_in=True)
+    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades", "mart")})
     start: float = param(0.625, uniform(0.3, 0.7), "fraction of the epochs trained without weights first (75 of 120)", source="code")
     normalise: bool = param(False, choice(False, True), "scale the weights to mean 1 in the batch (our addition) instead of times 3", source="code", searched=False)

@@ -62,19 +62,16 @@ def fractions(*words: str) -> FractionsDistribution:
 
 
 def param(default: Any, range_: Distribution, doc: str, *, source: Source = "ours",
-          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True,
-          burn_in: bool = False) -> Any:
+          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True) -> Any:
     """A dataclass field that carries its own search range; ``doc`` is its meaning.
 
     ``source``: where the default was read, see `Source`. Every line of this project says it.
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
     ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
     ``searched=False``: a search leaves it at its default unless a space file names it.
-    ``burn_in=True``: it acts before the method's ``start`` too, so trials that differ in it share no trunk.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched,
-        "burn_in": burn_in})
+        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched})
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,6 @@ class Param:
     doc: str
     when: dict[str, tuple]
     searched: bool
-    burn_in: bool
     by: dict[str, dict[Any, Any]] = dataclasses.field(default_factory=dict)
     source: Source = "ours"  # of the defaults
 

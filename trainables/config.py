@@ -30,9 +30,11 @@ class TrialConfig:
     trial: int = 0
     objectives: tuple[str, ...] = ()  # metrics whose largest sum makes the best epoch; none: only the last is kept
     folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
-    trunk: str = "none"  # the shared burn-in: "none", "auto" (up to the method's start) or "at:N" (N epochs of AT)
-    trunk_from: int = 0  # the earliest epoch where a trial of the search leaves the trunk; earlier files are not kept
-    storage: str | None = None  # path or URL where nodes share trunks and data; None: the home
+    fork: int = 0  # how many epochs come from the stem, which is plain AT; 0: the trial trains alone
+    stem: dict[str, Any] = field(default_factory=dict)  # the stem's training, as ``training``
+    stem_from: int = 1  # the earliest fork of the search: of the stem's epochs before, none is kept
+    cool_down: int | None = None  # of a preview: epochs from the fork, over which the learning rate falls to 0
+    storage: str | None = None  # path or URL where nodes share stems and data; None: the home
     offsets: str = "none"  # over which post-hoc class offsets the trained model is swept: none, prior, classes or auto
     val_fraction: float = 0.2  # this and the next: see ``DataSpec``
     val_per_class: int = 300
@@ -58,22 +60,15 @@ class TrialConfig:
         """``training`` completed with the defaults."""
         return Training(**self.training)
 
-    def branch_epoch(self) -> int:
-        """How many epochs come from the trunk; 0: the trial trains alone. The last epoch is always the trial's own."""
-        if self.trunk.startswith("at:"):
-            return int(self.trunk[3:])
-        if self.trunk != "auto":
-            return 0
-        return self._start()
+    @property
+    def last_epoch(self) -> int:
+        """The epoch with which the training ends."""
+        return self.max_epochs if self.cool_down is None else self.fork + self.cool_down
 
     def own_from(self) -> int:
-        """The first 0-based epoch that is the trial's own even if it trains alone: from there the best one is chosen,
-        with a trunk or without."""
-        return self.branch_epoch() if self.trunk.startswith("at:") else self._start()
-
-    def _start(self) -> int:
+        """The first 0-based epoch in which the method acts: from there the best one is chosen."""
         start = resolve(self.method, self.params).get("start", 0.0)
-        return min(round(start * self.max_epochs), self.max_epochs - 1)
+        return max(self.fork, min(round(start * self.max_epochs), self.last_epoch - 1))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

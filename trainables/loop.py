@@ -132,7 +132,7 @@ class Trainer:
         self.average = WeightAverage(self.model) if self.training.ema else None
         self.epoch = 0
         self.best: dict | None = None  # epoch, metrics and weights of `final_model`, once there is an own epoch
-        self.stats: EpochStats | None = None  # of the last epoch; a trial that branches here starts from it
+        self.stats: EpochStats | None = None  # of the last epoch; a trial that forks here starts from it
         judged = torch.bincount(self.splits.val.labels, minlength=self.classes).tolist()
         self.offsets = kind_for(config.offsets, self.splits.class_counts, judged)
         self.curve: Curve | None = None  # once all epochs are trained: the final model over its offsets
@@ -157,7 +157,7 @@ class Trainer:
         self.method.end_epoch(stats)
         result = self._average(stats, result)
         self.epoch += 1
-        if self.epoch == self.config.max_epochs:
+        if self.epoch == self.config.last_epoch:
             self.curve = self._sweep()
         steps = len(self.batches)
         metrics = {
@@ -272,9 +272,13 @@ class Trainer:
         totals["probs"].index_add_(0, y, logits.softmax(1).double())
 
     def learning_rate(self, progress: float) -> float:
-        """The schedule at ``progress`` epochs (0 .. max_epochs)."""
-        t = self.training
-        return learning_rate(t.schedule, progress, self.config.max_epochs, t.lr, t.milestones)
+        """After ``progress`` epochs (0 .. max_epochs): the schedule's; of a preview, from its value at the fork along a
+        straight line to 0."""
+        t, config = self.training, self.config
+        if config.cool_down is None:
+            return learning_rate(t.schedule, progress, config.max_epochs, t.lr, t.milestones)
+        peak = learning_rate(t.schedule, config.fork, config.max_epochs, t.lr, t.milestones)
+        return peak * (1 - (progress - config.fork) / config.cool_down)
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 
@@ -368,6 +372,13 @@ class Trainer:
             "curve": self.curve and self.curve.to_dict(),
             "best": self.best,
         }
+
+    def fork(self, state: dict) -> None:
+        """Begin where the stem is: with its weights and optimizer, and a method that knows the statistics of its last
+        epoch alone. ``state``: the stem's `state_dict`, and ``stats``, the fields of its `EpochStats`."""
+        self.method.end_epoch(EpochStats(**state["stats"]))
+        average = (state["average"] or state["model"]) if self.training.ema else None
+        self.load_state_dict({**state, "method": self.method.state_dict(), "average": average, "best": None})
 
     def load_state_dict(self, state: dict) -> None:
         self.epoch = state["epoch"]

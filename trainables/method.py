@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.param import params_of
 from trainables import losses
 from trainables.class_weights import require_every_class
 
@@ -252,16 +251,6 @@ class Method(nn.Module):
     def averages_epochs(self) -> bool:
         """Whether ``average_decay`` ever gives a number."""
         return False
-
-    def burn_in(self) -> tuple[str, dict[str, Any]]:
-        """What is trained before ``start``, bit by bit: a method's name and parameters. Here: plain loss of `form`."""
-        return self.form, {} if self.form == "at" else {"beta": self.params.beta}
-
-    def own_burn_in(self, **values) -> tuple[str, dict[str, Any]]:
-        """A ``burn_in`` that is the method itself, as it is before ``start``: what acts there, and the latest start."""
-        known, mine = params_of(type(self.params)), vars(self.params)
-        acting = {n: mine[n] for n, p in known.items() if p.burn_in and p.active(mine)}
-        return self.name, {**acting, **values, "start": known["start"].range.high}
 
     def notes(self) -> list[str]:
         """What the user should be told after training, e.g. that weights had to be clipped."""

@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from trainables.config import TrialConfig
-from trainables.trial_report import TrialReport, TrunkReport
+from trainables.trial_report import StemReport, TrialReport
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
 # errors of the trial's own folder, which waiting does not mend
@@ -25,7 +25,7 @@ class StorageDown(Exception):
 
 
 class TrialActor(tune.Trainable):
-    """Reports a `TrialReport` after every epoch, and after every step that waits for the trunk or trains it.
+    """Reports a `TrialReport` after every epoch, and after every step that waits for the stem or trains it.
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whichever process trained it.
@@ -36,7 +36,7 @@ class TrialActor(tune.Trainable):
 
         from trainables.checkpoint import load_checkpoint
         from trainables.loop import Trainer
-        from trainables.trunk import open_branch
+        from trainables.stem import open_fork
 
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
@@ -44,8 +44,7 @@ class TrialActor(tune.Trainable):
         folder = self.trial.folder
         self.epochs = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
         self.unreported = bool(self.epochs)
-        self.branch = self._stored(lambda: open_branch(self.trainer))
-        self.silent = False  # the branch has been reported already
+        self.fork = self._stored(lambda: open_fork(self.trainer))
 
     def reset_config(self, new_config: dict) -> bool:
         self.setup(new_config)
@@ -59,8 +58,8 @@ class TrialActor(tune.Trainable):
             self.unreported = False
             return replace(self._report(self.epochs[-1]), epochs=self.epochs).to_result()
         try:
-            if self.branch and (report := self._stored(self._on_trunk, waits=())):  # half of it cannot be done again
-                return report.to_result()
+            if self.fork:
+                return self._stored(self._on_stem, waits=()).to_result()  # half of it cannot be done again
             metrics = self.trainer.run_epoch()
         except Diverged as error:
             return TrialReport(self.trial.trial, failed=str(error), done=True).to_result()
@@ -87,19 +86,19 @@ class TrialActor(tune.Trainable):
                     raise StorageDown(explain(self.trial.storage or self.trial.home, error)) from error
             sleep(wait)
 
-    def _on_trunk(self) -> TrialReport | None:
-        """The report of one step on the way to the branch point: an epoch of the trunk trained, a wait while another
-        process trains it, or the branch itself. None: the trial goes on with an epoch of its own."""
-        past = self.branch.leave() if self.branch.ready() else None
+    def _on_stem(self) -> TrialReport:
+        """The report of one step on the way to the fork: an epoch of the stem trained, a wait while another process
+        trains it, or the fork itself."""
+        past = self.fork.leave() if self.fork.ready() else None
         if past is None:
-            trunk = TrunkReport(trained=self.branch.advance(), outdated=self.branch.outdated)
-            return TrialReport(self.trial.trial, trunk=trunk)
-        trunk, self.branch = TrunkReport(past=past, name=self.branch.name), None
+            stem = StemReport(trained=self.fork.advance(), outdated=self.fork.outdated)
+            return TrialReport(self.trial.trial, stem=stem)
+        stem, self.fork = StemReport(past=past, name=self.fork.name), None
         self.epochs = list(past)
-        return None if self.silent else replace(self._report(past[-1]), trunk=trunk)
+        return replace(self._report(past[-1]), stem=stem)
 
     def _report(self, metrics: dict) -> TrialReport:
-        done = self.trainer.epoch >= self.trial.max_epochs
+        done = self.trainer.epoch >= self.trial.last_epoch
         notes = self.trainer.method.notes() if done else ()
         curve = self.trainer.curve
         return TrialReport(self.trial.trial, metrics, done, curve=curve and curve.to_dict(), notes=notes)
@@ -108,6 +107,4 @@ class TrialActor(tune.Trainable):
         return {"epoch": self.trainer.epoch}  # the real one is in the trial's folder
 
     def load_checkpoint(self, checkpoint: dict) -> None:
-        if self.trainer.epoch == checkpoint["epoch"]:  # a trial that was paused has reported this epoch already
-            self.unreported = False
-        self.silent = bool(self.branch) and checkpoint["epoch"] >= self.branch.epoch  # paused where it left the trunk
+        """Nothing to do: ``setup`` has gone on from the trial's folder."""

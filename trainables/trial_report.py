@@ -10,12 +10,12 @@ Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class TrunkReport:
-    """What a step did for the trunk, or that it left it.
+class StemReport:
+    """What a step did for the stem, or that it left it.
 
-    ``trained``: the epoch of the trunk that this step trained, if any. ``outdated``: how many stored trunks would fit,
-    were they not of another version of the code or of torch. ``past``: the trunk's epochs, once the trial has left it;
-    ``name``: the trunk's.
+    ``trained``: the epoch of the stem that this step trained, if any. ``outdated``: how many stored stems would fit,
+    were they not of another version of the code or of torch. ``past``: the stem's epochs, once the trial has left it;
+    ``name``: the stem's.
     """
 
     trained: int | None = None
@@ -28,7 +28,7 @@ class TrunkReport:
 class TrialReport:
     """One report of a trial.
 
-    ``metrics``: of the last finished epoch (see `trainables.loop`), None for a step on the trunk or a failure.
+    ``metrics``: of the last finished epoch (see `trainables.loop`), None for a step on the stem or a failure.
     ``epochs``: all its epochs so far, where an actor started anew says them again. ``curve``: of a trial that has
     trained all its epochs, the model over its offsets (`trainables.curve.Curve.to_dict`); None where it was not swept.
     ``notes``: what is worth knowing about it. ``failed``: why it cannot go on (it diverged).
@@ -40,22 +40,22 @@ class TrialReport:
     epochs: Sequence[Metrics] = ()
     curve: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
-    trunk: TrunkReport | None = None
+    stem: StemReport | None = None
     failed: str | None = None
 
     def to_result(self) -> dict[str, Any]:
         """As Ray Tune takes it; what says nothing is left out."""
         said = {"trial": self.trial, "metrics": self.metrics, "done": self.done}
-        if self.trunk:
-            said["trunk"] = {key: value for key, value in vars(self.trunk).items() if value}
+        if self.stem:
+            said["stem"] = {key: value for key, value in vars(self.stem).items() if value}
         return said | {key: value for key in ("epochs", "curve", "notes", "failed") if (value := getattr(self, key))}
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> TrialReport:
         """From Ray Tune's result, nested as its callbacks see it. Ray adds keys of its own, which are left alone."""
-        trunk = TrunkReport(**result["trunk"]) if result.get("trunk") else None
+        stem = StemReport(**result["stem"]) if result.get("stem") else None
         known = {key: result[key] for key in ("metrics", "done", "epochs", "curve", "notes", "failed") if key in result}
-        return cls(result["trial"], trunk=trunk, **known)
+        return cls(result["trial"], stem=stem, **known)
 
 
 def metrics_of(flat_result: Mapping[str, Any]) -> Metrics:

@@ -19,7 +19,7 @@ from trainables.data import digest, open_test
 from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
-from trainables.trunk import run_to_branch
+from trainables.stem import run_to_fork
 from trainables.verification import Cascade
 
 
@@ -33,8 +33,8 @@ def train_to_end(config: TrialConfig) -> Iterator[int]:
     """Train a trial outside any search, from its checkpoint if it has one; yields the epochs done."""
     trainer, folder = Trainer(config), config.folder
     if load_checkpoint(folder, trainer) is None:
-        run_to_branch(trainer)
-    while trainer.epoch < config.max_epochs:
+        run_to_fork(trainer)
+    while trainer.epoch < config.last_epoch:
         save_checkpoint(folder, trainer, trainer.run_epoch())
         yield trainer.epoch
 

@@ -68,9 +68,6 @@ class Cfa(Method):
     def averages_epochs(self) -> bool:
         return self.params.average != "none"
 
-    def burn_in(self):
-        return super().burn_in() if self.form == "at" else self.own_burn_in(average="none")  # TRADES / (1 + beta)
-
     def average_decay(self, stats: EpochStats) -> float | None:
         """None until an epoch has passed: the official code would judge an average that is still random."""
         return float(self.decay) if self.averages_epochs and self.averaging else None

@@ -81,10 +81,6 @@ class Fairfront(Method):
         for method in self.parts.values():
             method.end_epoch(stats)
 
-    def burn_in(self):
-        p = self.params
-        return self.own_burn_in(average="none") if p.separation or p.class_beta else super().burn_in()
-
     @property
     def averages_epochs(self) -> bool:
         return self.params.average == "fawa"

@@ -73,9 +73,6 @@ class Srat(Method):
         self.register_buffer("data_mean", data_mean(self.class_weights, counts))
         self.register_buffer("margins", ldam_margins(counts, params.max_margin))
 
-    def burn_in(self):
-        return self.own_burn_in()  # the separation loss acts from the first epoch
-
     def weights_at(self, epoch: int) -> Tensor:
         """(K,) class weights of an epoch, summing to K."""
         return self.class_weights if self.started(epoch) else torch.ones_like(self.class_weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
-from tuner.execution.ray_storage import delete_ray_files, ray_storage_options
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
 from tuner.execution.stopping import StopRequest, stoppable, training_time
@@ -27,6 +27,7 @@ from tuner.report.files import write_pictures
 from tuner.report.pages import Pages
 from tuner.report.progress import Progress
 from tuner.results.best_epoch import parted_rows
+from tuner.results.bill import trained
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
 from tuner.results.references import references
@@ -66,9 +67,7 @@ def check(spec: SearchSpec, home: Home) -> None:
         kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
     except ValueError as error:
         raise UsageError(str(error)) from None
-    spec.goal.check_measured(
-        [name for lane in spec.lanes for name in lane.early_stopping.compares], summary.counts["train"]
-    )
+    spec.goal.check_measured(summary.counts["train"])
     check_warm(spec, home)
 
 
@@ -158,6 +157,7 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
         "epochs_trained": history.epochs_trained() - trained_before,
         "epochs_saved": sum(saved_by.values()),
         "epochs_saved_by": saved_by,
+        "bill": trained(spec, history).to_dict(),
         "wall_s": round(time.time() - begin, 2),
         **listener.result(),
     }
@@ -192,7 +192,7 @@ def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> 
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers
         if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
             raise UsageError(problem)
-    delete_ray_files(run)  # the history holds everything
+    shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
     return stop.reason or ("time budget" if optimizer.late else None)
 
 
@@ -217,7 +217,7 @@ def _ray_tuner(run: SearchRun, optimizer: AskTell, callback: SearchCallback, sto
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
-    from tuner.execution.ray_scheduler import RungScheduler, SearchStopper
+    from tuner.execution.ray_scheduler import DeadTrials, SearchStopper
     from tuner.execution.ray_searcher import ProposalSearcher
 
     def configure(record: TrialRecord) -> dict[str, Any]:
@@ -229,11 +229,11 @@ def _ray_tuner(run: SearchRun, optimizer: AskTell, callback: SearchCallback, sto
         tune_config=tune.TuneConfig(
             search_alg=ProposalSearcher(optimizer, configure),
             num_samples=-1,  # until the searcher returns FINISHED: an interrupted trial is suggested again
-            scheduler=RungScheduler(optimizer, stop) if optimizer.stops else None,
+            scheduler=DeadTrials(optimizer),
             max_concurrent_trials=run.spec.max_concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="ray", **ray_storage_options(run), callbacks=[callback], stop=SearchStopper(stop), verbose=0
+            name="ray", storage_path=str(run.folder), callbacks=[callback], stop=SearchStopper(stop), verbose=0
         ),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from trainables.trial_report import Metrics, TrialReport, TrunkReport
+from trainables.trial_report import Metrics, StemReport, TrialReport
 from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.fronts import front_of
@@ -47,9 +47,10 @@ class SearchCallback(Callback):
         number = record.trial
         if number not in self.history:
             extra = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
+            extra |= {} if record.full else {"preview": True}
             self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **extra)
         else:
-            self.history.append("resume", number)
+            self.history.append("promote" if record.state == TrialState.PREVIEWED else "resume", number)
         self.listener.trial_started(self.history.record(number))
 
     # ---- what Ray Tune calls -----------------------------------------------------------------------------------------
@@ -69,9 +70,12 @@ class SearchCallback(Callback):
         if report.failed:
             self._end(number, TrialState.FAILED, report.failed)
             return
-        if report.trunk:
-            self._trunk(number, report.trunk)
-        if report.metrics is not None and not (report.trunk and report.trunk.past):
+        if report.stem:
+            self._stem(number, report.stem)
+        if not self.history.record(number).full:
+            self._preview(number, report)
+            return
+        if report.metrics is not None and not (report.stem and report.stem.past):
             self._epochs(number, report.epochs or [report.metrics])  # a restarted trial reports all its epochs again
         if report.curve and not self.history.record(number).curve:
             self.history.append("curve", number, curve=report.curve)
@@ -79,7 +83,8 @@ class SearchCallback(Callback):
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end(number_of(trial), TrialState.STOPPED)
+        record = self.history.record(number_of(trial))
+        self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was interrupted. Unless it ends here, it is handed out again and continues from its checkpoint."""
@@ -113,29 +118,39 @@ class SearchCallback(Callback):
         self._deaths[record.trial, kind] = record.trained, deaths
         return deaths
 
-    def _trunk(self, number: int, trunk: TrunkReport) -> None:
-        if trunk.outdated and not self._outdated_announced:
+    def _stem(self, number: int, stem: StemReport) -> None:
+        if stem.outdated and not self._outdated_announced:
             self._outdated_announced = True
             self.say(
-                f"trunk: trained again; what is stored for it ({trunk.outdated}) comes from another version of the "
+                f"stem: trained again; what is stored for it ({stem.outdated}) comes from another version of the "
                 "code or of torch"
             )
-        if trunk.trained:
-            self.history.append("trunk", number, trunk_epoch=trunk.trained)
-        if trunk.past:
-            self._branch(number, trunk.past, trunk.name)
+        if stem.trained:
+            self.history.append("stem", number, stem_epoch=stem.trained)
+        if stem.past and self.history.record(number).full:
+            self._fork(number, stem.past, stem.name)
 
-    def _branch(self, number: int, past: Sequence[Metrics], trunk: str | None) -> None:
-        """The trial leaves the trunk: its epochs now begin with the trunk's."""
-        self.history.append("branch", number, epochs=past, trunk=trunk)
+    def _preview(self, number: int, report: TrialReport) -> None:
+        """Of a preview its end is recorded."""
+        record = self.history.record(number)
+        if not report.done or record.preview or report.metrics is None:
+            return
+        epochs = self.spec.of(record.method).epoch_plan.preview[1]
+        self.history.append("preview", number, epochs=epochs, metrics=report.metrics, curve=report.curve)
+        self.optimizer.tell(number)
+        self.listener.trial_ended(record)
+
+    def _fork(self, number: int, past: Sequence[Metrics], stem: str | None) -> None:
+        """The trial leaves the stem: its epochs now begin with the stem's."""
+        self.history.append("fork", number, epochs=past, stem=stem)
         for metrics in past:
             self.listener.epoch_ended(self.history.record(number), metrics)
 
     def _epochs(self, number: int, epochs: Sequence[Metrics]) -> None:
         """Record those of a trial's epochs that the history does not have yet."""
-        past = [metrics for metrics in epochs if metrics.get("trunk")]
+        past = [metrics for metrics in epochs if metrics.get("stem")]
         if past and not self.history.record(number).epochs:
-            self._branch(number, past, None)
+            self._fork(number, past, None)
         for metrics in epochs:
             if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
                 self.history.append("epoch", number, metrics=metrics)
@@ -147,7 +162,7 @@ class SearchCallback(Callback):
         if record.state.ended:
             return
         self.history.append("end", number, state=state, reason=reason)
-        self.optimizer.tell(number, state)
+        self.optimizer.tell(number)
         self._finished += state == TrialState.FINISHED
         self.listener.trial_ended(record)
         if state == TrialState.FINISHED and record.role is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ray.tune import Stopper
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -13,55 +11,22 @@ from trainables.trial_report import metrics_of
 from tuner.execution.ray_callback import number_of
 from tuner.execution.stopping import StopRequest
 from tuner.optimizer.ask_tell import AskTell
-from tuner.spec.schedulers import Decision
-
-_DECISIONS = {
-    Decision.CONTINUE: TrialScheduler.CONTINUE,
-    Decision.STOP: TrialScheduler.STOP,
-    Decision.PAUSE: TrialScheduler.PAUSE,
-}
 
 
-class RungScheduler(FIFOScheduler):
-    """Asks the optimizer after each epoch whether the trial continues, stops or pauses, and which paused one resumes.
-
-    A stopped trial gets its state "stopped" from the driver's callback; a paused one keeps its checkpoint and waits.
-    """
+class DeadTrials(FIFOScheduler):
+    """Stops the trials that the optimizer calls dead. Previews and full trainings are trials of Ray's own, which run to
+    their end: a promoted one is suggested again."""
 
     _supports_buffered_results = False  # the decision on an epoch is made before the next one starts
 
-    def __init__(self, optimizer: AskTell, stop: Callable[[str], None]):
+    def __init__(self, optimizer: AskTell):
         super().__init__()
-        self.optimizer, self.stop = optimizer, stop
+        self.optimizer = optimizer
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict) -> str:
         metrics = metrics_of(result)
-        if "epoch" not in metrics:  # a step that trained for the trunk only
-            return TrialScheduler.CONTINUE
-        return _DECISIONS[self.optimizer.feed(number_of(trial), metrics)]
-
-    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial that was promoted, else the next new one.
-
-        When only paused trials are left and none can be promoted any more, they are stopped. When only the time budget
-        prevents new trials, the search ends instead, and `tuner resume` finds them paused.
-        """
-        if not self.optimizer.paused:
-            return None  # Ray starts new trials in order by itself; searching all live ones each time would add up
-        trials = tune_controller.get_live_trials()
-        waiting = {number_of(t): t for t in trials if t.status == Trial.PAUSED}
-        number = self.optimizer.promotable()
-        if number in waiting:
-            self.optimizer.promote(number)
-            return waiting[number]
-        pending = next((t for t in trials if t.status == Trial.PENDING), None)
-        if pending is None and len(waiting) == len(trials):
-            if self.optimizer.late:
-                self.stop("time budget")
-            elif self.optimizer.exhausted:
-                for trial in waiting.values():
-                    tune_controller.stop_trial(trial)
-        return pending
+        dead = "epoch" in metrics and self.optimizer.dead(number_of(trial), metrics)
+        return TrialScheduler.STOP if dead else TrialScheduler.CONTINUE
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its scheduler for its own restore, which is never used
@@ -71,8 +36,7 @@ class SearchStopper(Stopper):
     """Ends Ray Tune's loop once ``stop`` holds a reason. Works on any thread, unlike a signal, which reaches the main
     thread only.
 
-    It triggers no callback: trials that ran or were paused keep their state in the history, and a resume continues
-    them.
+    It triggers no callback: trials that ran keep their state in the history, and a resume continues them.
     """
 
     def __init__(self, stop: StopRequest):

@@ -26,18 +26,17 @@ class ProposalSearcher(Searcher):
         return True
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Take the limit over from Ray, which would count paused trials too and wait for them for ever."""
+        """Take the limit over from Ray, which would ask for more trials than may run and keep them."""
         self.limit = max_concurrent
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config, ``FINISHED``, or None: no trial for now."""
-        running = len(self.live) - self.optimizer.paused
-        if self.limit and running >= self.limit:
+        if self.limit and len(self.live) >= self.limit:
             return None
         record = self._lost()
         if record is None:
-            if running > 0 and not self.optimizer.ready:
+            if self.live and not self.optimizer.ready:
                 return None  # Ray asks again within a tenth of a second
             record = self.optimizer.next()
         if record is None:  # FINISHED is final, and a running trial may still be lost and need a new actor

@@ -7,30 +7,34 @@ from dataclasses import asdict, replace
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
+from tuner.results.references import role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.sync.shared_dataset import dataset_of
 
 
 def first_trial(run: SearchRun) -> TrialConfig:
-    """The first method's default setting without trunk and checkpoints: what a trial costs is measured with it."""
+    """The first method's default setting without stem and checkpoints: what a trial costs is measured with it."""
     lane = run.spec.lanes[0]
     record = TrialRecord(0, lane.search_space().default(), lane.method, seed=run.spec.seed)
-    return replace(trial_config(run, record), trunk="none", folder=None)
+    return replace(trial_config(run, record), fork=0, folder=None)
 
 
 def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
     """Exactly what the sampler proposed, split into the method's own parameters and those of training.
 
-    A name that both have (``schedule``) is the method's.
+    A name that both have (``schedule``) is the method's. Of a preview the method begins at the fork at the latest.
     """
     spec, names = run.spec, params_of(method_space(record.method).Params)
     lane = spec.of(record.method)
+    plan, stem = lane.epoch_plan, asdict(lane.training())
+    params = record.params if record.full else plan.previewed(record.params)
     proposed_training = {k: v for k, v in record.params.items() if k not in names}
+    fork = _fork(run, record) if record.full else plan.preview[0]
     return TrialConfig(
         method=record.method,
-        params={k: v for k, v in record.params.items() if k in names},
-        training={**asdict(lane.training()), **proposed_training},
+        params={k: v for k, v in params.items() if k in names},
+        training={**stem, **proposed_training},
         dataset=dataset_of(spec, run.folder),
         imbalance=spec.imbalance,
         model=spec.model,
@@ -41,10 +45,23 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         val_fraction=spec.val_fraction,
         val_per_class=spec.val_per_class,
         home=str(run.home.root),
-        trunk=spec.trunk if record.method in spec.methods and lane.epoch_plan.latest_branch else "none",
-        trunk_from=max(1, lane.epoch_plan.trunk_epochs),
+        fork=fork,
+        stem=stem if fork else {},
+        stem_from=max(1, spec.forks[0]),
+        cool_down=None if record.full else plan.preview[1],
         storage=spec.storage,
         offsets=spec.offsets,
         trial=record.trial,
-        folder=run.place("trials", record.trial),
+        folder=run.place("trials" if record.full else "previews", record.trial),
     )
+
+
+def _fork(run: SearchRun, record: TrialRecord) -> int:
+    """Where a full training leaves the stem. Plain AT is the stem, and leaves it where nobody needs it any more; a
+    default setting is trained as its paper does, alone."""
+    match role_of(run.spec, run.history, record):
+        case "no_search":
+            return run.spec.forks[1]
+        case "paper":
+            return 0
+    return run.spec.of(record.method).epoch_plan.fork_of(record.params)

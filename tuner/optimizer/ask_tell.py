@@ -1,12 +1,14 @@
 """What runs next: trials of one method or of several and the references, then replicates. Ray knows nothing of this
 file.
 
-Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history, rungs and a proposer of its
-own, in which its trials are numbered from 0. `tuner.optimizer.method_bandit` chooses which method the next trial is of.
+Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history and a proposer of its own, in
+which its trials are numbered from 0. `tuner.optimizer.method_bandit` chooses which method the next trial is of. Which
+previews train in full is decided over all of them (`tuner.results.promotion`).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterable
@@ -16,16 +18,19 @@ from pathlib import Path
 
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.successive_halving import Rungs
 from tuner.results import replicates
 from tuner.results.history import History
+from tuner.results.promotion import curve_of, promotable
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.schedulers import Decision, Point
 from tuner.spec.search_spec import SearchSpec
 
 FIRST = 4  # trials that every method gets before the bandit chooses, or half of its equal share
 PACE = 20  # latest epochs whose median duration is the estimate for the next ones
+# A full training that is at chance for so long, as a share of its epochs, stays there: with LDAM's scale above 6.9
+# every trial of digits did. Two epochs at least, since some losses begin with one class.
+DEAD_AFTER, DEAD_AT_LEAST = 0.15, 2
+CHANCE = 1.05  # of 1 / classes: a model that names one class has exactly that
 
 
 @dataclass
@@ -35,7 +40,6 @@ class MethodSearch:
     method: str
     spec: SearchSpec
     history: History
-    rungs: Rungs
     proposer: Proposer
     rewards: method_bandit.RewardWindow = field(default_factory=method_bandit.RewardWindow)
 
@@ -44,28 +48,21 @@ class MethodSearch:
         """How many trials it gets before the bandit chooses."""
         return max(1, min(FIRST, self.spec.trials // 2))
 
-    def feed(self, trial: int, params: dict, metrics: dict) -> Decision:
-        """What becomes of its trial after an epoch: see ``Rungs.feed``."""
-        if not self.rungs.levels:
-            return Decision.CONTINUE
-        point = self.spec.goal.point(metrics, self.rungs.scheduler.compares)
-        return self.rungs.feed(trial, metrics["epoch"], point, self.spec.epoch_plan.start_of(params))
-
     def ended(self, record: TrialRecord) -> None:
-        """A trial has ended: its epochs and its point count for the bandit."""
-        self.rewards.add(len(record.epochs) - record.trunk_epochs, self._point(record))
+        """A trial has ended, or its preview: its epochs and its curve count for the bandit, at one fidelity."""
+        previews = self.spec.scheduling.previewing
+        epochs = record.preview.epochs if record.preview else len(record.epochs) - record.stem_epochs
+        self.rewards.add(epochs, curve_of(record, self.spec.goal, preview=previews))
 
-    def _point(self, record: TrialRecord) -> Point | None:
-        """The objectives with which a trial may stand on the front; None: it may not."""
-        if record.state != TrialState.FINISHED or not self.spec.goal.feasible(record.last):
-            return None
-        point = self.spec.goal.point(record.last)
-        return point if all(v == v for v in point) else None
+
+def at_chance(metrics: dict) -> bool:
+    """Whether a model does not classify better than one that always names the same class."""
+    classes = sum(name.startswith("clean_acc/") for name in metrics)
+    return bool(classes) and metrics["clean_acc"] <= CHANCE / classes
 
 
 class AskTell:
-    """Hands out trials and replicates in turn, and says at rungs what becomes of them. Trials go by the history's
-    numbers.
+    """Hands out trials and replicates in turn, and says which are stopped. Trials go by the history's numbers.
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then
@@ -87,41 +84,38 @@ class AskTell:
         warm = list(warm)
         self.methods = {own.methods[0]: self._open(own, folder, warm) for own in spec.lanes}
         for record in sorted(history.trials.values(), key=lambda t: t.ended):
-            if record.state != TrialState.RUNNING:
+            if record.preview or record.state.ended:
                 self.methods[record.method].ended(record)
         unsearched = [*history.references.values(), *history.replicates.values()]
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING]
         self._references = [r for r in references if r.trial not in history.references]
         self._next: MethodSearch | None = None
+        self._promotion: tuple[int, int | None] = (-1, None)  # changes of the history, what is to be promoted then
 
     def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
         (method,), alone = spec.methods, len(self.spec.methods) == 1
         history = self.history if alone else self.history.lane(method)
-        rungs = Rungs(spec.early_stopping)
-        if rungs.levels:
-            compares = spec.early_stopping.compares
-            rungs.replay(history, lambda metrics: spec.goal.point(metrics, compares), spec.epoch_plan.start_of)
         proposer = Proposer(
             spec,
             history,
-            rungs,
             folder,
             [t for t in warm if t.method == method],
             most=self.total,
             study=None if alone else f"{spec.search_name}/{method}",
         )
-        return MethodSearch(method, spec, history, rungs, proposer)
+        return MethodSearch(method, spec, history, proposer)
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
 
     @property
     def descriptions(self) -> list[str]:
-        """How the search proposes and what it stops early; a line each, for every method."""
+        """How the search proposes, for every method, and what trains in full; a line each."""
         lines = []
         for method, search in self.methods.items():
             name = f"{method}: " if len(self.methods) > 1 else ""
-            lines += [name + search.proposer.description, name + search.rungs.scheduler.describe()]
+            lines.append(name + search.proposer.description)
+        lines.append(self.spec.scheduling.describe())
         if len(self.methods) > 1:
             lines.append(
                 f"methods {', '.join(self.methods)} share {self.total} trials: "
@@ -136,6 +130,8 @@ class AskTell:
     def ready(self) -> bool:
         """Whether ``next`` answers at once and nothing that is running can change what it answers."""
         if self._again or self.late or (self._references and self.history.trials):
+            return True
+        if self.promotable is not None:
             return True
         if not self.exhausted:
             return self._chosen().proposer.ready
@@ -164,22 +160,37 @@ class AskTell:
         if self._references and self.history.trials:
             record = self._references.pop(0)
             return record if self._in_time(record.method, self.spec.max_epochs) else None
+        if self.promotable is not None:
+            record = self.history.trials[self.promotable]
+            return record if self._in_time(record.method, self.spec.max_epochs - self._fork(record)) else None
         return self._replicate() if self.exhausted else self._trial()
+
+    @property
+    def promotable(self) -> int | None:
+        """The preview that trains in full next."""
+        if self._promotion[0] != self.history.changes:
+            found = promotable(self.spec.scheduling, self.spec.goal, self.history)
+            self._promotion = self.history.changes, found
+        return self._promotion[1]
+
+    def _fork(self, record: TrialRecord) -> int:
+        return self.spec.of(record.method).epoch_plan.fork_of(record.params)
 
     def _trial(self) -> TrialRecord | None:
         search, self._next = self._chosen(), None
-        method, max_epochs = search.method, search.spec.max_epochs
-        if not search.proposer.interrupted and not self._in_time(
-            method, max_epochs - search.spec.epoch_plan.trunk_epochs
-        ):
+        method, plan = search.method, search.spec.epoch_plan
+        preview = self.spec.scheduling.previewing and len(search.history.trials) > 0  # the default setting is full
+        epochs = plan.preview[1] if preview else self.spec.max_epochs - plan.forks[0]
+        if not search.proposer.interrupted and not self._in_time(method, epochs):
             return None  # before the proposal is recorded
         proposal, known = search.proposer.next(), self.history.numbers.get(method, [])
         if proposal is None:
             return None
         if proposal.trial >= len(known):
-            return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed)
+            return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
-        return record if self._in_time(method, max_epochs - len(record.epochs)) else None
+        left = self.spec.max_epochs - max(len(record.epochs), self._fork(record)) if record.full else plan.preview[1]
+        return record if self._in_time(method, left) else None
 
     def _replicate(self) -> TrialRecord | None:
         wanted = replicates.wanted(self.spec, self.history)
@@ -228,7 +239,7 @@ class AskTell:
                 for t in reversed(self.history.everything())
                 if t.method == method
                 for m in reversed(t.epochs)
-                if not m.get("trunk")
+                if not m.get("stem")
             ),
             PACE,
         )
@@ -239,43 +250,28 @@ class AskTell:
 
     # ---- what became of it -------------------------------------------------------------------------------------------
 
-    def tell(self, number: int, state: TrialState) -> None:
-        """How a trial ended; its history knows already."""
+    def tell(self, number: int) -> None:
+        """A trial has ended, or its preview; its history knows already."""
         if number not in self.history.trials:
             return
         search, place = self._place(number)
-        search.proposer.tell(place, state, self.history.trials[number].last)
-        search.ended(self.history.trials[number])
+        search.proposer.tell(place)
+        if not (record := self.history.trials[number]).preview or record.state == TrialState.PREVIEWED:
+            search.ended(record)
 
-    def feed(self, number: int, metrics: dict) -> Decision:
-        """What becomes of a trial after an epoch with these metrics. Replicates and references always go on."""
-        if number not in self.history.trials:
-            return Decision.CONTINUE
-        search, place = self._place(number)
-        return search.feed(place, self.history.trials[number].params, metrics)
+    def dead(self, number: int, metrics: dict) -> bool:
+        """Whether a trial that trains in full is to be stopped after an epoch with these metrics: it stays at chance.
 
-    @property
-    def paused(self) -> int:
-        """How many trials wait at a rung."""
-        return sum(len(search.rungs.paused) for search in self.methods.values())
-
-    @property
-    def stops(self) -> bool:
-        """Whether there are rungs at all."""
-        return any(search.rungs.levels for search in self.methods.values())
-
-    def promotable(self) -> int | None:
-        """A paused trial that should go on now."""
-        for method, search in self.methods.items():
-            place = search.rungs.promotable()
-            if place is not None:
-                return self.history.numbers[method][place]
-        return None
-
-    def promote(self, number: int) -> None:
-        """A paused trial goes on."""
-        search, place = self._place(number)
-        search.rungs.promote(place)
+        Default settings, references and replicates always go on: others are compared with them.
+        """
+        record = self.history.trials.get(number)
+        if record is None or not record.full or self._place(number)[1] == 0:
+            return False
+        own = metrics["epoch"] - record.stem_epochs
+        if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):
+            return False
+        before = next((m for m in record.epochs if m["epoch"] == metrics["epoch"] - 1), {})
+        return at_chance(metrics) and at_chance(before)
 
     def _place(self, number: int) -> tuple[MethodSearch, int]:
         method, place = self.history.number_in_lane(number)

@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from tuner.results.pareto import hypervolume, nondominated
+from tuner.results.pareto import nondominated, volume
 
 RECENT = 4
 EVEN = 0.3
@@ -27,18 +27,18 @@ class RewardWindow:
 
     def __init__(self) -> None:
         self.older: list[Point] = []  # non-dominated among themselves
-        self.recent: deque[tuple[int, Point | None]] = deque()
+        self.recent: deque[tuple[int, Sequence[Point]]] = deque()
 
-    def add(self, epochs: int, point: Point | None) -> None:
-        """A trial has ended after so many epochs; ``point``: its objectives, None where it has none for a front."""
-        self.recent.append((epochs, point))
+    def add(self, epochs: int, points: Sequence[Point]) -> None:
+        """A trial has ended after so many epochs; ``points``: its curve, empty where it has none for a front."""
+        self.recent.append((epochs, points))
         if len(self.recent) > RECENT:
             _, left = self.recent.popleft()
-            self.older = pareto_points([*self.older, *([left] if left else [])])
+            self.older = pareto_points([*self.older, *left])
 
     @property
     def latest(self) -> list[Point]:
-        return [point for _, point in self.recent if point]
+        return [point for _, points in self.recent for point in points]
 
     @property
     def epochs(self) -> int:
@@ -48,11 +48,6 @@ class RewardWindow:
 def pareto_points(points: Sequence[Point]) -> list[Point]:
     """The non-dominated ones, all objectives maximised."""
     return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
-
-
-def volume(points: Sequence[Point]) -> float:
-    """Hypervolume against 0 in every objective."""
-    return hypervolume(pareto_points(points), [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
 
 
 def rates(methods: dict[str, RewardWindow]) -> dict[str, float]:

@@ -1,70 +1,101 @@
-"""What a proposal model may know: values at ONE budget, which trials are still running, which ended below that budget.
+"""What a proposal model may know: what each trial was worth at ONE fidelity, and which are still running.
 
-As in BOHB (Falkner et al., 2018, arXiv:1807.01774) the budget is the highest one at which enough trials have a value. A
-trial counts there with its values at exactly that epoch, never with those of another. A trial that ended below it has
-no value, but the model may know that it did (see ``Observations.frozen``).
+Where proposals are previewed, a trial counts with its preview, else with its full training; never with both as if they
+were one. Where a model is swept over offsets a trial is worth the hypervolume of its curve, one number; else its
+objectives.
 """
 
 from __future__ import annotations
 
 import copy
-import heapq
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from tuner.optimizer.quiet import quiet_optuna
-from tuner.optimizer.successive_halving import ranked
+from tuner.results.pareto import volume
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 from tuner.spec.samplers import MAX_OBSERVATIONS
+from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 
 ELITE = 50  # of the trials that a model is shown, the best ones; the others are drawn at random from all the rest
 
 
 @dataclass(frozen=True)
+class Worth:
+    """How a search measures its trials. ``previews``: by their previews; else by trials that trained in full.
+    ``swept``: by the hypervolume of a curve over offsets; else by the objectives."""
+
+    goal: Goal
+    swept: bool
+    previews: bool
+
+    @classmethod
+    def of(cls, spec: SearchSpec) -> Worth:
+        return cls(spec.goal, spec.offsets != "none", spec.scheduling.previewing)
+
+    @property
+    def values(self) -> int:
+        """How many numbers a trial is worth."""
+        return 1 if self.swept else len(self.goal.objectives)
+
+    def __call__(self, record: TrialRecord) -> Value | None:
+        """None: it has no value at this fidelity (yet)."""
+        points = self._points(record)
+        if not points:
+            return None
+        values = [self.goal.point(metrics) for metrics in points]
+        if any(v != v for point in values for v in point):
+            return None
+        broken = [self.goal.violations(metrics) for metrics in points]
+        least = min(broken, key=lambda found: sum(max(v, 0.0) for v in found.values()))
+        if not self.swept:
+            return Value(record.params, values[0], least)
+        kept = [point for point, metrics in zip(values, points) if self.goal.feasible(metrics)]
+        return Value(record.params, (volume(kept),), least)
+
+    def _points(self, record: TrialRecord) -> list[dict[str, Any]]:
+        found = record.preview_points if self.previews else record.points
+        if not self.previews and record.state != TrialState.FINISHED:
+            return []
+        return [metrics for _, metrics in (found if self.swept else found[:1])]
+
+
+@dataclass(frozen=True)
 class Value:
-    """A trial's objectives and constraint violations at one budget."""
+    """What a trial is worth (all maximised), and by how much it violates the constraints."""
 
     params: dict[str, Any]
     point: tuple[float, ...]
     violations: dict[str, float]
 
+    @property
+    def product(self) -> float:
+        return math.prod(max(value, 0.0) for value in self.point)
+
 
 @dataclass
 class Observations:
-    """Every trial's values at every budget, kept up to date from the history; an update costs as much as has changed.
+    """What every trial is worth, kept up to date from the history; an update costs as much as has changed."""
 
-    ``levels``: the budgets in epochs, ascending, the full one last. ``start(params)``: the epoch (from 0) at which such
-    a trial begins to reweight; before it, the trial has no value of its own.
-    """
-
-    levels: list[int]
-    goal: Goal
-    start: Callable[[dict[str, Any]], int]
-    values: dict[int, dict[int, Value]] = field(default_factory=dict)  # budget -> trial -> value
-    open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may still change
-    ended_below: dict[int, dict[int, TrialRecord]] = field(default_factory=dict)  # budget -> trials that ended below it
+    worth: Worth
+    values: dict[int, Value] = field(default_factory=dict)
+    open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may get a value
+    bad: dict[int, TrialRecord] = field(default_factory=dict)  # ended without one: diverged, or stayed at chance
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
     _known: int = 0  # trials of the history that were taken in
-    _largest: dict[int, list[tuple[float, int]]] = field(default_factory=dict)  # budget -> heap of (product, -trial)
-    _looked: dict[int, tuple[int, str]] = field(default_factory=dict)  # open trial -> epoch, state at the last look
-    _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, budget, value) -> for Optuna
-
-    def __post_init__(self):
-        self.values, self.ended_below = {n: {} for n in self.levels}, {n: {} for n in self.levels}
-        self._largest = {n: [] for n in self.levels}
+    _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, value) -> for Optuna
 
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""
@@ -72,121 +103,73 @@ class Observations:
             self.expect(record)
         self._known = len(trials)
         for number, record in list(self.open.items()):
-            now = record.last.get("epoch", 0), record.state
-            if self._looked.get(number) == now:
+            value = self.worth(record)
+            if value is not None:
+                self.values[number] = value
+            elif record.state in (TrialState.FAILED, TrialState.STOPPED):
+                self.bad[number] = record
+            elif not record.state.ended:
                 continue
-            self._looked[number] = now
-            self._take(record)
-            if record.state != TrialState.RUNNING:
-                del self.open[number], self._looked[number]
-                self._end(record)
+            del self.open[number]
 
     def add_past(self, records: Iterable[TrialRecord]) -> None:
         """Trials of an earlier search; their numbers are negative here."""
         for number, record in enumerate(records):
-            self._take(replace(record, trial=-1 - number))
+            value = self.worth(replace(record, trial=-1 - number))
+            if value is not None:
+                self.values[-1 - number] = value
 
     def expect(self, record: TrialRecord) -> None:
         """A trial was proposed; the history need not have it yet."""
         self.open[record.trial] = record
         self.proposed.add(frozenset(record.params.items()))
 
-    def _take(self, record: TrialRecord) -> None:
-        """Note the values of a trial at the budgets that it has reached."""
-        start = self.start(record.params)
-        for metrics in reversed(record.epochs):
-            level = metrics["epoch"]
-            if level not in self.values or record.trial in self.values[level]:
-                continue
-            if level <= start and level != self.levels[-1]:
-                continue  # up to there it was the same plain training as every other trial
-            point = self.goal.point(metrics)
-            if any(v != v for v in point):
-                continue
-            self.values[level][record.trial] = Value(record.params, point, self.goal.violations(metrics))
-            largest = self._largest[level]
-            heapq.heappush(largest, (_product(point), -record.trial))
-            if len(largest) > 4 * ELITE:
-                heapq.heappop(largest)
+    def frozen(self, space: Space, seed: int, *, reads_pruned: bool = True) -> list[FrozenTrial]:
+        """What a model is shown, in order of trial numbers: at most ``MAX_OBSERVATIONS`` ended trials and as many
+        pending ones.
 
-    def _end(self, record: TrialRecord) -> None:
-        """Note the budgets that a trial will never reach."""
-        if record.state in (TrialState.STOPPED, TrialState.FAILED):
-            for level in self.levels:
-                if record.last.get("epoch", 0) < level:
-                    self.ended_below[level][record.trial] = record
-
-    def budget(self, least: int, enough: int) -> int | None:
-        """The highest budget with ``enough`` values; else the one with most values, if it has ``least``."""
-        for level in reversed(self.levels):
-            if len(self.values[level]) >= enough:
-                return level
-        return max(
-            (level for level in self.levels if len(self.values[level]) >= least),
-            key=lambda level: (len(self.values[level]), level),
-            default=None,
-        )
-
-    def frozen(
-        self, level: int, space: Space, waiting: Iterable[int], seed: int, *, reads_pruned: bool = True
-    ) -> list[FrozenTrial]:
-        """What a model at this budget is shown, in order of trial numbers: at most ``MAX_OBSERVATIONS`` ended trials
-        and as many pending ones.
-
-        A trial that ended below the budget, or waits at a rung (``waiting``), is PRUNED. To a model that does not read
-        those (``reads_pruned=False``, Optuna's Gaussian process) a waiting trial is shown as running, and one that
-        diverged with the worst values of this budget: otherwise it proposes again and again where trials diverge.
-        Stopped trials stay unknown to it: any value for them would be made up.
+        A trial that diverged or stayed at chance is PRUNED. To a model that does not read those
+        (``reads_pruned=False``, Optuna's Gaussian process) it is shown with the worst values of all: otherwise it
+        proposes again and again where trials diverge.
         """
-        valued, waiting = self.values[level], set(waiting)
-        bad = self.ended_below[level] | {t: r for t, r in self.open.items() if t in waiting and t not in valued}
-        pending = {t: r for t, r in self.open.items() if t not in valued and t not in waiting}
-        shown = _at_most(sorted(pending), seed)
-        known = valued if reads_pruned or not valued else self._diverged(level, bad) | valued
-        running = pending.keys() if reads_pruned else pending.keys() | waiting
+        known = self.values
+        if not reads_pruned and known:
+            known = {trial: self._worst(record) for trial, record in self.bad.items()} | known
         made = []
-        for trial in sorted({*self._sample(level, bad, seed), *shown}):
-            params = (valued.get(trial) or pending.get(trial) or bad[trial]).params
-            made.append(self._frozen_once(trial, level, space, params, known.get(trial), trial in running))
+        for trial in sorted({*self._sample(seed), *_at_most(sorted(self.open), seed)}):
+            record = self.open.get(trial) or self.bad.get(trial)
+            params = record.params if record else self.values[trial].params
+            made.append(self._frozen_once(trial, space, params, known.get(trial), trial in self.open))
         return [trial for trial in made if trial is not None]
 
     def _frozen_once(
-        self, trial: int, level: int, space: Space, params: dict, value: Value | None, running: bool
+        self, trial: int, space: Space, params: dict, value: Value | None, running: bool
     ) -> FrozenTrial | None:
-        """``_frozen_trial``, made once for a trial, a budget and what is known of it."""
+        """``_frozen_trial``, made once for a trial and what is known of it."""
         state = OptunaState.COMPLETE if value else OptunaState.RUNNING if running else OptunaState.PRUNED
-        key = trial, state, level, value and (*value.point, *value.violations.values())
+        key = trial, state, value and (*value.point, *value.violations.values())
         if key not in self._cache:
-            kept = dict.fromkeys(self.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
+            kept = dict.fromkeys(self.worth.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
             point, violations = (value.point, value.violations) if value else (None, kept)
             self._cache[key] = _frozen_trial(space, params, state, point, violations)
         return self._cache[key]
 
-    def _diverged(self, level: int, bad: dict[int, TrialRecord]) -> dict[int, Value]:
-        """The failed trials of ``bad``, each with the worst that is known at a budget, one by one of objectives and
-        constraints."""
-        values = self.values[level].values()
-        worst = Value(
-            {},
-            tuple(map(min, zip(*(v.point for v in values)))),
-            {name: max(v.violations[name] for v in values) for name in self.goal.violations({})},
+    def _worst(self, record: TrialRecord) -> Value:
+        """The worst that is known, one by one of values and constraints."""
+        values = self.values.values()
+        worst = tuple(map(min, zip(*(v.point for v in values))))
+        return Value(
+            record.params, worst, {n: max(v.violations[n] for v in values) for n in self.worth.goal.violations({})}
         )
-        return {trial: worst for trial, record in bad.items() if record.state == TrialState.FAILED}
 
-    def _sample(self, level: int, bad: dict[int, TrialRecord], seed: int) -> list[int]:
+    def _sample(self, seed: int) -> list[int]:
         """All ended trials, or where there are too many the best ones and a random draw of the others."""
-        valued = self.values[level]
-        ended = sorted([*valued, *bad])
+        ended = sorted([*self.values, *self.bad])
         if len(ended) <= MAX_OBSERVATIONS:
             return ended
-        most = [-trial for _, trial in sorted(self._largest[level], reverse=True)]
-        elite = [most[i] for i in ranked(np.array([valued[t].point for t in most]))[:ELITE]] if most else []
+        elite = sorted(self.values, key=lambda trial: (-self.values[trial].product, trial))[:ELITE]
         rest = sorted(set(ended).difference(elite))
         return elite + random.Random(seed).sample(rest, MAX_OBSERVATIONS - len(elite))
-
-
-def _product(point: tuple[float, ...]) -> float:
-    return math.prod(max(v, 0.0) for v in point)
 
 
 class _SharedTrial(FrozenTrial):
@@ -220,8 +203,8 @@ def _frozen_trial(
 
 
 @quiet_optuna()
-def propose(space: Space, objectives: int, seen: list[FrozenTrial], sampler: BaseSampler) -> dict[str, Any]:
-    """One setting, by a sampler that knows ``seen`` and nothing else."""
-    study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+def propose(space: Space, values: int, seen: list[FrozenTrial], sampler: BaseSampler) -> dict[str, Any]:
+    """One setting, by a sampler that knows ``seen``, trials of so many values, and nothing else."""
+    study = optuna.create_study(directions=["maximize"] * values, sampler=sampler)
     study.add_trials(seen)
     return space.sample(study.ask())

@@ -1,13 +1,11 @@
 """What to try next in one method's search: the default setting first, then what the sampler proposes. No Ray here.
 
     history = History(None)                      # in memory; with a folder: the log of a search
-    rungs = Rungs(spec.early_stopping)
-    proposer = Proposer(spec, history, rungs)
+    proposer = Proposer(spec, history)
     while (proposal := proposer.next()) is not None:
         history.append("start", proposal.trial, params=proposal.params, method=spec.method)
-        ...                                      # per epoch: history.append("epoch", ..), rungs.feed(..)
-        history.append("end", proposal.trial, state=FINISHED or STOPPED)
-        proposer.tell(proposal.trial, state, last_metrics)
+        ...                                      # history.append("preview", ..) or ("epoch", ..), ("end", ..)
+        proposer.tell(proposal.trial)
 
 A proposal depends on the spec, its number and what was known, never on timing. With a sampler that takes long (a
 Gaussian process: about a second) the next proposal is computed as soon as one is handed out, from what was known then.
@@ -23,19 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.provenance import paper_label
-from tuner.optimizer.observations import Observations, propose
-from tuner.optimizer.samplers import describe_sampler, make_sampler, proposal_seed, quasi_random, start_trials
+from tuner.optimizer.observations import Observations, Worth, propose
+from tuner.optimizer.samplers import START, describe_sampler, first_points, make_sampler, proposal_seed, quasi_random
 from tuner.optimizer.study import RecordedStudy
-from tuner.optimizer.successive_halving import Rungs
 from tuner.results.history import History
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.samplers import SAMPLERS, Sampler
 from tuner.spec.search_spec import SearchSpec
 
-# Values at one budget that suffice for a model in a small space: late starters have none at the early rungs, so no
-# budget may ever hold as many as the start has trials.
-MIN_VALUES = 8
+MIN_VALUES = 4  # trials that must have a value before a model is trusted
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Proposal:
 class Proposer:
     """Proposes settings from what the history says, and keeps the recorded study.
 
-    ``spec``: of one method. ``rungs``: None where no trial is stopped early. ``folder``: where the study is recorded;
+    ``spec``: of one method. ``folder``: where the study is recorded;
     without one, it is kept in memory for samplers that read it, and for others not at all. ``warm``: full trials of an
     earlier search. ``most``: how many trials it may propose, if not ``spec.trials``. ``study``: the study's name.
     """
@@ -58,14 +53,13 @@ class Proposer:
         self,
         spec: SearchSpec,
         history: History,
-        rungs: Rungs | None = None,
         folder: Path | None = None,
         warm: Iterable[TrialRecord] = (),
         *,
         most: int | None = None,
         study: str | None = None,
     ):
-        self.spec, self.space, self.history, self.rungs = spec, spec.search_space(), history, rungs
+        self.spec, self.space, self.history, self.worth = spec, spec.search_space(), history, Worth.of(spec)
         self.sampler = SAMPLERS[spec.sampler]
         self.share = spec.trials if self.space.searched else 1  # nothing to search: the default setting once
         self.total = (most or spec.trials) if self.space.searched else 1
@@ -84,7 +78,7 @@ class Proposer:
     def description(self) -> str:
         """One line: what this search proposes with."""
         first = paper_label(self.spec.methods[0], self.space.default())
-        return describe_sampler(self.spec.sampler, self.space, len(self.spec.objectives), self.share, first)
+        return describe_sampler(self.spec.sampler, self.space, self.worth, first)
 
     @property
     def ahead(self) -> bool:
@@ -123,12 +117,10 @@ class Proposer:
             self._prepare(proposal.trial + 1, lambda: self._with(proposal))
         return proposal
 
-    def tell(self, trial: int, state: TrialState, metrics: dict[str, float]) -> None:
-        """A trial has ended: it leaves its rung, and the study records it. The model itself reads the history."""
-        if self.rungs:
-            self.rungs.forget(trial)
+    def tell(self, trial: int) -> None:
+        """A trial has ended, or its preview: the study records it. The model itself reads the history."""
         if self.recorded:
-            self.recorded.end(trial, state, metrics)
+            self.recorded.end(self.history.trials[trial])
 
     # ---- one proposal ------------------------------------------------------------------------------------------------
 
@@ -156,25 +148,21 @@ class Proposer:
 
     def _plan(self, number: int, known: Observations) -> Callable[[], dict[str, Any]]:
         """How proposal ``number`` will be made: what is known is fixed now, the work may be done later."""
-        spec, space, start = self.spec, self.space, start_trials(self.share)
+        spec, space, values = self.spec, self.space, self.worth.values
         sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.share)
         if self.sampler.build and not self.sampler.learns:
-            return lambda: propose(space, len(spec.objectives), [], sampler(self.sampler))
-        least = min(start, MIN_VALUES)
-        level = known.budget(least, max(least, 2 * len(space.searched)))
-        if not self.sampler.learns or level is None or (number < start and not self.warm):
+            return lambda: propose(space, values, [], sampler(self.sampler))
+        if not self.sampler.learns:
             return lambda: quasi_random(space, spec.seed, number)
-        model = self._model(len(known.values[level]))
-        waiting = self.rungs.paused if self.rungs else ()
-        seed = proposal_seed(spec.seed, number)
-        seen = known.frozen(level, space, waiting, seed, reads_pruned=model.reads_pruned)
-        return lambda: propose(space, len(spec.objectives), seen, sampler(model))
+        if len(known.values) < MIN_VALUES or (number < START and not self.warm):
+            return lambda: first_points(space, spec.seed, number)
+        model = self._model(len(known.values))
+        seen = known.frozen(space, proposal_seed(spec.seed, number), reads_pruned=model.reads_pruned)
+        return lambda: propose(space, values, seen, sampler(model))
 
     def _model(self, values: int) -> Sampler:
-        """The sampler that proposes once there are so many values at one budget."""
-        return self.sampler.model(
-            conditional=self.space.conditional, objectives=len(self.spec.objectives), values=values
-        )
+        """The sampler that proposes once there are so many trials with a value."""
+        return self.sampler.model(conditional=self.space.conditional, objectives=self.worth.values, values=values)
 
     # ---- what is known -----------------------------------------------------------------------------------------------
 
@@ -186,8 +174,7 @@ class Proposer:
 
     def _observe(self, history: History, last: History | None = None) -> Observations:
         """What ``history`` tells; with ``last``, also that the trial it started last is under way."""
-        early = self.rungs.levels if self.rungs and self.rungs.scheduler.rungs_are_budgets else []
-        known = Observations([*early, self.spec.max_epochs], self.spec.goal, self.spec.epoch_plan.start_of)
+        known = Observations(self.worth)
         known.add_past(self.warm)
         known.update(history.trials)
         if last is not None and len(last.trials) > len(history.trials):

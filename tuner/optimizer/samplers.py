@@ -1,4 +1,4 @@
-"""The samplers of `tuner.spec.samplers` at work: seeds, the quasi-random start, and what a search says of its sampler.
+"""The samplers of `tuner.spec.samplers` at work: seeds, the first points, and what a search says of its sampler.
 
 Every proposal gets a sampler of its own, seeded by (search seed, trial number): a search that was interrupted proposes
 what the uninterrupted one would have.
@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from optuna.samplers import BaseSampler
 
+from tuner.optimizer.observations import Worth
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.spec.samplers import SAMPLERS, Sampler
 from tuner.spec.space import Space
 
-
-def start_trials(trials: int) -> int:
-    """How many of so many trials come before a model is trusted, the default setting included."""
-    return min(12, max(4, trials // 4))
+START = 6  # trials before a model is trusted, the default setting included
+NEAR = 0.15  # standard deviation around the default setting, as a share of the range; ours
 
 
 def proposal_seed(seed: int, number: int) -> int:
@@ -48,18 +47,29 @@ def quasi_random(space: Space, seed: int, number: int) -> dict[str, Any]:
     return space.at((sobol.fast_forward(number) if number else sobol).random(1)[0])
 
 
-def describe_sampler(name: str, space: Space, objectives: int, trials: int, first: str) -> str:
+def first_points(space: Space, seed: int, number: int) -> dict[str, Any]:
+    """What is tried before there is a model: quasi-random points and, every other time, one near the default setting,
+    which is a hedge: right where the published setting is good, half the points elsewhere where it is not."""
+    if number % 2:
+        return quasi_random(space, seed, number)
+    draw = np.random.default_rng([seed, number])
+    center = np.nan_to_num(np.array(space.coordinates(space.default())), nan=0.5)
+    return space.at(np.clip(draw.normal(center, NEAR), 0.0, 1.0))
+
+
+def describe_sampler(name: str, space: Space, worth: Worth, first: str) -> str:
     """One line for the user: what the search will propose with. ``first``: what trial 0 is called."""
     if not space.searched:
         return f"sampler: nothing is searched, {first} runs once"
     row = SAMPLERS[name]
     if not row.models:
         return f"sampler {name}, after {first}"
-    at = partial(row.model, conditional=space.conditional, objectives=objectives)
+    at = partial(row.model, conditional=space.conditional, objectives=worth.values)
     early, last = at(values=0), at(values=math.inf)
     if early is not last:
-        why = f"flat space, objectives: {objectives}; {last.label} after {early.max_values} values"
+        why = f"flat space; {last.label} after {early.max_values} values"
     else:
-        why = "conditional space" if space.conditional else f"{objectives} objectives"
-    quasi_random_ones = start_trials(trials) - 1
-    return f"sampler {name}: {first}, {quasi_random_ones} quasi-random ones, then {early.label} ({why})"
+        why = "conditional space" if space.conditional else f"{worth.values} objectives"
+    seen = "the hypervolume of a trial's curve" if worth.swept else "a trial's objectives"
+    seen += ", by its preview" if worth.previews else ""
+    return f"sampler {name}: {first}, {START - 1} first points, then {early.label} on {seen} ({why})"

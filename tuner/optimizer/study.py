@@ -2,8 +2,9 @@
 database.
 
 The history is the truth: trials that the study lacks are filled in from it, and a study that contradicts it is written
-anew. Only trials of full budget carry values; the user attribute ``epoch`` is the last epoch of a trial, and
-``values_at_end`` holds the objectives there of the other trials.
+anew. A trial's value is what the model is shown of it (`tuner.optimizer.observations.Worth`): a trial that has none is
+pruned, one that diverged has failed. The user attribute ``objectives`` holds those at the end of its preview or
+training.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from optuna.trial import TrialState as OptunaState
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
+from tuner.optimizer.observations import Worth
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.optimizer.samplers import make_sampler
 from tuner.results.history import History
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import WORST
 from tuner.spec.samplers import SAMPLERS
@@ -94,7 +97,7 @@ class RecordedStudy:
 
     @quiet_optuna()
     def __init__(self, spec: SearchSpec, history: History, folder: Path | None = None, name: str | None = None):
-        self.spec, self.space, self.goal = spec, spec.search_space(), spec.goal
+        self.spec, self.space, self.goal, self.worth = spec, spec.search_space(), spec.goal, Worth.of(spec)
         self.storage = open_storage(spec.study_storage, folder)
         self.study = self._open(name or spec.search_name)
         self.lost: dict[int, dict[str, Any]] = {}
@@ -102,13 +105,14 @@ class RecordedStudy:
 
     def _open(self, name: str) -> optuna.Study:
         study = optuna.create_study(
-            storage=self.storage,
-            study_name=name,
-            load_if_exists=True,
-            directions=["maximize"] * len(self.spec.objectives),
+            storage=self.storage, study_name=name, load_if_exists=True, directions=["maximize"] * self.worth.values
         )
+        if len(study.directions) != self.worth.values:  # of a version that recorded something else
+            optuna.delete_study(study_name=name, storage=self.storage)
+            return self._open(name)
         smooth = self.spec.smooth_worst
-        study.set_metric_names([f"{n} ({smooth})" if smooth and n == WORST else n for n in self.spec.objectives])
+        names = [f"{n} ({smooth})" if smooth and n == WORST else n for n in self.spec.objectives]
+        study.set_metric_names(["hypervolume"] if self.worth.swept else names)
         return study
 
     def _catch_up(self, history: History, key: str | None) -> None:
@@ -129,8 +133,8 @@ class RecordedStudy:
         for number, trial in sorted(history.trials.items()):
             if number >= len(recorded):
                 self.start(number, trial.params)
-            if trial.state != TrialState.RUNNING:
-                self.end(number, trial.state, trial.last)
+            if trial.state.ended or trial.preview:
+                self.end(trial)
 
     def _not_ours(self) -> UsageError:
         return UsageError(
@@ -179,20 +183,21 @@ class RecordedStudy:
         return self.space.sample(trial)
 
     @quiet_optuna()
-    def end(self, number: int, state: TrialState, metrics: dict[str, float]) -> None:
-        """A trial has ended, with the metrics of its last epoch; no effect where the study knows."""
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+    def end(self, record: TrialRecord) -> None:
+        """A trial has ended, or its preview; no effect where the study knows."""
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, record.trial)
         trial = self.storage.get_trial(trial_id)
         if trial.state.is_finished():
             return
-        values = self.goal.point(metrics)
+        value, metrics = self.worth(record), record.preview.metrics if record.preview else record.last
         live = optuna.trial.Trial(self.study, trial_id)
-        for name, violation in self.goal.violations(metrics).items():  # samplers want them on all trials or on none
+        violations = value.violations if value else self.goal.violations(metrics)
+        for name, violation in violations.items():  # samplers want them on all trials or on none
             live.set_constraint(name, violation)
-        live.set_user_attr("epoch", metrics.get("epoch", 0))
+        live.set_user_attr("objectives", [None if math.isnan(v) else v for v in self.goal.point(metrics)])
         in_study = bool(trial.params) or not self.space.searched
-        if state == TrialState.FINISHED and in_study and not any(map(math.isnan, values)):
-            self.study.tell(number, values)
+        if value and in_study:
+            self.study.tell(record.trial, value.point)
             return
-        live.set_user_attr("values_at_end", [None if math.isnan(v) else v for v in values])
-        self.study.tell(number, state=OptunaState.FAIL if state == TrialState.FAILED else OptunaState.PRUNED)
+        failed = record.state == TrialState.FAILED
+        self.study.tell(record.trial, state=OptunaState.FAIL if failed else OptunaState.PRUNED)

@@ -1,4 +1,4 @@
-"""Warm start: the model of a new search learns from the full trials of an earlier one whose values mean the same."""
+"""Warm start: the model of a new search learns from the trials of an earlier one whose values mean the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from trainables.schedule import drop_epochs
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.optimizer.observations import Worth
 from tuner.results.history import History
 from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
@@ -17,7 +18,7 @@ from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
 # The fields that must agree for a value of the earlier search to be a value of this one.
-_SAME = ("method", "dataset", "imbalance", "val_fraction", "val_per_class", "model", "max_epochs")
+_SAME = ("method", "dataset", "imbalance", "val_fraction", "val_per_class", "model", "max_epochs", "burn_in", "offsets")
 
 
 def check_warm(spec: SearchSpec, home: Home) -> None:
@@ -34,21 +35,22 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
         )
     earlier = load_search(home, spec.warm_start)
     _check_same(spec, earlier.spec)
-    finished = earlier.history.with_state(TrialState.FINISHED)
-    if not finished:
-        raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
-    unknown = [name for name in spec.objectives if all(name not in trial.last for trial in finished)]
-    if unknown:  # made by an earlier version
+    ended = [t for t in earlier.history.trials.values() if t.preview or t.state == TrialState.FINISHED]
+    metrics = [t.preview.metrics if t.preview else t.last for t in ended]
+    unknown = [name for name in spec.objectives if all(name not in found for found in metrics)]
+    if ended and unknown:  # made by an earlier version
         raise UsageError(f"--warm-start {spec.warm_start!r} did not record {', '.join(unknown)}, an objective here")
+    if not any(map(Worth.of(spec), ended)):
+        raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
 
 
 def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
-    # at:N changes values; auto and none do not, and ``identity`` leaves them out
-    if theirs.identity().get("trunk") != spec.identity().get("trunk"):
-        differs.append("trunk")
-    if differs:
-        pairs = "; ".join(f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs)
+    found = [f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs]
+    if theirs.scheduling.previewing != spec.scheduling.previewing:
+        found.append(f"scheduler {theirs.scheduling.name!r} there, {spec.scheduling.name!r} here")
+    if found:
+        pairs = "; ".join(found)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
     there, here = theirs.shown_space(), spec.shown_space()
     if set(there.searched) != set(here.searched):
@@ -77,7 +79,7 @@ def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
 
 
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:
-    """The earlier search's trials of full budget, as they were when this search first started; kept in ``folder``."""
+    """The earlier search's trials, as they were when this search first started; kept in ``folder``."""
     if not spec.warm_start:
         return []
     kept = _kept(folder)
@@ -86,7 +88,7 @@ def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]
         aside = kept.with_suffix(".tmp")
         shutil.copy(home.search(spec.warm_start) / "history.jsonl", aside)
         aside.replace(kept)
-    return History(kept.parent).with_state(TrialState.FINISHED)
+    return list(History(kept.parent).trials.values())
 
 
 def _kept(folder: Path) -> Path:

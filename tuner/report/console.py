@@ -48,8 +48,9 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
     _show_gain_and_front(console, result, spec)
     lines = [
         *notes(result, spec.objectives),
-        f"search    {result['search']} {result['state']}: {counts['finished']} finished, {counts['stopped']} stopped, "
-        f"{counts['failed']} failed; {result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
+        f"search    {result['search']} {result['state']}: {counts['finished']} in full, {counts['previewed']} previewed, "
+        f"{counts['stopped']} stopped, {counts['failed']} failed; {result['epochs_trained']} epochs in "
+        f"{result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
@@ -141,20 +142,15 @@ def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
 
 
 def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
-    """What was gained first; then the front, and the provisional one that a running search has until enough trials have
-    finished."""
+    """What was gained first; then the front."""
     from tuner.report.gain import assessed_in, gains
     from tuner.report.reference import front_in, references_of
     from tuner.report.text import front_table
-    from tuner.results.pareto import Front
 
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
         console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
     console.print(front_table(best, references, searched, console.width))
-    if early := result.get("provisional"):
-        title = f"Provisional front at epoch {early['epoch']} of {spec.max_epochs}"
-        console.print(front_table(Front.of(early["front"], spec.objectives), [], searched, console.width, title))
 
 
 def _show_comparison(comparison: Comparison) -> None:

@@ -72,7 +72,8 @@ STYLES = {
     "front": style("Pareto front: no other model of the search is better in both", BLUE, "circle", "o", 12),
     TrialState.FINISHED: style("other trained models", GREY, "circle", "o", 7, opacity=0.6),
     "curve": style("other offsets", GREY, "circle", "o", 3, opacity=0.5, legend=False),
-    TrialState.STOPPED: style("stopped early (last epoch)", ORANGE, "triangle-down-open", "v", 8),
+    TrialState.PREVIEWED: style("previewed alone (a few epochs)", ORANGE, "circle-open", "o", 7),
+    TrialState.STOPPED: style("stopped at chance (last epoch)", ORANGE, "triangle-down-open", "v", 8),
     TrialState.RUNNING: style("not finished (last epoch)", GREEN, "diamond-open", "D", 8),
     TrialState.FAILED: style("failed (last epoch)", VERMILLION, "x-thin-open", "x", 8),
 }
@@ -192,8 +193,8 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
 
 
 def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
-    """The points of each trial that has reported finite values of ``axes``, at its last epoch: one for each setting of
-    its offsets. ``best``: the one of a trial with the largest sum of ``axes``.
+    """The points of each trial that has reported finite values of ``axes``, at its last epoch or its preview's: one for
+    each setting of its offsets. ``best``: the one of a trial with the largest sum of ``axes``.
 
     ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean
     over seeds. What ``front`` says of its rows, such as ``p_front``, holds for their points.
@@ -363,7 +364,7 @@ def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_fro
     name = "no search" if record.trial == NO_SEARCH else f"{search} trial {row_label(row)}".strip()
     lines = [
         f"<b>{html.escape(name)}</b> ({state}{', ' + setting_name(row) if is_paper else ''})",
-        f"{record.method}, epoch {record.last.get('epoch', '-')} of {spec.max_epochs}",
+        f"{record.method}, epoch {row['epoch']} of {spec.max_epochs}",
         *(_value_line(row, metric) for metric in shown_metrics(spec.objectives)),
     ]
     lines += [f"offsets: {text}" for text in [offsets_text(row)] if text]
@@ -375,7 +376,8 @@ def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_fro
 
 _STATES = {
     TrialState.FINISHED: "full budget",
-    TrialState.STOPPED: "stopped early",
+    TrialState.PREVIEWED: "preview",
+    TrialState.STOPPED: "stopped at chance",
     TrialState.RUNNING: "not finished",
     TrialState.FAILED: "failed",
 }

@@ -11,14 +11,13 @@ from rich.table import Table
 
 from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
+from tuner.results.bill import expected
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import references
 from tuner.results.replicates import total_trials
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.epoch_plan import burn_in_reach
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
@@ -38,12 +37,9 @@ class Progress(Listener):
     def __init__(self, run: SearchRun):
         self.spec, self.total = run.spec, total_trials(run.spec)
         self.console = Console(stderr=True)
-        self.begin = time.time()
-        self.epochs_before = self.epochs = sum(len(t.epochs) for t in run.history.everything())
+        self.begin, self.history = time.time(), run.history
+        self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
-        self.ended: Counter[str] = Counter()  # state -> trials
-        self.replicates = 0  # replicates that have ended
-        self.references = len(references(run.spec))  # references that have not ended
         self.best = Front((), ())
         self.live: Live | None = None
 
@@ -63,38 +59,22 @@ class Progress(Listener):
     # ---- events ----------------------------------------------------------------------------------------------
 
     def search_started(self, run: SearchRun) -> None:
-        for record in run.history.everything():
-            if record.state.ended:
-                self.count(record)
         self.say(
             f"search {run.name}: {self.total} trials x {self.spec.max_epochs} epochs of "
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
             f"eps {self.spec.training().eps:.4g}"
         )
-        for line in [*self.spec.notes, *trunk_lines(self.spec)]:
+        for line in [*self.spec.notes, stem_line(self.spec), f"cost: about {expected(self.spec).words}"]:
             self.say(line)
 
     def trial_started(self, record: TrialRecord) -> None:
         self.running[record.trial] = record
 
-    def count(self, record: TrialRecord) -> None:
-        """Note that a trial, replicate or reference has ended, now or under an earlier driver."""
-        self.running.pop(record.trial, None)
-        if record.of is not None:
-            self.replicates += 1
-        elif record.role is not None:
-            self.references -= 1
-        else:
-            self.ended[record.state] += 1
-
-    def epoch_ended(self, record: TrialRecord, metrics: dict) -> None:
-        self.epochs += 1
-
     def trial_ended(self, record: TrialRecord) -> None:
-        self.count(record)
+        self.running.pop(record.trial, None)
         if self.live and not record.reason:  # the live view shows it
             return
-        if record.state == TrialState.FINISHED:
+        if record.state in (TrialState.FINISHED, TrialState.PREVIEWED):
             outcome = self._outcome(record)
             outcome += f" ({record.reason})" if record.reason else ""
         else:
@@ -116,26 +96,25 @@ class Progress(Listener):
     # ---- text ------------------------------------------------------------------------------------------------
 
     def _status(self) -> str:
-        parts = [f"{self.ended[TrialState.FINISHED]}/{self.total} done", f"{len(self.running)} running"]
-        if self._replicating:
-            parts.append(f"{self.replicates} replicates done")
-        if self.ended[TrialState.FAILED]:
-            parts.append(f"{self.ended[TrialState.FAILED]} failed")
+        states = Counter(t.state for t in list(self.history.trials.values()))
+        done = sum(n for state, n in states.items() if state.ended)
+        parts = [f"{done}/{self.total} done", f"{len(self.running)} running"]
+        if states[TrialState.PREVIEWED]:
+            parts.append(f"{states[TrialState.FINISHED]} in full")
+        if replicates := [r for r in list(self.history.replicates.values()) if r.state.ended]:
+            parts.append(f"{len(replicates)} replicates done")
+        if states[TrialState.FAILED]:
+            parts.append(f"{states[TrialState.FAILED]} failed")
         left = self._seconds_left()
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
-    @property
-    def _replicating(self) -> bool:
-        return self.replicates > 0 or any(t.of is not None for t in list(self.running.values()))
-
     def _seconds_left(self) -> float | None:
         """Extrapolated from the epochs trained so far; None while that says nothing."""
-        trained = self.epochs - self.epochs_before
-        if not trained or self._replicating:  # how many replicates follow depends on the results of these
+        trained = self.history.epochs_trained()
+        if trained == self.trained_before or self.history.replicates:  # how many follow depends on the results of these
             return None
-        open_ = self.total - self.ended.total() + self.references
-        todo = open_ * self.spec.max_epochs - sum(len(t.epochs) for t in list(self.running.values()))
-        return max(0, todo) * (time.time() - self.begin) / trained
+        left = max(0.0, expected(self.spec).epochs - trained)
+        return left * (time.time() - self.begin) / (trained - self.trained_before)
 
     def _view(self) -> Group:
         elapsed = duration(time.time() - self.begin)
@@ -146,7 +125,7 @@ class Progress(Listener):
             running.add_row(
                 record.label,
                 f"epoch {len(record.epochs)}/{self.spec.max_epochs}",
-                values or (f"trunk, epoch {record.trunk_trained}" if record.trunk_trained else ""),
+                values or (f"stem, epoch {record.stem_trained}" if record.stem_trained else ""),
             )
         parts = [head, running]
         if self.best.rows:
@@ -161,26 +140,12 @@ class Progress(Listener):
         return Group(*parts)
 
 
-def trunk_lines(spec: SearchSpec) -> list[str]:
-    """`trunk_line` of every method."""
-    several = len(spec.methods) > 1
-    return [(f"{lane.method}: " if several else "") + trunk_line(lane) for lane in spec.lanes]
-
-
-def trunk_line(spec: SearchSpec) -> str:
-    """Which epochs the trials share as a trunk, or why there is no trunk."""
-    first, last = spec.epoch_plan.trunk_epochs, spec.epoch_plan.latest_branch
-    reach = burn_in_reach(spec.search_space())
-    if last and spec.trunk != "auto":
-        return f"trunk: every trial starts from {first} epochs of plain AT"
-    if last:
-        epochs = first if first == last else f"{first} to {last}"
-        return f"trunk: the first {epochs} epochs are trained once for all trials"
-    if spec.trunk == "none":
-        return "no trunk: --no-trunk"
-    if reach and "start" in spec.search_space().params:
-        return (
-            f"no trunk: what is searched acts before the reweighting starts ({', '.join(reach)}); "
-            "--fix them and all trials share those epochs"
-        )
-    return f"no trunk: {spec.method} reweights from the first epoch (--trunk at:N starts it from N epochs of plain AT)"
+def stem_line(spec: SearchSpec) -> str:
+    """Which epochs the trials share."""
+    first, last = spec.forks
+    if spec.burn_in != "stem":
+        return "no stem: --burn-in own"
+    if not last:
+        return f"no stem: {spec.method_names} reweights from the first epoch, and nothing is previewed"
+    epochs = first if first == last else f"{first} to {last}"
+    return f"stem: the first {epochs} epochs are plain AT, trained once for all trials that fork from it"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from trainables.curve import Curve
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 
 Metrics = dict[str, Any]
@@ -32,7 +32,7 @@ class Event:
 @dataclass(frozen=True)
 class Started(Event):
     """The trial was proposed. A replicate repeats the setting of trial ``of`` under another seed. A reference, which is
-    no proposal, has a ``role``."""
+    no proposal, has a ``role``. ``preview``: it is to be previewed before it trains in full."""
 
     name = "start"
     params: dict[str, Any]
@@ -40,12 +40,13 @@ class Started(Event):
     seed: int = 0
     of: int | None = None
     role: str | None = None
+    preview: bool = False
 
     def record(self) -> TrialRecord:
         """The record of the new trial."""
-        return TrialRecord(
-            self.trial, self.params, self.method, seed=self.seed, started=self.time, of=self.of, role=self.role
-        )
+        record = TrialRecord(self.trial, self.params, self.method, seed=self.seed, started=self.time)
+        record.of, record.role, record.full = self.of, self.role, not self.preview
+        return record
 
 
 @dataclass(frozen=True)
@@ -81,27 +82,52 @@ class Swept(Event):
 
 
 @dataclass(frozen=True)
-class TrunkTrained(Event):
-    """The trial trained one epoch of the trunk, for all trials that will branch from it."""
+class Previewed(Event):
+    """The trial's preview has ended. ``epochs``: how many it trained after its fork; ``metrics``: at its end;
+    ``curve``: `Curve.to_dict`."""
 
-    name = "trunk"
-    trunk_epoch: int | None = None
+    name = "preview"
+    epochs: int
+    metrics: Metrics
+    curve: dict[str, Any] | None = None
 
     def change(self, record: TrialRecord) -> None:
-        record.trunk_trained += 1
+        record.preview = Preview(self.epochs, self.metrics, Curve.of(self.curve) if self.curve else None)
+        record.state, record.ended = TrialState.PREVIEWED, self.time
 
 
 @dataclass(frozen=True)
-class Branched(Event):
-    """The trial left the trunk. ``epochs``: the trunk's metrics, with which the trial's curve begins; ``trunk``: the
-    trunk's name, if known."""
+class Promoted(Event):
+    """The trial's preview is among the best: it trains in full, from a start of its own."""
 
-    name = "branch"
-    epochs: list[Metrics]
-    trunk: str | None = None
+    name = "promote"
 
     def change(self, record: TrialRecord) -> None:
-        record.epochs, record.trunk_epochs = self.epochs, len(self.epochs)
+        record.state, record.full = TrialState.RUNNING, True
+
+
+@dataclass(frozen=True)
+class StemTrained(Event):
+    """The trial trained one epoch of the stem, for all trials that will fork from it."""
+
+    name = "stem"
+    stem_epoch: int | None = None
+
+    def change(self, record: TrialRecord) -> None:
+        record.stem_trained += 1
+
+
+@dataclass(frozen=True)
+class Forked(Event):
+    """The trial left the stem. ``epochs``: the stem's metrics, with which the trial's curve begins; ``stem``: the
+    stem's name, if known. Those of a preview are no epochs of the full training."""
+
+    name = "fork"
+    epochs: list[Metrics]
+    stem: str | None = None
+
+    def change(self, record: TrialRecord) -> None:
+        record.epochs, record.stem_epochs = self.epochs, len(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -138,9 +164,9 @@ class Ended(Event):
         record.reason, record.ended = self.reason, self.time
 
 
-EVENTS: dict[str, type[Event]] = {
-    kind.name: kind for kind in (Started, Resumed, EpochDone, Swept, TrunkTrained, Branched, ErrorRaised, Lost, Ended)
-}
+KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
+EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in KINDS}
+EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
 _FIELDS = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in EVENTS.items()}
 
 

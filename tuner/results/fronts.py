@@ -15,10 +15,11 @@ def front_of(spec: SearchSpec, history: History) -> Front:
 
 
 def counts(history: History) -> str:
-    """``16 trials: 9 finished, 6 stopped early, 1 failed``"""
+    """``16 trials: 5 in full, 10 previewed, 1 failed``"""
     names = {
-        TrialState.FINISHED: "finished",
-        TrialState.STOPPED: "stopped early",
+        TrialState.FINISHED: "in full",
+        TrialState.PREVIEWED: "previewed",
+        TrialState.STOPPED: "stopped at chance",
         TrialState.FAILED: "failed",
         TrialState.RUNNING: "not finished",
     }

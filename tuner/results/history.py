@@ -132,15 +132,17 @@ class History:
             os.fsync(file.fileno())
 
     def epochs_trained(self) -> int:
-        """Epochs that were trained; those of a trunk count once, however many trials share it."""
+        """Epochs that were trained; those of a stem count once, however many trials share it."""
         return sum(t.trained for t in self.everything())
 
     def epochs_saved(self, max_epochs: int) -> dict[str, int]:
-        """Epochs that were not trained, by cause: taken from the trunk, or cut off by early stopping."""
-        trunk = max(0, sum(t.trunk_epochs - t.trunk_trained for t in self.everything()))
+        """Epochs that were not trained, by cause, where every trial could have trained all of its own: taken from the
+        stem, only previewed (less what the previews cost), or left out by a trial at chance."""
+        previews = sum(t.preview.epochs for t in self.trials.values() if t.preview)
         return {
-            "trunk": trunk,
-            "early_stopping": sum(max_epochs - len(t.epochs) for t in self.with_state(TrialState.STOPPED)),
+            "stem": max(0, sum(t.stem_epochs - t.stem_trained for t in self.everything())),
+            "previews": max_epochs * len(self.with_state(TrialState.PREVIEWED)) - previews,
+            "at_chance": sum(max_epochs - len(t.epochs) for t in self.with_state(TrialState.STOPPED)),
         }
 
     def before_last_start(self) -> History:

@@ -34,10 +34,10 @@ class Listener:
         """Called once, when the first trial trains: the time for slow preparations that would have delayed it."""
 
     def epoch_ended(self, record: TrialRecord, metrics: dict[str, Any]) -> None:
-        """A trial trained one more epoch and was evaluated, or took the epoch from the trunk."""
+        """A trial trained one more epoch and was evaluated, or took the epoch from the stem."""
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """A trial finished, was stopped or failed: see ``record.state`` and ``record.reason``."""
+        """A trial or its preview has ended: see ``record.state`` and ``record.reason``."""
 
     def front_changed(self, front: Front, finished: int) -> None:
         """The front after ``finished`` trainings have ended at full length, of trials, replicates and references; its

@@ -67,6 +67,11 @@ def _volume(gains: list[list[float]]) -> float:
     return total
 
 
+def volume(points: Sequence[Point]) -> float:
+    """`hypervolume` above 0, all objectives maximised; 0 without points."""
+    return hypervolume(points, [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
+
+
 @dataclass(frozen=True)
 class Front:
     """The non-dominated rows of trials that trained equally long, best first objective first. All objectives are

@@ -14,6 +14,7 @@ from __future__ import annotations
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
+from tuner.results.promotion import promotable
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -41,7 +42,9 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
     """Whether all trials of the search and its reference have ended, replicates aside."""
     if any(t.state == TrialState.RUNNING for t in history.references.values()):
         return False
-    return len(history.with_state(TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)) >= total_trials(spec)
+    if any(t.state == TrialState.RUNNING for t in history.trials.values()):
+        return False
+    return len(history.trials) >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None
 
 
 def total_trials(spec: SearchSpec) -> int:

@@ -47,8 +47,7 @@ def load_search(home: Home, name: str) -> SearchRun:
         spec = SearchSpec.from_stored(path.read_text())
     except UsageError as error:  # written by another version, or edited by hand
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
-    if pulled:
-        spec = replace(spec, storage=storage)
+    spec = replace(spec, name=name, storage=storage if pulled else spec.storage)  # a name may follow from the rest
     return SearchRun(spec, home, name, History(folder))
 
 

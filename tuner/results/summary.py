@@ -9,7 +9,6 @@ from typing import Any
 from tuner.files import write_atomically
 from tuner.results import replicates
 from tuner.results.pareto import Front
-from tuner.results.provisional import provisional
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
 
@@ -37,6 +36,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
         "trials": {
             "finished": len(history.with_state(TrialState.FINISHED)),
+            "previewed": len(history.with_state(TrialState.PREVIEWED)),
             "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
             "failed": len(history.with_state(TrialState.FAILED)),
         },
@@ -56,11 +56,9 @@ def _band(band: dict[str, list[float]] | None) -> dict[str, list[float]] | None:
 
 
 def extras(run: SearchRun) -> dict[str, Any]:
-    """The keys of `front_json` that only some searches have: running ones, those with several seeds or methods."""
+    """The keys of `front_json` that only some searches have: those with several seeds or methods."""
     spec, history = run.spec, run.history
     extra: dict[str, Any] = {}
-    if early := provisional(history, spec.objectives, spec.goal):
-        extra["provisional"] = {"epoch": early[0], "front": list(early[1].rows), "hypervolume": early[1].hypervolume}
     if spec.seeds > 1:
         extra["seeds"] = spec.seeds
         extra["replicates"] = {
@@ -107,7 +105,7 @@ def state_of(run: SearchRun) -> str:
     spec, history = run.spec, run.history
     if not replicates.trials_ended(spec, history) or replicates.wanted(spec, history) or replicates.running(history):
         return "stopped"
-    return "finished" if history.with_state(TrialState.FINISHED, TrialState.STOPPED) else "failed"
+    return "failed" if all(t.state == TrialState.FAILED for t in history.trials.values()) else "finished"
 
 
 def save_result(folder: Path, result: dict[str, Any] | None) -> None:

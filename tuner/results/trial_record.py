@@ -14,13 +14,23 @@ from tuner.spec.objectives import shown_metrics
 NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a trial was worth after ``epochs`` epochs from a late fork: metrics at their end, and its curve."""
+
+    epochs: int
+    metrics: dict[str, Any]
+    curve: Curve | None = None
+
+
 @dataclass
 class TrialRecord:
     """A trial's setting, state and metrics, as its events leave them.
 
     ``epochs`` holds one dict of metrics per finished epoch, in order; ``started`` and ``ended`` are seconds since 1970.
-    ``curve``: the trained model over its post-hoc offsets; None where it was not swept. A replicate is a trial too: it
-    repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
+    ``curve``: the trained model over its post-hoc offsets; None where it was not swept. ``full``: it trains, or has
+    trained, in full; else it is a proposal to be previewed, or that has been (``preview``). A replicate is a trial too:
+    it repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
     """
 
     trial: int
@@ -32,12 +42,14 @@ class TrialRecord:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     started: float = 0.0
     ended: float = 0.0
-    trunk_epochs: int = 0  # of ``epochs``, those that came from the trunk
-    trunk_trained: int = 0  # epochs that this trial trained for the trunk
+    stem_epochs: int = 0  # of ``epochs``, those that came from the stem
+    stem_trained: int = 0  # epochs that this trial trained for the stem
     errors: int = 0  # interruptions by an exception of its own
     of: int | None = None
     role: str | None = None
     curve: Curve | None = None
+    full: bool = True
+    preview: Preview | None = None
 
     @property
     def label(self) -> str:
@@ -48,8 +60,8 @@ class TrialRecord:
 
     @property
     def trained(self) -> int:
-        """Epochs that this trial trained itself, those for the trunk included."""
-        return len(self.epochs) - self.trunk_epochs + self.trunk_trained
+        """Epochs that this trial trained itself, those for the stem and of its preview included."""
+        return len(self.epochs) - self.stem_epochs + self.stem_trained + (self.preview.epochs if self.preview else 0)
 
     @property
     def last(self) -> dict[str, Any]:
@@ -58,19 +70,25 @@ class TrialRecord:
 
     @property
     def points(self) -> list[tuple[Offsets, dict[str, Any]]]:
-        """The trained model at each setting of its offsets, with its metrics; where it was not swept, as it is."""
-        if self.curve is None:
-            return [(NONE, self.last)]
-        return [(point.offsets, {**self.last, **self.curve.metrics(point)}) for point in self.curve.points]
+        """The trained model at each setting of its offsets, with its metrics; where it was not swept, as it is. Of a
+        trial that was only previewed, its preview's."""
+        if self.state == TrialState.PREVIEWED:
+            return self.preview_points
+        return _points(self.last, self.curve)
+
+    @property
+    def preview_points(self) -> list[tuple[Offsets, dict[str, Any]]]:
+        """The same of its preview; empty where there was none."""
+        return _points(self.preview.metrics, self.preview.curve) if self.preview else []
 
     def best(self, objectives: Iterable[str]) -> dict[str, Any]:
         """The metrics of the epoch with the largest sum of objectives, the first of equal ones; empty if there is none.
 
         Of a finished trial, whose epochs from its ``start`` on count: those before are the plain base's, and with a
-        trunk it never had their weights. `trainables.loop.Trainer` keeps the weights of the same epoch.
+        stem it never had their weights. `trainables.loop.Trainer` keeps the weights of the same epoch.
         """
         names, last = tuple(objectives), len(self.epochs) - 1
-        own = max(self.trunk_epochs, min(round(self.params.get("start", 0.0) * len(self.epochs)), last))
+        own = max(self.stem_epochs, min(round(self.params.get("start", 0.0) * len(self.epochs)), last))
         known = [m for m in self.epochs[own:] if all(m.get(name) is not None for name in names)]
         return max(known, key=lambda m: sum(m[name] for name in names), default={})
 
@@ -99,3 +117,9 @@ class TrialRecord:
         if not best:
             return {}
         return {"best_epoch": best.get("epoch", 0), "best": {n: best.get(n) for n in (*objectives, "clean_acc")}}
+
+
+def _points(metrics: dict[str, Any], curve: Curve | None) -> list[tuple[Offsets, dict[str, Any]]]:
+    if curve is None:
+        return [(NONE, metrics)]
+    return [(point.offsets, {**metrics, **curve.metrics(point)}) for point in curve.points]

@@ -27,7 +27,7 @@ from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Share,
 TRAINED = "What is trained"
 SEARCHED = "What is searched"
 BUDGET = "Budget"
-STOPPING = "Sampler and early stopping"
+STOPPING = "Sampler and scheduler"
 RESOURCES = "Where it runs"
 RESULTS = "Results"
 PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
@@ -35,7 +35,6 @@ PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?)$", parsed_later=True)
-TRUNK = Text(r"^(auto|none|at:[1-9]\d*)$", parsed_later=True)
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
 FORMER = "former"  # recipe of a search stored before there were recipes: common, with the milestones of then
 NO_FRONT = "handles one objective only and this tool searches fronts"
@@ -77,9 +76,9 @@ class SearchFields:
     recipe: str = option("common", Choice(known.recipes, hidden=(FORMER,)), TRAINED,
         "Training settings under --set: common to all methods, which compares them, or paper, each method's from its "
         "authors' code. `tuner space METHOD` shows them.", before=FORMER)
-    trunk: str = option("auto", TRUNK, TRAINED,
-        "auto trains the epochs before the reweighting once for all trials; at:N starts from N epochs of plain AT.",
-        off="none")
+    burn_in: str = option("stem", Choice(known.burn_ins), TRAINED,
+        "The epochs before a trial reweights: stem takes them from plain AT, trained once for all trials; own lets "
+        "every trial train them as its method does.", before="own")
     seed: int = option(0, Whole(0), TRAINED,
         "Seed of the data split, the training and the sampler.")
     offsets: str = option("auto", Choice(known.offsets), TRAINED,
@@ -114,15 +113,8 @@ class SearchFields:
     warm_start: str | None = option(None, Text(), STOPPING,
         "Name of an earlier search; the sampler also learns from its trials that ran to their end.")
     scheduler: str | None = option(None, Choice(known.schedulers), STOPPING,
-        "What stops trials that fall behind: {names}.", unset="pareto-asha where two rungs fit")
-    asha_metric: str | None = option(None, Choice(known.metrics), STOPPING,
-        "Metric by which asha and median compare trials.", unset="the first objective")
-    reduction: int = option(2, Whole(2), STOPPING,
-        "Reduction factor eta of successive halving: at each rung the best 1/eta of the trials go on.")
-    grace: int | None = option(None, Whole(1), STOPPING,
-        "Epochs from the start of the reweighting to the first rung.", unset="15 % of the epochs that are left")
-    on_rung: str = option("stop", Choice(known.rung_actions), STOPPING,
-        "What happens to a trial that falls behind at a rung: stop ends it, pause lets it wait until it may go on.")
+        "Which proposals train in full: preview tries all of them in a few epochs and trains the best in full, none "
+        "trains all of them.", unset="preview where it saves something", before="none")
 
     max_concurrent: int | None = option(None, Whole(1), RESOURCES,
         "Number of trials that run at a time.", hashed=False, unset="as many as fit")
@@ -141,7 +133,7 @@ class SearchFields:
     experiment: str | None = option(None, Text(), RESULTS,
         "MLflow experiment in which the search is recorded.", hashed=False, unset="DATASET-IMBALANCE-MODEL")
     storage: str | None = option(None, Text(), RESULTS,
-        "Folder that all nodes share, or s3://, gs://...: data, trunks, checkpoints and results are kept there.",
+        "Folder that all nodes share, or s3://, gs://...: data, stems, checkpoints and results are kept there.",
         hashed=False, unset="TUNER_STORAGE, else the home folder")
     study_storage: str | None = option(None, Text(STUDY_DATABASE, check_study_storage), RESULTS,
         "Database of the Optuna study, such as sqlite:///FILE, postgresql://HOST/NAME or mysql://HOST/NAME.",

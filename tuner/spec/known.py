@@ -25,9 +25,9 @@ def schedulers() -> Iterable[str]:
     return tuple(SCHEDULERS)
 
 
-def rung_actions() -> Iterable[str]:
-    """What may happen to a trial that falls behind at a rung."""
-    return ("stop", "pause")
+def burn_ins() -> Iterable[str]:
+    """Where the epochs before the reweighting come from."""
+    return ("stem", "own")
 
 
 def offsets() -> Iterable[str]:

@@ -100,11 +100,10 @@ class Goal:
         """The objectives (or those named) as sampler and scheduler see them; NaN where one is missing."""
         return tuple(self._value(metrics, name) for name in objectives or self.objectives)
 
-    def check_measured(self, names: Sequence[str], train_counts: Sequence[int]) -> None:
-        """``UsageError`` where an objective, a constraint or one of ``names`` has no value on data with so many
-        training images of each class."""
-        asked = (*self.objectives, *(c.metric for c in self.constraints), *names)
-        for name in asked:
+    def check_measured(self, train_counts: Sequence[int]) -> None:
+        """``UsageError`` where an objective or a constraint has no value on data with so many training images of each
+        class."""
+        for name in (*self.objectives, *(c.metric for c in self.constraints)):
             if name in BY_FREQUENCY and not frequency_groups(train_counts):
                 raise UsageError(
                     f"{name} has no value here: it needs at least three classes that differ in their training images; "
@@ -127,8 +126,8 @@ class Goal:
     def feasible(self, metrics: dict[str, Any]) -> bool:
         return all(c.violation(metrics) <= 0 for c in self.constraints)
 
-    def without_effect(self, compared: Sequence[str]) -> list[str]:
-        """A line where the smoothing changes neither an objective nor what the scheduler has ``compared``."""
-        if self.smooth is None or WORST in (*self.objectives, *compared):
+    def without_effect(self) -> list[str]:
+        """A line where the smoothing changes no objective."""
+        if self.smooth is None or WORST in self.objectives:
             return []
         return [f"--smooth-worst cvar:{self.smooth:g} has no effect: {WORST} is no objective"]

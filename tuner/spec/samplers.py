@@ -42,7 +42,7 @@ class Sampler:
     label: str = ""  # what `auto` calls it in the line that a search prints
     models: tuple[str, ...] = ()
     learns: bool = False  # proposals depend on the values of earlier trials
-    own_study: bool = False  # reads the recorded study, which has values of full trials alone, instead of observations
+    own_study: bool = False  # reads the recorded study instead of observations
     prepares_ahead: bool = False  # takes so long that a proposal is computed while the one before is training
     conditional: bool = True  # handles parameters that exist only with some values of others
     reads_pruned: bool = True  # makes use of trials that ended without a value (Optuna's state PRUNED)

@@ -25,7 +25,10 @@ from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 
 FORMER_TRAINING = {"milestones": "0.75,0.9"}  # of `FORMER`, where it differs from today's defaults
-FORMER_FIELDS = ("trunk_storage",)  # in the spec files of earlier versions; nothing but null is allowed in them
+# In the spec files of earlier versions, where they said how trials were stopped early and what they shared. A search of
+# then goes on with all that is left of it in full.
+FORMER_FIELDS = ("trunk_storage", "trunk", "asha_metric", "reduction", "grace", "on_rung")
+FORMER_SCHEDULERS = ("pareto-asha", "asha", "median")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class SearchSpec(SearchFields):
     """A search. The fields, which are the command line's options and a spec file's keys, are ``SearchFields``.
 
     ``method``: one, or several that share the budget; then ``lanes`` are the searches of one method each that it is
-    made of, and what a method needs (its space, rungs and trunk) is asked of its lane.
+    made of, and what a method needs (its space and forks) is asked of its lane.
     """
 
     def __post_init__(self):
@@ -45,9 +48,8 @@ class SearchSpec(SearchFields):
             return
         self._check_recipe()
         self.search_space()  # raises what is wrong with fix and space
-        self._check_trunk()
         self._check_average()
-        self.early_stopping.check()
+        self.scheduling.check()
 
     def _check_recipe(self) -> None:
         if self.recipe == "paper" and not recipe_of(self.methods[0]):
@@ -91,7 +93,9 @@ class SearchSpec(SearchFields):
             for m in self.methods
         ]
         return tuple(
-            dataclasses.replace(self, method=m, trials=share, name=self.search_name, **own)
+            dataclasses.replace(
+                self, method=m, trials=share, name=self.search_name, scheduler=self.scheduling.name, **own
+            )
             for m, own in zip(self.methods, theirs)
         )
 
@@ -102,11 +106,7 @@ class SearchSpec(SearchFields):
     @property
     def notes(self) -> list[str]:
         """What a user may not expect: options without effect, parameters that only some of the methods have."""
-        lines = [
-            lane.early_stopping.without_effect() + lane.goal.without_effect(lane.early_stopping.compares)
-            for lane in self.lanes
-        ]
-        idle = [line for line in lines[0] if all(line in of_lane for of_lane in lines)]
+        idle = self.goal.without_effect()
         given = [("--fix", key) for key in self.fix] + [("--space", key) for key in self.space]
         alone = [
             f"{flag} {key} is for {', '.join(has)} alone: {', '.join(m for m in self.methods if m not in has)} "
@@ -116,22 +116,6 @@ class SearchSpec(SearchFields):
         ]
         priors = [prior_note(method) for method in self.methods] if self.offsets != "none" else []
         return idle + alone + [note for note in priors if note]
-
-    def _check_trunk(self) -> None:
-        kind, _, epochs = str(self.trunk).partition(":")
-        if self.trunk in ("auto", "none"):
-            return
-        if kind != "at" or not epochs.isdecimal() or not 0 < int(epochs) < self.max_epochs:
-            raise UsageError(
-                f"--trunk {self.trunk!r} is not allowed; --trunk takes auto, none or at:N with N from 1 "
-                f"to {self.max_epochs - 1} epochs (less than --max-epochs {self.max_epochs})"
-            )
-        space = self.search_space()
-        if "start" in space.params and space.fixed.get("start") != 0:
-            raise UsageError(
-                f"--trunk {self.trunk!r} is for methods that act from the first epoch; {self.method} has "
-                "a start of its own, which --fix start=VALUE sets (0 allows at:N)"
-            )
 
     def _check_average(self) -> None:
         space = self.search_space()
@@ -191,21 +175,29 @@ class SearchSpec(SearchFields):
 
     @cached_property
     def epoch_plan(self) -> EpochPlan:
-        """When trials leave the trunk and begin to reweight; of one method."""
-        return EpochPlan(self.search_space(), self.max_epochs, self.trunk)
+        """When trials leave the stem; of one method."""
+        return EpochPlan(self.search_space(), self.max_epochs, self.burn_in)
+
+    @property
+    def forks(self) -> tuple[int, int]:
+        """The earliest and the latest epoch at which a trial leaves its stem; 0, 0 where none has one."""
+        plans = [lane.epoch_plan for lane in self.lanes]
+        previews = [plan.preview[0] for plan in plans] if self.scheduling.previewing else []
+        full = [plan.forks for plan in plans if plan.forks[1]]
+        early, late = [low for low, _ in full] + previews, [high for _, high in full] + previews
+        return min(early, default=0), max(late, default=0)
+
+    @property
+    def proposals(self) -> int:
+        """How many trials are no default setting."""
+        searched = len(self.methods) > 1 or bool(self.search_space().searched)
+        return self.trials - len(self.methods) if searched else 0
 
     @cached_property
-    def early_stopping(self) -> Scheduler:
-        """The scheduler that applies, with its options; of one method."""
+    def scheduling(self) -> Scheduler:
+        """The scheduler that applies, with its options."""
         return choose_scheduler(
-            self.scheduler,
-            start=self.epoch_plan.earliest_start,
-            max_epochs=self.max_epochs,
-            objectives=self.objectives,
-            metric=self.asha_metric,
-            reduction=self.reduction,
-            grace=self.grace,
-            on_rung=self.on_rung,
+            self.scheduler, max_epochs=self.max_epochs, previews=self.proposals, burn_in=self.burn_in
         )
 
     def identity(self) -> dict[str, Any]:
@@ -215,10 +207,7 @@ class SearchSpec(SearchFields):
         names.
         """
         options = options_of(SearchSpec)
-        hashed = {n: v for n, v in self.to_dict().items() if options[n].hashed and v != options[n].before}
-        if self.trunk in ("auto", "none"):  # the same results, bit by bit on the CPU
-            del hashed["trunk"]
-        return hashed
+        return {n: v for n, v in self.to_dict().items() if options[n].hashed and v != options[n].before}
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
@@ -252,7 +241,6 @@ class SearchSpec(SearchFields):
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> SearchSpec:
         known = options_of(cls)
-        values = {key: value for key, value in values.items() if value is not None or key not in FORMER_FIELDS}
         for key in values:
             if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
@@ -268,7 +256,10 @@ class SearchSpec(SearchFields):
         """From a search's own ``spec.yaml``, which holds every field that there was when the search was made: a field
         that it lacks has the value ``before``."""
         then = {name: asked.before for name, asked in options_of(cls).items() if asked.before is not ALWAYS}
-        return cls._from_dict({**then, **load_mapping(text, "spec")})
+        stored = {key: value for key, value in load_mapping(text, "spec").items() if key not in FORMER_FIELDS}
+        if stored.get("scheduler") in (None, *FORMER_SCHEDULERS) and "burn_in" not in stored:
+            stored["scheduler"] = then["scheduler"]
+        return cls._from_dict({**then, **stored})
 
 
 def prior_note(method: str) -> str | None:

@@ -1,6 +1,6 @@
 """Copy a search's folder to its storage (``--storage``), so that another home can find and resume the search.
 
-The driver works in its home; trials write their checkpoints and trunks to the storage themselves. Without a storage
+The driver works in its home; trials write their checkpoints and stems to the storage themselves. Without a storage
 nothing is copied, and the nodes share the home instead.
 """
 

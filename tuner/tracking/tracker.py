@@ -25,7 +25,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.results.references import role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import state_of
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.tracking import runs
 from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
@@ -39,10 +39,12 @@ CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with t
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
+    TrialState.PREVIEWED: "FINISHED",
     TrialState.STOPPED: "KILLED",
     TrialState.FAILED: "FAILED",
     TrialState.RUNNING: "KILLED",
 }
+_BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
 PARENT = -2  # stands for the search's own run where runs are addressed by trial number
 
 
@@ -123,15 +125,17 @@ class Tracker(Listener):
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
-        tags = {"tuner.budget": "full" if record.state == TrialState.FINISHED else "stopped"}
+        tags = {"tuner.budget": _BUDGET.get(record.state, "stopped")}
         if record.reason:
             tags["tuner.reason"] = record.reason
-        if record.trunk_epochs:
-            tags["tuner.trunk_epochs"] = str(record.trunk_epochs)
+        if record.stem_epochs:
+            tags["tuner.stem_epochs"] = str(record.stem_epochs)
         self._last_end = max(self._last_end, record.ended)
         changes = Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time())
+        if record.preview:
+            changes.metrics = _previewed(record.preview, milliseconds(record.ended))
         if record.curve is not None:
-            changes.metrics = self._trained(record)
+            changes.metrics = [*changes.metrics, *self._trained(record)]
             changes.params["offsets_kind"] = record.curve.points[-1].offsets.kind
             changes.documents["curve.json"] = _with_metrics(record.curve)
         self._send(record.trial, changes)
@@ -383,6 +387,12 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
         client.update_run(run_id, status="RUNNING")
     elif changes.status:
         client.set_terminated(run_id, changes.status, milliseconds(changes.ended))
+
+
+def _previewed(preview: Preview, when: int) -> list[tuple[str, float, int, int]]:
+    """The metrics at the end of a preview, under names of their own: beside them are those of the full training."""
+    values = {k: v for k, v in preview.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return [(f"preview/{metric_name(k)}", float(v), when, int(preview.metrics["epoch"])) for k, v in values.items()]
 
 
 def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float = 300) -> bool:

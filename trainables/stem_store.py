@@ -1,4 +1,4 @@
-"""Where trunks lie: one file per epoch under ``<storage>/trunks/<hash>/``; and the lock: one process trains at a time.
+"""Where stems lie: one file per epoch under ``<storage>/stems/<hash>/``; and the lock: one process trains at a time.
 
 The storage is the search's (the home, unless ``--storage`` names another); the lock is always a file in the home.
 torch is imported on first use.
@@ -21,13 +21,13 @@ NAME = re.compile(r"epoch-(\d{4,})\.pt")
 DIGEST = 32  # bytes of SHA-256 in front of the data
 
 
-class TrunkStore:
-    """One trunk's files. A file is complete or absent and is checked when it is read."""
+class StemStore:
+    """One stem's files. A file is complete or absent and is checked when it is read."""
 
     def __init__(self, home: str, storage: str | None, name: str):
-        self.all = Storage(below(storage or home, "trunks"))
-        self.files = Storage(below(storage or home, "trunks", name))
-        self.lock_file = Path(home) / "trunks" / f".{name}.lock"
+        self.all = Storage(below(storage or home, "stems"))
+        self.files = Storage(below(storage or home, "stems", name))
+        self.lock_file = Path(home) / "stems" / f".{name}.lock"
         self.lock_file.parent.mkdir(parents=True, exist_ok=True)
 
     def describe(self, key: dict) -> None:
@@ -36,7 +36,7 @@ class TrunkStore:
             self.files.write("key.json", json.dumps(key, indent=1).encode())
 
     def outdated(self, key: dict) -> int:
-        """How many trunks of this storage would be ``key``'s, were they not of another code or torch version."""
+        """How many stems of this storage would be ``key``'s, were they not of another code or torch version."""
         keys = (self.all.read(f"{folder}/key.json") for folder in self.all.folders())
         others = [{**json.loads(found), "code": key["code"], "torch": key["torch"]} for found in keys if found]
         return others.count(json.loads(json.dumps(key))) - 1  # itself
@@ -73,7 +73,7 @@ class TrunkStore:
         """Try to take the lock without waiting; yields whether this process has it now.
 
         ``flock``: the kernel releases it when its holder dies, so no lease has to expire. It works between the
-        processes of a machine and over NFS. Where homes are not shared a trunk may be trained twice, with the same
+        processes of a machine and over NFS. Where homes are not shared a stem may be trained twice, with the same
         result. A holder that is stopped (not killed) keeps the others waiting.
         """
         with open(self.lock_file, "w") as file:

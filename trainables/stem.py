@@ -1,0 +1,204 @@
+"""The stem: plain AT, trained once for all trials that fork from it, whatever their method. What a method does acts
+from its fork.
+
+Several trials, searches, methods and machines may need the same stem at once. The process that holds its lock trains
+one epoch and releases it, so any other can go on where one was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from search_spaces import METHODS
+from trainables.config import TrialConfig
+from trainables.data.store import prepare
+from trainables.loop import Trainer
+from trainables.methods import method_class
+from trainables.stem_store import StemStore
+
+FORMAT = 2  # raise it when the files' content changes: old stems are then not found
+PLAIN = "at"  # the method
+PACKAGE = Path(__file__).parent
+# Files that do not decide a plain epoch's bits. Every other file counts, so a new one cannot be forgotten: counting too
+# many only trains a stem once more.
+APART = {
+    "checkpoint.py",
+    "config.py",
+    "curve.py",
+    "gpu_packing.py",
+    "model_io.py",
+    "offsets.py",
+    "ray_adapter.py",
+    "saved.py",
+    "square.py",
+    "storage.py",
+    "sweep.py",
+    "stem.py",
+    "stem_store.py",
+    "verification.py",
+    "verification_run.py",
+}
+
+
+@lru_cache
+def code_version(method: str) -> str:
+    """A hash of the source files that a training of this method depends on; even the edit of a comment changes it."""
+    digest = hashlib.sha256((METHODS.source(method) or "").encode())  # a plug-in's package and version
+    for file in sources(method):
+        digest.update(str(file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file.name).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sources(method: str) -> list[Path]:
+    """The source files that a training of this method depends on; of a plug-in's only the file of its class."""
+    methods, apart = PACKAGE / "methods", {PACKAGE / name for name in APART}
+    common = [f for f in PACKAGE.rglob("*.py") if f.parent != methods and f not in apart]
+    if method == "fairfront":  # made of the others
+        return sorted({*common, *methods.glob("*.py")})
+    plug_in = METHODS.source(method) is not None
+    own = Path(inspect.getfile(method_class(method))) if plug_in else methods / f"{method}.py"
+    return sorted({*common, methods / "__init__.py", own})
+
+
+def stem_config(config: TrialConfig) -> TrialConfig:
+    """The trial that the stem of ``config`` is: plain AT on the same data, with the same model and seed."""
+    alone = {"fork": 0, "cool_down": None, "stem": {}, "trial": -1, "folder": None, "objectives": ()}
+    return dataclasses.replace(config, method=PLAIN, params={}, training=config.stem, **alone)
+
+
+def data_key(config: TrialConfig) -> dict:
+    """Everything that decides which images a trial trains and is judged on."""
+    return {
+        "data": prepare(config.dataset, Path(config.home)).name,
+        "imbalance": config.imbalance,
+        "data_seed": config.split_seed,
+        "val_fraction": config.val_fraction,
+        "val_per_class": config.val_per_class,
+    }
+
+
+def stem_key(trainer: Trainer) -> dict:
+    """Everything that a stem's weights and metrics depend on; its hash is the stem's name."""
+    config = stem_config(trainer.config)
+    key = {
+        "format": FORMAT,
+        "head": trainer.method.head,
+        "val_losses": trainer.method.needs_val_losses,  # the evaluation then draws other random numbers
+        **data_key(config),
+        "seed": config.seed,
+        "model": config.model,
+        "training": dataclasses.asdict(config.full_training()),
+        "max_epochs": config.max_epochs,
+        "torch": ".".join(torch.__version__.split(".")[:2]),
+        "device": trainer.device.type,
+        "precision": str(trainer.autocast),
+        "code": code_version(PLAIN),
+    }
+    if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
+        key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    return key
+
+
+def key_hash(key: dict) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Fork:
+    """A trial on its way to the epoch where it leaves the stem. ``advance`` until ``ready``, then ``leave``."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.epoch = trainer, trainer.config.fork
+        key = stem_key(trainer)
+        self.name = key_hash(key)
+        self.store = StemStore(trainer.config.home, trainer.config.storage, self.name)
+        self.store.describe(key)
+        self.outdated = 0 if self.store.epochs() else self.store.outdated(key)  # stems that do not fit, to be told
+        self._stem: Trainer | None = None
+        self._epochs: list[dict] = []  # metrics of every epoch of self._stem, for the trials that fork
+        self._rolling: int | None = None  # a file of ours that no trial needs: removed when the next is written
+
+    def ready(self) -> bool:
+        return self.epoch in self.store.epochs()
+
+    def advance(self, wait_s: float = 2.0) -> int | None:
+        """Train one epoch of the stem and return its number; None: another process still trains it after ``wait_s``
+        seconds."""
+        deadline = time.monotonic() + wait_s
+        while not self.ready():
+            with self.store.lock() as mine:
+                if mine and not self.ready():
+                    return self._train_one()
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return None
+
+    def leave(self) -> list[dict] | None:
+        """Put the trial where the stem is; the metrics of every epoch so far.
+
+        None: the file was damaged. It has been removed, and the fork is no longer ``ready``.
+        """
+        state = self.store.read(self.epoch)
+        if state is None:
+            return None
+        self.trainer.fork(state)
+        self._stem = None
+        return [{**metrics, "stem": True} for metrics in state["epochs"]]
+
+    def _train_one(self) -> int:
+        self._go_to(self.epoch - 1)
+        self._epochs.append(self._stem.run_epoch())
+        epoch, stats = self._stem.epoch, self._stem.stats
+        about = {"epochs": self._epochs, "stats": {f.name: getattr(stats, f.name) for f in dataclasses.fields(stats)}}
+        self.store.write(epoch, {**self._stem.state_dict(), **about})
+        if self._rolling is not None:
+            self.store.remove(self._rolling)
+        self._rolling = epoch if epoch < min(self.epoch, self.trainer.config.stem_from) else None
+        return epoch
+
+    def _go_to(self, latest: int) -> None:
+        """Our trainer of the stem at the longest trajectory stored that is not past ``latest``."""
+        for epoch in sorted((e for e in self.store.epochs() if e <= latest), reverse=True):
+            if self._stem is not None and self._stem.epoch == epoch:
+                return
+            state = self.store.read(epoch)
+            if state is not None:
+                break
+        else:
+            epoch, state = 0, None
+        self._stem = self._new_stem()
+        self._epochs, self._rolling = [], None
+        if state is not None:
+            self._stem.load_state_dict(state)
+            self._epochs = state["epochs"]
+
+    def _new_stem(self) -> Trainer:
+        method = self.trainer.method
+        stem = Trainer(stem_config(self.trainer.config), self.trainer.device, head=method.head)
+        stem.method.needs_val_losses = method.needs_val_losses
+        return stem
+
+
+def open_fork(trainer: Trainer) -> Fork | None:
+    """The way to the trial's fork; None for a trial that trains alone or is past it already."""
+    return None if trainer.epoch or not trainer.config.fork else Fork(trainer)
+
+
+def run_to_fork(trainer: Trainer) -> list[dict]:
+    """Train or load the stem here and now and leave it; its epochs' metrics (none for a trial that trains alone)."""
+    fork = open_fork(trainer)
+    past = None if fork else []
+    while past is None:
+        while not fork.ready():
+            fork.advance()
+        past = fork.leave()
+    return past

@@ -1,0 +1,64 @@
+"""What a search costs, in epochs and in trainings' worth of them: before it starts, and after it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tuner.results.history import History
+from tuner.results.references import references
+from tuner.results.replicates import total_trials
+from tuner.spec.search_spec import SearchSpec
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Epochs by what they were for, and how many previews and full trainings there are. ``stem``: those that are
+    trained for the stem; the others are the trials' own. Replicates and references are full trainings."""
+
+    max_epochs: int
+    stem: float
+    previews: int
+    preview_epochs: float
+    full: int
+    full_epochs: float
+
+    @property
+    def epochs(self) -> float:
+        return self.stem + self.preview_epochs + self.full_epochs
+
+    @property
+    def words(self) -> str:
+        """``7.2 trainings' worth: a stem of 8 epochs, 15 previews and 6 trainings in full``"""
+        parts = [f"a stem of {self.stem:g} epochs"] if self.stem else []
+        parts += [f"{self.previews} preview{'s' * (self.previews != 1)}"] if self.previews else []
+        parts.append(f"{self.full} training{'s' * (self.full != 1)} in full")
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return f"{self.epochs / self.max_epochs:.1f} trainings' worth: {listed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "epochs": self.epochs}
+
+
+def expected(spec: SearchSpec) -> Bill:
+    """What a new search will cost about; how many replicates follow is not known before."""
+    scheduler, beside, total = spec.scheduling, len(references(spec)), total_trials(spec)
+    alone = len(spec.methods)  # default settings
+    previews = total - alone if scheduler.previewing else 0
+    promoted = scheduler.most(previews) if scheduler.previewing else total - alone
+    _, latest = spec.forks
+    forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
+    own = spec.max_epochs - sum(forks) / len(forks)
+    each = spec.lanes[0].epoch_plan.preview[1]
+    full_epochs = alone * spec.max_epochs + beside * (spec.max_epochs - latest) + promoted * own
+    return Bill(spec.max_epochs, latest, previews, previews * each, alone + beside + promoted, full_epochs)
+
+
+def trained(spec: SearchSpec, history: History) -> Bill:
+    """What a search has cost so far."""
+    everything = history.everything()
+    previews = [t.preview.epochs for t in everything if t.preview]
+    full = [len(t.epochs) - t.stem_epochs for t in everything if t.full]
+    return Bill(
+        spec.max_epochs, sum(t.stem_trained for t in everything), len(previews), sum(previews), len(full), sum(full)
+    )

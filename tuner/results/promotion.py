@@ -1,0 +1,63 @@
+"""Which previews train in full: those whose curves together enclose most. A function of the history alone.
+
+The trial whose curve has the largest hypervolume comes first, then always the one that adds most to those before it:
+the greedy algorithm for a submodular function, within 1 - 1/e of the best set (Nemhauser et al., 1978).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+from tuner.results.history import History
+from tuner.results.pareto import nondominated, volume
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import Goal
+from tuner.spec.schedulers import Scheduler
+
+WINDOW = 200  # latest previews that are compared
+Point = tuple[float, ...]
+
+
+def curve_of(record: TrialRecord, goal: Goal, *, preview: bool = True) -> list[Point]:
+    """The points of a trial's preview, or of its full training, that satisfy the constraints."""
+    found = record.preview_points if preview else record.points if record.state == TrialState.FINISHED else []
+    points = [goal.point(metrics) for _, metrics in found if goal.feasible(metrics)]
+    return [point for point in points if all(v == v for v in point)]
+
+
+def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None:
+    """The best preview that should train in full now and does not yet; None: there is none."""
+    previews = [t for t in history.trials.values() if t.preview]
+    most = scheduler.most(len(previews))
+    if not any(t.state == TrialState.PREVIEWED for t in previews) or not most:
+        return None
+    latest = {t.trial: curve_of(t, goal) for t in previews[-WINDOW:]}
+    best = enclosing(latest, min(most, scheduler.most(len(latest))))
+    return next((trial for trial in best if history.trials[trial].state == TrialState.PREVIEWED), None)
+
+
+def enclosing(curves: Mapping[int, Sequence[Point]], most: int) -> list[int]:
+    """At most so many of the trials, each of which adds the most hypervolume above 0 to those before it; of equal ones
+    the one with the larger hypervolume of its own, then the lower number.
+
+    A gain only shrinks as others are taken, so it is computed again only for the trial that seems next (Minoux, 1978).
+    """
+    own = {trial: volume(curve) for trial, curve in curves.items()}
+    waiting = [(-size, -size, trial, 0) for trial, size in own.items()]
+    heapq.heapify(waiting)
+    taken: list[int] = []
+    points: list[Point] = []
+    so_far = 0.0
+    while waiting and len(taken) < most:
+        _, _, trial, seen = heapq.heappop(waiting)
+        if seen < len(taken):
+            gain = round(volume([*points, *curves[trial]]) - so_far, 12)
+            heapq.heappush(waiting, (-gain, -own[trial], trial, len(taken)))
+            continue
+        taken.append(trial)
+        joint = [*points, *curves[trial]]
+        points = [joint[i] for i in nondominated(joint, [True] * len(joint[0]))] if joint else []
+        so_far = volume(points)
+    return taken
