@@ -49,8 +49,8 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
     lines = [
         *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} in full, "
-        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed; {result['epochs_trained']} epochs in "
-        f"{result['wall_s']:.0f} s" + _saved(result),
+        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed; "
+        f"{result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),

@@ -19,8 +19,6 @@ from tuner.errors import UsageError
 
 SHARE = 4  # of the previews, one in so many trains in full
 FIRST = 8  # previews that are in before any is promoted, or half of all: the best of few is seldom that of many
-    8  # previews that are in before any is promoted, or half of them: the best of very few is seldom the best of all
-)
 FEWEST = 4  # previews that are worth one training saved
 SHORTEST = 4  # epochs: a preview trains at least one
 
