@@ -138,7 +138,7 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
     """
     spec, history, begin = run.spec, run.history, time.time()
     saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
-    until = begin + training_time(spec.time_budget) if spec.time_budget else None
+    until = begin + training_time(spec.seconds) if spec.seconds else None
     with Progress(run) as progress:
         listener = Listeners([progress, Pages(), Tracker(run, warn=progress.say), *listeners], progress.say)
         listener.search_started(run)
@@ -187,6 +187,7 @@ def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> 
     with connect(run.spec) as ray, stoppable(until) as stop:
         callback.ask_nodes, callback.stop = _nodes_checker(run, stop), stop
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
+        optimizer.gpus_per_trial = float(spec.gpus_per_trial)
         survive_memory_kills()
         _ray_tuner(replace(run, spec=spec), optimizer, callback, stop).fit()
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers

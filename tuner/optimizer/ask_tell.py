@@ -19,10 +19,13 @@ from pathlib import Path
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
 from tuner.results import replicates
+from tuner.results.assessment import flat
+from tuner.results.bill import trained
 from tuner.results.history import History
 from tuner.results.promotion import curve_of, promotable
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.budget import Budget
 from tuner.spec.search_spec import SearchSpec
 
 FIRST = 4  # trials that every method gets before the bandit chooses, or half of its equal share
@@ -55,6 +58,11 @@ class MethodSearch:
         self.rewards.add(epochs, curve_of(record, self.spec.goal, preview=previews))
 
 
+def _seconds(metrics: dict) -> float:
+    """How long an epoch took."""
+    return (metrics.get("train_s") or 0.0) + (metrics.get("eval_s") or 0.0)
+
+
 def at_chance(metrics: dict) -> bool:
     """Whether a model does not classify better than one that always names the same class."""
     classes = sum(name.startswith("clean_acc/") for name in metrics)
@@ -66,7 +74,8 @@ class AskTell:
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then
-    (``time.time()``). ``late``: set once that is the case.
+    (``time.time()``), nor one that would exceed the budget. ``late``: set once that is the case. ``gpus_per_trial``:
+    what a trial uses, for a budget in GPU hours.
     """
 
     def __init__(
@@ -90,6 +99,8 @@ class AskTell:
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING]
         self._references = [r for r in references if r.trial not in history.references]
         self._next: MethodSearch | None = None
+        self.budget = Budget.of(spec.budget)
+        self.gpus_per_trial = 1.0 if isinstance(spec.gpus_per_trial, str) else spec.gpus_per_trial
         self._promotion: tuple[int, int | None] = (-1, None)  # changes of the history, what is to be promoted then
 
     def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
@@ -152,7 +163,7 @@ class AskTell:
 
         The caller appends its "start" to the history, unless it is there, before it asks again.
         """
-        if self.late:
+        if self.late or flat(self.spec, self.history):
             return None
         if self._again:
             record = self._again.pop(0)
@@ -229,10 +240,11 @@ class AskTell:
     # ---- time --------------------------------------------------------------------------------------------------------
 
     def _in_time(self, method: str, epochs: int) -> bool:
-        """Whether so many epochs of a method can end by ``until``, at the pace of its latest ones; else the search is
-        ``late``."""
-        if self.until is None:
-            return True
+        """Whether so many more epochs of a method are within the budget, and can end by ``until`` at the pace of its
+        latest ones; else the search is ``late``."""
+        self.late = not self._affordable(epochs)
+        if self.until is None or self.late:
+            return not self.late
         latest = islice(
             (
                 m
@@ -243,10 +255,28 @@ class AskTell:
             ),
             PACE,
         )
-        seconds = [(m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in latest]
+        seconds = [_seconds(m) for m in latest]
         needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
         self.late = time.time() + needs > self.until
         return not self.late
+
+    def _affordable(self, epochs: int) -> bool:
+        """Whether a budget of epochs or of GPU hours allows so many more epochs, beside those that are running."""
+        if self.budget is None or self.budget.seconds is not None:
+            return True
+        known, each = self.history.everything(), 1.0
+        if self.budget.unit == "gpu-h":
+            own = [_seconds(m) for t in known for m in t.epochs if not m.get("stem")]
+            each = (statistics.fmean(own) if own else 0.0) / 3600 * self.gpus_per_trial
+        promised = sum(self._left(t) for t in known if t.state == TrialState.RUNNING)
+        return (trained(self.spec, self.history).epochs + promised + epochs) * each <= self.budget.amount
+
+    def _left(self, record: TrialRecord) -> int:
+        """How many epochs a running trial still trains."""
+        if not record.full:
+            return self.spec.of(record.method).epoch_plan.preview[1]
+        begun = record.stem_trained if record.role else self._fork(record)
+        return self.spec.max_epochs - max(len(record.epochs), begun)
 
     # ---- what became of it -------------------------------------------------------------------------------------------
 

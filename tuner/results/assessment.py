@@ -94,6 +94,45 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     )
 
 
+def flat(spec: SearchSpec, history: History) -> bool:
+    """Whether the last ``spec.until_flat`` proposals that were trained in full have not moved the front beyond its
+    interval. Computed once for each of them."""
+    if not spec.until_flat:
+        return False
+    ended = sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.ended)
+    defaults = {numbers[0] for numbers in history.numbers.values()}
+    latest = [t.trial for t in ended if t.trial not in defaults][-spec.until_flat :]
+    before = [t.trial for t in ended if t.trial not in latest]
+    if len(latest) < spec.until_flat or not before or any(t.curve is None for t in ended):
+        return False
+    known = _flat.get(history)
+    if known is None or known[0] != latest:
+        known = _flat[history] = latest, _adds_nothing(spec, history, before, latest)
+    return known[1]
+
+
+_flat: WeakKeyDictionary[History, tuple[list[int], bool]] = WeakKeyDictionary()
+
+
+def _adds_nothing(spec: SearchSpec, history: History, before: Sequence[int], latest: Sequence[int]) -> bool:
+    """Whether the front with the ``latest`` trials is not distinguishable from that of those ``before``."""
+    from tuner.results.uncertainty import judge
+
+    kept = nearest([r for r in history.rows(spec.objectives, spec.goal) if r["trial"] in before], spec.objectives, MOST)
+    curves = {
+        trial: [p for p in _judged(history, trial, _place(spec, history, trial)) if _label(p) in wanted]
+        for trial in [*kept, *latest]
+        if (wanted := {row_label(row) for row in history.rows_of(trial, spec.objectives, spec.goal)})
+    }
+    old = [p for trial in kept for p in curves.get(trial, [])]
+    curve = history.record(before[0]).curve
+    if not old or curve is None:
+        return False
+    points = [p for found in curves.values() for p in found]
+    found = judge(points, curve.train_counts, spec.objectives, {"before": old}, curve.classes)
+    return found.front["gain"]["before"]["hypervolume"]["verdict"] != "gain"
+
+
 def nearest(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int) -> list[int]:
     """The trials of ``rows``, ascending; where there are more than ``most``, those that are on the front, then those on
     the front of the others, and so on."""

@@ -19,6 +19,7 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
+from tuner.spec.budget import PATTERN
 from tuner.spec.objectives import BOUNDED, NATURAL, WORST
 from tuner.spec.option import option, options_of
 from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Share, Text, Whole
@@ -101,6 +102,12 @@ class SearchFields:
         "Number of epochs of a trial that runs to its end.")
     time_budget: float | None = option(None, Positive(), BUDGET,
         "Seconds after which the search ends.", hashed=False, unset="no limit")
+    budget: str | None = option(None, Text(PATTERN), BUDGET,
+        "What the search may cost: 40epochs that are trained, 6gpu-h, or 30min or 2h on the clock. It ends before a "
+        "training that would exceed it.", hashed=False, unset="no limit")
+    until_flat: int | None = option(None, Whole(1), BUDGET,
+        "Number of trainings in full in a row after which the search ends if they have not moved the front beyond its "
+        "interval.", hashed=False, unset="never")
     seeds: int = option(1, Whole(1), BUDGET,
         "Number of seeds, the first included, with which members of the front are trained; the front is then drawn on "
         "means.", hashed=False)

@@ -14,7 +14,6 @@ from tuner.spec import known
 from tuner.spec.fields import SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.parameter_schema import range_schema, value_schema
-from tuner.spec.search_spec import FORMER_FIELDS
 
 
 def spec_schema() -> dict[str, Any]:
@@ -41,7 +40,7 @@ def _fields(shared: dict[str, Param]) -> dict[str, Any]:
     fields["set"]["properties"] = {name: value_schema(param) for name, param in known.training().items()}
     fields["fix"]["properties"] = {name: value_schema(param) for name, param in shared.items()}
     fields["space"]["properties"] = {name: range_schema(param) for name, param in shared.items()}
-    return {**fields, **{name: {"const": None, "deprecated": True} for name in FORMER_FIELDS}}
+    return fields
 
 
 def _field_schema(asked: Option) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
 from tuner.errors import UsageError
+from tuner.spec.budget import Budget
 from tuner.spec.epoch_plan import EpochPlan
 from tuner.spec.fields import FORMER, SearchFields
 from tuner.spec.known import recipes as known_recipes
@@ -50,6 +51,8 @@ class SearchSpec(SearchFields):
         self.search_space()  # raises what is wrong with fix and space
         self._check_average()
         self.scheduling.check()
+        if self.budget and self.budget.endswith("gpu-h") and not self.gpus_per_trial:
+            raise UsageError(f"--budget {self.budget!r} counts GPUs, but --gpus-per-trial is 0")
 
     def _check_recipe(self) -> None:
         if self.recipe == "paper" and not recipe_of(self.methods[0]):
@@ -193,6 +196,12 @@ class SearchSpec(SearchFields):
         searched = len(self.methods) > 1 or bool(self.search_space().searched)
         return self.trials - len(self.methods) if searched else 0
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the search may take; None: there is no limit."""
+        limits = [self.time_budget, (budget := Budget.of(self.budget)) and budget.seconds]
+        return min((limit for limit in limits if limit), default=None)
+
     @cached_property
     def scheduling(self) -> Scheduler:
         """The scheduler that applies, with its options."""
@@ -242,6 +251,8 @@ class SearchSpec(SearchFields):
     def _from_dict(cls, values: dict[str, Any]) -> SearchSpec:
         known = options_of(cls)
         for key in values:
+            if key in FORMER_FIELDS:
+                raise UsageError(f"spec field {key!r} is of an earlier version and means nothing now; leave it out")
             if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
         return cls(**{key: value for key, value in values.items() if value is not None})

@@ -1,0 +1,33 @@
+"""The budget of a search in the units that people have: epochs, hours of GPUs, or minutes on the clock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+UNITS = {"epochs": "epochs", "gpu-h": "gpu-h", "min": "min", "h": "min"}
+PATTERN = rf"^(\d+\.?\d*|\.\d+)\s*({'|'.join(UNITS)})$"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``amount`` of ``unit``: ``epochs`` that are trained, ``gpu-h`` (hours times the GPUs of a trial) or ``min``."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def of(cls, text: str | None) -> Budget | None:
+        """``40epochs``, ``6gpu-h``, ``30min`` or ``2h``, which `SearchFields` has checked."""
+        if text is None:
+            return None
+        found = re.match(PATTERN, text)
+        if not found:
+            raise ValueError(text)
+        amount, unit = float(found[1]), found[2]
+        return cls(amount * 60 if unit == "h" else amount, UNITS[unit])
+
+    @property
+    def seconds(self) -> float | None:
+        """On the clock; None for a budget of another kind."""
+        return 60 * self.amount if self.unit == "min" else None
