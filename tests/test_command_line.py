@@ -155,7 +155,7 @@ COMPLETIONS = [
     (["search", "--method", "sr"], ["srat"]),
     (["search", "--method", "srat", "--method", "wa"], ["wat"]),
     (["submit", "--sampler", "nsga"], ["nsga2", "nsga3"]),
-    (["search", "--scheduler", "pareto"], ["pareto-asha"]),
+    (["search", "--scheduler", "pre"], ["preview"]),
     (["search", "--dataset", "cifar"], ["cifar10", "cifar100"]),
     (["search", "--dataset", "parq"], ["parquet:"]),
     (["search", "--model", "wrn"], ["wrn-34-10"]),

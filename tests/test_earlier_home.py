@@ -39,7 +39,7 @@ def test_it_is_listed_and_its_front_is_what_it_was(home):
     assert result["front"][0]["offsets"] == {"kind": "none", "tau": 0.0, "values": []}
     assert result["paper"]["trial"] == 0 and len(result["paper_curve"]) == 1 and result["no_search"] == []
     assert (result["gain"], result["band"], result["hypervolume_claimed"], result["images"]) == ({}, None, None, None)
-    assert result["trials"] == {"finished": 2, "stopped": 1, "failed": 0}
+    assert result["trials"] == {"finished": 2, "previewed": 0, "stopped": 1, "failed": 0}
 
 
 def test_its_tables_pages_and_answers(home, tmp_path):
@@ -74,7 +74,7 @@ def test_it_is_resumed_with_the_reference_that_it_lacks(home):
     assert done.returncode == 0, done.stderr
     result, history = json.loads(done.stdout), History(folder)
     assert history.path.read_text().startswith(before)
-    assert result["state"] == "finished" and result["trials"] == {"finished": 3, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {"finished": 3, "previewed": 0, "stopped": 0, "failed": 0}
     events = [json.loads(line) for line in history.path.read_text().splitlines()]
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
     assert epochs == {(trial, epoch): 1 for trial in (-1, 0, 1, 2) for epoch in (1, 2, 3, 4)}

@@ -14,9 +14,11 @@ from search_spaces.param import params_of
 from search_spaces.training import Training
 from tuner.cli import main
 from tuner.errors import UsageError
+from tuner.home import Home
+from tuner.results.searches import load_search
 from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schema import spec_schema
-from tuner.spec.search_spec import SearchSpec
+from tuner.spec.search_spec import FORMER_FIELDS, SearchSpec
 
 SCHEMA = spec_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -60,69 +62,78 @@ storage: null
 study_storage: null
 """
 
-# A search's name holds the hash of what can change its results: `tuner resume` and `tuner front` of searches made
-# earlier need it to stay. What such a search differed in from `STORED`, and its name.
-EARLIER = {
-    "{}": "srat-digits-adc88f49",
-    "method: done": "done-digits-02e7a412",
-    "method: [srat, done]": "srat-done-digits-3808759a",
-    "method: [cfa, wat, dafa, mart]": "cfa-wat-dafa-more-digits-5b33147c",
-    "dataset: 'parquet:/a/b'": "srat-b-76bfdea0",
-    "imbalance: none": "srat-digits-46e755c6",
-    "model: 'resnet18:0.5'": "srat-digits-32defb01",
-    "max_epochs: 40": "srat-digits-487dbab2",
-    "seed: 7": "srat-digits-9cae7b27",
-    "objectives: robust_acc": "srat-digits-4bf1dda2",
-    "sampler: gp": "srat-digits-ffaae986",
-    "scheduler: none": "srat-digits-5d3f9baa",
-    "asha_metric: clean_acc": "srat-digits-e2c97a4a",
-    "reduction: 3": "srat-digits-ee7a8023",
-    "grace: 2": "srat-digits-8567a904",
-    "on_rung: pause": "srat-digits-13fef61b",
-    "constraint: clean_acc>=0.8": "srat-digits-0a4d7be8",
-    "smooth_worst: cvar:0.2": "srat-digits-26674f76",
-    "warm_start: earlier": "srat-digits-9455a8df",
-    "fix: {start: 0.3}": "srat-digits-8f3d34fd",
-    "set: {lr: '1e-3'}": "srat-digits-9263da9d",
-    "space: {start: [0.3, 0.6]}": "srat-digits-cb94b1b9",
-    "trunk: none": "srat-digits-adc88f49",
-    "{trunk: 'at:3', method: wat}": "wat-digits-8f517a1e",
-    "{trunk: 'at:3', method: wat, seeds: 3, cpus_per_trial: 2, dataset: 'parquet:/x/y'}": "wat-y-c27f19d7",
-    "{method: [srat, trades], fix: {beta: 3.0, lr: 0.05}, space: {start: [0.3, 0.6]}, trials: 6}": (
-        "srat-trades-digits-a0f0cb82"
-    ),
-    "{sampler: nsga2, scheduler: pareto-asha, max_epochs: 40, constraint: [clean_acc>=0.8], smooth_worst: 'cvar:0.2', "
-    "warm_start: a, set: {compile: on}}": "srat-digits-ae72658a",
-}
+# What a search of then differed in from `STORED`.
+EARLIER = [
+    "{}",
+    "method: done",
+    "method: [srat, done]",
+    "method: [cfa, wat, dafa, mart]",
+    "dataset: 'parquet:/a/b'",
+    "imbalance: none",
+    "model: 'resnet18:0.5'",
+    "max_epochs: 40",
+    "seed: 7",
+    "objectives: robust_acc",
+    "sampler: gp",
+    "scheduler: none",
+    "asha_metric: clean_acc",
+    "reduction: 3",
+    "grace: 2",
+    "on_rung: pause",
+    "constraint: clean_acc>=0.8",
+    "smooth_worst: cvar:0.2",
+    "warm_start: earlier",
+    "fix: {start: 0.3}",
+    "set: {lr: '1e-3'}",
+    "space: {start: [0.3, 0.6]}",
+    "trunk: none",
+    "{trunk: 'at:3', method: wat}",
+    "{trunk: 'at:3', method: wat, seeds: 3, cpus_per_trial: 2, dataset: 'parquet:/x/y'}",
+    "{method: [srat, trades], fix: {beta: 3.0, lr: 0.05}, space: {start: [0.3, 0.6]}, trials: 6}",
+    "{sampler: nsga2, scheduler: pareto-asha, max_epochs: 40, constraint: [clean_acc>=0.8], smooth_worst: 'cvar:0.2', warm_start: a, set: {compile: on}}",
+]
 
 
-# The same of a spec file now.
+# A search's name holds the hash of what can change its results: the same spec gives the same name.
 NAMES = {
-    "{}": "srat-digits-6e08b109",
-    "val_per_class: 0": "srat-digits-edfff080",
-    "val_fraction: 0.1": "srat-digits-89d2f95d",
-    "offsets: none": "srat-digits-ea4cda59",
-    "recipe: common": "srat-digits-6e08b109",
-    "{method: wat, recipe: paper}": "wat-digits-cd6671ab",
-    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-0a0849e6",
+    "{}": "srat-digits-bcd356d7",
+    "val_per_class: 0": "srat-digits-57636add",
+    "val_fraction: 0.1": "srat-digits-6edccd21",
+    "offsets: none": "srat-digits-d54bef38",
+    "burn_in: own": "srat-digits-e7ff7d86",
+    "scheduler: none": "srat-digits-6a607102",
+    "recipe: common": "srat-digits-bcd356d7",
+    "{method: wat, recipe: paper}": "wat-digits-ef960e22",
+    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-20cf8a8a",
 }
 
 
-@pytest.mark.parametrize("text, name", EARLIER.items(), ids=EARLIER)
-def test_an_earlier_search_keeps_its_name_and_meaning(text, name):
-    spec = SearchSpec.from_stored(yaml.safe_dump({**yaml.safe_load(STORED), **yaml.safe_load(text)}))
-    assert spec.search_name == name and spec.hash() == name[-8:]
+@pytest.mark.parametrize("text", EARLIER)
+def test_an_earlier_search_keeps_its_name_and_meaning(tmp_path, text):
+    home = Home(tmp_path)
+    folder = home.search("its-name-of-then")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump({**yaml.safe_load(STORED), **yaml.safe_load(text)}))
+    spec = load_search(home, "its-name-of-then").spec
+    assert spec.search_name == "its-name-of-then"
     assert SearchSpec.from_stored(spec.to_yaml()) == spec  # written again, with what it means
     assert (spec.val_per_class, spec.val_fraction) == (0, 0.2)
+    assert (spec.burn_in, spec.scheduling.name) == ("own", "none")  # what is left of it trains in full
+
+
+@pytest.mark.parametrize("name", FORMER_FIELDS)
+def test_a_field_of_an_earlier_version_is_named(name):
+    with pytest.raises(UsageError, match=f"spec field '{name}' is of an earlier version"):
+        SearchSpec.from_yaml(f"{name}: null")
 
 
 def test_a_file_of_the_user_has_todays_defaults():
     assert SearchSpec.from_yaml("{}") == SearchSpec() == SearchSpec.from_stored(SearchSpec().to_yaml())
-    assert SearchSpec.from_yaml(STORED).val_per_class == 300 and SearchSpec.from_stored(STORED).val_per_class == 0
+    assert SearchSpec().val_per_class == 300 and SearchSpec.from_stored(STORED).val_per_class == 0
     assert SearchSpec.from_stored(STORED + "val_per_class: 40").val_per_class == 40
     stored = SearchSpec.from_stored(STORED)  # no part of the answer that was not asked for then
     assert (stored.offsets, stored.recipe) == ("none", "former")
-    assert SearchSpec.from_yaml(STORED).offsets == "auto" and SearchSpec.from_yaml(STORED).recipe == "common"
+    assert (SearchSpec().offsets, SearchSpec().recipe, SearchSpec().burn_in) == ("auto", "common", "stem")
 
 
 def test_before_is_a_value_that_a_spec_can_hold():
@@ -151,7 +162,7 @@ VALUES = {
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
-    "trunk": (["--no-trunk"], "none", [3, "at:0", "at", "off"]),
+    "burn_in": (["--burn-in", "own"], "own", [3, "none", "at:3"]),
     "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
     "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),
     "constraint": (["--constraint", "clean_acc>=0.8"], ["clean_acc>=0.8"], [3, ["acc>=0.8"], "clean_acc=0.8", [3]]),
@@ -163,16 +174,14 @@ VALUES = {
     ),
     "trials": (["--trials", "6"], 6, [0, 1.5, "6", True, [6]]),
     "max_epochs": (["--max-epochs", "40"], 40, [0, 1.5, "40"]),
+    "budget": (["--budget", "6gpu-h", "--gpus-per-trial", "1"], "6gpu-h", [40, "40", "6gpu", "-3min", "1d"]),
+    "until_flat": (["--until-flat", "3"], 3, [0, 1.5]),
     "time_budget": (["--time-budget", "60.5"], 60.5, [0, -1, "60"]),
     "seeds": (["--seeds", "3"], 3, [0, 2.5]),
     "sampler": (["--sampler", "gp"], "gp", ["grid", "cmaes", 5]),
     "smooth_worst": (["--smooth-worst", "cvar:0.2"], "cvar:0.2", [0.2, "cvar:2", "cvar:0", "mean:0.2"]),
     "warm_start": (["--warm-start", "earlier"], "earlier", [5]),
-    "scheduler": (["--scheduler", "median"], "median", ["hyperband", ["asha"]]),
-    "asha_metric": (["--asha-metric", "clean_acc"], "clean_acc", ["robustness", 3]),
-    "reduction": (["--reduction", "3"], 3, [1, 2.5]),
-    "grace": (["--grace", "2"], 2, [0, "2"]),
-    "on_rung": (["--on-rung", "pause"], "pause", ["kill", True]),
+    "scheduler": (["--scheduler", "none"], "none", ["asha", ["preview"]]),
     "max_concurrent": (["--max-concurrent", "3"], 3, [0, 2.5]),
     "cpus_per_trial": (["--cpus-per-trial", "0.5"], 0.5, [0, "x", True]),
     "gpus_per_trial": (["--gpus-per-trial", "auto"], "auto", [-1, 1.5, True, "all", [1]]),
@@ -184,6 +193,8 @@ VALUES = {
     "study_storage": (["--study-storage", "sqlite:///x.db"], "sqlite:///x.db", ["redis://x", 5]),
 }
 NOT_HASHED = {
+    "budget",
+    "until_flat",
     "time_budget",
     "seeds",
     "max_concurrent",
@@ -211,7 +222,7 @@ def dry_run(capsys, monkeypatch, *args):
 def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, name):
     args, value, _ = VALUES[name]
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
-    more = {"method": "mart"} if name == "recipe" else {}  # not every method has one
+    more = {"recipe": {"method": "mart"}, "budget": {"gpus_per_trial": 1.0}}.get(name, {})  # what allows the value
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value, **more}))
     by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
     by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")
@@ -235,9 +246,8 @@ def test_a_wrong_value_is_refused_by_tool_and_schema(name):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_can_change_a_result_changes_the_name(name):
-    value = "at:3" if name == "trunk" else VALUES[name][1]
-    method = {"trunk": {"method": "wat"}, "recipe": {"method": "mart"}}.get(name, {})  # what allows the value
-    changed, plain = SearchSpec.from_dict({**method, name: value}), SearchSpec(**method)
+    allows = {"budget": {"gpus_per_trial": 1.0}, "recipe": {"method": "mart"}}.get(name, {})  # what allows the value
+    changed, plain = SearchSpec.from_dict({**allows, name: VALUES[name][1]}), SearchSpec(**allows)
     assert (changed.hash() == plain.hash()) == (name in NOT_HASHED)
 
 
@@ -256,8 +266,6 @@ def test_schema_says_what_a_field_is():
     assert SCHEMA["properties"]["sampler"]["enum"] == [*OPTIONS["sampler"].kind.suggestions(), None]
     assert SCHEMA["properties"]["trials"]["minimum"] == 1
     assert not VALIDATOR.is_valid({"metod": "srat"}) and not VALIDATOR.is_valid(["srat"])
-    VALIDATOR.validate({"trunk_storage": None})
-    assert not VALIDATOR.is_valid({"trunk_storage": "x"})
 
 
 def ends(param):

@@ -54,9 +54,6 @@ def field_parameters() -> list[tuple[str, Any, Any]]:
     found: list[tuple[str, Any, Any]] = []
     for asked in sorted(options_of(SearchFields).values(), key=lambda asked: PANELS.index(asked.panel)):
         found.append((asked.name, Annotated[Optional[asked.kind.argument], option_of(asked, asked.panel)], None))
-        if asked.off is not None:
-            flag = option(f"--no-{asked.flag}", "", f"The same as --{asked.flag} {asked.off}.", panel=asked.panel)
-            found.append((f"no_{asked.name}", Annotated[bool, flag], False))
     return found
 
 
@@ -78,10 +75,6 @@ def spec_of(given: dict[str, Any]):
 def _said(asked: Option, given: dict[str, Any]) -> Any:
     """What the command line says of a field; None: nothing."""
     said = given[asked.name]
-    if asked.off is not None and given[f"no_{asked.name}"]:
-        if said:
-            raise UsageError(f"--no-{asked.flag} and --{asked.flag} {said!r} contradict each other; give one of them")
-        return asked.off
     return said or None if isinstance(said, list) else said
 
 

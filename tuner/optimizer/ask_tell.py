@@ -52,10 +52,12 @@ class MethodSearch:
         return max(1, min(FIRST, self.spec.trials // 2))
 
     def ended(self, record: TrialRecord) -> None:
-        """A trial has ended, or its preview: its epochs and its curve count for the bandit, at one fidelity."""
-        previews = self.spec.scheduling.previewing
-        epochs = record.preview.epochs if record.preview else len(record.epochs) - record.stem_epochs
-        self.rewards.add(epochs, curve_of(record, self.spec.goal, preview=previews))
+        """A trial has ended, or its preview: its epochs and its curve count for the bandit, at one fidelity. Where
+        proposals are previewed, a default setting does not count: it has no preview."""
+        if not self.spec.scheduling.previewing:
+            self.rewards.add(len(record.epochs) - record.stem_epochs, curve_of(record, self.spec.goal, preview=False))
+        elif record.preview or not record.full:
+            self.rewards.add(self.spec.epoch_plan.preview[1], curve_of(record, self.spec.goal))
 
 
 def _seconds(metrics: dict) -> float:
@@ -92,7 +94,7 @@ class AskTell:
         self.total = replicates.total_trials(spec)
         warm = list(warm)
         self.methods = {own.methods[0]: self._open(own, folder, warm) for own in spec.lanes}
-        for record in sorted(history.trials.values(), key=lambda t: t.ended):
+        for record in sorted(history.trials.values(), key=lambda t: t.preview.ended if t.preview else t.ended):
             if record.preview or record.state.ended:
                 self.methods[record.method].ended(record)
         unsearched = [*history.references.values(), *history.replicates.values()]

@@ -44,9 +44,9 @@ class Proposal:
 class Proposer:
     """Proposes settings from what the history says, and keeps the recorded study.
 
-    ``spec``: of one method. ``folder``: where the study is recorded;
-    without one, it is kept in memory for samplers that read it, and for others not at all. ``warm``: full trials of an
-    earlier search. ``most``: how many trials it may propose, if not ``spec.trials``. ``study``: the study's name.
+    ``spec``: of one method. ``folder``: where the study is recorded; without one, it is kept in memory for samplers
+    that read it, and for others not at all. ``warm``: the trials of an earlier search. ``most``: how many trials it may
+    propose, if not ``spec.trials``. ``study``: the study's name.
     """
 
     def __init__(

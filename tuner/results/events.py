@@ -92,7 +92,8 @@ class Previewed(Event):
     curve: dict[str, Any] | None = None
 
     def change(self, record: TrialRecord) -> None:
-        record.preview = Preview(self.epochs, self.metrics, Curve.of(self.curve) if self.curve else None)
+        curve = Curve.of(self.curve) if self.curve else None
+        record.preview = Preview(self.epochs, self.metrics, curve, self.time)
         record.state, record.ended = TrialState.PREVIEWED, self.time
 
 

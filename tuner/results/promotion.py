@@ -17,6 +17,7 @@ from tuner.spec.objectives import Goal
 from tuner.spec.schedulers import Scheduler
 
 WINDOW = 200  # latest previews that are compared
+DIGITS = 12  # of a hypervolume: what differs beyond them is equal
 Point = tuple[float, ...]
 
 
@@ -28,13 +29,15 @@ def curve_of(record: TrialRecord, goal: Goal, *, preview: bool = True) -> list[P
 
 
 def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None:
-    """The best preview that should train in full now and does not yet; None: there is none."""
-    previews = [t for t in history.trials.values() if t.preview]
-    most = scheduler.most(len(previews))
-    if not any(t.state == TrialState.PREVIEWED for t in previews) or not most:
+    """The best preview that should train in full now and does not yet; None: there is none.
+
+    One that diverged is in too: else a search in which many do would train nothing in full.
+    """
+    ended = [t for t in history.trials.values() if t.preview or (t.state == TrialState.FAILED and not t.full)]
+    if not any(t.state == TrialState.PREVIEWED for t in ended):
         return None
-    latest = {t.trial: curve_of(t, goal) for t in previews[-WINDOW:]}
-    best = enclosing(latest, min(most, scheduler.most(len(latest))))
+    latest = ended[-WINDOW:]
+    best = enclosing({t.trial: curve_of(t, goal) for t in latest if t.preview}, scheduler.most(len(latest)))
     return next((trial for trial in best if history.trials[trial].state == TrialState.PREVIEWED), None)
 
 
@@ -44,7 +47,7 @@ def enclosing(curves: Mapping[int, Sequence[Point]], most: int) -> list[int]:
 
     A gain only shrinks as others are taken, so it is computed again only for the trial that seems next (Minoux, 1978).
     """
-    own = {trial: volume(curve) for trial, curve in curves.items()}
+    own = {trial: round(volume(curve), DIGITS) for trial, curve in curves.items()}
     waiting = [(-size, -size, trial, 0) for trial, size in own.items()]
     heapq.heapify(waiting)
     taken: list[int] = []
@@ -53,7 +56,7 @@ def enclosing(curves: Mapping[int, Sequence[Point]], most: int) -> list[int]:
     while waiting and len(taken) < most:
         _, _, trial, seen = heapq.heappop(waiting)
         if seen < len(taken):
-            gain = round(volume([*points, *curves[trial]]) - so_far, 12)
+            gain = round(volume([*points, *curves[trial]]) - so_far, DIGITS)
             heapq.heappush(waiting, (-gain, -own[trial], trial, len(taken)))
             continue
         taken.append(trial)

@@ -102,8 +102,8 @@ def methods_json(run: SearchRun) -> list[dict[str, Any]]:
 
 
 def state_of(run: SearchRun) -> str:
-    """``finished`` if all trials and replicates have ended, or the front is flat where that ends a search; ``failed`` if
-    all trials failed; else ``stopped``."""
+    """``finished`` if all trials and replicates have ended, or the front is flat where that ends a search; ``failed``
+    if all trials failed; else ``stopped``."""
     spec, history = run.spec, run.history
     running = any(t.state == TrialState.RUNNING for t in history.everything())
     if not running and flat(spec, history):

@@ -16,11 +16,13 @@ NO_SEARCH = -1  # the number of the reference that every search trains once: pla
 
 @dataclass(frozen=True)
 class Preview:
-    """What a trial was worth after ``epochs`` epochs from a late fork: metrics at their end, and its curve."""
+    """What a trial was worth after ``epochs`` epochs from a late fork: metrics at their end, and its curve. ``ended``:
+    when, in seconds since 1970."""
 
     epochs: int
     metrics: dict[str, Any]
     curve: Curve | None = None
+    ended: float = 0.0
 
 
 @dataclass

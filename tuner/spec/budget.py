@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tuner.errors import UsageError
+
 UNITS = {"epochs": "epochs", "gpu-h": "gpu-h", "min": "min", "h": "min"}
-PATTERN = rf"^(\d+\.?\d*|\.\d+)\s*({'|'.join(UNITS)})$"
+PATTERN = rf"^(0*[1-9]\d*(?:\.\d*)?|0*\.\d*[1-9]\d*)\s*({'|'.join(UNITS)})$"
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,12 @@ class Budget:
 
     @classmethod
     def of(cls, text: str | None) -> Budget | None:
-        """``40epochs``, ``6gpu-h``, ``30min`` or ``2h``, which `SearchFields` has checked."""
+        """``40epochs``, ``6gpu-h``, ``30min`` or ``2h``; ``UsageError`` for another text."""
         if text is None:
             return None
         found = re.match(PATTERN, text)
         if not found:
-            raise ValueError(text)
+            raise UsageError(f"--budget {text!r} is not allowed; write 40epochs, 6gpu-h, 30min or 2h")
         amount, unit = float(found[1]), found[2]
         return cls(amount * 60 if unit == "h" else amount, UNITS[unit])
 

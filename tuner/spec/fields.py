@@ -19,7 +19,7 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
-from tuner.spec.budget import PATTERN
+from tuner.spec.budget import PATTERN, Budget
 from tuner.spec.objectives import BOUNDED, NATURAL, WORST
 from tuner.spec.option import option, options_of
 from tuner.spec.validation import Choice, Gpus, Pairs, Positive, Several, Share, Text, Whole
@@ -102,7 +102,7 @@ class SearchFields:
         "Number of epochs of a trial that runs to its end.")
     time_budget: float | None = option(None, Positive(), BUDGET,
         "Seconds after which the search ends.", hashed=False, unset="no limit")
-    budget: str | None = option(None, Text(PATTERN), BUDGET,
+    budget: str | None = option(None, Text(PATTERN, Budget.of), BUDGET,
         "What the search may cost: 40epochs that are trained, 6gpu-h, or 30min or 2h on the clock. It ends before a "
         "training that would exceed it.", hashed=False, unset="no limit")
     until_flat: int | None = option(None, Whole(1), BUDGET,

@@ -48,7 +48,6 @@ class Option:
     ``name``: of the field and in a spec file. ``flag``: on the command line, without the dashes.
     ``help``: whole sentences, in which ``{names}`` stands for the names of a choice.
     ``unset``: what happens where the default is None, in words.
-    ``off``: the value that ``--no-FLAG`` stands for; None: there is no such flag.
     ``hashed``: whether it can change a result, so that a search with another value has another name.
     ``before``: what the stored spec of a search means that was made before there was this field: what the code then
     did. A search with this value keeps the name that it had. Not None, which in a spec stands for the default.
@@ -61,7 +60,6 @@ class Option:
     help: str
     flag: str
     unset: str | None
-    off: str | None
     hashed: bool
     before: Any
 
@@ -91,7 +89,6 @@ def option(
     *,
     flag: str | None = None,
     unset: str | None = None,
-    off: str | None = None,
     hashed: bool = True,
     before: Any = ALWAYS,
 ) -> Any:
@@ -102,7 +99,6 @@ def option(
         "help": help_,
         "flag": flag,
         "unset": unset,
-        "off": off,
         "hashed": hashed,
         "before": before,
     }
