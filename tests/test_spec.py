@@ -90,7 +90,8 @@ EARLIER = [
     "{trunk: 'at:3', method: wat}",
     "{trunk: 'at:3', method: wat, seeds: 3, cpus_per_trial: 2, dataset: 'parquet:/x/y'}",
     "{method: [srat, trades], fix: {beta: 3.0, lr: 0.05}, space: {start: [0.3, 0.6]}, trials: 6}",
-    "{sampler: nsga2, scheduler: pareto-asha, max_epochs: 40, constraint: [clean_acc>=0.8], smooth_worst: 'cvar:0.2', warm_start: a, set: {compile: on}}",
+    "{sampler: nsga2, scheduler: pareto-asha, max_epochs: 40, constraint: [clean_acc>=0.8], smooth_worst: 'cvar:0.2', "
+    "warm_start: a, set: {compile: on}}",
 ]
 
 

@@ -32,6 +32,7 @@ class TrialConfig:
     folder: str | None = None  # path or URL where the trial keeps its checkpoint; None: nowhere
     fork: int = 0  # how many epochs come from the stem, which is plain AT; 0: the trial trains alone
     stem: dict[str, Any] = field(default_factory=dict)  # the stem's training, as ``training``
+    spare_seeds: tuple[int, ...] = ()  # whose stems are trained while another process trains this one: replicates' own
     stem_from: int = 1  # the earliest fork of the search: of the stem's epochs before, none is kept
     cool_down: int | None = None  # of a preview: epochs from the fork, over which the learning rate falls to 0
     storage: str | None = None  # path or URL where nodes share stems and data; None: the home

@@ -45,6 +45,7 @@ class TrialActor(tune.Trainable):
         self.epochs = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
         self.unreported = bool(self.epochs)
         self.fork = self._stored(lambda: open_fork(self.trainer))
+        self.spare, self.spare_seeds = None, list(self.trial.spare_seeds)  # the way to a stem under another seed
 
     def reset_config(self, new_config: dict) -> bool:
         self.setup(new_config)
@@ -91,11 +92,25 @@ class TrialActor(tune.Trainable):
         trains it, or the fork itself."""
         past = self.fork.leave() if self.fork.ready() else None
         if past is None:
-            stem = StemReport(trained=self.fork.advance(), outdated=self.fork.outdated)
-            return TrialReport(self.trial.trial, stem=stem)
+            trained = self._advance()
+            return TrialReport(self.trial.trial, stem=StemReport(trained=trained, outdated=self.fork.outdated))
         stem, self.fork = StemReport(past=past, name=self.fork.name), None
         self.epochs = list(past)
         return replace(self._report(past[-1]), stem=stem)
+
+    def _advance(self) -> int | None:
+        """Train an epoch of the stem; while another process does, one of a stem that replicates will need."""
+        from trainables.stem import spare_fork
+
+        if self.spare_seeds and (trained := self.fork.advance(wait_s=0.0)):
+            return trained
+        while self.spare_seeds and not self.fork.ready():
+            self.spare = self.spare or spare_fork(self.trainer, self.spare_seeds[0])
+            if not self.spare.ready():
+                return self.spare.advance()
+            self.spare = None
+            self.spare_seeds.pop(0)
+        return self.fork.advance()
 
     def _report(self, metrics: dict) -> TrialReport:
         done = self.trainer.epoch >= self.trial.last_epoch

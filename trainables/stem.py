@@ -26,6 +26,7 @@ from trainables.stem_store import StemStore
 
 FORMAT = 2  # raise it when the files' content changes: old stems are then not found
 PLAIN = "at"  # the method
+WAIT_S = 2.0  # for an epoch of the stem that another process trains, before the driver hears of it
 PACKAGE = Path(__file__).parent
 # Files that do not decide a plain epoch's bits. Every other file counts, so a new one cannot be forgotten: counting too
 # many only trains a stem once more.
@@ -129,7 +130,7 @@ class Fork:
     def ready(self) -> bool:
         return self.epoch in self.store.epochs()
 
-    def advance(self, wait_s: float = 2.0) -> int | None:
+    def advance(self, wait_s: float = WAIT_S) -> int | None:
         """Train one epoch of the stem and return its number; None: another process still trains it after ``wait_s``
         seconds."""
         deadline = time.monotonic() + wait_s
@@ -186,6 +187,11 @@ class Fork:
         stem = Trainer(stem_config(self.trainer.config), self.trainer.device, head=method.head)
         stem.method.needs_val_losses = method.needs_val_losses
         return stem
+
+
+def spare_fork(trainer: Trainer, seed: int) -> Fork:
+    """The way to the same trial's fork under another seed."""
+    return Fork(Trainer(dataclasses.replace(trainer.config, seed=seed, folder=None), trainer.device))
 
 
 def open_fork(trainer: Trainer) -> Fork | None:

@@ -47,6 +47,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         home=str(run.home.root),
         fork=fork,
         stem=stem if fork else {},
+        spare_seeds=tuple(range(spec.seed + 1, spec.seed + spec.seeds)) if record.seed == spec.seed else (),
         stem_from=max(1, spec.forks[0]),
         cool_down=None if record.full else plan.preview[1],
         storage=spec.storage,
