@@ -93,7 +93,8 @@ def picture_data(run: SearchRun) -> dict:
     drawn = [_reference_data(spec, history, reference, points) for reference in references]
     band = result.get("band")
     title, line = headline(spec)
-    data = frame_data(spec.objectives, points, drawn, band)
+    previews = previews_of(spec, history, plane(spec.objectives))
+    data = frame_data(spec.objectives, points, drawn, band, effects=previews)
     label_points(data, [row_label(row) for row in front.rows])
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
     xs, ys = staircase(corners, data["range"])
@@ -207,6 +208,24 @@ def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str,
     return points
 
 
+def previews_of(spec: SearchSpec, history: History, axes: tuple[str, str]) -> list[dict]:
+    """Every preview with the offsets at which the sum of ``axes`` is largest: all trials at one fidelity, which the few
+    that trained in full are not enough for."""
+    found = []
+    for record in history.trials.values():
+        pairs = [(m.get(axes[0]), m.get(axes[1])) for _, m in record.preview_points]
+        known = [(x, y) for x, y in pairs if _finite(x) and _finite(y)]
+        if not known:
+            continue
+        x, y = max(known, key=sum)
+        values = [f"{short_label(name)}: {fraction(value)}" for name, value in zip(axes, (x, y))]
+        text = "<br>".join([f"<b>trial {record.trial}</b> (preview)", *values])
+        about = {"trial": record.trial, "id": str(record.trial), "params": record.params, "text": text}
+        method = spec.methods.index(record.method) if record.method in spec.methods else 0
+        found.append({**about, "method": method, "x": x, "y": y, "front": record.full})
+    return found
+
+
 def _points_of(
     spec: SearchSpec,
     history: History,
@@ -262,9 +281,14 @@ def _offsets_of(record: TrialRecord, offsets: Offsets) -> dict | None:
 
 
 def frame_data(
-    objectives: tuple[str, ...], points: list[dict], references: Sequence[dict] = (), band: Mapping | None = None
+    objectives: tuple[str, ...],
+    points: list[dict],
+    references: Sequence[dict] = (),
+    band: Mapping | None = None,
+    effects: list[dict] | None = None,
 ) -> dict:
-    """The axes and limits of a figure with these points, and a note on what it does not show."""
+    """The axes and limits of a figure with these points, and a note on what it does not show. ``effects``: the points
+    that show the effect of a parameter, of previews; without any, of trials of full budget."""
     x_name, y_name = plane(objectives)
     limits = [_limits(axis, points, references, band) for axis in "xy"]
     outside = sum(not all(low <= p[a] <= high for a, (low, high) in zip("xy", limits)) for p in points)
@@ -278,6 +302,7 @@ def frame_data(
     )
     if outside:
         notes.append(f"{outside} of {len(points)} points are worse than what the picture shows.")
+    shown = effects or [p for p in points if p["full"] and p["best"]]
     return {
         "x": x_name,
         "y": y_name,
@@ -294,7 +319,9 @@ def frame_data(
         "curveName": CURVES,
         "paperName": _papers_name([p["setting"] for p in points if p["paper"]]),
         "colours": {"x": BLUE, "y": VERMILLION, "grey": GREY, "ring": ORANGE},
-        "paramRange": _range([p[a] for p in points for a in "xy" if p["full"] and p["best"]]),
+        "effects": shown,
+        "effectsOf": "previews" if effects else "trials of full budget",
+        "paramRange": _range([p[a] for p in shown for a in "xy"]),
     }
 
 

@@ -213,10 +213,8 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
 
 
 def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int = 0) -> None:
-    """Both objectives of every trial of full budget over one parameter."""
-    some = [
-        p for p in data["points"] if p["full"] and p["best"] and p["method"] == method and param["name"] in p["params"]
-    ]
+    """Both objectives of every preview, or trial of full budget, over one parameter."""
+    some = [p for p in data["effects"] if p["method"] == method and param["name"] in p["params"]]
     values = [p["params"][param["name"]] for p in some]
     texts = [text for _, text in param["ticks"]]
     xs = [texts.index(str(v)) for v in values] if param["choice"] else values
@@ -250,12 +248,13 @@ def draw_parallel(axes: Axes, data: dict, method: int) -> None:
     from matplotlib import colormaps
 
     searched, nowhere = data["methods"][method]["searched"], -0.15
-    some = [p for p in data["points"] if p["full"] and p["best"] and p["method"] == method]
+    some = [p for p in data["effects"] if p["method"] == method]
     ends = [
         {"name": data[key], "range": limits, "ticks": [[v, f"{v:.2f}"] for v in limits], "choice": False, "log": False}
         for key, limits in zip("xy", data["whole"])
     ]
     low, high = data["whole"][1]
+    thick = "trained in full" if data["effectsOf"] == "previews" else "is on the front"
 
     def height(param: dict, value: Any) -> float:
         if param["choice"]:
@@ -289,7 +288,7 @@ def draw_parallel(axes: Axes, data: dict, method: int) -> None:
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     axes.set_title(
-        f"{data['methods'][method]['name']}: a line is a trial of full budget, brighter is a better "
-        f"{data['y']}, thick is on the front, below an axis: no such parameter",
+        f"{data['methods'][method]['name']}: lines are {data['effectsOf']}, brighter is a better "
+        f"{data['y']}, thick {thick}, below an axis: no such parameter",
         fontsize=7,
     )

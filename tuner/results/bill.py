@@ -50,7 +50,8 @@ def expected(spec: SearchSpec) -> Bill:
     forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
     own = spec.max_epochs - sum(forks) / len(forks)
     each = spec.lanes[0].epoch_plan.preview[1]
-    full_epochs = alone * spec.max_epochs + beside * (spec.max_epochs - latest) + promoted * own
+    plain = 1 - beside  # plain AT as a method, whose first trial is the reference: it takes all of the stem
+    full_epochs = (alone - plain) * spec.max_epochs + (spec.max_epochs - latest) + promoted * own
     return Bill(spec.max_epochs, latest, previews, previews * each, alone + beside + promoted, full_epochs)
 
 

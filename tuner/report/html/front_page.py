@@ -15,6 +15,8 @@ def front_page(data: dict) -> str:
         "GAIN": html.escape(data["gain"]).replace("\n", "<br>"),
         "NOTE": html.escape(data["note"]),
         "TABLE": table(*data["table"]) if data["table"] else "",
+        "EFFECTSOF": data["effectsOf"].capitalize(),
+        "LARGER": "those that trained in full" if data["effectsOf"] == "previews" else "on the front",
         "SHORTX": html.escape(data["short"][0]),
         "SHORTY": html.escape(data["short"][1]),
     }

@@ -13,9 +13,9 @@ BODY = """<p id="gain">@@GAIN@@</p>
 <h2><label for="trial">Robust accuracy of each class on val, trial</label> <select id="trial"></select></h2>
 <div id="classes"></div>
 <h2><label for="method">Effect of each searched parameter</label> <select id="method"></select></h2>
-<p class="small">Trials of full budget over the searched range, each with the offsets at which the sum of both is
-largest. Blue circles: <span id="namex"></span>; vermillion triangles: <span id="namey"></span>; larger ones are on the
-front.</p>
+<p class="small">@@EFFECTSOF@@ over the searched range, each with the offsets at which the sum of both is
+largest. Blue circles: <span id="namex"></span>; vermillion triangles: <span id="namey"></span>; larger ones are
+@@LARGER@@.</p>
 <div id="params"></div>
 <h2>The same trials as parallel coordinates</h2>
 <p class="small">A line is a trial, from its parameters on the left to its objectives on the right; brighter lines have
@@ -164,7 +164,7 @@ function drawParallel(method, full) {
 }
 
 function chooseMethod(number) {
-  const full = D.points.filter(p => p.full && p.best && p.method === number);
+  const full = D.effects.filter(p => p.method === number);
   drawParams(D.methods[number], full);
   drawParallel(D.methods[number], full);
 }
