@@ -23,5 +23,5 @@ class Params:
     temperature: float = param(0.1, loguniform(0.05, 1.0), "tau of the separation loss", source="ours")
     gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss; 1 in LDAM-DRW", source="ours", when={"loss": ("focal",)})
     max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class; 0.5 in LDAM-DRW", source="ours", when={"loss": ("ldam",)})
-    scale: float = param(1.0, loguniform(1.0, 30.0), "LDAM logit scale s; 1 with a plain linear head (RoBal), 30 saturates the attack (LDAM-DRW)", source="ours", when={"loss": ("ldam",)})
+    scale: float = param(1.0, loguniform(1.0, 6.0), "LDAM logit scale s; 1 with a plain linear head (RoBal); from 6.9 on the attack saturates and every training stayed at chance (LDAM-DRW: 30)", source="ours", when={"loss": ("ldam",)})
     reduction: str = param("data", choice("data", "batch"), "class weights scaled to mean 1 over the training data, or over each batch as LDAM-DRW does", source="ours", searched=False)
