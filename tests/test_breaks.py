@@ -154,7 +154,12 @@ def test_a_reference_that_fails_is_named_and_the_search_goes_on(tmp_path):
     watch.on_trial_result(0, [], None, report.to_result())
     assert optimizer.next() is None and history.record(NO_SEARCH).state == "failed"
     result = front_json(run)
-    assert result["state"] == "finished" and result["trials"] == {"finished": 1, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {
+        "finished": 1,
+        "previewed": 0,
+        "stopped": 0,
+        "failed": 0,
+    }
     assert result["no_search"] == [] and [row["trial"] for row in result["front"]] == [0]
 
 
@@ -164,7 +169,7 @@ def actor(tmp_path, monkeypatch):
     raise them first, the seconds it slept)."""
     training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
     trial = TrialConfig(
-        "gairat", training=training, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"), trunk="at:1"
+        "gairat", training=training, home=str(tmp_path), max_epochs=2, folder=str(tmp_path / "t"), fork=1, stem=training
     )
     slept = []
     monkeypatch.setattr(ray_adapter, "sleep", slept.append)
@@ -197,7 +202,7 @@ def test_a_storage_that_answers_again_costs_nothing_but_time(actor, tmp_path):
 def test_a_storage_that_stays_silent_is_named(actor, tmp_path):
     make, fail, slept = actor
     running = make()
-    running.step(), running.step()  # the trunk, and leaving it
+    running.step(), running.step()  # the stem, and leaving it
     fail("write", [OSError(ENOSPC, "No space left on device")] * 100)
     with pytest.raises(StorageDown, match=f"storage '{tmp_path}' cannot be used .No space left on device"):
         running.step()
@@ -214,7 +219,7 @@ def test_waiting_does_not_help_where_the_trials_own_folder_is_wrong(actor, error
     assert slept == []
 
 
-def test_a_trunk_that_cannot_be_stored_is_no_fault_of_the_trial(actor):
+def test_a_stem_that_cannot_be_stored_is_no_fault_of_the_trial(actor):
     make, fail, slept = actor
     running = make()
     fail("write", [OSError("AWS Error NETWORK_CONNECTION")])
@@ -248,6 +253,8 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
         "1",
         "--max-failures",
         "1",
+        "--burn-in",
+        "own",
         "--name",
         "b",
         "--home",
@@ -264,7 +271,7 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     psutil.Process(pid).kill()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert json.loads(out)["trials"] == {"finished": 1, "stopped": 0, "failed": 1}
+    assert json.loads(out)["trials"] == {"finished": 1, "previewed": 0, "stopped": 0, "failed": 1}
     events = [json.loads(line) for line in path.read_text().splitlines()]
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
     assert epochs == {(t, e): 1 for t in (-1, 0) for e in (1, 2, 3, 4)}  # -1: plain AT, the reference

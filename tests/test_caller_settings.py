@@ -81,7 +81,7 @@ def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
                 }
                 history.append("epoch", proposal.trial, metrics=row)
                 history.append("end", proposal.trial, state=TrialState.FINISHED)
-                proposer.tell(proposal.trial, TrialState.FINISHED, row)
+                proposer.tell(proposal.trial)
             assert len(history.trials) == 8 and settings()[1:] == before[1:]
             assert [f for f in warnings.filters if f in before[0]] == before[0]  # SciPy and PyTorch add their own
             assert not any(f in warnings.filters for f in quiet.FILTERS)

@@ -1,5 +1,6 @@
 """Several methods in one budget, replicates and the time budget: what runs next, without Ray, on made-up curves."""
 
+import os
 import time
 
 import pytest
@@ -16,26 +17,29 @@ from tuner.report.reference import references_of
 from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
 from tuner.results.history import History
+from tuner.results.promotion import curve_of
 from tuner.results.references import references
 from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
-from tuner.spec.schedulers import Decision
+from tuner.spec.schedulers import SCHEDULERS
 from tuner.spec.search_spec import SearchSpec
 
 BOTH = ("srat", "trades")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A history waits for the disk after each line, which takes longer than all the rest here."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def spec_of(**changes):
     return SearchSpec(**{"method": BOTH, "trials": 24, "max_epochs": 12, "sampler": "tpe", **changes})
 
 
-def curve(record, epoch):
-    """srat stands still; trades is better the closer its beta is to 4; other seeds lower every value."""
-    beta = record.params.get("beta")
-    level = 0.3 if beta is None else 0.5 - 0.02 * (beta - 4) ** 2 / 4
-    level -= 0.01 * (record.seed + record.trial % 3)
+def metrics_at(epoch, level):
     return {
         "epoch": epoch,
         "natural_robust_acc": level + epoch / 100,
@@ -47,41 +51,77 @@ def curve(record, epoch):
     }
 
 
-def drive(optimizer, history, spec, until=None, at=curve):  # noqa: C901 - a worker that may die after any event
-    """One worker's search; ``until``: how many events are written before the process dies."""
+def curve(record, epoch):
+    """srat stands still; trades is better the closer its beta is to 4; other seeds lower every value."""
+    beta = record.params.get("beta")
+    level = 0.3 if beta is None else 0.5 - 0.02 * (beta - 4) ** 2 / 4
+    return metrics_at(epoch, level - 0.01 * (record.seed + record.trial % 3))
+
+
+def dying(record, epoch):
+    """Here srat has the better worst class, and every other trial classifies no better than chance (0.5 of two classes)
+    in full."""
+    metrics, dies = curve(record, epoch), record.full and record.of is None and record.trial in range(2, 99, 2)
+    clean = 0.5 if dies else metrics["clean_acc"]
+    worst = metrics["worst_class_robust_acc"] + (0.2 if record.method == "srat" else 0.0)
+    own = {"worst_class_robust_acc": worst, "clean_acc": clean, "clean_acc/a": clean, "clean_acc/b": clean}
+    return {**metrics, **own}
+
+
+def drive(optimizer, history, spec, until=None, at=curve):
+    """One worker's search, as Ray and `tuner.execution.ray_callback` run it; ``until``: how many events are written
+    before the process dies."""
     events = 0
 
     def write(*args, **fields):
         nonlocal events
         history.append(*args, **fields)
         events += 1
-        return events == until
+        if events == until:
+            raise Killed
 
-    while (record := optimizer.next()) is not None:
-        of = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
-        if record.trial not in {t.trial for t in history.everything()} and write(
-            "start", record.trial, params=record.params, method=record.method, seed=record.seed, **of
-        ):
-            return
-        record, state = history.record(record.trial), TrialState.FINISHED
-        if record.epochs and optimizer.feed(record.trial, record.last) != Decision.CONTINUE:
-            # the actor says its last epoch again: the process may have died before it was judged
-            state = TrialState.STOPPED
-        for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1) if state == TrialState.FINISHED else ():
-            if write("epoch", record.trial, metrics=at(record, epoch)):
-                return
-            if optimizer.feed(record.trial, record.last) != Decision.CONTINUE:
-                state = TrialState.STOPPED
-                break
-        dead = write("end", record.trial, state=state)
-        optimizer.tell(record.trial, state)
+    try:
+        while (record := optimizer.next()) is not None:
+            if record.trial not in history:
+                more = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
+                more |= {} if record.full else {"preview": True}
+                write("start", record.trial, params=record.params, method=record.method, seed=record.seed, **more)
+            elif record.state == TrialState.PREVIEWED:
+                write("promote", record.trial)
+            record = history.record(record.trial)
+            if record.full:
+                train(optimizer, write, record, spec, at)
+            else:
+                fork, epochs = spec.of(record.method).epoch_plan.preview
+                write("preview", record.trial, epochs=epochs, metrics=at(record, fork + epochs))
+            optimizer.tell(record.trial)
+    except Killed:
+        return  # before the study was told
+
+
+class Killed(Exception):
+    pass
+
+
+def train(optimizer, write, record, spec, at):
+    """A full training, from its fork or from where it stood."""
+    fork = 0 if record.role or record.of is not None else spec.of(record.method).epoch_plan.fork_of(record.params)
+    if fork and not record.epochs and record.trial >= len(spec.methods):
+        write("fork", record.trial, epochs=[{**at(record, epoch), "stem": True} for epoch in range(1, fork + 1)])
+    # an actor that starts anew says its last epoch again: the process may have died before it was judged
+    dead = bool(record.epochs) and optimizer.dead(record.trial, record.last)
+    for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
         if dead:
-            return
+            break
+        write("epoch", record.trial, metrics=at(record, epoch))
+        dead = optimizer.dead(record.trial, record.last)
+    write("end", record.trial, state=TrialState.STOPPED if dead else TrialState.FINISHED)
 
 
 def summary(history):
     return [
-        (t.trial, t.method, t.of, t.seed, t.state, len(t.epochs), tuple(t.params.items())) for t in history.everything()
+        (t.trial, t.method, t.of, t.seed, t.state, t.full, t.stem_epochs, len(t.epochs), tuple(t.params.items()))
+        for t in history.everything()
     ]
 
 
@@ -89,9 +129,10 @@ def summary(history):
 
 
 def grown(*points, epochs=10):
+    """A method whose trials had one point each; None: a trial without any."""
     growth = RewardWindow()
     for point in points:
-        growth.add(epochs, point)
+        growth.add(epochs, [point] if point else [])
     return growth
 
 
@@ -154,44 +195,64 @@ def test_every_method_is_searched_as_it_would_be_alone():
     assert first[0] == first[1]
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", ["tpe", "auto"])
-def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler):
-    """With one worker: the same trials, of the same methods, stopped at the same rungs, the same reference and
-    replicates."""
-    spec = spec_of(trials=12, seeds=2, sampler=sampler, max_epochs=9, grace=1)
+def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler, scheduler):
+    """With one worker: the same trials, of the same methods, previewed, promoted and stopped alike, the same reference
+    and replicates."""
+    spec = spec_of(trials=14, seeds=2, sampler=sampler, scheduler=scheduler, max_epochs=9)
 
     def asked(history, folder):
         return AskTell(spec, history, folder, references=references(spec))
 
     whole = History(tmp_path / "whole")
-    drive(asked(whole, whole.folder), whole, spec)
+    drive(asked(whole, whole.folder), whole, spec, at=dying)
     assert whole.replicates and whole.with_state(TrialState.STOPPED) and state_of(run_of(spec, whole)) == "finished"
+    assert bool(whole.with_state(TrialState.PREVIEWED)) == (scheduler == "preview")
+    assert any(t.stem_epochs for t in whole.trials.values()), "srat has a start"
     assert [(r.of, r.seed) for r in whole.replicates.values() if r.method == "at"] == [(NO_SEARCH, 1)]
     events = len(whole.path.read_text().splitlines())
-    for kill in [*range(7, events, events // 5), 13]:  # the first trial has 11 events, the reference the next 11
+    for kill in [*range(7, events, events // 6), 13]:  # the first trial has 11 events, the reference the next 11
         folder = tmp_path / str(kill)
         history = History(folder)
-        drive(asked(history, folder), history, spec, until=kill)
+        drive(asked(history, folder), history, spec, until=kill, at=dying)
         again = History(folder)
         assert state_of(run_of(spec, again)) == "stopped"
         assert kill != 13 or again.record(NO_SEARCH).state == TrialState.RUNNING
-        drive(asked(again, folder), again, spec)
+        drive(asked(again, folder), again, spec, at=dying)
         assert summary(again) == summary(whole), kill
 
 
 def test_epochs_are_counted_with_the_reference(tmp_path):
-    """By hand: 4 trials of 9 epochs each but for those stopped, the reference, and two seeds of it and the members."""
-    spec = SearchSpec(method="trades", trials=4, max_epochs=9, grace=1, seeds=2, sampler="random")
+    """By hand: trial 2 stays at chance and is stopped after two epochs, ceil(0.15 x 9); the other three, the reference,
+    and the second seeds of it and of the members train nine each."""
+    spec = SearchSpec(method="trades", trials=4, max_epochs=9, seeds=2, sampler="random")
     history = History(tmp_path)
-    drive(AskTell(spec, history, references=references(spec)), history, spec)
-    early = [len(t.epochs) for t in history.with_state(TrialState.STOPPED)]
-    full = 4 - len(early) + 1 + len(history.replicates)
-    assert early and history.epochs_trained() == sum(early) + 9 * full
-    assert history.epochs_saved(9) == {"trunk": 0, "early_stopping": 9 * len(early) - sum(early)}
+    drive(AskTell(spec, history, references=references(spec)), history, spec, at=dying)
+    assert [(t.trial, len(t.epochs)) for t in history.with_state(TrialState.STOPPED)] == [(2, 2)]
+    assert history.epochs_trained() == 2 + 9 * (3 + 1 + len(history.replicates)) and len(history.replicates) >= 2
+    assert history.epochs_saved(9) == {"stem": 0, "previews": 0, "at_chance": 7}
     result = front_json(run_of(spec, history))
-    assert result["trials"] == {"finished": 4 - len(early), "stopped": len(early), "failed": 0}
+    assert result["trials"] == {"finished": 3, "previewed": 0, "stopped": 1, "failed": 0}
     assert result["replicates"] == {"finished": len(history.replicates), "failed": 0}
     assert [row["seeds"] for row in result["no_search"]] == [[0, 1]]
+
+
+def test_methods_are_compared_by_their_previews():
+    """At one fidelity: what a default setting trained, in full, counts for no method; and a new process sees the same
+    trials in the same order, whichever of them have trained in full since."""
+    spec, history = spec_of(trials=20), History(None)
+    optimizer = AskTell(spec, history)
+    drive(optimizer, history, spec)
+    assert {t.method for t in history.with_state(TrialState.FINISHED)} == set(BOTH) and not spec.of("srat").seeds > 1
+    again = AskTell(spec, history)
+    for method, search in optimizer.methods.items():
+        window, anew = search.rewards, again.methods[method].rewards
+        ours = [t for t in history.trials.values() if t.method == method][1:]
+        assert list(window.recent) == [(2, curve_of(t, spec.goal)) for t in ours[-method_bandit.RECENT :]]
+        assert (list(anew.recent), anew.older) == (list(window.recent), window.older)
+    promoted = [t for t in history.trials.values() if t.preview and t.full]
+    assert any(t.preview.ended < max(p.preview.ended for p in history.trials.values() if p.preview) for t in promoted)
 
 
 def test_a_method_without_parameters_runs_once():
@@ -225,8 +286,8 @@ def test_spec_file_json_and_lanes_of_several_methods(tmp_path):
         ({"trials": 1}, "--trials 1 .* 2 methods"),
         ({"fix": {"gamma_9": 1}}, "'gamma_9' in --fix: none of srat, trades"),
         ({"fix": {"beta": 1e9}}, "beta=1000000000.0 is not allowed"),
-        ({"trunk": "at:3"}, "srat has a start"),
-        ({"max_epochs": 3, "scheduler": "asha"}, "needs 2"),
+        ({"max_epochs": 3, "scheduler": "preview"}, "needs --max-epochs of at least 4, but it is 3"),
+        ({"burn_in": "own", "scheduler": "preview"}, "forks from the stem; --burn-in own has none"),
         ({"seeds": 0}, "--seeds 0 is not allowed"),
     ],
 )
@@ -359,7 +420,7 @@ def test_running_replicates_hold_back_the_end():
 
 
 def test_nothing_starts_that_cannot_end_in_time():
-    spec, history = spec_of(scheduler="none"), History(None)
+    spec, history = spec_of(method="trades", scheduler="none"), History(None)
     optimizer = AskTell(spec, history, until=time.time() + 1000)
     drive(optimizer, history, spec, until=4 * 14)  # four trials of 12 epochs of 3 s
     assert not optimizer.late and len(history.trials) == 4
@@ -367,6 +428,22 @@ def test_nothing_starts_that_cannot_end_in_time():
         optimizer = AskTell(spec, history, until=time.time() + left)
         assert (optimizer.next() is None) is late is optimizer.late
     assert optimizer.next() is None and len(history.trials) == 4
+
+
+def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_training():
+    """Of the epochs of 3 s a preview trains two, and a full training those after its fork: srat's start is 0.5."""
+    spec, history = spec_of(method="srat", fix={"start": 0.5}, trials=16), History(None)
+    drive(AskTell(spec, history), history, spec, until=14 + 2 * 7)  # the default setting and seven previews
+    assert len(history.trials) == 8 and AskTell(spec, history).promotable is None
+    for left, late in ((6 + 4, False), (6 - 4, True)):
+        optimizer = AskTell(spec, history, until=time.time() + left)
+        assert (optimizer.next() is None) is late is optimizer.late
+    drive(AskTell(spec, history), history, spec, until=2)
+    for left, late in ((18 + 5, False), (18 - 5, True)):
+        optimizer = AskTell(spec, history, until=time.time() + left)
+        assert optimizer.promotable is not None
+        assert (optimizer.next() is None) is late is optimizer.late
+    assert state_of(run_of(spec, history)) == "stopped", "a promotion waits for a resume"
 
 
 def test_no_replicate_starts_that_cannot_end_in_time():

@@ -192,13 +192,14 @@ def test_the_time_left_counts_the_reference(monkeypatch, capsys):
         for epoch in range(1, epochs + 1):
             record.epochs.append(metrics(epoch, 0.5, 0.1))
             progress.epoch_ended(record, record.epochs[-1])
-    history.trials[0].state = "finished"
+    history.trials[0].state = TrialState.FINISHED
     now[0] += 60
     progress.trial_ended(history.trials[0])
     assert "(1/2 done, 1 running, about 1 min 00 s left)" in capsys.readouterr().err
     record = history.references[-1]
     for epoch in (3, 4):
-        progress.epoch_ended(record, metrics(epoch, 0.5, 0.1))
+        record.epochs.append(metrics(epoch, 0.5, 0.1))
+        progress.epoch_ended(record, record.last)
     now[0] += 20
     progress.trial_ended(record)
     assert "no search finished" in (said := capsys.readouterr().err)

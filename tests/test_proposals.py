@@ -1,8 +1,9 @@
-"""What a proposal model is told: values of one budget, which trials run, what is not feasible; and nothing else."""
+"""What a proposal model is told: values at one fidelity, which trials run, what is not feasible; and nothing else."""
 
 import subprocess
 import sys
 
+import numpy as np
 import optuna
 import pytest
 
@@ -10,17 +11,16 @@ from search_spaces.param import params_of
 from search_spaces.srat import Params as Srat
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.optimizer.observations import ELITE, Observations, propose
+from tuner.optimizer.observations import ELITE, Observations, Worth, propose
 from tuner.optimizer.proposer import Proposer
-from tuner.optimizer.samplers import make_sampler, quasi_random
+from tuner.optimizer.samplers import NEAR, first_points, make_sampler, quasi_random
 from tuner.optimizer.study import RecordedStudy
-from tuner.optimizer.successive_halving import Rungs
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import parse_constraint
 from tuner.spec.samplers import MAX_OBSERVATIONS, SAMPLERS
-from tuner.spec.schedulers import Decision
+from tuner.spec.schedulers import SCHEDULERS
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -47,115 +47,148 @@ def peaked(epoch, params):
     }
 
 
-def trial(history, number, params, epochs, state):
+def trial(history, number, params, epochs, state, worst=None):
+    """A full training."""
     history.append("start", number, params=params, method="trades")
     for epoch in range(1, epochs + 1):
-        history.append("epoch", number, metrics=metrics(epoch, params))
+        history.append("epoch", number, metrics=metrics(epoch, params, worst))
     if state != TrialState.RUNNING:
         history.append("end", number, state=state)
 
 
+def preview(history, number, params, mean=None, worst=0.1, curve=None):
+    """A preview that ended so; without ``mean`` it still runs."""
+    history.append("start", number, params=params, method="trades", preview=True)
+    if mean is not None:
+        found = {"epoch": 10, "natural_robust_acc": mean, "robust_acc": mean, "worst_class_robust_acc": worst}
+        history.append("preview", number, epochs=2, metrics={**found, "clean_acc": 0.8}, curve=curve)
+
+
 def spec_of(**changes):
-    return SearchSpec(**{"method": "trades", "trials": 40, "max_epochs": 12, "grace": 1, "sampler": "tpe", **changes})
+    return SearchSpec(
+        **{"method": "trades", "trials": 40, "max_epochs": 12, "scheduler": "none", "sampler": "tpe", **changes}
+    )
 
 
-def observed(spec, history, levels=(1, 3, 9, 12)):
-    known = Observations(list(levels), spec.goal, spec.epoch_plan.start_of)
+def observed(spec, history):
+    known = Observations(Worth.of(spec))
     known.update(history.trials)
     return known
 
 
-def test_values_of_one_budget_only():
-    spec, history = spec_of(), History(None)
-    for number in range(12):
-        epochs = (1, 3, 12, 12)[number % 4]
-        trial(
-            history,
-            number,
-            {"beta": 1.0 + number / 10},
-            epochs,
-            TrialState.FINISHED if epochs == 12 else TrialState.STOPPED,
-        )
+def shown(spec, history, seed=0, **options):
+    return observed(spec, history).frozen(spec.search_space(), seed, **options)
+
+
+# ---- what a trial is worth -------------------------------------------------------------------------------------------
+
+# Two classes of 100 images each, as many to train: natural averages 0.5, 0.5 and 0.55, worst classes 0.2, 0.4 and 0.1,
+# clean accuracies 0.9, 0.8 and 0.7.
+SWEPT = {
+    "classes": ["a", "b"],
+    "train_counts": [50, 50],
+    "points": [
+        {
+            "offsets": {"kind": "classes", "tau": tau, "values": [0.0, tau]},
+            "count": [100, 100],
+            "clean": clean,
+            "robust": robust,
+        }
+        for tau, clean, robust in ((0.0, [95, 85], [80, 20]), (0.5, [90, 70], [60, 40]), (1.0, [100, 40], [100, 10]))
+    ],
+}
+
+
+def test_a_trial_is_worth_the_hypervolume_of_its_curve():
+    """0.5 x 0.4, and (0.55 - 0.5) x 0.1 more. Without offsets it is worth its objectives."""
+    history = History(None)
+    trial(history, 0, {"beta": 2.0}, 11, TrialState.RUNNING)
+    history.append("epoch", 0, metrics=metrics(12, {}))
+    history.append("curve", 0, curve=SWEPT)
+    history.append("end", 0, state=TrialState.FINISHED)
+    assert Worth.of(spec_of())(history.trials[0]).point == (pytest.approx(0.205),)
+    alone = Worth.of(spec_of(offsets="none"))
+    assert alone(history.trials[0]).point == (0.5, 0.2) and (Worth.of(spec_of()).values, alone.values) == (1, 2)
+    # only what satisfies the constraints encloses something; they are broken by as much as the best point breaks them
+    for bound, point, broken in ((0.85, 0.5 * 0.2, -0.05), (0.95, 0.0, 0.05)):
+        worth = Worth.of(spec_of(constraint=(f"clean_acc>={bound}",)))(history.trials[0])
+        assert worth.point == (pytest.approx(point),)
+        assert worth.violations == {f"clean_acc>={bound}": pytest.approx(broken)}
+
+
+def test_previews_and_full_trainings_are_never_mixed():
+    """Where there are previews they alone count: not the default setting, and not what a promoted trial came to."""
+    spec, history = spec_of(scheduler="preview"), History(None)
+    trial(history, 0, {"beta": 6.0}, 12, TrialState.FINISHED)
+    preview(history, 1, {"beta": 2.0}, 0.5, 0.2)
+    preview(history, 2, {"beta": 3.0}, 0.6, curve=SWEPT)
+    preview(history, 3, {"beta": 4.0})
+    for number in (1, 2):
+        history.append("promote", number)
+    for epoch in range(1, 13):
+        history.append("epoch", 1, metrics=metrics(epoch, {}, worst=0.9))
+    history.append("end", 1, state=TrialState.FINISHED)
     known = observed(spec, history)
-    for level in (1, 3, 12):
-        seen = known.frozen(level, spec.search_space(), (), 0)
-        assert len(seen) == 12
-        for number, shown in enumerate(seen):
-            reached = history.trials[number].last["epoch"] >= level
-            assert shown.state == (optuna.trial.TrialState.COMPLETE if reached else optuna.trial.TrialState.PRUNED)
-            if reached:
-                assert shown.values == list(spec.goal.point(metrics(level, history.trials[number].params)))
+    assert {n: v.point for n, v in known.values.items()} == {1: (pytest.approx(0.1),), 2: (pytest.approx(0.205),)}
+    assert [t.params["beta"] for t in shown(spec, history)] == [2.0, 3.0, 4.0]
+    assert [t.state.name for t in shown(spec, history)] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    full = observed(spec_of(), history)
+    assert {n: v.point for n, v in full.values.items()} == {
+        0: (pytest.approx(0.126 * 0.063),),
+        1: (pytest.approx(0.121 * 0.9),),
+    }
 
 
-def test_the_highest_budget_with_enough_values():
-    spec, history = spec_of(), History(None)
-    for number in range(20):
-        trial(history, number, {"beta": 2.0}, 12 if number < 4 else 3 if number < 12 else 1, TrialState.STOPPED)
-    known = observed(spec, history)
-    assert known.budget(4, 12) == 3 and known.budget(4, 4) == 12 and known.budget(4, 13) == 1
-    assert known.budget(4, 21) == 1 and known.budget(21, 30) is None
-
-
-@pytest.mark.parametrize("valued, model", [(8, True), (7, False)])
-def test_a_model_starts_from_eight_values_at_one_budget(monkeypatch, valued, model):
-    """40 trials have a start of 10: here 14 have ended, but no budget holds 10 of them, as where starts vary."""
-    spec, history = spec_of(method="gairat", grace=None, trunk="none"), History(None)
-    late, early = {"lam": 1.0, "start": 0.9}, {"lam": 1.0, "start": 0.0}
-    for number in range(14):
-        history.append("start", number, params=late if number < valued else early, method="gairat")
-        for epoch in range(1, 13 if number < valued else 2):
-            history.append("epoch", number, metrics=metrics(epoch, {}))
-        history.append("end", number, state=TrialState.FINISHED if number < valued else TrialState.STOPPED)
-    monkeypatch.setattr("tuner.optimizer.proposer.propose", lambda *args: "by a model")
-    proposer = Proposer(spec, history, Rungs(spec.early_stopping))
-    assert (proposer._plan(14, observed(spec, history))() == "by a model") == model
-
-
-def test_running_trials_are_known_and_those_that_reached_the_budget_count():
-    spec, history = spec_of(), History(None)
-    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
-    trial(history, 1, {"beta": 3.0}, 3, TrialState.RUNNING)
-    trial(history, 2, {"beta": 4.0}, 2, TrialState.RUNNING)
-    trial(history, 3, {"beta": 5.0}, 0, TrialState.RUNNING)
-    trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
-    seen = observed(spec, history).frozen(3, spec.search_space(), [4], 0)
-    assert [t.state.name for t in seen] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING", "PRUNED"]
+def test_only_a_training_that_has_finished_has_a_value():
+    spec, history = spec_of(offsets="none"), History(None)
+    states = [TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED, TrialState.RUNNING, TrialState.FINISHED]
+    for number, state in enumerate(states):
+        trial(history, number, {"beta": 2.0 + number}, 12 if state == TrialState.FINISHED else 3, state)
+    seen = shown(spec, history)
+    assert [t.state.name for t in seen] == ["COMPLETE", "PRUNED", "PRUNED", "RUNNING", "COMPLETE"]
+    assert [t.values for t in seen] == [[0.122, 0.061], None, None, None, [0.126, 0.063]]
     assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
-def test_a_gaussian_process_knows_which_trials_diverged_and_which_wait():
+def test_a_gaussian_process_is_shown_what_diverged_as_the_worst():
     """It reads no PRUNED trials, nor what is said of them."""
-    spec, history = spec_of(constraint=("clean_acc>=0.85",)), History(None)
-    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
-    trial(history, 1, {"beta": 3.0}, 4, TrialState.FINISHED)
-    trial(history, 2, {"beta": 4.0}, 1, TrialState.STOPPED)
+    spec, history = spec_of(constraint=("clean_acc>=0.85",), offsets="none"), History(None)
+    trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED, worst=0.02)
+    trial(history, 1, {"beta": 3.0}, 12, TrialState.FINISHED)
+    trial(history, 2, {"beta": 4.0}, 3, TrialState.STOPPED)
     trial(history, 3, {"beta": 5.0}, 0, TrialState.FAILED)
-    trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)  # this one waits at a rung
-    trial(history, 5, {"beta": 7.0}, 1, TrialState.RUNNING)
+    trial(history, 4, {"beta": 6.0}, 1, TrialState.RUNNING)
     known, space = observed(spec, history), spec.search_space()
-    seen = known.frozen(3, space, [4], 0, reads_pruned=False)
-    assert [t.state.name for t in seen] == ["COMPLETE"] * 2 + ["PRUNED", "COMPLETE"] + ["RUNNING"] * 2
-    assert [t.params["beta"] for t in seen] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    assert seen[3].values == [min(t.values[i] for t in seen[:2]) for i in (0, 1)]
+    seen = known.frozen(space, 0, reads_pruned=False)
+    assert [t.state.name for t in seen] == ["COMPLETE"] * 4 + ["RUNNING"]
+    assert seen[2].values == seen[3].values == [0.122, 0.02], "the worst of each value"
     assert seen[3].constraints == {"clean_acc>=0.85": pytest.approx(0.05)}
-    assert [t.state.name for t in known.frozen(3, space, [4], 0)][2:] == ["PRUNED"] * 3 + ["RUNNING"]
-    for epoch in (1, 2, 3):  # a worse one comes in
-        history.append("epoch", 5, metrics=metrics(epoch, {"beta": 7.0}, worst=0.0))
+    assert [t.state.name for t in known.frozen(space, 0)] == ["COMPLETE"] * 2 + ["PRUNED"] * 2 + ["RUNNING"]
+    for epoch in range(2, 13):  # a worse one comes in
+        history.append("epoch", 4, metrics=metrics(epoch, {"beta": 6.0}, worst=0.0))
+    history.append("end", 4, state=TrialState.FINISHED)
     known.update(history.trials)
-    assert known.frozen(3, space, [4], 0, reads_pruned=False)[3].values[1] == 0.0
+    assert known.frozen(space, 0, reads_pruned=False)[3].values[1] == 0.0
+
+
+def test_where_nothing_has_a_value_yet_what_diverged_is_no_worst():
+    spec, history = spec_of(), History(None)
+    trial(history, 0, {"beta": 2.0}, 1, TrialState.FAILED)
+    assert [t.state.name for t in shown(spec, history, reads_pruned=False)] == ["PRUNED"]
 
 
 def test_a_gaussian_process_leaves_a_region_where_trials_diverge():
-    """The values rise towards it; a model that does not know which trials diverged would propose nothing else."""
-    spec, history = spec_of(trials=40, sampler="gp", scheduler="none"), History(None)
-    proposer = Proposer(spec, history)
-    low, high = spec.search_space().params["beta"].range.low, spec.search_space().params["beta"].range.high
-    middle, failed = (low * high) ** 0.5, 0
-    while (proposal := proposer.next()).trial < 20:
-        bad = proposal.params["beta"] > middle
-        failed += bad and proposal.trial >= 12
-        trial(history, proposal.trial, proposal.params, *((1, TrialState.FAILED) if bad else (12, TrialState.FINISHED)))
-    assert failed <= 4, f"{failed} of 8"
+    """The values rise towards it; a model that does not know which trials diverged comes back to it."""
+    failed = 0
+    for seed in range(3):
+        spec, history = spec_of(trials=40, sampler="gp", seed=seed), History(None)
+        proposer = Proposer(spec, history)
+        while (proposal := proposer.next()).trial < 20:
+            bad = proposal.params["beta"] > 6.5
+            failed += bad and proposal.trial >= 10
+            state = (1, TrialState.FAILED) if bad else (12, TrialState.FINISHED)
+            trial(history, proposal.trial, proposal.params, *state)
+    assert failed <= 4, f"{failed} of 30"
 
 
 def test_a_thousand_pending_trials_are_shown_in_part():
@@ -163,8 +196,8 @@ def test_a_thousand_pending_trials_are_shown_in_part():
     trial(history, 0, {"beta": 2.0}, 12, TrialState.FINISHED)
     for number in range(1, 1001):
         trial(history, number, {"beta": 1.0 + number / 1000}, 0, TrialState.RUNNING)
-    known = observed(spec, history)
-    seen = [known.frozen(12, spec.search_space(), (), seed) for seed in (0, 0, 1)]
+    known, space = observed(spec, history), spec.search_space()
+    seen = [known.frozen(space, seed) for seed in (0, 0, 1)]
     assert [len(s) for s in seen] == [1 + MAX_OBSERVATIONS] * 3 and all(a is b for a, b in zip(seen[0], seen[1]))
     assert [t.state.name for t in seen[2]] == ["COMPLETE"] + ["RUNNING"] * MAX_OBSERVATIONS
     assert {t.params["beta"] for t in seen[0]} != {t.params["beta"] for t in seen[2]}
@@ -172,59 +205,48 @@ def test_a_thousand_pending_trials_are_shown_in_part():
         history.append("epoch", 1, metrics=metrics(epoch, {"beta": 1.001}))
     history.append("end", 1, state=TrialState.FINISHED)
     known.update(history.trials)
-    assert [t.state.name for t in known.frozen(12, spec.search_space(), (), 0)[:2]] == ["COMPLETE"] * 2
+    assert [t.state.name for t in known.frozen(space, 0)[:2]] == ["COMPLETE"] * 2
 
 
 def test_observations_follow_the_history():
-    spec, history = spec_of(), History(None)
-    trial(history, 0, {"beta": 2.0}, 1, TrialState.RUNNING)
+    spec, history = spec_of(scheduler="preview"), History(None)
+    preview(history, 1, {"beta": 2.0})
+    preview(history, 2, {"beta": 3.0})
     known = observed(spec, history)
-    assert set(known.values[1]) == {0} and not known.values[3] and 0 in known.open
-    for epoch in (2, 3):
-        history.append("epoch", 0, metrics=metrics(epoch, {"beta": 2.0}))
-    history.append("end", 0, state=TrialState.STOPPED)
+    assert (
+        not known.values
+        and set(known.open) == {1, 2}
+        and known.proposed == {frozenset({("beta", 2.0)}), frozenset({("beta", 3.0)})}
+    )
+    found = {"epoch": 10, "natural_robust_acc": 0.5, "worst_class_robust_acc": 0.2}
+    history.append("preview", 1, epochs=2, metrics=found)
+    history.append("end", 2, state=TrialState.FAILED)
+    trial(history, 3, {"beta": 4.0}, 0, TrialState.RUNNING)
     known.update(history.trials)
-    assert set(known.values[3]) == {0} and not known.open and 0 in known.ended_below[9] and not known.ended_below[3]
-
-
-def test_epochs_before_the_start_give_no_value():
-    spec = SearchSpec(method="srat", max_epochs=12)
-    history = History(None)
-    trial(history, 0, {"start": 0.5, "beta": 1.0}, 12, TrialState.FINISHED)
-    known = observed(spec, history)
-    assert [len(known.values[level]) for level in (1, 3, 9, 12)] == [0, 0, 1, 1]
-
-
-def test_a_trial_that_had_not_started_at_a_budget_did_not_end_below_it():
-    spec, history = SearchSpec(method="srat", max_epochs=12), History(None)
-    trial(history, 0, {**spec.search_space().default(), "start": 0.5}, 9, TrialState.STOPPED)
-    seen = observed(spec, history).frozen(3, spec.search_space(), (), 0)
-    assert seen == [] and len(observed(spec, history).frozen(9, spec.search_space(), (), 0)) == 1
+    assert set(known.values) == {1} and set(known.bad) == {2} and set(known.open) == {3}
+    value = known.values[1]
+    history.append("promote", 1)
+    history.append("end", 1, state=TrialState.FAILED)
+    known.update(history.trials)
+    assert known.values == {1: value} and set(known.bad) == {2}, "it has not diverged where it was judged"
 
 
 def test_nan_has_no_value_and_is_no_error(tmp_path):
-    spec = spec_of(trials=3, sampler="random")
+    spec = spec_of(trials=3, sampler="random", offsets="none")
     history = History(tmp_path)
     proposer = Proposer(spec, history, folder=tmp_path)
     for _ in range(2):
         proposal = proposer.next()
         history.append("start", proposal.trial, params=proposal.params, method="trades")
-    history.append(
-        "epoch",
-        0,
-        metrics={
-            "epoch": 12,
-            "natural_robust_acc": float("nan"),
-            "robust_acc": float("nan"),
-            "worst_class_robust_acc": 0.1,
-        },
-    )
+    nan = {"natural_robust_acc": float("nan"), "robust_acc": float("nan"), "worst_class_robust_acc": 0.1}
+    history.append("epoch", 0, metrics={"epoch": 12, **nan})
     history.append("end", 0, state=TrialState.FINISHED)
-    proposer.tell(0, TrialState.FINISHED, history.trials[0].last)
-    proposer.tell(1, TrialState.FAILED, {})
+    history.append("end", 1, state=TrialState.FAILED)
+    proposer.tell(0)
+    proposer.tell(1)
     assert [t.state.name for t in proposer.recorded.study.trials] == ["PRUNED", "FAIL"]
-    assert proposer.recorded.study.trials[0].user_attrs["values_at_end"] == [None, 0.1]
-    assert not observed(spec, history).values[12]
+    assert proposer.recorded.study.trials[0].user_attrs["objectives"] == [None, 0.1]
+    assert not observed(spec, history).values
 
 
 # ---- constraints and smoothing ------------------------------------------------------------------------------------
@@ -232,28 +254,24 @@ def test_nan_has_no_value_and_is_no_error(tmp_path):
 
 def test_constraints_are_on_every_trial_that_ended():
     spec, history = spec_of(constraint=("clean_acc>=0.85", "robust_acc<=0.1")), History(None)
-    for number in range(4):
-        trial(
-            history,
-            number,
-            {"beta": 2.0},
-            (12, 3, 12, 2)[number],
-            (TrialState.FINISHED, TrialState.STOPPED, TrialState.FINISHED, TrialState.RUNNING)[number],
-        )
-    seen = observed(spec, history).frozen(12, spec.search_space(), (), 0)
+    states = (TrialState.FINISHED, TrialState.STOPPED, TrialState.FINISHED, TrialState.RUNNING)
+    for number, state in enumerate(states):
+        trial(history, number, {"beta": 2.0}, 12 if state == TrialState.FINISHED else 2, state)
+    seen = shown(spec, history)
     assert [t.state.name for t in seen] == ["COMPLETE", "PRUNED", "COMPLETE", "RUNNING"]
     names = {"clean_acc>=0.85", "robust_acc<=0.1"}
     assert [set(t.constraints) for t in seen] == [names, names, names, set()]
     assert seen[0].constraints["clean_acc>=0.85"] == pytest.approx(0.05)  # above 0: violated
     assert seen[0].constraints["robust_acc<=0.1"] == pytest.approx(0.12 + 0.002 - 0.1)
+    assert seen[0].values == [0.0], "nothing of it is on a front"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_samplers_take_constraints(sampler):
-    spec, history = spec_of(constraint=("clean_acc>=0.85",), sampler=sampler, trials=14), History(None)
+    spec, history = spec_of(constraint=("clean_acc>=0.85",), sampler=sampler, trials=10), History(None)
     _drive(Proposer(spec, history), history, spec)
-    assert len(history.trials) == 14 and not history.rows(spec.objectives, spec.goal)
-    assert len(history.rows(spec.objectives)) == 14
+    assert len(history.trials) == 10 and not history.rows(spec.objectives, spec.goal)
+    assert len(history.rows(spec.objectives)) == 10
 
 
 def test_the_record_has_constraints(tmp_path):
@@ -261,7 +279,8 @@ def test_the_record_has_constraints(tmp_path):
     proposer = Proposer(spec, history, folder=tmp_path)
     _drive(proposer, history, spec)
     assert all(t.constraints == {"clean_acc>=0.85": pytest.approx(0.05)} for t in proposer.recorded.study.trials)
-    assert not proposer.recorded.study.best_trials
+    with pytest.raises(ValueError, match="No feasible"):
+        _ = proposer.recorded.study.best_trial
 
 
 @pytest.mark.parametrize(
@@ -281,7 +300,7 @@ def test_wrong_constraints_say_what_is_allowed(text, part):
 
 
 def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
-    spec = spec_of(smooth_worst="cvar:0.2")
+    spec = spec_of(smooth_worst="cvar:0.2", offsets="none")
     epoch = {
         "epoch": 12,
         "natural_robust_acc": 0.5,
@@ -294,7 +313,7 @@ def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
     history.append("start", 0, params={"beta": 2.0}, method="trades")
     history.append("epoch", 0, metrics=epoch)
     history.append("end", 0, state=TrialState.FINISHED)
-    assert observed(spec, history).values[12][0].point == (0.5, pytest.approx(0.05))
+    assert observed(spec, history).values[0].point == (0.5, pytest.approx(0.05))
     assert history.rows(spec.objectives, spec.goal)[0]["worst_class_robust_acc"] == 0.0
     with pytest.raises(UsageError, match="cvar:SHARE"):
         spec_of(smooth_worst="mean:0.2")
@@ -303,39 +322,39 @@ def test_smoothing_is_what_decides_and_plain_is_what_is_shown():
 # ---- proposals ----------------------------------------------------------------------------------------------------
 
 
-def _drive(proposer, history, spec, until=None, rungs=None):
-    """Run made-up trials one after the other; returns what was proposed."""
+def _drive(proposer, history, spec, until=None):
+    """Run made-up trials one after the other, in full or as previews; returns what was proposed."""
     seen = []
     while (until is None or len(seen) < until) and (proposal := proposer.next()) is not None:
         seen.append(proposal.params)
-        if proposal.trial not in history.trials:
-            history.append("start", proposal.trial, params=proposal.params, method=spec.method)
-        record, state = history.trials[proposal.trial], TrialState.FINISHED
-        for epoch in range(len(record.epochs) + 1, spec.max_epochs + 1):
-            history.append("epoch", proposal.trial, metrics=peaked(epoch, proposal.params))
-            point, start = spec.goal.point(record.last), spec.epoch_plan.start_of(proposal.params)
-            if rungs and rungs.feed(proposal.trial, epoch, point, start) == Decision.STOP:
-                state = TrialState.STOPPED
-                break
-        history.append("end", proposal.trial, state=state)
-        proposer.tell(proposal.trial, state, record.last)
+        number, previews = proposal.trial, spec.scheduling.previewing and proposal.trial > 0
+        if number not in history.trials:
+            more = {"preview": True} if previews else {}
+            history.append("start", number, params=proposal.params, method=spec.method, **more)
+        if previews:
+            history.append("preview", number, epochs=2, metrics=peaked(10, proposal.params))
+        else:
+            for epoch in range(len(history.trials[number].epochs) + 1, spec.max_epochs + 1):
+                history.append("epoch", number, metrics=peaked(epoch, proposal.params))
+            history.append("end", number, state=TrialState.FINISHED)
+        proposer.tell(number)
     return seen
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_repeats_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler):
-    spec = spec_of(sampler=sampler, trials=16)
+def test_every_sampler_repeats_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler, scheduler):
+    spec = spec_of(sampler=sampler, trials=12, scheduler=scheduler, max_epochs=4)
     whole = []
     for folder in ("a", "b"):
-        history, rungs = History(tmp_path / folder), Rungs(spec.early_stopping)
-        whole.append(_drive(Proposer(spec, history, rungs, tmp_path / folder), history, spec, rungs=rungs))
-    assert whole[0] == whole[1] and len(whole[0]) == 16
-    assert len({tuple(p.values()) for p in whole[0]}) == 16
-    history, rungs = History(tmp_path / "c"), Rungs(spec.early_stopping)
-    first = _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, until=9, rungs=rungs)
+        history = History(tmp_path / folder)
+        whole.append(_drive(Proposer(spec, history, tmp_path / folder), history, spec))
+    assert whole[0] == whole[1] and len(whole[0]) == 12
+    assert len({tuple(p.values()) for p in whole[0]}) == 12
     history = History(tmp_path / "c")
-    rungs = Rungs(spec.early_stopping).replay(history, spec.goal.point, spec.epoch_plan.start_of)
-    assert first + _drive(Proposer(spec, history, rungs, tmp_path / "c"), history, spec, rungs=rungs) == whole[0]
+    first = _drive(Proposer(spec, history, tmp_path / "c"), history, spec, until=8)
+    history = History(tmp_path / "c")
+    assert first + _drive(Proposer(spec, history, tmp_path / "c"), history, spec) == whole[0]
 
 
 def test_another_seed_proposes_others():
@@ -350,8 +369,48 @@ def test_the_papers_setting_is_first_and_every_trial_is_proposed_once():
     assert Proposer(spec, history).next() is None and Proposer(spec, history).exhausted
 
 
+@pytest.mark.parametrize(
+    "number, values, warm, model",
+    [(5, 4, 0, False), (6, 4, 0, True), (6, 3, 0, False), (20, 3, 0, False), (1, 0, 4, True), (1, 0, 3, False)],
+)
+def test_a_model_is_trusted_from_trial_six_on_and_four_values(monkeypatch, number, values, warm, model):
+    """An earlier search's values need no first points."""
+    spec, history, earlier = spec_of(scheduler="preview"), History(None), History(None)
+    for n in range(warm):
+        preview(earlier, n, {"beta": 2.0 + n}, 0.5)
+    for n in range(1, number):
+        preview(history, n, {"beta": 2.0 + n / 10}, 0.5 if n <= values else float("nan"))
+    trial(history, 0, {"beta": 6.0}, 12, TrialState.FINISHED)
+    monkeypatch.setattr("tuner.optimizer.proposer.propose", lambda *args: "by a model")
+    proposer = Proposer(spec, history, warm=earlier.trials.values())
+    known = proposer._observe(history)
+    assert len(known.values) == values + warm
+    assert (proposer._plan(number, known)() == "by a model") == model
+
+
+def test_every_other_first_point_is_near_the_default_setting():
+    """In shares of each range (of a logarithmic one, of its logarithms) the steps have a standard deviation of 0.15,
+    but for what the ends of the range cut off: the start of 0.8 is 0.8 of its range, sep_weight 0.653 of its own."""
+    spec = SearchSpec(method="srat")
+    space, numbers = spec.search_space(), range(0, 800, 2)
+    names = list(space.searched)
+    steps = {name: [] for name in ("start", "sep_weight", "strength")}
+    for number in numbers:
+        assert first_points(space, 0, number + 1) == quasi_random(space, 0, number + 1)
+        found, default = first_points(space, 0, number), space.default()
+        assert space.contains(found) and found == first_points(space, 0, number)
+        at, center = space.coordinates(found), space.coordinates(default)
+        for name in steps:
+            place = names.index(name)
+            steps[name].append(at[place] - center[place])
+    for found in steps.values():
+        assert 0.8 * NEAR < np.std(found) < 1.1 * NEAR and abs(np.mean(found)) < 0.03
+        assert np.mean(np.abs(found) < NEAR) == pytest.approx(0.683, abs=0.06)
+    assert NEAR == 0.15
+
+
 def test_conditional_parameters_exist_only_where_they_apply():
-    spec, history = SearchSpec(method="srat", trials=24, max_epochs=12, scheduler="none"), History(None)
+    spec, history = SearchSpec(method="srat", trials=24, max_epochs=12), History(None)
     proposals = _drive(Proposer(spec, history), history, spec)
     params, seen = params_of(Srat), set()
     for values in proposals:
@@ -379,11 +438,17 @@ def test_a_search_says_what_it_proposes_with():
         return Proposer(SearchSpec(**fields), History(None)).description
 
     assert said(method="srat") == (
-        "sampler auto: the default setting (0 of 6 values published), 3 quasi-random ones, then TPE (conditional space)"
+        "sampler auto: the default setting (0 of 6 values published), 5 first points, then TPE on the hypervolume of a "
+        "trial's curve, by its preview (conditional space)"
     )
-    assert said(method="trades").endswith("then a Gaussian process (flat space, objectives: 2; TPE after 250 values)")
+    assert said(method="trades", scheduler="none").endswith(
+        "then a Gaussian process on the hypervolume of a trial's curve (flat space; TPE after 250 values)"
+    )
     four = ("robust_acc", "worst_class_robust_acc", "clean_acc", "tail_robust_acc")
-    assert said(method="trades", objectives=four).endswith("then TPE (4 objectives)")
+    assert said(method="trades", objectives=four).endswith("by its preview (flat space; TPE after 250 values)")
+    assert said(method="trades", objectives=four, offsets="none", scheduler="none").endswith(
+        "then TPE on a trial's objectives (4 objectives)"
+    )
     assert said(method="trades", sampler="gp") == "sampler gp, after the paper's setting"
     assert said(method="at") == "sampler: nothing is searched, the paper's setting runs once"
 
@@ -415,15 +480,27 @@ def test_a_proposal_depends_on_what_was_known_not_on_when(tmp_path):
     assert runs[0] == runs[1]
 
 
-def test_what_is_pending_changes_the_proposal():
+def test_a_proposal_made_ahead_does_not_know_of_promotions_since():
+    """A promoted trial runs again, but what it is worth to the model is known already."""
+    spec, runs = spec_of(sampler="gp", trials=16, scheduler="preview"), []
+    for promoted in (False, True):
+        history = History(None)
+        proposer = Proposer(spec, history)
+        _drive(proposer, history, spec, until=8)
+        if promoted:
+            history.append("promote", 3)
+            history.append("epoch", 3, metrics=metrics(1, {}, worst=0.9))
+        runs.append([_drive(proposer, history, spec, until=2)])
+    assert runs[0] == runs[1]
+
+
+def test_what_is_pending_is_shown_as_running():
     spec, history = spec_of(trials=40, sampler="tpe"), History(None)
     proposer = Proposer(spec, history)
-    _drive(proposer, history, spec, until=20)
-    known, space = observed(spec, history, levels=(12,)), spec.search_space()
-    alone = known.frozen(12, space, (), 0)
-    history.append("start", 20, params={"beta": 3.0}, method="trades")
-    known.update(history.trials)
-    with_pending = known.frozen(12, space, (), 0)
+    _drive(proposer, history, spec, until=10)
+    alone = shown(spec, history)
+    history.append("start", 10, params={"beta": 3.0}, method="trades")
+    with_pending = shown(spec, history)
     assert len(with_pending) == len(alone) + 1 and with_pending[-1].state == optuna.trial.TrialState.RUNNING
 
 
@@ -432,7 +509,7 @@ def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
     for number in range(MAX_OBSERVATIONS + 200):
         beta = 1.0 + 9 * (number * 37 % 450) / 450
         trial(history, number, {"beta": beta}, *((12, TrialState.FINISHED) if number % 3 else (1, TrialState.STOPPED)))
-    seen = observed(spec, history).frozen(12, spec.search_space(), (), seed=5)
+    seen = shown(spec, history, seed=5)
     assert len(seen) == MAX_OBSERVATIONS
     complete = sorted((t.params["beta"] for t in seen if t.values), reverse=True)
     best = sorted((t.params["beta"] for n, t in history.trials.items() if n % 3), reverse=True)[:ELITE]
@@ -449,21 +526,44 @@ def study_of(folder):
     return optuna.load_study(study_name=summary.study_name, storage=storage)
 
 
-def test_the_record_says_at_which_budget_values_were_taken(tmp_path):
-    spec = spec_of(trials=12, scheduler="pareto-asha")
-    history, rungs = History(tmp_path), Rungs(spec.early_stopping)
-    _drive(Proposer(spec, history, rungs, tmp_path), history, spec, rungs=rungs)
+def test_the_record_has_what_the_model_is_shown(tmp_path):
+    """Of previews their hypervolume; the default setting, which has none, and what ended without a value are pruned."""
+    spec = spec_of(trials=7, scheduler="preview")
+    history = History(tmp_path)
+    proposer = Proposer(spec, history, tmp_path)
+    _drive(proposer, history, spec, until=6)
+    seventh = proposer.next()
+    history.append("start", 6, params=seventh.params, method="trades", preview=True)
+    history.append("end", 6, state=TrialState.FAILED, reason="the loss is not finite")
+    proposer.tell(6)
     study = study_of(tmp_path)
-    assert {t.state.name for t in study.trials} == {"COMPLETE", "PRUNED"} and len(study.trials) == 12
-    for shown in study.trials:
-        record = history.trials[shown.number]
-        assert shown.params == {"beta": record.params["beta"]} and shown.user_attrs["epoch"] == record.last["epoch"]
-        end = [record.last[o] for o in spec.objectives]
-        if record.state == TrialState.FINISHED:
-            assert shown.values == end and shown.user_attrs["epoch"] == 12
-        else:
-            assert shown.values is None and shown.user_attrs["values_at_end"] == end
-    assert all(history.trials[t.number].state == TrialState.FINISHED for t in study.best_trials)
+    assert [t.state.name for t in study.trials] == ["PRUNED"] + ["COMPLETE"] * 5 + ["FAIL"]
+    assert study.metric_names == ["hypervolume"]
+    for there in study.trials:
+        record = history.trials[there.number]
+        assert there.params == {"beta": record.params["beta"]}
+        last = record.preview.metrics if record.preview else record.last
+        end = [last.get(name) for name in spec.objectives]
+        assert there.user_attrs["objectives"] == end
+        assert there.values == ([pytest.approx(end[0] * end[1])] if record.preview else None)
+    history.append("promote", 3)
+    for epoch in range(1, 13):
+        history.append("epoch", 3, metrics=metrics(epoch, {}, worst=0.9))
+    history.append("end", 3, state=TrialState.FINISHED)
+    proposer.tell(3)
+    assert study_of(tmp_path).trials[3].values == study.trials[3].values, "at one fidelity"
+
+
+def test_a_study_of_another_number_of_values_is_written_anew(tmp_path):
+    """An earlier version recorded objectives."""
+    spec, history = spec_of(trials=4, offsets="none", name="s"), History(tmp_path)
+    _drive(Proposer(spec, history, tmp_path), history, spec)
+    assert [len(t.values) for t in study_of(tmp_path).trials] == [2] * 4
+    RecordedStudy(spec_of(trials=4, name="s"), history, tmp_path)
+    assert [t.values for t in study_of(tmp_path).trials] == [
+        [pytest.approx(t.last["natural_robust_acc"] * t.last["worst_class_robust_acc"])]
+        for t in history.trials.values()
+    ]
 
 
 def test_a_proposal_that_was_lost_is_handed_out_again(tmp_path):
@@ -497,6 +597,7 @@ def test_an_end_the_study_missed_is_told_at_the_next_start(tmp_path):
     _drive(proposer, history, spec, until=2)
     proposal = proposer.next()
     trial(history, proposal.trial, proposal.params, 3, TrialState.STOPPED)
+    assert [t.state.name for t in study_of(tmp_path).trials] == ["COMPLETE", "COMPLETE", "RUNNING"]
     Proposer(spec, History(tmp_path), folder=tmp_path)
     assert [t.state.name for t in study_of(tmp_path).trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
 
@@ -521,7 +622,7 @@ def test_the_study_in_a_database(tmp_path):
 def test_every_sampler_says_what_it_is_and_proposes_inside_the_space(sampler):
     row = SAMPLERS[sampler]
     assert row.name == sampler and row.help.endswith(".") and all(name in SAMPLERS for name in row.models)
-    spec, history = SearchSpec(method="srat", trials=14, scheduler="none", sampler=sampler), History(None)
+    spec, history = SearchSpec(method="srat", trials=14, sampler=sampler), History(None)
     proposer, params = Proposer(spec, history), params_of(Srat)
     assert f"sampler {sampler}" in proposer.description
     proposals = _drive(proposer, history, spec)
@@ -535,7 +636,7 @@ def proposals_in_two_dimensions(sampler, slope):
 
     Two parameters: NSGA-II and NSGA-III always mutate one of them, so with a single one they draw at random.
     """
-    spec = spec_of(sampler=sampler, trials=10, scheduler="none", space={"lr": [0.01, 0.3]})
+    spec = spec_of(sampler=sampler, trials=10, space={"lr": [0.01, 0.3]})
     history, proposals = History(None), []
     proposer = Proposer(spec, history)
     while (proposal := proposer.next()) is not None:
@@ -551,7 +652,7 @@ def proposals_in_two_dimensions(sampler, slope):
         history.append("start", proposal.trial, params=proposal.params, method="trades")
         history.append("epoch", proposal.trial, metrics=row)
         history.append("end", proposal.trial, state=TrialState.FINISHED)
-        proposer.tell(proposal.trial, TrialState.FINISHED, row)
+        proposer.tell(proposal.trial)
     return proposals
 
 
@@ -588,20 +689,23 @@ def test_the_table_of_samplers_loads_none_of_them():
 # ---- warm start ---------------------------------------------------------------------------------------------------
 
 
-def test_warm_start(tmp_path):
-    home, earlier = Home(tmp_path), spec_of(trials=8, name="earlier", seed=1)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_warm_start(tmp_path, scheduler):
+    """By previews, the default setting of the earlier search has no value."""
+    home, earlier = Home(tmp_path), spec_of(trials=8, name="earlier", seed=1, scheduler=scheduler)
     folder = home.search("earlier")
     history = History(folder)
     _drive(Proposer(earlier, history), history, earlier)
     (folder / "spec.yaml").write_text(earlier.to_yaml())
-    spec = spec_of(trials=6, warm_start="earlier")
+    spec = spec_of(trials=6, warm_start="earlier", scheduler=scheduler)
     check_warm(spec, home)
     warm = warm_trials(spec, home, tmp_path / "new")
-    assert len(warm) == 8 and all(t.state == TrialState.FINISHED for t in warm)
+    assert len(warm) == 8 and all(t.state in (TrialState.FINISHED, TrialState.PREVIEWED) for t in warm)
     proposer = Proposer(spec, History(None), warm=warm)
-    assert proposer.known.budget(4, 8) == 12 and len(proposer.known.frozen(12, proposer.space, (), 0)) == 8
+    values = 7 if scheduler == "preview" else 8
+    assert len(proposer.known.frozen(proposer.space, 0)) == values and min(proposer.known.values) == -8
     cold, hot = History(None), History(None)
-    plain = _drive(Proposer(spec_of(trials=6), cold), cold, spec)
+    plain = _drive(Proposer(spec_of(trials=6, scheduler=scheduler), cold), cold, spec)
     told = _drive(Proposer(spec, hot, warm=warm), hot, spec)
     assert plain[0] == told[0] and plain[1] != told[1]  # the model needs no start of its own
     (folder / "history.jsonl").unlink()  # what it learnt from is kept with the search
@@ -627,7 +731,9 @@ def test_warm_start_from_a_search_that_did_not_record_an_objective(tmp_path):
         ({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
         ({"method": "srat"}, "method"),
         ({"method": ("trades", "at")}, "method"),
-        ({"trunk": "at:3"}, "trunk 'auto' there, 'at:3' here"),
+        ({"burn_in": "own"}, "burn_in 'stem' there, 'own' here"),
+        ({"scheduler": "preview"}, "scheduler 'none' there, 'preview' here"),
+        ({"offsets": "none"}, "offsets 'auto' there, 'none' here"),
         ({"max_epochs": 27}, "max_epochs 12 there"),
         ({"space": {"lr": [0.01, 0.1]}}, "another space: beta there, beta, lr"),
     ],

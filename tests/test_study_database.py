@@ -1,15 +1,16 @@
 """`--study-storage postgresql://...` against a real PostgreSQL: what it holds, a resume, a wrong password."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
 from tests.postgres import PASSWORD, WHY_NOT, postgres
-from tests.test_lanes import drive, spec_of, summary
+from tests.test_lanes import drive, dying, spec_of, summary
 from tuner.errors import UsageError
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.study import open_storage
 from tuner.results.history import History
-from tuner.results.trial_state import TrialState
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
@@ -21,16 +22,13 @@ def url():
 
 
 def test_a_search_in_postgresql_that_was_killed_goes_on(url, tmp_path):
-    spec = spec_of(trials=10, max_epochs=9, grace=1, study_storage=url, name="in-postgres", seeds=2)
-    whole = History(tmp_path / "whole")  # in a journal
-    drive(
-        AskTell(spec_of(trials=10, max_epochs=9, grace=1, name="in-postgres", seeds=2), whole, tmp_path / "whole"),
-        whole,
-        spec,
-    )
+    spec = spec_of(trials=10, max_epochs=9, study_storage=url, name="in-postgres", seeds=2)
+    whole = History(tmp_path / "whole")
+    journal = replace(spec, study_storage=None)
+    drive(AskTell(journal, whole, tmp_path / "whole"), whole, journal, at=dying)
     for until in (30, None):
         history = History(tmp_path / "s")
-        drive(AskTell(spec, history, tmp_path / "s"), history, spec, until=until)
+        drive(AskTell(spec, history, tmp_path / "s"), history, spec, until=until, at=dying)
     assert summary(history) == summary(whole) and not (tmp_path / "s" / "study.log").exists()
     for method in ("srat", "trades"):
         study = optuna.load_study(study_name=f"in-postgres/{method}", storage=url)
@@ -38,11 +36,8 @@ def test_a_search_in_postgresql_that_was_killed_goes_on(url, tmp_path):
         assert [t.number for t in study.trials] == list(lane.trials)
         assert {t.state.name for t in study.trials} <= {"COMPLETE", "PRUNED"}
         for shown, record in zip(study.trials, lane.trials.values()):
-            assert shown.params.items() <= record.params.items() and record.state in (
-                TrialState.FINISHED,
-                TrialState.STOPPED,
-            )
-            assert (shown.values is not None) == (record.state == TrialState.FINISHED)
+            assert shown.params.items() <= record.params.items() and record.state.ended
+            assert (shown.values is not None) == (record.preview is not None)
 
 
 def test_a_refused_connection_is_one_sentence_without_the_password(url, tmp_path):

@@ -13,7 +13,7 @@ from tuner.spec.search_spec import SearchSpec
 
 
 def spec_of(**changes):
-    return SearchSpec(**{"method": "trades", "trials": 6, **changes})
+    return SearchSpec(**{"method": "trades", "trials": 6, "scheduler": "none", **changes})
 
 
 def earlier(tmp_path, **changes):
