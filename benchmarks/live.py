@@ -11,7 +11,14 @@ included, at ratios measured once a problem. The same command goes on where it s
 which any number of processes may share: what several arms train alike costs nothing the second time. `--set` changes a
 training setting, such as passes=2, and is part of a run's name, as of that of the costs.
 
-Code of another time: in a work tree of its tag, the same command with `--arms ours --as NAME --results FILE`.
+The code before there were stem and previews, with the costs that were measured here:
+
+    git worktree add ../before as-it-was-before-stems
+    cp benchmarks/results/live_costs.json ../before/benchmarks/results/
+    cd ../before; PYTHONPATH=. python -m benchmarks.live --arms ours --as "ours as it was" \\
+        --offsets auto --results ../here/benchmarks/results/live.jsonl --memo ../before-memo
+
+(the names of stages hold a hash of the code, so that it shares none with this one and is given a memo of its own).
 """
 
 from __future__ import annotations

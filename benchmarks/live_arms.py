@@ -6,8 +6,9 @@ Write a subclass of `Arm` and name it in `ARMS`. The simulation asks ``next`` wh
 has changed, and tells each stage's result when its simulated time has come. A stage may be any part of any line, so an
 arm needs no more than that to
 
-- share a stem: a line of plain AT whose stages have ``keep``, and trials that are ``Line(config, fork=(stem, n))``;
-- preview: ``Line(config, fork=(stem, n), cool_down=m)``, one stage with ``judge``; then the same ``config`` in full;
+- share a stem: a line of plain AT whose stages have ``keep``, and trials that are ``Line(config, stem)`` with a
+  ``fork`` in their ``config``, as `OnStem` has them;
+- preview: a ``config`` with ``cool_down`` too, one stage with ``judge``; then another line, in full;
 - go on later: a stage that begins where the line's last one ended.
 
 What two arms ask alike is trained once; each is charged for it all the same. An arm sees `val` alone. Its ``front``
@@ -23,7 +24,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ from typing import Any, ClassVar
 import optuna
 
 from benchmarks.live_problem import Job
-from benchmarks.live_stages import Line, Result, Stage
+from benchmarks.live_stages import Line, Result, Stage, needs_val_losses
 from trainables.curve import Curve
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.assessment import assess
@@ -42,7 +43,6 @@ from tuner.results.references import PLAIN, references
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import NATURAL, WORST
-from tuner.spec.schedulers import Decision
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -117,13 +117,11 @@ class Arm(ABC):
         return volume([row.values for row in self.front()])
 
 
-# ---- without early stopping ------------------------------------------------------------------------------------------
+# ---- in full ---------------------------------------------------------------------------------------------------------
 
 
 class FullTrials(Arm):
     """Trainings from beginning to end, judged there and nowhere else."""
-
-    trunk = "none"
 
     def __init__(self, job: Job):
         super().__init__(job)
@@ -138,7 +136,7 @@ class FullTrials(Arm):
         record = next(self._proposals, None)
         if record is None:
             return None
-        line = Line(self.job.config(record, None if self.trunk == "auto" else self.trunk))
+        line = self.job.alone(record)
         return Stage(line, 0, line.last, watched=False, judge=self.job.offsets, trial=record.trial)
 
     def told(self, stage: Stage, result: Result) -> None:
@@ -147,6 +145,15 @@ class FullTrials(Arm):
 
     def front(self) -> list[Row]:
         return front_rows(self.models)
+
+
+def at_random(job: Job) -> Iterator[TrialRecord]:
+    """The default setting, then random ones."""
+    space = job.spec().search_space()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=job.seed))
+    for number in range(RANDOM_TRIALS * job.trials):
+        params = space.sample(study.ask()) if number else space.default()
+        yield TrialRecord(number, params, job.problem.method, seed=job.seed)
 
 
 class Plain(FullTrials):
@@ -163,17 +170,159 @@ class Random(FullTrials):
     help = f"the default setting, then random ones, each trained alone; {RANDOM_TRIALS} times the trials"
 
     def proposals(self) -> Iterator[TrialRecord]:
-        space = self.job.spec().search_space()
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.job.seed))
-        for number in range(RANDOM_TRIALS * self.job.trials):
-            params = space.sample(study.ask()) if number else space.default()
-            yield TrialRecord(number, params, self.job.problem.method, seed=self.job.seed)
+        return at_random(self.job)
 
 
-class RandomTrunk(Random):
-    name = "random+trunk"
-    help = "the same, with the trunk where trials share one"
-    trunk = "auto"
+# ---- from a stem -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stem:
+    """Plain AT, as far as an arm's trials have trained it. ``busy``: one of them trains its next epoch."""
+
+    line: Line
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # their metrics
+    busy: bool = False
+
+
+@dataclass
+class Run:
+    """A training on its way: ``at`` how many epochs of its line it is, of which the first ``fork`` are the stem's."""
+
+    line: Line
+    fork: int
+    stem: Stem
+    at: int = 0
+
+
+class OnStem(Arm):
+    """Trials of a search that fork from plain AT, whose epochs are trained and charged once. Plain AT as the search's
+    reference is the stem itself, trained to its end.
+
+    As in a search, a trial that the stem is not ready for keeps its worker: it trains the stem's next epoch, or waits
+    while another trial does.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {}  # options of the search
+    watched = True  # whether every epoch is judged
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.spec, self.history = job.spec(**self.changes), History(None)
+        self.runs: dict[int, Run] = {}
+        self.going: list[int] = []  # trials between two stages: they go on as soon as they can
+        self._stems: dict[bool, Stem] = {}  # as in a search, methods that read losses on `val` have one of their own
+
+    @abstractmethod
+    def begin(self) -> int | None:
+        """Start another trial (``enter``), or promote one, and return its number; None: there is none now."""
+
+    @abstractmethod
+    def until(self, number: int) -> int:
+        """Where the next stage of a trial's own ends."""
+
+    @abstractmethod
+    def own(self, stage: Stage, result: Result) -> None:
+        """A stage of a trial's own has ended well; into ``going`` with it if it goes on."""
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial cannot go on."""
+
+    def on_stem(self, number: int, epoch: int) -> None:
+        """A trial has trained this epoch of the stem."""
+
+    def forked(self, number: int, epochs: list[dict[str, Any]]) -> None:
+        """A trial has left the stem, whose metrics these are."""
+
+    def enter(self, record: TrialRecord) -> None:
+        """A trial's training begins, that of its preview or the one in full. The history knows of it."""
+        config = self.job.config(record, self.spec, self.history)
+        needs = needs_val_losses(config)
+        if needs not in self._stems:
+            self._stems[needs] = Stem(self.job.stem(self.spec, needs))
+        stem = self._stems[needs]
+        reference = record.role is not None
+        line = stem.line if reference else Line(config, stem.line if config.fork else None)
+        self.runs[record.trial] = Run(line, config.fork, stem)
+
+    def next(self, free: int) -> Stage | None:
+        while True:
+            for number in self.going:
+                stage = self._stage(number)
+                if stage is not None:
+                    self.going.remove(number)
+                    return stage
+            if len(self.going) >= free:  # each of them keeps a worker
+                return None
+            number = self.begin()
+            if number is None:
+                return None
+            self.going.append(number)
+
+    def _stage(self, number: int) -> Stage | None:
+        """What the trial does next; None: it waits for the stem."""
+        run = self.runs[number]
+        if run.at < run.fork:
+            if len(run.stem.epochs) < run.fork:
+                return self._of_stem(number, run.stem)
+            run.at = run.fork
+            self.forked(number, run.stem.epochs[: run.fork])
+        until = self.until(number)
+        judge = self.job.offsets if until == run.line.last else None
+        return Stage(run.line, run.at, until, watched=self.watched, judge=judge, trial=number)
+
+    def _of_stem(self, number: int, stem: Stem) -> Stage | None:
+        if stem.busy:
+            return None
+        stem.busy, since = True, len(stem.epochs)
+        first, last = self.spec.forks
+        keep = first <= since + 1 <= last
+        return Stage(stem.line, since, since + 1, watched=self.watched, keep=keep, trial=number)
+
+    def told(self, stage: Stage, result: Result) -> None:
+        number, run = stage.trial, self.runs[stage.trial]
+        of_stem = stage.until <= run.fork
+        if of_stem:
+            run.stem.busy = False
+        if result.failed:
+            self.failed(number, result.failed)
+        elif of_stem:
+            run.stem.epochs += result.metrics
+            self.on_stem(number, stage.until)
+            self.going.append(number)
+        else:
+            run.at = stage.until
+            self.own(stage, result)
+
+
+class RandomStem(OnStem):
+    name = "random+stem"
+    help = "the same settings, each from its own start on: the epochs before are the stem's"
+    changes = {"scheduler": "none"}
+    watched = False
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.models: list[Model] = []
+        self._proposals = at_random(job)
+
+    def begin(self) -> int | None:
+        record = next(self._proposals, None)
+        if record is None:
+            return None
+        self.history.append("start", record.trial, params=record.params, method=record.method, seed=record.seed)
+        self.enter(record)
+        return record.trial
+
+    def until(self, number: int) -> int:
+        return self.runs[number].line.last
+
+    def own(self, stage: Stage, result: Result) -> None:
+        if result.curve is not None:
+            self.models.append(Model(stage.line, stage.until, result.curve))
+
+    def front(self) -> list[Row]:
+        return front_rows(self.models)
 
 
 # ---- epoch by epoch --------------------------------------------------------------------------------------------------
@@ -211,7 +360,7 @@ class Stock(Arm):
         if number == self.job.trials:
             return None
         params = self.search.suggest(str(number))
-        line = Line(self.job.config(TrialRecord(number, params, self.job.problem.method, seed=self.job.seed), "none"))
+        line = self.job.alone(TrialRecord(number, params, self.job.problem.method, seed=self.job.seed))
         trial = SimpleNamespace(trial_id=str(number), status="RUNNING")
         self.asha.on_trial_add(None, trial)
         self.trials.append((trial, line))
@@ -316,7 +465,7 @@ class Primo(Arm):
             return param.range.choices[int(given)] if hasattr(param.range, "choices") else given
 
         record = TrialRecord(0, self.space.resolve(value), self.job.problem.method, seed=self.job.seed)
-        return Line(self.job.config(record, "none"))
+        return self.job.alone(record)
 
     def told(self, stage: Stage, result: Result) -> None:
         values = None
@@ -329,80 +478,74 @@ class Primo(Arm):
         return front_rows(self.models.values())
 
 
-class Ours(Arm):
-    """`tuner search` as it is, driven without Ray: `AskTell` with its rungs, trunk and references. Only finished
-    trials make its front; a provisional one, of trials still running, is not looked at."""
+class Ours(OnStem):
+    """`tuner search` as it is: `AskTell` driven as `tuner.execution` drives it, without Ray. Only trials that trained
+    in full make its front."""
 
     name = "ours"
     help = "tuner search as it is now"
-    compared = True  # whether references are trained beside the search
 
     def __init__(self, job: Job):
         super().__init__(job)
-        self.spec, self.history = job.spec(), History(None)
-        beside = references(self.spec) if self.compared else ()
-        self.optimizer = AskTell(self.spec, self.history, references=beside)
-        self.lines: dict[int, Line] = {}
-        self._going: deque[int] = deque()
+        self.optimizer = AskTell(self.spec, self.history, references=references(self.spec))
 
-    def next(self, free: int) -> Stage | None:
-        number = self._number()
-        return None if number is None else self._stage(number)
-
-    def _number(self) -> int | None:
-        """The trial that goes on or starts: as `tuner.execution.ray_scheduler` chooses."""
-        if self._going:
-            return self._going.popleft()
-        number = self.optimizer.promotable()
-        if number is not None:
-            self.optimizer.promote(number)
-            return number
+    def begin(self) -> int | None:
+        """A trial begins, or a preview is promoted: as `tuner.execution.ray_callback` records it."""
         record = self.optimizer.next()
         if record is None:
             return None
-        about: dict[str, Any] = {"role": record.role} if record.role else {}
-        if record.of is not None:
-            about["of"] = record.of
-        self.history.append(
-            "start", record.trial, params=record.params, method=record.method, seed=record.seed, **about
-        )
-        self.lines[record.trial] = Line(self.job.config(record))
-        return record.trial
+        number = record.trial
+        if number in self.history:
+            self.history.append("promote", number)
+        else:
+            about = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
+            about |= {} if record.full else {"preview": True}
+            self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **about)
+        self.enter(self.history.record(number))
+        return number
 
-    def _stage(self, number: int) -> Stage:
-        line, done = self.lines[number], len(self.history.record(number).epochs)
-        until = max(done + 1, line.trunk)
-        return Stage(line, done, until, judge=self.job.offsets if until == line.last else None, trial=number)
+    def until(self, number: int) -> int:
+        run = self.runs[number]
+        return run.at + 1 if self.history.record(number).full else run.line.last
 
-    def told(self, stage: Stage, result: Result) -> None:
-        number = stage.trial
-        if result.failed:
-            self._end(number, TrialState.FAILED, result.failed)
+    def on_stem(self, number: int, epoch: int) -> None:
+        self.history.append("stem", number, stem_epoch=epoch)
+
+    def forked(self, number: int, epochs: list[dict[str, Any]]) -> None:
+        if self.history.record(number).full:
+            self.history.append("fork", number, epochs=[{**metrics, "stem": True} for metrics in epochs])
+
+    def failed(self, number: int, reason: str) -> None:
+        self._end(number, TrialState.FAILED, reason)
+
+    def own(self, stage: Stage, result: Result) -> None:
+        number, metrics = stage.trial, result.metrics[-1]
+        curve = None if result.curve is None else result.curve.to_dict()
+        if not self.history.record(number).full:
+            epochs = stage.until - stage.since
+            self.history.append("preview", number, epochs=epochs, metrics=metrics, curve=curve)
+            self.optimizer.tell(number)
             return
-        if stage.until == stage.line.trunk:
-            self.history.append("branch", number, epochs=[{**m, "trunk": True} for m in result.metrics])
-            self._going.append(number)
-            return
-        self.history.append("epoch", number, metrics=result.metrics[-1])
-        if result.curve is not None:
-            self.history.append("curve", number, curve=result.curve.to_dict())
-        if stage.until == stage.line.last:
+        last = stage.until == stage.line.last
+        dead = not last and self.optimizer.dead(number, metrics)  # decided before the epoch is recorded, as in Ray
+        self.history.append("epoch", number, metrics=metrics)
+        if curve:
+            self.history.append("curve", number, curve=curve)
+        if last:
             self._end(number, TrialState.FINISHED)
-            return
-        decision = self.optimizer.feed(number, result.metrics[-1])
-        if decision == Decision.CONTINUE:
-            self._going.append(number)
-        elif decision == Decision.STOP:
-            self._end(number, TrialState.STOPPED)
+        elif dead:
+            self._end(number, TrialState.STOPPED, f"at chance after epoch {stage.until}")
+        else:
+            self.going.append(number)
 
     def _end(self, number: int, state: TrialState, reason: str = "") -> None:
         self.history.append("end", number, state=state, reason=reason)
-        self.optimizer.tell(number, state)
+        self.optimizer.tell(number)
 
     def front(self) -> list[Row]:
         rows = []
         for row in front_of(self.spec, self.history).rows:
-            line, curve = self.lines[row["trial"]], self.history.record(row["trial"]).curve
+            line, curve = self.runs[row["trial"]].line, self.history.record(row["trial"]).curve
             assert curve is not None
             taus = [point.offsets.tau for point in curve.points]
             rows.append(Row(Model(line, line.last, curve), taus.index(row["offsets"]["tau"])))
@@ -413,17 +556,18 @@ class Ours(Arm):
         return found.hypervolume["claimed"] if found else 0.0
 
 
-class AsItWas(Ours):
-    """Before there were offsets and references; of the rest it is what the code is now. For the code of then: the same
-    command in a work tree of its tag, with ``--as`` and the results file of this one."""
-
-    name = "ours as it was"
-    help = "ours without references and offsets"
-    offsets = ("none",)
-    compared = False
-
-    def claim(self) -> float:
-        return Arm.claim(self)
+class OursInFull(Ours):
+    name = "ours in full"
+    help = "the same without previews: every proposal trains in full"
+    changes = {"scheduler": "none"}
 
 
-ARMS: dict[str, type[Arm]] = {arm.name: arm for arm in (Plain, Random, RandomTrunk, Stock, Primo, Ours, AsItWas)}
+class OursAtRandom(Ours):
+    name = "ours at random"
+    help = "the same, its proposals drawn at random: what previews alone are worth"
+    changes = {"sampler": "random"}
+
+
+ARMS: dict[str, type[Arm]] = {
+    arm.name: arm for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursInFull, OursAtRandom)
+}

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.live_stages import Line, LineTrainer, Memo, Stage
+from benchmarks.live_stages import Line, LineTrainer, Memo, Stage, kind_of
 from benchmarks.synthetic import thinned
 from trainables.config import TrialConfig
-from trainables.offsets import kind_for
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.references import PLAIN
 from tuner.results.search_run import SearchRun
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
 
 COSTS = Path(__file__).parent / "results" / "live_costs.json"
@@ -57,7 +57,7 @@ PROBLEMS: dict[str, Problem] = {
 @dataclass(frozen=True)
 class Job:
     """One run of an arm, but for the arm. ``trials``: of the default job. ``offsets``: over which every judged model is
-    swept (auto or none). ``home``: where data and trunks lie; ``dataset``: None is digits."""
+    swept (auto or none). ``home``: where data lie; ``dataset``: None is digits."""
 
     problem: Problem
     seed: int
@@ -84,11 +84,19 @@ class Job:
         data = {"dataset": self.dataset} if self.dataset else {}
         return SearchSpec(**{**asked, **data, **changes})
 
-    def config(self, record: TrialRecord, trunk: str | None = None) -> TrialConfig:
-        """What the search's trial receives; ``trunk`` none: it trains alone."""
-        run = SearchRun(self.spec(), Home(self.home), "live", History(None))
-        config = trial_config(run, record)
-        return replace(config, folder=None, objectives=(), offsets="none", trial=0, trunk=trunk or config.trunk)
+    def config(self, record: TrialRecord, spec: SearchSpec, history: History | None = None) -> TrialConfig:
+        """What a trial receives of a search with this ``spec``, which has come as far as its ``history``."""
+        run = SearchRun(spec, Home(self.home), "live", History(None) if history is None else history)
+        return replace(trial_config(run, record), folder=None, objectives=(), offsets="none", trial=0)
+
+    def alone(self, record: TrialRecord) -> Line:
+        """A trial that shares nothing: its method trains all its epochs."""
+        return Line(self.config(record, self.spec(burn_in="own")))
+
+    def stem(self, spec: SearchSpec, val_losses: bool = False) -> Line:
+        """Plain AT to its end: what trials fork from, and the reference."""
+        config = self.config(TrialRecord(NO_SEARCH, {}, PLAIN, seed=self.seed, role="no_search"), spec)
+        return Line(replace(config, fork=0, stem={}), val_losses=val_losses)
 
 
 def dataset_of(problem: Problem, data: Path | None, memo: Path) -> str | None:
@@ -114,9 +122,9 @@ class Costs:
     val: float
     sweep: float
 
-    def of(self, stage: Stage, free: int = 0) -> float:
-        """What a stage costs, of whose epochs another training has trained ``free``."""
-        epochs = stage.until - stage.since - free
+    def of(self, stage: Stage) -> float:
+        """What a stage costs."""
+        epochs = stage.until - stage.since
         judged = 0.0 if stage.judge is None else self.val + (self.sweep if stage.judge != "none" else 0.0)
         return epochs * (1 + self.watch * stage.watched) + judged
 
@@ -139,7 +147,7 @@ class _Timed(LineTrainer):
 def measure_costs(job: Job) -> dict[str, Any]:
     """The costs of a problem: medians over a training of its default setting, at whose end the sweep is measured."""
     record = TrialRecord(0, job.spec().search_space().default(), job.problem.method, seed=job.seed)
-    line = Line(job.config(record, trunk="none"))
+    line = job.alone(record)
     trainer = _Timed(line, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     inner, seconds = trainer._train, {"train": [], "watch": []}
 
@@ -154,8 +162,7 @@ def measure_costs(job: Job) -> dict[str, Any]:
         seconds["watch"].append(whole - seconds["train"][-1])
     splits = trainer.splits
     alone, _ = trainer.timed(lambda: trainer.curve_on_val("none"))
-    kind = kind_for("auto", splits.class_counts)
-    swept, curve = trainer.timed(lambda: trainer.curve_on_val(kind))
+    swept, curve = trainer.timed(lambda: trainer.curve_on_val(kind_of("auto", splits)))
     epoch = statistics.median(seconds["train"])
     name = torch.cuda.get_device_name() if trainer.device.type == "cuda" else "CPU, one thread"
     return {

@@ -1,7 +1,6 @@
 """One run of an arm in simulated time: what it has spent, and what its front is worth on `test`, whenever that changes.
 
-Durations are the costs of the problem, in training epochs; they depend on no clock. A trunk that several trials share
-is charged to the first that needs it, and the others do not wait for it.
+Durations are the costs of the problem, in training epochs; they depend on no clock.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ class Simulation:
         self.trace: list[dict[str, Any]] = []
         self._queue: list[tuple[float, int, float, Stage]] = []  # when it ends, its number, its cost, the stage
         self._started = 0
-        self._trunks: dict[tuple[str, int], int] = {}  # of a method and seed: how many epochs somebody trains
         self._rows: list[tuple[int, int, int]] = []  # of the front shown last
 
     def run(self) -> list[dict[str, Any]]:
@@ -47,20 +45,11 @@ class Simulation:
             stage = self.arm.next(self.workers - len(self._queue))
             if stage is None:
                 return
-            free = self._shared(stage)
-            cost = self.costs.of(stage, free)
-            self.epochs += stage.until - stage.since - free
+            cost = self.costs.of(stage)
+            self.epochs += stage.until - stage.since
             self.judged += stage.judge is not None
             self._started += 1
             heapq.heappush(self._queue, (self.now + cost, self._started, cost, stage))
-
-    def _shared(self, stage: Stage) -> int:
-        """How many of the stage's epochs are in a trunk that somebody has trained or trains already."""
-        line = stage.line
-        of, end = (line.config.method, line.config.seed), min(line.trunk, stage.until)
-        known = self._trunks.get(of, 0)
-        self._trunks[of] = max(known, end)
-        return max(0, min(known, end) - stage.since)
 
     def _show(self) -> None:
         rows = self.arm.front()

@@ -36,50 +36,48 @@ from search_spaces.resolve import resolve
 from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.curve import Curve
-from trainables.data import open_test
+from trainables.data import Splits, open_splits, open_test
 from trainables.evaluate import evaluate
 from trainables.loop import Diverged, Trainer
-from trainables.method import EpochStats
+from trainables.method import EpochStats, Task
+from trainables.methods import build_method
 from trainables.offsets import kind_for
+from trainables.stem import PACKAGE, data_key, key_hash, sources
 from trainables.sweep import Found, ShiftedAttacks, points_of
-from trainables.trunk import PACKAGE, data_key, key_hash, run_to_branch, sources
 from tuner.files import write_atomically
 
 FORMAT = 1  # raise it when the files' content changes: old lines are then not found
-JUDGING = ("config.py", "curve.py", "offsets.py", "sweep.py")  # beside `trunk.sources`, which are of training alone
+JUDGING = ("config.py", "curve.py", "offsets.py", "sweep.py")  # beside `stem.sources`, which are of training alone
 OPEN = 24  # trainers that stay in memory: lines that are trained in turns go on without being loaded
-UNTIMED = ("train_s", "eval_s", "trunk")  # in no stored metrics: they say how an epoch was made, not what it is
+UNTIMED = ("train_s", "eval_s")  # in no stored metrics: they would differ from run to run
 
 
 @dataclass(frozen=True)
 class Line:
-    """One training. ``config``: what is trained, with ``trunk`` none or auto, which gives the same bits.
+    """One training. ``config``: what is trained; its ``fork`` and ``cool_down`` mean what they do to a search's trial.
 
-    ``fork``: another line and the number of its epochs after which this one begins: with its weights and optimizer, a
-    method that is new there, and the statistics of its last epoch; as trials with ``trunk`` at:N do. ``cool_down``:
-    from the fork the learning rate falls to 0 along a straight line over so many epochs, and the line ends there.
-    ``val_losses``: its statistics have the losses on `val` that some methods read where they fork.
+    ``stem``: the line whose first ``config.fork`` epochs this one begins with; None where it trains alone. A search's
+    is plain AT, here it may be any. ``val_losses``: its statistics have the losses on `val` that some methods read
+    where they fork. ``ValueError`` for a fork without a line to fork from, or the other way round.
     """
 
     config: TrialConfig
-    fork: tuple[Line, int] | None = None
-    cool_down: int | None = None
+    stem: Line | None = None
     val_losses: bool = False
+
+    def __post_init__(self):
+        if bool(self.config.fork) != (self.stem is not None):
+            raise ValueError(f"a fork at {self.config.fork} {'needs a line' if self.config.fork else 'leaves no line'}")
 
     @property
     def first(self) -> int:
         """Epochs at its beginning that are another line's."""
-        return self.fork[1] if self.fork else 0
+        return self.config.fork
 
     @property
     def last(self) -> int:
         """The epoch with which it ends."""
-        return self.config.max_epochs if self.cool_down is None else self.first + self.cool_down
-
-    @property
-    def trunk(self) -> int:
-        """Epochs at its beginning that trials of the same method and seed share."""
-        return self.config.branch_epoch()
+        return self.config.last_epoch
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,8 @@ def meaning(source: str) -> str:
 
 
 def line_key(line: Line, device: torch.device) -> dict[str, Any]:
-    """Everything that the line's weights and metrics depend on. ``ValueError`` for a trunk that changes results."""
+    """Everything that the line's weights and metrics depend on."""
     config = line.config
-    if config.trunk not in ("none", "auto"):
-        raise ValueError(f"a line forks from another one; trunk {config.trunk!r} is not allowed")
     key = {
         "format": FORMAT,
         "method": config.method,
@@ -153,8 +149,8 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
         "seed": config.seed,
         "model": config.model,
         "max_epochs": config.max_epochs,
-        "fork": line.fork and [key_hash(line_key(line.fork[0], device)), line.fork[1]],
-        "cool_down": line.cool_down,
+        "fork": line.stem and [key_hash(line_key(line.stem, device)), config.fork],
+        "cool_down": config.cool_down,
         "val_losses": line.val_losses,
         "torch": torch.__version__,
         "device": device.type,
@@ -163,6 +159,12 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
     if device.type == "cpu":  # both change the order of sums, hence the last bits
         return key | {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key | {"gpu": torch.cuda.get_device_name(device)}
+
+
+def needs_val_losses(config: TrialConfig) -> bool:
+    """Whether its method reads losses on `val`."""
+    any_task = Task(torch.tensor([2, 1]), config.max_epochs, config.full_training().eps)
+    return build_method(config.method, config.params, any_task).needs_val_losses
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -174,25 +176,13 @@ class LineTrainer(Trainer):
     def __init__(self, line: Line, device: torch.device):
         super().__init__(line.config, device)
         self.line = line
-        if line.fork and self.method.needs_val_losses and not line.fork[0].val_losses:
+        if line.stem and self.method.needs_val_losses and not line.stem.val_losses:
             raise ValueError(f"{line.config.method} reads losses on val, and the line it forks from has none")
         if line.val_losses:
             self.method.needs_val_losses = True
 
     def _sweep(self) -> None:
         return None
-
-    def learning_rate(self, progress: float) -> float:
-        line = self.line
-        if line.cool_down is None:
-            return super().learning_rate(progress)
-        return super().learning_rate(line.first) * (1 - (progress - line.first) / line.cool_down)
-
-    def fork(self, state: dict[str, Any]) -> None:
-        """Begin with the ``state`` of another line, of which the method is told the last epoch's statistics alone."""
-        self.method.end_epoch(EpochStats(**state["stats"]))
-        average = state["average"] if self.training.ema else None
-        self.load_state_dict({**state, "method": self.method.state_dict(), "average": average, "best": None})
 
     def curve_on_val(self, kind: str) -> Curve:
         """The final model over its offsets, as `Trainer.curve` has it after the last epoch."""
@@ -256,7 +246,7 @@ class Memo:
 
     @property
     def home(self) -> Path:
-        """Where data and trunks lie."""
+        """Where data lie."""
         return self.folder / "home"
 
     def run(self, stage: Stage) -> Result:
@@ -327,15 +317,13 @@ class Memo:
             trainer = self._make(line, self.device)
             trainer.load_state_dict(_load(_states(place)[stored]))
             return trainer
-        return opened if at >= 0 else self._new(line, epoch, place)
+        return opened if at >= 0 else self._new(line)
 
-    def _new(self, line: Line, epoch: int, place: Path) -> Any:
-        """A trainer where the line begins; past the trunk where it has one and ``epoch`` lies behind it."""
+    def _new(self, line: Line) -> Any:
+        """A trainer where the line begins."""
         trainer = self._make(line, self.device)
-        if line.fork:
-            trainer.fork(self._state(*line.fork))
-        elif 0 < line.trunk <= epoch:
-            self._save(trainer, run_to_branch(trainer), place)
+        if line.stem:
+            trainer.fork(self._state(line.stem, line.first))
         return trainer
 
     def _state(self, line: Line, epoch: int) -> dict[str, Any]:
@@ -379,7 +367,7 @@ class Memo:
 
     def _curve(self, line: Line, epoch: int, kind: str, split: str, place: Path) -> Curve:
         if kind == "auto":
-            kind = kind_for(kind, _train_counts(line))
+            kind = kind_of(kind, open_splits(line.config.data_spec, Path(line.config.home)))
         path = place / f"{split}-{epoch:04d}-{kind}.json"
         if path.exists():
             return Curve.of(json.loads(path.read_text()))
@@ -391,10 +379,10 @@ class Memo:
         return curve
 
 
-def _train_counts(line: Line) -> tuple[int, ...]:
-    from trainables.data import open_splits
-
-    return tuple(open_splits(line.config.data_spec, Path(line.config.home)).class_counts)
+def kind_of(asked: str, splits: Splits) -> str:
+    """The kind of offsets that is asked for on these images (auto depends on them)."""
+    judged = torch.bincount(splits.val.labels, minlength=len(splits.classes)).tolist()
+    return kind_for(asked, splits.class_counts, judged)
 
 
 def _known(place: Path) -> _Known:

@@ -55,21 +55,34 @@ def main_job(home: str) -> dict:
     done.set()
     wall = time.perf_counter() - begin
     result = json.loads(out)
-    epochs = _epochs(os.path.join(home, "searches", result["search"], "history.jsonl"))
-    busy = sum(e["metrics"]["train_s"] + e["metrics"]["eval_s"] for e in epochs) / min(2, os.cpu_count())
+    events = _events(os.path.join(home, "searches", result["search"], "history.jsonl"))
     return {
         "wall_s": wall,
-        "outside_share": 1 - busy / wall,
+        "outside_share": 1 - busy_s(events) / min(2, os.cpu_count()) / wall,
         "peak_gb": peak[0] / 1e9,
-        "epochs": len(epochs),
+        "epochs": result["epochs_trained"],
         "hypervolume": result["hypervolume"],
         "trials": result["trials"],
     }
 
 
-def _epochs(path: str) -> list[dict]:
+def _events(path: str) -> list[dict]:
     with open(path) as file:
-        return [e for e in map(json.loads, file) if e["event"] == "epoch"]
+        return [json.loads(line) for line in file]
+
+
+def busy_s(events: list[dict]) -> float:
+    """Seconds of training and evaluation: of the trials' own epochs, of the stem's, which all that fork tell again, and
+    of previews, which tell their last epoch alone; those before it count as the median of the trials' own."""
+    own = [_seconds(e["metrics"]) for e in events if e["event"] == "epoch"]
+    stem = {(e["stem"], m["epoch"]): _seconds(m) for e in events if e["event"] == "fork" for m in e["epochs"]}
+    previews = [e for e in events if e["event"] == "preview"]
+    before = sum(e["epochs"] - 1 for e in previews) * statistics.median(own)
+    return sum(own) + sum(stem.values()) + sum(_seconds(e["metrics"]) for e in previews) + before
+
+
+def _seconds(metrics: dict) -> float:
+    return metrics["train_s"] + metrics["eval_s"]
 
 
 def _gaps(reports: list[tuple[int, float, float]]) -> list[float]:
@@ -87,11 +100,17 @@ def our_turnover(home: str, trials: int) -> list[float]:
     from tuner.spec.search_spec import SearchSpec
 
     spec = SearchSpec(
-        trials=trials, max_epochs=2, max_concurrent=1, sampler="random", set=KNOBS, name=f"turnover-{time.time_ns()}"
+        trials=trials,
+        max_epochs=2,
+        burn_in="own",
+        max_concurrent=1,
+        sampler="random",
+        set=KNOBS,
+        name=f"turnover-{time.time_ns()}",
     )
     search(spec, Home(home))
-    epochs = _epochs(os.path.join(home, "searches", spec.search_name, "history.jsonl"))
-    return _gaps([(e["trial"], e["time"], e["metrics"]["train_s"] + e["metrics"]["eval_s"]) for e in epochs])
+    events = _events(os.path.join(home, "searches", spec.search_name, "history.jsonl"))
+    return _gaps([(e["trial"], e["time"], _seconds(e["metrics"])) for e in events if e["event"] == "epoch"])
 
 
 def define_srat(trial) -> None:

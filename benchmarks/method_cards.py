@@ -18,6 +18,7 @@ from search_spaces.param import PUBLISHED, Param, describe, params_of
 from search_spaces.provenance import paper_label
 from trainables.method import Attack, Method, Task
 from trainables.methods import build_method
+from tuner.results.references import PLAIN
 from tuner.spec.space import build_space
 
 NOTICE = "<!-- Written by `make docs` from the code and the stored runs; do not edit. -->"
@@ -166,27 +167,35 @@ def _cautions(name: str, method: Method, runs: list[dict]) -> list[str]:
     lines += _reads_val(method)
     if method.head != "linear":
         lines.append(f"Has a {method.head} classifier: its checkpoints are not those of the plain head.")
-    lines += _costs(name, method)
+    lines += _stem(name, method) + _costs(method)
     mine = [row for row in runs if row["method"] == name and "failed" not in row]
     for row in filter(collapsed, mine):
         lines.append(f"Collapsed to one class in our run on {row['setting']}, {row['model']}, seed {row['seed']}.")
     return [f"- {line}" for line in lines or ["None known."]]
 
 
-def _costs(name: str, method: Method) -> list[str]:
-    """What makes an epoch, or a search, cost more than plain AT."""
-    lines, attacks = [], len(method.attacks(Attack(steps=10, step=0.25), 0))
-    if attacks > 1:
-        lines.append(
-            f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."
-        )
-    params = params_of(METHODS[name].Params)
-    early = [f"`{n}`" for n in build_space(name, fix={}, space={}).searched if params[n].burn_in]
-    if early and "start" in params:
-        lines.append(
-            f"Trials share no trunk while one of these is searched, because it acts before `start`: {', '.join(early)}."
-        )
+def _stem(name: str, method: Method) -> list[str]:
+    """What of a search's trials is plain AT's, and whether other methods share that."""
+    if name == PLAIN:
+        return []
+    if "start" in params_of(METHODS[name].Params):
+        lines = [
+            "In a search all of it acts from `start` on: the epochs before are plain AT's (`--burn-in own`: its own)."
+        ]
+    else:
+        lines = ["Has no `start`: what trains in full trains alone; previews fork from plain AT all the same."]
+    if method.head != "linear" or method.needs_val_losses:
+        what = f"with a {method.head} classifier" if method.head != "linear" else "whose losses on `val` are kept"
+        lines.append(f"Its stem is not that of most methods: plain AT {what}.")
     return lines
+
+
+def _costs(method: Method) -> list[str]:
+    """What makes an epoch cost more than plain AT's."""
+    attacks = len(method.attacks(Attack(steps=10, step=0.25), 0))
+    if attacks == 1:
+        return []
+    return [f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."]
 
 
 def _reads_val(method: Method) -> list[str]:

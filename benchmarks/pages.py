@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import live_report, methods_report, scaling, search_report
+from benchmarks import live_report, methods_report, scaling
 from benchmarks.method_cards import built_in_methods, card, index
 from benchmarks.methods_report import stored_runs
 
@@ -31,7 +31,6 @@ def generated() -> dict[Path, str]:
         methods / "index.md": index(),
         **{methods / f"{name}.md": card(name, runs) for name in built_in_methods()},
         methods / "evidence.md": methods_report.report(runs),
-        experiments / "search-quality.md": search_report.page(_json("search_quality.json")),
         experiments / "scaling.md": scaling.page(_json("scaling.json")),
         **({live_report.PAGE: live_report.page(live)} if live else {}),
     }

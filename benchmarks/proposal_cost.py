@@ -1,10 +1,12 @@
-"""What a worker waits for its next trial, and what a decision at a rung costs, after 100, 1,000 and 10,000 trials.
+"""What a worker waits for its next trial, and what it costs to see which preview is promoted, after 100, 1,000 and
+10,000 trials.
 
     python -m benchmarks.proposal_cost [--counts 100 1000 10000] [--asks 15] [--json OUT]
 
-Drives the proposer and the rungs as the search does, without Ray and without a recorded study: made-up trials fill the
-history, then every ask and every decision is timed. A Gaussian process works ahead, so what counts for it is the time
-`next` takes when training one trial takes `--trial-s` seconds.
+Drives the proposer and the promotions as the search does, without Ray and without a recorded study: made-up previews
+fill the history, of which every fourth has trained in full, then every ask is timed, and the decision after each
+preview. A Gaussian process works ahead, so what counts for it is the time `next` takes when training one trial takes
+`--trial-s` seconds.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from trainables.curve import Curve, CurvePoint
+from trainables.offsets import NONE, TAUS, prior
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.samplers import quasi_random
-from tuner.optimizer.successive_halving import Rungs
 from tuner.results.history import History
+from tuner.results.promotion import promotable
 from tuner.results.trial_state import TrialState
-from tuner.spec.schedulers import Decision
 from tuner.spec.search_spec import SearchSpec
 
 CASES = {
@@ -31,41 +35,53 @@ CASES = {
     "tpe": {"method": "srat", "sampler": "tpe"},
     "random": {"method": "srat", "sampler": "random"},
 }
+EPOCHS = 27
+CLASSES = tuple(map(str, range(10)))
+TRAINED = tuple(round(1000 * 10 ** (-c / 9)) for c in range(10))  # images of each class, of which 100 judge: exp:10
 
 
-def train(
-    history: History, rungs, spec: SearchSpec, trial: int, params: dict, rng, decisions: list[float] | None
-) -> None:
-    """One made-up trial: a curve that rises to a height which depends on its parameters."""
-    history.append("start", trial, params=params, method=spec.method)
-    height = 0.3 + 0.3 * np.exp(-abs(np.log(params["sep_weight"]))) + 0.05 * rng.random()
-    worst, start = height * (0.3 + 0.4 * params["strength"] / 2), spec.epoch_plan.start_of(params)
-    state = TrialState.FINISHED
-    for epoch in range(1, spec.max_epochs + 1):
-        metrics = {
-            "epoch": epoch,
-            "natural_robust_acc": height * epoch / 27,
-            "worst_class_robust_acc": worst * epoch / 27,
-        }
+def curve_of(params: dict[str, Any], rng: np.random.Generator) -> Curve:
+    """Over its offsets, at random around what its parameters say: they move accuracy from large classes to small."""
+    height = 30 + 30 * np.exp(-abs(np.log(params["sep_weight"]))) + 5 * rng.random()
+    slope = 25 - 10 * params["strength"]
+    points = []
+    for tau in (0.0, *TAUS):
+        right = height + (slope - 20 * tau) * np.linspace(1, -1, 10) + rng.normal(0, 2, 10)
+        robust = tuple(int(n) for n in np.clip(right, 0, 100))
+        points.append(CurvePoint(prior(TRAINED, tau) if tau else NONE, (100,) * 10, robust, robust))
+    return Curve(CLASSES, TRAINED, tuple(points))
+
+
+def previewed(history: History, spec: SearchSpec, trial: int, params: dict[str, Any], rng: np.random.Generator) -> None:
+    """A made-up preview."""
+    curve = curve_of(params, rng)
+    history.append("start", trial, params=params, method=spec.method, preview=True)
+    metrics = {"epoch": sum(spec.epoch_plan.preview), **curve.metrics(curve.points[0])}
+    history.append("preview", trial, epochs=spec.epoch_plan.preview[1], metrics=metrics, curve=curve.to_dict())
+
+
+def trained(history: History, spec: SearchSpec, trial: int, rng: np.random.Generator) -> None:
+    """A made-up training in full, of a trial that was previewed."""
+    params, fork = history.trials[trial].params, spec.epoch_plan.fork_of(history.trials[trial].params)
+    curve = curve_of(params, rng)
+    epochs = [{"epoch": epoch, **curve.metrics(curve.points[0])} for epoch in range(1, spec.max_epochs + 1)]
+    history.append("promote", trial)
+    history.append("fork", trial, epochs=epochs[:fork])
+    for metrics in epochs[fork:]:
         history.append("epoch", trial, metrics=metrics)
-        point = spec.goal.point(metrics)
-        begin = time.perf_counter()
-        answer = rungs.feed(trial, epoch, point, start)
-        if decisions is not None and epoch in rungs.rungs and epoch > start:
-            decisions.append(time.perf_counter() - begin)
-        if answer != Decision.CONTINUE:
-            state = TrialState.STOPPED
-            break
-    history.append("end", trial, state=state)
-    rungs.forget(trial)
+    history.append("curve", trial, curve=curve.to_dict())
+    history.append("end", trial, state=TrialState.FINISHED)
 
 
-def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
-    spec = SearchSpec(trials=count + asks + 2, max_epochs=27, **{**case, "fix": {"start": 0.2, **case.get("fix", {})}})
-    history, rungs, rng = History(None), Rungs(spec.early_stopping), np.random.default_rng(0)
+def measure(case: dict[str, Any], count: int, asks: int, trial_s: float) -> dict[str, float]:
+    fix = {"start": 0.2, **case.get("fix", {})}
+    spec = SearchSpec(trials=count + asks + 2, max_epochs=EPOCHS, **{**case, "fix": fix})
+    history, rng = History(None), np.random.default_rng(0)
     for trial in range(count):
-        train(history, rungs, spec, trial, quasi_random(spec.search_space(), 1, trial), rng, None)
-    proposer, waits, computed, decisions = Proposer(spec, history, rungs), [], [], []
+        previewed(history, spec, trial, quasi_random(spec.search_space(), 1, trial), rng)
+        if trial % 4 == 0:
+            trained(history, spec, trial, rng)
+    proposer, waits, computed, decisions = Proposer(spec, history), [], [], []
     for number in range(asks + 1):
         begin, busy = time.perf_counter(), time.thread_time()
         proposal = proposer.next()
@@ -74,7 +90,13 @@ def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
             computed.append(time.thread_time() - busy)
         if proposer.ahead:
             time.sleep(trial_s)
-        train(history, rungs, spec, proposal.trial, proposal.params, rng, decisions)
+        previewed(history, spec, proposal.trial, proposal.params, rng)
+        proposer.tell(proposal.trial)
+        begin = time.perf_counter()
+        best = promotable(spec.scheduling, spec.goal, history)
+        decisions.append(time.perf_counter() - begin)
+        if best is not None:
+            trained(history, spec, best, rng)
     return {
         "wait_ms": 1000 * statistics.median(waits),
         "worst_wait_ms": 1000 * max(waits),
@@ -85,7 +107,7 @@ def measure(case: dict, count: int, asks: int, trial_s: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=" ".join(__doc__.partition("\n\n")[0].split()))
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--asks", type=int, default=15)
     parser.add_argument("--trial-s", type=float, default=3.0, help="seconds one trial trains beside a Gaussian process")

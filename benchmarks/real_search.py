@@ -1,4 +1,4 @@
-"""A real search instead of a replayed one: `make search`'s problem, ours against stock Ray Tune, wall time and front.
+"""A real search in real time: `make search`'s problem, ours against stock Ray Tune, wall time and front.
 
     python -m benchmarks.real_search [--trials 32] [--rounds 3] [--json OUT]
 

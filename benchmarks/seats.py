@@ -17,23 +17,36 @@ from ray import tune
 from ray.air.execution import ResourceManager
 from ray.air.execution.resources.request import AcquiredResources
 
+from trainables.trial_report import StemReport, TrialReport
+
 HOSTS = 2
 CLASSES = 10
 
 
 class NoOp(tune.Trainable):
-    """Reports what a trial on ten classes reports, without training."""
+    """Reports what a trial on ten classes reports, without training: its fork where it has one, then its epochs."""
 
     def setup(self, config: dict) -> None:
         self.told, self.epoch = config["trial"], 0
+        self.fork, cool_down = self.told.get("fork", 0), self.told.get("cool_down")
+        self.last = self.told["max_epochs"] if cool_down is None else self.fork + cool_down
 
     def reset_config(self, new_config: dict) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict:
+        number, done = self.told["trial"], self.epoch + 1 >= self.last
+        if self.epoch < self.fork:
+            self.epoch = self.fork
+            past = [{**self.metrics(epoch), "stem": True} for epoch in range(1, self.fork + 1)]
+            return TrialReport(number, past[-1], stem=StemReport(past=past, name="seats")).to_result()
         self.epoch += 1
-        draw = random.Random(self.told["trial"] * 1000 + self.epoch).random
+        return TrialReport(number, self.metrics(self.epoch), done).to_result()
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """Of all ten classes, at random."""
+        draw = random.Random(self.told["trial"] * 1000 + epoch).random
         metrics = {f"{kind}/{c}": draw() for kind in ("robust_acc", "clean_acc") for c in range(CLASSES)}
         metrics |= {
             name: draw()
@@ -52,12 +65,7 @@ class NoOp(tune.Trainable):
                 "eval_s",
             )
         }
-        return {
-            "trial": self.told["trial"],
-            "metrics": {"epoch": self.epoch, **metrics},
-            "notes": [],
-            "done": self.epoch >= self.told["max_epochs"],
-        }
+        return {"epoch": epoch, **metrics}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict:
         return {"epoch": self.epoch}

@@ -29,7 +29,7 @@ def ours(home: str, trials: int) -> list[float]:
     from tuner.spec.search_spec import SearchSpec
 
     with patch("trainables.ray_adapter.TrialActor", NoOp):
-        search(SearchSpec(trials=trials, max_epochs=1, sampler="random", trunk="none", name="t"), Home(Path(home)))
+        search(SearchSpec(trials=trials, max_epochs=1, sampler="random", burn_in="own", name="t"), Home(Path(home)))
     lines = Path(home, "searches", "t", "history.jsonl").read_text().splitlines()
     return [e["time"] for e in map(json.loads, lines) if e["event"] == "end"]
 

@@ -42,6 +42,8 @@ SEARCHES = {
     "seeds-and-resume": ["--method", "srat", "--trials", "6", "--seeds", "2"],
 }
 INTERRUPT_AFTER = 3  # trials that have ended
+STATES = {"end": None, "preview": "previewed", "promote": "running"}  # what an event makes of a trial; end says it
+FORKS = ("fork", "branch")  # now, and before there was a stem
 VARYING = {"wall_s", "home", "mlflow", "time", "started", "ended", "train_s", "eval_s", "node", "pid", "wall"}
 
 
@@ -88,11 +90,13 @@ def trials(folder: Path) -> list[dict[str, Any]]:
         trial = found.setdefault(event["trial"], {"trial": event["trial"], "state": "running", "epochs": {}})
         if kind == "start":
             trial |= {key: event.get(key) for key in ("method", "params", "seed", "of")}
-        elif kind == "end":
-            trial["state"] = event["state"]
+        elif kind in STATES:
+            trial["state"] = event.get("state", STATES[kind])
         elif kind == "curve":
             trial["curve"] = event["curve"]
-        for metrics in event.get("epochs", []) if kind == "branch" else [event["metrics"]] if kind == "epoch" else []:
+        if kind == "preview":
+            trial["preview"] = {key: event[key] for key in ("epochs", "metrics", "curve")}
+        for metrics in event["epochs"] if kind in FORKS else [event["metrics"]] if kind == "epoch" else []:
             trial["epochs"][metrics["epoch"]] = metrics  # an epoch that was trained again counts once
     return [trial for _, trial in sorted(found.items(), key=lambda item: str(item[0]))]
 

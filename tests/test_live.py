@@ -17,12 +17,14 @@ from benchmarks.live_arms import ARMS, OBJECTIVES, Arm, Model, front_rows, volum
 from benchmarks.live_problem import PROBLEMS, Costs, Job
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Line, Memo, Result, Stage, meaning
+from tests.conftest import tuner
 from trainables.config import TrialConfig
 from trainables.curve import Curve, CurvePoint
 from trainables.datasets import training_for
 from trainables.loop import Diverged, Trainer
 from trainables.offsets import NONE, Offsets
-from trainables.trunk import run_to_branch
+from trainables.stem import run_to_fork, stem_config
+from tuner.results.bill import trained
 
 TINY = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, batch_size=64))
 COSTS = Costs(watch=0.5, val=1.0, sweep=2.0)
@@ -31,6 +33,11 @@ COSTS = Costs(watch=0.5, val=1.0, sweep=2.0)
 def line(home, params=None, **changes):
     config = TrialConfig("at", params or {}, TINY, home=str(home), max_epochs=3)
     return Line(replace(config, **changes))
+
+
+def forked(of, stem, fork, cool_down=None):
+    """A line like ``of`` that begins with ``stem``."""
+    return Line(replace(of.config, fork=fork, cool_down=cool_down), stem)
 
 
 def curve_of(*points, train=(30, 10)):
@@ -205,25 +212,28 @@ def test_every_setting_is_in_the_key(tmp_path, monkeypatch):
         line(home, max_epochs=4),
         line(home, val_per_class=20),
         line(home, val_fraction=0.3),
-        replace(srat, fork=(stem, 1)),
-        replace(srat, fork=(stem, 2)),
-        replace(srat, fork=(line(home, seed=1), 1)),
-        replace(srat, fork=(stem, 1), cool_down=1),
+        forked(srat, stem, 1),
+        forked(srat, stem, 2),
+        forked(srat, line(home, seed=1), 1),
+        forked(srat, stem, 1, cool_down=1),
+        forked(srat, stem, 1, cool_down=2),
         replace(stem, val_losses=True),
     ]
     keys = [json.dumps(live_stages.line_key(one, device), sort_keys=True) for one in different]
     assert len(set(keys)) == len(different)
     same = [
-        line(home, trial=5, folder="x", objectives=("robust_acc",), offsets="prior", storage="y"),
+        line(home, trial=5, folder="x", objectives=("robust_acc",), offsets="prior", storage="y", stem_from=2),
         line(home, training={}),  # defaults said or unsaid
-        line(home, method="srat", params={"strength": 0.5, "start": 0.8}, trunk="auto"),
+        line(home, method="srat", params={"strength": 0.5, "start": 0.8}),
     ]
     assert [json.dumps(live_stages.line_key(one, device), sort_keys=True) for one in same[:1]] == keys[:1]
     default = live_stages.line_key(line(home, training=asdict(training_for("digits"))), device)
     assert live_stages.line_key(line(home, training=dict(training_for("digits").__dict__)), device) == default
     assert json.dumps(live_stages.line_key(same[2], device), sort_keys=True) == keys[1]
-    with pytest.raises(ValueError, match="at:2"):
-        live_stages.line_key(line(home, trunk="at:2"), device)
+    with pytest.raises(ValueError, match="a fork at 2 needs a line"):
+        line(home, fork=2)
+    with pytest.raises(ValueError, match="leaves no line"):
+        Line(srat.config, stem)
     monkeypatch.setattr(live_stages, "code_version", lambda method: "another")
     assert live_stages.line_key(stem, device) != json.loads(keys[0])
     monkeypatch.undo()
@@ -274,40 +284,36 @@ def test_a_real_stage_is_what_a_search_trains(real):
 
 
 def test_a_fork_is_what_trials_of_a_stem_train(real):
-    """Of plain AT after an epoch, by a method that reads its statistics: as ``--trunk at:1`` does."""
-    stem = replace(line(real.home, max_epochs=2), val_losses=True)
-    forked = Line(replace(stem.config, method="wat", params={}), fork=(stem, 1))
-    found = real.run(Stage(forked, 1, 2))
-    trainer = Trainer(replace(forked.config, trunk="at:1"), "cpu")
-    run_to_branch(trainer)
-    metrics = trainer.run_epoch()
-    assert found.metrics[0] == {k: v for k, v in metrics.items() if k not in ("train_s", "eval_s")}
-    before = real.trained
-    assert real.run(Stage(stem, 0, 2)).metrics and real.trained == before + 1  # the stem's first epoch is there
+    """Of plain AT after an epoch, by a method that reads its statistics and one that does not, in full and as a
+    preview."""
+    for method, val_losses in (("wat", True), ("srat", False)):
+        stem = replace(line(real.home, max_epochs=3), val_losses=val_losses)
+        of = line(real.home, method=method, max_epochs=3)
+        assert live_stages.needs_val_losses(of.config) is val_losses
+        for cool_down, last in ((None, 3), (1, 2)):
+            one = forked(of, stem, 1, cool_down)
+            assert (one.first, one.last) == (1, last)
+            found = real.run(Stage(one, 1, last, judge="prior"))
+            trainer = Trainer(replace(one.config, stem=stem.config.training, offsets="prior"), "cpu")
+            assert [m["epoch"] for m in run_to_fork(trainer)] == [1]
+            wanted = [trainer.run_epoch() for _ in range(1, last)]
+            assert found.metrics == tuple(
+                {k: v for k, v in m.items() if k not in ("train_s", "eval_s")} for m in wanted
+            )
+            assert found.curve == trainer.curve is not None
+        before = real.trained
+        assert real.run(Stage(stem, 0, 2)).metrics and real.trained == before + 1  # the stem's first epoch is there
     with pytest.raises(ValueError, match="wat reads losses on val"):
-        real.run(Stage(Line(forked.config, fork=(replace(stem, val_losses=False), 1)), 1, 2))
+        wat = line(real.home, method="wat", max_epochs=3)
+        real.run(Stage(forked(wat, line(real.home, max_epochs=3), 1), 1, 2))
 
 
-def test_cool_down_falls_to_zero():
-    """From the rate of the schedule at the fork, by hand: 0.01 after the drop at 3/4 of 8 epochs."""
-    config = TrialConfig("at", {}, {**TINY, "lr": 0.1, "milestones": "0.75,0.9"}, max_epochs=8)
-    trainer = object.__new__(live_stages.LineTrainer)
-    trainer.config, trainer.training = config, config.full_training()
-    trainer.line = Line(config, fork=(Line(config), 6), cool_down=2)
-    assert [trainer.learning_rate(p) for p in (6, 7, 7.5)] == pytest.approx([0.01, 0.005, 0.0025])
-    assert trainer.line.last == 8
-    trainer.line = Line(config)
-    assert [trainer.learning_rate(p) for p in (0, 6, 7.5)] == pytest.approx([0.1, 0.01, 0.001])
-
-
-def test_trunk_of_a_line_changes_nothing(real):
-    params = {"r": 2.0, "start": 0.5}
-    shared = line(real.home, method="done", params=params, max_epochs=2, trunk="auto", trunk_from=1)
-    assert shared.trunk == 1
-    with_trunk = real.run(Stage(shared, 0, 2)).metrics
-    alone = Memo(real.folder.with_name("alone"), "cpu")
-    assert alone.run(Stage(line(real.home, method="done", params=params, max_epochs=2), 0, 2)).metrics == with_trunk
-    assert real.trained > 0 and alone.trained == 2
+def test_the_stem_goes_on_as_plain_at_that_forks_from_it(real):
+    """So the reference of a search is the stem, trained to its end."""
+    stem = line(real.home, max_epochs=3)
+    alone = real.run(Stage(stem, 0, 3, judge="prior"))
+    forking = real.run(Stage(forked(stem, stem, 2), 2, 3, judge="prior"))
+    assert forking.metrics == alone.metrics[2:] and forking.curve == alone.curve
 
 
 # ---- simulated time --------------------------------------------------------------------------------------------------
@@ -340,11 +346,10 @@ def simulated(arm, workers, on_test=lambda row: {"natural_robust_acc": 0.5, "wor
 
 def test_durations_by_hand():
     """An epoch watched costs 1.5, unwatched 1; judging a model 1, swept 3."""
-    one = SimpleNamespace(trunk=0, config=SimpleNamespace(method="at", seed=0))
-    assert COSTS.of(Stage(one, 0, 4)) == 6.0
-    assert COSTS.of(Stage(one, 0, 4, watched=False, judge="none")) == 5.0
-    assert COSTS.of(Stage(one, 4, 4, judge="auto")) == 3.0
-    assert COSTS.of(Stage(one, 0, 4, judge="auto"), free=3) == 4.5
+    assert COSTS.of(Stage(None, 0, 4)) == 6.0
+    assert COSTS.of(Stage(None, 0, 4, watched=False, judge="none")) == 5.0
+    assert COSTS.of(Stage(None, 4, 4, judge="auto")) == 3.0
+    assert COSTS.of(Stage(None, 8, 10, judge="auto")) == 6.0  # a preview of two epochs
 
 
 @pytest.mark.parametrize(
@@ -352,27 +357,11 @@ def test_durations_by_hand():
 )
 def test_clock_of_w_workers(workers, time, order):
     """Stages of 3, 6, 4.5 and 1.5. Two workers: 0 until 3, 1 until 6, 2 from 3 until 7.5, 3 from 6 until 7.5."""
-    one = SimpleNamespace(trunk=0, config=SimpleNamespace(method="at", seed=0))
-    arm = Scripted(Stage(one, 0, epochs, trial=i) for i, epochs in enumerate((2, 4, 3, 1)))
+    arm = Scripted(Stage(None, 0, epochs, trial=i) for i, epochs in enumerate((2, 4, 3, 1)))
     simulation, _ = simulated(arm, workers)
     assert (simulation.now, simulation.cost, simulation.epochs) == (time, 15.0, 10)
     assert arm.log == order
     assert max(arm.free) == workers and min(arm.free) >= 1
-
-
-def test_a_trunk_is_charged_once():
-    """Trunks of 2, 3 and 1 epochs of 4: 4 + 2 + 3 epochs are trained. Another seed has a trunk of its own."""
-
-    def of(trunk, seed=0):
-        return SimpleNamespace(trunk=trunk, config=SimpleNamespace(method="done", seed=seed))
-
-    stages = [Stage(of(t), 0, 4, watched=False, trial=t) for t in (2, 3, 1)]
-    simulation, _ = simulated(Scripted(stages), 2)
-    assert simulation.epochs == 4 + 2 + 3 and simulation.cost == 9.0
-    simulation, _ = simulated(Scripted([Stage(of(2), 0, 4), Stage(of(2, seed=1), 0, 4)]), 2)
-    assert simulation.epochs == 8
-    simulation, _ = simulated(Scripted([Stage(of(2), 0, 2), Stage(of(3), 0, 3), Stage(of(2), 2, 3)]), 1)
-    assert simulation.epochs == 2 + 1 + 1
 
 
 def test_scores_by_hand():
@@ -385,7 +374,7 @@ def test_scores_by_hand():
     assert [row.point for row in rows] == [0, 1]
     assert [row.values for row in rows] == [pytest.approx([0.65, 0.2]), pytest.approx([0.575, 0.5])]
     assert volume([row.values for row in rows]) == pytest.approx(0.3025)
-    one = SimpleNamespace(trunk=0, config=SimpleNamespace(method="at", seed=0))
+    one = line("home")
     values = {0: (0.6, 0.3), 1: (0.5, 0.4)}
     scored = []
 
@@ -403,30 +392,44 @@ def test_scores_by_hand():
 
 
 class World:
-    """Results without training: the worst class grows with the epoch and with the trial's number."""
+    """Results without training: the worst class grows with the epoch, the average with the trial's number. The trials
+    in ``fails`` diverge where they train on their own after epoch 2, plain AT in the epoch ``stem_fails``."""
 
-    def __init__(self, arm, fails=()):
-        self.arm, self.stages, self.fails = arm, [], fails
+    def __init__(self, fails=(), stem_fails=None, at_chance=False):
+        self.stages, self.fails, self.stem_fails, self.at_chance = [], fails, stem_fails, at_chance
 
     def run(self, stage):
         self.stages.append(stage)
-        if stage.trial in self.fails and stage.until > 2:
+        own = stage.line.config.method != "at"
+        if (own and stage.trial in self.fails and stage.until > 2) or (not own and stage.until == self.stem_fails):
             return Result((), failed="nan")
         quality = stage.trial % 5
         metrics = [
             {"epoch": e, "natural_robust_acc": 0.1 * quality + 0.01 * e, "worst_class_robust_acc": 0.02 * e}
             for e in range(stage.since + 1, stage.until + 1)
         ]
+        if self.at_chance:
+            metrics = [{**m, "clean_acc": 0.5, "clean_acc/a": 1.0, "clean_acc/b": 0.0} for m in metrics]
         points = [(quality, 3), (quality, 4)] if stage.judge != "none" else [(quality, 3)]
         return Result(tuple(metrics), curve_of(*points) if stage.judge else None)
 
 
-def played(name, offsets="auto", problem="srat", fails=(), workers=4, **changes):
-    job = Job(PROBLEMS[problem], seed=3, workers=workers, trials=6, offsets=offsets, **changes)
-    arm = ARMS[name](job)
-    world = World(arm, fails)
+def played(name, offsets="auto", problem="srat", workers=4, trials=6, **world):
+    """An arm, its stages in the order in which they ended, the simulation; ``simulation.begun``: (time, stage) in the
+    order in which they began."""
+    job = Job(PROBLEMS[problem], seed=3, workers=workers, trials=trials, offsets=offsets)
+    arm, world = ARMS[name](job), World(**world)
     on_test = lambda row: dict(zip(("natural_robust_acc", "worst_class_robust_acc"), row.values))  # noqa: E731
     simulation = Simulation(arm, world.run, on_test, COSTS, workers)
+    simulation.begun, asked = [], arm.next
+
+    def noted(free):
+        stage = asked(free)
+        if stage:
+            simulation.begun.append((simulation.now, stage))
+        return stage
+
+    arm.next = noted
     simulation.run()
     return arm, world.stages, simulation
 
@@ -439,23 +442,33 @@ def by_trial(stages):
 
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name != "primo"])
-@pytest.mark.parametrize("problem", ["srat", "done", "mail-balanced"])
+@pytest.mark.parametrize("problem", ["srat", "done", "mail-balanced", "fairfront"])
 def test_every_arm_keeps_its_promises(name, problem):
-    """Stages of a trial follow one another on one line, nothing is judged over offsets that were not asked for, seeds
-    are the job's, and the same job gives the same stages."""
+    """Stages of a line follow one another, whosever they are, and a fork begins when what it leaves is there; nothing
+    is judged over offsets that were not asked for, seeds are the job's, and the same job gives the same stages."""
     offsets = ARMS[name].offsets[0]
     arm, stages, simulation = played(name, offsets, problem)
-    for trial in by_trial(stages).values():
-        assert len({id(stage.line) for stage in trial}) == 1
-        assert trial[0].since == 0 and all(a.until == b.since for a, b in zip(trial, trial[1:]))
-        assert trial[-1].until <= 12 and {stage.judge for stage in trial} <= {None, offsets}
-        config = trial[0].line.config
+    lines = {id(stage.line): stage.line for stage in stages}
+    for key, line in lines.items():
+        its = [stage for stage in stages if id(stage.line) == key]
+        assert its[0].since == line.first and all(a.until == b.since for a, b in zip(its, its[1:]))
+        assert its[-1].until <= line.last <= 12 and {stage.judge for stage in its} <= {None, offsets}
+        assert all(stage.judge is None for stage in its[:-1])
+        config = line.config
         assert config.data_seed == 3 and config.max_epochs == 12 and config.folder is None
         assert config.imbalance == PROBLEMS[problem].imbalance
         assert name == "plain" or config.seed == 3
         assert config.method in (PROBLEMS[problem].method, "at")
         if problem == "mail-balanced" and config.method == "mail":
             assert config.params["form"] == "trades"
+        if line.stem:
+            assert line.stem.val_losses == live_stages.needs_val_losses(config)
+            assert line.stem.config.training == config.stem == stem_config(config).training
+            assert (line.stem.config.method, line.stem.config.params, line.stem.first) == ("at", {}, 0)
+            (began,) = [t for t, stage in simulation.begun if stage is its[0]]
+            last = next(s for s in stages if s.line is line.stem and s.until == config.fork)
+            (there,) = [t + COSTS.of(s) for t, s in simulation.begun if s is last]
+            assert began >= there and last.keep
     assert arm.front() and arm.claim() > 0 and simulation.trace
     again = played(name, offsets, problem)[1]
     assert [(s.trial, s.since, s.until, s.line.config) for s in again] == [
@@ -477,13 +490,17 @@ def test_random_trains_four_times_the_trials_in_full():
     assert simulation.cost == 24 * (12 + 3)
 
 
-def test_random_with_a_trunk_trains_the_same_for_less():
-    alone, shared = played("random", problem="done"), played("random+trunk", problem="done")
-    params = [[s.line.config.params for s in sorted(run[1], key=lambda s: s.trial)] for run in (alone, shared)]
+def test_random_with_a_stem_trains_the_same_settings_for_less():
+    """The default setting alone, 12 epochs, the others from their start on; the longest stem once; 3 to judge each."""
+    alone, shared = played("random"), played("random+stem")
+    ends = [stage for stage in shared[1] if stage.judge]
+    params = [[s.line.config.params for s in sorted(run, key=lambda s: s.trial)] for run in (alone[1], ends)]
     assert params[0] == params[1]
-    assert {s.line.trunk for s in alone[1]} == {0} and max(s.line.trunk for s in shared[1]) > 0
-    saved = sum(s.line.trunk for s in shared[1]) - max(s.line.trunk for s in shared[1])
-    assert shared[2].epochs == alone[2].epochs - saved and shared[2].cost < alone[2].cost
+    forks = {s.trial: s.line.config.fork for s in ends}
+    assert forks.pop(0) == 0 and all(forks[t] == round(12 * params[0][t]["start"]) for t in forks)
+    epochs = 12 + max(forks.values()) + sum(12 - fork for fork in forks.values())
+    assert shared[2].epochs == epochs < alone[2].epochs and shared[2].cost == epochs + 24 * 3
+    assert not any(stage.watched for stage in shared[1])
 
 
 def test_stock_stops_and_judges_those_it_stopped():
@@ -498,27 +515,124 @@ def test_stock_stops_and_judges_those_it_stopped():
     assert len(arm.search._ot_study.trials) == 6 and all(t.state.is_finished() for t in arm.search._ot_study.trials)
 
 
-def test_ours_is_the_product():
-    """Its history is one that a search writes: a reference beside the trials, the default setting never stopped."""
-    arm, stages, _ = played("ours")
-    states = {number: record.state for number, record in arm.history.trials.items()}
-    assert len(states) == 6 and set(states.values()) == {"finished", "stopped"}
-    assert states[0] == "finished" and states[5] == "stopped"  # of the same values, but only the first is the default
-    assert list(arm.history.references) == [-1] and arm.history.references[-1].state == "finished"
-    assert all(len(r.epochs) == by_trial(stages)[r.trial][-1].until for r in arm.history.everything())
-    assert all(row.model.epoch == 12 and row.model.curve.points[row.point] for row in arm.front())
-    was, stages, _ = played("ours as it was", "none")
-    assert not was.history.references and {s.judge for s in stages} == {None, "none"}
+def begins(simulation, own):
+    """When each trial began a part of its own, in the order in which they did."""
+    found = {}
+    for time_, stage in simulation.begun:
+        if stage.line.config.method != "at" and own(stage):
+            found.setdefault(stage.trial, time_)
+    return found
 
 
-def test_ours_shares_its_trunk_and_goes_on_after_a_failure():
-    arm, stages, simulation = played("ours", problem="done", fails=(2,))
+def test_ours_by_hand():
+    """5 previews and the default setting, of 4 workers; an epoch takes 1.5, a preview 2 * 1.5 + 3, a last epoch 4.5.
+
+    Trial 0 trains alone until 21, the reference leaves the stem of 11 epochs at 16.5 and ends at 21 too. Until the stem
+    has 8 epochs, at 12, two previews wait. Then: 1 and 2 until 18, 3 and 4 until 24, 5 from 21 (trial 0's worker) until
+    27. The reference's worker has nothing to do: of two previews none is promoted. Of three, the best one is (number 3,
+    whose average is highest), of four 4, and of five 4 and 3.
+    """
+    arm, stages, simulation = played("ours")
+    trials = arm.history.trials
+    assert begins(simulation, lambda s: s.line.config.cool_down) == {1: 12, 2: 12, 3: 18, 4: 18, 5: 21}
+    assert begins(simulation, lambda s: not s.line.config.cool_down) == {0: 0, 3: 24, 4: 24}
+    assert {t: record.state for t, record in trials.items()} == {
+        **dict.fromkeys((0, 3, 4), "finished"),
+        **dict.fromkeys((1, 2, 5), "previewed"),
+    }
+    for stage in (s for s in stages if s.line.config.cool_down):
+        config = stage.line.config
+        assert (stage.since, stage.until, stage.judge, config.fork) == (8, 10, "auto", 8)
+        proposed = trials[stage.trial].params
+        assert config.params == {**proposed, "start": min(proposed["start"], 8 / 12)}
+        assert trials[stage.trial].preview.epochs == 2 and trials[stage.trial].preview.metrics["epoch"] == 10
+        assert len(trials[stage.trial].preview.curve.points) == 2
+    forks = {t: round(12 * trials[t].params["start"]) for t in (3, 4)}
+    for trial, fork in forks.items():
+        record, last = trials[trial], by_trial(stages)[trial][-1]
+        assert record.full and record.stem_epochs == fork == last.line.first
+        assert last.line.config.params == record.params
+        assert [m.get("stem", False) for m in record.epochs] == [True] * fork + [False] * (12 - fork)
+        assert [m["epoch"] for m in record.epochs] == list(range(1, 13))
+    reference = arm.history.references[-1]
+    assert list(arm.history.references) == [-1] and reference.state == "finished" and reference.stem_epochs == 11
+    assert trials[0].stem_epochs == 0 and len(trials[0].epochs) == 12
+    own = sum(12 - fork for fork in forks.values())
+    assert simulation.epochs == 11 + 12 + 1 + 5 * 2 + own == trained(arm.spec, arm.history).epochs
+    assert sum(record.stem_trained for record in arm.history.everything()) == 11
+    assert simulation.cost == 1.5 * simulation.epochs + 3 * (1 + 1 + 5 + 2)
+    assert {row.model.line.config.fork for row in arm.front()} <= {0, *forks.values()}
+    assert all(row.model.epoch == 12 and row.model.line.config.method == "srat" for row in arm.front())
+
+
+def test_ours_in_full_and_at_random():
+    arm, stages, _ = played("ours in full")
+    assert {record.state for record in arm.history.trials.values()} == {"finished"}
+    assert not any(stage.line.config.cool_down for stage in stages)
+    drawn, by_model = played("ours at random", trials=12)[0], played("ours", trials=12)[0]
+    assert any(record.state == "previewed" for record in drawn.history.trials.values())
+    params = [[record.params for record in arm.history.trials.values()] for arm in (drawn, by_model)]
+    assert params[0] != params[1] and params[0][0] == params[1][0]
+
+
+def test_ours_goes_on_after_a_failure():
+    arm, stages, _ = played("ours", fails=(2,))
     assert arm.history.trials[2].state == "failed" and len(arm.history.trials) == 6
-    first = {trial: its[0] for trial, its in by_trial(stages).items()}
-    branched = [s for s in first.values() if s.line.trunk]
-    assert branched and all(s.until == s.line.trunk for s in branched)
-    assert all(arm.history.trials[s.trial].trunk_epochs == s.line.trunk for s in branched if s.trial != 2)
-    assert simulation.epochs < sum(s.until - s.since for s in stages)
+    assert len(by_trial(stages)[2]) == 1 + sum(s.line.config.method == "at" for s in by_trial(stages)[2])
+
+
+def test_ours_ends_where_the_stem_diverges():
+    """Who needs it fails, one after the other; the default setting trains alone."""
+    arm, stages, _ = played("ours", stem_fails=5)
+    assert {t: r.state for t, r in arm.history.trials.items()} == {
+        0: "finished",
+        **dict.fromkeys(range(1, 6), "failed"),
+    }
+    assert arm.history.references[-1].state == "failed" and max(s.until for s in stages if s.trial) == 5
+
+
+def test_ours_stops_who_stays_at_chance():
+    """Two epochs of its own at 1 / 2 of two classes; the default setting and the reference go on."""
+    arm, _, _ = played("ours in full", at_chance=True)
+    for trial, record in arm.history.trials.items():
+        fork = round(12 * record.params["start"]) if trial else 0
+        lives = trial == 0 or fork + 2 >= 12
+        assert (record.state, len(record.epochs)) == (("finished", 12) if lives else ("stopped", fork + 2))
+    assert {record.state for record in arm.history.trials.values()} == {"finished", "stopped"}
+    assert arm.history.references[-1].state == "finished"
+
+
+@pytest.mark.slow
+def test_ours_does_what_a_search_does(tmp_path):
+    """One worker each, so that all is known in the same order: the same events, to the last bit of the metrics."""
+    problem = replace(PROBLEMS["srat"], set={"passes": 1, "attack_steps": 2, "eval_attack": 2}, epochs=8)
+    arm = ARMS["ours"](Job(problem, 1, workers=1, trials=8, home=str(tmp_path / "memo" / "home")))
+    ours, append = [], arm.history.append
+
+    def noted(event, trial, **fields):
+        ours.append({"event": event, "trial": trial, **json.loads(json.dumps(fields))})
+        append(event, trial, **fields)
+
+    arm.history.append = noted
+    memo = live_problem.memo_of(tmp_path / "memo")
+    Simulation(arm, memo.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1).run()
+    options = [word for key, value in problem.set.items() for word in ("--set", f"{key}={value}")]
+    asked = ["--method", "srat", "--trials", 8, "--max-epochs", 8, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
+    done = tuner("search", *asked, *options, "--home", tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "home" / "searches" / "s" / "history.jsonl").read_text().splitlines()
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k not in ("time", "train_s", "eval_s", "reason")}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    theirs = [plain(json.loads(line)) for line in log]
+    for event in theirs:
+        if event["event"] == "fork":
+            del event["stem"]  # its name
+    assert [plain(event) for event in ours] == theirs
+    assert {"preview", "promote", "stem", "fork"} <= {event["event"] for event in ours}
 
 
 STAND_IN = """
@@ -550,7 +664,7 @@ def test_primo_goes_on_where_its_library_says(tmp_path, monkeypatch):
     monkeypatch.setenv("NEPS_PYTHON", str(tmp_path / "python"))
     job = Job(PROBLEMS["mail"], seed=3, workers=1, trials=2)
     arm = ARMS["primo"](job)
-    world = World(arm, fails=(3,))
+    world = World(fails=(3,))
     simulation = Simulation(arm, world.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1)
     simulation.run()
     assert arm._pipe.poll() == 0
@@ -700,12 +814,12 @@ def test_page(tmp_path, monkeypatch):
     runs = []
     for seed in range(5):
         for problem, cost in (("srat", 10), ("done", 30)):
-            runs.append(result("random+trunk", seed, [(20, 0.2)], problem=problem))
+            runs.append(result("random+stem", seed, [(20, 0.2)], problem=problem))
             runs.append(result("ours", seed, [(cost, 0.2)], problem=problem))
     live_report.write_page(runs)
     text = live_report.PAGE.read_text()
     assert "## srat, 16 trials x 12 epochs, 4 workers" in text
-    goal = "| cost to reach what random+trunk ends with, over its own | at most 1.1 | ours |"
+    goal = "| cost to reach what random+stem ends with, over its own | at most 1.1 | ours |"
     assert f"{goal} 0.50 [0.50, 0.50] | 5 | 2 | reached |" in text
     assert f"{goal} 1.50 [1.50, 1.50] | 5 | 2 | missed |" in text
     worst = text.partition("## The worst problem")[2]

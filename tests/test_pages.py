@@ -57,7 +57,12 @@ def test_cautions_follow_from_the_code():
     assert any("Reads figures of `val`" in line for line in cautions("wat"))
     assert any("With some settings reads figures of `val`" in line for line in cautions("fairfront"))
     assert not any("figures of `val`" in line for line in cautions("srat"))
-    assert any(line.startswith("- Trials share no trunk") and "`loss`, " in line for line in cautions("srat"))
+    assert any("acts from `start` on" in line for line in cautions("srat"))
+    assert any("Has no `start`" in line for line in cautions("trades"))
+    assert {n for n in built_in_methods() if any("Its stem is not that of most" in line for line in cautions(n))} == {
+        "robal",
+        "wat",
+    }
 
 
 def test_a_card_shows_the_method_beside_plain_at_of_the_same_kind_of_run():
