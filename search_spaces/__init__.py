@@ -7,14 +7,14 @@ Two files of the same name and a row in the test table; nothing else names the m
 1. ``search_spaces/NAME.py`` holds ``PAPER``, ``SUMMARY`` and the frozen dataclass ``Params``, in which each
    hyperparameter is one line: default, range, meaning and the source of the default (see
    `search_spaces.param`). Where the authors' training settings are known, ``RECIPE`` holds those that differ from the
-   common ones, and ``EPOCHS`` how long they train. It imports neither torch nor ray. A method that has a parameter ``start`` is trained as its
-   plain base before that fraction of the epochs, and trials share this part. ``PRIOR_IN_LOSS``, where there is one, says
-   in words how the loss holds the classes' frequencies, which matters where post-hoc offsets are added. Every file of this package is a method,
-   but for those in `search_spaces.registry.HELPERS`.
+   common ones, and ``EPOCHS`` how long they train. It imports neither torch nor ray. A method that has a parameter
+   ``start`` acts from that fraction of the epochs on; before, a trial takes its epochs from the stem, which is plain AT.
+   ``PRIOR_IN_LOSS``, where there is one, says in words how the loss holds the classes' frequencies, which matters where
+   post-hoc offsets are added. Every file of this package is a method, but for those in
+   `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
    class attribute ``name`` is NAME. Only ``forward`` is required.
-3. A ``Case("NAME")`` in ``tests/test_methods.py`` runs the tests that every method passes. If it has a ``start``, a row
-   of ``tests/test_trunk.py`` says what it trains before.
+3. A ``Case("NAME")`` in ``tests/test_methods.py`` runs the tests that every method passes.
 
 How to add a method without changing this project
 -------------------------------------------------

@@ -19,7 +19,7 @@ class Params:
     one_minus_beta: float = param(1e-4, loguniform(1e-5, 1.0), "1 - beta of the effective number (1-beta^n)/(1-beta); 1 = no reweighting, 0.0001 in LDAM-DRW", source="ours")
     strength: float = param(1.0, uniform(0.0, 2.0), "exponent on the class weights; 1 = as they are, 0 = none; our addition", source="ours")
     start: float = param(0.8, uniform(0.2, 0.95), "fraction of the epochs after which the class weights apply (T_d / T; LDAM-DRW: 160 of 200)", source="ours")
-    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "lambda, weight of the separation loss, from the first epoch", source="ours")
+    sep_weight: float = param(0.5, loguniform(0.01, 4.0), "lambda, weight of the separation loss, from the first epoch that is the trial's own", source="ours")
     temperature: float = param(0.1, loguniform(0.05, 1.0), "tau of the separation loss", source="ours")
     gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss; 1 in LDAM-DRW", source="ours", when={"loss": ("focal",)})
     max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class; 0.5 in LDAM-DRW", source="ours", when={"loss": ("ldam",)})

@@ -147,5 +147,5 @@ def stem_line(spec: SearchSpec) -> str:
         return "no stem: --burn-in own"
     if not last:
         return f"no stem: {spec.method_names} reweights from the first epoch, and nothing is previewed"
-    epochs = first if first == last else f"{first} to {last}"
-    return f"stem: the first {epochs} epochs are plain AT, trained once for all trials that fork from it"
+    epochs = f"the first {last}" if first == last else f"up to {last}"
+    return f"stem: {epochs} epochs are plain AT, trained once for all trials that fork from it"

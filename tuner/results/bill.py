@@ -30,7 +30,7 @@ class Bill:
     @property
     def words(self) -> str:
         """``7.2 trainings' worth: a stem of 8 epochs, 15 previews and 6 trainings in full``"""
-        parts = [f"a stem of {self.stem:g} epochs"] if self.stem else []
+        parts = [f"a stem of {self.stem:g} epoch{'s' * (self.stem != 1)}"] if self.stem else []
         parts += [f"{self.previews} preview{'s' * (self.previews != 1)}"] if self.previews else []
         parts.append(f"{self.full} training{'s' * (self.full != 1)} in full")
         listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
