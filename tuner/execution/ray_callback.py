@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from trainables.storage import Storage
 from trainables.trial_report import Metrics, StemReport, TrialReport
 from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
 from tuner.optimizer.ask_tell import AskTell
@@ -137,6 +139,8 @@ class SearchCallback(Callback):
             return
         epochs = self.spec.of(record.method).epoch_plan.preview[1]
         self.history.append("preview", number, epochs=epochs, metrics=report.metrics, curve=report.curve)
+        with suppress(OSError):  # what it had trained is of no use any more
+            Storage(self.run.place("previews", number)).remove("checkpoint.pt")
         self.optimizer.tell(number)
         self.listener.trial_ended(record)
 

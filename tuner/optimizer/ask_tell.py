@@ -103,7 +103,7 @@ class AskTell:
         self._next: MethodSearch | None = None
         self.budget = Budget.of(spec.budget)
         self.gpus_per_trial = 1.0 if isinstance(spec.gpus_per_trial, str) else spec.gpus_per_trial
-        self._promotion: tuple[int, int | None] = (-1, None)  # changes of the history, what is to be promoted then
+        self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None  # ended and full ones, who is next
 
     def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
@@ -181,9 +181,10 @@ class AskTell:
     @property
     def promotable(self) -> int | None:
         """The preview that trains in full next."""
-        if self._promotion[0] != self.history.changes:
-            found = promotable(self.spec.scheduling, self.spec.goal, self.history)
-            self._promotion = self.history.changes, found
+        trials = self.history.trials.values()
+        state = sum(t.preview is not None or t.state == TrialState.FAILED for t in trials), sum(t.full for t in trials)
+        if self._promotion[0] != state:
+            self._promotion = state, promotable(self.spec.scheduling, self.spec.goal, self.history)
         return self._promotion[1]
 
     def _fork(self, record: TrialRecord) -> int:

@@ -7,11 +7,14 @@ the greedy algorithm for a submodular function, within 1 - 1/e of the best set (
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
+from trainables.offsets import Offsets
 from tuner.results.history import History
 from tuner.results.pareto import nondominated, volume
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 from tuner.spec.schedulers import Scheduler
@@ -22,8 +25,22 @@ Point = tuple[float, ...]
 
 
 def curve_of(record: TrialRecord, goal: Goal, *, preview: bool = True) -> list[Point]:
-    """The points of a trial's preview, or of its full training, that satisfy the constraints."""
-    found = record.preview_points if preview else record.points if record.state == TrialState.FINISHED else []
+    """The points of a trial's preview, or of its full training, that satisfy the constraints. A preview's are computed
+    once."""
+    if not preview:
+        return _points(record.points if record.state == TrialState.FINISHED else [], goal)
+    if record.preview is None:
+        return []
+    known = _known.setdefault(record.preview, {})
+    if goal not in known:
+        known[goal] = _points(record.preview_points, goal)
+    return known[goal]
+
+
+_known: WeakKeyDictionary[Preview, dict[Goal, list[Point]]] = WeakKeyDictionary()
+
+
+def _points(found: Iterable[tuple[Offsets, dict[str, Any]]], goal: Goal) -> list[Point]:
     points = [goal.point(metrics) for _, metrics in found if goal.feasible(metrics)]
     return [point for point in points if all(v == v for v in point)]
 

@@ -14,7 +14,7 @@ from tuner.spec.objectives import shown_metrics
 NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: what is computed from it is kept with it
 class Preview:
     """What a trial was worth after ``epochs`` epochs from a late fork: metrics at their end, and its curve. ``ended``:
     when, in seconds since 1970."""
