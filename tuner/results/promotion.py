@@ -9,12 +9,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from trainables.offsets import Offsets
 from tuner.results.history import History
 from tuner.results.pareto import nondominated, volume
-from tuner.results.trial_record import Preview, TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
 from tuner.spec.schedulers import Scheduler
@@ -31,13 +30,10 @@ def curve_of(record: TrialRecord, goal: Goal, *, preview: bool = True) -> list[P
         return _points(record.points if record.state == TrialState.FINISHED else [], goal)
     if record.preview is None:
         return []
-    known = _known.setdefault(record.preview, {})
+    known = record.preview.computed
     if goal not in known:
         known[goal] = _points(record.preview_points, goal)
     return known[goal]
-
-
-_known: WeakKeyDictionary[Preview, dict[Goal, list[Point]]] = WeakKeyDictionary()
 
 
 def _points(found: Iterable[tuple[Offsets, dict[str, Any]]], goal: Goal) -> list[Point]:

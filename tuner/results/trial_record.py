@@ -14,7 +14,7 @@ from tuner.spec.objectives import shown_metrics
 NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity: what is computed from it is kept with it
+@dataclass(frozen=True)
 class Preview:
     """What a trial was worth after ``epochs`` epochs from a late fork: metrics at their end, and its curve. ``ended``:
     when, in seconds since 1970."""
@@ -23,6 +23,7 @@ class Preview:
     metrics: dict[str, Any]
     curve: Curve | None = None
     ended: float = 0.0
+    computed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # what is made of it, kept here
 
 
 @dataclass
