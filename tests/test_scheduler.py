@@ -1,36 +1,27 @@
-"""A real search through Ray that stops trials early, and one that pauses and promotes them."""
+"""A real search through Ray that previews its proposals and trains the best in full, and one whose trials stay at
+chance."""
 
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from optuna import get_all_study_summaries, load_study
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from ray.tune.schedulers import TrialScheduler
 
 from tests.conftest import tuner
-from tuner.optimizer.ask_tell import AskTell
+from trainables.offsets import TAUS
+from tuner.execution.ray_scheduler import DeadTrials
+from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.promotion import promotable
+from tuner.results.searches import load_search
 from tuner.results.trial_state import TrialState
-from tuner.spec.schedulers import Decision
-from tuner.spec.search_spec import SearchSpec
 
-QUICK = [
-    "--method",
-    "trades",
-    "--max-epochs",
-    9,
-    "--set",
-    "passes=1",
-    "--set",
-    "attack_steps=2",
-    "--set",
-    "eval_attack=2",
-    "--grace",
-    1,
-]
+QUICK = ["--max-epochs", 4, "--set", "attack_steps=2", "--set", "eval_attack=2"]
 
 
 def searched(home, name, *args):
@@ -40,151 +31,143 @@ def searched(home, name, *args):
 
 
 @pytest.fixture(scope="module")
-def stopping(tmp_path_factory):
-    home = tmp_path_factory.mktemp("stopping")
-    return (
-        *searched(
-            home, "stops", "--trials", 9, "--constraint", "clean_acc>=0.5", "--max-concurrent", 1, "--reduction", 3
-        ),
-        home,
-    )
+def previewing(tmp_path_factory):
+    """Eight proposals fork at epoch 3 of 4 and train one; from the fourth on, one in four trains in full. Two trials
+    run at a time."""
+    home = tmp_path_factory.mktemp("previewing")
+    args = ["--method", "trades", "--trials", 9, "--constraint", "clean_acc>=0.15", "--max-concurrent", 2]
+    return *searched(home, "previews", *args, "--set", "passes=2"), home
 
 
-def test_trials_are_stopped_at_rungs_and_counted(stopping):
-    result, history, stderr, _ = stopping
-    spec = SearchSpec(method="trades", max_epochs=9, grace=1, reduction=3)
+def test_proposals_are_previewed_and_the_best_train_in_full(previewing):
+    result, history, stderr, home = previewing
+    full, previewed = (history.with_state(state) for state in (TrialState.FINISHED, TrialState.PREVIEWED))
+    assert result["state"] == "finished" and len(full) + len(previewed) == 9 and 3 <= len(full) <= 6
+    assert result["trials"] == {"finished": len(full), "previewed": len(previewed), "stopped": 0, "failed": 0}
+    for record in history.trials.values():
+        assert record.full == (record.state == TrialState.FINISHED)
+        assert [m["epoch"] for m in record.epochs] == ([1, 2, 3, 4] if record.full else [])
+        assert (record.preview is None) == (record.trial == 0), "the default setting trains in full at once"
+    for record in [t for t in history.trials.values() if t.preview]:
+        assert record.preview.epochs == 1 and record.preview.metrics["epoch"] == 4
+        assert [point.offsets.tau for point in record.preview.curve.points] == [0, *TAUS]
     assert (
-        result["state"] == "finished"
-        and result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
+        "sampler auto" in stderr and "scheduler preview: 8 previews, of which the best 1/4 (2 or a few more)" in stderr
     )
-    assert result["trials"]["finished"] >= 2 and sum(result["trials"].values()) == 9
-    assert all(len(t.epochs) in spec.early_stopping.levels for t in history.with_state(TrialState.STOPPED))
-    assert all(len(t.epochs) == 9 for t in history.with_state(TrialState.FINISHED))
-    trained = sum(len(t.epochs) for t in history.trials.values())
-    assert result["epochs_trained"] == trained + 9 and trained < 81, "the reference is never stopped"
-    assert result["epochs_saved_by"] == {"trunk": 0, "early_stopping": 81 - trained}
-    assert [len(t.epochs) for t in history.references.values()] == [9] and len(result["no_search"]) == 7
-    assert "scheduler pareto-asha" in stderr and "sampler auto" in stderr
 
 
-def test_stopped_and_infeasible_trials_are_never_on_the_front(stopping):
-    result, history, _, _ = stopping
+def test_those_are_promoted_that_were_the_best_by_then(previewing, tmp_path):
+    """The file up to each promotion says so itself."""
+    result, history, _, home = previewing
+    run, lines = load_search(Home(home), "previews"), history.path.read_text().splitlines(keepends=True)
+    events = [json.loads(line) for line in lines]
+    order = [(e["event"], e["trial"]) for e in events]
+    promoted = [number for event, number in order if event == "promote"]
+    assert sorted(promoted) == [t.trial for t in history.trials.values() if t.preview and t.full] and promoted
+    for place, (event, number) in enumerate(order):
+        if event == "promote":
+            (tmp_path / "history.jsonl").write_text("".join(lines[:place]))
+            assert promotable(run.spec.scheduling, run.spec.goal, History(tmp_path)) == number
+    for number in range(1, 9):
+        mine = [event for event, trial in order if trial == number and event != "stem"]
+        training = ["promote", *["epoch"] * 4, "curve", "end"] if number in promoted else []
+        assert mine == ["start", "preview", *training], number
+
+
+def test_only_full_trainings_keep_their_models(previewing):
+    """Both by the setting that was proposed; a preview's model is of no use once it is recorded."""
+    _, history, _, home = previewing
+    folder = home / "searches" / "previews"
+    for record in history.trials.values():
+        assert not (folder / "previews" / str(record.trial) / "checkpoint.pt").exists()
+        path = folder / "trials" / str(record.trial) / "checkpoint.pt"
+        assert path.exists() == record.full
+        if record.full:
+            config = torch.load(path, weights_only=True)["config"]
+            assert (config["params"], config["fork"], config["cool_down"]) == (record.params, 0, None)
+
+
+def test_every_epoch_is_on_the_bill(previewing):
+    """By hand: the stem's three; one of each preview; four of the default setting and of each promoted trial; the last
+    of plain AT, which takes three from the stem."""
+    result, history, stderr, _ = previewing
+    promoted = sum(t.full for t in history.trials.values()) - 1
+    whole = 3 + 8 + 4 + 4 * promoted + 1
+    assert result["epochs_trained"] == history.epochs_trained() == whole
+    assert {key: result["bill"][key] for key in ("stem", "previews", "preview_epochs", "full", "epochs")} == {
+        "stem": 3,
+        "previews": 8,
+        "preview_epochs": 8,
+        "full": 2 + promoted,
+        "epochs": whole,
+    }
+    assert result["epochs_saved_by"] == {"stem": 0, "previews": 4 * (8 - promoted) - 8, "at_chance": 0}
+    assert [(t.stem_epochs, len(t.epochs)) for t in history.references.values()] == [(3, 4)]
+    # a stem of 3, eight previews of 1, two default and promoted trials of 4 each, 1 of plain AT: 24 of 4
+    assert "cost: about 6.0 trainings' worth: a stem of 3 epochs, 8 previews and 4 trainings in full" in stderr
+
+
+def test_previewed_and_infeasible_trials_are_never_on_the_front(previewing):
+    result, history, _, _ = previewing
     for row in result["front"]:
         record = history.trials[row["trial"]]
-        assert record.state == TrialState.FINISHED and row["epoch"] == 9 and row["clean_acc"] >= 0.5
+        assert record.state == TrialState.FINISHED and row["epoch"] == 4 and row["clean_acc"] >= 0.15
     assert result["infeasible"] == [
         t.trial
         for t in history.with_state(TrialState.FINISHED)
-        if all(metrics["clean_acc"] < 0.5 for _, metrics in t.points)
+        if all(metrics["clean_acc"] < 0.15 for _, metrics in t.points)
     ]
     assert result["paper"]["trial"] == 0 and isinstance(result["paper"]["feasible"], bool)
 
 
-def test_study_and_mlflow_say_what_was_stopped(stopping):
-    result, history, _, home = stopping
-    storage = JournalStorage(JournalFileBackend(str(home / "searches" / "stops" / "study.log")))
+def test_study_and_mlflow_say_what_was_previewed(previewing):
+    result, history, _, home = previewing
+    storage = JournalStorage(JournalFileBackend(str(home / "searches" / "previews" / "study.log")))
     (summary,) = get_all_study_summaries(storage)
     for trial in load_study(study_name=summary.study_name, storage=storage).trials:
-        record = history.trials[trial.number]
-        assert trial.state.name == ("COMPLETE" if record.state == TrialState.FINISHED else "PRUNED")
-        assert trial.user_attrs["epoch"] == len(record.epochs) and set(trial.constraints) == {"clean_acc>=0.5"}
+        assert trial.state.name == ("COMPLETE" if history.trials[trial.number].preview else "PRUNED")
+        assert set(trial.constraints) == {"clean_acc>=0.15"}
     client = MlflowClient(result["mlflow"]["tracking_uri"])
     parent = client.get_run(result["mlflow"]["run_id"])
-    for run in client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"):
+    runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert len(runs) == 9 + 1
+    for run in runs:
         record = history.record(int(run.data.tags["tuner.trial"]))
-        assert run.data.tags["tuner.budget"] == ("full" if record.state == TrialState.FINISHED else "stopped")
-        assert run.info.status != "RUNNING"
+        assert run.data.tags["tuner.budget"] == ("full" if record.state == TrialState.FINISHED else "preview")
+        assert run.info.status == "FINISHED"
 
 
-def test_pause_and_promote_through_ray(tmp_path):
-    result, history, _ = searched(
-        tmp_path,
-        "pauses",
-        *("--trials", 8, "--on-rung", "pause", "--reduction", 2, "--max-concurrent", 2, "--offsets", "none"),
-    )
-    ended = [*history.with_state(TrialState.FINISHED), *history.references.values()]
+def test_what_stays_at_chance_is_stopped_and_the_references_are_not(tmp_path):
+    """Under an attack that may change every pixel at will nothing can be learnt: every model names one class."""
+    args = ["--method", "mail", "--trials", 3, "--burn-in", "own", "--max-concurrent", 1, "--offsets", "none"]
+    result, history, stderr = searched(tmp_path, "dead", *args, "--set", "eps=1", "--set", "passes=2")
+    assert result["trials"] == {"finished": 1, "previewed": 0, "stopped": 2, "failed": 0}
+    for number, epochs in ((0, 4), (1, 2), (2, 2), (-1, 4)):
+        record = history.record(number)
+        assert len(record.epochs) == epochs and record.state == ("finished" if epochs == 4 else "stopped")
+        assert record.reason == ("" if epochs == 4 else "at chance after epoch 2")
+    assert result["state"] == "finished" and result["epochs_trained"] == 2 * 4 + 2 * 2
+    assert result["epochs_saved_by"] == {"stem": 0, "previews": 0, "at_chance": 4}
+    assert f"trial 1 stopped: {history.trials[1].reason}" in stderr
+    ended = [history.trials[0], history.references[-1]]
     assert all(len(record.curve.points) == 1 and sum(record.curve.points[0].count) > 900 for record in ended)
-    assert [row["offsets"]["tau"] for row in [*result["front"], *result["no_search"]]] == [0] * (
-        len(result["front"]) + 1
-    )
-    assert set(result["gain"]) == {"over_no_search", "over_paper"}, "it is assessed all the same"
-    assert result["state"] == "finished" and sum(result["trials"].values()) == 8
-    assert result["trials"]["stopped"] == len(history.with_state(TrialState.STOPPED)) >= 2
-    for record in history.trials.values():  # a promoted trial goes on where it stood: every epoch once
-        assert [e["epoch"] for e in record.epochs] == list(range(1, len(record.epochs) + 1))
-    assert all(len(t.epochs) in (1, 2, 4) for t in history.with_state(TrialState.STOPPED))
-    first = min(len(t.epochs) for t in history.with_state(TrialState.STOPPED))
-    lines = [json.loads(line) for line in (tmp_path / "searches" / "pauses" / "history.jsonl").read_text().splitlines()]
-    trained = [line["trial"] for line in lines if line["event"] == "epoch"]
-    assert first == 1 and any(b - a > 1 for a, b in _gaps(trained)), "nobody was paused in between"
+    assert {row["offsets"]["tau"] for row in [*result["front"], *result["no_search"]]} <= {0}
 
 
-def _gaps(trained):
-    """(place, next place) of each trial's epochs in the log."""
-    for trial in set(trained):
-        places = [i for i, t in enumerate(trained) if t == trial]
-        yield from zip(places, places[1:])
+def test_the_scheduler_stops_what_the_optimizer_calls_dead():
+    """Ray flattens what a trial reports; a step on the stem has no metrics."""
+    asked = []
 
+    def dead(number, metrics):
+        asked.append((number, metrics))
+        return metrics["clean_acc"] < 0.2
 
-# ---- without Ray's loop ----------------------------------------------------------------------------------------------
-
-
-def pausing(tmp_path, **options):
-    """(ask/tell, history) of a search with trial 0 finished and two others that wait at the first rung."""
-    spec, history = SearchSpec(method="trades", trials=options.pop("trials", 20), on_rung="pause"), History(tmp_path)
-    optimizer = AskTell(spec, history, tmp_path, **options)
-    for number in range(3):
-        record = optimizer.next()
-        history.append("start", number, params=record.params, method="trades")
-        for epoch in range(1, spec.max_epochs + 1):
-            value = 0.5 - number / 10
-            history.append(
-                "epoch",
-                number,
-                metrics={
-                    "epoch": epoch,
-                    "natural_robust_acc": value,
-                    "robust_acc": value,
-                    "clean_acc": 0.9,
-                    "worst_class_robust_acc": value,
-                    "train_s": 30.0,
-                    "eval_s": 0.0,
-                },
-            )
-            if optimizer.feed(number, history.trials[number].last) == Decision.PAUSE:
-                break
-        else:
-            history.append("end", number, state=TrialState.FINISHED)
-            optimizer.tell(number, TrialState.FINISHED)
-    assert optimizer.paused == 2
-    return optimizer, history
-
-
-def choose(optimizer):
-    """(why the run ends, the trials that are stopped) where all that is left waits at a rung."""
-    from ray.tune.experiment import Trial
-
-    from tuner.execution.ray_scheduler import RungScheduler
-
-    reasons, stopped = [], []
-    waiting = [SimpleNamespace(config={"trial": {"trial": number}}, status=Trial.PAUSED) for number in (1, 2)]
-    controller = SimpleNamespace(get_live_trials=lambda: waiting, stop_trial=stopped.append)
-    assert RungScheduler(optimizer, reasons.append).choose_trial_to_run(controller) is None
-    return reasons, stopped
-
-
-def test_when_time_is_short_and_all_others_wait_the_run_ends_and_they_wait_on(tmp_path):
-    optimizer, history = pausing(tmp_path, until=time.time() + 1000)
-    assert choose(optimizer) == ([], [])  # there is time for more
-    optimizer.until = time.time() + 300  # a trial takes 360
-    assert optimizer.next() is None and choose(optimizer) == (["time budget"], [])
-    again = AskTell(optimizer.spec, History(tmp_path), tmp_path)
-    for number in (1, 2):  # a resume hands them out again, and judges them again
-        assert again.next().trial == number and history.trials[number].state == TrialState.RUNNING
-        assert again.feed(number, history.trials[number].last) == Decision.PAUSE
-
-
-def test_when_no_more_will_come_the_waiting_trials_end(tmp_path):
-    optimizer, _ = pausing(tmp_path, trials=3)
-    reasons, stopped = choose(optimizer)
-    assert not reasons and len(stopped) == 2
+    scheduler = DeadTrials(SimpleNamespace(dead=dead))
+    trial = SimpleNamespace(config={"trial": {"trial": 7}})
+    for result, answer in (
+        ({"metrics": None, "stem/trained": 1}, TrialScheduler.CONTINUE),
+        ({"metrics/epoch": 3, "metrics/clean_acc": 0.3}, TrialScheduler.CONTINUE),
+        ({"metrics/epoch": 4, "metrics/clean_acc": 0.1}, TrialScheduler.STOP),
+    ):
+        assert scheduler.on_trial_result(None, trial, result) == answer
+    assert asked == [(7, {"epoch": 3, "clean_acc": 0.3}), (7, {"epoch": 4, "clean_acc": 0.1})]

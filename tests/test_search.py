@@ -40,8 +40,14 @@ def test_result_json_has_what_scripts_rely_on(finished):
         "mlflow",
     } <= set(result)
     assert result["state"] == "finished" and result["split"] == "val" and result["objectives"] == OBJECTIVES
-    assert result["trials"] == {"finished": 6, "stopped": 0, "failed": 0}
-    assert (result["epochs_trained"], result["epochs_saved"]) == (7 * 3, 0), "six trials, and plain AT to compare with"
+    assert result["trials"] == {"finished": 6, "previewed": 0, "stopped": 0, "failed": 0}
+    # six trials, and plain AT to compare with; all but the default setting take up to two epochs from the stem
+    records = list(History(home / "searches" / "first").trials.values())
+    shared = [min(round(3 * t.params["start"]), 2) for t in records[1:]] + [2]
+    assert result["epochs_trained"] == 7 * 3 - sum(shared) + 2 and result["epochs_saved"] == sum(shared) - 2
+    assert result["epochs_saved_by"] == {"stem": sum(shared) - 2, "previews": 0, "at_chance": 0}
+    bill = result["bill"]
+    assert (bill["stem"], bill["previews"], bill["full"], bill["epochs"]) == (2, 0, 7, result["epochs_trained"])
     assert result["reference"] == [0, 0] and result["home"] == str(home)
     for row in [*result["front"], result["paper"], *result["no_search"]]:
         assert {"trial", "epoch", "offsets", *OBJECTIVES, "robust_acc", "clean_acc", "params"} <= set(row)
@@ -70,7 +76,17 @@ def _unsearched(params):
 def test_front_is_the_nondominated_set_of_the_history(finished):
     """Every trained model with each of its offsets, by the counts of images that it classified right."""
     result, home, _ = finished
-    events = [json.loads(line) for line in (home / "searches" / "first" / "history.jsonl").read_text().splitlines()]
+    points = points_of(home / "searches" / "first")
+    assert len(points) == 6 * 7
+    best = [key for i, key in enumerate(points) if i in nondominated(list(points.values()), [True, True])]
+    assert sorted((r["trial"], r["offsets"]["tau"]) for r in result["front"]) == sorted(best)
+    for row in result["front"]:
+        assert [row[name] for name in OBJECTIVES] == pytest.approx(points[row["trial"], row["offsets"]["tau"]])
+
+
+def points_of(folder):
+    """(trial, tau) -> natural average and worst class, by the counts of images."""
+    events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     curves = {e["trial"]: e["curve"] for e in events if e["event"] == "curve" and e["trial"] >= 0}
     points = {}
     for trial, curve in curves.items():
@@ -79,21 +95,26 @@ def test_front_is_the_nondominated_set_of_the_history(finished):
             assert point["count"] == curve["points"][0]["count"], "all points on the same images"
             rates = np.array(point["robust"]) / np.array(point["count"])
             points[trial, point["offsets"]["tau"]] = (rates @ train / train.sum(), rates.min())
-    assert len(points) == 6 * 7
-    best = [key for i, key in enumerate(points) if i in nondominated(list(points.values()), [True, True])]
-    assert sorted((r["trial"], r["offsets"]["tau"]) for r in result["front"]) == sorted(best)
-    for row in result["front"]:
-        assert [row[name] for name in OBJECTIVES] == pytest.approx(points[row["trial"], row["offsets"]["tau"]])
+    return points
+
+
+def area(points):
+    """What they enclose with the axes: strips from the largest first objective to the smallest."""
+    best = sorted(points, reverse=True)
+    heights = np.maximum.accumulate([y for _, y in best])
+    widths = -np.diff([x for x, _ in best] + [0.0])
+    return float(widths @ heights)
 
 
 def test_each_trial_received_what_the_sampler_proposed(finished):
-    """The echo test: the study's proposals, the history and what the trials say they trained with are the same."""
+    """The echo test: the study's proposals, the history and what the trials say they trained with are the same; and the
+    study's values are what the trials' curves enclose."""
     _, home, _ = finished
     folder = home / "searches" / "first"
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     (summary,) = optuna.get_all_study_summaries(storage)
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
-    history = History(folder)
+    history, points = History(folder), points_of(folder)
     assert len(study.trials) == len(history.trials) == 6
     for trial in study.trials:
         echo = torch.load(folder / "trials" / str(trial.number) / "checkpoint.pt", weights_only=True)["config"]
@@ -101,7 +122,8 @@ def test_each_trial_received_what_the_sampler_proposed(finished):
         assert echo["params"] == history.trials[trial.number].params
         assert trial.params.items() <= echo["params"].items() and trial.params
         assert trial.state.name == "COMPLETE"
-        assert trial.values == [history.trials[trial.number].last[o] for o in OBJECTIVES]
+        assert trial.value == pytest.approx(area([at for (n, _), at in points.items() if n == trial.number]))
+        assert trial.user_attrs["objectives"] == [history.trials[trial.number].last[o] for o in OBJECTIVES]
     assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == 6
 
 
@@ -113,7 +135,9 @@ def test_the_reference_was_trained_as_the_trials_were(finished):
     )
     assert (plain["method"], plain["params"], plain["trial"]) == ("at", {}, -1)
     differ = {name for name in first if plain[name] != first[name]}
-    assert differ == {"method", "params", "trial", "folder"}
+    assert differ == {"method", "params", "trial", "folder", "fork", "stem"}
+    assert (first["fork"], plain["fork"]) == (0, 2), "a default setting trains alone, plain AT is the stem"
+    assert plain["stem"] == plain["training"] == first["training"]
     history = History(folder)
     assert list(history.references) == [-1] and history.references[-1].started >= history.trials[0].started
     assert len(history.references[-1].epochs) == 3 and history.references[-1].state == "finished"
