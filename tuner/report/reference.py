@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.provenance import legend_label, paper_label
 from tuner.results.pareto import Front, row_label
+from tuner.results.references import best_row
 from tuner.results.trial_record import NO_SEARCH
 
 NO_SEARCH_NAME = "no search"
@@ -49,13 +49,8 @@ class Reference:
         return tuple(row for row in self.rows if row.get("feasible", True))
 
     def best(self, objectives: Sequence[str]) -> dict[str, Any]:
-        """The row with the largest product of objectives (its box below the front), of those that satisfy the
-        constraints if there are any; of equals that with the largest sum, then the first: without offsets where they
-        do not help."""
-        rows = self.feasible or self.rows
-        values = [[row.get(name) or 0.0 for name in objectives] for row in rows]
-        best = max(range(len(values)), key=lambda i: (math.prod(values[i]), sum(values[i])))
-        return rows[best]
+        """See `best_row`."""
+        return best_row(self.rows, objectives)
 
     def label(self, row: Mapping[str, Any]) -> str:
         """One of its rows, in a table: ``no search @0.75``, ``default setting (0@0.75)``."""

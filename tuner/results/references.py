@@ -6,6 +6,8 @@ is the reference.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.results.history import History
@@ -52,6 +54,15 @@ def paper_rows(spec: SearchSpec, history: History, method: str | None = None) ->
     """A method's default setting over its offsets, as rows of a front; empty as long as it has not finished."""
     trial = paper_trial(spec, history, method)
     return [] if trial is None else history.rows_of(trial, spec.objectives)
+
+
+def best_row(rows: Sequence[dict[str, Any]], objectives: Sequence[str]) -> dict[str, Any]:
+    """The row of a reference with the largest product of objectives (its box below the front), of those that satisfy
+    the constraints (``feasible``, where it is said) if there are any; of equals that with the largest sum, then the
+    first: without offsets where they do not help."""
+    kept = [row for row in rows if row.get("feasible", True)] or list(rows)
+    values = [[row.get(name) or 0.0 for name in objectives] for row in kept]
+    return kept[max(range(len(kept)), key=lambda i: (math.prod(values[i]), sum(values[i])))]
 
 
 def role_of(spec: SearchSpec, history: History, record: TrialRecord) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.errors import UsageError
 from tuner.results.pareto import Front, row_label
+from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
 
 ALL = "all"  # the pick
@@ -74,19 +75,15 @@ def row_named(run: SearchRun, pick: str) -> dict[str, Any]:
 
 def references(run: SearchRun) -> list[tuple[str, dict[str, Any]]]:
     """(role, row) of each method's default setting and of plain AT: without offsets, and with those that are best on
-    val by the sum of the objectives. Empty for those that have not finished."""
+    val (`best_row`). Empty for those that have not finished."""
     curves = [("paper", run.paper_rows(method)) for method in run.spec.methods]
     found = []
     for role, rows in [*curves, ("no_search", run.no_search_rows())]:
         if rows:
-            best = max(rows, key=lambda row: total(row, run.spec.objectives))
+            judged = [{**row, "feasible": run.spec.goal.feasible(run.history.metrics_of(row))} for row in rows]
+            best = rows[judged.index(best_row(judged, run.spec.objectives))]
             found += [(role, row) for row in (rows[:1] if best is rows[0] else [rows[0], best])]
     return found
-
-
-def total(row: dict[str, Any], objectives: tuple[str, ...]) -> float:
-    """The sum of the objectives."""
-    return math.fsum(row[name] for name in objectives)
 
 
 def spread(front: Front, most: int) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from search_spaces.provenance import paper_label
 from trainables.class_metrics import class_metrics
 from tuner.errors import Failed
 from tuner.results.pareto import Front, nondominated, row_label
+from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS, over_seeds, paired, verdict
 from tuner.verification.intervals import class_mean, wilson, worst_class
 from tuner.verification.job import Job
-from tuner.verification.rows import ROLES, total
+from tuner.verification.rows import ROLES
 
 TEST_SPLIT = "test"
 CORRECTION = (
@@ -151,7 +152,7 @@ def _gain(rows: list[dict], objectives: tuple[str, ...], train_counts: Sequence[
         ]
         if not known:
             continue
-        reference = max(known, key=lambda r: total(r["val"], objectives))
+        reference = known[[r["val"] for r in known].index(best_row([r["val"] for r in known], objectives))]
         for row in rows:
             if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
                 found += _gain_over(row, reference, over, train_counts)
