@@ -34,27 +34,27 @@ ARGS = [
     "eval_attack=4",
     "--scheduler",
     "none",
+    "--burn-in",
+    "own",
     "--max-concurrent",
     "1",
     "--name",
     "killed",
     "--json",
 ]
-# Trials that are stopped at rungs 1, 2 and 4 of 9, one at a time.
-STOPPING = [
+# Seven previews, one at a time; from the fourth on, one in four trains in full.
+PREVIEWING = [
     "search",
     "--method",
     "trades",
     "--trials",
     "8",
     "--max-epochs",
-    "9",
-    "--grace",
-    "1",
+    "4",
     "--max-concurrent",
     "1",
     "--set",
-    "passes=1",
+    "passes=2",
     "--set",
     "attack_steps=2",
     "--set",
@@ -86,7 +86,7 @@ def start_and_wait(home, ends, extra_epochs=1, args=ARGS, of="trials"):
         history = History(path.parent) if path.exists() else None
         if (
             history
-            and len(history.with_state("finished", "stopped")) >= ends
+            and sum(t.state.ended for t in history.trials.values()) >= ends
             and any(len(t.epochs) >= extra_epochs and t.state == "running" for t in getattr(history, of).values())
         ):
             return process
@@ -126,7 +126,12 @@ def test_killed_driver_then_resume(tmp_path, how, of, ends):
     done = tuner("resume", "killed", "--home", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {
+        "finished": 5,
+        "previewed": 0,
+        "stopped": 0,
+        "failed": 0,
+    }
     assert (result["epochs_trained"], result["epochs_saved"]) == (6 * 4 - len(trained), 0)
     assert result["no_search"] and set(result["gain"]) == {"over_paper", "over_no_search"}
 
@@ -154,26 +159,42 @@ def test_killed_driver_then_resume(tmp_path, how, of, ends):
 def outcome(home):
     """What became of every trial: its setting, where it ended and how, and all it reported but for times."""
     return [
-        (t.trial, t.params, t.state, [{k: v for k, v in e.items() if not k.endswith("_s")} for e in t.epochs])
+        (
+            t.trial,
+            t.params,
+            t.state,
+            [untimed(e) for e in t.epochs],
+            t.preview and (untimed(t.preview.metrics), t.preview.curve),
+        )
         for t in History(home / "searches" / "killed").trials.values()
     ]
 
 
-def test_after_a_kill_the_same_trials_are_stopped_at_the_same_rungs(tmp_path):
-    """One trial at a time, one seed: the undisturbed search beside one that was killed. So seeded searches repeat."""
-    whole = started(tmp_path / "whole", STOPPING)
-    process = start_and_wait(tmp_path / "killed", ends=4, extra_epochs=0, args=STOPPING)
+def untimed(metrics):
+    return {k: v for k, v in metrics.items() if not k.endswith("_s")}
+
+
+def test_after_a_kill_the_same_trials_are_promoted(tmp_path):
+    """One trial at a time, one seed: the undisturbed search beside one that was killed while the first promoted trial
+    trained. So seeded searches repeat."""
+    whole = started(tmp_path / "whole", PREVIEWING)
+    process = start_and_wait(tmp_path / "killed", ends=4, args=PREVIEWING)
     process.kill()
     process.communicate(timeout=60)
-    before = outcome(tmp_path / "killed")
+    before = History(tmp_path / "killed" / "searches" / "killed")
+    (promoted,) = [t for t in before.trials.values() if t.preview and t.full]
+    assert promoted.state == "running" and 1 <= len(promoted.epochs) < 4 and len(before.trials) == 5
     done = tuner("resume", "killed", "--home", tmp_path / "killed", "--json")
     assert done.returncode == 0, done.stderr
     out, err = whole.communicate(timeout=240)
     assert whole.returncode == 0, err
-    assert len(before) < 8 and outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     results = json.loads(out), json.loads(done.stdout)
-    assert results[0]["trials"] == results[1]["trials"] and results[0]["trials"]["stopped"] >= 2
+    assert results[0]["trials"] == results[1]["trials"] and results[0]["trials"]["previewed"] >= 4
     assert results[0]["front"] == results[1]["front"]
-    saved = results[0]["epochs_saved_by"]
-    whole = (8 + 1) * 9  # the reference is never stopped
-    assert saved["early_stopping"] == results[0]["epochs_saved"] == whole - results[0]["epochs_trained"] > 0
+    resumed, folder = results[1]["epochs_trained"], tmp_path / "killed" / "searches" / "killed"
+    assert resumed == History(folder).epochs_trained() - before.epochs_trained()
+    assert results[0]["bill"] == results[1]["bill"], "of the whole search"
+    events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for name in ("preview", "promote"):
+        assert all(n == 1 for n in Counter(e["trial"] for e in events if e["event"] == name).values())

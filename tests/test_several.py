@@ -83,11 +83,16 @@ def test_it_ends_as_it_would_have(killed, tmp_path):
     result, home, before, stderr = killed
     history = History(home / "searches" / "both")
     assert history.path.read_text().splitlines()[: len(before)] == before
-    assert result["state"] == "finished" and result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {
+        "finished": 5,
+        "previewed": 0,
+        "stopped": 0,
+        "failed": 0,
+    }
     (tmp_path / "history.jsonl").write_text("\n".join(before) + "\n")
     assert result["epochs_trained"] == history.epochs_trained() - History(tmp_path).epochs_trained()
     whole = 3 * (5 + 1 + len(history.replicates))  # trials, plain AT, and replicates of both
-    assert history.epochs_trained() == whole - history.epochs_saved(3)["trunk"]
+    assert history.epochs_trained() == whole - history.epochs_saved(3)["stem"]
     assert sum(m["epochs"] for m in result["methods"]) == history.epochs_trained() - 2 * 3, "plain AT is no method's"
     assert result["seeds"] == 2 and result["replicates"] == {"finished": len(history.replicates), "failed": 0}
     assert Counter((r.of, r.seed) for r in history.replicates.values()).most_common(1)[0][1] == 1
