@@ -1,4 +1,4 @@
-"""The best validation epoch: which it is, its weights through interruptions and trunks, its export."""
+"""The best validation epoch: which it is, its weights through interruptions and forks, its export."""
 
 from dataclasses import asdict, replace
 
@@ -12,7 +12,7 @@ from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE
-from trainables.trunk import run_to_branch
+from trainables.stem import key_hash, run_to_fork, stem_config, stem_key
 from tuner.report.model_card import _weights
 from tuner.report.text import notes
 from tuner.results.best_epoch import parted, parted_rows, standard_error
@@ -53,7 +53,7 @@ def test_best_is_the_largest_sum_and_the_first_of_equals():
 def test_epochs_before_the_reweighting_do_not_count():
     assert record(*CURVE, params={"start": 0.25}).best(NAMES)["epoch"] == 2
     assert record(*CURVE, params={"start": 1.0}).best(NAMES)["epoch"] == 4
-    assert record(*CURVE, trunk_epochs=3).best(NAMES)["epoch"] == 4
+    assert record(*CURVE, stem_epochs=3).best(NAMES)["epoch"] == 4
 
 
 def test_row_has_the_best_epoch_beside_the_last():
@@ -156,28 +156,26 @@ def test_weights_of_the_best_epoch_are_kept_through_an_interruption(config, tmp_
         load_trial(tmp_path, config.home, which="first")
 
 
-def test_best_is_the_same_with_a_trunk_and_without(config):
-    alone, shared = Trainer(config), Trainer(replace(config, trunk="auto"))
-    whole = [alone.run_epoch() for _ in range(4)]
-    curve = run_to_branch(shared)
-    assert len(curve) == 2 and shared.best is None
-    curve += [shared.run_epoch() for _ in range(2)]
-    assert alone.best["epoch"] == shared.best["epoch"] >= 3
-    assert same(alone.best["model"], shared.best["model"])
-    for epochs, trunk in ((whole, 0), (curve, 2)):
-        assert record(*epochs, params={"start": 0.5}, trunk_epochs=trunk).best(NAMES)["epoch"] == alone.best["epoch"]
+@pytest.mark.parametrize("fork, preview, first", [(2, None, 3), (1, None, 3), (3, None, 4), (2, 2, 3), (0, None, 3)])
+def test_only_epochs_count_in_which_the_method_acts(config, fork, preview, first):
+    """Of 4 or, in a preview, 2 + 2; the method starts after 2. The stem's were better, and are not the trial's."""
+    trial = Trainer(replace(config, fork=fork, stem=config.training, cool_down=preview))
+    past = run_to_fork(trial)
+    assert len(past) == fork and trial.best is None
+    weights = forced(trial, [0.9, 0.8, 0.7, 0.6])
+    rows = [trial.run_epoch() for _ in range(fork, 4)]
+    assert trial.best["epoch"] == first and same(trial.best["model"], weights[first - 1 - fork])
+    known = record(*past, *rows, params={"start": 0.5}, stem_epochs=fork)
+    assert known.best(NAMES)["epoch"] == first
 
 
-def test_trunks_are_those_of_any_objectives(config):
-    from trainables.trunk import base_config, key_hash, trunk_key
-
-    keys = [
-        key_hash(trunk_key(Trainer(replace(config, trunk="auto", objectives=o)))) for o in ((), NAMES, ("clean_acc",))
-    ]
+def test_stems_are_those_of_any_objectives(config):
+    config = replace(config, fork=2, stem=config.training)
+    keys = [key_hash(stem_key(Trainer(replace(config, objectives=o)))) for o in ((), NAMES, ("clean_acc",))]
     assert len(set(keys)) == 1
-    trunk = Trainer(base_config(Trainer(replace(config, method="gairat", trunk="auto"))))  # its base is plain AT
-    trunk.run_epoch()
-    assert trunk.state_dict()["best"] is None  # its file is not larger than it has to be
+    stem = Trainer(stem_config(config))
+    stem.run_epoch()
+    assert stem.state_dict()["best"] is None  # its file is not larger than it has to be
 
 
 def test_a_checkpoint_without_a_best_epoch_says_so(config, tmp_path):

@@ -151,21 +151,6 @@ def test_whatever_a_search_draws_trains(name):
         assert factor.isfinite().all() and (factor > 0).all(), values
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_its_plain_base_takes_what_it_hands_down(name):
-    """The base that trains the trunk allows the ends of the method's own ranges."""
-    rng, params = random.Random(7), params_of(METHODS[name].Params)
-    for i in range(40):
-        values = random_params(name, rng, all_of_them=True)
-        ends = {
-            key: (params[key].range.low, params[key].range.high)[i % 2]
-            for key in values
-            if key != "start" and hasattr(params[key].range, "low")
-        }
-        base, handed_down = make(name, **{**values, **ends}).burn_in()
-        resolve(base, handed_down)
-
-
 def test_loss_is_a_finite_scalar_with_gradient(case):
     method = make(case.name, **case.params)
     loss, grad, _ = loss_and_grads(method, make_batch(method))

@@ -16,7 +16,7 @@ from trainables.config import TrialConfig
 from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.methods import method_class
-from trainables.trunk import code_version, run_to_branch, sources
+from trainables.stem import code_version, open_fork, run_to_fork, sources
 
 SPACE = """
 from dataclasses import dataclass
@@ -43,9 +43,6 @@ class Scaled(Method):
     def forward(self, batch: Batch):
         factor = self.params.factor if self.started(batch.epoch) else 1.0
         return factor * batch.mean(batch.cross_entropy(batch.logits_adv))
-
-    def burn_in(self):
-        return self.own_burn_in()
 """
 FILES = {
     "cool_space.py": SPACE,
@@ -137,25 +134,26 @@ def test_unknown_names_are_answered_with_the_usable_ones(installed):
     assert "scaled" in METHODS and "torn" not in METHODS and len(METHODS) == len(list(METHODS)) == len(set(METHODS))
 
 
-def test_a_trial_trains_it_and_has_its_trunk(installed, tmp_path):
+def test_a_trial_trains_it_and_forks_from_the_stem_of_all(installed, tmp_path):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
-    config = TrialConfig("scaled", {"factor": 3.0}, training, home=str(tmp_path), max_epochs=2, trunk="auto")
-    trainer = Trainer(config)
+    config = TrialConfig("scaled", {"factor": 3.0}, training, home=str(tmp_path), max_epochs=2, fork=1, stem=training)
+    trainer, built_in = Trainer(config), Trainer(replace(config, method="trades", params={}))
     assert type(trainer.method) is method_class("scaled") and trainer.method.params.factor == 3.0
-    assert [row["epoch"] for row in run_to_branch(trainer)] == [1]
+    assert open_fork(trainer).name == open_fork(built_in).name
+    assert [row["epoch"] for row in run_to_fork(trainer)] == [1]
     last = trainer.run_epoch()
-    plain = Trainer(replace(config, method="at", params={}, trunk="none"))
+    plain = Trainer(replace(config, method="at", params={}, fork=0))
     first, other = plain.run_epoch(), plain.run_epoch()
     assert 0 < first["train_loss"] and last["train_loss"] > 2 * other["train_loss"] > 0
 
 
-def test_a_trunk_is_trained_anew_when_its_file_changes(installed):
+def test_its_version_is_its_files(installed):
     assert installed / "cool_equation.py" in sources("scaled")
-    before = code_version("scaled")
+    before, of_stem = code_version("scaled"), code_version("at")
     (installed / "cool_equation.py").write_text(EQUATION + "# edited\n")
     code_version.cache_clear()
-    assert code_version("scaled") != before
+    assert code_version("scaled") != before and code_version("at") == of_stem
     (installed / "cool_equation.py").write_text(EQUATION)
     code_version.cache_clear()
 

@@ -1,6 +1,7 @@
 """What a trial is told is what the sampler proposed, for every method: its own parameters and the common ones."""
 
-from types import SimpleNamespace
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,21 +9,32 @@ import torch
 from search_spaces import METHODS
 from search_spaces.param import params_of
 from search_spaces.resolve import resolve
+from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataSpec
 from trainables.loop import Trainer
-from trainables.trunk import trunk_key
+from trainables.stem import stem_config, stem_key
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.optimizer.samplers import quasi_random
 from tuner.results.history import History
+from tuner.results.references import references
 from tuner.results.search_run import SearchRun
+from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 
 
-def told(spec, params, tmp_path, seed=0):
-    trial = SimpleNamespace(trial=3, params=params, method=spec.method, seed=seed, of=None)
-    return trial_config(SearchRun(spec, Home(tmp_path), "search", History(None)), trial)
+def told(spec, params, tmp_path, seed=0, **fields):
+    record = TrialRecord(**{"trial": 3, "params": params, "method": spec.method, "seed": seed, **fields})
+    return trial_config(run(spec, tmp_path), record)
+
+
+def run(spec, tmp_path):
+    """A search whose first trial has the default setting."""
+    history = History(None)
+    if not isinstance(spec.method, tuple):
+        history.append("start", 0, params=spec.search_space().default(), method=spec.method, seed=spec.seed)
+    return SearchRun(spec, Home(tmp_path), "search", history)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -59,5 +71,77 @@ def test_a_replicate_trains_anew_on_the_same_images(tmp_path):
     assert torch.equal(first.splits.train.index, second.splits.train.index)
     assert torch.equal(first.splits.val.index, second.splits.val.index)
     assert not torch.equal(next(first.model.parameters()), next(second.model.parameters()))
-    assert trunk_key(first) != trunk_key(second)
+    assert stem_key(first) != stem_key(second)
     assert TrialConfig("at", seed=5).split_seed == 5  # a lone trial, and checkpoints of before
+
+
+# ---- the stem --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_training_leaves_the_stem_where_its_method_starts(tmp_path):
+    spec = SearchSpec(method="gairat", max_epochs=10, space={"lr": [0.01, 0.1]}, set={"label_smoothing": 0.1})
+    params = {**spec.search_space().default(), "start": 0.4, "lr": 0.02}
+    config = told(spec, params, tmp_path)
+    assert (config.fork, config.cool_down, config.params["start"]) == (4, None, 0.4)
+    assert config.stem == asdict(spec.training()) and config.stem["label_smoothing"] == 0.1
+    assert config.training == {**config.stem, "lr": 0.02}, "the stem has the common learning rate"
+    assert config.folder == str(tmp_path / "searches/search/trials/3")
+    assert told(spec, {**params, "start": 0.0}, tmp_path).fork == 0
+    late = told(SearchSpec(method="srat", max_epochs=10), {"start": 0.95}, tmp_path)
+    assert late.fork == 9, "the last epoch is the trial's own"
+
+
+@pytest.mark.parametrize("start, begins", [(0.2, 0.2), (0.65, 0.65), (0.8, 0.7)])
+def test_a_preview_begins_at_its_fork_at_the_latest(start, begins, tmp_path):
+    spec = SearchSpec(method="gairat", max_epochs=20)
+    params = {**spec.search_space().default(), "start": start}
+    full, preview = told(spec, params, tmp_path), told(spec, params, tmp_path, full=False)
+    assert preview.params == {**full.params, "start": begins} and full.params["start"] == start
+    assert (preview.fork, preview.cool_down, preview.last_epoch) == (14, 3, 17)  # 0.7 and 0.11 of 20, rounded up
+    assert preview.folder == str(tmp_path / "searches/search/previews/3")
+    differ = {key for key, value in full.to_dict().items() if preview.to_dict()[key] != value}
+    assert differ == {"fork", "cool_down", "folder"} | ({"params"} if begins != start else set())
+
+
+def test_a_preview_of_a_method_without_a_start_has_nothing_changed(tmp_path):
+    spec = SearchSpec(method="wmmr", max_epochs=10)
+    params = spec.search_space().default()
+    preview = told(spec, params, tmp_path, full=False)
+    assert preview.params == params and (preview.fork, preview.cool_down) == (7, 2)
+    assert told(spec, params, tmp_path).fork == 0
+
+
+def test_the_default_setting_trains_alone_and_plain_at_as_long_as_a_stem_is_needed(tmp_path):
+    spec = SearchSpec(method="srat", max_epochs=10)
+    paper = told(spec, spec.search_space().default(), tmp_path, trial=0)
+    assert (paper.fork, paper.stem, paper.cool_down) == (0, {}, None)
+    again = told(spec, spec.search_space().default(), tmp_path, trial=4, seed=1, of=0)
+    assert again.fork == 0, "its replicate too"
+    (record,) = references(spec)
+    plain = trial_config(run(spec, tmp_path), record)
+    assert (plain.method, plain.params, plain.fork) == ("at", {}, 9) and plain.stem == plain.training
+
+
+def test_methods_whose_recipes_differ_have_stems_of_their_own(tmp_path):
+    methods = SearchSpec(method=("dafa", "mail"), recipe="paper", max_epochs=10)
+    dafa, mail = (told(methods, {"start": 0.5}, tmp_path, method=m) for m in methods.methods)
+    assert dafa.stem == asdict(methods.lanes[0].training()) != mail.stem == asdict(methods.lanes[1].training())
+    common = SearchSpec(method=("dafa", "mail"), max_epochs=10)
+    first, second = (told(common, {"start": 0.5}, tmp_path, method=m) for m in common.methods)
+    assert stem_config(first) == stem_config(second)
+
+
+def test_with_burn_in_own_nothing_forks(tmp_path):
+    spec = SearchSpec(method="srat", max_epochs=10, burn_in="own")
+    config = told(spec, {**spec.search_space().default(), "start": 0.5}, tmp_path)
+    (record,) = references(spec)
+    assert config.fork == trial_config(run(spec, tmp_path), record).fork == 0 and config.stem == {}
+
+
+def test_a_checkpoint_of_before_the_stem_is_read():
+    """A file that an earlier version wrote, with a trunk's fields."""
+    stored = read_checkpoint(Path(__file__).parent / "data/home_of_0_1/searches/before/trials/0")["config"]
+    assert {"trunk", "trunk_from"} <= set(stored)
+    config = TrialConfig.of({**stored, "trunk": "auto"})
+    assert (config.method, config.params, config.training["lr"]) == ("trades", {"beta": 6.0}, 0.05)
+    assert (config.fork, config.stem, config.cool_down, config.last_epoch, config.own_from()) == (0, {}, None, 4, 0)
