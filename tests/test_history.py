@@ -1,11 +1,16 @@
-"""The log of a search after its writer was killed."""
+"""The log of a search after its writer was killed, and what earlier versions wrote."""
 
 import json
 
 import pytest
 
 from tuner.errors import Failed
+from tuner.home import Home
+from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
+from tuner.results.searches import load_search
+from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
 
 START = '{"event": "start", "trial": 1, "time": 1.0, "params": {}, "method": "at"}'
 
@@ -36,3 +41,68 @@ def test_a_line_that_is_no_event_is_named(tmp_path, line):
     history.path.write_text(history.path.read_text() + line + "\n")
     with pytest.raises(Failed, match="line 2 of .*history.jsonl is no event of a search"):
         History(tmp_path)
+
+
+# ---- earlier versions ------------------------------------------------------------------------------------------------
+
+# Two epochs of the trunk trained, left after the second; a trial that waits at a rung.
+EARLIER = """
+{"event": "start", "trial": 0, "time": 1.0, "params": {"beta": 6.0}, "method": "trades", "seed": 0}
+{"event": "trunk", "trial": 0, "time": 2.0, "trunk_epoch": 1}
+{"event": "trunk", "trial": 0, "time": 3.0, "trunk_epoch": 2}
+{"event": "branch", "trial": 0, "time": 4.0, "epochs": [{"epoch": 1}, {"epoch": 2}], "trunk": "0123456789abcdef"}
+{"event": "epoch", "trial": 0, "time": 5.0, "metrics": {"epoch": 3}}
+{"event": "end", "trial": 0, "time": 6.0, "state": "finished", "reason": ""}
+{"event": "start", "trial": 1, "time": 7.0, "params": {"beta": 2.0}, "method": "trades", "seed": 0}
+{"event": "branch", "trial": 1, "time": 8.0, "epochs": [{"epoch": 1}], "trunk": "0123456789abcdef"}
+{"event": "end", "trial": 1, "time": 9.0, "state": "stopped", "reason": ""}
+{"event": "start", "trial": 2, "time": 10.0, "params": {"beta": 3.0}, "method": "trades", "seed": 0}
+{"event": "epoch", "trial": 2, "time": 11.0, "metrics": {"epoch": 1}}
+"""
+# Of its spec what is gone now. A search that was named after its hash has no name in it.
+FIELDS = """
+method: trades
+trials: 4
+max_epochs: 3
+sampler: random
+trunk: auto
+trunk_storage: null
+reduction: 2
+grace: 1
+on_rung: pause
+asha_metric: robust_acc
+objectives: [robust_acc, worst_class_robust_acc]
+"""
+
+
+def test_events_of_earlier_versions_are_read(tmp_path):
+    (tmp_path / "history.jsonl").write_text(EARLIER.lstrip())
+    history = History(tmp_path)
+    trials = history.trials.values()
+    assert [t.state.value for t in trials] == ["finished", "stopped", "running"]
+    assert [(len(t.epochs), t.stem_epochs, t.stem_trained) for t in trials] == [(3, 2, 2), (1, 1, 0), (1, 0, 0)]
+    assert all(t.full and t.preview is None for t in trials), "there were no previews"
+    assert history.epochs_trained() == 3 + 0 + 1
+    assert history.epochs_saved(3) == {"stem": (2 - 2) + 1, "previews": 0, "at_chance": 3 - 1}
+
+
+@pytest.mark.parametrize("scheduler", ["null", "pareto-asha", "asha", "median", "none"])
+def test_a_search_of_an_earlier_version_goes_on_in_full_under_its_name(tmp_path, scheduler):
+    """Nothing is stopped, previewed or shared any more; the trial that waited at a rung trains on."""
+    home = Home(tmp_path)
+    folder = home.search("trades-digits-0a1b2c3d")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(FIELDS.lstrip() + f"scheduler: {scheduler}\n")
+    (folder / "history.jsonl").write_text(EARLIER.lstrip())
+    run = load_search(home, "trades-digits-0a1b2c3d")
+    spec = run.spec
+    assert (spec.scheduling.name, spec.burn_in, spec.forks) == ("none", "own", (0, 0))
+    assert spec.search_name == run.name == "trades-digits-0a1b2c3d"
+    assert SearchSpec.from_stored(spec.to_yaml()) == spec, "written again, with what it means"
+    optimizer, handed = AskTell(spec, run.history, folder), []
+    while (record := optimizer.next()) is not None:
+        handed.append((record.trial, record.full))
+        if record.trial not in run.history:
+            run.history.append("start", record.trial, params=record.params, method="trades")
+        run.history.append("end", record.trial, state=TrialState.FINISHED)
+    assert handed == [(2, True), (3, True)]
