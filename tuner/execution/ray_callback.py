@@ -85,6 +85,8 @@ class SearchCallback(Callback):
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if trial.config["trial"].get("cool_down") is not None:
+            return  # a preview, whose end is recorded: Ray tells of it late, when it may have been promoted already
         record = self.history.record(number_of(trial))
         self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
 

@@ -155,9 +155,11 @@ class AskTell:
     @property
     def exhausted(self) -> bool:
         """Whether every trial asked for has been handed out."""
-        return len(self.history.trials) >= self.total and not any(
-            search.proposer.interrupted for search in self.methods.values()
-        )
+        return len(self.history.trials) >= self.total and not self._interrupted
+
+    @property
+    def _interrupted(self) -> bool:
+        return any(search.proposer.interrupted for search in self.methods.values())
 
     def next(self) -> TrialRecord | None:
         """The next trial, reference or replicate to run; None when there is none, or no time for it (then ``late`` is
@@ -165,11 +167,13 @@ class AskTell:
 
         The caller appends its "start" to the history, unless it is there, before it asks again.
         """
-        if self.late or flat(self.spec, self.history):
+        if self.late:
             return None
         if self._again:
             record = self._again.pop(0)
             return record if self._in_time(record.method, self.spec.max_epochs - len(record.epochs)) else None
+        if flat(self.spec, self.history):  # what has begun is trained to its end
+            return self._trial() if self._interrupted else None
         if self._references and self.history.trials:
             record = self._references.pop(0)
             return record if self._in_time(record.method, self.spec.max_epochs) else None
