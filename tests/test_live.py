@@ -24,6 +24,7 @@ from trainables.datasets import training_for
 from trainables.loop import Diverged, Trainer
 from trainables.offsets import NONE, Offsets
 from trainables.stem import run_to_fork, stem_config
+from tuner.optimizer.ask_tell import AskTell
 from tuner.results.bill import trained
 
 TINY = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, batch_size=64))
@@ -524,7 +525,7 @@ def begins(simulation, own):
     return found
 
 
-def test_ours_by_hand():
+def test_ours_by_hand(monkeypatch):
     """5 previews and the default setting, of 4 workers; an epoch takes 1.5, a preview 2 * 1.5 + 3, a last epoch 4.5.
 
     Trial 0 trains alone until 21, the reference leaves the stem of 11 epochs at 16.5 and ends at 21 too. Until the stem
@@ -532,6 +533,8 @@ def test_ours_by_hand():
     27. The reference's worker has nothing to do: of two previews none is promoted. Of three, the best one is (number 3,
     whose average is highest), of four 4, and of five 4 and 3.
     """
+    told, tell = [], AskTell.tell
+    monkeypatch.setattr(AskTell, "tell", lambda self, number: [told.append(number), tell(self, number)])
     arm, stages, simulation = played("ours")
     trials = arm.history.trials
     assert begins(simulation, lambda s: s.line.config.cool_down) == {1: 12, 2: 12, 3: 18, 4: 18, 5: 21}
@@ -547,6 +550,8 @@ def test_ours_by_hand():
         assert config.params == {**proposed, "start": min(proposed["start"], 8 / 12)}
         assert trials[stage.trial].preview.epochs == 2 and trials[stage.trial].preview.metrics["epoch"] == 10
         assert len(trials[stage.trial].preview.curve.points) == 2
+    assert all(trials[trial].epochs == [] for trial in (1, 2, 5))
+    assert sorted(told) == [-1, 0, 1, 2, 3, 3, 4, 4, 5]
     forks = {t: round(12 * trials[t].params["start"]) for t in (3, 4)}
     for trial, fork in forks.items():
         record, last = trials[trial], by_trial(stages)[trial][-1]
@@ -556,6 +561,7 @@ def test_ours_by_hand():
         assert [m["epoch"] for m in record.epochs] == list(range(1, 13))
     reference = arm.history.references[-1]
     assert list(arm.history.references) == [-1] and reference.state == "finished" and reference.stem_epochs == 11
+    assert len({id(stage.line) for stage in stages if stage.line.config.method == "at"}) == 1  # the stem is it
     assert trials[0].stem_epochs == 0 and len(trials[0].epochs) == 12
     own = sum(12 - fork for fork in forks.values())
     assert simulation.epochs == 11 + 12 + 1 + 5 * 2 + own == trained(arm.spec, arm.history).epochs

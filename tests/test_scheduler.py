@@ -14,6 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from tests.conftest import tuner
 from trainables.offsets import TAUS
+from tuner.execution.ray_callback import SearchCallback
 from tuner.execution.ray_scheduler import DeadTrials
 from tuner.home import Home
 from tuner.results.history import History
@@ -171,3 +172,19 @@ def test_the_scheduler_stops_what_the_optimizer_calls_dead():
     ):
         assert scheduler.on_trial_result(None, trial, result) == answer
     assert asked == [(7, {"epoch": 3, "clean_acc": 0.3}), (7, {"epoch": 4, "clean_acc": 0.1})]
+
+
+def test_a_preview_that_ray_completes_late_does_not_end_its_trial():
+    """Ray tells of an end after it has told the last result: by then the trial may have been promoted."""
+    history, told = History(None), []
+    run = SimpleNamespace(spec=None, history=history)
+    optimizer = SimpleNamespace(tell=told.append)
+    callback = SearchCallback(run, optimizer, SimpleNamespace(trial_ended=lambda record: None), say=print)
+    history.append("start", 1, params={}, method="srat", preview=True)
+    history.append("preview", 1, epochs=1, metrics={"epoch": 4})
+    history.append("promote", 1)
+    for cool_down, state in ((1, TrialState.RUNNING), (None, TrialState.STOPPED)):
+        trial = SimpleNamespace(config={"trial": {"trial": 1, "cool_down": cool_down}})
+        callback.on_trial_complete(0, [], trial)
+        assert history.trials[1].state == state
+    assert told == [1]
