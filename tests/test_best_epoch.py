@@ -162,6 +162,7 @@ def test_only_epochs_count_in_which_the_method_acts(config, fork, preview, first
     trial = Trainer(replace(config, fork=fork, stem=config.training, cool_down=preview))
     past = run_to_fork(trial)
     assert len(past) == fork and trial.best is None
+    assert trial.config.own_from() == first - 1
     weights = forced(trial, [0.9, 0.8, 0.7, 0.6])
     rows = [trial.run_epoch() for _ in range(fork, 4)]
     assert trial.best["epoch"] == first and same(trial.best["model"], weights[first - 1 - fork])

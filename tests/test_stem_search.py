@@ -142,6 +142,12 @@ def test_a_worker_that_waits_trains_the_stems_of_replicates(trial, tmp_path):
     assert without_times([r["metrics"] for r in reports[2:]]) == without_times([r["metrics"] for r in undisturbed[2:]])
 
 
+def test_a_worker_that_has_its_own_stem_to_train_leaves_others_alone(trial):
+    reports = until_done(actor(replace(trial, spare_seeds=(1,))))
+    assert [r["stem"].get("trained") for r in reports[:3]] == [1, 2, None]
+    assert not open_fork(Trainer(replace(trial, seed=1, trial=9))).store.epochs()
+
+
 # ---- a real search ---------------------------------------------------------------------------------------------------
 
 # A driver that keeps the checkpoints of previews, which say what the trials received, as EPOCH-NUMBER.pt in the folder
