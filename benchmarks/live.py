@@ -15,10 +15,10 @@ The code before there were stem and previews, with the costs that were measured 
 
     git worktree add ../before as-it-was-before-stems
     cp benchmarks/results/live_costs.json ../before/benchmarks/results/
-    cd ../before; PYTHONPATH=. python -m benchmarks.live --arms ours --as "ours as it was" \\
-        --offsets auto --results ../here/benchmarks/results/live.jsonl --memo ../before-memo
+    cd ../before && PYTHONPATH=. python -m benchmarks.live --arms ours --as "ours as it was" --offsets auto \\
+        --memo MEMO --results RESULTS
 
-(the names of stages hold a hash of the code, so that it shares none with this one and is given a memo of its own).
+where RESULTS is the file of this one, and MEMO one of its own: stages have a hash of the code in their names.
 """
 
 from __future__ import annotations

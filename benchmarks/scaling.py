@@ -4,8 +4,8 @@
 
 `--json benchmarks/results/scaling.json` and `make docs` renew docs/experiments/scaling.md.
 
-All of ``tuner.execution.driver.search`` runs (searcher, proposals, early stopping, history synced to disk per line,
-MLflow on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
+All of ``tuner.execution.driver.search`` runs (searcher, proposals, promotions, history synced to disk per line, MLflow
+on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the driver is what limits the pace.
 CPU time is the driver's own (all its threads), which other processes on the machine hardly change.
 """
 
@@ -26,10 +26,10 @@ WINDOWS = 10
 HEAD = """# What a result costs the driver
 
 Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured on 2 shared
-cores (AMD EPYC, Python 3.11; other work on the machine). Figures are per result, means over a tenth of a search's
-results: the first, the middle and the last tenth. Trials do nothing but report 12 epochs with all metrics of ten
-classes, so the driver is what limits the pace: searcher, proposals, early stopping, a history synced to disk line by
-line, MLflow on SQLite. The last two columns are part of the CPU time.
+cores (AMD EPYC, Python 3.11; other work on the machine) with the version before there were previews. Figures are per
+result, means over a tenth of a search's results: the first, the middle and the last tenth. Trials do nothing but report
+12 epochs with all metrics of ten classes, so the driver is what limits the pace: searcher, proposals, early stopping, a
+history synced to disk line by line, MLflow on SQLite. The last two columns are part of the CPU time.
 
 A search of the last kind starts cheap (no trial has ended, so nothing is proposed) and is level from 20,000 to 97,000
 results. py-spy at 70,000: half of the samples are Ray Tune's loop (a quarter is the proposals by TPE, 6 % the history),
