@@ -283,6 +283,7 @@ def test_whatever_changes_a_stem_is_in_its_name_and_nothing_else(config, monkeyp
     shared = [
         changed(params={"lam": 2.0, "start": 0.3}),
         changed(training={**training, "lr": 0.07}),
+        changed(training={**training, "precision": "bf16"}),
         changed(trial=7),
         changed(fork=3),
         changed(stem_from=2),
@@ -302,6 +303,7 @@ def test_whatever_changes_a_stem_is_in_its_name_and_nothing_else(config, monkeyp
         changed(model="cnn:0.5"),
         changed(stem={**training, "lr": 0.07}),
         changed(stem={**training, "eval_attack": 5}),
+        changed(stem={**training, "precision": "bf16"}),
         changed(method="robal", params={}),
         changed(method="wat", params={}),
     ]

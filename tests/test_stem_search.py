@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -14,7 +15,7 @@ from tests.conftest import tuner, tuner_here
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
-from trainables.loop import Trainer
+from trainables.loop import Diverged, Trainer
 from trainables.ray_adapter import TrialActor
 from trainables.stem import open_fork
 from tuner.report.progress import stem_line
@@ -140,6 +141,31 @@ def test_a_worker_that_waits_trains_the_stems_of_replicates(trial, tmp_path):
     undisturbed = until_done(actor(replace(trial, home=str(tmp_path / "b"), folder=str(tmp_path / "u"))))
     assert reports[-1]["curve"] == undisturbed[-1]["curve"]
     assert without_times([r["metrics"] for r in reports[2:]]) == without_times([r["metrics"] for r in undisturbed[2:]])
+
+
+def test_a_stem_of_a_replicate_that_diverges_is_no_fault_of_the_trial(trial, monkeypatch):
+    run_epoch = Trainer.run_epoch
+
+    def diverging(trainer):
+        if trainer.config.seed == 1:
+            raise Diverged("the training loss is nan in epoch 1")
+        return run_epoch(trainer)
+
+    monkeypatch.setattr(Trainer, "run_epoch", diverging)
+    waiting = actor(replace(trial, spare_seeds=(1, 2)))
+    with open_fork(Trainer(trial)).store.lock():
+        assert [waiting.step()["stem"].get("trained") for _ in range(2)] == [1, 2]
+        assert not open_fork(Trainer(replace(trial, seed=1))).store.epochs()
+    assert until_done(waiting)[-1]["curve"]
+
+
+def test_a_worker_frees_a_stem_that_it_leaves_half_trained(trial):
+    waiting = actor(replace(trial, spare_seeds=(1,)))
+    with open_fork(Trainer(trial)).store.lock():
+        assert waiting.step()["stem"]["trained"] == 1
+    half = weakref.ref(waiting.spare)
+    assert [waiting.step()["stem"].get("trained") for _ in range(3)] == [1, 2, None]
+    assert waiting.fork is None and half() is None
 
 
 def test_a_worker_that_has_its_own_stem_to_train_leaves_others_alone(trial):

@@ -6,6 +6,7 @@ The driver imports this file too, so torch is imported inside the actor only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import sleep
 from typing import Any
@@ -94,20 +95,23 @@ class TrialActor(tune.Trainable):
         if past is None:
             trained = self._advance()
             return TrialReport(self.trial.trial, stem=StemReport(trained=trained, outdated=self.fork.outdated))
-        stem, self.fork = StemReport(past=past, name=self.fork.name), None
+        stem = StemReport(past=past, name=self.fork.name)
+        self.fork = self.spare = None  # with what they hold in memory
         self.epochs = list(past)
         return replace(self._report(past[-1]), stem=stem)
 
     def _advance(self) -> int | None:
         """Train an epoch of the stem; while another process does, one of a stem that replicates will need."""
+        from trainables.loop import Diverged
         from trainables.stem import spare_fork
 
         if self.spare_seeds and (trained := self.fork.advance(wait_s=0.0)):
             return trained
         while self.spare_seeds and not self.fork.ready():
             self.spare = self.spare or spare_fork(self.trainer, self.spare_seeds[0])
-            if not self.spare.ready():
-                return self.spare.advance()
+            with suppress(Diverged):  # no fault of this trial's
+                if not self.spare.ready():
+                    return self.spare.advance()
             self.spare = None
             self.spare_seeds.pop(0)
         return self.fork.advance()

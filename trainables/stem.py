@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from search_spaces import METHODS
+from trainables.attack_copy import fast_dtype
 from trainables.config import TrialConfig
 from trainables.data.store import prepare
 from trainables.loop import Trainer
@@ -90,6 +91,7 @@ def data_key(config: TrialConfig) -> dict:
 def stem_key(trainer: Trainer) -> dict:
     """Everything that a stem's weights and metrics depend on; its hash is the stem's name."""
     config = stem_config(trainer.config)
+    training = config.full_training()
     key = {
         "format": FORMAT,
         "head": trainer.method.head,
@@ -97,11 +99,11 @@ def stem_key(trainer: Trainer) -> dict:
         **data_key(config),
         "seed": config.seed,
         "model": config.model,
-        "training": dataclasses.asdict(config.full_training()),
+        "training": dataclasses.asdict(training),
         "max_epochs": config.max_epochs,
         "torch": ".".join(torch.__version__.split(".")[:2]),
         "device": trainer.device.type,
-        "precision": str(trainer.autocast),
+        "precision": str(fast_dtype(training.precision, trainer.device, trainer.splits.shape)),
         "code": code_version(PLAIN),
     }
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
