@@ -241,18 +241,20 @@ def test_epochs_are_counted_with_the_reference(tmp_path):
 def test_methods_are_compared_by_their_previews():
     """At one fidelity: what a default setting trained, in full, counts for no method; and a new process sees the same
     trials in the same order, whichever of them have trained in full since."""
-    spec, history = spec_of(trials=20), History(None)
-    optimizer = AskTell(spec, history)
-    drive(optimizer, history, spec)
-    assert {t.method for t in history.with_state(TrialState.FINISHED)} == set(BOTH) and not spec.of("srat").seeds > 1
-    again = AskTell(spec, history)
-    for method, search in optimizer.methods.items():
-        window, anew = search.rewards, again.methods[method].rewards
-        ours = [t for t in history.trials.values() if t.method == method][1:]
-        assert list(window.recent) == [(2, curve_of(t, spec.goal)) for t in ours[-method_bandit.RECENT :]]
-        assert (list(anew.recent), anew.older) == (list(window.recent), window.older)
-    promoted = [t for t in history.trials.values() if t.preview and t.full]
-    assert any(t.preview.ended < max(p.preview.ended for p in history.trials.values() if p.preview) for t in promoted)
+    spec = spec_of(trials=20)
+    for until, previews in (
+        (2 * 14 + 2 * 2, 1),
+        (None, method_bandit.RECENT),
+    ):  # two default settings, one preview each
+        history = History(None)
+        optimizer = AskTell(spec, history)
+        drive(optimizer, history, spec, until=until)
+        again = AskTell(spec, history)
+        for method, search in optimizer.methods.items():
+            window, anew = search.rewards, again.methods[method].rewards
+            latest = [t for t in history.trials.values() if t.method == method][1:][-previews:]
+            assert list(anew.recent) == [(2, curve_of(t, spec.goal)) for t in latest]
+            assert until or (list(window.recent), window.older) == (list(anew.recent), anew.older)
 
 
 def test_a_method_without_parameters_runs_once():
@@ -453,3 +455,31 @@ def test_no_replicate_starts_that_cannot_end_in_time():
     optimizer = AskTell(spec, history, until=time.time() + 50)
     assert optimizer.next() is None and optimizer.late  # 12 epochs of 5 s
     assert AskTell(spec, history, until=time.time() + 70).next().of == 0
+
+
+# ---- budgets ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_starts_that_would_exceed_the_budget():
+    """Three trainings of 12 epochs are 36; the epochs of a trial that runs are promised."""
+    spec, history = spec_of(method="trades", scheduler="none", budget="40epochs"), History(None)
+    drive(AskTell(spec, history), history, spec, until=2 * 14 + 1 + 5)  # two of them, and five epochs of the third
+    ask = AskTell(spec, history)
+    assert ask.next().trial == 2 and not ask.late, "it goes on: what it still trains is counted once"
+    assert ask.next() is None and ask.late
+    drive(AskTell(spec, history), history, spec)
+    assert history.epochs_trained() == 36 and len(history.trials) == 3 and state_of(run_of(spec, history)) == "stopped"
+
+
+def test_a_budget_counts_previews_stem_and_gpus():
+    """The default setting has 12, the stem 8 and each preview 2; an epoch of 3 s on half a GPU is 1/2400 GPU hour."""
+    for budget, previews in (("25epochs", 2), ("23.9epochs", 1)):
+        spec, history = spec_of(method="trades", budget=budget), History(None)
+        history.append("start", 0, params=spec.search_space().default(), method="trades")
+        for epoch in range(1, 9):
+            history.append("stem", 0, stem_epoch=epoch)
+        drive(AskTell(spec, history), history, spec)
+        assert len(history.with_state(TrialState.PREVIEWED)) == previews, budget
+    spec, history = spec_of(method="trades", budget="0.0101gpu-h", gpus_per_trial=0.5, scheduler="none"), History(None)
+    drive(AskTell(spec, history), history, spec)
+    assert len(history.trials) == 2, "24 epochs are 0.01 GPU hours"

@@ -99,7 +99,7 @@ def handed(spec, history):
     """All that train in full now, in the order in which they are handed out; the history says so then."""
     taken = []
     while (number := asked(spec, history)) is not None:
-        assert asked(spec, history) == number, "asking changes nothing"
+        assert asked(spec, history) == number and number not in taken, "asking changes nothing"
         history.append("promote", number)
         taken.append(number)
     return taken
@@ -188,7 +188,7 @@ def test_a_value_that_is_none_counts_for_nothing():
     spec, history = spec_of(), History(None)
     for number in range(1, 9):
         previewed(history, number, float("nan") if number == 4 else LEVELS[number - 1], 0.5)
-    assert handed(spec, history) == [2, 7]
+    assert handed(spec, history) == [2, 7] and curve_of(history.trials[4], spec.goal) == []
 
 
 def swept(*points):
@@ -494,6 +494,45 @@ def test_references_and_promotions_come_before_proposals():
     assert order[:3] == [(0, True), (NO_SEARCH, True), (1, False)]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_with_several_workers_and_kills_nothing_is_lost_or_done_twice(tmp_path, seed):
+    """Three workers that end in any order, and a driver that dies now and then."""
+    spec, draw = spec_of(trials=20, sampler="random", method=("trades", "wat")), np.random.default_rng(seed)
+    history, running, kills, ended = History(tmp_path), {}, 0, []
+    optimizer = AskTell(spec, history, tmp_path, references=references(spec))
+    while True:
+        while len(running) < 3 and (record := optimizer.next()) is not None:
+            number = record.trial
+            assert number not in running
+            if number not in history:
+                more = {"role": record.role} if record.role else {} if record.full else {"preview": True}
+                history.append("start", number, params=record.params, method=record.method, **more)
+            elif record.state == TrialState.PREVIEWED:
+                history.append("promote", number)
+            running[number] = history.record(number)
+        if not running:
+            break
+        number = sorted(running)[draw.integers(len(running))]
+        record = running.pop(number)
+        if record.full:
+            history.append("end", number, state=TrialState.FINISHED if draw.random() < 0.8 else TrialState.FAILED)
+        else:
+            history.append("preview", number, epochs=2, metrics=metrics_at(10, draw.random()))
+        ended.append((number, record.full))
+        optimizer.tell(number)
+        if draw.random() < 0.15 and kills < 5:
+            kills += 1
+            history, running = History(tmp_path), {}
+            optimizer = AskTell(spec, history, tmp_path, references=references(spec))
+    assert len(ended) == len(set(ended)), "nothing ends twice"
+    assert (
+        trials_ended(spec, history) and sorted(history.trials) == list(range(20)) and list(history.references) == [-1]
+    )
+    previews = [t for t in history.trials.values() if t.preview]
+    assert len(previews) == 18 and 5 <= sum(t.full for t in previews) <= 10, "ceil(18/4) or a few more"
+    assert all(t.state.ended for t in history.everything()) and kills
+
+
 # ---- dead trials -----------------------------------------------------------------------------------------------------
 
 
@@ -521,6 +560,8 @@ def training(history, number, *clean, forked=0, **more):
         (12, (0.3, 0.25), False),  # the one before was better
         (12, (0.3, 0.25, 0.25), True),
         (12, (0.25, 0.25, 0.3), False),
+        (30, (0.25,) * 4, False),  # ceil(0.15 x 30) = 5
+        (30, (0.25,) * 5, True),
         (40, (0.25,) * 5, False),  # ceil(0.15 x 40) = 6
         (40, (0.25,) * 6, True),
         (100, (0.25,) * 14, False),

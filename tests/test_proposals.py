@@ -602,6 +602,21 @@ def test_an_end_the_study_missed_is_told_at_the_next_start(tmp_path):
     assert [t.state.name for t in study_of(tmp_path).trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
 
 
+def test_a_preview_that_the_study_missed_is_told_at_the_next_start(tmp_path):
+    """Also where it has been promoted and trains since."""
+    spec, history = spec_of(trials=5, scheduler="preview"), History(tmp_path)
+    proposer = Proposer(spec, history, folder=tmp_path)
+    _drive(proposer, history, spec, until=2)
+    for _ in range(2):
+        proposal = proposer.next()
+        preview(history, proposal.trial, proposal.params, 0.5, 0.2)
+    history.append("promote", 2)
+    assert [t.state.name for t in study_of(tmp_path).trials] == ["PRUNED", "COMPLETE", "RUNNING", "RUNNING"]
+    again = Proposer(spec, History(tmp_path), folder=tmp_path)
+    assert [t.values for t in study_of(tmp_path).trials[2:]] == [[pytest.approx(0.1)]] * 2
+    assert again.next().trial == 2, "it trains on"
+
+
 def test_the_study_in_a_database(tmp_path):
     url = f"sqlite:///{tmp_path}/studies.db"
     spec, history = spec_of(trials=4, study_storage=url), History(tmp_path / "s")

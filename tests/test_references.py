@@ -1,5 +1,7 @@
 """A trial is a curve, and what a search is compared with: rows, replicates, order of trials, what may be claimed."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.histories import run_of
@@ -7,12 +9,12 @@ from trainables.offsets import prior
 from tuner.optimizer.ask_tell import AskTell
 from tuner.report.gain import gains
 from tuner.report.reference import front_in, references_of
-from tuner.results.assessment import assess, nearest
+from tuner.results.assessment import assess, flat, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import no_search_rows, paper_rows, references
 from tuner.results.replicates import missing, trials_ended
-from tuner.results.summary import front_json
+from tuner.results.summary import front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
@@ -251,3 +253,55 @@ def test_an_assessment_is_computed_once_for_each_state_of_the_history():
     no_search(history, (0, 310, 30))
     assert "no_search" in assess(spec, history).gain
     assert assess(SearchSpec(method="wat", trials=2, constraint=("clean_acc>=0.1",)), history) is not first
+
+
+# ---- a front that does not move --------------------------------------------------------------------------------------
+
+
+def trained_in_turn(spec, *curves):
+    """A history whose trials ended one after the other with these curves; the first is the default setting."""
+    history = History(None)
+    default = spec.search_space().default()
+    for number, points in enumerate(curves):
+        finish(history, number, *points, params={**default, "beta": 1.0 + number / 10} if number else default)
+        history.trials[number].ended = float(number)
+    return history
+
+
+SAME, BETTER = [(0, 300, 100), (1.0, 260, 200)], [(0, 380, 300), (1.0, 360, 350)]
+
+
+@pytest.mark.parametrize(
+    "curves, expected",
+    [
+        ([SAME, SAME], False),  # one proposal in full, where two in a row are asked for
+        ([SAME, SAME, SAME], True),
+        ([SAME, BETTER, SAME], False),  # one of the latest two moved it
+        ([SAME, SAME, BETTER], False),
+        ([SAME, BETTER, SAME, SAME], True),
+        ([BETTER, SAME], False),  # the default setting is no proposal
+    ],
+)
+def test_a_front_is_flat_once_the_latest_trainings_have_not_moved_it(curves, expected):
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random")
+    history = trained_in_turn(spec, *curves)
+    assert flat(spec, history) == expected
+    assert not flat(replace(spec, until_flat=None), history)
+    assert (AskTell(spec, history).next() is None) == expected
+    assert state_of(run_of(spec, history)) == ("finished" if expected else "stopped")
+
+
+def test_what_had_begun_when_the_front_was_flat_is_trained_to_its_end():
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random")
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    history.append("start", 3, params={**spec.search_space().default(), "beta": 2.0}, method="wat")
+    assert state_of(run_of(spec, history)) == "stopped"
+    optimizer = AskTell(spec, history)
+    assert optimizer.next() is history.trials[3] and optimizer.next() is None
+    history.append("end", 3, state="failed")
+    assert state_of(run_of(spec, history)) == "finished"
+
+
+def test_without_curves_a_front_is_never_called_flat():
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", objectives=("robust_acc", "clean_acc"))
+    assert not flat(spec, trained_in_turn(spec, [], [], []))

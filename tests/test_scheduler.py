@@ -13,14 +13,19 @@ from optuna.storages.journal import JournalFileBackend
 from ray.tune.schedulers import TrialScheduler
 
 from tests.conftest import tuner
+from tests.histories import run_of
 from trainables.offsets import TAUS
+from trainables.trial_report import StemReport, TrialReport
 from tuner.execution.ray_callback import SearchCallback
 from tuner.execution.ray_scheduler import DeadTrials
 from tuner.home import Home
+from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
+from tuner.results.listener import Listener
 from tuner.results.promotion import promotable
 from tuner.results.searches import load_search
 from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
 
 QUICK = ["--max-epochs", 4, "--set", "attack_steps=2", "--set", "eval_attack=2"]
 
@@ -188,3 +193,65 @@ def test_a_preview_that_ray_completes_late_does_not_end_its_trial():
         callback.on_trial_complete(0, [], trial)
         assert history.trials[1].state == state
     assert told == [1]
+
+
+def test_what_ray_reports_becomes_events(tmp_path):
+    """Of a preview only the end is recorded, and its trial of Ray's may end then; promoted, it is a trial like any
+    other. What is said twice is recorded once."""
+    spec, history = SearchSpec(method="trades", trials=6, max_epochs=4, sampler="random"), History(tmp_path)
+    optimizer = AskTell(spec, history)
+    watch = SearchCallback(run_of(spec, history, Home(tmp_path)), optimizer, Listener(), print)
+
+    def report(number, **fields):
+        watch.on_trial_result(0, [], None, TrialReport(number, **fields).to_result())
+
+    def metrics(epoch, **more):
+        return {"epoch": epoch, "natural_robust_acc": 0.5, "worst_class_robust_acc": 0.2, **more}
+
+    def ended(number):
+        watch.on_trial_complete(0, [], SimpleNamespace(config={"trial": {"trial": number}}))
+
+    def finish(number):
+        for epoch in range(1, 5):
+            report(number, metrics=metrics(epoch), done=epoch == 4)
+        ended(number)
+
+    watch.started(optimizer.next())
+    finish(0)
+    past = [metrics(epoch, stem=True) for epoch in (1, 2, 3)]
+    for number in (1, 2, 3):
+        record = optimizer.next()
+        assert (record.trial, record.full) == (number, False)
+        watch.started(record)
+        if number == 1:
+            report(number, stem=StemReport(trained=3))
+        report(number, metrics=past[-1], stem=StemReport(past=past, name="s"))
+        report(number, metrics=metrics(4, robust_acc=number / 10), done=True)
+        report(number, metrics=metrics(4), done=True)
+        ended(number)
+        assert history.trials[number].state == TrialState.PREVIEWED and history.trials[number].epochs == []
+    assert history.trials[1].preview.metrics["robust_acc"] == 0.1 and history.trials[1].stem_trained == 1
+    watch.started(optimizer.next())
+    assert (history.trials[1].state, history.trials[1].full) == (TrialState.RUNNING, True)
+    report(1, metrics=past[-1], stem=StemReport(past=past, name="s"))
+    report(1, metrics=metrics(4), done=True)
+    ended(1)
+    events = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events if e["trial"] == 1] == [
+        *("start", "stem", "preview", "promote", "fork", "epoch", "end")
+    ]
+    assert [e["preview"] for e in events if e["event"] == "start" and e["trial"]] == [True] * 3
+    assert [e["event"] for e in events if e["trial"] == 0] == ["start", *["epoch"] * 4, "end"]
+    assert history.trials[1].state == TrialState.FINISHED and history.trials[1].stem_epochs == 3
+
+
+def test_a_preview_that_diverges_fails_and_the_others_go_on(tmp_path):
+    spec, history = SearchSpec(method="trades", trials=6, max_epochs=4, sampler="random"), History(tmp_path)
+    watch = SearchCallback(run_of(spec, history, Home(tmp_path)), AskTell(spec, history), Listener(), print)
+    for number in (0, 1):
+        watch.started(watch.optimizer.next())
+    failed = TrialReport(1, failed="the loss is not finite in epoch 4", done=True)
+    watch.on_trial_result(0, [], None, failed.to_result())
+    record = history.trials[1]
+    assert (record.state, record.full, record.preview) == (TrialState.FAILED, False, None)
+    assert record.reason == "the loss is not finite in epoch 4" and watch.optimizer.next().trial == 2

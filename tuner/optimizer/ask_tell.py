@@ -171,7 +171,8 @@ class AskTell:
             return None
         if self._again:
             record = self._again.pop(0)
-            return record if self._in_time(record.method, self.spec.max_epochs - len(record.epochs)) else None
+            left = self.spec.max_epochs - len(record.epochs)
+            return record if self._in_time(record.method, left, begun=True) else None
         if flat(self.spec, self.history):  # what has begun is trained to its end
             return self._trial() if self._interrupted else None
         if self._references and self.history.trials:
@@ -208,7 +209,7 @@ class AskTell:
             return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
         left = self.spec.max_epochs - max(len(record.epochs), self._fork(record)) if record.full else plan.preview[1]
-        return record if self._in_time(method, left) else None
+        return record if self._in_time(method, left, begun=True) else None
 
     def _replicate(self) -> TrialRecord | None:
         wanted = replicates.wanted(self.spec, self.history)
@@ -246,10 +247,11 @@ class AskTell:
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
-    def _in_time(self, method: str, epochs: int) -> bool:
+    def _in_time(self, method: str, epochs: int, *, begun: bool = False) -> bool:
         """Whether so many more epochs of a method are within the budget, and can end by ``until`` at the pace of its
-        latest ones; else the search is ``late``."""
-        self.late = not self._affordable(epochs)
+        latest ones; else the search is ``late``. ``begun``: they are of a trial that the history has as running, which
+        the budget counts already."""
+        self.late = not self._affordable(0 if begun else epochs)
         if self.until is None or self.late:
             return not self.late
         latest = islice(
