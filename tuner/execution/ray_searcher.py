@@ -46,7 +46,7 @@ class ProposalSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         number = self.live.pop(trial_id, None)
-        if error and number is not None:
+        if error and number is not None and number not in self.live.values():  # else it was promoted since, and trains
             self.lost.append(number)
 
     def _lost(self) -> TrialRecord | None:

@@ -1,4 +1,5 @@
-"""Which previews train in full: those whose curves together enclose most. A function of the history alone.
+"""Which previews train in full: a quarter of them, those whose curves together enclose most. A function of the history
+alone.
 
 The trial whose curve has the largest hypervolume comes first, then always the one that adds most to those before it:
 the greedy algorithm for a submodular function, within 1 - 1/e of the best set (Nemhauser et al., 1978).
@@ -42,30 +43,36 @@ def _points(found: Iterable[tuple[Offsets, dict[str, Any]]], goal: Goal) -> list
 
 
 def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None:
-    """The best preview that should train in full now and does not yet; None: there is none.
+    """The preview that should train in full now and does not yet; None: there is none.
 
-    One that diverged is in too: else a search in which many do would train nothing in full.
+    While fewer than a quarter do, the one that adds most to those that do; beyond, only one that is better alone than
+    each of them. One that diverged counts as a preview: else a search in which many do would train nothing in full.
     """
     ended = [t for t in history.trials.values() if t.preview or (t.state == TrialState.FAILED and not t.full)]
-    if not any(t.state == TrialState.PREVIEWED for t in ended):
-        return None
     latest = ended[-WINDOW:]
-    best = enclosing({t.trial: curve_of(t, goal) for t in latest if t.preview}, scheduler.most(len(latest)))
-    return next((trial for trial in best if history.trials[trial].state == TrialState.PREVIEWED), None)
+    waiting = {t.trial: curve_of(t, goal) for t in latest if t.state == TrialState.PREVIEWED}
+    most = scheduler.most(len(latest))
+    if not waiting or not most:
+        return None
+    taken = [curve_of(t, goal) for t in latest if t.preview and t.full]
+    if len(taken) < most:
+        return enclosing(waiting, 1, [point for curve in taken for point in curve])[0]
+    best = max(waiting, key=lambda trial: (round(volume(waiting[trial]), DIGITS), -trial))
+    return best if all(round(volume(waiting[best]) - volume(curve), DIGITS) > 0 for curve in taken) else None
 
 
-def enclosing(curves: Mapping[int, Sequence[Point]], most: int) -> list[int]:
-    """At most so many of the trials, each of which adds the most hypervolume above 0 to those before it; of equal ones
-    the one with the larger hypervolume of its own, then the lower number.
+def enclosing(curves: Mapping[int, Sequence[Point]], most: int, known: Sequence[Point] = ()) -> list[int]:
+    """At most so many of the trials, each of which adds the most hypervolume above 0 to ``known`` and to those before
+    it; of equal ones the one with the larger hypervolume of its own, then the lower number.
 
     A gain only shrinks as others are taken, so it is computed again only for the trial that seems next (Minoux, 1978).
     """
     own = {trial: round(volume(curve), DIGITS) for trial, curve in curves.items()}
-    waiting = [(-size, -size, trial, 0) for trial, size in own.items()]
+    waiting = [(-size, -size, trial, -1 if known else 0) for trial, size in own.items()]
     heapq.heapify(waiting)
     taken: list[int] = []
-    points: list[Point] = []
-    so_far = 0.0
+    points = _outer(known)
+    so_far = volume(points)
     while waiting and len(taken) < most:
         _, _, trial, seen = heapq.heappop(waiting)
         if seen < len(taken):
@@ -73,7 +80,11 @@ def enclosing(curves: Mapping[int, Sequence[Point]], most: int) -> list[int]:
             heapq.heappush(waiting, (-gain, -own[trial], trial, len(taken)))
             continue
         taken.append(trial)
-        joint = [*points, *curves[trial]]
-        points = [joint[i] for i in nondominated(joint, [True] * len(joint[0]))] if joint else []
+        points = _outer([*points, *curves[trial]])
         so_far = volume(points)
     return taken
+
+
+def _outer(points: Sequence[Point]) -> list[Point]:
+    """Those that no other dominates."""
+    return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []

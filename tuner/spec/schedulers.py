@@ -63,7 +63,7 @@ class Preview(Scheduler):
     def describe(self) -> str:
         return (
             f"scheduler {self.name}: {self.previews} previews, of which the best 1/{SHARE} "
-            f"({self.most(self.previews)} or a few more) train in full"
+            f"({self.most(self.previews)}, or more if better ones come late) train in full"
         )
 
     def check(self) -> None:
