@@ -28,6 +28,7 @@ from tuner.spec.space import build_space
 PAIRS = {
     "class mean, worst class": ("robust_acc", "worst_class_robust_acc"),
     "natural average, worst class": ("natural_robust_acc", "worst_class_robust_acc"),
+    "natural average, class mean": ("natural_robust_acc", "robust_acc"),  # where the worst class is 0 everywhere
 }
 
 # Few steps, so that a training takes seconds; judged are weights averaged over about an epoch: without that, no epoch
