@@ -469,6 +469,11 @@ def test_nothing_starts_that_would_exceed_the_budget():
     assert ask.next() is None and ask.late
     drive(AskTell(spec, history), history, spec)
     assert history.epochs_trained() == 36 and len(history.trials) == 3 and state_of(run_of(spec, history)) == "stopped"
+    history = History(None)
+    ask = AskTell(spec, history)
+    for number in range(3):  # side by side
+        history.append("start", number, params=ask.next().params, method="trades")
+    assert ask.next() is None and ask.late
 
 
 def test_a_budget_counts_previews_stem_and_gpus():

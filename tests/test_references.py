@@ -291,6 +291,15 @@ def test_a_front_is_flat_once_the_latest_trainings_have_not_moved_it(curves, exp
     assert state_of(run_of(spec, history)) == ("finished" if expected else "stopped")
 
 
+def test_default_settings_are_no_proposals():
+    spec = SearchSpec(method=("wat", "trades"), trials=9, until_flat=1, scheduler="none")
+    history = trained_in_turn(spec.of("wat"), SAME)
+    finish(history, 1, *SAME, params=spec.of("trades").search_space().default(), method="trades")
+    assert not flat(spec, history)
+    finish(history, 2, *SAME, params={"beta": 2.0}, method="trades")
+    assert flat(spec, history)
+
+
 def test_what_had_begun_when_the_front_was_flat_is_trained_to_its_end():
     spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random")
     history = trained_in_turn(spec, SAME, SAME, SAME)

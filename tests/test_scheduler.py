@@ -57,9 +57,7 @@ def test_proposals_are_previewed_and_the_best_train_in_full(previewing):
     for record in [t for t in history.trials.values() if t.preview]:
         assert record.preview.epochs == 1 and record.preview.metrics["epoch"] == 4
         assert [point.offsets.tau for point in record.preview.curve.points] == [0, *TAUS]
-    assert (
-        "sampler auto" in stderr and "scheduler preview: 8 previews, of which the best 1/4 (2 or a few more)" in stderr
-    )
+    assert "sampler auto" in stderr and "scheduler preview: 8 previews, of which the best 1/4 (2, or more if " in stderr
 
 
 def test_those_are_promoted_that_were_the_best_by_then(previewing, tmp_path):
