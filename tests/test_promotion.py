@@ -142,6 +142,9 @@ def test_a_later_preview_that_is_the_best_trains_too():
     assert handed(spec, history) == [], "better than two that train, but a quarter do already"
     previewed(history, 11, 0.9, 0.5)
     assert handed(spec, history) == [11], "better than all: one more than ceil(11/4)"
+    for number in (12, 13, 14):  # fourteen: four train, as many as a quarter
+        previewed(history, number, 0.95, 0.5)
+    assert handed(spec, history) == [12], "the first of equal ones, which then is as good as the others"
 
 
 def test_what_trains_already_is_not_found_again():

@@ -18,6 +18,7 @@ from trainables.offsets import TAUS
 from trainables.trial_report import StemReport, TrialReport
 from tuner.execution.ray_callback import SearchCallback
 from tuner.execution.ray_scheduler import DeadTrials
+from tuner.execution.ray_searcher import ProposalSearcher
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
@@ -253,3 +254,23 @@ def test_a_preview_that_diverges_fails_and_the_others_go_on(tmp_path):
     record = history.trials[1]
     assert (record.state, record.full, record.preview) == (TrialState.FAILED, False, None)
     assert record.reason == "the loss is not finite in epoch 4" and watch.optimizer.next().trial == 2
+
+
+def test_an_interrupted_trial_is_handed_out_again_but_not_twice():
+    """Ray may tell late that a preview's actor died, when the trial has been promoted and trains under another id."""
+    history = History(None)
+    for number in (1, 2):
+        history.append("start", number, params={}, method="trades", preview=True)
+    records = [history.trials[n] for n in (1, 2, 1)]
+    optimizer = SimpleNamespace(history=history, ready=True, next=lambda: records.pop(0) if records else None)
+    searcher = ProposalSearcher(optimizer, configure=lambda record: {"number": record.trial})
+    assert [searcher.suggest(name)["number"] for name in ("a", "b")] == [1, 2]
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("c")["number"] == 2, "it goes on from its checkpoint"
+    history.append("preview", 1, epochs=1, metrics={"epoch": 4})
+    history.append("promote", 1)
+    assert searcher.suggest("d")["number"] == 1
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.suggest("e") is None
+    searcher.on_trial_complete("d", error=True)
+    assert searcher.suggest("f")["number"] == 1

@@ -1,1 +1,1 @@
-"""What to try next, without Ray: ask and tell, samplers, successive halving."""
+"""What to try next, without Ray: ask and tell, samplers, several methods in one budget."""

@@ -20,9 +20,9 @@ Point = tuple[float, ...]
 
 
 class RewardWindow:
-    """A method's finished points, those of its ``RECENT`` latest trials apart from the older ones.
+    """The points of a method's trials, or of their previews, those of the ``RECENT`` latest apart from the older ones.
 
-    A trial without a point, one that was stopped say, counts with the epochs that it trained.
+    A trial without a point, one that diverged say, counts with the epochs that it trained.
     """
 
     def __init__(self) -> None:
