@@ -39,7 +39,10 @@ class SearchCallback(Callback):
         self.ask_nodes: Callable[[], Future[str | None]] = _no_problem
         self.stop: Callable[[str], None] = lambda reason: None
         self._trial_started, self._training_announced = False, False
-        self._deaths: dict[tuple[int, str], tuple[int, int]] = {}  # (trial, kind) -> (epochs trained, deaths since)
+        self._reached: dict[int, int] = {}  # epochs of previews, which the history does not have
+        self._deaths: dict[
+            tuple[int, str], tuple[tuple[int, int], int]
+        ] = {}  # (trial, kind) -> trained then, deaths since
         self._finished = sum(t.state == TrialState.FINISHED for t in self.history.everything())
         self._front: Front | None = None  # computed when the first trial finishes
         self._outdated_announced = False
@@ -117,9 +120,10 @@ class SearchCallback(Callback):
 
     def _count_death(self, record: TrialRecord, kind: str) -> int:
         """How often the trial has been interrupted in this way since it last trained an epoch."""
-        trained, deaths = self._deaths.get((record.trial, kind), (0, 0))
-        deaths = deaths + 1 if trained == record.trained else 1
-        self._deaths[record.trial, kind] = record.trained, deaths
+        now = record.trained, self._reached.get(record.trial, 0)
+        before, deaths = self._deaths.get((record.trial, kind), ((0, 0), 0))
+        deaths = deaths + 1 if before == now else 1
+        self._deaths[record.trial, kind] = now, deaths
         return deaths
 
     def _stem(self, number: int, stem: StemReport) -> None:
@@ -137,7 +141,10 @@ class SearchCallback(Callback):
     def _preview(self, number: int, report: TrialReport) -> None:
         """Of a preview its end is recorded."""
         record = self.history.record(number)
-        if not report.done or record.preview or report.metrics is None:
+        if report.metrics is None or record.preview:
+            return
+        self._reached[number] = report.metrics["epoch"]
+        if not report.done:
             return
         epochs = self.spec.of(record.method).epoch_plan.preview[1]
         self.history.append("preview", number, epochs=epochs, metrics=report.metrics, curve=report.curve)
