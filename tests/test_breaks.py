@@ -119,6 +119,28 @@ def test_a_process_that_dies_again_and_again_in_one_epoch_ends_the_trial(break_o
     assert record.state == "failed" and "its process died 3 times in one epoch" in record.reason
 
 
+def test_a_preview_that_gets_on_between_deaths_goes_on(tmp_path):
+    """Its epochs are not in the history before it ends; the reports of its actor say that it got on."""
+    spec, history = SearchSpec(trials=8, max_epochs=20), History(None)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)
+    watch.started(watch.optimizer.next())
+    preview = watch.optimizer.next()
+    watch.started(preview)
+    path = tmp_path / "error.pkl"
+    path.write_bytes(cloudpickle.dumps(broken(DEAD_PROCESS)))
+    config = {"trial": {"trial": preview.trial}}
+    told = SimpleNamespace(config=config, pickled_error_file=str(path), error_file=None)
+    for epoch in (15, 16):
+        for _ in range(DEATHS - 1):
+            watch.on_trial_error(0, [], told)
+        result = {"trial": preview.trial, "metrics": {"epoch": epoch}, "done": False}
+        watch.on_trial_result(0, [], told, result)
+    assert not preview.full and history.trials[preview.trial].state == "running"
+    for _ in range(DEATHS):
+        watch.on_trial_error(0, [], told)
+    assert history.trials[preview.trial].state == "failed"
+
+
 def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
     history, end, said = break_off
     for epoch in range(1, 5):

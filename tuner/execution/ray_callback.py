@@ -40,9 +40,8 @@ class SearchCallback(Callback):
         self.stop: Callable[[str], None] = lambda reason: None
         self._trial_started, self._training_announced = False, False
         self._reached: dict[int, int] = {}  # epochs of previews, which the history does not have
-        self._deaths: dict[
-            tuple[int, str], tuple[tuple[int, int], int]
-        ] = {}  # (trial, kind) -> trained then, deaths since
+        # (trial, kind) -> (epochs it had trained, those of its preview), deaths since
+        self._deaths: dict[tuple[int, str], tuple[tuple[int, int], int]] = {}
         self._finished = sum(t.state == TrialState.FINISHED for t in self.history.everything())
         self._front: Front | None = None  # computed when the first trial finishes
         self._outdated_announced = False
