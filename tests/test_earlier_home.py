@@ -74,7 +74,12 @@ def test_it_is_resumed_with_the_reference_that_it_lacks(home):
     assert done.returncode == 0, done.stderr
     result, history = json.loads(done.stdout), History(folder)
     assert history.path.read_text().startswith(before)
-    assert result["state"] == "finished" and result["trials"] == {"finished": 3, "previewed": 0, "stopped": 0, "failed": 0}
+    assert result["state"] == "finished" and result["trials"] == {
+        "finished": 3,
+        "previewed": 0,
+        "stopped": 0,
+        "failed": 0,
+    }
     events = [json.loads(line) for line in history.path.read_text().splitlines()]
     epochs = Counter((e["trial"], e["metrics"]["epoch"]) for e in events if e["event"] == "epoch")
     assert epochs == {(trial, epoch): 1 for trial in (-1, 0, 1, 2) for epoch in (1, 2, 3, 4)}
