@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import optuna
@@ -54,13 +55,22 @@ def test_imports_change_no_settings():
     assert before == after
 
 
+@pytest.fixture
+def alone():
+    """A test before may have left a thread that computes a proposal which nobody asks for any more."""
+    until = time.monotonic() + 30
+    while quiet._inside:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def settings():
     levels = [logging.getLogger(name).level for name in ("optuna", "optuna._gp.gp", "root")]
     return list(warnings.filters), warnings.showwarning, levels
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
+def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog, alone):
     spec, history = SearchSpec(method="trades", trials=8, sampler=sampler, scheduler="none"), History(tmp_path)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.INFO)
@@ -94,7 +104,7 @@ def test_proposals_are_silent_and_settings_stay(sampler, tmp_path, caplog):
         optuna.logging.set_verbosity(level)
 
 
-def test_what_another_thread_changes_in_between_stays():
+def test_what_another_thread_changes_in_between_stays(alone):
     """As where MLflow is imported while a proposal is computed."""
     with warnings.catch_warnings():
         before = list(warnings.filters)
@@ -116,7 +126,7 @@ def test_what_another_thread_changes_in_between_stays():
         assert warnings.filters[1:] == before and quiet._inside == 0
 
 
-def test_the_last_thread_restores_the_settings():
+def test_the_last_thread_restores_the_settings(alone):
     """Whatever the order in which they leave."""
     before, inside, leave = settings(), threading.Event(), threading.Event()
 
@@ -135,7 +145,7 @@ def test_the_last_thread_restores_the_settings():
     assert settings() == before and quiet._inside == 0
 
 
-def test_a_stricter_level_of_the_caller_stays():
+def test_a_stricter_level_of_the_caller_stays(alone):
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
