@@ -311,6 +311,14 @@ def test_what_had_begun_when_the_front_was_flat_is_trained_to_its_end():
     assert state_of(run_of(spec, history)) == "finished"
 
 
+def test_a_flat_front_is_repeated_under_its_seeds():
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random", seeds=2)
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    assert state_of(run_of(spec, history)) == "stopped", "the front has one seed yet"
+    again = AskTell(spec, history).next()
+    assert (again.of, again.seed, again.trial) == (0, 1, 3)
+
+
 def test_without_curves_a_front_is_never_called_flat():
     spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", objectives=("robust_acc", "clean_acc"))
     assert not flat(spec, trained_in_turn(spec, [], [], []))

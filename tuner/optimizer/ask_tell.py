@@ -174,7 +174,7 @@ class AskTell:
             left = self.spec.max_epochs - len(record.epochs)
             return record if self._in_time(record.method, left, begun=True) else None
         if flat(self.spec, self.history):  # what has begun is trained to its end
-            return self._trial() if self._interrupted else None
+            return self._trial() if self._interrupted else self._replicate()
         if self._references and self.history.trials:
             record = self._references.pop(0)
             return record if self._in_time(record.method, self.spec.max_epochs) else None

@@ -11,6 +11,7 @@ is compared: the default setting, and plain AT.
 
 from __future__ import annotations
 
+from tuner.results.assessment import flat
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
@@ -39,11 +40,14 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
-    """Whether all trials of the search and its reference have ended, replicates aside."""
+    """Whether all trials of the search and its reference have ended, replicates aside; or those that have begun, where
+    a flat front ends it."""
     if any(t.state == TrialState.RUNNING for t in history.references.values()):
         return False
     if any(t.state == TrialState.RUNNING for t in history.trials.values()):
         return False
+    if flat(spec, history):
+        return True
     return len(history.trials) >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from tuner.files import write_atomically
 from tuner.results import replicates
-from tuner.results.assessment import flat
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
@@ -105,9 +104,6 @@ def state_of(run: SearchRun) -> str:
     """``finished`` if all trials and replicates have ended, or the front is flat where that ends a search; ``failed``
     if all trials failed; else ``stopped``."""
     spec, history = run.spec, run.history
-    running = any(t.state == TrialState.RUNNING for t in history.everything())
-    if not running and flat(spec, history):
-        return "finished"
     if not replicates.trials_ended(spec, history) or replicates.wanted(spec, history) or replicates.running(history):
         return "stopped"
     return "failed" if all(t.state == TrialState.FAILED for t in history.trials.values()) else "finished"

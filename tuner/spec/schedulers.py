@@ -5,7 +5,7 @@ How to add a scheduler
 Write one subclass of ``Scheduler`` in this file and name it in ``SCHEDULERS`` below. It needs a ``name``, a ``help``
 sentence, ``describe`` and, if it previews, ``most``. The command line, validation, the line that a search prints, Ray
 and a resume follow from that. A scheduler keeps no state: which previews are promoted is a function of the history
-(`tuner.optimizer.promotion`), so that a resumed search decides as an uninterrupted one would.
+(`tuner.results.promotion`), so that a resumed search decides as an uninterrupted one would.
 """
 
 from __future__ import annotations
