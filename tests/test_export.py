@@ -56,11 +56,12 @@ def test_the_best_epoch_is_exported(finished, tmp_path):
     """Where it is the last, the same weights; its metrics are of that epoch, and of `val` alone."""
     _, home, _ = finished
     done = tuner(
-        "export", "first", "--pick", "knee", "--epoch", "best", "--to", tmp_path / "best", "--home", home, "--json"
+        "export", "first", "--pick", "paper", "--epoch", "best", "--to", tmp_path / "best", "--home", home, "--json"
     )
     assert done.returncode == 0, done.stderr
+    row = json.loads((home / "searches/first/result.json").read_text())["paper"]
     trial = json.loads(done.stdout)["trial"]
-    row = next(r for r in json.loads((home / "searches/first/result.json").read_text())["front"] if r["trial"] == trial)
+    assert trial == row["trial"]
     about = json.loads((tmp_path / "best/model.json").read_text())
     assert about["epoch"] == "best" and about["epochs"] == row["best_epoch"]
     (metrics,) = about["metrics"]
@@ -202,7 +203,9 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
         assert np.allclose(answers, load_model(to)(x).numpy(), atol=1e-5)
     assert (answers.argmax(1) == y.numpy()).mean() > 0.5
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
-    assert version.tags == {"tuner.search": "first", "tuner.trial": str(result["trial"])}
+    tau = result["offsets"]["tau"]
+    offsets = {"tuner.offsets": f"{result['offsets']['kind']}:{tau:g}"} if tau else {}
+    assert version.tags == {"tuner.search": "first", "tuner.trial": str(result["trial"]), **offsets}
     files = [p.name for p in (home / "artifacts").rglob("model-knee/**/*")]
     assert "served_model.py" in files and not [f for f in files if f.endswith((".pkl", ".pickle", ".pth", ".pt"))]
 

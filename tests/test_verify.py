@@ -234,7 +234,7 @@ def test_json_has_what_scripts_rely_on(verified, finished):
     assert {"search": "first", "split": "test", "attack": "apgd"}.items() <= result.items()
     on_front = [row_label(r) for r in finished[0]["front"]]
     tested = [r["label"] for r in result["rows"] if r["role"] == "front"]
-    assert len(tested) == 2 and sorted([*tested, *result["left_out"]]) == sorted(on_front)
+    assert len(tested) == min(2, len(on_front)) and sorted([*tested, *result["left_out"]]) == sorted(on_front)
     roles = {role for r in result["rows"] for role in (r["role"], *r["also"])}
     assert roles == {"front", "paper", "no_search"} and len({r["label"] for r in result["rows"]}) == len(result["rows"])
     history = History(home / "searches" / "first")
