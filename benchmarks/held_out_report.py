@@ -20,6 +20,7 @@ from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods" / "no-search.md"
+FORMER = "commit e057531"  # ``options`` of searches by the code before there were stem and previews
 SHOWN = ("natural_robust_acc", "robust_acc", "worst_class_robust_acc")
 
 HEAD = """# What a search adds over no search
@@ -40,7 +41,7 @@ class Search:
     """One line of the results: its history, and what its models are worth on test."""
 
     def __init__(self, line: dict[str, Any]):
-        self.method, self.seed = line["method"], line["seed"]
+        self.method, self.seed, self.epochs = line["method"], line["seed"], line["epochs_trained"]
         self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]))
         self.history, self.test = History(None), {}
         for model in line["models"]:
@@ -94,7 +95,41 @@ def write_page(lines: list[dict[str, Any]]) -> None:
     every = [Search(line) for line in lines if not line["options"]]
     searches = [search for search in every if search.method != PLAIN]  # which gives more seeds of no search alone
     head = HEAD.format(torch=", ".join(sorted({line["torch"] for line in lines})))
-    PAGE.write_text("\n".join([head, *plain_table(every), *method_tables(searches), *claims(searches)]) + "\n")
+    former = [Search(line) for line in lines if line["options"] == FORMER and line["method"] != PLAIN]
+    parts = [*plain_table(every), *method_tables(searches), *claims(searches), *compared(searches, former)]
+    PAGE.write_text("\n".join([head, *parts]) + "\n")
+
+
+def compared(searches: list[Search], former: list[Search]) -> list[str]:
+    """The same searches by the code before, which trained every trial alone."""
+    before = {(s.method, s.seed): s for s in former}
+    pairs = [(s, before[s.method, s.seed]) for s in searches if (s.method, s.seed) in before]
+    if not pairs:
+        return []
+    lines = [
+        f"\n## Before there were stem and previews ({len(pairs)} pairs of searches)\n",
+        f"The same method, seed and images by the code of {FORMER}: a trunk where trials shared one, rungs, no "
+        "previews.\n",
+        "| | seeds | epochs trained, before and now | hypervolume on test, before and now |",
+        "|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(s.method for s, _ in pairs):
+        own = [pair for pair in pairs if pair[0].method == method]
+        epochs = " and ".join(f"{statistics.fmean(s.epochs for s in side):.0f}" for side in list(zip(*own))[::-1])
+        values = " and ".join(spread([s.volume(s.front.rows) for s in side]) for side in list(zip(*own))[::-1])
+        lines.append(f"| {method} | {len(own)} | {epochs} | {values} |")
+    logs = [math.log(now.volume(now.front.rows) / old.volume(old.front.rows)) for now, old in pairs]
+    low, high = (math.exp(value) for value in bounds(logs))
+    fewer = math.exp(statistics.fmean(math.log(old.epochs / now.epochs) for now, old in pairs))
+    lines += [
+        "",
+        fill(
+            f"Geometric means over the pairs: {fewer:.2f} times fewer epochs; hypervolume on test now over before "
+            f"{math.exp(statistics.fmean(logs)):.3f} (95 %: {low:.3f} .. {high:.3f}).",
+            116,
+        ),
+    ]
+    return lines
 
 
 def plain_table(searches: list[Search]) -> list[str]:
@@ -122,7 +157,9 @@ def method_tables(searches: list[Search]) -> list[str]:
     for method in dict.fromkeys(search.method for search in searches):
         own = [search for search in searches if search.method == method]
         arms = {name: [s.volume(s.arms[name]) for s in own] for name in own[0].arms}
-        trained = {name: "1 training" if "search" not in name or "no search" in name else "16 trials" for name in arms}
+        epochs = statistics.fmean(s.epochs for s in own) / own[0].spec.max_epochs
+        whole = f"{epochs:.1f} trainings' epochs"
+        trained = {name: "1 training" if "search" not in name or "no search" in name else whole for name in arms}
         lines += [
             f"## {method} ({len(own)} seeds)\n",
             "| | cost | hypervolume on test | points |",
