@@ -98,7 +98,12 @@ def test_a_lost_worker_costs_no_more_than_an_epoch_and_a_blind_one_is_refused(mo
         assert blind.stderr.count("is not the same folder on every node") == 1, blind.stderr
         assert [e for e in left if e["event"] != "epoch"] == [], "it was the storage's fault, not the trials'"
         result = json.loads(out)
-        assert result["state"] == "finished" and result["trials"] == {"finished": 2, "previewed": 0, "stopped": 0, "failed": 0}
+        assert result["state"] == "finished" and result["trials"] == {
+            "finished": 2,
+            "previewed": 0,
+            "stopped": 0,
+            "failed": 0,
+        }
         lost = log.events("lost")
         assert len(lost) == 1 and lost[0]["reason"] == f"its node {worker.address} was lost", lost
         name = "no search" if lost[0]["trial"] == NO_SEARCH else f"trial {lost[0]['trial']}"
