@@ -122,15 +122,15 @@ def page(rows: list[dict]) -> str:
         "",
         fill(
             "Written by `make docs` from `benchmarks/results/what_adds.jsonl`, which is what "
-            "`python -m benchmarks.what_adds` measured on digits exp:10 (cnn, 12 epochs): one training each, swept over "
-            "class offsets, chosen on `val`, scored on `test`.",
+            "`python -m benchmarks.what_adds` measured on digits exp:10 (cnn, 12 epochs): one training each, swept "
+            "over class offsets, chosen on `val`, scored on `test`.",
             116,
         ),
         "",
         fill(
             f"Plain AT has a hypervolume (natural average x worst class) of {statistics.fmean(plain):.3f} on `test`, "
-            f"from {min(plain):.3f} to {max(plain):.3f} (seeds: {len(plain)}). The others as a ratio to plain AT of the "
-            "same seed: mean and its 95 % interval.",
+            f"from {min(plain):.3f} to {max(plain):.3f} (seeds: {len(plain)}). The others as a ratio to plain AT of "
+            "the same seed: mean and its 95 % interval.",
             116,
         ),
         "",
