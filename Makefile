@@ -10,8 +10,8 @@ VENV ?= .venv
 LOWEST ?= .venv-lowest
 ARGS ?=
 INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
-# Each test or group by itself, the longest first (tests/conftest.py): the workers end together; a third one computes while others wait.
-PYTEST = -m pytest -q -n 3 --dist loadgroup --no-loadscope-reorder
+# Each test or group by itself, the longest first (tests/conftest.py): two workers end together.
+PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK = -m "not process and not slow and not gpu"
 
 .PHONY: search quick test test-lowest lint types docs clean

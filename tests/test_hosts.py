@@ -110,6 +110,7 @@ def test_a_lost_worker_costs_no_more_than_an_epoch_and_a_blind_one_is_refused(mo
         assert f"{name} was interrupted after epoch" in err
         assert log.recovery(since)["running_s"] < 60
         reported = Counter((e["trial"], e["metrics"]["epoch"]) for e in log.events("epoch"))
+        reported += Counter((e["trial"], m["epoch"]) for e in log.events("fork") for m in e["epochs"])  # the stem's
         assert reported == {(t, e): 1 for t in (NO_SEARCH, 0, 1) for e in range(1, EPOCHS + 1)}
         assert max(trained.repeated("lost").values(), default=0) <= 1
         client = MlflowClient(result["mlflow"]["tracking_uri"])
