@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import optuna
 
 from benchmarks.live_problem import Job
-from benchmarks.live_stages import Line, Result, Stage, needs_val_losses
+from benchmarks.live_stages import Line, Result, Stage, stem_kind
 from trainables.curve import Curve
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.assessment import assess
@@ -211,7 +211,7 @@ class OnStem(Arm):
         self.spec, self.history = job.spec(**self.changes), History(None)
         self.runs: dict[int, Run] = {}
         self.going: list[int] = []  # trials between two stages: they go on as soon as they can
-        self._stems: dict[bool, Stem] = {}  # as in a search, methods that read losses on `val` have one of their own
+        self._stems: dict[tuple[bool, str], Stem] = {}  # as in a search, methods of another base have one of their own
 
     @abstractmethod
     def begin(self) -> int | None:
@@ -237,10 +237,10 @@ class OnStem(Arm):
     def enter(self, record: TrialRecord) -> None:
         """A trial's training begins, that of its preview or the one in full. The history knows of it."""
         config = self.job.config(record, self.spec, self.history)
-        needs = needs_val_losses(config)
-        if needs not in self._stems:
-            self._stems[needs] = Stem(self.job.stem(self.spec, needs))
-        stem = self._stems[needs]
+        kind = stem_kind(config)
+        if kind not in self._stems:
+            self._stems[kind] = Stem(self.job.stem(self.spec, *kind))
+        stem = self._stems[kind]
         reference = record.role is not None
         line = stem.line if reference else Line(config, stem.line if config.fork else None)
         self.runs[record.trial] = Run(line, config.fork, stem)

@@ -93,10 +93,10 @@ class Job:
         """A trial that shares nothing: its method trains all its epochs."""
         return Line(self.config(record, self.spec(burn_in="own")))
 
-    def stem(self, spec: SearchSpec, val_losses: bool = False) -> Line:
-        """Plain AT to its end: what trials fork from, and the reference."""
+    def stem(self, spec: SearchSpec, val_losses: bool = False, form: str = PLAIN) -> Line:
+        """Plain AT to its end: what trials fork from, and the reference; or the base of another form."""
         config = self.config(TrialRecord(NO_SEARCH, {}, PLAIN, seed=self.seed, role="no_search"), spec)
-        return Line(replace(config, fork=0, stem={}), val_losses=val_losses)
+        return Line(replace(config, method=form, fork=0, stem={}), val_losses=val_losses)
 
 
 def dataset_of(problem: Problem, data: Path | None, memo: Path) -> str | None:

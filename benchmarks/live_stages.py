@@ -161,10 +161,11 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
     return key | {"gpu": torch.cuda.get_device_name(device)}
 
 
-def needs_val_losses(config: TrialConfig) -> bool:
-    """Whether its method reads losses on `val`."""
+def stem_kind(config: TrialConfig) -> tuple[bool, str]:
+    """What its stem is: whether its method reads losses on `val`, and the form of its plain base."""
     any_task = Task(torch.tensor([2, 1]), config.max_epochs, config.full_training().eps)
-    return build_method(config.method, config.params, any_task).needs_val_losses
+    method = build_method(config.method, config.params, any_task)
+    return method.needs_val_losses, method.form
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

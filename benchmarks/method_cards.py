@@ -180,13 +180,13 @@ def _stem(name: str, method: Method) -> list[str]:
         return []
     if "start" in params_of(METHODS[name].Params):
         lines = [
-            "In a search all of it acts from `start` on: the epochs before are plain AT's (`--burn-in own`: its own)."
+            "In a search all of it acts from `start` on: the epochs before are its plain base's (`--burn-in own`: its own)."
         ]
     else:
-        lines = ["Has no `start`: what trains in full trains alone; previews fork from plain AT all the same."]
+        lines = ["Has no `start`: what trains in full trains alone; previews fork from its plain base all the same."]
     if method.head != "linear" or method.needs_val_losses:
         what = f"with a {method.head} classifier" if method.head != "linear" else "whose losses on `val` are kept"
-        lines.append(f"Its stem is not that of most methods: plain AT {what}.")
+        lines.append(f"Its stem is not that of most methods: its plain base {what}.")
     return lines
 
 

@@ -26,7 +26,7 @@ from scipy.stats import t as student
 
 from benchmarks.live import append, memo_once, numbers
 from benchmarks.live_problem import Job, Problem
-from benchmarks.live_stages import Line, Stage, needs_val_losses
+from benchmarks.live_stages import Line, Stage, stem_kind
 from search_spaces import METHODS
 from trainables.datasets import training_for
 from tuner.results.pareto import nondominated, volume
@@ -67,7 +67,7 @@ def line_of(setting: str, seed: int, home: Path) -> Line:
     record = TrialRecord(1, spec.search_space().default(), method, seed=seed)
     config = job.config(record, spec)
     config = replace(config, training={**config.training, **KNOBS.get(setting, {})})
-    stem = job.stem(spec, needs_val_losses(config)) if config.fork else None
+    stem = job.stem(spec, *stem_kind(config)) if config.fork else None
     return Line(config, stem)
 
 

@@ -285,12 +285,12 @@ def test_a_real_stage_is_what_a_search_trains(real):
 
 
 def test_a_fork_is_what_trials_of_a_stem_train(real):
-    """Of plain AT after an epoch, by a method that reads its statistics and one that does not, in full and as a
+    """Of the plain base after an epoch, by a method that reads its statistics and one that does not, in full and as a
     preview."""
-    for method, val_losses in (("wat", True), ("srat", False)):
-        stem = replace(line(real.home, max_epochs=3), val_losses=val_losses)
+    for method, val_losses, base in (("wat", True, "trades"), ("srat", False, "at")):
         of = line(real.home, method=method, max_epochs=3)
-        assert live_stages.needs_val_losses(of.config) is val_losses
+        assert live_stages.stem_kind(of.config) == (val_losses, base)
+        stem = replace(line(real.home, method=base, max_epochs=3), val_losses=val_losses)
         for cool_down, last in ((None, 3), (1, 2)):
             one = forked(of, stem, 1, cool_down)
             assert (one.first, one.last) == (1, last)
@@ -459,13 +459,13 @@ def test_every_arm_keeps_its_promises(name, problem):
         assert config.data_seed == 3 and config.max_epochs == 12 and config.folder is None
         assert config.imbalance == PROBLEMS[problem].imbalance
         assert name == "plain" or config.seed == 3
-        assert config.method in (PROBLEMS[problem].method, "at")
+        assert config.method in (PROBLEMS[problem].method, "at", "trades", "mart")
         if problem == "mail-balanced" and config.method == "mail":
             assert config.params["form"] == "trades"
         if line.stem:
-            assert line.stem.val_losses == live_stages.needs_val_losses(config)
+            assert (line.stem.val_losses, line.stem.config.method) == live_stages.stem_kind(config)
             assert line.stem.config.training == config.stem == stem_config(config).training
-            assert (line.stem.config.method, line.stem.config.params, line.stem.first) == ("at", {}, 0)
+            assert (line.stem.config.params, line.stem.first) == ({}, 0)
             (began,) = [t for t, stage in simulation.begun if stage is its[0]]
             last = next(s for s in stages if s.line is line.stem and s.until == config.fork)
             (there,) = [t + COSTS.of(s) for t, s in simulation.begun if s is last]

@@ -64,8 +64,9 @@ def of(method, config, **params):
 
 
 def alone(config):
-    """Plain AT with the stem's settings, all of it in this process."""
-    return replace(config, method="at", params={}, training=config.stem, fork=0, stem={})
+    """The plain base of the method's form with the stem's settings, all of it in this process."""
+    form = Trainer(config).method.form
+    return replace(config, method=form, params={}, training=config.stem, fork=0, stem={})
 
 
 def state(trainer):
@@ -266,11 +267,15 @@ def test_the_stems_trainer_is_freed_when_the_trial_has_left(fresh):
     assert fork.leave() and of_stem() is None
 
 
-def test_methods_of_the_same_head_share_a_stem(config):
+def test_methods_of_the_same_base_and_head_share_a_stem(config):
     names = {method: name(of(method, config)) for method in METHODS}
-    assert names["robal"] != names["wat"] and {m for m in METHODS if names[m] != names["at"]} == APART
+    bases = {"frl": "trades", "trades": "trades", "dafa": "trades", "cfa": "trades", "mart": "mart"}
+    shared = {m: names[m] for m in METHODS if m not in APART}
+    assert shared == {m: names[bases.get(m, "at")] for m in shared}
+    assert len({names[m] for m in ("at", "trades", "mart", *APART)}) == 3 + len(APART)
     assert {Trainer(of(m, config)).method.head for m in METHODS if m != "robal"} == {"linear"}
-    assert name(of("fairfront", config, class_weight="hedge")) == names["wat"]
+    assert name(of("fairfront", config, class_weight="hedge", form="trades")) == names["wat"]
+    assert name(of("mail", config, form="trades")) == names["trades"]
     folders = {path.name for path in Path(config.home, "stems").iterdir() if path.is_dir()}
     assert set(names.values()) <= folders
 

@@ -148,4 +148,4 @@ def stem_line(spec: SearchSpec) -> str:
     if not last:
         return f"no stem: {spec.method_names} reweights from the first epoch, and nothing is previewed"
     epochs = f"the first {last}" if first == last else f"up to {last}"
-    return f"stem: {epochs} epochs are plain AT, trained once for all trials that fork from it"
+    return f"stem: {epochs} epochs are plain AT (or TRADES, MART), trained once for all trials of that form"
