@@ -138,7 +138,7 @@ def test_a_trial_trains_it_and_forks_from_the_stem_of_all(installed, tmp_path):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))
     config = TrialConfig("scaled", {"factor": 3.0}, training, home=str(tmp_path), max_epochs=2, fork=1, stem=training)
-    trainer, built_in = Trainer(config), Trainer(replace(config, method="trades", params={}))
+    trainer, built_in = Trainer(config), Trainer(replace(config, method="bsl", params={}))
     assert type(trainer.method) is method_class("scaled") and trainer.method.params.factor == 3.0
     assert open_fork(trainer).name == open_fork(built_in).name
     assert [row["epoch"] for row in run_to_fork(trainer)] == [1]
