@@ -93,14 +93,14 @@ def test_only_full_trainings_keep_their_models(previewing):
 
 
 def test_every_epoch_is_on_the_bill(previewing):
-    """By hand: the stem's three; one of each preview; four of the default setting and of each promoted trial; the last
-    of plain AT, which takes three from the stem."""
+    """By hand: three of the stem of TRADES' form and three of plain AT's; one of each preview; four of the default
+    setting and of each promoted trial; the last of plain AT, which takes three from its stem."""
     result, history, stderr, _ = previewing
     promoted = sum(t.full for t in history.trials.values()) - 1
-    whole = 3 + 8 + 4 + 4 * promoted + 1
+    whole = 3 + 3 + 8 + 4 + 4 * promoted + 1
     assert result["epochs_trained"] == history.epochs_trained() == whole
     assert {key: result["bill"][key] for key in ("stem", "previews", "preview_epochs", "full", "epochs")} == {
-        "stem": 3,
+        "stem": 6,
         "previews": 8,
         "preview_epochs": 8,
         "full": 2 + promoted,

@@ -277,7 +277,7 @@ def test_methods_of_one_search_share_one_stem(undisturbed):
         assert [bool(m.get("stem")) for m in record.epochs] == [e < record.stem_epochs for e in range(EPOCHS)]
         shared = record.stem_epochs
         assert without_times(record.epochs[:shared]) == without_times(reference.epochs[:shared])
-    assert "trained once for all trials that fork from it" in stderr
+    assert "trained once for all trials of that form" in stderr
 
 
 def test_every_trial_received_what_was_proposed(undisturbed):
