@@ -180,7 +180,8 @@ def _stem(name: str, method: Method) -> list[str]:
         return []
     if "start" in params_of(METHODS[name].Params):
         lines = [
-            "In a search all of it acts from `start` on: the epochs before are its plain base's (`--burn-in own`: its own)."
+            "In a search all of it acts from `start` on: the epochs before are its plain base's "
+            "(`--burn-in own`: its own)."
         ]
     else:
         lines = ["Has no `start`: what trains in full trains alone; previews fork from its plain base all the same."]
