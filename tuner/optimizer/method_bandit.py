@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from tuner.results.pareto import nondominated, volume
+from tuner.results.pareto import outer, volume
 
 RECENT = 4
 EVEN = 0.3
@@ -34,7 +34,7 @@ class RewardWindow:
         self.recent.append((epochs, points))
         if len(self.recent) > RECENT:
             _, left = self.recent.popleft()
-            self.older = pareto_points([*self.older, *left])
+            self.older = outer([*self.older, *left])
 
     @property
     def latest(self) -> list[Point]:
@@ -43,11 +43,6 @@ class RewardWindow:
     @property
     def epochs(self) -> int:
         return max(1, sum(epochs for epochs, _ in self.recent))
-
-
-def pareto_points(points: Sequence[Point]) -> list[Point]:
-    """The non-dominated ones, all objectives maximised."""
-    return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
 
 
 def rates(methods: dict[str, RewardWindow]) -> dict[str, float]:

@@ -221,9 +221,13 @@ def previews_of(spec: SearchSpec, history: History, axes: tuple[str, str]) -> li
         values = [f"{short_label(name)}: {fraction(value)}" for name, value in zip(axes, (x, y))]
         text = "<br>".join([f"<b>trial {record.trial}</b> (preview)", *values])
         about = {"trial": record.trial, "id": str(record.trial), "params": record.params, "text": text}
-        method = spec.methods.index(record.method) if record.method in spec.methods else 0
-        found.append({**about, "method": method, "x": x, "y": y, "front": record.full})
+        found.append({**about, "method": _method(spec, record), "x": x, "y": y, "front": record.full})
     return found
+
+
+def _method(spec: SearchSpec, record: TrialRecord) -> int:
+    """The number of a record's method among the search's; a reference's counts as the first."""
+    return spec.methods.index(record.method) if record.method in spec.methods else 0
 
 
 def _points_of(
@@ -248,7 +252,7 @@ def _points_of(
                     "search": search,
                     "trial": record.trial,
                     "tau": offsets.tau,
-                    "method": spec.methods.index(record.method) if record.method in spec.methods else 0,
+                    "method": _method(spec, record),
                     "x": x,
                     "y": y,
                     "std": std and [std[name] for name in axes],

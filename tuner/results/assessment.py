@@ -67,19 +67,17 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     if not every or any(trial.curve is None for trial in history.with_state(TrialState.FINISHED)):
         return None
     finished = nearest(every, spec.objectives, MOST)
-    rows = [row for row in every if row["trial"] in finished]
     curve = history.record(finished[0]).curve
     assert curve is not None
     places = {trial: _place(spec, history, trial) for trial in finished}
-    wanted = {row_label(row) for row in rows}
-    points = [p for trial in finished for p in _judged(history, trial, places[trial]) if _label(p) in wanted]
+    points = [p for trial in finished for p in _kept(spec, history, trial, places[trial])]
     references = {"no_search": no_search_trial(spec, history), "paper": paper_trial(spec, history)}
     curves = {
-        name: [p for p in _judged(history, trial, places.get(trial)) if _label(p) in kept]
+        name: kept
         for name, trial in references.items()
         if trial is not None
         and history.record(trial).curve is not None
-        and (kept := {row_label(row) for row in history.rows_of(trial, spec.objectives, spec.goal)})
+        and (kept := _kept(spec, history, trial, places.get(trial)))
     }
     found = judge(points, curve.train_counts, spec.objectives, curves, curve.classes)
     notes = dict(zip((_label(p) for p in points), found.rows))
@@ -119,16 +117,14 @@ def _adds_nothing(spec: SearchSpec, history: History, before: Sequence[int], lat
     from tuner.results.uncertainty import judge
 
     kept = nearest([r for r in history.rows(spec.objectives, spec.goal) if r["trial"] in before], spec.objectives, MOST)
-    curves = {
-        trial: [p for p in _judged(history, trial, _place(spec, history, trial)) if _label(p) in wanted]
-        for trial in [*kept, *latest]
-        if (wanted := {row_label(row) for row in history.rows_of(trial, spec.objectives, spec.goal)})
-    }
-    old = [p for trial in kept for p in curves.get(trial, [])]
+    old, new = (
+        [p for trial in some for p in _kept(spec, history, trial, _place(spec, history, trial))]
+        for some in (kept, latest)
+    )
     curve = history.record(before[0]).curve
     if not old or curve is None:
         return False
-    points = [p for found in curves.values() for p in found]
+    points = [*old, *new]
     found = judge(points, curve.train_counts, spec.objectives, {"before": old}, curve.classes)
     return found.front["gain"]["before"]["hypervolume"]["verdict"] != "gain"
 
@@ -143,6 +139,12 @@ def nearest(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int
         kept += sorted(best or {row["trial"] for row in left})
         left = [row for row in left if row["trial"] not in kept]
     return sorted(kept[:most])
+
+
+def _kept(spec: SearchSpec, history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:
+    """The points of `_judged` that satisfy the search's constraints."""
+    wanted = {row_label(row) for row in history.rows_of(trial, spec.objectives, spec.goal)}
+    return [point for point in _judged(history, trial, setting) if _label(point) in wanted]
 
 
 def _judged(history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:

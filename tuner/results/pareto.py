@@ -67,6 +67,11 @@ def _volume(gains: list[list[float]]) -> float:
     return total
 
 
+def outer(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The points that no other dominates, all objectives maximised."""
+    return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
+
+
 def volume(points: Sequence[Point]) -> float:
     """`hypervolume` above 0, all objectives maximised; 0 without points."""
     return hypervolume(points, [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.offsets import Offsets
 from tuner.results.history import History
-from tuner.results.pareto import nondominated, volume
+from tuner.results.pareto import outer, volume
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Goal
@@ -71,7 +71,7 @@ def enclosing(curves: Mapping[int, Sequence[Point]], most: int, known: Sequence[
     waiting = [(-size, -size, trial, -1 if known else 0) for trial, size in own.items()]
     heapq.heapify(waiting)
     taken: list[int] = []
-    points = _outer(known)
+    points = outer(known)
     so_far = volume(points)
     while waiting and len(taken) < most:
         _, _, trial, seen = heapq.heappop(waiting)
@@ -80,11 +80,6 @@ def enclosing(curves: Mapping[int, Sequence[Point]], most: int, known: Sequence[
             heapq.heappush(waiting, (-gain, -own[trial], trial, len(taken)))
             continue
         taken.append(trial)
-        points = _outer([*points, *curves[trial]])
+        points = outer([*points, *curves[trial]])
         so_far = volume(points)
     return taken
-
-
-def _outer(points: Sequence[Point]) -> list[Point]:
-    """Those that no other dominates."""
-    return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []

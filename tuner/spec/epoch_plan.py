@@ -1,4 +1,4 @@
-"""At which epochs the trials of a search leave the stem, which is plain AT trained once for all of them."""
+"""At which epochs the trials of a search leave the stem, their plain base trained once for all of them."""
 
 from __future__ import annotations
 
@@ -52,10 +52,8 @@ class EpochPlan:
 
     def previewed(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters of the preview: the method begins at the fork at the latest."""
-        return {
-            **params,
-            **({"start": min(params["start"], self.preview[0] / self.max_epochs)} if "start" in params else {}),
-        }
+        latest = self.preview[0] / self.max_epochs
+        return {**params, "start": min(params["start"], latest)} if "start" in params else params
 
     def _epoch(self, share: float) -> int:
         return min(round(share * self.max_epochs), self.max_epochs - 1)

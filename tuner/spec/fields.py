@@ -78,8 +78,8 @@ class SearchFields:
         "Training settings under --set: common to all methods, which compares them, or paper, each method's from its "
         "authors' code. `tuner space METHOD` shows them.", before=FORMER)
     burn_in: str = option("stem", Choice(known.burn_ins), TRAINED,
-        "The epochs before a trial reweights: stem takes them from plain AT, trained once for all trials; own lets "
-        "every trial train them as its method does.", before="own")
+        "The epochs before a trial reweights: stem takes them from the plain base, trained once for all trials; own "
+        "lets every trial train them as its method does.", before="own")
     seed: int = option(0, Whole(0), TRAINED,
         "Seed of the data split, the training and the sampler.")
     offsets: str = option("auto", Choice(known.offsets), TRAINED,
