@@ -440,7 +440,7 @@ def go(process):
 
 def test_two_processes_train_a_missing_stem_once(fresh):
     config = replace(fresh, fork=3)
-    both = [child(config), child(of("trades", config))]
+    both = [child(config), child(of("fat", config))]
     for process in both:
         go(process)
     trained = [eval(process.communicate(timeout=60)[0]) for process in both]
