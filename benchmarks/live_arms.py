@@ -158,11 +158,11 @@ def at_random(job: Job) -> Iterator[TrialRecord]:
 
 class Plain(FullTrials):
     name = "plain"
-    help = "no search: plain AT; then again under other seeds"
+    help = "no search: plain AT; then again under the next seeds"
 
     def proposals(self) -> Iterator[TrialRecord]:
         for number in range(self.job.trials):
-            yield TrialRecord(number, {}, PLAIN, seed=self.job.seed + 1000 * number)
+            yield TrialRecord(number, {}, PLAIN, seed=self.job.seed + number)  # which runs of other seeds train too
 
 
 class Random(FullTrials):
