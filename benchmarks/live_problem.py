@@ -29,11 +29,12 @@ IMAGES = 10_000  # to which a folder's training images are thinned before the im
 
 @dataclass(frozen=True)
 class Problem:
-    """A method's default space on some data. ``set`` and ``fix``: as of `tuner search`. ``needs_data``: the images are
-    a folder's with train.parquet and test.parquet (``--data``)."""
+    """A method's default space on some data. ``scope``, ``set`` and ``fix``: as of `tuner search`. ``needs_data``: the
+    images are a folder's with train.parquet and test.parquet (``--data``)."""
 
     method: str
     imbalance: str = "exp:10"
+    scope: str = "front"
     fix: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     model: str = "cnn"
@@ -44,6 +45,8 @@ class Problem:
 PROBLEMS: dict[str, Problem] = {
     "srat": Problem("srat"),
     "done": Problem("done"),
+    "srat-method": Problem("srat", scope="method"),
+    "done-method": Problem("done", scope="method"),
     "mail": Problem("mail", fix={"form": "trades"}),
     "fairfront": Problem("fairfront"),
     "srat-balanced": Problem("srat", imbalance="none"),
@@ -73,6 +76,7 @@ class Job:
         asked = {
             "method": problem.method,
             "imbalance": problem.imbalance,
+            "scope": problem.scope,
             "fix": problem.fix,
             "set": problem.set,
             "model": problem.model,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.method_batches import BASE, COUNTS, D, close, make, make_batch, t
+from tests.method_batches import BASE, COUNTS, D, close, log, make, make_batch, t
 from trainables import losses
 from trainables.apgd import apgd_targeted, checkpoints, dlr_targeted
 from trainables.attack import pgd
@@ -203,3 +203,31 @@ def test_apgd_stays_in_the_box_and_is_at_least_as_strong_as_margin_pgd(classes):
     assert robust[0] <= robust[1] + 0.01 and 0.05 < robust[0] < 0.98
     assert survived.dtype == torch.int64 and (survived[forward(found).argmax(1) == y] >= 0).all()
     assert (forward(apgd_targeted(forward, x, y, eps=0.0)[0]) == forward(x)).all()
+
+
+# ---- SRAT and DONE on TRADES' loss -----------------------------------------------------------------------------------
+
+# Of two images: CE(x) = log 2 and log 4, KL(p(x) || p(x')) = 0.5 log 2 + 0.25 log 0.5 = 0.25 log 2 and 0.
+CLEAN = log([0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25])
+ADVERSARIAL = log([0.25, 0.5, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25])
+
+
+def on_trades(name, **values):
+    method = make(name, form="trades", beta=8.0, **values)
+    batch = make_batch(method, [0, 3], logits=ADVERSARIAL)
+    batch.forward_clean = lambda: (CLEAN, torch.zeros(2, 7, dtype=D))
+    assert method.inner_needs_clean and method.attacks(BASE, 0)[0].start == "gaussian"
+    return method, batch
+
+
+def test_srat_weights_both_terms_of_trades():
+    method, batch = on_trades("srat", sep_weight=0.01)  # one image a class: nothing to separate
+    first, last = (method.class_weights / method.data_mean)[[0, 3]].tolist()
+    assert last > first
+    close(method(batch), (first * (1 + 8 * 0.25) * math.log(2) + last * math.log(4)) / 2)
+
+
+def test_done_weights_what_is_trained():
+    """At r = 1 losses of log 8 and log 4 have weights of 8 and 4, scaled to mean 1: 4/3 and 2/3."""
+    method, batch = on_trades("done", r=1.0)
+    close(method(batch), (4 / 3 * math.log(8) + 2 / 3 * math.log(4)) / 2)

@@ -97,15 +97,16 @@ EARLIER = [
 
 # A search's name holds the hash of what can change its results: the same spec gives the same name.
 NAMES = {
-    "{}": "srat-digits-bcd356d7",
-    "val_per_class: 0": "srat-digits-57636add",
-    "val_fraction: 0.1": "srat-digits-6edccd21",
-    "offsets: none": "srat-digits-d54bef38",
-    "burn_in: own": "srat-digits-e7ff7d86",
-    "scheduler: none": "srat-digits-6a607102",
-    "recipe: common": "srat-digits-bcd356d7",
-    "{method: wat, recipe: paper}": "wat-digits-ef960e22",
-    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-20cf8a8a",
+    "{}": "srat-digits-02e11fdb",
+    "scope: method": "srat-digits-bcd356d7",
+    "val_per_class: 0": "srat-digits-5aba7488",
+    "val_fraction: 0.1": "srat-digits-4d56daf9",
+    "offsets: none": "srat-digits-360e0bdd",
+    "burn_in: own": "srat-digits-a6895616",
+    "scheduler: none": "srat-digits-a78f9291",
+    "recipe: common": "srat-digits-02e11fdb",
+    "{method: wat, recipe: paper}": "wat-digits-b5f7ff0d",
+    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-b24fc388",
 }
 
 
@@ -163,11 +164,12 @@ VALUES = {
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
+    "scope": (["--space", "method"], "method", [3, "paper"]),
     "burn_in": (["--burn-in", "own"], "own", [3, "none", "at:3"]),
     "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
     "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),
     "constraint": (["--constraint", "clean_acc>=0.8"], ["clean_acc>=0.8"], [3, ["acc>=0.8"], "clean_acc=0.8", [3]]),
-    "fix": (["--fix", "start=0.3"], {"start": 0.3}, [[1], {"lamda": 1}, {"start": 7}, {"loss": "hinge"}, {"beta": 6}]),
+    "fix": (["--fix", "start=0.3"], {"start": 0.3}, [[1], {"lamda": 1}, {"start": 7}, {"loss": "hinge"}, {"slope": 6}]),
     "space": (
         ["--space", "SPACE"],
         {"start": [0.3, 0.6], "loss": ["ce", "ldam"]},
@@ -320,10 +322,10 @@ def test_schema_knows_the_parameters_of_a_method(method):
 @pytest.mark.parametrize("field", ["fix", "space"])
 def test_schema_knows_whose_a_parameter_is(field):
     for methods in ("srat", ["srat"], None):
-        assert not VALIDATOR.is_valid({"method": methods, field: {"beta": 3}})
-    assert not VALIDATOR.is_valid({field: {"beta": 3}})  # srat is the default
-    VALIDATOR.validate({"method": ["srat", "trades"], field: {"beta": 3}})
-    assert not VALIDATOR.is_valid({"method": ["srat", "trades"], field: {"beta": 1e9}})
+        assert not VALIDATOR.is_valid({"method": methods, field: {"slope": 3}})
+    assert not VALIDATOR.is_valid({field: {"slope": 3}})  # srat is the default
+    VALIDATOR.validate({"method": ["srat", "mail"], field: {"slope": 3}})
+    assert not VALIDATOR.is_valid({"method": ["srat", "mail"], field: {"slope": 1e9}})
     # GAIRAT has a schedule of its own, for other methods it is the learning rate's.
     for methods, value, right in [
         ("gairat", "fixed", True),

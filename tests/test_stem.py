@@ -31,6 +31,8 @@ VARIANTS = [
     ("done", {"normaliser": "running", "schedule": "decay"}),
     ("mail", {"form": "mart"}),
     ("srat", {"loss": "ldam"}),
+    ("srat", {"form": "trades", "loss": "focal"}),
+    ("done", {"form": "trades", "level": "class"}),
     ("dafa", {"form": "at"}),
     ("cfa", {"form": "at", "average": "ema"}),
     ("frl", {"mode": "both"}),

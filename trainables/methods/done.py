@@ -59,7 +59,8 @@ def implicit_term(x: Tensor, x_adv: Tensor, losses: Tensor, eps: Tensor, c: floa
 
 
 class Done(Method):
-    """sum_i w_i CE(x'_i) with w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the running one."""
+    """sum_i w_i l_i with l_i = CE(x'_i), w_i = exp(l_i / r) / (B u): u the batch's own mean of exp(l / r), or the
+    running one. ``form="trades"`` (ours): l_i = CE(x_i) + beta KL(p(x_i) || p(x'_i))."""
 
     name = "done"
 
@@ -86,8 +87,13 @@ class Done(Method):
             weights = weights * ((soft_maximum(risks.double(), r) - self._next) / r).exp()
         return weights if sizes is None else (weights / sizes.clamp(min=1))[y]
 
+    def sample_loss(self, batch: Batch) -> Tensor:
+        """(B,) the losses whose worst case is trained."""
+        main, regulariser = self.terms(batch)
+        return main if regulariser is None else main + self.params.beta * regulariser
+
     def forward(self, batch: Batch):
-        losses = full_precision(batch.cross_entropy(batch.logits_adv))
+        losses = full_precision(self.sample_loss(batch))
         if not self.started(batch.epoch):
             return batch.mean(losses)
         weights = len(losses) * self.weights(losses, batch.y, self.r_at(batch.epoch))

@@ -60,6 +60,7 @@ class Srat(Method):
     imbalance 100 such weights average 0.044 over the images, and the mean over the batch would shrink the
     classification loss 23-fold against Lsep and the weight decay in the epoch the weights set in.
     ``reduction="batch"`` divides by the batch's sum of weights instead, as LDAM-DRW does.
+    ``form="trades"`` (ours): w_{y_i} [ L(x_i) + beta KL(p(x_i) || p(x'_i)) ] in place of w_{y_i} L(x'_i).
     """
 
     name = "srat"
@@ -77,16 +78,21 @@ class Srat(Method):
         """(K,) class weights of an epoch, summing to K."""
         return self.class_weights if self.started(epoch) else torch.ones_like(self.class_weights)
 
-    def class_loss(self, batch: Batch) -> Tensor:
-        """(B,) L on the adversarial logits: cross-entropy, focal or LDAM."""
-        logits = batch.logits_adv
+    def class_loss(self, batch: Batch, logits: Tensor) -> Tensor:
+        """(B,) L of logits (B, K): cross-entropy, focal or LDAM."""
         if self.params.loss == "ldam":
             return batch.cross_entropy(losses.ldam_logits(logits, batch.y, self.margins, self.params.scale))
         ce = batch.cross_entropy(logits)
         return losses.focal(ce, self.params.gamma) if self.params.loss == "focal" else ce
 
+    def sample_loss(self, batch: Batch) -> Tensor:
+        """(B,) what the class weights weight."""
+        if self.form == "at":
+            return self.class_loss(batch, batch.logits_adv)
+        return self.class_loss(batch, batch.logits) + self.params.beta * losses.kl(batch.logits, batch.logits_adv)
+
     def forward(self, batch: Batch) -> Tensor:
-        loss = self.class_loss(batch)
+        loss = self.sample_loss(batch)
         if self.started(batch.epoch):
             weights = self.class_weights[batch.y]
             scale = weights.mean() if self.params.reduction == "batch" else self.data_mean

@@ -16,6 +16,7 @@ from tuner.spec.fields import PANELS, SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.validation import Pairs
 
+METHOD = "method"  # the word that `--space` takes in place of a file
 SpecFile = Annotated[
     Optional[Path],
     option("--spec", "FILE", "YAML file with any of these fields, which options on the command line override."),
@@ -52,7 +53,8 @@ def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
 def field_parameters() -> list[tuple[str, Any, Any]]:
     """Name, annotation and default of a parameter for each field of a search, panel by panel."""
     found: list[tuple[str, Any, Any]] = []
-    for asked in sorted(options_of(SearchFields).values(), key=lambda asked: PANELS.index(asked.panel)):
+    having = (asked for asked in options_of(SearchFields).values() if asked.flag)
+    for asked in sorted(having, key=lambda asked: PANELS.index(asked.panel)):
         found.append((asked.name, Annotated[Optional[asked.kind.argument], option_of(asked, asked.panel)], None))
     return found
 
@@ -62,6 +64,8 @@ def spec_of(given: dict[str, Any]):
     from tuner.spec.search_spec import SearchSpec
 
     values = _read(given["spec"], "--spec") if given["spec"] else {}
+    if str(given["space"]) == METHOD:
+        given, values = {**given, "space": None}, {**values, "scope": METHOD}
     for asked in options_of(SearchFields).values():
         said = _said(asked, given)
         if said is not None:
@@ -74,7 +78,7 @@ def spec_of(given: dict[str, Any]):
 
 def _said(asked: Option, given: dict[str, Any]) -> Any:
     """What the command line says of a field; None: nothing."""
-    said = given[asked.name]
+    said = given.get(asked.name)
     return said or None if isinstance(said, list) else said
 
 

@@ -73,7 +73,15 @@ class SearchSpec(SearchFields):
 
     def _having(self, key: str) -> list[str]:
         """The methods for which ``key`` means something."""
-        return [m for m in self.methods if key in params_of(method_space(m).Params) or key in params_of(Training)]
+        return [m for m in self.methods if self._means(m, key)]
+
+    def _means(self, method: str, key: str) -> bool:
+        """Whether a method has a parameter: one that was added to it, in the scope ``method``, only where what it
+        depends on is given too."""
+        param = params_of(method_space(method).Params).get(key)
+        if param is None:
+            return key in params_of(Training)
+        return self.scope != "method" or not param.added or set(param.when) <= {*self.fix, *self.space}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -157,7 +165,7 @@ class SearchSpec(SearchFields):
     def search_space(self) -> Space:
         """What is searched and what is fixed; of one method."""
         (method,) = self.methods
-        space = build_space(method, fix=self.fix, space=self.space)
+        space = build_space(method, fix=self.fix, space=self.space, scope=self.scope)
         own, recipe = params_of(method_space(method).Params), self._recipe()
         searched = [name for name in recipe if name in space.params and name not in own]
         changed = {name: dataclasses.replace(space.params[name], default=recipe[name]) for name in searched}
