@@ -36,7 +36,9 @@ def quick(monkeypatch):
 
 
 def spec_of(**changes):
-    return SearchSpec(**{"method": BOTH, "trials": 24, "max_epochs": 12, "sampler": "tpe", **changes})
+    """srat with its own parameters alone, so that beta is that of trades."""
+    given = {"method": BOTH, "scope": "method", "trials": 24, "max_epochs": 12, "sampler": "tpe"}
+    return SearchSpec(**{**given, **changes})
 
 
 def metrics_at(epoch, level):

@@ -201,6 +201,13 @@ def test_only_points_that_satisfy_the_constraints_count():
     assert curve_of(history.trials[4], spec.goal) == [] and curve_of(history.trials[7], spec.goal) == [(0.5, 0.5)]
 
 
+def test_where_no_preview_satisfies_the_constraints_the_nearest_trains():
+    spec, history = spec_of(constraint=("clean_acc>=0.7",)), History(None)
+    for number, clean in enumerate((0.3, 0.5, 0.65, 0.6, 0.65, 0.2, 0.1, 0.4), 1):
+        previewed(history, number, 1 - clean, 0.5, clean_acc=clean)
+    assert handed(spec, history) == [3, 5], "equally near: the lower number"
+
+
 def test_a_value_that_is_none_counts_for_nothing():
     spec, history = spec_of(), History(None)
     for number in range(1, 9):
@@ -255,17 +262,20 @@ def test_a_search_without_previews_promotes_nothing():
 @pytest.mark.parametrize(
     "changes, bill, words",
     [
-        # the preview forks at 0.7 x 12 = 8 and trains ceil(0.11 x 12) = 2; plain AT leaves the stem at 8, too; 4 of 15
-        ({}, Bill(12, 8, 15, 30, 6, 12 + 4 + 4 * 12), "8.5 trainings' worth: a stem of 8 epochs, 15 previews and 6 "),
+        # the preview forks at 0.7 x 12 = 8 and trains ceil(0.11 x 12) = 2; plain AT leaves its own stem at 8, too; 4 of
+        # 15
+        ({}, Bill(12, 16, 15, 30, 6, 12 + 4 + 4 * 12), "9.2 trainings' worth: 16 epochs of stems, 15 previews and 6 "),
         # start from 0.2 to 0.95: forks from 2 to 11, 6.5 in the middle; plain AT takes 11 from the stem
-        ({"method": "srat"}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
-        ({"method": "srat", "scheduler": "none"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
+        ({"method": "srat", "scope": "method"}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
+        ({"method": "srat"}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),  # AT's and TRADES'
+        ({"method": "srat", "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
+        ({"method": "srat", "scheduler": "none"}, Bill(12, 22, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
         ({"scheduler": "none"}, Bill(12, 0, 0, 0, 17, 17 * 12), "17.0 trainings' worth: 17 trainings in full"),
         ({"method": "srat", "burn_in": "own"}, Bill(12, 0, 0, 0, 17, 17 * 12), None),
         # two default settings, 14 previews of which four train
-        ({"method": ("trades", "wat")}, Bill(12, 8, 14, 28, 7, 24 + 4 + 4 * 12), None),
+        ({"method": ("trades", "wat")}, Bill(12, 24, 14, 28, 7, 24 + 4 + 4 * 12), None),  # wat's measures losses
         # plain AT is the first trial of its method, not one more
-        ({"method": ("trades", "at")}, Bill(12, 8, 14, 28, 6, 12 + 4 + 4 * 12), None),
+        ({"method": ("trades", "at")}, Bill(12, 16, 14, 28, 6, 12 + 4 + 4 * 12), None),
         ({"method": "at", "trials": 4}, Bill(12, 0, 0, 0, 1, 12), "1.0 trainings' worth: 1 training in full"),
     ],
     ids=str,

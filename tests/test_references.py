@@ -12,7 +12,7 @@ from tuner.report.reference import front_in, references_of
 from tuner.results.assessment import assess, flat, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import no_search_rows, paper_rows, references
+from tuner.results.references import no_search_rows, paper_rows, paper_trial, references, role_of
 from tuner.results.replicates import missing, trials_ended
 from tuner.results.summary import front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
@@ -322,3 +322,12 @@ def test_a_flat_front_is_repeated_under_its_seeds():
 def test_without_curves_a_front_is_never_called_flat():
     spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", objectives=("robust_acc", "clean_acc"))
     assert not flat(spec, trained_in_turn(spec, [], [], []))
+
+
+def test_a_default_setting_of_before_a_parameter_was_added_is_still_one():
+    spec, history = SearchSpec(method="srat", scope="method"), History(None)
+    default = spec.search_space().default()
+    assert default.pop("form") == "at"
+    finish(history, 0, (0, 300, 40), params=default, method="srat")
+    finish(history, 1, (0, 300, 90), params={**default, "strength": 1.5}, method="srat")
+    assert paper_trial(spec, history) == 0 and role_of(spec, history, history.trials[0]) == "paper"

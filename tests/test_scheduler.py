@@ -108,8 +108,8 @@ def test_every_epoch_is_on_the_bill(previewing):
     }
     assert result["epochs_saved_by"] == {"stem": 0, "previews": 4 * (8 - promoted) - 8, "at_chance": 0}
     assert [(t.stem_epochs, len(t.epochs)) for t in history.references.values()] == [(3, 4)]
-    # a stem of 3, eight previews of 1, two default and promoted trials of 4 each, 1 of plain AT: 24 of 4
-    assert "cost: about 6.0 trainings' worth: a stem of 3 epochs, 8 previews and 4 trainings in full" in stderr
+    # two stems of 3, eight previews of 1, two default and promoted trials of 4 each, 1 of plain AT: 27 of 4
+    assert "cost: about 6.8 trainings' worth: 6 epochs of stems, 8 previews and 4 trainings in full" in stderr
 
 
 def test_previewed_and_infeasible_trials_are_never_on_the_front(previewing):

@@ -186,6 +186,8 @@ class AskTell:
     @property
     def promotable(self) -> int | None:
         """The preview that trains in full next."""
+        if not self.spec.scheduling.previewing:
+            return None
         trials = self.history.trials.values()
         state = sum(t.preview is not None or t.state == TrialState.FAILED for t in trials), sum(t.full for t in trials)
         if self._promotion[0] != state:

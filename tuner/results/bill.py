@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuner.results.history import History
-from tuner.results.references import references
+from tuner.results.references import PLAIN, references
 from tuner.results.replicates import total_trials
 from tuner.spec.search_spec import SearchSpec
 
@@ -29,8 +29,8 @@ class Bill:
 
     @property
     def words(self) -> str:
-        """``7.2 trainings' worth: a stem of 8 epochs, 15 previews and 6 trainings in full``"""
-        parts = [f"a stem of {self.stem:g} epoch{'s' * (self.stem != 1)}"] if self.stem else []
+        """``7.2 trainings' worth: 8 epochs of stems, 15 previews and 6 trainings in full``"""
+        parts = [f"{self.stem:g} epoch{'s' * (self.stem != 1)} of stems"] if self.stem else []
         parts += [f"{self.previews} preview{'s' * (self.previews != 1)}"] if self.previews else []
         parts.append(f"{self.full} training{'s' * (self.full != 1)} in full")
         listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
@@ -52,7 +52,21 @@ def expected(spec: SearchSpec) -> Bill:
     each = spec.lanes[0].epoch_plan.preview[1]
     plain = 1 - beside  # plain AT as a method, whose first trial is the reference: it takes all of the stem
     full_epochs = (alone - plain) * spec.max_epochs + (spec.max_epochs - latest) + promoted * own
-    return Bill(spec.max_epochs, latest, previews, previews * each, alone + beside + promoted, full_epochs)
+    stem = len(stems(spec)) * latest
+    return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
+
+
+def stems(spec: SearchSpec) -> set[tuple[str, str, bool]]:
+    """The stems that trials and the reference fork from: form of the loss, head, and whether losses on `val` are
+    measured. fairfront's hedge, which measures them too, is not seen here."""
+    from trainables.methods import method_class  # torch
+
+    found = {(PLAIN, method_class(PLAIN).head, False)}
+    for lane in spec.lanes:
+        method = method_class(lane.methods[0])
+        for form in lane.search_space().choices_of("form") or (method.form,):
+            found.add((form, method.head, method.needs_val_losses))
+    return found
 
 
 def trained(spec: SearchSpec, history: History) -> Bill:

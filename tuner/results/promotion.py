@@ -8,6 +8,7 @@ the greedy algorithm for a submodular function, within 1 - 1/e of the best set (
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     """The preview that should train in full now and does not yet; None: there is none.
 
     While fewer than a quarter do, the one that adds most to those that do; beyond, only one that is better alone than
-    each of them. One that diverged counts as a preview: else a search in which many do would train nothing in full.
+    each of them. Where no preview satisfies the constraints, the one that misses them least: trained on, it may. One
+    that diverged counts as a preview: else a search in which many do would train nothing in full.
     """
     ended = [t for t in history.trials.values() if t.preview or (t.state == TrialState.FAILED and not t.full)]
     latest = ended[-WINDOW:]
@@ -56,9 +58,20 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
         return None
     taken = [curve_of(t, goal) for t in latest if t.preview and t.full]
     if len(taken) < most:
+        if not any(waiting.values()):
+            return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
         return enclosing(waiting, 1, [point for curve in taken for point in curve])[0]
     best = max(waiting, key=lambda trial: (round(volume(waiting[trial]), DIGITS), -trial))
     return best if all(round(volume(waiting[best]) - volume(curve), DIGITS) > 0 for curve in taken) else None
+
+
+def _violation(record: TrialRecord, goal: Goal) -> float:
+    """By how much the best point of a preview misses the constraints, summed over them."""
+    missed = (
+        sum(max(0.0, violation) for violation in goal.violations(metrics).values())
+        for _, metrics in record.preview_points
+    )
+    return min(missed, default=math.inf)
 
 
 def enclosing(curves: Mapping[int, Sequence[Point]], most: int, known: Sequence[Point] = ()) -> list[int]:

@@ -37,6 +37,11 @@ def no_search_rows(spec: SearchSpec, history: History) -> list[dict[str, Any]]:
     return [] if trial is None else history.rows_of(trial, spec.objectives)
 
 
+def _has(default: dict[str, Any], record: TrialRecord) -> bool:
+    """Whether a trial has these values; one that it lacks had its default when there was no such parameter yet."""
+    return all(record.params.get(name, value) == value for name, value in default.items())
+
+
 def paper_trial(spec: SearchSpec, history: History, method: str | None = None) -> int | None:
     """The number of the trial that has a method's default setting, or None as long as it has not finished.
 
@@ -45,7 +50,7 @@ def paper_trial(spec: SearchSpec, history: History, method: str | None = None) -
     lane = spec.lanes[0] if method is None else spec.of(method)
     default = lane.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
-        if record.method == lane.method and default.items() <= record.params.items():
+        if record.method == lane.method and _has(default, record):
             return record.trial
     return None
 
@@ -76,7 +81,7 @@ def role_of(spec: SearchSpec, history: History, record: TrialRecord) -> str:
     if record.role == "no_search" or (first and record.method == PLAIN):
         return "no_search"
     default = spec.of(record.method).search_space().default() if first else {}
-    return "paper" if first and default.items() <= record.params.items() else "trial"
+    return "paper" if first and _has(default, record) else "trial"
 
 
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
