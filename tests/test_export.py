@@ -37,6 +37,84 @@ ROOT = Path(__file__).parent.parent
 FILES = {"model.safetensors", "model.pt2", "model.json", "README.md"}
 
 
+def other(make, name="README.md"):
+    """Put something else in the place of the file ``name``."""
+
+    def change(to):
+        (to / name).unlink()
+        make(to / name)
+
+    return change
+
+
+def link(to):
+    to.rename(to.with_name("elsewhere"))
+    to.symlink_to("elsewhere")
+
+
+def file(to):
+    shutil.rmtree(to)
+    to.write_text("mine")
+
+
+NOT_EXPORTS = {  # what became of an earlier one
+    "a thesis in it": lambda to: (to / "thesis.tex").write_text("mine"),
+    "a repository in it": lambda to: (to / ".git" / "refs").mkdir(parents=True),
+    "a folder for a file": other(lambda path: path.mkdir()),
+    "a link for a file": other(lambda path: path.symlink_to("model.json")),
+    "one file missing": lambda to: (to / "model.pt2").unlink(),
+    "of another program": lambda to: (to / "model.json").write_text('{"format": 1}'),
+    "of another version": lambda to: (to / "model.json").write_text('{"format": 2, "search": "", "architecture": {}}'),
+    "no JSON": lambda to: (to / "model.json").write_bytes(b"\xff"),
+    "a link": link,
+    "a file": file,
+}
+
+
+@pytest.mark.parametrize("kind", NOT_EXPORTS)
+def test_s6_a_folder_that_is_not_wholly_an_export_is_not_replaced(exported, tmp_path, kind):
+    to = tmp_path / "model"
+    shutil.copytree(exported[0], to)
+    NOT_EXPORTS[kind](to)
+    before = {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")}
+    with pytest.raises(UsageError, match="exists and .*; choose another") as error:
+        export_model("first", "average", to, Home(exported[2]))
+    assert "\n" not in str(error.value)
+    assert {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")} == before
+
+
+def test_s6_what_is_added_meanwhile_stays(exported, tmp_path, monkeypatch):
+    """Between the check and the end of the export, and between the two renamings."""
+    from tuner.verification import export
+
+    to = tmp_path / "model"
+    shutil.copytree(exported[0], to)
+    write = export._write
+
+    def slow(*args):
+        (to / "notes.txt").write_text("mine")
+        return write(*args)
+
+    monkeypatch.setattr(export, "_write", slow)
+    with pytest.raises(UsageError, match="also holds 'notes.txt'"):
+        export_model("first", "average", to, Home(exported[2]))
+    assert (to / "notes.txt").read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["model"]
+
+    rename = os.rename
+
+    def late(old, new):
+        rename(old, new)
+        if old == to:
+            (new / "late.txt").write_text("mine")
+
+    (to / "notes.txt").unlink()
+    monkeypatch.setattr(export, "_write", write)
+    monkeypatch.setattr(os, "rename", late)
+    export_model("first", "average", to, Home(exported[2]))
+    kept = [p.read_text() for p in tmp_path.rglob("late.txt")]
+    assert {f.name for f in to.iterdir()} == FILES and kept == ["mine"]
+
+
 @pytest.fixture(scope="session")
 def exported(finished, once):
     """(folder, result JSON, home) of one export through the command line, registered too."""
@@ -336,6 +414,7 @@ def test_python_page_runs(tmp_path):
         (["--register", "m", "--parquet", "OUT"], ["'m'", "--to DIR"]),
         (["--pick", "knee", "--to", "/proc/nowhere/x"], ["/proc/nowhere", "cannot be written"]),
         (["--pick", "knee", "--to", "TAKEN"], ["exists", "not an earlier export"]),
+        (["--pick", "knee", "--to", "TAKEN/mine.txt"], ["exists", "not a folder"]),
     ],
 )
 def test_wrong_input(finished, tmp_path, capsys, monkeypatch, args, parts):
@@ -343,7 +422,8 @@ def test_wrong_input(finished, tmp_path, capsys, monkeypatch, args, parts):
 
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("x")
-    args = [{"OUT": str(tmp_path / "out"), "TAKEN": str(tmp_path / "taken")}.get(a, a) for a in args]
+    places = {"OUT": tmp_path / "out", "TAKEN": tmp_path / "taken", "TAKEN/mine.txt": tmp_path / "taken/mine.txt"}
+    args = [str(places.get(a, a)) for a in args]
     code, out, _ = run(capsys, monkeypatch, "export", "first", *args, "--home", finished[1], "--json")
     error = json.loads(out)["error"]
     assert code == 2 and all(p in error for p in parts) and "\n" not in error

@@ -1,7 +1,10 @@
 """A search, a storage or a data set that somebody else made: it writes nothing outside of its place, and reading it
 asks no server that the reader has not named."""
 
+import ast
+import contextlib
 import json
+import os
 import shutil
 import socket
 import threading
@@ -10,11 +13,16 @@ import pytest
 
 from tests.conftest import tuner, tuner_here
 from tests.s3 import BUCKET
+from tests.test_house import FILES
 from trainables.data import DataError, prepare
-from trainables.storage import Storage, inside
+from trainables.files import inside, locked
+from trainables.stem_store import StemStore
+from trainables.storage import Storage
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
 from tuner.sync.named_places import check_named
@@ -216,3 +224,159 @@ def test_a_checkpoint_does_not_choose_the_data(finished, tmp_path, monkeypatch):
     assert asked == ["digits"]
     with pytest.raises(DataError, match="names no folder"):
         model_io.load_trial(trial, finished[1], "parquet:/nowhere")
+
+
+# ---- files that are opened -------------------------------------------------------------------------------------------
+
+
+def locks(home, monkeypatch):
+    """(lock file, function that takes it) of each of the four."""
+    from tuner.execution import driver
+    from tuner.tracking import runs
+
+    run = SearchRun(SearchSpec(), Home(home), "x", History(None))
+    (home / "datasets").mkdir(parents=True, exist_ok=True)
+    yield home / "datasets" / ".digits-v1.lock", lambda: prepare("digits", home)
+    yield home / "stems" / ".s.lock", lambda: StemStore(str(home), None, "s").lock().__enter__()
+    yield home / ".mlflow.lock", lambda: runs.create_database(Home(home), _no_client)
+    run.folder.mkdir(parents=True)
+    yield run.folder / ".lock", lambda: driver._locked(run).__enter__()
+
+
+class _Stop(Exception):
+    """The lock was taken."""
+
+
+def _no_client(uri):
+    raise _Stop
+
+
+@pytest.mark.parametrize("kind", ["outside", "beside", "pipe", "dangling"])
+def test_s7_no_lock_is_taken_through_a_link(kind, tmp_path, monkeypatch):
+    """A link empties no file and makes none, wherever it leads; a pipe does not wait."""
+    for number, (lock, take) in enumerate(locks(tmp_path / "home", monkeypatch)):
+        victim = (lock.parent if kind == "beside" else tmp_path) / f"victim-{number}"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "pipe":
+            os.mkfifo(lock)
+        else:
+            if kind != "dangling":
+                victim.write_text("mine")
+            lock.symlink_to(victim)
+        if "stems" not in str(lock):  # without a lock a stem is trained twice, which is right
+            with pytest.raises((OSError, ValueError)) as error:
+                take()
+            told = str(error.value)
+            assert "link" in told or kind == "pipe" and "not a regular file" in told, told
+        else:
+            take()
+        assert not victim.exists() if kind in ("pipe", "dangling") else victim.read_text() == "mine"
+
+
+def test_s7_a_lock_file_keeps_what_is_in_it(tmp_path, monkeypatch):
+    for lock, take in locks(tmp_path, monkeypatch):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.write_text("mine")
+        with contextlib.suppress(_Stop):
+            take()
+        assert lock.read_text() == "mine", lock
+
+
+def test_s7_a_lock_is_held_by_one(tmp_path):
+    with locked(tmp_path / "l") as mine, locked(tmp_path / "l", wait=False) as second:
+        assert mine and not second
+    with locked(tmp_path / "l", wait=False) as free:
+        assert free
+
+
+def test_s7_every_lock_is_taken_in_one_place():
+    """And nothing else of ours opens a file to write into it, which follows links: it is renamed to its name, or opened
+    with `regular`."""
+    for module, path in FILES.items():
+        text = path.read_text()
+        assert "flock(" not in text or module == "trainables.files", module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open" and len(node.args) > 1:
+                mode = ast.literal_eval(node.args[1])
+                opener = {k.arg for k in node.keywords} & {"opener"}
+                assert mode in ("r", "rb", "xb") or (opener and "w" not in mode), f"{module}:{node.lineno}"
+
+
+def test_s7_the_history_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "history.jsonl").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="is a link"):
+        History(tmp_path).append("start", 0, params={}, method="at")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+# ---- files that are sent ---------------------------------------------------------------------------------------------
+
+
+def test_s5_no_link_is_sent_and_nothing_that_is_not_the_searchs(tmp_path):
+    """Of a folder, a file or a link to a folder; and what somebody put there beside the search's own files."""
+    home, where = Home(tmp_path / "home"), tmp_path / "storage"
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "0.json").write_text("private")
+    folder = home.search("x")
+    (folder / "verify" / "apgd").mkdir(parents=True)
+    for name in ("spec.yaml", "history.jsonl", "verify/apgd/1.json"):
+        (folder / name).write_text("ours\n")
+    for name in ("front.html", "verify/apgd/0.json", "result.json"):
+        (folder / name).symlink_to(tmp_path / "secret" / "0.json")
+    (folder / "verify" / "pgd-1x1").symlink_to(tmp_path / "secret")
+    (folder / "verify" / "apgd" / "2.json").symlink_to("1.json")
+    for name in ("id_rsa", "notes.html", "verify/apgd/key.pem", "trials.json", "verify/0.json"):
+        (folder / name).write_text("private")
+    os.mkfifo(folder / "front.png")
+    mirror.push(str(where), home, "x")
+    sent = {p.relative_to(where / "searches/x").as_posix(): p.read_text() for p in where.rglob("*") if p.is_file()}
+    assert sent == dict.fromkeys(["spec.yaml", "history.jsonl", "verify/apgd/1.json"], "ours\n")
+
+
+def test_s5_only_files_of_a_search_are_brought(tmp_path):
+    home, where = Home(tmp_path / "home"), tmp_path / "storage"
+    store = Storage(where)
+    for name in ("spec.yaml", "history.jsonl", "verify/apgd/1.json", "run.sh", "verify/apgd/x.py", "ray/x", "lib/a.so"):
+        store.write(f"searches/x/{name}", b"{}\n")
+    assert mirror.pull(str(where), home, "x")
+    brought = {p.relative_to(home.search("x")).as_posix() for p in home.search("x").rglob("*") if p.is_file()}
+    assert brought == {"spec.yaml", "history.jsonl", "verify/apgd/1.json"}
+
+
+def test_s5_all_that_a_search_writes_is_sent(finished):
+    """Beside locks and checkpoints: a new file of ours needs its place in the list."""
+    folder = finished[1] / "searches" / "first"
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    not_sent = {f for f in files if not mirror.MIRRORED.fullmatch(f)}
+    assert not_sent <= {".lock"} | {f for f in files if f.endswith((".pt", "study.log.lock"))} and len(files) > 8
+
+
+@pytest.mark.parametrize("name", ["trials", "verify", "history.jsonl", "study.log", "front.html"])
+def test_s5_a_folder_with_a_link_out_of_it_is_not_written_to(finished, tmp_path, name):
+    """Reading is free; what would write there, or send what the link leads to, says so."""
+    folder = received(finished, tmp_path)
+    (tmp_path / "victim").mkdir()
+    moved = tmp_path / "victim" / name
+    if (folder / name).exists():
+        (folder / name).rename(moved)
+    (folder / name).symlink_to(moved)
+    before = {p: p.read_bytes() for p in (tmp_path / "victim").rglob("*") if p.is_file()}
+    for command in ("resume", "sync", "verify"):
+        done = tuner_here(command, "first", "--home", tmp_path)
+        assert done.returncode == 2 and "link that leads out of its folder" in done.stderr, done.stderr
+        assert name in done.stderr and done.stderr.count("\n") == 1
+    assert tuner_here("front", "first", "--home", tmp_path).returncode == 0
+    assert {p: p.read_bytes() for p in (tmp_path / "victim").rglob("*") if p.is_file()} == before
+
+
+def test_s5_links_within_the_folder_may_stay(tmp_path):
+    """Optuna's journal takes its lock with one."""
+    folder = Home(tmp_path).search("x")
+    folder.mkdir(parents=True)
+    (folder / "study.log.lock").symlink_to(folder / "study.log")
+    Home(tmp_path).require_own_files("x")
+    (folder / "study.log.lock").unlink()
+    (folder / "study.log.lock").symlink_to("../../study.log")
+    with pytest.raises(UsageError, match="study.log.lock"):
+        Home(tmp_path).require_own_files("x")

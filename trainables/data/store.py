@@ -30,15 +30,11 @@ from trainables.data.files import load_folder, load_parquet, source_files
 from trainables.data.named import load_named
 from trainables.data.spec import DataError, check_dataset
 from trainables.datasets import DATASETS
-from trainables.storage import Storage, below, explain, inside
+from trainables.files import inside, locked
+from trainables.storage import Storage, below, explain
 
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
-
-try:
-    import fcntl
-except ImportError:  # no file locks on this system: two processes may decode twice, the rename keeps it right
-    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def prepare(dataset: str, home: Path) -> Path:
         return folder
     try:
         datasets.mkdir(parents=True, exist_ok=True)
-        with _locked(datasets / f".{key}.lock"):
+        with locked(datasets / f".{key}.lock"):
             if not folder.is_dir():
                 _write_aside(folder, load)
     except OSError as problem:
@@ -130,18 +126,9 @@ def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
         return load(folder)
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with open(file, "w") as handle:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a killed process
-        yield
-
-
 def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
-    if fcntl is not None:  # we hold the lock: what lies here was left by a killed process
-        for stale in folder.parent.glob(f".{folder.name}.part-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+    for stale in folder.parent.glob(f".{folder.name}.part-*"):  # we hold the lock: a killed process left it
+        shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
         data = load()
