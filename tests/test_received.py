@@ -7,15 +7,20 @@ import json
 import os
 import shutil
 import socket
+import struct
 import threading
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.conftest import tuner, tuner_here
 from tests.s3 import BUCKET
 from tests.test_house import FILES
-from trainables.data import DataError, prepare
+from trainables.config import TrialConfig
+from trainables.data import DataError, prepare, share, store
 from trainables.files import inside, locked
+from trainables.stem import data_key
 from trainables.stem_store import StemStore
 from trainables.storage import Storage
 from tuner.errors import UsageError
@@ -299,7 +304,7 @@ def test_s7_every_lock_is_taken_in_one_place():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open" and len(node.args) > 1:
                 mode = ast.literal_eval(node.args[1])
                 opener = {k.arg for k in node.keywords} & {"opener"}
-                assert mode in ("r", "rb", "xb") or (opener and "w" not in mode), f"{module}:{node.lineno}"
+                assert mode in ("r", "rb", "x", "xb") or (opener and "w" not in mode), f"{module}:{node.lineno}"
 
 
 def test_s7_the_history_is_not_written_through_a_link(tmp_path):
@@ -336,9 +341,9 @@ def test_s5_no_link_is_sent_and_nothing_that_is_not_the_searchs(tmp_path):
 
 def test_s5_only_files_of_a_search_are_brought(tmp_path):
     home, where = Home(tmp_path / "home"), tmp_path / "storage"
-    store = Storage(where)
+    there = Storage(where)
     for name in ("spec.yaml", "history.jsonl", "verify/apgd/1.json", "run.sh", "verify/apgd/x.py", "ray/x", "lib/a.so"):
-        store.write(f"searches/x/{name}", b"{}\n")
+        there.write(f"searches/x/{name}", b"{}\n")
     assert mirror.pull(str(where), home, "x")
     brought = {p.relative_to(home.search("x")).as_posix() for p in home.search("x").rglob("*") if p.is_file()}
     assert brought == {"spec.yaml", "history.jsonl", "verify/apgd/1.json"}
@@ -380,3 +385,144 @@ def test_s5_links_within_the_folder_may_stay(tmp_path):
     (folder / "study.log.lock").symlink_to("../../study.log")
     with pytest.raises(UsageError, match="study.log.lock"):
         Home(tmp_path).require_own_files("x")
+
+
+# ---- decoded data ----------------------------------------------------------------------------------------------------
+
+
+def columns(n=4, classes=2):
+    """(images, labels, groups, meta) as `store._write` takes them."""
+    meta = {"classes": [str(c) for c in range(classes)], "grouped_by": None, "note": "", "mean": [0.5], "std": [0.5]}
+    return np.zeros((n, 1, 8, 8), np.uint8), np.arange(n) % classes, None, meta
+
+
+def put(folder, train=None, test=None):
+    """Decoded data in a folder of a storage; returns the content's hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, given in (("train", train), ("test", test)):
+        store._write(folder / f"{name}.arrow", *(given or columns()))
+    return store._hash(folder)
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_s8_a_storage_does_not_choose_what_digits_is(tmp_path):
+    """Whatever the name under which it offers its data, and whichever is asked for first."""
+    stored, home = tmp_path / "storage" / "datasets", tmp_path / "home"
+    right = contents(prepare("digits", tmp_path / "other"))
+    theirs = put(stored / "digits-v1")
+    put(stored / f"digits-v1-{theirs}")
+    put(stored / f"digits-v1-{'0' * 32}")
+    got = prepare(f"stored:{stored}/digits-v1", home)  # as earlier versions named it
+    assert got.name.startswith("stored-digits-v1-") and store._hash(got) == theirs
+    assert prepare(f"stored:{stored}/digits-v1", home) == got
+    assert prepare(f"stored:{stored}/digits-v1-{theirs}", home).name == f"digits-v1-{theirs}"
+    with pytest.raises(DataError, match="content does not fit its name"):
+        prepare(f"stored:{stored}/digits-v1-{'0' * 32}", home)
+    assert contents(prepare("digits", home)) == right and prepare("digits", home).name == "digits-v1"
+    assert prepare(f"stored:{stored}/digits-v1-{theirs}", home) != prepare("digits", home)
+    put(stored / "digits-v1", train=columns(8))  # others under the old name: they are not taken for those
+    assert prepare(f"stored:{stored}/digits-v1", home) != got
+
+
+def test_s8_what_was_decoded_here_is_not_copied(tmp_path):
+    decoded = prepare("digits", tmp_path / "home")
+    name = share(decoded, str(tmp_path / "storage"))
+    assert name == f"digits-v1-{store._hash(decoded)}"
+    where = f"stored:{tmp_path}/storage/datasets/{name}"
+    assert prepare(where, tmp_path / "home") == decoded
+    (decoded / "content").unlink()  # an earlier version decoded it
+    assert prepare(where, tmp_path / "home") == decoded and (decoded / "content").exists()
+    copy = prepare(where, tmp_path / "node")
+    assert copy.name == name and contents(copy) == contents(decoded)
+    keys = [
+        data_key(TrialConfig("at", dataset=d, home=str(tmp_path / h))) for d, h in (("digits", "home"), (where, "node"))
+    ]
+    assert keys[0] == keys[1], "the same stem"
+    assert share(copy, str(tmp_path / "third")) == name
+
+
+def saying(rows, tmp_path):
+    """The bytes of a file that says so and holds 1237: reading the labels may end the process."""
+    store._write(tmp_path / "lies.arrow", *columns(1237))
+    lies, true = (tmp_path / "lies.arrow").read_bytes(), struct.pack("<q", 1237)
+    assert lies.count(true) == 3, "of the batch, and of its two columns"
+    return lies.replace(true, struct.pack("<q", rows))
+
+
+def cast(batch, label):
+    return pa.record_batch({"image": batch["image"], "label": batch["label"].cast(label)})
+
+
+def without(batch, change):
+    """The batch with columns changed."""
+    return pa.record_batch({"image": batch["image"], "label": batch["label"], **change})
+
+
+BATCHES = {  # of a batch of four images
+    "no tensor": lambda b: without(b, {"image": b["image"].storage}),
+    "small labels": lambda b: cast(b, pa.int8()),
+    "text": lambda b: cast(b, pa.string()),
+    "no label": lambda b: b.select(["image"]),
+    "another order": lambda b: b.select(["label", "image"]),
+    "a column more": lambda b: without(b, {"x": b["label"]}),
+    "nulls": lambda b: without(b, {"label": pa.array([0, 1, None, 1])}),
+    "labels beyond the classes": lambda b: without(b, {"label": pa.array([0, 1, 2, 1])}),
+    "negative labels": lambda b: without(b, {"label": pa.array([0, 1, -1, 1])}),
+    "a class without images": lambda b: without(b, {"label": pa.array([0, 0, 0, 0])}),
+    "as it is": lambda b: b,
+}
+METAS = {"classes": ["a", 1], "mean": [float("nan")], "std": [1, 2], "note": ["x"], "grouped_by": 3, "": None}
+
+
+def written(batch, meta=None, batches=1, **options):
+    """The bytes of an Arrow file."""
+    schema, sink = (
+        batch.schema.with_metadata({"tuner": json.dumps(columns()[3] if meta is None else meta)}),
+        pa.BufferOutputStream(),
+    )
+    with pa.ipc.new_file(sink, schema, **options) as writer:
+        for _ in range(batches):
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def crafted(tmp_path):
+    """(name, bytes of a train.arrow), the last one as it should be."""
+    store._write(tmp_path / "right.arrow", *columns(5000))
+    many = pa.ipc.open_file(str(tmp_path / "right.arrow")).get_batch(0)
+    batch, right, meta = many.slice(0, 4), written(many), columns()[3]
+    yield "cut", right[:-200]
+    yield "altered", right[:600] + b"\xff" * 64 + right[664:]
+    yield "empty", b""
+    yield "begun", b"ARROW1"
+    yield "two batches", written(batch, batches=2)
+    yield "compressed", written(many, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+    yield "buffers", saying(10**6, tmp_path)
+    yield "buffers by a little", saying(1245, tmp_path)
+    yield "another meta", written(batch, [])
+    for name, value in METAS.items():
+        yield f"meta {name}", written(batch, {**meta, name: value} if name else {})
+    for name, change in BATCHES.items():
+        yield name, written(change(batch))
+
+
+def test_s8_a_crafted_arrow_file_is_refused(tmp_path):
+    """Under a name that fits its content, which whoever made it can choose."""
+    for number, (name, data) in enumerate(crafted(tmp_path)):
+        stored = tmp_path / f"storage-{number}"
+        put(stored / "x")
+        (stored / "x" / "train.arrow").write_bytes(data)
+        there = stored / f"x-{store._hash(stored / 'x')}"
+        (stored / "x").rename(there)
+        if name == "as it is":
+            assert prepare(f"stored:{there}", tmp_path / "home").name == there.name
+            continue
+        with pytest.raises(DataError, match="train.arrow holds no decoded images") as error:
+            prepare(f"stored:{there}", tmp_path / "home")
+        assert "\n" not in str(error.value), name
+        if name.startswith("buffers"):
+            assert "Invalid" in str(error.value) or "too small" in str(error.value), error.value
+    assert [p.name for p in (tmp_path / "home/datasets").iterdir() if p.is_dir()] == [there.name]

@@ -64,6 +64,11 @@ def regular(path: str | os.PathLike, flags: int) -> int:
     return file
 
 
+def private(path: str | os.PathLike, flags: int) -> int:
+    """For ``open(path, "x", opener=private)``: a new file that no other user reads, whatever the umask."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of file ``path``, which is created where it is missing; yields whether this process has it, which

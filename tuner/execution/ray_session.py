@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.files import locked
+from trainables.files import locked, private
 from tuner.execution.ray_patches import reread_token
 
 PREFIX = "ray-"
@@ -33,7 +33,7 @@ def private_session() -> Iterator[str]:
     """
     with _private_folder() as folder:
         token = folder / "token"
-        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(token, "x", opener=private) as file:
             file.write(secrets.token_hex(32))
         with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_AUTH_TOKEN=None):
             yield str(folder / "r")  # Ray opens this one to everybody, who cannot reach it
