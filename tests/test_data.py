@@ -253,7 +253,7 @@ def test_decoded_once_and_again_when_the_source_changes(tmp_path):
     dataset = write_parquet(tmp_path / "source")
     first = prepare(dataset, tmp_path / "home")
     before = stamps(first)
-    assert set(before) == {"train.arrow", "test.arrow"}
+    assert set(before) == {"train.arrow", "test.arrow", "content"}
     assert prepare(dataset, tmp_path / "home") == first and stamps(first) == before
     os.utime(tmp_path / "source/train.parquet", ns=(1, 1))
     assert prepare(dataset, tmp_path / "home") != first and stamps(first) == before

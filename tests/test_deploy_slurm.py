@@ -63,6 +63,8 @@ def test_sbatch_forwards_the_signal_and_requeues(tmp_path, short):
     assert "tuner search --method srat" in log and "ray start --head" in log
     assert script.returncode == 130 and "scontrol requeue 77" in log, errors
     assert not list((tmp_path / "home").glob(".ray-token*"))
+    # S4: Ray opens its folders to everybody, so they lie in one that is its user's alone
+    assert [(f.name[:4], f.stat().st_mode & 0o777) for f in Path(short).iterdir()] == [("ray-", 0o700)]
 
 
 @pytest.mark.timeout(600)

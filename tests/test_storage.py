@@ -185,9 +185,11 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
 
     dataset, what = f"parquet:{parquet_dir}", "load_parquet"
     decoded = prepare(dataset, tmp_path / "driver")
+    name = decoded.name
     if kind == "copied":
-        share(decoded, s3_env.url("shared")), share(decoded, s3_env.url("shared"))
-        dataset, what = "stored:" + s3_env.url("shared", "datasets", decoded.name), "_copy"
+        name = share(decoded, s3_env.url("shared"))
+        assert share(decoded, s3_env.url("shared")) == name
+        dataset, what = "stored:" + s3_env.url("shared", "datasets", name), "_copy"
     trials = [
         subprocess.Popen(
             [sys.executable, "-c", NODE, dataset, tmp_path / "node", what],
@@ -198,9 +200,9 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
         for _ in range(4)
     ]
     said = [trial.communicate("go\n", timeout=120)[0].splitlines() for trial in trials]
-    assert sorted(said, key=len) == [[decoded.name]] * 3 + [["did it", decoded.name]]
+    assert sorted(said, key=len) == [[name]] * 3 + [["did it", name]]
     for half in ("train.arrow", "test.arrow"):
-        assert (tmp_path / "node/datasets" / decoded.name / half).read_bytes() == (decoded / half).read_bytes()
+        assert (tmp_path / "node/datasets" / name / half).read_bytes() == (decoded / half).read_bytes()
 
 
 def test_data_by_url(parquet_dir, tmp_path, s3_env):
@@ -227,6 +229,8 @@ def test_data_that_left_the_storage(tmp_path):
     from trainables.data import DataError, prepare
 
     with pytest.raises(DataError, match="has no test.arrow; it was removed"):
+        prepare(f"stored:{tmp_path}/datasets/digits-v1-{'0' * 32}", tmp_path / "node")
+    with pytest.raises(DataError, match="there is nothing at"):  # under a name of an earlier version
         prepare(f"stored:{tmp_path}/datasets/digits-v1", tmp_path / "node")
 
 

@@ -103,7 +103,10 @@ def build(about: dict[str, Any]) -> Classifier:
 
 
 def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
-    """``model.safetensors``, and ``model.pt2``: the whole computation, for torch alone; any batch size."""
+    """``model.safetensors``, and ``model.pt2``: the whole computation, for torch alone; any batch size.
+
+    Only the first is safe to load from anybody: torch unpickles what a ``.pt2`` holds and evaluates its expressions.
+    """
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
@@ -113,7 +116,8 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). No pickle."""
+    """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). Only numbers and
+    JSON are read, so no file in the folder runs code."""
     from safetensors.torch import load_file
 
     folder = Path(folder)

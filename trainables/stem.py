@@ -20,7 +20,7 @@ import torch
 from search_spaces import METHODS
 from trainables.attack_copy import fast_dtype
 from trainables.config import TrialConfig
-from trainables.data.store import prepare
+from trainables.data.store import content, prepare
 from trainables.loop import Trainer
 from trainables.methods import method_class
 from trainables.stem_store import StemStore
@@ -82,7 +82,7 @@ def stem_config(config: TrialConfig, form: str = PLAIN) -> TrialConfig:
 def data_key(config: TrialConfig) -> dict:
     """Everything that decides which images a trial trains and is judged on."""
     return {
-        "data": prepare(config.dataset, Path(config.home)).name,
+        "data": content(prepare(config.dataset, Path(config.home))),  # not their name: a copy has another
         "imbalance": config.imbalance,
         "data_seed": config.split_seed,
         "val_fraction": config.val_fraction,

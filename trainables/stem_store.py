@@ -7,7 +7,6 @@ torch is imported on first use.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainables.files import locked
 from trainables.storage import Storage, below
 
 NAME = re.compile(r"epoch-(\d{4,})\.pt")
@@ -72,19 +72,15 @@ class StemStore:
     def lock(self) -> Iterator[bool]:
         """Try to take the lock without waiting; yields whether this process has it now.
 
-        ``flock``: the kernel releases it when its holder dies, so no lease has to expire. It works between the
-        processes of a machine and over NFS. Where homes are not shared a stem may be trained twice, with the same
-        result. A holder that is stopped (not killed) keeps the others waiting.
+        It works between the processes of a machine and over NFS. Where homes are not shared a stem may be trained
+        twice, with the same result. A holder that is stopped (not killed) keeps the others waiting.
         """
-        with open(self.lock_file, "w") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:  # this file system has no locks: training twice is wasteful but right
-                pass
-            yield True
+                mine = stack.enter_context(locked(self.lock_file, wait=False))
+            except OSError:  # no lock to be had here: training twice is wasteful but right
+                mine = True
+            yield mine
 
 
 def _name(epoch: int) -> str:

@@ -72,26 +72,6 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(f"storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Where a file that a storage calls ``name`` lies below ``folder`` here.
-
-    ``ValueError`` where that would be outside of it: names come from anyone with write access to the storage.
-    """
-    parts = name.split("/")
-    path = folder.joinpath(*parts)
-    if (
-        not name.isprintable()
-        or "\\" in name
-        or any(part in ("", ".", "..") for part in parts)
-        or not path.parent.resolve().is_relative_to(folder.resolve())
-    ):  # a link in between leads elsewhere
-        raise ValueError(
-            f"the storage holds a file called {name!r}, which would be written outside of "
-            f"{str(folder)!r}; nothing was taken from it"
-        )
-    return path
-
-
 class Storage:
     """The files under one folder or URL. Creating it contacts no server; its methods raise ``OSError``."""
 

@@ -57,6 +57,18 @@ class Home:
         """The folder of the search ``name``, which may not exist yet. ``UsageError`` if the name is not allowed."""
         return self.searches / check_name(name)
 
+    def require_own_files(self, name: str) -> None:
+        """``UsageError`` if a link in the folder of the search ``name`` leads out of it: what is written there would
+        overwrite another file. A folder that came from somebody else may hold one."""
+        from trainables.files import link_out_of
+
+        link = link_out_of(self.search(name))
+        if link:
+            raise UsageError(
+                f"search {name!r} holds a link that leads out of its folder: {str(link)!r}; remove it, or put there "
+                "what it leads to"
+            )
+
     def require_writable(self) -> None:
         """Create the home folder; ``UsageError`` if it cannot be created or written to."""
         try:

@@ -99,6 +99,7 @@ ray_up() {
         temp=$(cat "$dir/ray-temp" 2>/dev/null || mktemp -d "${TMPDIR:-/tmp}/tuner-ray-XXXXXX")
         echo "$temp" > "$dir/ray-temp"
     fi
+    mkdir -p "$temp" && chmod 700 "$temp"   # Ray opens its own folders in there to everybody
     export PATH=$bin:$PATH
     alive ray-head || start ray-head "$bin/ray" start --head --block --node-ip-address "$head_ip" --port "$gcs_port" \
         --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" --dashboard-agent-listen-port $((base + 4)) \

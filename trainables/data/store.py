@@ -3,9 +3,11 @@
     home/datasets/NAME-HASH/train.arrow   image tensor<uint8, (C, H, W)>, label int64, perhaps group int64
     home/datasets/NAME-HASH/test.arrow    image, label: a file of its own, which a search never opens
 
-With a storage (`--storage`) the same two files lie there as well, put by the driver; a node copies them once.
-The hash covers path, size and time of the source files, so changed files are decoded again. A folder appears
-under its name only when it is complete: it is written aside and renamed under a lock.
+With a storage (`--storage`) the same two files lie there as well, put by the driver under NAME-HASH-CONTENT; a node
+copies them once. HASH covers path, size and time of the source files, so changed files are decoded again. CONTENT
+covers the two files, and a copy with another content is refused: what one search's storage holds is never taken for the
+data of another search. A folder appears under its name only when it is complete: it is written aside and renamed under
+a lock.
 """
 
 from __future__ import annotations
@@ -25,20 +27,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trainables.data.arrow import arrow_problem
 from trainables.data.decoded import Decoded
 from trainables.data.files import load_folder, load_parquet, source_files
 from trainables.data.named import load_named
 from trainables.data.spec import DataError, check_dataset
 from trainables.datasets import DATASETS
-from trainables.storage import Storage, below, explain, inside
+from trainables.files import inside, locked
+from trainables.storage import Storage, below, explain
 
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
+CONTENT = re.compile(r"(.+)-([0-9a-f]{32})")  # and that of its copy, which ends with its content
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
-
-try:
-    import fcntl
-except ImportError:  # no file locks on this system: two processes may decode twice, the rename keeps it right
-    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def prepare(dataset: str, home: Path) -> Path:
         return folder
     try:
         datasets.mkdir(parents=True, exist_ok=True)
-        with _locked(datasets / f".{key}.lock"):
+        with locked(datasets / f".{key}.lock"):
             if not folder.is_dir():
                 _write_aside(folder, load)
     except OSError as problem:
@@ -81,10 +81,7 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
     if dataset in DATASETS:
         return f"{dataset}-v{FORMAT}", lambda: load_named(dataset, datasets / "raw")
     if kind == "stored":
-        key = where.partition("?")[0].rpartition("/")[2]
-        if not DECODED.fullmatch(key):
-            raise DataError(f"dataset {dataset!r} names no decoded data; it takes stored:STORAGE/datasets/NAME")
-        return key, lambda: where
+        return _stored_name(where, datasets), lambda: where
     load = load_parquet if kind == "parquet" else load_folder
     if "://" in where:
         stats, name = _remote_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -95,6 +92,39 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
     digest = hashlib.sha256(repr((FORMAT, kind, stats)).encode()).hexdigest()[:16]
     key = f"{kind}-" + re.sub(r"[^\w.-]", "_", name) + f"-{digest}"
     return key, lambda: _fetch(kind, where, load) if "://" in where else load(where)
+
+
+def _stored_name(where: str, datasets: Path) -> str:
+    """The folder for a copy of the decoded data at ``where``; the folder that was decoded here, if it has their
+    content."""
+    name = where.partition("?")[0].rpartition("/")[2]
+    if not DECODED.fullmatch(name):
+        raise DataError(f"dataset 'stored:{where}' names no decoded data; it takes stored:STORAGE/datasets/NAME")
+    parts = CONTENT.fullmatch(name)
+    if parts is None:  # an earlier version put them there: these files, and no others of that name
+        digest = hashlib.sha256(repr((where, _remote_files(where))).encode()).hexdigest()[:16]
+        return f"stored-{name}-{digest}"
+    source, digest = parts.groups()
+    return source if (datasets / source).is_dir() and content(datasets / source) == digest else name
+
+
+def content(folder: Path) -> str:
+    """32 hex digits of the SHA-256 of a decoded folder's two files, taken once and kept in it."""
+    store = Storage(folder)
+    kept = store.read("content")
+    if kept is None:
+        kept = _hash(folder).encode()
+        with contextlib.suppress(OSError):  # an earlier version decoded it, and another user's home cannot be written
+            store.write("content", kept)
+    return kept.decode()
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _HALVES:
+        with open(folder / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:32]
 
 
 def _remote_files(where: str) -> list[tuple[str, int, int]]:
@@ -130,23 +160,15 @@ def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
         return load(folder)
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with open(file, "w") as handle:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a killed process
-        yield
-
-
 def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
-    if fcntl is not None:  # we hold the lock: what lies here was left by a killed process
-        for stale in folder.parent.glob(f".{folder.name}.part-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+    for stale in folder.parent.glob(f".{folder.name}.part-*"):  # we hold the lock: a killed process left it
+        shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
         data = load()
         if isinstance(data, str):
             _copy(data, aside)
+            _check_copy(folder.name, data, aside)
         else:
             _validate(data)
             # "/" separates parts of metric names
@@ -158,6 +180,7 @@ def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
             }
             _write(aside / "train.arrow", *data.train, data.groups, meta)
             _write(aside / "test.arrow", *data.test, None, meta)
+        (aside / "content").write_text(_hash(aside))
         os.chmod(aside, 0o755)  # mkdtemp makes it private, but the home may be shared
         with contextlib.suppress(OSError):  # without locks another process may have been quicker
             os.rename(aside, folder)
@@ -170,14 +193,17 @@ def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
 _HALVES = ("test.arrow", "train.arrow")  # in the order in which they are put: the last says that both are there
 
 
-def share(folder: Path, storage: str) -> None:
-    """Put a decoded folder into ``storage``, for `stored:STORAGE/datasets/NAME`, unless it is there; `OSError`."""
-    store = Storage(below(storage, "datasets", folder.name))
+def share(folder: Path, storage: str) -> str:
+    """Put a decoded folder into ``storage``, unless it is there; returns NAME of its `stored:STORAGE/datasets/NAME`.
+    `OSError`."""
+    shared = folder.name if CONTENT.fullmatch(folder.name) else f"{folder.name}-{content(folder)}"
+    store = Storage(below(storage, "datasets", shared))
     there = {name for name, _ in store.files()}
     for name in _HALVES:
         if name not in there:
             with pa.memory_map(str(folder / name)) as file:
                 store.write(name, file.read_buffer())
+    return shared
 
 
 def _copy(where: str, folder: Path) -> None:
@@ -187,6 +213,20 @@ def _copy(where: str, folder: Path) -> None:
         if data is None:
             raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
         (folder / name).write_bytes(data)
+
+
+def _check_copy(key: str, where: str, folder: Path) -> None:
+    """`DataError` unless the files that were copied are what their name says, and such as `_write` makes."""
+    parts = CONTENT.fullmatch(key)
+    if parts and _hash(folder) != parts[2]:
+        raise DataError(f"dataset 'stored:{where}' is not what was put there: its content does not fit its name")
+    for name in _HALVES:
+        try:
+            problem = arrow_problem(folder / name)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            problem = (str(error) or type(error).__name__).splitlines()[0]
+        if problem:
+            raise DataError(f"dataset 'stored:{where}' cannot be used: {name} holds no decoded images ({problem})")
 
 
 def _validate(data: Decoded) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from trainables.files import locked
 from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
@@ -110,13 +110,14 @@ def fill_mlflow(name: str, home: Home, say: Say) -> bool:
 def _locked(run: SearchRun) -> Iterator[None]:
     """Allow one driver per search: ``UsageError`` while another holds the lock, which ends with its process."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.folder / ".lock", "w") as lock:
+    run.home.require_own_files(run.name)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"search {run.name!r} is running already; wait for it, or give this one another --name"
-            ) from None
+            mine = stack.enter_context(locked(run.folder / ".lock", wait=False))
+        except OSError as error:
+            raise UsageError(f"search {run.name!r} cannot be locked: {error.filename}: {error.strerror}") from None
+        if not mine:
+            raise UsageError(f"search {run.name!r} is running already; wait for it, or give this one another --name")
         yield
 
 

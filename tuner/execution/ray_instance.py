@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
 from tuner.errors import Failed, UsageError
-from tuner.execution.ray_patches import without_idle_processes
+from tuner.execution.ray_patches import on_loopback, without_idle_processes
+from tuner.execution.ray_session import private_session
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
@@ -29,32 +30,34 @@ def connect(spec: SearchSpec) -> Iterator[ModuleType]:
     import ray
 
     mine = not ray.is_initialized()
-    if mine:
-        if os.environ.get("RAY_ADDRESS"):
-            join(ray)
-        else:
-            start(ray)
-    try:
-        _check_resources(ray, spec)
-        with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
-            yield ray
-    finally:
+    with ExitStack() as session:
         if mine:
-            # Ray Tune leaves cycles that refer to Ray's objects. One that is freed after the shutdown, on any thread,
-            # makes Ray end the whole process, before the result is printed.
-            gc.collect()
-            ray.shutdown()
+            if os.environ.get("RAY_ADDRESS"):
+                join(ray)
+            else:
+                start(ray, _temp_dir=session.enter_context(private_session()))
+        try:
+            _check_resources(ray, spec)
+            with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
+                yield ray
+        finally:
+            if mine:
+                # Ray Tune leaves cycles that refer to Ray's objects. One that is freed after the shutdown, on any
+                # thread, makes Ray end the whole process, before the result is printed.
+                gc.collect()
+                ray.shutdown()
 
 
 def start(ray: ModuleType, **how: Any) -> None:
     """Start a private instance on loopback, never the one whose address a `ray start` on this machine left behind.
+    In a `private_session` no other user of the machine can use it.
 
     Three attempts: Ray gives its processes 30 s to start, which is not enough on a busy machine.
     """
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would use such a worker
     for left in (2, 1, 0):
         try:
-            with without_idle_processes():
+            with without_idle_processes(), on_loopback():
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
         except Exception as error:  # Ray raises a plain Exception here

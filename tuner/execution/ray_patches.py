@@ -7,6 +7,11 @@
     Why: a private instance needs neither an autoscaler nor a reader of logs that are not shown, and `ray.init` has no
     option for it. Gain: 2.4 of the 7.0 CPU seconds of Ray's start and a quarter of its processes' memory.
     Remove when `ray.init` can leave them out.
+`on_loopback`: ``ray_constants.ENABLE_RAY_CLUSTER`` is off, as it is on macOS and Windows.
+    Why: `ray.init` replaces the loopback address that it is given by one that other machines reach, and its processes
+    then listen on every address. Remove when it takes 127.0.0.1 as it is.
+`reread_token`: Ray forgets the authentication mode and the token, which it keeps from the first time it needed them.
+    Why: each search has a token of its own, also the second one of a process. Remove when `ray.init` takes a token.
 `survive_memory_kills`: Ray Tune's actor manager treats ``OutOfMemoryError`` as a lost actor.
     Why: Ray kills a process when its node runs out of memory; Ray Tune does not know that error and ends the search.
     Gain: the trial continues on another actor. Remove when Ray Tune knows the error.
@@ -52,6 +57,27 @@ def without_idle_processes() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(Node, name, method)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """What Ray starts in this block listens on the loopback address alone."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def reread_token() -> None:
+    """Ray reads RAY_AUTH_MODE and the token again where it needs them next."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def survive_memory_kills() -> None:

@@ -41,24 +41,24 @@ In the natural average a class counts by its training images, in the class mean 
 ## Use
 
 Images are float32 in [0, 1], `(B, {size})`; normalisation is inside the model; the output is logits
-`(B, {len(classes)})`. With torch alone:
-
-```python
-import os
-from pathlib import Path
-
-
-def load(folder):
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # unpickle tensors only, whatever the file contains
-    import torch
-
-    return torch.export.load(Path(folder) / "model.pt2").module()
-```
-
-With this project installed, from the safetensors file (a module with `features` and `head`, which can be trained on):
+`(B, {len(classes)})`. With this project installed, from `model.safetensors`, which holds numbers alone and runs no
+code, whoever made it (a module with `features` and `head`, which can be trained on):
 
 ```python
 from trainables.saved import load_model as load
+```
+
+With torch alone, from `model.pt2`. Such a file can run code of whoever made it, as `torch.export.load` itself warns:
+take this way only if you trust the sender as you would trust a program of theirs.
+
+```python
+from pathlib import Path
+
+import torch
+
+
+def load(folder):
+    return torch.export.load(Path(folder) / "model.pt2").module()
 ```
 
 Classes, in order: {", ".join(f"`{c}`" for c in classes)}.

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.files import regular
 from trainables.offsets import Offsets
 from tuner.errors import Failed
 from tuner.results.events import Event, Metrics, Started, event_of
@@ -123,7 +124,7 @@ class History:
         if self.folder is None or self.path is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8", opener=regular) as file:
             if self._torn:  # else this line would become part of the incomplete one
                 file.write("\n")
                 self._torn = False

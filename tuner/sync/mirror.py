@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import socket
+import stat
 import sys
 import threading
 import time
@@ -17,7 +20,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.storage import Storage, below, explain, inside
+from trainables.files import inside, regular
+from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME, Home
@@ -27,7 +31,13 @@ from tuner.sync.storage_spec import storage_errors
 MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 30.0  # between two sendings, which shall take at most a tenth of the time
 HISTORY, LEASE = "history.jsonl", "driver.json"
 _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
-_NOT_MIRRORED = ("ray", "trials", "verify/seeds")  # Ray's own files, and checkpoints, which trials write there directly
+# What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
+MIRRORED = re.compile(
+    r"spec\.yaml|history\.(jsonl|parquet)|result\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
+    r"|study\.(log|owner|unreadable\.log)|dataset|mlflow\.key|warm-start/history\.jsonl"
+    r"|verify/[^/]+/[^/]+\.(json|parquet)"
+)
+_NOT_LISTED = ("ray", "trials")  # folders of many files that are not mirrored
 
 
 def open_search(storage: str, name: str) -> Storage:
@@ -47,7 +57,7 @@ def pull(storage: str, home: Home, name: str) -> bool:
     Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
     files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
     checkpoints in it belong to that history. ``Failed`` if the storage cannot be read; ``UsageError``, before any file
-    is written, if a file name in it leads out of the folder.
+    is written, if a file name in it leads out of the folder. Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -57,7 +67,8 @@ def pull(storage: str, home: Home, name: str) -> bool:
             return False
         behind = _is_behind(folder, theirs)
         paths = {file: inside(folder, file) for file in _mirrored_files(store)}  # all checked before one is written
-        for file in sorted(paths, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
+        ours = [file for file in paths if MIRRORED.fullmatch(file)]
+        for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
             if behind or not paths[file].exists():
                 write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
@@ -72,9 +83,8 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
 def _mirrored_files(store: Storage) -> Iterator[str]:
     yield from (file for file, _ in store.files() if file != LEASE)
     for folder in store.folders():
-        if folder not in _NOT_MIRRORED:
-            files = (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
-            yield from (file for file in files if not file.startswith(_NOT_MIRRORED))
+        if folder not in _NOT_LISTED:
+            yield from (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
 
 
 def push(storage: str, home: Home, name: str) -> None:
@@ -124,18 +134,26 @@ class Mirror:
 
     def send(self) -> None:
         """Send every file that has changed since it was last sent; the history last, and of it only whole lines."""
-        for path in sorted(self.folder.rglob("*"), key=lambda path: path.name == HISTORY):
-            file = path.relative_to(self.folder).as_posix()
-            if path.name.startswith(".") or file.startswith(_NOT_MIRRORED) or not path.is_file():
+        for path in sorted(self._own_files(), key=lambda path: path.name == HISTORY):
+            file, about = path.relative_to(self.folder).as_posix(), path.lstat()
+            if not stat.S_ISREG(about.st_mode):  # a link may lead to any file of the user's, a pipe waits
                 continue
-            stat = path.stat()
-            state = (stat.st_mtime_ns, stat.st_size)
+            state = (about.st_mtime_ns, about.st_size)
             if self._sent.get(file) != state:
                 if time.monotonic() > self._due:  # there are many files, or the storage has become slow
                     self._renew_lease(self._every)
-                data = path.read_bytes()
+                with open(path, "rb", opener=regular) as opened:
+                    data = opened.read()
                 self.store.write(file, data[: data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
+
+    def _own_files(self) -> Iterator[Path]:
+        """What lies in the folder under a name of the search's own files."""
+        for where, folders, files in os.walk(self.folder):  # which does not follow links
+            if Path(where) == self.folder:
+                folders[:] = [name for name in folders if name not in _NOT_LISTED]
+            paths = (Path(where, name) for name in files)
+            yield from (path for path in paths if MIRRORED.fullmatch(path.relative_to(self.folder).as_posix()))
 
     def run(self, stop: threading.Event) -> None:
         """Send changes and renew the lease until ``stop`` is set. Prints the first error of each outage; returns early

@@ -42,5 +42,5 @@ def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
         return
     decoded = prepare(dataset_of(spec, folder), home.root)
     with storage_errors(spec.storage):
-        share(decoded, spec.storage)
-    write_atomically(folder / DATASET, decoded.name)
+        name = share(decoded, spec.storage)
+    write_atomically(folder / DATASET, name)

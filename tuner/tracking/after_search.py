@@ -90,6 +90,33 @@ def log_test(result: dict[str, Any], run: SearchRun) -> None:
         write(client, parent, Changes(files=files))
 
 
+def _save_for_mlflow(bundle: Path, about: dict[str, Any], to: Path) -> None:
+    """Write folder ``to``: the model in MLflow's own PyTorch flavour, as an exported program. No code of ours and no
+    pickled object is in it, so it loads where ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION`` is false, too."""
+    import mlflow.pytorch
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from trainables.model_io import load_model
+
+    shape, classes = about["architecture"]["shape"], len(about["architecture"]["classes"])
+    specs = (TensorSpec(np.dtype(np.float32), (-1, *size)) for size in (shape, [classes]))
+    inputs, outputs = (Schema([spec]) for spec in specs)
+    mlflow.pytorch.save_model(
+        load_model(bundle),
+        str(to),
+        serialization_format="pt2",
+        signature=ModelSignature(inputs, outputs),
+        input_example=np.zeros((2, *shape), np.float32),  # of one image MLflow would fix the batch size
+        pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"],
+        extra_files=[str(bundle / name) for name in ("README.md", "model.json", "model.safetensors")],
+    )
+    saved = Model.load(str(to))
+    saved.flavors["python_function"]["config"]["device"] = "cpu"  # a program stays on the device it was exported on
+    saved.save(str(to / "MLmodel"))
+
+
 def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, alias: str) -> dict[str, str]:
     """Register an exported folder as a new version of ``model``, to which ``alias`` then points.
 
@@ -99,27 +126,13 @@ def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, al
     import tempfile
 
     with _client(run.home) as client:
-        import mlflow.pyfunc
-        import numpy as np
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        import mlflow.exceptions
 
         _, run_ids = _run_ids(client, run)
         trial_run = _trial_run(run_ids, about["trial"], run)
-        float32, classes = np.dtype(np.float32), len(about["architecture"]["classes"])
-        signature = ModelSignature(
-            Schema([TensorSpec(float32, (-1, *about["architecture"]["shape"]))]),
-            Schema([TensorSpec(float32, (-1, classes))]),
-        )
         with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples
-            mlflow.pyfunc.save_model(
-                f"{aside}/model",
-                python_model=str(Path(__file__).with_name("served_model.py")),
-                artifacts={"bundle": str(bundle)},
-                signature=signature,
-                pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"],
-            )
+            _save_for_mlflow(bundle, about, Path(aside, "model"))
             client.log_artifacts(trial_run, f"{aside}/model", f"model-{alias}")
         try:
             client.create_registered_model(model)

@@ -6,7 +6,6 @@ These functions use a client that the caller passes; only `log_system_metrics` i
 from __future__ import annotations
 
 import base64
-import fcntl
 import getpass
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.files import locked
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.objectives import shown_metrics
@@ -108,8 +108,7 @@ def create_database(home: Home, client_of: Callable[[str], MlflowClient]) -> Non
     MLflow cannot open. So it is created under a lock and another name, and then renamed.
     """
     home.root.mkdir(parents=True, exist_ok=True)
-    with open(home.root / ".mlflow.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home.root / ".mlflow.lock"):
         if home.mlflow_db.exists():
             return
         aside = home.root / ".mlflow.db.new"

@@ -13,7 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainables.files import regular
 from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.results.searches import search_names
 from tuner.tracking import runs
@@ -79,7 +81,9 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
     ]
     runs.configure_mlflow()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
-    with open(home.root / "mlflow-server.log", "w") as log:
+    path = home.root / "mlflow-server.log"
+    write_atomically(path, "")  # a new file, whatever was in its place
+    with open(path, "ab", opener=regular) as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, cwd=home.root, start_new_session=True
         )

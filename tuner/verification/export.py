@@ -6,10 +6,12 @@ when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import stat
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from tuner.verification.rows import ROLES, row_named
 from tuner.verification.verify import make_jobs, stored
 
 FORMAT = 1
+FILES = ("model.safetensors", "model.pt2", "model.json", "README.md")
 
 
 def export_model(
@@ -187,8 +190,28 @@ def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
 
 
 def _check_target(to: Path) -> None:
-    if to.exists() and not (to.is_dir() and (not any(to.iterdir()) or (to / "model.json").exists())):
-        raise UsageError(f"--to {str(to)!r} exists and is not an earlier export; choose another folder")
+    """``UsageError`` unless ``to`` is absent, an empty folder, or an earlier export with nothing added to it."""
+    if not os.path.lexists(to):
+        return
+    if to.is_symlink() or not to.is_dir():
+        raise UsageError(f"--to {str(to)!r} exists and is not a folder; choose another")
+    names = sorted(os.listdir(to))
+    if not names or (set(names) == set(FILES) and _is_export(to)):
+        return
+    foreign = next((name for name in names if name not in FILES), None)
+    what = f"also holds {foreign!r}" if foreign and "model.json" in names else "is not an earlier export"
+    raise UsageError(f"--to {str(to)!r} exists and {what}; choose another folder")
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the files of ``folder`` are those of an export, by kind and format, and not just by name."""
+    if not all(stat.S_ISREG(os.lstat(folder / name).st_mode) for name in FILES):
+        return False
+    try:
+        about = json.loads((folder / "model.json").read_bytes())
+    except ValueError:
+        return False
+    return isinstance(about, dict) and about.get("format") == FORMAT and {"search", "architecture"} <= about.keys()
 
 
 def _make_parent(to: Path) -> None:
@@ -201,12 +224,20 @@ def _make_parent(to: Path) -> None:
 
 
 def _replace(new: Path, to: Path) -> None:
-    """Rename ``new`` to ``to``. An earlier export is moved away first: no folder can be renamed over one with files."""
+    """Rename ``new`` to ``to``. An earlier export is moved away first: no folder can be renamed over one with files.
+
+    Of the earlier one only our own files are removed, so that what somebody adds meanwhile stays, beside ``to``.
+    """
+    _check_target(to)  # again: writing the model took a while
     old = to.with_name(f".{to.name}.old-{os.getpid()}")
     if to.exists():
         os.rename(to, old)
     os.rename(new, to)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        for name in FILES:
+            (old / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            old.rmdir()
 
 
 def export_table(name: str, file: Path | str, home: Home | None = None) -> dict[str, Any]:

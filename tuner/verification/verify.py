@@ -83,6 +83,7 @@ def verify_search(
             raise UsageError(f"{flag} {value} is not allowed; it takes a whole number of at least {least}")
     run = load_search(home, name)
     check_named(run.spec, home, name, "verify", dataset=dataset)
+    home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
     jobs = make_jobs(run, rows, attack, seeds)
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):

@@ -1,0 +1,85 @@
+"""Names and files that somebody else may have put there: where a name may lead, and what may be opened.
+
+A search's folder, a storage or a data set can come from anyone, and a home can lie where others write. So a name never
+leads out of its folder, a link is never followed, and a file that exists is never emptied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_ODD = {errno.ELOOP: "it is a link, which is not followed here", errno.ENXIO: "it is not a regular file"}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Where a file that a storage calls ``name`` lies below ``folder`` here.
+
+    ``ValueError`` where that would be outside of it: names come from anyone with write access to the storage.
+    """
+    parts = name.split("/")
+    path = folder.joinpath(*parts)
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or any(part in ("", ".", "..") for part in parts)
+        or not path.parent.resolve().is_relative_to(folder.resolve())
+    ):  # a link in between leads elsewhere
+        raise ValueError(
+            f"the storage holds a file called {name!r}, which would be written outside of "
+            f"{str(folder)!r}; nothing was taken from it"
+        )
+    return path
+
+
+def link_out_of(folder: Path) -> Path | None:
+    """A link below ``folder`` that leads out of it; None where there is none."""
+    root = folder.resolve()
+    for where, folders, files in os.walk(root):  # which does not follow links
+        for path in (Path(where, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                return path
+    return None
+
+
+def regular(path: str | os.PathLike, flags: int) -> int:
+    """For ``open(path, mode, opener=regular)``: ``OSError`` unless ``path`` is, or becomes, a regular file.
+
+    A link would lead to any file of the user's, and a pipe would wait for ever.
+    """
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in _ODD:
+            raise
+        raise OSError(error.errno, _ODD[error.errno], os.fspath(path)) from None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.ENXIO, _ODD[errno.ENXIO], os.fspath(path))
+    return file
+
+
+def private(path: str | os.PathLike, flags: int) -> int:
+    """For ``open(path, "x", opener=private)``: a new file that no other user reads, whatever the umask."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of file ``path``, which is created where it is missing; yields whether this process has it, which
+    without ``wait`` may be false. The kernel releases it when its holder dies, so no lease has to expire.
+
+    ``OSError`` where the file cannot be opened (see `regular`) or its file system has no locks.
+    """
+    with open(path, "ab", opener=regular) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
