@@ -42,16 +42,20 @@ def run(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(1, mp_context=FORK) as pool:  # a process that has asked a GPU cannot be forked
         device = pool.submit(device_name).result()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
-    end, done = time.monotonic() + args.seconds, []
+    end, done, broken = time.monotonic() + args.seconds, list[dict](), list[str]()
     print(f"{device}, torch {torch.__version__}", flush=True)
     show_plan(setup_of(args, device), args.parts)
     for name in () if args.plan else args.parts:
         setup = setup_of(args, device)
         limit = min(PARTS[name][1], end - time.monotonic())
         if limit >= LEAST and PARTS[name][0].planned(setup):
-            done += within(limit, name, setup)
+            lines, fine = within(limit, name, setup)
+            done += lines
+            broken += [] if fine else [name]
     for name, (planned, took) in ratios(done).items():
         print(f"{name}: planned {planned:.0f} s, took {took:.0f} s: {planned / took:.2f}", flush=True)
+    if broken:
+        raise SystemExit(f"broke off: {', '.join(broken)}")
 
 
 def device_name() -> str:
@@ -80,9 +84,9 @@ def show_plan(setup: Setup, parts: list[str]) -> None:
         print(f"{name:10s} {setup.ledger.seconds(work):8.0f}  {limit:5.0f}  {what}", flush=True)
 
 
-def within(limit: float, name: str, setup: Setup) -> list[dict]:
+def within(limit: float, name: str, setup: Setup) -> tuple[list[dict], bool]:
     """A part in a process of its own, which is killed with all that it started after ``limit`` seconds; the lines of
-    what it did."""
+    what it did, and whether it ended well or at its limit."""
     begin, before = time.monotonic(), len(stored_runs(setup.out / "times.jsonl"))
     setup.ledger.part = name
     process = FORK.Process(target=child, args=(name, setup))
@@ -101,7 +105,7 @@ def within(limit: float, name: str, setup: Setup) -> list[dict]:
     if process.exitcode == 0:
         setup.ledger.took("rest", 1, seconds - sum(line["seconds"] for line in lines))
         lines = stored_runs(setup.out / "times.jsonl")[before:]
-    return lines
+    return lines, alive or process.exitcode == 0
 
 
 def child(name: str, setup: Setup) -> None:

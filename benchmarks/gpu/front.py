@@ -1,8 +1,9 @@
 """A front of several methods, searched as `tuner search` does but for Ray, and verified beside no search.
 
-A unit is a seed on balanced images. All trials fork from plain AT, the no-search reference of the same seed, at `START`
-of the epochs, the default settings too: so a front costs few trainings. With ``--form trades`` the methods that have a
-choice fork from a second stem.
+A unit is a seed on balanced images. So that a front costs few trainings, all trials fork late from plain AT, the
+no-search reference of the same seed: previews as always, full trainings at `START` of the epochs, the default settings
+too; a method with an earlier ``start`` acts from there. With ``--form trades`` the methods that have a choice fork from
+a second stem.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 
 from benchmarks.gpu import nosearch
 from benchmarks.gpu.models import Models, Target, attack_all, left, with_offsets
-from benchmarks.gpu.setup import START, Setup
+from benchmarks.gpu.setup import START, Setup, forked_at
 from benchmarks.live_arms import Ours, Run, Stem
-from benchmarks.live_stages import Line, stem_kind
+from benchmarks.live_stages import Line, Stage, stem_kind
 from trainables.offsets import Offsets
 from tuner.results.fronts import front_of
 from tuner.results.pareto import row_label
@@ -30,19 +31,22 @@ ATTACKS = ("autoattack",)
 
 
 class FromOneStem(Ours):
-    """The search, in which default settings fork too, and one stem serves all methods of a form."""
+    """The search with late forks, and one stem for all methods of a form."""
 
     def enter(self, record: TrialRecord) -> None:
         config, reference = self.job.config(record, self.spec, self.history), record.role is not None
-        if not (config.fork or reference):
-            fork = self.spec.of(record.method).epoch_plan.fork_of(record.params)
-            config = replace(config, fork=fork, stem=config.training)
+        if record.full and not reference:
+            config = replace(config, fork=round(START * config.max_epochs), stem=config.training)
         kind = True, stem_kind(config)[1]  # with losses on `val`, which some methods read
         if kind not in self._stems:
             self._stems[kind] = Stem(self.job.stem(self.spec, *kind))
         stem = self._stems[kind]
         line = stem.line if reference else Line(config, stem.line)
         self.runs[record.trial] = Run(line, config.fork, stem)
+
+    def _of_stem(self, number: int, stem: Stem) -> Stage | None:
+        stage = super()._of_stem(number, stem)
+        return stage and replace(stage, keep=forked_at(stage.until, stage.line.last))
 
 
 def key(setup: Setup, seed: int) -> dict[str, Any]:
@@ -59,6 +63,8 @@ def work(setup: Setup, seed: int) -> list[tuple[str, float]]:
     size, found = setup.size, setup.ledger.find(**key(setup, seed), row="search")
     to_attack = nosearch.keys(SETTING, seed)
     if found:
+        if not all((setup.work / "lines" / name).exists() for name in found["lines"]):
+            return []  # its models are gone: it has been verified as far as it came
         to_attack += [{**key(setup, seed), "point": label} for label in found["verified"]]
         return left(setup, to_attack, ATTACKS)
     own, previews = size.epochs - round(START * size.epochs), size.trials - len(size.methods)
@@ -85,7 +91,8 @@ def run(setup: Setup) -> None:
     front = front_of(arm.spec, arm.history)
     rows = {row_label(row): row for row in spread(front, setup.size.verified)} if front.rows else {}
     if not setup.ledger.find(**key(setup, seed), row="search"):
-        setup.ledger.add({**key(setup, seed), "row": "search"}, **described(arm, front, list(rows)))
+        lines = sorted({models.place_of(arm.runs[row["trial"]].line).name for row in rows.values()})
+        setup.ledger.add({**key(setup, seed), "row": "search"}, lines=lines, **described(arm, front, list(rows)))
     mine = [target(models, arm, row, {**key(setup, seed), "point": label}) for label, row in rows.items()]
     attack_all(setup, [*mine, *nosearch.targets(setup, models, SETTING, seed)], ATTACKS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu.setup import START, Setup
+from benchmarks.gpu.setup import Setup, forked_at
 from benchmarks.live_problem import Job
 from benchmarks.live_stages import Line, Memo, Result, Stage, kind_of
 from trainables.curve import Curve
@@ -22,7 +23,6 @@ from trainables.data import DataSpec, Split, open_splits, open_test
 from trainables.loop import Trainer
 from trainables.model_io import add_offsets
 from trainables.verification import Cascade
-from tuner.spec.epoch_plan import PREVIEW_FORK
 
 
 class Models(Memo):
@@ -32,6 +32,10 @@ class Models(Memo):
     def __init__(self, setup: Setup):
         super().__init__(setup.work, setup.device)
         self.ledger, self.epochs = setup.ledger, list[tuple[int, float]]()
+
+    def place_of(self, line: Line) -> Path:
+        """Where a line's states are."""
+        return self._place(line)
 
     def model(self, line: Line, epoch: int) -> nn.Module:
         """A copy of the line's model after ``epoch`` epochs, its weight average where it keeps one."""
@@ -57,9 +61,9 @@ class Models(Memo):
 def plain(models: Models, job: Job, epochs: int | None = None) -> tuple[Line, Result]:
     """Plain AT, and its curve on `val` where it is trained to its end: the reference, and the stem of a front."""
     line = job.stem(job.spec(), val_losses=True)
-    result, first, last = Result(()), round(PREVIEW_FORK * line.last), round(START * line.last)
+    result = Result(())
     for epoch in range(epochs or line.last):
-        result = models.run(Stage(line, epoch, epoch + 1, keep=first <= epoch + 1 <= last))
+        result = models.run(Stage(line, epoch, epoch + 1, keep=forked_at(epoch + 1, line.last)))
         if result.failed:
             return line, result
     return line, result if epochs else models.run(Stage(line, line.last, line.last, judge="auto"))
@@ -76,6 +80,14 @@ class Target:
     @cached_property
     def model(self) -> nn.Module:
         return self.make()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Tells trainings apart that began alike: on a GPU they end in other last bits."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def with_offsets(model: nn.Module, values: Iterable[float]) -> nn.Module:
@@ -131,6 +143,7 @@ def attacked(target: Target, split: Split, attack: str) -> dict[str, Any]:
         return torch.bincount(labels[mask], minlength=classes).tolist()
 
     about = {name: value for name, value in target.about.items() if name not in ("config", "classes")}
+    about["weights"] = fingerprint(model)
     counted = {
         "count": of_each(cascade.robust | True),
         "clean": of_each(cascade.clean),

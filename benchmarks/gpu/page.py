@@ -39,7 +39,8 @@ Written by `make docs` from what `python -m benchmarks.gpu` stored in `benchmark
 `gpu_times.jsonl`; do not edit. How it is called: [GPU measurements](experiments/gpu.md#one-command). All figures are
 percent on TEST images, L-inf 8/255, in float32; everything is chosen on `val`. AutoAttack is the standard ensemble by
 its authors' code, on the images that a row names (every n-th of the test set, so many of each class); APGD is the
-attack of `tuner verify`. The average is that over classes; natural weights them by their training images. Brackets are
+attack of `tuner verify`. Where a model was gone and was trained again, its images are of several trainings, as a row
+says. The average is that over classes; natural weights them by their training images. Brackets are
 95 % intervals, of the worst class those of [verify](guide.md), which correct for its being the lowest of ten. `val`
 takes 300 images of each class, so that 4,700 are left to train the largest.
 
@@ -50,7 +51,7 @@ takes 300 images of each class, so that 4,700 are left to train the largest.
 
 @dataclass(frozen=True)
 class Model:
-    """A model under one attack: its chunks as one. ``whole``: all of the images that are asked for."""
+    """A model under one attack: its chunks as one. ``key``: what the chunks agree in."""
 
     key: dict[str, Any]
     rows: tuple[dict[str, Any], ...]
@@ -77,9 +78,10 @@ class Model:
         weights = np.asarray(self.rows[0]["train_counts"], dtype=float)
         natural = float(self.rates @ weights / weights.sum())
         clean = float((self.total("clean") / count).mean())
+        trainings = len({row["weights"] for row in self.rows})
         return " | ".join(
             [
-                f"{self.images:,}",
+                f"{self.images:,}" + (f" ({trainings} trainings)" if trainings > 1 else ""),
                 f"{self.pair[0]:.1f} {interval(class_mean(right, count))}",
                 f"{100 * natural:.1f} {interval(class_mean(right, count, weights))}",
                 f"{self.pair[1]:.1f} {interval(worst_class(right, count)[1])}",
@@ -97,12 +99,18 @@ def interval(ends: tuple[float, float]) -> str:
 
 def models(rows: Iterable[dict[str, Any]], attack: str, **key: Any) -> list[Model]:
     """By seed and point, in the order of the rows."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for row in rows:
         if row["key"].get("attack") == attack and key.items() <= row["key"].items():
             of = {name: value for name, value in row["key"].items() if name not in ("attack", "chunk")}
-            found[str(sorted(of.items()))].append(row)
-    return [Model(some[0]["key"], tuple(some)) for some in found.values()]
+            of |= {"training": training(row), "method": row.get("method", "no search")}
+            found.setdefault(str(sorted(of.items())), (of, []))[1].append(row)
+    return [Model(of, tuple(some)) for of, some in found.values()]
+
+
+def training(row: dict[str, Any]) -> str:
+    """How a row's model was trained, in words."""
+    return ", ".join([row["model"], f"{row['epochs']} epochs", *(f"{k}={v}" for k, v in sorted(row["set"].items()))])
 
 
 def page(rows: list[dict[str, Any]], times: list[dict[str, Any]]) -> str:
@@ -117,33 +125,35 @@ def goals(rows: list[dict[str, Any]]) -> str:
     setting, least = LONG_TAIL
     lines = ["| goal, under AutoAttack | reached |", "|---|---|"]
     for average, worst in GOAL:
-        reached = dominating([m.pair for m in models(rows, "autoattack", part="front")], (average, worst))
+        reached = dominating(models(rows, "autoattack", part="front"), (average, worst))
         lines.append(
             f"| a verified front with a point of at least {average} average and {worst} worst class | {reached} |"
         )
-    tails = [m for m in models(rows, "autoattack", setting=setting)]
-    best = max(tails, key=lambda m: m.pair[0], default=None)
-    said = f"{best.pair[0]:.1f} ({best.key['point']}, seed {best.key['seed']})" if best else NONE
+    best = max(models(rows, "autoattack", setting=setting), key=lambda m: m.pair[0], default=None)
+    said = (
+        f"{best.pair[0]:.1f} on {best.images:,} images ({best.key['point']}, seed {best.key['seed']})" if best else NONE
+    )
     lines.append(f"| CIFAR-10-LT of imbalance 50 (`{setting}`): an average of at least {least} | {said} |")
     return "\n".join(lines) + "\n"
 
 
-def dominating(pairs: list[tuple[float, float]], goal: tuple[float, float]) -> str:
-    """Whether a pair is at least the goal in both; else the one that is nearest in what it lacks."""
-    if not pairs:
+def dominating(found: list[Model], goal: tuple[float, float]) -> str:
+    """Whether a model is at least the goal in both; else the one that lacks least in its worse half."""
+    if not found:
         return NONE
-    lacks = [max(goal[0] - average, goal[1] - worst, 0.0) for average, worst in pairs]
-    average, worst = pairs[lacks.index(min(lacks))]
-    return f"{'**yes**' if not min(lacks) else 'no'}: {average:.1f} and {worst:.1f}"
+    lacks = [max(goal[0] - m.pair[0], goal[1] - m.pair[1], 0.0) for m in found]
+    nearest = found[lacks.index(min(lacks))]
+    average, worst = nearest.pair
+    return f"{'**yes**' if not min(lacks) else 'no'}: {average:.1f} and {worst:.1f} on {nearest.images:,} images"
 
 
 def published() -> str:
     pairs = "; ".join(f"{name} {average:.2f}/{worst:.2f}" for name, (average, worst) in PUBLISHED.items())
     said = (
-        f"Average/worst class on 10,000 test images: {pairs}. The first five are of ResNet-18, from DAFA's README, which "
-        "does not say which attack; FAAL's are two epochs of PreAct-ResNet-18 from a robust checkpoint, from its logs, "
-        "chosen on test. On CIFAR-10-LT of imbalance 50 ResNet-18 has an average of 33.0 with AT-BSL, of 33.8 with "
-        "RandAugment too (a reproduction's log)."
+        f"Average/worst class on 10,000 test images: {pairs}. The first five are of ResNet-18, from DAFA's README, "
+        "which does not say which attack; FAAL's are two epochs of PreAct-ResNet-18 from a robust checkpoint, from its "
+        "logs, chosen on test. On CIFAR-10-LT of imbalance 50 ResNet-18 has an average of 33.0 with AT-BSL, of 33.8 "
+        "with RandAugment too (a reproduction's log)."
     )
     return f"## Published\n\n{fill(said, 119, break_on_hyphens=False)}\n"
 
@@ -163,7 +173,7 @@ def no_search(rows: list[dict[str, Any]]) -> str:
         return "\n".join([*lines, NONE, ""])
     for attack in ("autoattack", "apgd"):
         if found := models(mine, attack):
-            lines += table(["setting", "point", "seed"], found, f"Under {attack}:")
+            lines += table(["training", "setting", "point", "seed"], found, f"Under {attack}:")
             lines += means(found)
     lines += [f"- {failed(row)}" for row in mine if row.get("failed")]
     return "\n".join(lines)
@@ -185,12 +195,14 @@ def means(found: list[Model]) -> list[str]:
     """Over the seeds, where there are several."""
     groups: dict[tuple, list[Model]] = defaultdict(list)
     for m in found:
-        groups[m.key["setting"], m.key["point"]].append(m)
+        groups[m.key["training"], m.key["setting"], m.key["point"]].append(m)
     lines = []
-    for (setting, point), some in sorted(groups.items()):
+    for (how, setting, point), some in sorted(groups.items()):
         if len(some) > 1:
             spread = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in zip(*(m.pair for m in some))]
-            lines.append(f"- {setting}, {point}, {len(some)} seeds: average {spread[0]}, worst class {spread[1]}")
+            lines.append(
+                f"- {how}, {setting}, {point}, {len(some)} seeds: average {spread[0]}, worst class {spread[1]}"
+            )
     return [*lines, ""] if lines else []
 
 
@@ -207,17 +219,14 @@ def fronts(rows: list[dict[str, Any]]) -> str:
         methods = ", ".join(dict.fromkeys(method for method, _, _ in row["trials"]))
         full = sum(whole for _, _, whole in row["trials"])
         lines += [
-            f"Seed {key['seed']}, form {key['form']}: {len(row['trials'])} trials of {methods}, {full} in full; "
-            f"{len(row['front'])} points on `val`, of which {len(row['verified'])} are verified.",
+            f"Seed {key['seed']}, form {key['form']}, {training(row)}: {len(row['trials'])} trials of {methods}, "
+            f"{full} in full; {len(row['front'])} points on `val`, of which {len(row['verified'])} are verified.",
             "",
         ]
-        mine = [m for m in found if key["seed"] == m.key["seed"] and key["form"] == m.key["form"]]
-        for m in mine:
-            m.key["method"] = m.rows[0]["method"]
+        mine = [m for m in found if {**m.key, "row": "search"}.items() >= {**key, "training": training(row)}.items()]
         if mine:
             beside = models(rows, "autoattack", part="nosearch", setting=key["setting"], seed=key["seed"])
-            for m in beside:
-                m.key["method"] = "no search"
+            beside = [m for m in beside if m.key["training"] == training(row)]
             lines += table(["method", "point"], [*mine, *beside], "Under autoattack:")
     return "\n".join(lines)
 

@@ -15,10 +15,14 @@ from benchmarks.gpu.ledger import Ledger
 from benchmarks.live_problem import Job, Problem
 from trainables.data import prepare
 from trainables.data.spec import class_counts, parse_imbalance
+from tuner.spec.epoch_plan import PREVIEW_FORK
 
-# Of the epochs: where every method of a front takes over from plain AT. All then share one stem, and a training in full
-# costs a fifth of one.
-START = 0.8
+START = 0.8  # of the epochs: where full trainings of a front leave plain AT, so that one costs a fifth of a training
+
+
+def forked_at(epoch: int, epochs: int) -> bool:
+    """Whether trials of a front leave the stem after this many epochs, or between: then its state is kept."""
+    return round(PREVIEW_FORK * epochs) <= epoch <= round(START * epochs)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,6 @@ TINY = Size(
     apgd=(6, 1),
     settings=("none", "exp:50"),
     seeds=1,
-    methods=("srat", "dafa"),
-    trials=6,
     verified=2,
     training={"passes": 1, "attack_steps": 1, "eval_attack": 1, "batch_size": 128, "eps": 0.3},
     claims=(1, 0),
@@ -109,7 +111,7 @@ class Setup:
     def job(self, setting: str, seed: int, methods: tuple[str, ...] | str = "at", **about) -> Job:
         """Searches and plain trainings of the parts are of one kind: what both train alike is trained once."""
         size = self.size
-        fix = {} if methods == "at" else {"start": START, "form": self.form}
+        fix = {} if methods == "at" else {"form": self.form}
         problem = Problem(methods, setting, fix, size.training, size.model, size.epochs)  # type: ignore[arg-type]
         job = Job(problem, seed, trials=size.trials, home=str(self.home), dataset=self.dataset)
         return dataclasses.replace(job, **about)
