@@ -12,15 +12,12 @@ command goes on. Small files are in ``--out``; states of trainings, models and d
 should find where it left it (else plain AT is trained again). ``--tiny``: all of it on digits, on a CPU, in seconds.
 
 Needs torch, torchvision, pyarrow, scipy and optuna, and pyautoattack for AutoAttack; no Ray, no MLflow. Where there is
-no package index: pip download --no-deps -d .whl optuna colorlog alembic mako sqlalchemy tqdm pyautoattack, and --wheels
-.whl there.
+no package index, --wheels FOLDER installs what was carried: docs/experiments/gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from benchmarks.gpu import needs
@@ -30,7 +27,9 @@ ASIDE = "site"  # of the work folder: what was installed from wheels
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = argparse.ArgumentParser(
+        "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     found.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     found.add_argument("--data", type=Path, help="folder with CIFAR-10's train.parquet and test.parquet")
     found.add_argument("--out", type=Path, default=Path("tuner-home") / "gpu", help="rows and small files")
@@ -65,8 +64,7 @@ def main() -> None:
     if args.wheels:
         needs.install(args.wheels, args.work / ASIDE)
     elif (args.work / ASIDE).exists():
-        sys.path.insert(0, str(args.work / ASIDE))
-    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(args.work / ASIDE), os.environ.get("PYTHONPATH")) if p)
+        needs.use(args.work / ASIDE)
     for name, why in (lacking := needs.missing()).items():
         print(f"missing: {name}{why and f' ({why})'}", flush=True)
     if lacking.keys() - {"pytest", "pyautoattack"}:

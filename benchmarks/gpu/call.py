@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -24,6 +25,8 @@ from benchmarks.gpu.setup import FULL, TINY, Setup
 from benchmarks.live import append
 from benchmarks.methods_report import stored_runs
 from trainables.stem import code_version
+from tuner.errors import UsageError
+from tuner.spec.search_spec import SearchSpec
 
 # The parts in the order of their worth, and the seconds that each may take at most.
 PARTS: dict[str, tuple[ModuleType, float]] = {
@@ -34,7 +37,7 @@ PARTS: dict[str, tuple[ModuleType, float]] = {
     "live": (live, 560),
 }
 LEAST = 20  # seconds with which a part is begun
-OPEN = 2  # trainers that stay in memory: on a GPU each holds its recorded attacks
+OPEN = 5  # trainers in memory, four workers' and a stem's: on a GPU each holds its recorded attacks
 FORK = multiprocessing.get_context("fork")  # modules are loaded once; the parent never touches the GPU
 
 
@@ -48,10 +51,14 @@ def run(args: argparse.Namespace) -> None:
     for name in () if args.plan else args.parts:
         setup = setup_of(args, device)
         limit = min(PARTS[name][1], end - time.monotonic())
-        if limit >= LEAST and PARTS[name][0].planned(setup):
-            lines, fine = within(limit, name, setup)
-            done += lines
-            broken += [] if fine else [name]
+        if not PARTS[name][0].planned(setup):
+            continue
+        if limit < LEAST:
+            print(f"{name}: no time left", flush=True)
+            continue
+        lines, fine = within(limit, name, setup)
+        done += lines
+        broken += [] if fine else [name]
     for name, (planned, took) in ratios(done).items():
         print(f"{name}: planned {planned:.0f} s, took {took:.0f} s: {planned / took:.2f}", flush=True)
     if broken:
@@ -65,12 +72,20 @@ def device_name() -> str:
 def setup_of(args: argparse.Namespace, device: str) -> Setup:
     """With the rows and rates as they are now."""
     size = TINY if args.tiny else FULL
-    changed = dict(pair.split("=", 1) for pair in args.set)
+    changed = settings(args.set)
     size = dataclasses.replace(size, epochs=args.epochs or size.epochs, training={**size.training, **changed})
     about = {"size": size.name, "model": size.model, "epochs": size.epochs, "set": changed}
     about |= {"device": device, "torch": torch.__version__, "code": code_version("at")}
     ledger = Ledger(args.out, about, tuple(args.resume_from))
     return Setup(size, args.out, args.work, ledger, None if args.tiny else args.data, args.form)
+
+
+def settings(pairs: list[str]) -> dict[str, Any]:
+    """Of the training, of the right types; ``SystemExit`` for others."""
+    try:
+        return dict(SearchSpec(method="at", set=dict(pair.split("=", 1) for pair in pairs)).set)
+    except (UsageError, ValueError) as error:
+        raise SystemExit(f"--set {' '.join(pairs)}: {error}") from None
 
 
 def show_plan(setup: Setup, parts: list[str]) -> None:

@@ -5,6 +5,8 @@ Neither Ray nor MLflow is among them.
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -37,4 +39,11 @@ def install(wheels: Path, into: Path) -> None:
     options = ["-q", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(into)]
     if subprocess.run([sys.executable, "-m", "pip", "install", *options, *files]).returncode:
         raise SystemExit(f"--wheels {wheels}: pip could not install them")
-    sys.path.insert(0, str(into))
+    use(into)
+
+
+def use(site: Path) -> None:
+    """Also find modules there, in this process and those that it starts."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(site.absolute()), os.environ.get("PYTHONPATH")) if p)
+    sys.path.insert(0, str(site.absolute()))
+    importlib.invalidate_caches()

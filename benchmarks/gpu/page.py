@@ -35,14 +35,14 @@ NONE = "No rows yet."
 
 HEAD = """# CIFAR-10 with ResNet-18
 
-Written by `make docs` from what `python -m benchmarks.gpu` stored in `benchmarks/results/gpu.jsonl` and
-`gpu_times.jsonl`; do not edit. How it is called: [GPU measurements](experiments/gpu.md#one-command). All figures are
-percent on TEST images, L-inf 8/255, in float32; everything is chosen on `val`. AutoAttack is the standard ensemble by
-its authors' code, on the images that a row names (every n-th of the test set, so many of each class); APGD is the
-attack of `tuner verify`. Where a model was gone and was trained again, its images are of several trainings, as a row
-says. The average is that over classes; natural weights them by their training images. Brackets are
-95 % intervals, of the worst class those of [verify](guide.md), which correct for its being the lowest of ten. `val`
-takes 300 images of each class, so that 4,700 are left to train the largest.
+Written by `make docs` from what `python -m benchmarks.gpu` stored in `benchmarks/results` (gpu.jsonl, gpu_times.jsonl);
+do not edit. How it is called: [GPU measurements](experiments/gpu.md#one-command). All figures are percent on TEST
+images, L-inf 8/255, in float32; everything is chosen on `val`. AutoAttack is the standard ensemble by its authors'
+code, on as many images as a row says, the same number of each class; APGD is the attack of `tuner verify`. Where a
+model was gone and was trained again, its images are of several trainings, as the row says. The average is that over
+classes; natural weights them by their training images. Brackets are 95 % intervals, of the worst class as `tuner
+verify` has them: they correct for its being the lowest of ten. `val` takes 300 images of each class, so that 4,700 are
+left of the largest.
 
 ## Goals
 
