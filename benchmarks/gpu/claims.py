@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.gpu.setup import Setup
 from benchmarks.methods_report import CLAIMS
 from benchmarks.methods_table import KEY, train
-from benchmarks.synthetic import thinned
 
 EVERY = 4  # of the test images, one in so many is attacked
 
@@ -46,9 +45,8 @@ def planned(setup: Setup) -> list[tuple[str, float]]:
 
 
 def run(setup: Setup) -> None:
-    images, dataset = setup.size.claims[1], setup.dataset
-    if images and setup.data:
-        dataset = thinned(setup.data, setup.work / f"thinned-{images}", images)
+    images = setup.size.claims[1]
+    dataset = setup.thinned(images) if images else setup.dataset
     for one in runs(setup):
         with setup.ledger.timed("claims", amount(setup, one)):
             row = train(one, dataset, str(setup.home), setup.device.type, EVERY)

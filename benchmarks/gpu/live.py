@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import live
 from benchmarks.gpu.setup import Setup
-from benchmarks.live_problem import PROBLEMS, Costs, Job, dataset_of, measure_costs
+from benchmarks.live_problem import IMAGES, PROBLEMS, Costs, Job, measure_costs
 
 ARMS = {"ours": 0.35, "plain": 1.0}  # and the share of the epochs of all trials in full that it trains, about
 
@@ -15,7 +15,7 @@ ARMS = {"ours": 0.35, "plain": 1.0}  # and the share of the epochs of all trials
 def job(setup: Setup, seed: int) -> Job:
     name, trials, epochs = setup.size.live
     problem = dataclasses.replace(PROBLEMS[name], epochs=epochs, set=setup.size.training)
-    dataset = dataset_of(problem, setup.data, setup.work / "live")
+    dataset = setup.thinned(IMAGES) if problem.needs_data else None
     return Job(problem, seed, trials=trials, home=str(setup.work / "live" / "home"), dataset=dataset)
 
 

@@ -13,8 +13,10 @@ import torch
 
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.live_problem import Job, Problem
+from benchmarks.synthetic import thinned
 from trainables.data import prepare
 from trainables.data.spec import class_counts, parse_imbalance
+from tuner.files import write_atomically
 from tuner.spec.epoch_plan import PREVIEW_FORK
 
 START = 0.8  # of the epochs: where full trainings of a front leave plain AT, so that one costs a fifth of a training
@@ -92,8 +94,14 @@ class Setup:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
+    def files(self) -> Path | None:
+        """The data in ``work``: a data set is named after its files' times, and states after their data set, so both
+        have to stay when ``data`` is brought anew."""
+        return self.work.absolute() / "data" / "files" if self.data else None
+
+    @property
     def dataset(self) -> str:
-        return f"parquet:{self.data.resolve()}" if self.data else "digits"
+        return f"parquet:{self.files}" if self.files else "digits"
 
     @property
     def home(self) -> Path:
@@ -106,7 +114,19 @@ class Setup:
 
     def open_data(self) -> None:
         with self.ledger.timed("data", 1) if self.undecoded else contextlib.nullcontext():
+            if self.data and self.files and not (self.files / "test.parquet").exists():
+                for name in ("train.parquet", "test.parquet"):  # the last one says that both are there
+                    write_atomically(self.files / name, (self.data / name).read_bytes())
             prepare(self.dataset, self.home)
+
+    def thinned(self, images: int) -> str:
+        """A data set of a part of the training images, complete or absent."""
+        assert self.files
+        folder = self.files.with_name(f"thinned-{images}")
+        if not folder.exists():
+            thinned(self.files, aside := folder.with_name(f"{folder.name}.part"), images)
+            aside.rename(folder)
+        return f"parquet:{folder}"
 
     def job(self, setting: str, seed: int, methods: tuple[str, ...] | str = "at", **about) -> Job:
         """Searches and plain trainings of the parts are of one kind: what both train alike is trained once."""
