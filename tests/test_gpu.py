@@ -208,6 +208,18 @@ def test_the_plan_is_arithmetic_from_what_was_measured(tmp_path):
     assert (begin, trained) == (("rest", 1), ("train", 30 * 47_000)) and attacked == ("autoattack", 3 * 250)
 
 
+def test_claims_come_by_their_cost(tmp_path, monkeypatch):
+    """LRAT and LSAT attack seven times as long. By hand: ten epochs of 0.4 x 47,000 images at 7.04 times the cost."""
+    setup, stored = setup_of(tmp_path, FULL), []
+    monkeypatch.setattr(Ledger, "stored", lambda self, name: stored)
+    first = [run for run in claims.runs(setup) if run["seed"] == 0]
+    assert [run["method"] for run in first[-2:]] == ["lrat", "lsat"] and first[0]["method"] == "srat"
+    assert claims.amount(setup, first[-2]) == pytest.approx(10 * 0.4 * 47_000 * 7.0388, rel=1e-3)
+    assert len(first) == 4 + 6 + 1 + 3 + 2 and claims.runs(setup)[: len(first)] == first
+    stored += first[:4]
+    assert claims.runs(setup)[:12] == first[4:]
+
+
 def test_measured_rates_renew_the_plan(tmp_path):
     ledger = Ledger(tmp_path, about(), part="nosearch")
     ledger.took("train", 1000, 10.0)

@@ -43,7 +43,7 @@ def h100(batch: int = 128) -> dict[str, float]:
     ours = rate[512 if batch >= 512 else 128, "ours"]
     return {
         "train": JUDGED * ours,
-        "claims": 0.8 * rate[128, "ours"],  # most methods do more than plain AT
+        "claims": 0.8 * rate[128, "ours"],  # with the test of every run
         "sweep": bf16 / SWEEP / 3000,  # of `val`, 300 images a class
         "autoattack": float32 / AUTOATTACK,
         "apgd": float32 / APGD,
