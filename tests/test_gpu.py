@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import call, check, claims, front, live, needs, nosearch, page
+from benchmarks.gpu.__main__ import PARTS as NAMES
 from benchmarks.gpu.ledger import Ledger, h100, ratios
 from benchmarks.gpu.models import Models, chunk, equal_norms, left, plain
 from benchmarks.gpu.setup import FULL, TINY
@@ -50,7 +51,8 @@ def tiny(tmp_path_factory):
 def test_all_parts_run_without_a_gpu(tiny):
     out, said = tiny
     rows = stored_runs(out / "gpu.jsonl")
-    assert [said.count(f"{name}: done after") for name in PARTS] == [1] * 5
+    assert [said.count(f"{name}: done after") for name in PARTS] == [1] * 5 and tuple(PARTS) == NAMES
+    assert tuple(call.PARTS) == NAMES
     assert {row["key"]["row"] for row in rows if row["key"]["part"] == "check"} == {
         "tests",
         "speed",
@@ -58,6 +60,8 @@ def test_all_parts_run_without_a_gpu(tiny):
         "loop",
     }
     attacked = {(r["key"]["setting"], r["key"]["point"], r["key"]["attack"]) for r in rows if "chunk" in r["key"]}
+    curves = [row for row in rows if row["key"].get("point") == "curve"]
+    assert [row["key"]["setting"] for row in curves] == list(TINY.settings)
     for setting in TINY.settings:
         for point in nosearch.POINTS:
             assert {(setting, point, attack) for attack in nosearch.ATTACKS} <= attacked
@@ -204,8 +208,12 @@ def test_the_plan_is_arithmetic_from_what_was_measured(tmp_path):
     rate = next(r for r in json.loads((page.RESULTS / "attack_speed_h100.json").read_text()) if r["batch"] == 512)
     assert rate["variant"] == "naive" and h100(512)["train"] > 1.3 * h100()["train"]
     assert setup.ledger.seconds([("autoattack", 1000)]) == pytest.approx(1000 * 4382 / (33 * 647.6), rel=0.01)
-    (begin, trained, swept, attacked) = nosearch.planned(setup)
-    assert (begin, trained) == (("rest", 1), ("train", 30 * 47_000)) and attacked == ("autoattack", 3 * 250)
+    (begin, trained, _, curve, attacked) = nosearch.planned(setup)
+    assert (
+        curve == ("curve", 1000)
+        and (begin, trained) == (("rest", 1), ("train", 30 * 47_000))
+        and attacked == ("autoattack", 3 * 250)
+    )
 
 
 def test_claims_come_by_their_cost(tmp_path, monkeypatch):
@@ -305,6 +313,19 @@ def test_a_page_adds_chunks_up():
     assert cells == ["40", "50.0", "60.0", "30.0", "90.0"]
     assert "(2 trainings)" not in text
     assert "40 (2 trainings)" in page.page([rows[0], {**rows[1], "weights": "b"}], [])
+
+
+def test_a_page_has_the_curve_of_no_search():
+    """By hand: (8 + 2) / 20 and 2 / 10; (6 + 4) / 20 and 4 / 10."""
+    points = [{"tau": tau, "count": [10, 10], "robust": right} for tau, right in ((0, [8, 2]), (0.5, [6, 4]))]
+    key = {"part": "nosearch", "setting": "none", "seed": 0, "point": "curve"}
+    text = " ".join(page.page([{"key": key, **about(), "points": points, "steps": 50}], []).split())
+    assert "20 images under PGD-50" in text and "tau 0: 50.0/20.0; tau 0.5: 50.0/40.0." in text
+
+
+def test_the_picture_has_all_three(tmp_path):
+    page.picture([row("front", [8, 2], method="srat"), row("nosearch", [6, 4])], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_goals_are_reached_by_one_model_in_both():

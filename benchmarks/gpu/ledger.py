@@ -31,6 +31,7 @@ KEPT = {"times.jsonl": "gpu_times.jsonl"}  # the name there, if it is another
 AUTOATTACK = 2 * (0.82 * 100 + 0.52 * 900 + 0.49 * 900) + 0.48 * 5000
 APGD = 2 * (0.6 * 20 + 0.5 * 100 + 0.49 * 700) + 0.48 * 100
 NAIVE = 10 * 3 + 3  # forward passes of `attack_speed`'s "naive" step: it computes gradients of parameters too
+CURVE = 2.5 * 2 * (0.6 + 0.5) * 50  # PGD of 50 steps with two losses, and again at some of the other offsets
 SWEEP = 2 * (0.6 * 20 + 4 * 0.5 * 20)  # `val` on half a dozen offsets, in bf16
 JUDGED = 0.95  # of an epoch's time is training
 
@@ -47,6 +48,7 @@ def h100(batch: int = 128) -> dict[str, float]:
         "sweep": bf16 / SWEEP / 3000,  # of `val`, 300 images a class
         "autoattack": float32 / AUTOATTACK,
         "apgd": float32 / APGD,
+        "curve": float32 / CURVE,
         "live": 0.5,  # epochs with their judging; those of the front on `test` are most of it
         "data": 1 / 25,
         "rest": 1 / 12,  # a part's start, and recording its attacks

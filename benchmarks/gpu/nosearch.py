@@ -8,9 +8,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu.models import Models, Target, attack_all, equal_norms, left, plain, with_offsets
+from benchmarks.gpu.models import Models, Target, attack_all, chunk, equal_norms, left, plain, with_offsets
 from benchmarks.gpu.setup import Setup
+from benchmarks.held_out import STEPS, over_offsets
 from benchmarks.live_arms import OBJECTIVES
+from benchmarks.live_stages import Line
+from trainables.attack_copy import Frozen
+from trainables.curve import Curve
+from trainables.data import DataSpec, open_test
 from tuner.results.references import best_row
 
 POINTS = ("plain", "offsets", "head norms")
@@ -34,7 +39,9 @@ def planned(setup: Setup) -> list[tuple[str, float]]:
         return []
     setting, seed, attack = open_[0]
     trained = ("train", setup.size.epochs * setup.images(setting))
-    return [("rest", 1), trained, ("sweep", 1), *left(setup, keys(setting, seed), (attack,))]
+    known = setup.ledger.find(part="nosearch", setting=setting, seed=seed, point="curve")
+    curve = [] if known else [("curve", float(setup.size.apgd[0]))]
+    return [("rest", 1), trained, ("sweep", 1), *curve, *left(setup, keys(setting, seed), (attack,))]
 
 
 def run(setup: Setup) -> None:
@@ -52,6 +59,7 @@ def targets(setup: Setup, models: Models, setting: str, seed: int) -> list[Targe
             setup.ledger.add(key, failed=result.failed)
         return []
     curve, config = result.curve, line.config
+    along_offsets(setup, models, line, curve, setting, seed)
     values = [{name: curve.metrics(point)[name] for name in OBJECTIVES} for point in curve.points]
     best = values.index(best_row(values, OBJECTIVES))
     shared = {"config": config, "classes": len(curve.classes), "train_counts": list(curve.train_counts)}
@@ -63,3 +71,19 @@ def targets(setup: Setup, models: Models, setting: str, seed: int) -> list[Targe
         ({}, lambda: equal_norms(model())),
     )
     return [Target(key, {**shared, **about}, make) for key, (about, make) in zip(keys(setting, seed), made)]
+
+
+def along_offsets(setup: Setup, models: Models, line: Line, curve: Curve, setting: str, seed: int) -> None:
+    """A row with the whole curve on test images, at the offsets that were chosen on `val`, under PGD of more steps: far
+    cheaper than AutoAttack at every offset, and too kind."""
+    images, chunks = setup.size.apgd
+    some = chunk(open_test(DataSpec(setup.dataset), setup.home, setup.device), 0, images, chunks)
+    training = line.config.full_training()
+
+    def measured() -> dict[str, Any]:
+        model = Frozen(models.model(line, line.last))
+        points = over_offsets(model, some, curve, training.eps, STEPS * training.eval_attack)
+        each = [{"tau": p.offsets.tau, "count": p.count, "robust": p.robust} for p in points]
+        return {"steps": STEPS * training.eval_attack, "points": each}
+
+    setup.ledger.once("curve", len(some), measured, part="nosearch", setting=setting, seed=seed, point="curve")

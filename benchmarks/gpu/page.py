@@ -175,8 +175,25 @@ def no_search(rows: list[dict[str, Any]]) -> str:
         if found := models(mine, attack):
             lines += table(["training", "setting", "point", "seed"], found, f"Under {attack}:")
             lines += means(found)
+    lines += [line for row in mine if row.get("points") for line in along(row)]
     lines += [f"- {failed(row)}" for row in mine if row.get("failed")]
     return "\n".join(lines)
+
+
+def pairs_of(row: dict[str, Any]) -> list[tuple[float, float]]:
+    """Average and worst class in percent at each offset of a curve."""
+    rates = [np.divide(point["robust"], point["count"]) for point in row["points"]]
+    return [(100 * float(r.mean()), 100 * float(r.min())) for r in rates]
+
+
+def along(row: dict[str, Any]) -> list[str]:
+    """A curve as a line."""
+    key, images = row["key"], sum(row["points"][0]["count"])
+    each = zip(row["points"], pairs_of(row))
+    shown = "; ".join(f"tau {point['tau']:g}: {average:.1f}/{worst:.1f}" for point, (average, worst) in each)
+    about = f"{training(row)}, {key['setting']}, seed {key['seed']}, {images:,} images under PGD-{row['steps']}"
+    said = f"Along the offsets, average/worst class ({about}, which is kinder than AutoAttack): {shown}."
+    return [fill(said, 119, break_on_hyphens=False), ""]
 
 
 def failed(row: dict[str, Any]) -> str:
@@ -289,6 +306,9 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     }
     for name, (pairs, marker) in found.items():
         axes.scatter([a for a, _ in pairs], [w for _, w in pairs], marker=marker, label=name)
+    for row in rows:
+        if row.get("points") and row["key"]["setting"] == "none":
+            axes.plot(*zip(*pairs_of(row)), color="grey", label=f"no search, PGD-{row['steps']}")
     for name, pair in PUBLISHED.items():
         axes.annotate(name, pair, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set(xlabel="average, AutoAttack (%)", ylabel="worst class (%)", title="CIFAR-10, ResNet-18, 8/255")
