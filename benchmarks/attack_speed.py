@@ -104,10 +104,11 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int, device: str) -> d
     return times
 
 
-def run(device: str, rounds: int, compiled: bool) -> list[dict]:
+def run(device: str, rounds: int, compiled: bool, cases: list | None = None) -> list[dict]:
+    """A row of each variant of the ``cases``, those of the device if there are none."""
     rows, peak = [], bf16_peak() if device == "cuda" else None
     with tempfile.TemporaryDirectory() as folder:
-        for model, size, channels, batch in CASES[device]:
+        for model, size, channels, batch in cases or CASES[device]:
             shape = (channels, size, size)
             dataset = random_images(Path(folder) / f"{size}x{channels}", 64 + batch // 8, size=size, channels=channels)
             ours = (dataset, folder, model, batch, device)

@@ -94,6 +94,28 @@ def case(model: str, size: int, channels: int, images: int, device: str, folder:
     return run, least, f"{len(x)} images: {seen.plain} forward, {through.with_grad} forward and backward"
 
 
+def run(device: str, rounds: int, images: int, cases: list | None = None) -> list[dict]:
+    """A row of each of the ``cases``, those of the device if there are none."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model, size, channels in cases or CASES[device]:
+            whole, least, counted = case(model, size, channels, images, device, folder)
+            times: dict[Callable, list[float]] = {whole: [], least: []}
+            for step in (whole, whole, whole, least):  # a GPU replays the third
+                step()
+            for _ in range(rounds):
+                for step, found in times.items():
+                    begin = clock(device)
+                    step()
+                    found.append(clock(device) - begin)
+            seconds = statistics.median(times[whole])
+            ratio = statistics.median(a / b for a, b in zip(times[whole], times[least]))
+            rows.append({"model": model, "images": images, "counted": counted, "seconds": seconds, "ratio": ratio})
+            shape = f"{size}x{size}x{channels}"
+            print(f"{model:13s} {shape}  {counted}; {seconds:.2f} s, {ratio:.2f}x the minimum", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -102,23 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        for model, size, channels in CASES[args.device]:
-            run, least, counted = case(model, size, channels, args.images, args.device, folder)
-            times: dict[Callable, list[float]] = {run: [], least: []}
-            for step in (run, run, run, least):  # a GPU replays the third
-                step()
-            for _ in range(args.rounds):
-                for step, found in times.items():
-                    begin = clock(args.device)
-                    step()
-                    found.append(clock(args.device) - begin)
-            ratio = statistics.median(a / b for a, b in zip(times[run], times[least]))
-            print(
-                f"{model:13s} {size}x{size}x{channels}  {counted}; {statistics.median(times[run]):.2f} s, "
-                f"{ratio:.2f}x the minimum",
-                flush=True,
-            )
+    run(args.device, args.rounds, args.images)
 
 
 if __name__ == "__main__":

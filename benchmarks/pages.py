@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from benchmarks import live_report, methods_report, scaling, what_adds
+from benchmarks.gpu import page as gpu_page
 from benchmarks.method_cards import built_in_methods, card, index
 from benchmarks.methods_report import stored_runs
 
@@ -32,6 +33,7 @@ def generated() -> dict[Path, str]:
         **{methods / f"{name}.md": card(name, runs) for name in built_in_methods()},
         methods / "evidence.md": methods_report.report(runs),
         experiments / "scaling.md": scaling.page(_json("scaling.json")),
+        gpu_page.PAGE: gpu_page.page(*gpu_page.stored()),
         experiments / "what-adds.md": what_adds.page(what_adds.stored()),
         **({live_report.PAGE: live_report.page(live)} if live else {}),
     }
