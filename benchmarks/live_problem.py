@@ -34,12 +34,12 @@ class Problem:
 
     method: str
     imbalance: str = "exp:10"
-    scope: str = "front"
     fix: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     model: str = "cnn"
     epochs: int = 12
     needs_data: bool = False
+    scope: str = "front"
 
 
 PROBLEMS: dict[str, Problem] = {
