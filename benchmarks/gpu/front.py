@@ -70,7 +70,8 @@ def work(setup: Setup, seed: int) -> list[tuple[str, float]]:
     own, previews = size.epochs - round(START * size.epochs), size.trials - len(size.methods)
     in_full = len(size.methods) + math.ceil(previews / SHARE)
     known = setup.ledger.find(**to_attack[0]) and (setup.work / "lines").exists()
-    epochs = in_full * own + previews * math.ceil(PREVIEW_LENGTH * size.epochs) + (0 if known else size.epochs)
+    stems = (0 if known else size.epochs) + (0 if setup.form == "at" else size.epochs - own)
+    epochs = in_full * own + previews * math.ceil(PREVIEW_LENGTH * size.epochs) + stems
     attacks = left(setup, [*to_attack, *({**key(setup, seed), "point": n} for n in range(size.verified))], ATTACKS)
     return [("train", epochs * setup.images(SETTING)), ("sweep", in_full + previews + 1), *attacks]
 

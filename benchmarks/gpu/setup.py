@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,13 +127,13 @@ class Setup:
             aside.rename(folder)
         return f"parquet:{folder}"
 
-    def job(self, setting: str, seed: int, methods: tuple[str, ...] | str = "at", **about) -> Job:
+    def job(self, setting: str, seed: int, methods: tuple[str, ...] | str = "at") -> Job:
         """Searches and plain trainings of the parts are of one kind: what both train alike is trained once."""
         size = self.size
         fix = {} if methods == "at" else {"form": self.form}
-        problem = Problem(methods, setting, fix, size.training, size.model, size.epochs)  # type: ignore[arg-type]
-        job = Job(problem, seed, trials=size.trials, home=str(self.home), dataset=self.dataset)
-        return dataclasses.replace(job, **about)
+        how = {"imbalance": setting, "fix": fix, "set": size.training, "model": size.model, "epochs": size.epochs}
+        problem = Problem(methods, **how)
+        return Job(problem, seed, trials=size.trials, home=str(self.home), dataset=self.dataset)
 
     def images(self, setting: str) -> int:
         """Training images of a setting."""
