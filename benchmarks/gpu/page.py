@@ -42,7 +42,8 @@ code, on as many images as a row says, the same number of each class; APGD is th
 model was gone and was trained again, its images are of several trainings, as the row says. The average is that over
 classes; natural weights them by their training images. Brackets are 95 % intervals, of the worst class as `tuner
 verify` has them: they correct for its being the lowest of ten. `val` takes 300 images of each class, so that 4,700 are
-left of the largest.
+left of the largest. In a front all trials fork late from plain AT (default settings too, which are then not the
+papers'), and methods that have a choice of loss take AT's.
 
 ## Goals
 
