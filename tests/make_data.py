@@ -62,6 +62,19 @@ def write_parquet(  # noqa: C901 - one small data set in all its wrong variants
     return f"parquet:{folder}"
 
 
+def shard(file: Path, labels, *, names=None, first: int = 0, size=8) -> None:
+    """One Parquet file with the images ``first``, ``first`` + 1, ... and these labels, integers or text. ``size``: of
+    all images, or one for each; ``names``: what the hub's metadata call the labels."""
+    sizes = size if isinstance(size, (list, tuple)) else [size] * len(labels)
+    images = [{"bytes": encode(picture(first + i, s)), "path": f"{i}.png"} for i, s in enumerate(sizes)]
+    table = pa.table({"image": images, "label": labels})
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file)
+
+
 def write_folder(folder: Path, sizes=(8,)) -> str:
     for split, first in (("train", 0), ("test", 1000)):
         for c, name in enumerate(("ant", "bee")):

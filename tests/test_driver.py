@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.histories import fill
+from trainables.data import Summary
 from tuner.errors import Failed, Interrupted, UsageError
 from tuner.execution import driver
 from tuner.execution.stopping import stoppable
@@ -29,7 +30,9 @@ class Killed(BaseException):
 def driven(tmp_path, monkeypatch):
     """``run(what)``: a driver in whose place of Ray ``what(history)`` is called."""
     spec = SearchSpec(method="trades", name="s", trials=6)
-    monkeypatch.setattr(driver, "check", lambda *args: None)
+    monkeypatch.setattr(
+        driver, "check", lambda *args: Summary(["a", "b"], (1, 8, 8), {"train": [3, 2]}, None, "", [], [])
+    )
     monkeypatch.setattr(driver, "share_dataset", lambda *args: None)
     monkeypatch.setattr(driver, "Tracker", lambda *args, **options: Listener())
 

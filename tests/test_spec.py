@@ -161,6 +161,13 @@ VALUES = {
     "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
     "val_per_class": (["--val-per-class", "40"], 40, [-1, 2.5, "40", True]),
     "val_fraction": (["--val-fraction", "0.1"], 0.1, [0, 1, -0.1, "0.1", True]),
+    "image_size": (["--dataset", "parquet:/a", "--image-size", "64"], 64, [-1, 2.5, "40", True]),
+    "test_split": (
+        ["--dataset", "parquet:/a", "--test-split", "validation"],
+        "validation",
+        [5, "", "../test", ["test"]],
+    ),
+    "groups": (["--dataset", "parquet:/a", "--groups", "none"], "none", ["tracks", 5, True]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
@@ -225,7 +232,8 @@ def dry_run(capsys, monkeypatch, *args):
 def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, name):
     args, value, _ = VALUES[name]
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
-    more = {"recipe": {"method": "mart"}, "budget": {"gpus_per_trial": 1.0}}.get(name, {})  # what allows the value
+    own_images = dict.fromkeys(("image_size", "test_split", "groups"), {"dataset": "parquet:/a"})
+    more = {"recipe": {"method": "mart"}, "budget": {"gpus_per_trial": 1.0}, **own_images}.get(name, {})  # allows it
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value, **more}))
     by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
     by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")

@@ -183,7 +183,7 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
     """Four trials that start at once on a node; with a storage the node needs nothing of the source."""
     from trainables.data import prepare, share
 
-    dataset, what = f"parquet:{parquet_dir}", "load_parquet"
+    dataset, what = f"parquet:{parquet_dir}", "load"
     decoded = prepare(dataset, tmp_path / "driver")
     name = decoded.name
     if kind == "copied":

@@ -11,7 +11,7 @@ from search_spaces.param import params_of
 from search_spaces.resolve import resolve
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
-from trainables.data import DataSpec
+from trainables.data import DataSpec, Reading
 from trainables.loop import Trainer
 from trainables.stem import stem_config, stem_key
 from tuner.execution.trial_config import trial_config
@@ -54,6 +54,8 @@ def test_every_method_understands_what_a_search_proposes(name, tmp_path):
 def test_a_trial_sees_the_images_of_its_search(tmp_path):
     spec = SearchSpec(method="at", imbalance="step:4", seed=3, val_fraction=0.3, val_per_class=40)
     assert told(spec, {}, tmp_path, seed=9).data_spec == DataSpec("digits", "step:4", 3, 0.3, 40)
+    own = SearchSpec(method="at", dataset="folder:/d", image_size=64, test_split="val", groups="none")
+    assert told(own, {}, tmp_path).data_spec.reading == Reading(64, "val", "none")
 
 
 def test_a_name_that_method_and_training_share_is_the_methods(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
-from trainables.data.spec import DataSpec
+from trainables.data.spec import DataSpec, Reading
 
 BEFORE = {"val_per_class": 0}  # what a checkpoint means that was written before there was such a field
 
@@ -39,6 +39,9 @@ class TrialConfig:
     offsets: str = "none"  # over which post-hoc class offsets the trained model is swept: none, prior, classes or auto
     val_fraction: float = 0.2  # this and the next: see ``DataSpec``
     val_per_class: int = 300
+    image_size: int = 0  # this and the next two: see ``Reading``
+    test_split: str = "test"
+    groups: str = "auto"
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> TrialConfig:
@@ -55,7 +58,8 @@ class TrialConfig:
     @property
     def data_spec(self) -> DataSpec:
         """The trial's images."""
-        return DataSpec(self.dataset, self.imbalance, self.split_seed, self.val_fraction, self.val_per_class)
+        reading = Reading(self.image_size, self.test_split, self.groups)
+        return DataSpec(self.dataset, self.imbalance, self.split_seed, self.val_fraction, self.val_per_class, reading)
 
     def full_training(self) -> Training:
         """``training`` completed with the defaults."""

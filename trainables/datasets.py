@@ -34,7 +34,7 @@ class Torchvision:
     files: str  # what to put there where nothing can be downloaded
     split: bool = False  # it takes split="train" or "test" in place of train=True or False
     classes: int | None = None  # named by their numbers; None: it has names
-    size: tuple[int, int] | None = None  # (W, H) in pixels to which image files of several sizes are resized
+    size: int | None = None  # pixels of a side, to which image files of several sizes are resized
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ DATASETS: dict[str, Dataset] = {
     ),
     "gtsrb": Dataset(
         "traffic signs, 43 classes, resized to 32x32",
-        Torchvision("GTSRB", "gtsrb", _GTSRB, split=True, classes=43, size=(32, 32)),
+        Torchvision("GTSRB", "gtsrb", _GTSRB, split=True, classes=43, size=32),
         {"augment": "crop", "lr": 0.05},
     ),
 }

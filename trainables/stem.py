@@ -82,7 +82,8 @@ def stem_config(config: TrialConfig, form: str = PLAIN) -> TrialConfig:
 def data_key(config: TrialConfig) -> dict:
     """Everything that decides which images a trial trains and is judged on."""
     return {
-        "data": content(prepare(config.dataset, Path(config.home))),  # not their name: a copy has another
+        # not their name: a copy has another
+        "data": content(prepare(config.dataset, Path(config.home), config.data_spec.reading)),
         "imbalance": config.imbalance,
         "data_seed": config.split_seed,
         "val_fraction": config.val_fraction,

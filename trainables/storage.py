@@ -72,12 +72,30 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(f"storage {where!r} cannot be opened: {' '.join(str(error).split())}") from None
 
 
+def open_source(where: str) -> Storage:
+    """The files below a URL of data, which are only read: a storage's, or the Hugging Face hub's (``hf://``).
+
+    ``ValueError`` where nothing here opens it.
+    """
+    if not where.startswith("hf://") or "::" in where:
+        return Storage(where)
+    try:
+        from huggingface_hub import HfFileSystem
+
+        return Storage(where, (fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem())), where.removeprefix("hf://")))
+    except ImportError:
+        raise ValueError(
+            f"{where!r} is on the Hugging Face hub, whose client is not installed here; install it (pip install "
+            "huggingface_hub), or download the data and name their folder"
+        ) from None
+
+
 class Storage:
     """The files under one folder or URL. Creating it contacts no server; its methods raise ``OSError``."""
 
-    def __init__(self, where: str | Path):
+    def __init__(self, where: str | Path, opened: tuple[fs.FileSystem, str] | None = None):
         self.where = str(where)
-        self.fs, root = open_storage(self.where)
+        self.fs, root = opened or open_storage(self.where)
         self.root = root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -120,9 +138,11 @@ class Storage:
                 yield name, info.size
 
     def listed(self) -> list[tuple[str, int, int]]:
-        """(path, bytes, time in ns) of all files below, sorted: changed files make another list."""
+        """(name, bytes, time in ns) of all files below, sorted: changed files make another list."""
         found = self.fs.get_file_info(fs.FileSelector(self.root, allow_not_found=True, recursive=True))
-        return sorted((info.path, info.size, info.mtime_ns or 0) for info in found if info.type == fs.FileType.File)
+        files = [info for info in found if info.type == fs.FileType.File]
+        above = len(self.root.strip("/")) + 1
+        return sorted((info.path.lstrip("/")[above:], info.size, info.mtime_ns or 0) for info in files)
 
     def folders(self, folder: str = "") -> list[str]:
         if self.fs.type_name == "gcs":  # pyarrow lists a folder there only where an object stands for it

@@ -7,7 +7,7 @@ digest                   of a split: what its images and labels are
 """
 
 from trainables.data.files import absolute
-from trainables.data.spec import DataError, DataSpec, class_counts, parse_imbalance
+from trainables.data.spec import DataError, DataSpec, Reading, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share
 from trainables.data.tensors import Split, Splits, digest, open_splits, open_test
@@ -15,6 +15,7 @@ from trainables.data.tensors import Split, Splits, digest, open_splits, open_tes
 __all__ = [
     "DataError",
     "DataSpec",
+    "Reading",
     "Split",
     "Splits",
     "Summary",

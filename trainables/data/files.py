@@ -7,19 +7,31 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from trainables.data.decoded import Decoded
+from trainables.data.encoded import Encoded, class_names, matched
+from trainables.data.layout import Layout, class_of
 from trainables.data.parquet import read_parquet
-from trainables.data.spec import DataError
+from trainables.data.spec import DataError, Reading
 
 CHUNK = 512  # images one thread decodes at a time
-FALLBACK_SIZE = (32, 32)  # (W, H) of folder images that come in several sizes
+SEVERAL = (32, 32)  # (W, H) to which images of several sizes are resized where the user names no size
 # class/track_frame.ext: the frames of a track show one physical object (GTSRB)
 _TRACK = re.compile(r"(?:^|/)(\d+)/(\d+)_\d+\.\w+$")
+
+
+class File(NamedTuple):
+    """A file below a folder or URL. ``name`` is relative and ends in "/" where it is a folder; ``time`` in ns."""
+
+    name: str
+    size: int
+    time: int
 
 
 def absolute(dataset: str) -> str:
@@ -29,48 +41,57 @@ def absolute(dataset: str) -> str:
     return f"{kind}:{Path(where).expanduser().resolve()}" if colon and where and "://" not in where else dataset
 
 
-def source_files(kind: str, where: str) -> list[Path]:
-    """The files a dataset is made of, sorted; `DataError` if the folder or one of its halves is missing."""
+def listed(kind: str, where: str) -> list[File]:
+    """What lies below a folder of this machine; links are followed. `DataError` if there is no such folder."""
     folder = Path(where).expanduser()
     if not where or not folder.is_dir():
         raise DataError(f"dataset '{kind}:{where}' names no folder; {kind}:DIR takes an existing folder")
-    files = []
-    for split in ("train", "test"):
-        if kind == "parquet":
-            found = [folder / f"{split}.parquet"] if (folder / f"{split}.parquet").is_file() else []
-        else:
-            found = sorted(p for p in folder.glob(f"{split}/*/*") if _is_image(p))
-        if not found:
-            images = f"images {split}/CLASS/* ({' '.join(_EXTENSIONS)})"
-            layout = f"{split}.parquet" if kind == "parquet" else images
-            raise DataError(f"{folder} holds no {layout}; a {kind} dataset needs it for both train and test")
-        files += found
-    return files
+    return list(_below(folder, "", (folder.resolve(),)))
 
 
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff")
+def _below(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[File]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_file():
+                stat = entry.stat()
+                yield File(name, stat.st_size, stat.st_mtime_ns)
+            elif entry.is_dir() and (place := Path(entry.path).resolve()) not in above:  # else a link that leads round
+                yield File(f"{name}/", 0, 0)
+                yield from _below(Path(entry.path), f"{name}/", (*above, place))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
-
-
-def load_parquet(where: str) -> Decoded:
-    """``where/train.parquet`` and ``where/test.parquet``; all images must have one size."""
+def load(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
+    """Decode the files ``found`` below the folder ``where``."""
     folder = Path(where).expanduser()
-    train, test = (read_parquet(folder / f"{split}.parquet", CHUNK) for split in ("train", "test"))
-    first_chunk = next(train.chunks())
-    size, grey = probe(first_chunk[0], train.place(0))
-    arrays = [decode(half.chunks(), half.rows, half.place, size, grey) for half in (train, test)]
-    groups = tracks_of(train.paths)
-    labels, names = train.labels, train.classes or test.classes
-    return Decoded(
-        (arrays[0], labels),
-        (arrays[1], test.labels),
-        names or _numbers(labels),
-        groups,
-        None if groups is None else "track",
-    )
+    halves = (_of_parquet if kind == "parquet" else _of_folder)(folder, found)
+    decoded = _decoded(*halves, reading)
+    decoded.note = "; ".join(filter(None, [found.unread, decoded.note]))
+    return decoded
+
+
+def _of_parquet(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]]:
+    """Both splits, and the classes: labels of every file are matched by name with those of train."""
+    train, test = ([read_parquet(folder / name, CHUNK) for name in names] for names in (found.train, found.test))
+    classes = class_names(train) or class_names(test)
+    halves = [_joined([matched(part, classes, train + test) for part in parts]) for parts in (train, test)]
+    return halves[0], halves[1], classes or _numbers(halves[0].labels)
+
+
+def _joined(parts: list[Encoded]) -> Encoded:
+    """The files of one split as one."""
+    first_rows = [0, *accumulate(part.rows for part in parts)]
+
+    def chunks() -> Iterator[list]:
+        for part in parts:
+            yield from part.chunks()
+
+    def place(row: int) -> str:
+        part = int(np.searchsorted(first_rows, row, side="right")) - 1
+        return parts[part].place(row - first_rows[part])
+
+    paths = [path for part in parts for path in part.paths or [None] * part.rows]
+    return Encoded(first_rows[-1], np.concatenate([part.labels for part in parts]), None, paths, chunks, place)
 
 
 def _numbers(labels: np.ndarray) -> list[str]:
@@ -78,45 +99,78 @@ def _numbers(labels: np.ndarray) -> list[str]:
     return [str(c) for c in range(min(max(int(labels.max()), 0), len(labels)) + 1)]
 
 
-def load_folder(where: str) -> Decoded:
-    """torchvision's ImageFolder layout: ``train/CLASS/*`` and ``test/CLASS/*``; classes in alphabetical order."""
-    folder, files = Path(where).expanduser(), source_files("folder", where)
-    classes = sorted({f.parent.name for f in files if f.parent.parent.name == "train"})
-    samples: dict[str, list] = {"train": [], "test": []}
-    for file in files:
-        split, name = file.relative_to(folder).parts[:2]
-        if name not in classes:
-            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: {', '.join(classes)}")
-        samples[split].append((str(file), classes.index(name)))
-    return decode_samples(samples["train"], samples["test"], classes)
+def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]]:
+    """torchvision's ImageFolder layout: ``train/CLASS/**`` and ``test/CLASS/**``; classes in alphabetical order."""
+    classes = sorted({class_of(name) for name in found.train})
+    number = {name: c for c, name in enumerate(classes)}
+    for name in found.test:
+        if class_of(name) not in number:
+            raise DataError(
+                f"test class {class_of(name)!r} is not among the classes of {folder / 'train'}: {', '.join(classes)}"
+            )
+    halves = [
+        _samples([(str(folder / name), number[class_of(name)]) for name in names])
+        for names in (found.train, found.test)
+    ]
+    return halves[0], halves[1], classes
 
 
-def decode_samples(
-    train: list[tuple[str, int]], test: list[tuple[str, int]], classes: list[str], size: tuple[int, int] | None = None
-) -> Decoded:
-    """Image files with their labels as one `Decoded`; resized to ``size`` (W, H), or to 32x32 if they differ
-    in size."""
-    sizes = {probe(path, path)[0] for path, _ in train + test}
-    common = size or (sizes.pop() if len(sizes) == 1 else FALLBACK_SIZE)
-    resized = size is not None or len(sizes) > 1
-    grey = probe(train[0][0], train[0][0])[1]
-    halves = []
-    for samples in (train, test):
-        paths = [path for path, _ in samples]
-        chunks = (paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK))
-        images = decode(chunks, len(paths), paths.__getitem__, common, grey, resize=resized)
-        halves.append((images, np.array([label for _, label in samples], dtype=np.int64)))
-    groups = tracks_of([path for path, _ in train])
-    note = f"images of different sizes resized to {common[0]}x{common[1]}" if resized else ""
-    return Decoded(halves[0], halves[1], classes, groups, None if groups is None else "track", note)
+def _samples(samples: list[tuple[str, int]]) -> Encoded:
+    """Image files with their labels."""
+    paths = [path for path, _ in samples]
+    labels = np.array([label for _, label in samples], dtype=np.int64)
+
+    def chunks() -> Iterator[list]:
+        return (paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK))
+
+    return Encoded(len(paths), labels, None, paths, chunks, paths.__getitem__)
 
 
-def tracks_of(paths: list[str] | None) -> np.ndarray | None:
-    """(N,) number of each row's track, or None unless every path is ``class/track_frame.ext``."""
+def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], classes: list[str], size: int) -> Decoded:
+    """Image files with their labels as one `Decoded`, resized to ``size`` pixels a side."""
+    return _decoded(_samples(train), _samples(test), classes, Reading(image_size=size))
+
+
+def _decoded(train: Encoded, test: Encoded, classes: list[str], reading: Reading) -> Decoded:
+    asked = reading.image_size
+    first = next(train.chunks())[0]
+    own_size, grey = probe(first, train.place(0))
+    size, note = ((asked, asked), f"images resized to {asked}x{asked}") if asked else (own_size, "")
+
+    def images(size: tuple[int, int], resize: bool) -> list[np.ndarray]:
+        return [decode(half.chunks(), half.rows, half.place, size, grey, resize=resize) for half in (train, test)]
+
+    try:
+        arrays = images(size, bool(asked))
+    except SeveralSizes:  # rare, so the sizes of all images are not asked for beforehand
+        note = f"images of several sizes resized to {SEVERAL[0]}x{SEVERAL[1]} (--image-size takes another)"
+        arrays = images(SEVERAL, True)
+    groups = tracks_of(train.paths) if reading.groups == "auto" else None
+    if groups is not None:
+        tracks = f"{groups.max() + 1} tracks by the file names stay together (--groups none if they are no tracks)"
+        note = f"{note}; {tracks}" if note else tracks
+    return Decoded(
+        (arrays[0], train.labels), (arrays[1], test.labels), classes, groups, None if groups is None else "track", note
+    )
+
+
+def tracks_of(paths: list[str | None] | None) -> np.ndarray | None:
+    """(N,) number of each row's track, or None unless every path is ``class/track_frame.ext`` and that makes groups.
+
+    It makes none where each class is one track (``class/class_index.ext``), or each image.
+    """
     found = [_TRACK.search(path or "") for path in paths or ()]
     if not found or not all(found):
         return None
-    return np.unique([f"{m[1]}/{m[2]}" for m in found], return_inverse=True)[1].astype(np.int64)
+    tracks, numbers = np.unique([f"{m[1]}/{m[2]}" for m in found if m], return_inverse=True)
+    classes = {m[1] for m in found if m}
+    if len(tracks) in (len(classes), len(found)):
+        return None
+    return numbers.astype(np.int64)
+
+
+class SeveralSizes(DataError):
+    """An image is of another size than the first one."""
 
 
 def _header(source: bytes | str, place: str) -> Image.Image:
@@ -177,10 +231,7 @@ def _pixels(source: bytes | str, place: str, size: tuple[int, int], grey: bool, 
             f"{place} is a colour image while the first image of train is grey; all images must be of one kind"
         )
     if image.size != size and not resize:
-        raise DataError(
-            f"{place} is {image.width}x{image.height} while the first image of train is "
-            f"{size[0]}x{size[1]}; all images must share one size"
-        )
+        raise SeveralSizes(f"{place} is {image.width}x{image.height}, not {size[0]}x{size[1]} as the first of train")
     try:
         image = image.convert("L" if grey else "RGB")
     except Exception as problem:

@@ -5,33 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainables.data.encoded import Encoded
 from trainables.data.spec import DataError
 
 _IMAGE_NAMES = ("image", "img", "bytes", "png", "jpg")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y", "coarse_label")
 
 
-@dataclass
-class ParquetImages:
-    """One file: labels (N,) int64 read, images still encoded."""
-
-    rows: int
-    labels: np.ndarray
-    classes: list[str] | None
-    paths: list[str] | None
-    chunks: Callable[[], Iterator[list[bytes]]]
-    place: Callable[[int], str]
-
-
-def read_parquet(file: Path, chunk: int) -> ParquetImages:
+def read_parquet(file: Path, chunk: int) -> Encoded:
     """Open ``file``; ``chunks()`` yields its encoded images in lists of at most ``chunk``. `DataError` on
     wrong columns."""
     with _readable(file):
@@ -51,8 +39,13 @@ def read_parquet(file: Path, chunk: int) -> ParquetImages:
                 yield (column.field("bytes") if is_struct else column).to_pylist()
 
     with _readable(file):
-        labels, paths = _labels(parquet, label, file), _paths(parquet, image)
-    return ParquetImages(rows, labels, _class_names(features, label), paths, chunks, lambda row: f"{file} row {row}")
+        column, paths = _label_values(parquet, label, file), _paths(parquet, image)
+    place = lambda row: f"{file} row {row}"  # noqa: E731
+    if pa.types.is_integer(column.type):
+        labels, classes = column.to_numpy().astype(np.int64), _class_names(features, label)
+        return Encoded(rows, labels, classes, paths, chunks, place, str(file))
+    names, labels = np.unique(column.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    return Encoded(rows, labels.astype(np.int64), names.tolist(), paths, chunks, place, str(file), from_text=True)
 
 
 @contextlib.contextmanager
@@ -113,22 +106,30 @@ def _label_column(schema: pa.Schema, features: dict, file: Path) -> str:
     candidates = [name for name in named if name in marked] or marked or named or others
     if not candidates:
         raise DataError(
-            f"{file} has no label column (an integer column named {', '.join(_LABEL_NAMES)}); "
+            f"{file} has no label column (a column of integers or names called {', '.join(_LABEL_NAMES)}); "
             f"its columns are {_columns(schema)}"
         )
     return candidates[0]
 
 
-def _labels(parquet: pq.ParquetFile, name: str, file: Path) -> np.ndarray:
+def _label_values(parquet: pq.ParquetFile, name: str, file: Path) -> pa.ChunkedArray:
+    """The labels, integers or names."""
     column = parquet.read(columns=[name]).column(0)
-    if not pa.types.is_integer(column.type):
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_integer(column.type) or _is_text(column.type)):
         raise DataError(
-            f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); labels must be integers from 0"
+            f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); labels must be integers from 0, or "
+            "names"
         )
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise DataError(f"{file} row {row} has label null; labels must be integers from 0")
-    return column.to_numpy().astype(np.int64)
+        raise DataError(f"{file} row {row} has label null; every image needs a label")
+    return column
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
 def _paths(parquet: pq.ParquetFile, image: str) -> list[str] | None:

@@ -1,7 +1,8 @@
-"""What data a search uses, in five fields, and how an imbalance is written down."""
+"""What data a search uses, in six fields, and how an imbalance is written down."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,19 @@ class DataError(ValueError):
     """Wrong data or a wrong wish about data: one sentence that carries the value and what is allowed."""
 
 
+MOST_PIXELS = 4096
+GROUPS = ("auto", "none")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images of the user's own (``parquet:``, ``folder:``) are read; a dataset with a name is read in one way."""
+
+    image_size: int = 0  # pixels of a side, to which all are resized; 0: as they are, 32 where they differ
+    test_split: str = "test"  # the files or the folder that count as `test`
+    groups: str = "auto"  # auto: frames of one track, by the file names, stay together; none: every image is its own
+
+
 @dataclass(frozen=True)
 class DataSpec:
     dataset: str = "digits"  # one of `dataset_names`
@@ -19,6 +33,7 @@ class DataSpec:
     seed: int = 0  # chooses `val` and which images the thinning keeps; never `test`
     val_fraction: float = 0.2  # of a class, in (0, 1): what `val` has at least, if that is not above ``val_per_class``
     val_per_class: int = 300  # images of a class that `val` has at most; 0: the rule of earlier searches
+    reading: Reading = Reading()
 
 
 def validate_spec(spec: DataSpec) -> None:
@@ -33,10 +48,29 @@ def validate_spec(spec: DataSpec) -> None:
         )
     if isinstance(spec.val_per_class, bool) or not isinstance(spec.val_per_class, int) or spec.val_per_class < 0:
         raise DataError(f"val_per_class {spec.val_per_class!r} is not allowed; it must be a whole number of at least 0")
+    _check_reading(spec.dataset, spec.reading)
+
+
+def _check_reading(dataset: str, reading: Reading) -> None:
+    size = reading.image_size
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MOST_PIXELS:
+        raise DataError(f"image_size {size!r} is not allowed; it must be a whole number of pixels up to {MOST_PIXELS}")
+    if reading.groups not in GROUPS:
+        raise DataError(f"groups {reading.groups!r} is not allowed; it takes {' or '.join(GROUPS)}")
+    if dataset in DATASETS and reading != Reading():
+        given, default = dataclasses.asdict(reading), dataclasses.asdict(Reading())
+        changed = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value != default[name]]
+        raise DataError(
+            f"{', '.join(changed)} is for images of your own (parquet:DIR, folder:DIR), not for {dataset!r}"
+        )
 
 
 def check_dataset(dataset: str) -> None:
     """Raise `DataError` unless it is a dataset's name, or a kind of files; whether they exist is not looked at."""
+    if dataset.startswith("hf://"):
+        raise DataError(
+            f"unknown dataset {dataset!r}; a data set of the Hugging Face hub is written parquet:hf://datasets/USER/NAME"
+        )
     if dataset not in DATASETS and dataset.partition(":")[0] not in (*KINDS, "stored"):
         raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(dataset_names())}")
 

@@ -27,11 +27,19 @@ class Summary:
     mean: list[float]  # per channel, pixels in [0, 1], over the source's training set
     std: list[float]
 
+    @property
+    def words(self) -> str:
+        """One line for the user."""
+        images = ", ".join(f"{sum(counts)} {split}" for split, counts in self.counts.items())
+        height, width = self.shape[1:]
+        note = f"; {self.note}" if self.note else ""
+        return f"data: {len(self.classes)} classes; images of {width}x{height}: {images}{note}"
+
 
 def check(spec: DataSpec, home: Path) -> Summary:
     """Prepare the data and try the split, without torch. `DataError` is everything that could go wrong later."""
     validate_spec(spec)
-    folder = prepare(spec.dataset, home)
+    folder = prepare(spec.dataset, home, spec.reading)
     source = mapped(folder / "train.arrow")
     train, val = choose(source, spec)
     tests = mapped(folder / "test.arrow").labels
@@ -114,9 +122,10 @@ def _reserve(source: Mapped, spec: DataSpec, sizes: list[np.ndarray], thinned: b
         count = _first(of_class, wanted, spec.val_per_class or len(source.labels))
         if count >= len(of_class):
             what = source.meta["grouped_by"] or "image"
+            way = "; --groups none takes every image on its own" if source.groups is not None else ""
             raise DataError(
                 f"class {name!r} has {len(of_class)} {what}(s) and val_fraction {spec.val_fraction} would take "
-                f"{count} of them for val; at least one must be left for train"
+                f"{count} of them for val; at least one must be left for train{way}"
             )
         taken.append(count)
     return taken

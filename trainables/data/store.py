@@ -4,10 +4,10 @@
     home/datasets/NAME-HASH/test.arrow    image, label: a file of its own, which a search never opens
 
 With a storage (`--storage`) the same two files lie there as well, put by the driver under NAME-HASH-CONTENT; a node
-copies them once. HASH covers path, size and time of the source files, so changed files are decoded again. CONTENT
-covers the two files, and a copy with another content is refused: what one search's storage holds is never taken for the
-data of another search. A folder appears under its name only when it is complete: it is written aside and renamed under
-a lock.
+copies them once. HASH covers path, size and time of the source files, and how they are read, so changed files are
+decoded again. CONTENT covers the two files, and a copy with another content is refused: what one search's storage holds
+is never taken for the data of another search. A folder appears under its name only when it is complete: it is written
+aside and renamed under a lock.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ import pyarrow as pa
 
 from trainables.data.arrow import arrow_problem
 from trainables.data.decoded import Decoded
-from trainables.data.files import load_folder, load_parquet, source_files
+from trainables.data.files import File, listed, load
+from trainables.data.layout import Layout, layout
 from trainables.data.named import load_named
-from trainables.data.spec import DataError, check_dataset
+from trainables.data.spec import DataError, Reading, check_dataset
 from trainables.datasets import DATASETS
 from trainables.files import inside, locked
-from trainables.storage import Storage, below, explain
+from trainables.storage import Storage, below, explain, open_source
 
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
 CONTENT = re.compile(r"(.+)-([0-9a-f]{32})")  # and that of its copy, which ends with its content
@@ -51,14 +52,14 @@ class Mapped:
     meta: dict  # classes, grouped_by, note, mean, std
 
 
-def prepare(dataset: str, home: Path) -> Path:
+def prepare(dataset: str, home: Path, reading: Reading = Reading()) -> Path:  # noqa: B008 - frozen
     """The folder with the decoded ``dataset``, made now if it is not there yet. Any number of processes may
-    call at once.
+    call at once. ``reading``: how files of the user's own are read.
 
     `DataError` for an unknown name, missing or wrong files, or a home that cannot be written.
     """
     datasets = Path(home).expanduser().resolve() / "datasets"
-    key, load = _locate(dataset, datasets)
+    key, decode = _locate(dataset, datasets, reading)
     folder = datasets / key
     if folder.is_dir():
         return folder
@@ -66,7 +67,7 @@ def prepare(dataset: str, home: Path) -> Path:
         datasets.mkdir(parents=True, exist_ok=True)
         with locked(datasets / f".{key}.lock"):
             if not folder.is_dir():
-                _write_aside(folder, load)
+                _write_aside(folder, decode)
     except OSError as problem:
         raise DataError(
             f"home {str(home)!r} cannot be written ({problem}); it must be a folder that can be created and written"
@@ -74,7 +75,7 @@ def prepare(dataset: str, home: Path) -> Path:
     return folder
 
 
-def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | str]]:
+def _locate(dataset: str, datasets: Path, reading: Reading) -> tuple[str, Callable[[], Decoded | str]]:
     """The decoded folder's name, and a function that decodes the dataset, or gives the URL from which to copy it."""
     check_dataset(dataset)
     kind, _, where = dataset.partition(":")
@@ -82,16 +83,17 @@ def _locate(dataset: str, datasets: Path) -> tuple[str, Callable[[], Decoded | s
         return f"{dataset}-v{FORMAT}", lambda: load_named(dataset, datasets / "raw")
     if kind == "stored":
         return _stored_name(where, datasets), lambda: where
-    load = load_parquet if kind == "parquet" else load_folder
     if "://" in where:
-        stats, name = _remote_files(where), where.partition("?")[0].rstrip("/").rpartition("/")[2]
+        below, decode, place, name = _remote_files(where), _fetch, where, where.partition("?")[0]
     else:
-        files = source_files(kind, where)
-        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        name = Path(where).expanduser().resolve().name
-    digest = hashlib.sha256(repr((FORMAT, kind, stats)).encode()).hexdigest()[:16]
-    key = f"{kind}-" + re.sub(r"[^\w.-]", "_", name) + f"-{digest}"
-    return key, lambda: _fetch(kind, where, load) if "://" in where else load(where)
+        below, decode = listed(kind, where), load
+        place = name = str(Path(where).expanduser().resolve())
+    found = layout(kind, [file.name for file in below], reading.test_split, place)
+    read = set(found.files)
+    stats = sorted(file for file in below if file.name in read)
+    digest = hashlib.sha256(repr((FORMAT, kind, place, stats, reading)).encode()).hexdigest()[:16]
+    key = f"{kind}-" + re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2]) + f"-{digest}"
+    return key, lambda: decode(kind, where, found, reading)
 
 
 def _stored_name(where: str, datasets: Path) -> str:
@@ -127,10 +129,10 @@ def _hash(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _remote_files(where: str) -> list[tuple[str, int, int]]:
-    """Path, bytes and time of the files below a URL."""
+def _remote_files(where: str) -> list[File]:
+    """What lies below a URL."""
     with _as_data_error(where):
-        found = Storage(where).listed()
+        found = [File(*file) for file in open_source(where).listed()]
     if not found:
         raise DataError(f"dataset: there is nothing at {where!r}; it takes an existing folder")
     return found
@@ -143,37 +145,40 @@ def _as_data_error(where: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and not where.startswith("hf://"):
+            raise  # the hub's client has exceptions of its own, and those of its HTTP client
         raise DataError(f"dataset: {explain(where, error)}") from None
 
 
-def _fetch(kind: str, where: str, load: Callable[[str], Decoded]) -> Decoded:
-    """The source's files, copied here for as long as they are decoded."""
-    store = Storage(where)
+def _fetch(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
+    """Decode the files ``found`` below a URL, copied here for as long as that takes."""
+    store = open_source(where)
     with tempfile.TemporaryDirectory(prefix="tuner-data-") as folder:
         with _as_data_error(where):
-            files = {name: inside(Path(folder), name) for name, _ in store.files(recursive=True)}
-            for name, file in files.items():
+            for name in found.files:
+                file, data = inside(Path(folder), name), store.read(name)
+                if data is None:
+                    raise DataError(f"dataset: {name} of {where!r} was removed while it was read")
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(store.read(name))
-        source_files(kind, folder)  # says what is missing
-        return load(folder)
+                file.write_bytes(data)
+        return load(kind, folder, found, reading)
 
 
-def _write_aside(folder: Path, load: Callable[[], Decoded | str]) -> None:
+def _write_aside(folder: Path, decode: Callable[[], Decoded | str]) -> None:
     for stale in folder.parent.glob(f".{folder.name}.part-*"):  # we hold the lock: a killed process left it
         shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
-        data = load()
+        data = decode()
         if isinstance(data, str):
             _copy(data, aside)
             _check_copy(folder.name, data, aside)
         else:
+            data.classes = [name.replace("/", "-") for name in data.classes]  # "/" separates parts of metric names
             _validate(data)
-            # "/" separates parts of metric names
             meta = {
-                "classes": [name.replace("/", "-") for name in data.classes],
+                "classes": data.classes,
                 "grouped_by": data.grouped_by,
                 "note": data.note,
                 **_statistics(data.train[0]),
@@ -230,15 +235,25 @@ def _check_copy(key: str, where: str, folder: Path) -> None:
 
 
 def _validate(data: Decoded) -> None:
-    """Labels are 0..K-1 with K at least 2, and every class has images in both splits."""
+    """Labels are 0..K-1 with K at least 2, every class has a name of its own, and images in both splits."""
     classes = len(data.classes)
+    once: set[str] = set()
+    for name in data.classes:
+        if not name.strip() or name in once:
+            what = "without a name" if not name.strip() else f"called {name!r}"
+            raise DataError(
+                f"the dataset has {'two classes' if name in once else 'a class'} {what}; each needs its own"
+            )
+        once.add(name)
     for split, (images, labels) in (("train", data.train), ("test", data.test)):
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(wrong):
             row, label = wrong[0], labels[wrong[0]]
             what = "is not a label of train" if split == "test" and label >= 0 else "is out of range"
+            hint = "; hubs mark images without a label so, another split may count as test (--test-split)"
             raise DataError(
                 f"{split} row {row} has label {label}, which {what}; labels must be integers from 0 to {classes - 1}"
+                + (hint if split == "test" and label == -1 else "")
             )
         if classes > len(labels):
             raise DataError(

@@ -76,13 +76,13 @@ def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
 def open_test(spec: DataSpec, home: Path, device="cpu") -> Split:
     """The source's own test set, whatever the imbalance and the seed."""
     validate_spec(spec)
-    source = mapped(prepare(spec.dataset, home) / "test.arrow")
+    source = mapped(prepare(spec.dataset, home, spec.reading) / "test.arrow")
     return _split(source, np.arange(len(source.labels)), str(device))
 
 
 @lru_cache(maxsize=2)  # each holds device memory
 def _open_splits(spec: DataSpec, home: Path, device: str) -> Splits:
-    source = mapped(prepare(spec.dataset, home) / "train.arrow")
+    source = mapped(prepare(spec.dataset, home, spec.reading) / "train.arrow")
     train, val = choose(source, spec)
     meta = source.meta
     counts = np.bincount(source.labels[train], minlength=len(meta["classes"])).tolist()

@@ -120,14 +120,14 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 
 def _check_without_data(spec) -> None:
     """What shows without data to be wrong with dataset, imbalance and model, in the driver's words."""
-    from trainables.data import DataSpec, absolute
+    from trainables.data import absolute
     from trainables.data.spec import validate_spec
     from trainables.models.check import check_model
     from trainables.models.names import MODELS, parse_model
+    from tuner.sync.shared_dataset import data_spec
 
     try:
-        dataset = absolute(spec.dataset)
-        validate_spec(DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class))
+        validate_spec(data_spec(spec, absolute(spec.dataset)))
         if parse_model(spec.model)[0] not in MODELS:
             check_model(spec.model, (3, 224, 224))  # the size that torchvision's are made for
     except ValueError as error:

@@ -37,21 +37,22 @@ from tuner.results.summary import front_json, save_result, saved_result, state_o
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored
-from tuner.sync.shared_dataset import dataset_of, share_dataset
+from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import Tracker, sync
 
 if TYPE_CHECKING:  # Ray is imported only when a search runs
     from ray import tune
 
+    from trainables.data import Summary
     from tuner.execution.ray_callback import SearchCallback
 
 Say = Callable[[str], None]
 
 
-def check(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` if anything is wrong with a search (home, storage, data, model, warm start), before Ray starts."""
-    from trainables.data import DataSpec
+def check(spec: SearchSpec, home: Home) -> Summary:
+    """What the search's data are; ``UsageError`` if anything is wrong with it (home, storage, data, model, warm
+    start), before Ray starts."""
     from trainables.data import check as check_data
     from trainables.models.check import check_model
     from trainables.offsets import kind_for
@@ -59,16 +60,14 @@ def check(spec: SearchSpec, home: Home) -> None:
     home.require_writable()
     check_storage(spec)
     try:
-        data = dataset_of(spec, home.search(spec.search_name))
-        summary = check_data(
-            DataSpec(data, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class), home.root
-        )
+        summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
         check_model(spec.model, summary.shape)
         kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
     except ValueError as error:
         raise UsageError(str(error)) from None
     spec.goal.check_measured(summary.counts["train"])
     check_warm(spec, home)
+    return summary
 
 
 def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     home = home or Home()
     spec = with_storage(spec, home)
     home = Home(home.root, spec.storage)
-    check(spec, home)
+    data = check(spec, home)
     run = SearchRun(spec, home, spec.search_name, History(None))
     with _locked(run), mirrored(spec, home, run.name):
         _store_spec(run)
@@ -92,7 +91,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
             if done["state"] == state_of(run) != "stopped":
                 return done
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
-        return _run(run, listeners)
+        return _run(run, data, listeners)
 
 
 def fill_mlflow(name: str, home: Home, say: Say) -> bool:
@@ -132,7 +131,7 @@ def _store_spec(run: SearchRun) -> None:
     write_atomically(path, run.spec.to_yaml())
 
 
-def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
+def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener]) -> dict[str, Any]:
     """Run the trials and return the result. However the search ends, the listeners are told of its end.
 
     ``Interrupted`` after a signal, ``Failed`` if the storage failed.
@@ -143,6 +142,7 @@ def _run(run: SearchRun, listeners: Sequence[Listener]) -> dict[str, Any]:
     with Progress(run) as progress:
         listener = Listeners([progress, Pages(), Tracker(run, warn=progress.say), *listeners], progress.say)
         listener.search_started(run)
+        progress.say(data.words)
         state = "failed"
         try:
             ended_early = _tune(run, listener, progress.say, until)

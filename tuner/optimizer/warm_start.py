@@ -18,7 +18,10 @@ from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
 # The fields that must agree for a value of the earlier search to be a value of this one.
-_SAME = ("method", "dataset", "imbalance", "val_fraction", "val_per_class", "model", "max_epochs", "burn_in", "offsets")
+_SAME = (
+    *("method", "dataset", "image_size", "groups", "imbalance", "val_fraction", "val_per_class"),
+    *("model", "max_epochs", "burn_in", "offsets"),
+)
 
 
 def check_warm(spec: SearchSpec, home: Home) -> None:

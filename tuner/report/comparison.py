@@ -109,6 +109,8 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
     training, searched = spec.training(), spec.shown_space().searched
     return {
         "dataset": spec.dataset,
+        "image size": spec.image_size,
+        "groups": spec.groups,
         "imbalance": spec.imbalance,
         "split": SPLIT,
         "val_per_class": spec.val_per_class,

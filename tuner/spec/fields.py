@@ -36,9 +36,15 @@ PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?)$", parsed_later=True)
+SPLIT_NAME = r"^\w[\w.-]*$"
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
 FORMER = "former"  # recipe of a search stored before there were recipes: common, with the milestones of then
 NO_FRONT = "handles one objective only and this tool searches fronts"
+
+
+def check_split_name(name: str) -> None:
+    if not re.match(SPLIT_NAME, name):
+        raise UsageError(f"--test-split {name!r} is not allowed; it takes the name of a split, such as validation")
 
 
 def check_study_storage(url: str) -> None:
@@ -70,6 +76,14 @@ class SearchFields:
         "many images of each class judge where data are thinned.", before=0)
     val_fraction: float = option(0.2, Share(), TRAINED,
         "Fraction of a class, of thinned data of the smallest class, that is kept from training to judge.", before=0.2)
+    image_size: int = option(0, Whole(0), TRAINED,
+        "Pixels of a side to which images of your own (parquet:, folder:) are resized; 0 leaves them as they are and "
+        "takes 32 where they differ.", before=0)
+    test_split: str = option("test", Text(SPLIT_NAME, check_split_name), TRAINED,
+        "Which split of images of your own counts as test, such as validation; only verify opens it.", before="test")
+    groups: str = option("auto", Choice(known.groups), TRAINED,
+        "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
+        "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
     model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+)?$", examples=known.models), TRAINED,
         "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,

@@ -64,6 +64,13 @@ def dataset_pattern() -> str:
     return f"^(({'|'.join(named)})$|({'|'.join(kinds)}).)"
 
 
+def groups() -> Iterable[str]:
+    """By what images stay together in training or in judging."""
+    from trainables.data.spec import GROUPS
+
+    return GROUPS
+
+
 def models() -> Iterable[str]:
     """The models that this project builds itself; torchvision's are allowed too."""
     from trainables.models.names import MODELS

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.storage_spec import storage_errors
+
+if TYPE_CHECKING:
+    from trainables.data import DataSpec
 
 DATASET = "dataset"  # file in the search's folder with the name of the decoded data
 
@@ -31,6 +35,14 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
     return absolute(spec.dataset)
 
 
+def data_spec(spec: SearchSpec, dataset: str) -> DataSpec:
+    """The images of a search, whose data set is found under the name ``dataset``."""
+    from trainables.data import DataSpec, Reading
+
+    reading = Reading(spec.image_size, spec.test_split, spec.groups)
+    return DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading)
+
+
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
     """Decode the data and put them into the storage, unless they are there; ``Failed`` if it cannot be written.
 
@@ -40,7 +52,8 @@ def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
 
     if not spec.storage or (folder / DATASET).exists():
         return
-    decoded = prepare(dataset_of(spec, folder), home.root)
+    found = data_spec(spec, dataset_of(spec, folder))
+    decoded = prepare(found.dataset, home.root, found.reading)
     with storage_errors(spec.storage):
         name = share(decoded, spec.storage)
     write_atomically(folder / DATASET, name)

@@ -166,10 +166,10 @@ def _test_split(config: TrialConfig, certificate: Certificate) -> Split:
     """The test images; ``Failed`` unless they are the certificate's."""
     import torch
 
-    from trainables.data import DataSpec, digest, open_test
+    from trainables.data import digest, open_test
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    split = open_test(DataSpec(config.dataset, config.imbalance, config.split_seed), Path(config.home), device)
+    split = open_test(config.data_spec, Path(config.home), device)
     if len(split) != certificate.images or digest(split) != certificate.data:
         raise Failed(f"the test images of {config.dataset!r} here are not the certificate's: pixels or labels differ")
     return split

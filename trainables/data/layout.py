@@ -1,0 +1,169 @@
+"""Which files of a folder are `train` and which `test`, by their names alone: a remote folder is listed before anything
+is copied. Names are relative, with "/" between their parts; a folder's own name ends in "/".
+
+Entries whose name begins with "." are ignored everywhere (``.ipynb_checkpoints``, macOS's ``._0.png``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from trainables.data.spec import DataError
+
+# Words for a split as data hubs read them in file names (Hugging Face datasets, "Structure your repository").
+_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
+# train-00000-of-00002.parquet, also with the hash that older hubs append; 0000.parquet lies in a folder of its split
+_NUMBERED = re.compile(r"(^|[-_.])\d+(-of-\d+)?(-[0-9a-f]{16})?$")
+IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``train``, ``test``: names of the files to read, sorted; ``unread``: in words, what was left out."""
+
+    train: list[str]
+    test: list[str]
+    unread: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        return self.train + self.test
+
+
+def canonical(word: str) -> str:
+    """The split that a word means: ``val`` is ``validation``; a word that means none is its own."""
+    return _SPLIT_OF_WORD.get(word.lower(), word)
+
+
+def layout(kind: str, names: Collection[str], test_split: str, where: str) -> Layout:
+    """The files of ``parquet:`` or ``folder:``; ``where`` is its name in messages.
+
+    ``DataError`` where one of the two splits is missing, or is the other.
+    """
+    if canonical(test_split) == "train":
+        raise DataError(f"test split {test_split!r} is what a search trains on; name another")
+    shown = sorted(name for name in names if not _is_hidden(name))
+    if kind == "parquet":
+        return _parquet(shown, test_split, where)
+    return _folder(shown, _count_files(names) - _count_files(shown), test_split, where)
+
+
+def _count_files(names: Collection[str]) -> int:
+    return sum(not name.endswith("/") for name in names)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+# --- parquet: one or more files a split, at the top, in data/, or in a folder of the split --------------------------
+
+
+def _parquet(names: list[str], test_split: str, where: str) -> Layout:
+    of_split: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith(".parquet"):
+            of_split.setdefault(_split_of(name, test_split), []).append(name)
+    wanted = {"train": "train", "test": _wanted(test_split, of_split)}
+    for split, key in (("train", "train"), (test_split, wanted["test"])):
+        if key not in of_split:
+            raise DataError(
+                f"{where} holds no {split}.parquet, and no {split}-*-of-*.parquet in it or its data/ or {split}/; "
+                f"a parquet dataset needs train and test{_others(of_split)}"
+            )
+    train, test = (of_split[key] for key in wanted.values())
+    sets = sorted({_dataset_of(name, test_split) for name in train + test})
+    if len(sets) > 1:
+        raise DataError(
+            f"{where} holds several data sets ({', '.join(name or 'its own files' for name in sets)}); name the "
+            "folder of one of them"
+        )
+    unread = [name for split, files in of_split.items() if split not in wanted.values() for name in files]
+    return Layout(train, test, f"not read: {some(unread)}" if unread else "")
+
+
+def _split_of(name: str, test_split: str) -> str:
+    """What a Parquet file belongs to: the words in its own name decide, then the folders around it, inside out."""
+    *folders, file = name.split("/")
+    base = _NUMBERED.sub("", file.removesuffix(".parquet"))
+    if base == test_split or base.lower() in _SPLIT_OF_WORD:
+        return base if base == test_split else canonical(base)
+    for folder in reversed(folders):
+        if folder == test_split or folder.lower() in _SPLIT_OF_WORD:
+            return folder if folder == test_split else canonical(folder)
+    if "-of-" in file:  # hubs write the whole name of a split before the number: test_hard is not test
+        return base
+    return next((canonical(word) for word in re.split(r"[-_. ]+", base) if word.lower() in _SPLIT_OF_WORD), base)
+
+
+def _dataset_of(name: str, test_split: str) -> str:
+    """The folder of a data set that has several ("configurations"): what stands before the split's own folder."""
+    before: list[str] = []
+    for folder in name.split("/")[:-1]:
+        if folder == test_split or folder.lower() in _SPLIT_OF_WORD:
+            break
+        before.append(folder)
+    return "/".join(before)
+
+
+def _wanted(split: str, present: Collection[str]) -> str:
+    """``split`` as it is written, else the one that means the same."""
+    same = sorted(name for name in present if canonical(name) == canonical(split))
+    return split if split in present or not same else same[0]
+
+
+def _others(present: Collection[str]) -> str:
+    """A hint at the splits that are there and could count as test."""
+    others = sorted(name for name in present if name and canonical(name) != "train")
+    return f"; to test on one of {', '.join(others)}, say --test-split {others[0]}" if others else ""
+
+
+# --- folder: SPLIT/CLASS/**/IMAGE ------------------------------------------------------------------------------------
+
+
+def _folder(names: list[str], hidden: int, test_split: str, where: str) -> Layout:
+    tops = sorted({name.partition("/")[0] for name in names if "/" in name})
+    chosen = [_wanted(split, tops) for split in ("train", test_split)]
+    train, test = (_images(names, top, where, _others(tops)) for top in chosen)
+    _check_no_empty_class(names, chosen[0], train, where)
+    other = sum(_count_files([n for n in names if n.startswith(f"{top}/")]) for top in chosen) - len(train + test)
+    left = [f"{n} {what} files" for n, what in ((hidden, "hidden"), (other, "other")) if n]
+    left += [f"{top}/" for top in tops if top not in chosen and top.lower() in _SPLIT_OF_WORD]
+    return Layout(train, test, f"not read: {some(left)}" if left else "")
+
+
+def _images(names: list[str], top: str, where: str, hint: str) -> list[str]:
+    images = [n for n in names if n.startswith(f"{top}/") and n.count("/") >= 2 and n.lower().endswith(IMAGES)]
+    if not images:
+        raise DataError(
+            f"{where} holds no images {top}/CLASS/* ({' '.join(IMAGES)}); a folder dataset needs it for both train and "
+            f"test{hint}"
+        )
+    return images
+
+
+def _check_no_empty_class(names: list[str], top: str, images: list[str], where: str) -> None:
+    """As torchvision: a folder of `train` without images is a mistake, not a class to leave out."""
+    classes = {class_of(name) for name in names if name.startswith(f"{top}/") and name.count("/") >= 2}
+    empty = classes - {class_of(name) for name in images}
+    if empty:
+        raise DataError(f"class {min(empty)!r} of {where}/{top} has 0 images; every class needs at least one")
+
+
+def class_of(name: str) -> str:
+    """The class of ``SPLIT/CLASS/**/IMAGE``."""
+    return name.split("/")[1]
+
+
+def some(names: Collection[str], most: int = 5) -> str:
+    """Names in a sentence: the first few, and how many more."""
+    shown = [*names][:most]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*shown, *more])
