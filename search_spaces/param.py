@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search_spaces.number import number
+
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 # Where a default was read: in the method's paper, in its authors' public code, or only in what others say or what is
@@ -30,10 +32,10 @@ class FractionsDistribution(CategoricalDistribution):
     def list_of(self, value: Any) -> str:
         """A list, a number or text as that text; ``ValueError`` if it is no such list."""
         parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-        numbers = [float(part) for part in parts]
+        numbers = [number(part) for part in parts]
         if not numbers or not all(a < b for a, b in zip([0.0, *numbers], [*numbers, 1.0])):
             raise ValueError(value)
-        return ",".join(f"{number:.10g}" for number in numbers)
+        return ",".join(f"{share:.10g}" for share in numbers)
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
@@ -128,16 +130,16 @@ def coerce(param: Param, value: Any) -> Any:
     if isinstance(dist, CategoricalDistribution):
         return _coerce_choice(dist, value, problem)
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        given = number(value)
+    except ValueError:
         raise problem from None
-    if isinstance(value, bool) or not dist.low <= number <= dist.high:
+    if not dist.low <= given <= dist.high:
         raise problem
     if isinstance(dist, IntDistribution):
-        if number != int(number):
+        if given != int(given):
             raise problem
-        return int(number)
-    return number
+        return int(given)
+    return given
 
 
 def _coerce_choice(dist: CategoricalDistribution, value: Any, problem: ValueError) -> Any:

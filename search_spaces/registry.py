@@ -15,7 +15,7 @@ from search_spaces.training import Training
 
 GROUP = "tuner.methods"  # of entry points
 # Files of this package that are not a method's; every other one is.
-HELPERS = ("param", "provenance", "registry", "resolve", "training")
+HELPERS = ("number", "param", "provenance", "registry", "resolve", "training")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 

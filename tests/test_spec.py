@@ -160,7 +160,7 @@ VALUES = {
     "offsets": (["--offsets", "prior"], "prior", ["both", 5]),
     "imbalance": (["--imbalance", "step:100"], "step:100", [5, ["exp"]]),
     "val_per_class": (["--val-per-class", "40"], 40, [-1, 2.5, "40", True]),
-    "val_fraction": (["--val-fraction", "0.1"], 0.1, [0, 1, -0.1, "0.1", True]),
+    "val_fraction": (["--val-fraction", "1/10"], 0.1, [0, 1, -0.1, "a tenth", True]),
     "image_size": (["--dataset", "parquet:/a", "--image-size", "64"], 64, [-1, 2.5, "40", True]),
     "test_split": (
         ["--dataset", "parquet:/a", "--test-split", "validation"],
@@ -186,7 +186,7 @@ VALUES = {
     "max_epochs": (["--max-epochs", "40"], 40, [0, 1.5, "40"]),
     "budget": (["--budget", "6gpu-h", "--gpus-per-trial", "1"], "6gpu-h", [40, "40", "6gpu", "-3min", "1d"]),
     "until_flat": (["--until-flat", "3"], 3, [0, 1.5]),
-    "time_budget": (["--time-budget", "60.5"], 60.5, [0, -1, "60"]),
+    "time_budget": (["--time-budget", "60.5"], 60.5, [0, -1, "60 s"]),
     "seeds": (["--seeds", "3"], 3, [0, 2.5]),
     "sampler": (["--sampler", "gp"], "gp", ["grid", "cmaes", 5]),
     "smooth_worst": (["--smooth-worst", "cvar:0.2"], "cvar:0.2", [0.2, "cvar:2", "cvar:0", "mean:0.2"]),

@@ -38,7 +38,7 @@ CASES = [
     (["--constraint", "clean_acc=0.8"], ["'clean_acc=0.8'", "METRIC>=VALUE"]),
     (["--constraint", "clean_acc>=80"], ["'clean_acc>=80'", "share from 0 to 1"]),
     (["--constraint", "clean_acc<=0.5", "--constraint", "clean_acc>=0.6"], ["'clean_acc>=0.6'", "exclude each other"]),
-    (["--cpus-per-trial", "inf"], ["--cpus-per-trial inf"]),
+    (["--cpus-per-trial", "inf"], ["--cpus-per-trial 'inf'"]),
     (["--smooth-worst", "cvar:2"], ["'cvar:2'", "cvar:SHARE"]),
     (["--warm-start", "nothing"], ["'nothing'", "no search"]),
     (["--study-storage", "redis://x"], ["'redis://x'", "sqlite"]),

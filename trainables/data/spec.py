@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from search_spaces.number import number
 from trainables.datasets import DATASETS, KINDS, dataset_names
 
 
@@ -77,11 +78,11 @@ def check_dataset(dataset: str) -> None:
 
 def parse_imbalance(text: str) -> tuple[str, float]:
     """``"none" | "exp:K" | "step:K"`` as (kind, K); K >= 1 is largest over smallest class, 1.0 for none."""
-    kind, colon, number = str(text).strip().lower().partition(":")
+    kind, colon, size = str(text).strip().lower().partition(":")
     if kind == "none" and not colon:
         return "none", 1.0
     try:
-        ratio = float(number)
+        ratio = number(size)
     except ValueError:
         ratio = math.nan
     if kind not in ("exp", "step") or not (1 <= ratio < math.inf):

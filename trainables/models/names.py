@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from search_spaces.number import number
+
 
 @dataclass(frozen=True)
 class Model:
@@ -41,7 +43,7 @@ def parse_model(name: str) -> tuple[str, float]:
     """``"resnet18:0.5"`` as ("resnet18", 0.5). `ValueError` for a width that is no number in [0.1, 16]."""
     base, colon, suffix = str(name).partition(":")
     try:
-        width = float(suffix) if colon else 1.0
+        width = number(suffix) if colon else 1.0
     except ValueError:
         width = math.nan
     if not 0.1 <= width <= 16:

@@ -95,13 +95,17 @@ def key_values(items: list[str], flag: str) -> dict[str, Any]:
     """``KEY=VALUE`` items as a mapping, where a value is read as YAML."""
     import yaml
 
-    values = {}
+    from tuner.spec.yaml_text import read_yaml
+
+    values: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise UsageError(f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE")
+        if key in values:
+            raise UsageError(f"{flag} gives {key} twice; give it once")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = read_yaml(text)
         except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
             raise UsageError(
                 f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE with a VALUE that is valid YAML"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from search_spaces.number import number
 from tuner.errors import UsageError
 
 UNITS = {"epochs": "epochs", "gpu-h": "gpu-h", "min": "min", "h": "min"}
-PATTERN = rf"^(0*[1-9]\d*(?:\.\d*)?|0*\.\d*[1-9]\d*)\s*({'|'.join(UNITS)})$"
+PATTERN = rf"^((?:0*[1-9]\d*(?:\.\d*)?|0*\.\d*[1-9]\d*)(?:/[1-9]\d*)?)\s*({'|'.join(UNITS)})$"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Budget:
         found = re.match(PATTERN, text)
         if not found:
             raise UsageError(f"--budget {text!r} is not allowed; write 40epochs, 6gpu-h, 30min or 2h")
-        amount, unit = float(found[1]), found[2]
+        amount, unit = number(found[1]), found[2]
         return cls(amount * 60 if unit == "h" else amount, UNITS[unit])
 
     @property

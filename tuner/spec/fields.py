@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from search_spaces.number import NUMBER
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
@@ -33,9 +34,8 @@ RESOURCES = "Where it runs"
 RESULTS = "Results"
 PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
 
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
-SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?)$", parsed_later=True)
+SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?|[1-9]\d*/[1-9]\d*)$", parsed_later=True)
 SPLIT_NAME = r"^\w[\w.-]*$"
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
 FORMER = "former"  # recipe of a search stored before there were recipes: common, with the milestones of then
@@ -69,7 +69,7 @@ class SearchFields:
         "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
     dataset: str = option("digits", Text(known.dataset_pattern, examples=known.datasets), TRAINED,
         "Images: {names}.")
-    imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?)$"), TRAINED,
+    imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?(/[1-9]\d*)?)$"), TRAINED,
         "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
     val_per_class: int = option(300, Whole(0), TRAINED,
         "Number of images of a class that judge at most; training leaves them over. 0 sets no limit and lets equally "
@@ -84,7 +84,7 @@ class SearchFields:
     groups: str = option("auto", Choice(known.groups), TRAINED,
         "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
         "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
-    model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+)?$", examples=known.models), TRAINED,
+    model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?$", examples=known.models), TRAINED,
         "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
         "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")

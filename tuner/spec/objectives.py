@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from search_spaces.number import number
 from trainables.class_metrics import frequency_groups
 from tuner.errors import UsageError
 
@@ -47,21 +48,19 @@ class Constraint:
 
 def parse_constraint(text: str, flag: str = "--constraint") -> Constraint:
     """``clean_acc>=0.8`` -> a ``Constraint``. ``UsageError`` names the ``flag``, what is wrong and what is allowed."""
-    match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", str(text))
+    match = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S.*?)\s*", str(text))
     if not match:
         raise UsageError(f"{flag} {text!r} is not allowed; write METRIC>=VALUE or METRIC<=VALUE")
     name, sign, bound = match.groups()
     if name not in BOUNDED:
         raise UsageError(f"{flag} {text!r} names no metric; choose one of: {', '.join(sorted(BOUNDED))}")
     try:
-        number = float(bound)
+        value = number(bound)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UsageError(f"{flag} {text!r} is not allowed: {bound!r} is not a number")
-    if name in METRICS and not 0 <= number <= 1:
+        raise UsageError(f"{flag} {text!r} is not allowed: {bound!r} is not a number") from None
+    if name in METRICS and not 0 <= value <= 1:
         raise UsageError(f"{flag} {text!r} is not allowed: {name} is a share from 0 to 1")
-    return Constraint(name, 1 if sign == ">=" else -1, number)
+    return Constraint(name, 1 if sign == ">=" else -1, value)
 
 
 def parse_constraints(texts: Sequence[str]) -> tuple[Constraint, ...]:
@@ -79,7 +78,7 @@ def parse_smoothing(text: str | None) -> float | None:
         return None
     kind, _, share = str(text).partition(":")
     try:
-        value = float(share)
+        value = number(share)
     except ValueError:
         value = math.nan
     if kind != "cvar" or not 0 < value <= 1:

@@ -11,15 +11,17 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search_spaces.number import NUMBER
 from search_spaces.param import FractionsDistribution, Param
 
-NUMBER_AS_TEXT = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"  # PyYAML reads 1e-3 as text
+NUMBER_AS_TEXT = rf"^\s*{NUMBER}\s*$"  # PyYAML reads 1e-3 and 8/255 as text
+_SHARE = r"(0?\.\d*[1-9]\d*|[1-9]\d*\s*/\s*[1-9]\d*)"
 
 FRACTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 FRACTIONS = (  # that they increase is not said
     FRACTION,
     {"type": "array", "items": FRACTION, "minItems": 1},
-    {"type": "string", "pattern": r"^\s*0?\.\d*[1-9]\d*\s*(,\s*0?\.\d*[1-9]\d*\s*)*$"},
+    {"type": "string", "pattern": rf"^\s*{_SHARE}\s*(,\s*{_SHARE}\s*)*$"},
 )
 
 

@@ -24,6 +24,7 @@ from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
 from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
+from tuner.spec.yaml_text import read_yaml
 
 FORMER_TRAINING = {"milestones": "0.75,0.9"}  # of `FORMER`, where it differs from today's defaults
 # In the spec files of earlier versions, where they said how trials were stopped early and what they shared. A search of
@@ -290,7 +291,7 @@ def prior_note(method: str) -> str | None:
 def load_mapping(text: str, what: str) -> dict[str, Any]:
     """A YAML mapping, or one sentence."""
     try:
-        values = yaml.safe_load(text) or {}
+        values = read_yaml(text) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise UsageError(f"the {what} file is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

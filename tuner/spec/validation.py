@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search_spaces.number import NUMBER, number
 from tuner.errors import UsageError
 from tuner.spec.option import Kind, Option
+
+NUMBER_AS_TEXT = {"type": "string", "pattern": rf"^\s*{NUMBER}\s*$"}
 
 
 @dataclass(frozen=True)
@@ -147,33 +150,35 @@ class Whole:
 class Positive:
     """A finite number above 0."""
 
-    argument, metavar, suggestions = float, "NUMBER", None
+    argument, metavar, suggestions = str, "NUMBER", None
 
     def check(self, option: Option, value: Any) -> float:
-        if not _is_number(value) or value <= 0:
-            raise UsageError(f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a positive number")
-        return value
+        given = _read(value)
+        if not _is_number(given) or given <= 0:
+            raise UsageError(f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes a positive number")
+        return given
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "number", "exclusiveMinimum": 0}
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, NUMBER_AS_TEXT]}
 
 
 @dataclass(frozen=True)
 class Share:
     """A part of a whole: a number between 0 and 1, both excluded."""
 
-    argument, metavar, suggestions = float, "NUMBER", None
+    argument, metavar, suggestions = str, "NUMBER", None
 
     def check(self, option: Option, value: Any) -> float:
-        if not _is_number(value) or not 0 < value < 1:
+        given = _read(value)
+        if not _is_number(given) or not 0 < given < 1:
             raise UsageError(
-                f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a number between 0 and 1, both "
+                f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes a number between 0 and 1, both "
                 "excluded"
             )
-        return value
+        return given
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, NUMBER_AS_TEXT]}
 
 
 @dataclass(frozen=True)
@@ -188,17 +193,17 @@ class Gpus:
     def check(self, option: Option, value: Any) -> float | str:
         if value == "auto":
             return value
-        with contextlib.suppress(TypeError, ValueError):
-            number = float(value)
-            if not isinstance(value, bool) and (0 <= number <= 1 or number >= 1 and number == int(number)):
-                return number
+        given = _read(value)
+        if _is_number(given) and (0 <= given <= 1 or given >= 1 and given == int(given)):
+            return float(given)
         raise UsageError(
-            f"--{option.flag} {value} is not allowed; --{option.flag} takes auto, a fraction from 0 to 1 or a whole "
-            "number"
+            f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes auto, a fraction from 0 to 1 or a "
+            "whole number"
         )
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"const": "auto"}, {"type": "number", "minimum": 0, "maximum": 1}, Whole(1).schema()]}
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        return {"anyOf": [{"const": "auto"}, share, Whole(1).schema(), NUMBER_AS_TEXT]}
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,18 @@ class Pairs:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "propertyNames": {"enum": list(self.names())}}
+
+
+def _read(value: Any) -> Any:
+    """Text that is a number as that number: PyYAML reads 1e-3 and 1/3 as text. Anything else as it is."""
+    with contextlib.suppress(ValueError):
+        return number(value) if isinstance(value, str) else value
+    return value
+
+
+def _shown(value: Any) -> str:
+    """In a message: as it was written where it is a number, else in quotes."""
+    return str(value).strip() if _is_number(_read(value)) else repr(value)
 
 
 def _is_number(value: Any) -> bool:
