@@ -66,6 +66,8 @@ def measure(config: TrialConfig, most: int, threads: int = 1, seconds: float = 5
 def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-m", "trainables.gpu_packing"],
+        # it imports as this process does, and not from the current folder first
+        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from tuner.errors import Failed, UsageError
-from tuner.execution.ray_patches import on_loopback, without_idle_processes
+from tuner.execution.ray_patches import importing_as_here, on_loopback, without_idle_processes
 from tuner.execution.ray_session import private_session
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
@@ -58,6 +58,7 @@ def start(ray: ModuleType, **how: Any) -> None:
     for left in (2, 1, 0):
         try:
             with without_idle_processes(), on_loopback():
+                how["job_config"] = importing_as_here()
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
         except Exception as error:  # Ray raises a plain Exception here
@@ -69,7 +70,7 @@ def start(ray: ModuleType, **how: Any) -> None:
 def join(ray: ModuleType) -> None:
     """Connect to the cluster that RAY_ADDRESS names, from one of its nodes; ``Failed`` if it refuses."""
     try:
-        ray.init(**QUIET)
+        ray.init(job_config=importing_as_here(), **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Failed(
             f"cannot connect to the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} "

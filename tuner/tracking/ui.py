@@ -80,7 +80,11 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
         home.artifacts.as_uri(),
     ]
     runs.configure_mlflow()
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that we never use
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that we never use
+        "PYTHONSAFEPATH": "1",  # a random.py in the home folder is not the standard library's
+    }
     path = home.root / "mlflow-server.log"
     write_atomically(path, "")  # a new file, whatever was in its place
     with open(path, "ab", opener=regular) as log:
