@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +107,35 @@ def test_p3_data_decoded_before_names_were_matched_are_not_used(tmp_path, home):
     assert prepare(dataset, home).name != f"parquet-d-{before}"
 
 
+def test_p3_all_files_take_their_labels_from_one_column(tmp_path, home):
+    """CIFAR-100 has two; a file with the coarse one alone would be judged under fine labels."""
+    for split, columns in (("train", ["fine_label", "coarse_label"]), ("test", ["coarse_label"])):
+        file = tmp_path / f"d/{split}.parquet"
+        shard(file, [0, 1] * 5)
+        table = pq.read_table(file)
+        pq.write_table(pa.table({"image": table["image"], **{name: table["label"] for name in columns}}), file)
+    said = refused(f"parquet:{tmp_path / 'd'}", home)
+    assert "test.parquet has no column 'fine_label', from which" in said and "train.parquet takes its labels" in said
+
+
+def test_p3_a_second_column_of_labels_does_not_matter(tmp_path, home):
+    shard(tmp_path / "d/train.parquet", [0, 1] * 5)
+    table = pq.read_table(tmp_path / "d/train.parquet").rename_columns(["image", "target"])
+    pq.write_table(table, tmp_path / "d/train.parquet")
+    table = pa.table({"image": table["image"], "label": pa.array([1, 0] * 5), "target": table["target"]})
+    pq.write_table(table, tmp_path / "d/test.parquet")
+    assert classes_of_test(f"parquet:{tmp_path / 'd'}", home)[0] == "0"
+
+
+def test_p3_a_file_that_names_no_classes_counts_as_the_others_and_is_said(tmp_path, home):
+    shard(tmp_path / "d/train.parquet", [0, 1, 2] * 5, names=NAMES)
+    shard(tmp_path / "d/test.parquet", [0, 1, 2], first=1000)
+    dataset = f"parquet:{tmp_path / 'd'}"
+    assert classes_of_test(dataset, home) == {1000: "cat", 1001: "dog", 1002: "ship"}
+    said = check(DataSpec(dataset, "none"), home).words
+    assert said.endswith("; labels without names, taken as they are: test.parquet")
+
+
 # --- P6: folders by torchvision's rules ---------------------------------------------------------------------
 
 
@@ -158,6 +187,16 @@ def test_p6_links_are_followed_but_not_in_circles(tmp_path, home):
     os.symlink(tmp_path / "d/train", tmp_path / "d/train/ant/round")
     found = counts(dataset, home)
     assert [a + b for a, b in zip(found["train"], found["val"])] == [10, 10]
+
+
+def test_p6_what_is_no_regular_file_is_named(tmp_path, home):
+    dataset = write_folder(tmp_path / "d")
+    odd = tmp_path / "d/train/bee/odd.png"
+    os.symlink(tmp_path / "nowhere.png", odd)
+    assert f"{odd} is no regular file" in refused(dataset, home)
+    odd.unlink()
+    os.mkfifo(odd)
+    assert f"{odd} is no regular file" in refused(dataset, home)
 
 
 # --- P7: groups only where a pattern makes groups -----------------------------------------------------------
@@ -219,6 +258,9 @@ PUBLISHED = {  # files of the hub -> those of train and of test
     "other words": (["Training.parquet", "eval.parquet"], 1, 1),
     "with validation": (["train.parquet", "validation.parquet", "test.parquet"], 1, 1),
     "a second test set": (["train-0-of-1.parquet", "test-0-of-1.parquet", "test_hard-0-of-1.parquet"], 1, 1),
+    "numbered": (["train0.parquet", "train1.parquet", "test_0.parquet"], 2, 1),
+    "Spark": (["train.parquet/part-00000-3f0a.snappy.parquet", "test.parquet/part-00000-77.snappy.parquet"], 1, 1),
+    "capitals": (["TRAIN.PARQUET", "Test.parquet"], 1, 1),
     "hidden": (["train.parquet", "test.parquet", ".cache/train.parquet", "._test.parquet"], 1, 1),
     "beside others": (["train.parquet", "test.parquet", "README.md", "images.zip"], 1, 1),
 }
@@ -246,6 +288,12 @@ def test_p11_a_named_split_is_test(split):
     assert found.test == [f"data/{name}" for name in NAMED[split]] and found.train == [names[0]]
     unread = sorted(set(names) - set(found.files))
     assert found.unread == f"not read: {', '.join(unread)}"
+
+
+def test_p11_a_split_may_be_called_anything():
+    names = ["train.parquet", "fold2.parquet", "fold3.parquet"]
+    assert layout("parquet", names, "fold2", "d").test == ["fold2.parquet"]
+    assert layout("folder", ["train/a/1.png", "fold2/a/1.png"], "fold2", "d").test == ["fold2/a/1.png"]
 
 
 def test_p11_what_is_missing_is_named():
@@ -416,6 +464,15 @@ def test_p11_only_the_files_of_the_splits_are_taken_from_the_hub(tmp_path, home,
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
     assert classes_of_test("parquet:hf://datasets/user/name", home) == {1000: "dog", 1001: "cat"}
     assert sorted(opened) == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gone"), OSError("no network"), FileNotFoundError("404")], ids=repr)
+def test_p11_what_the_hubs_client_raises_is_a_sentence(home, monkeypatch, error):
+    def client():
+        raise error
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfFileSystem=client))
+    assert "'hf://datasets/user/name'" in refused("parquet:hf://datasets/user/name", home)
 
 
 def test_p11_the_hub_is_no_storage():

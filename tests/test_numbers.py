@@ -84,8 +84,8 @@ def test_p13_set_fix_space_and_files(capsys, monkeypatch, tmp_path):
 
 
 def test_p13_a_quotient_and_its_value_are_one_search():
-    by_text = SearchSpec(set={"eps": "8/255"}, val_fraction="1/8")
-    by_value = SearchSpec(set={"eps": EPS}, val_fraction=0.125)
+    by_text = SearchSpec(set={"eps": "8/255"}, val_fraction="1/8", fix={"lr": "1/8"}, space={"start": ["1/4", "1/2"]})
+    by_value = SearchSpec(set={"eps": EPS}, val_fraction=0.125, fix={"lr": 0.125}, space={"start": [0.25, 0.5]})
     assert by_text == by_value and by_text.search_name == by_value.search_name
 
 

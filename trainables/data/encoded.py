@@ -24,6 +24,8 @@ class Encoded:
     chunks: Callable[[], Iterator[list]]  # of bytes, or names of files
     place: Callable[[int], str]  # where a row comes from, for messages
     file: str = ""
+    columns: tuple[str, ...] = ()  # of the file
+    label: str = ""  # the column of the labels
     from_text: bool = False  # labels were names in the file, so it knows only those of its own images
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainables.data.decoded import Decoded
 from trainables.data.encoded import Encoded, class_names, matched
-from trainables.data.layout import Layout, class_of
+from trainables.data.layout import IMAGES, Layout, class_of, some
 from trainables.data.parquet import read_parquet
 from trainables.data.spec import DataError, Reading
 
@@ -46,7 +46,10 @@ def listed(kind: str, where: str) -> list[File]:
     folder = Path(where).expanduser()
     if not where or not folder.is_dir():
         raise DataError(f"dataset '{kind}:{where}' names no folder; {kind}:DIR takes an existing folder")
-    return list(_below(folder, "", (folder.resolve(),)))
+    try:
+        return list(_below(folder, "", (folder.resolve(),)))
+    except OSError as problem:
+        raise DataError(f"dataset '{kind}:{where}' cannot be read ({problem})") from None
 
 
 def _below(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[File]:
@@ -59,23 +62,29 @@ def _below(folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[File]
             elif entry.is_dir() and (place := Path(entry.path).resolve()) not in above:  # else a link that leads round
                 yield File(f"{name}/", 0, 0)
                 yield from _below(Path(entry.path), f"{name}/", (*above, place))
+            elif not entry.is_dir() and name.lower().endswith((*IMAGES, ".parquet")) and not entry.name.startswith("."):
+                raise DataError(f"{entry.path} is no regular file: a link that leads nowhere, or a pipe")
 
 
 def load(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
     """Decode the files ``found`` below the folder ``where``."""
     folder = Path(where).expanduser()
-    halves = (_of_parquet if kind == "parquet" else _of_folder)(folder, found)
-    decoded = _decoded(*halves, reading)
-    decoded.note = "; ".join(filter(None, [found.unread, decoded.note]))
+    train, test, classes, note = (_of_parquet if kind == "parquet" else _of_folder)(folder, found)
+    decoded = _decoded(train, test, classes, reading)
+    decoded.note = "; ".join(filter(None, [found.unread, note, decoded.note]))
     return decoded
 
 
-def _of_parquet(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]]:
-    """Both splits, and the classes: labels of every file are matched by name with those of train."""
-    train, test = ([read_parquet(folder / name, CHUNK) for name in names] for names in (found.train, found.test))
+def _of_parquet(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str], str]:
+    """Both splits, the classes, and what a user may not expect; labels of every file are matched by name with train."""
+    first = read_parquet(folder / found.train[0], CHUNK)
+    others = [[read_parquet(folder / n, CHUNK, first) for n in names] for names in (found.train[1:], found.test)]
+    train, test = [first, *others[0]], others[1]
     classes = class_names(train) or class_names(test)
     halves = [_joined([matched(part, classes, train + test) for part in parts]) for parts in (train, test)]
-    return halves[0], halves[1], classes or _numbers(halves[0].labels)
+    unnamed = [Path(part.file).name for part in train + test if classes and part.classes is None]
+    note = f"labels without names, taken as they are: {some(unnamed)}" if unnamed else ""
+    return halves[0], halves[1], classes or _numbers(halves[0].labels), note
 
 
 def _joined(parts: list[Encoded]) -> Encoded:
@@ -99,7 +108,7 @@ def _numbers(labels: np.ndarray) -> list[str]:
     return [str(c) for c in range(min(max(int(labels.max()), 0), len(labels)) + 1)]
 
 
-def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]]:
+def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str], str]:
     """torchvision's ImageFolder layout: ``train/CLASS/**`` and ``test/CLASS/**``; classes in alphabetical order."""
     classes = sorted({class_of(name) for name in found.train})
     number = {name: c for c, name in enumerate(classes)}
@@ -112,7 +121,7 @@ def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]
         _samples([(str(folder / name), number[class_of(name)]) for name in names])
         for names in (found.train, found.test)
     ]
-    return halves[0], halves[1], classes
+    return halves[0], halves[1], classes, ""
 
 
 def _samples(samples: list[tuple[str, int]]) -> Encoded:

@@ -20,7 +20,7 @@ _WORDS = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
 # train-00000-of-00002.parquet, also with the hash that older hubs append; 0000.parquet lies in a folder of its split
-_NUMBERED = re.compile(r"(^|[-_.])\d+(-of-\d+)?(-[0-9a-f]{16})?$")
+_NUMBERED = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{16})?$")
 IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -69,7 +69,7 @@ def _is_hidden(name: str) -> bool:
 def _parquet(names: list[str], test_split: str, where: str) -> Layout:
     of_split: dict[str, list[str]] = {}
     for name in names:
-        if name.endswith(".parquet"):
+        if name.lower().endswith(".parquet"):
             of_split.setdefault(_split_of(name, test_split), []).append(name)
     wanted = {"train": "train", "test": _wanted(test_split, of_split)}
     for split, key in (("train", "train"), (test_split, wanted["test"])):
@@ -91,14 +91,12 @@ def _parquet(names: list[str], test_split: str, where: str) -> Layout:
 
 def _split_of(name: str, test_split: str) -> str:
     """What a Parquet file belongs to: the words in its own name decide, then the folders around it, inside out."""
-    *folders, file = name.split("/")
-    base = _NUMBERED.sub("", file.removesuffix(".parquet"))
-    if base == test_split or base.lower() in _SPLIT_OF_WORD:
-        return base if base == test_split else canonical(base)
-    for folder in reversed(folders):
-        if folder == test_split or folder.lower() in _SPLIT_OF_WORD:
-            return folder if folder == test_split else canonical(folder)
-    if "-of-" in file:  # hubs write the whole name of a split before the number: test_hard is not test
+    *folders, stem = (re.sub(r"\.parquet$", "", part, flags=re.IGNORECASE) for part in name.split("/"))
+    base = _NUMBERED.sub("", stem)
+    for part in (stem, base, *reversed(folders)):
+        if part == test_split or part.lower() in _SPLIT_OF_WORD:
+            return part if part == test_split else canonical(part)
+    if "-of-" in stem:  # hubs write the whole name of a split before the number: test_hard is not test
         return base
     return next((canonical(word) for word in re.split(r"[-_. ]+", base) if word.lower() in _SPLIT_OF_WORD), base)
 
@@ -107,6 +105,7 @@ def _dataset_of(name: str, test_split: str) -> str:
     """The folder of a data set that has several ("configurations"): what stands before the split's own folder."""
     before: list[str] = []
     for folder in name.split("/")[:-1]:
+        folder = folder.removesuffix(".parquet")  # as Spark calls it
         if folder == test_split or folder.lower() in _SPLIT_OF_WORD:
             break
         before.append(folder)

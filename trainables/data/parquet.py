@@ -19,13 +19,19 @@ _IMAGE_NAMES = ("image", "img", "bytes", "png", "jpg")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y", "coarse_label")
 
 
-def read_parquet(file: Path, chunk: int) -> Encoded:
+def read_parquet(file: Path, chunk: int, first: Encoded | None = None) -> Encoded:
     """Open ``file``; ``chunks()`` yields its encoded images in lists of at most ``chunk``. `DataError` on
-    wrong columns."""
+    wrong columns.
+
+    ``first``: the first file of the data set, whose column of labels is taken here too, if there is one of that name.
+    """
     with _readable(file):
         parquet = pq.ParquetFile(file)
     schema, features = parquet.schema_arrow, _features(parquet.schema_arrow)
-    image, label = _image_column(schema, file), _label_column(schema, features, file)
+    image = _image_column(schema, file)
+    label = first.label if first and first.label in schema.names else _label_column(schema, features, file)
+    if first and label != first.label and label in first.columns:
+        raise DataError(f"{file} has no column {first.label!r}, from which {first.file} takes its labels")
     rows = parquet.metadata.num_rows
     if rows == 0:
         raise DataError(f"{file} has 0 rows; at least one image of each class is needed")
@@ -43,9 +49,12 @@ def read_parquet(file: Path, chunk: int) -> Encoded:
     place = lambda row: f"{file} row {row}"  # noqa: E731
     if pa.types.is_integer(column.type):
         labels, classes = column.to_numpy().astype(np.int64), _class_names(features, label)
-        return Encoded(rows, labels, classes, paths, chunks, place, str(file))
+        return Encoded(rows, labels, classes, paths, chunks, place, str(file), tuple(schema.names), label)
     names, labels = np.unique(column.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
-    return Encoded(rows, labels.astype(np.int64), names.tolist(), paths, chunks, place, str(file), from_text=True)
+    return Encoded(
+        *(rows, labels.astype(np.int64), names.tolist(), paths, chunks, place, str(file), tuple(schema.names), label),
+        from_text=True,
+    )
 
 
 @contextlib.contextmanager

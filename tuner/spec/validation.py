@@ -231,7 +231,7 @@ class Pairs:
     def check(self, option: Option, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise UsageError(f"{option.name} {value!r} is not allowed; it takes 'key: value' pairs")
-        return value
+        return _divided(value)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "propertyNames": {"enum": list(self.names())}}
@@ -242,6 +242,15 @@ def _read(value: Any) -> Any:
     with contextlib.suppress(ValueError):
         return number(value) if isinstance(value, str) else value
     return value
+
+
+def _divided(value: Any) -> Any:
+    """Quotients in it as numbers, so that both ways to write one make the same search; all else as it is."""
+    if isinstance(value, dict):
+        return {key: _divided(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_divided(one) for one in value]
+    return _read(value) if isinstance(value, str) and "/" in value else value
 
 
 def _shown(value: Any) -> str:
