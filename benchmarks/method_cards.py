@@ -137,7 +137,10 @@ def _recipe(name: str) -> str:
     while lines[first - 1].startswith("# "):
         first -= 1
         comment.insert(0, lines[first].removeprefix("# "))
-    settings = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
+    rows = [f"| `{key}` | {value} |" for key, value in recipe.items()]
+    for form, own in getattr(METHODS[name], "RECIPE_OF_FORM", {}).items():
+        rows += [f"| `{key}`, with `--fix form={form}` | {value} |" for key, value in own.items()]
+    settings = "\n".join(rows)
     return (
         f"What `--recipe paper` sets; the authors train {epochs_of(name)} epochs (`--max-epochs`).\n\n"
         + "\n".join(comment)

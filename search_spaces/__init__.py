@@ -53,9 +53,13 @@ def method_space(name: str) -> MethodSpace:
         raise ValueError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}") from None
 
 
-def recipe_of(name: str) -> dict[str, Any]:
-    """The training settings of the authors' code (``--recipe paper``), by the names of `Training`; empty: unknown."""
-    return dict(getattr(method_space(name), "RECIPE", {}))
+def recipe_of(name: str, form: str | None = None) -> dict[str, Any]:
+    """The training settings of the authors' code (``--recipe paper``), by the names of `Training`; empty: unknown.
+
+    ``form``: with what their code sets for this form of the method alone (``RECIPE_OF_FORM``).
+    """
+    space = method_space(name)
+    return {**getattr(space, "RECIPE", {}), **getattr(space, "RECIPE_OF_FORM", {}).get(form, {})}
 
 
 def epochs_of(name: str) -> int | None:

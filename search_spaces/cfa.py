@@ -11,9 +11,9 @@ PAPER = "Wei et al., CFA: Class-wise Calibrated Fair Adversarial Training, CVPR 
 SUMMARY = "class radius and class beta from training robust accuracy, worst-class gated weight average"
 _AVERAGED = {"average": ("ema", "fawa")}
 
-# CFA's code, read: github PKU-ML/CFA, train.py and attack.py (padding: second-hand), for the TRADES form, which is the
-# default. Its AT form attacks in train-mode batch norm (`--set attack_bn=train`). It keeps the epochs with the largest
-# average + worst class, as `best_epoch` does.
+# CFA's code, read: github PKU-ML/CFA, train.py and attack.py (padding: second-hand). Its TRADES form, which is the default,
+# attacks in evaluation mode, its AT form in train-mode batch norm. It keeps the epochs with the largest average + worst
+# class, as `best_epoch` does.
 EPOCHS = 200
 RECIPE = {
     "batch_size": 128,
@@ -25,6 +25,7 @@ RECIPE = {
     "step_size": 0.25,
     "clean_bn": "twice",
 }
+RECIPE_OF_FORM = {"at": {"attack_bn": "train"}}
 
 
 @dataclass(frozen=True)
@@ -37,5 +38,5 @@ class Params:
     lambda_2: float = param(0.5, uniform(0.2, 1.0), "base of the beta factor", source="code", when={"class_beta": (True,)})
     average: str = param("fawa", choice("none", "ema", "fawa"), "weight average per epoch: none, every epoch, or only epochs that pass the gate", source="code", searched=False)
     decay: float = param(0.88, uniform(0.8, 0.95), "share the average keeps per epoch", source="code", when=_AVERAGED)
-    threshold: float = param(0.2, uniform(0.05, 0.3), "smallest worst-class validation robust accuracy that enters the average (their README's command for form at: 0.2, their code's default: 0.24)", source="code", when={"average": ("fawa",)})
+    threshold: float = param(0.24, uniform(0.05, 0.3), "smallest worst-class validation accuracy under CE-PGD that enters the average (their code's default: 0.24, their README's command for form at: 0.2)", source="code", when={"average": ("fawa",)}, by={"form": {"at": 0.2}})
     start: float = param(0.05, uniform(0.0, 0.3), "fraction of the epochs before the class-wise calibration (10 of 200)", source="code")

@@ -1,6 +1,6 @@
 """FAAL: per batch, the worst class weighting within a KL ball around uniform.
 
-Read: github.com/TrustAI/FAAL, ft_prn.py, FAAL.py and the command in its README (the radius).
+Read: github.com/TrustAI/FAAL, ft_prn.py, utils.py (the attacks), FAAL.py and the command in its README (the radius).
 """
 
 from dataclasses import dataclass

@@ -10,13 +10,16 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "Wang et al., Probabilistic Margins for Instance Reweighting in AT, NeurIPS 2021"
 SUMMARY = "instance weights: a sigmoid of the probability margin"
 
-# MAIL's code is made from MART's (second-hand).
+# MAIL's code, read: github QizhouWang/MAIL, train.py and mail_loss.py; its epochs count from 0 and the first 76 have no
+# weights, one more than are trained at the full learning rate.
 EPOCHS = 120
 RECIPE = {
     "batch_size": 128,
     "lr": 0.01,
     "weight_decay": 3.5e-3,
-    "milestones": "0.625,0.75,0.833",  # 75, 90 and 100 of 120; the weights start with the first drop
+    "milestones": "0.625,0.75,0.833",  # 75, 90 and 100 of 120
+    "attack_steps": 10,
+    "step_size": 0.226,  # 0.007 of 0.031
     "attack_start": "gaussian",
 }
 
@@ -27,5 +30,5 @@ class Params:
     slope: float = param(10.0, loguniform(1.0, 20.0), "sharpness of the weight curve (at: 10, trades: 2, nothing published for mart)", source="code", by={"form": {"trades": 2.0}})
     bias: float = param(-0.5, uniform(-1.5, 0.5), "added to the margin (at: -0.5, trades: 0, nothing published for mart)", source="code", by={"form": {"trades": 0.0}})
     beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades", "mart")})
-    start: float = param(0.625, uniform(0.3, 0.7), "fraction of the epochs trained without weights first (75 of 120)", source="code")
+    start: float = param(0.633, uniform(0.3, 0.7), "fraction of the epochs trained without weights first (76 of 120)", source="code")
     normalise: bool = param(False, choice(False, True), "scale the weights to mean 1 in the batch (our addition) instead of times 3", source="code", searched=False)

@@ -70,7 +70,7 @@ def _averages(kind: str, inputs: dict, params: dict):
     method = build("cfa", k, average=kind, decay=params["decay"], threshold=params["threshold"])
     average = WeightAverage(_Weights(inputs["fawa_init"]))
     for epoch, (values, acc) in enumerate(zip(inputs["epoch_weights"], inputs["valid_robust_class_acc"])):
-        now = stats(k, epoch=epoch, val_robust=tensor(acc))
+        now = stats(k, epoch=epoch, val_ce_robust=tensor(acc))
         method.end_epoch(now)
         if (decay := method.average_decay(now)) is not None:
             average.update(_Weights(values), decay)

@@ -129,6 +129,7 @@ def stats(classes: int, *, epoch: int = 0, **known) -> EpochStats:
         train_predicted=zero,
         val_count=one,
         val_clean=zero,
+        val_ce_robust=zero,
         val_robust=zero,
         val_ce=zero,
         val_kl=zero,

@@ -68,11 +68,22 @@ def test_faal_per_class_leaves_little_to_missing_classes():
     assert ours[2] < 0.25 < ours[0]
 
 
+def test_faal_of_the_mart_form_attacks_the_divergence():
+    """Its authors' code calls the same attack for TRADES and MART (ft_prn.py, utils.attack_trade)."""
+    z, clean, y = log(0.7, 0.2, 0.1)[None], log(0.5, 0.3, 0.2)[None], torch.tensor([0])
+    kl = 0.5 * math.log(5 / 7) + 0.3 * math.log(3 / 2) + 0.2 * math.log(2)
+    for form, loss, start in (("mart", kl, "gaussian"), ("trades", kl, "gaussian"), ("at", -math.log(0.7), "uniform")):
+        method = make("faal", form=form)
+        assert [a.start for a in method.attacks(BASE, 0)] == [start] and method.inner_needs_clean == (form != "at")
+        close(method.inner_loss(z, y, clean if method.inner_needs_clean else None), [loss])
+    assert not make("mart").inner_needs_clean  # MART itself attacks the cross-entropy
+
+
 def test_cfa_average_takes_an_epoch_exactly_at_the_threshold():
     method, stats = make("cfa", threshold=0.25, decay=0.9), make_stats(0)
 
     def worst(right):
-        method.end_epoch(replace(stats, val_robust=t(20, 20, 20, right)))
+        method.end_epoch(replace(stats, val_ce_robust=t(20, 20, 20, right), val_robust=t(0, 0, 0, 0)))
         return method.average_decay(stats)
 
     # of 20: below and nothing to judge yet, at, below, above

@@ -50,11 +50,29 @@ def test_recipe_is_the_published_one(method):
         assert (training.attack_steps, training.step_size) == (10, 0.1)
 
 
-@pytest.mark.parametrize("method", ["mail", "gairat"])
-def test_weights_that_start_with_the_first_drop_start_there(method):
-    epochs, drops, *_ = PUBLISHED[method]
+# GAIRAT's weights start with the first drop; MAIL's code trains epochs 0 to 75 without any, and drops at 75.
+@pytest.mark.parametrize("method, start", [("mail", 76), ("gairat", 60)])
+def test_weights_start_where_the_authors_code_lets_them(method, start):
     params = METHODS[method].Params()
-    assert start_epoch(params, epochs) == drops[0]
+    assert start_epoch(params, epochs_of(method)) == start
+
+
+def test_cfa_attacks_in_the_batch_norm_mode_of_its_form():
+    """Its code leaves the model in training mode for PGD and calls `eval` for TRADES (attack.py)."""
+    for form, mode in (("trades", "eval"), ("at", "train"), ("AT", "train")):
+        assert SearchSpec(method="cfa", recipe="paper", fix={"form": form}).training().attack_bn == mode
+    several = SearchSpec(method=("cfa", "trades"), recipe="paper")
+    assert {several.of(name).training().attack_bn for name in several.methods} == {"eval"}
+    assert SearchSpec(method="cfa", recipe="paper", space={"form": "at"}).training().attack_bn == "train"
+    assert SearchSpec(method="cfa", fix={"form": "at"}).training().attack_bn == "eval"  # common to all methods
+    own = SearchSpec(method="cfa", recipe="paper", fix={"form": "at"}, set={"attack_bn": "eval"})
+    assert own.training().attack_bn == "eval"
+
+
+def test_cfa_gate_has_the_published_threshold_of_its_form():
+    space = SearchSpec(method="cfa").search_space()
+    assert space.default()["threshold"] == 0.24
+    assert SearchSpec(method="cfa", fix={"form": "at"}).search_space().default()["threshold"] == 0.2
 
 
 def test_every_recipe_holds_settings_in_their_type():

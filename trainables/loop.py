@@ -339,6 +339,7 @@ class Trainer:
             t["predicted"],
             result.count,
             result.clean,
+            result.ce_robust,
             result.robust,
             result.ce,
             result.kl,

@@ -142,7 +142,8 @@ class EpochStats:
     train_predicted: Tensor  # (K,) adversarial images predicted as that class
     val_count: Tensor  # (K,)
     val_clean: Tensor  # (K,) clean images classified right
-    val_robust: Tensor  # (K,) images that no evaluation attack fools
+    val_ce_robust: Tensor  # (K,) images that CE-PGD does not fool
+    val_robust: Tensor  # (K,) of these, images that margin-PGD does not fool either
     val_ce: Tensor  # (K,) sum of the clean cross-entropy
     val_kl: Tensor  # (K,) sum of KL(p(x) || p(x')) on the CE-PGD example
 
@@ -204,24 +205,29 @@ class Method(nn.Module):
             return loss
         return loss + self.params.beta * batch.mean(regulariser, reg_weights)
 
+    @property
+    def attack_form(self) -> str:
+        """The form whose attack is made."""
+        return self.form
+
     def inner_loss(self, logits_adv: Tensor, y: Tensor, logits_clean: Tensor | None) -> Tensor:
-        """(B,) what the attack maximises: cross-entropy, for the trades form KL(p(x) || p(x')).
+        """(B,) what the attack maximises: cross-entropy, for the attack of the trades form KL(p(x) || p(x')).
 
         ``logits_clean`` is given, without gradient, only if ``inner_needs_clean``. On a GPU this is recorded once and
         replayed: besides its arguments it may read parameters, and buffers that are updated in place.
         """
-        if self.form == "trades":
+        if self.attack_form == "trades":
             return losses.kl(logits_clean, logits_adv)
         return F.cross_entropy(logits_adv, y, reduction="none")
 
     @property
     def inner_needs_clean(self) -> bool:
-        return self.form == "trades"
+        return self.attack_form == "trades"
 
     def attacks(self, base: Attack, epoch: int) -> Sequence[Attack]:
         """The attacks of a step; ``base`` is the one the user configured. A KL attack starts at x + 0.001
         N(0, 1): it has no gradient at x itself, and this is the published start."""
-        return (replace(base, start="gaussian") if self.form == "trades" else base,)
+        return (replace(base, start="gaussian") if self.attack_form == "trades" else base,)
 
     def eps_scale(self, y: Tensor) -> Tensor:
         """(B,) factor on the radius of each sample's attack."""

@@ -58,7 +58,7 @@ class Cfa(Method):
     def end_epoch(self, stats: EpochStats) -> None:
         if self.started(stats.epoch + 1):
             self.robust_acc.copy_(stats.train_robust_acc())
-        worst = stats.val_robust_acc().min()
+        worst = (stats.val_ce_robust / stats.val_count.clamp(min=1)).min()  # as published: under CE-PGD alone
         passed = self.params.average == "ema" or bool(worst >= self.params.threshold)
         keep = self.params.decay if self.averaging else 0.0  # the first that passes is copied
         self.decay.fill_(keep if passed else 1.0)

@@ -51,10 +51,14 @@ class Faal(Method):
     """(K/B) sum_i p_{y_i} L_i, p from the batch's class margins times class sizes; weights carry no gradient.
 
     Batch frequency enters twice, in the solver's objective and in the sum, as in the authors' code; with
-    ``per_class`` in the sum alone.
+    ``per_class`` in the sum alone. The mart form attacks as the trades form does, as in the authors' code.
     """
 
     name = "faal"
+
+    @property
+    def attack_form(self) -> str:
+        return "at" if self.form == "at" else "trades"
 
     def class_weights(self, batch: Batch) -> Tensor:
         """(K,) p, sum 1."""

@@ -77,6 +77,10 @@ class Fairfront(Method):
             weights = deferred_weights(counts, EFFECTIVE, p.power)
         self.register_buffer("prior_weights", weights / data_mean(weights, counts))
 
+    @property
+    def attack_form(self) -> str:
+        return self.parts["faal"].attack_form if "faal" in self.parts else self.form
+
     def end_epoch(self, stats: EpochStats) -> None:
         for method in self.parts.values():
             method.end_epoch(stats)

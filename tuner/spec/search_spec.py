@@ -155,7 +155,8 @@ class SearchSpec(SearchFields):
     def _recipe(self) -> dict[str, Any]:
         """The training hyperparameters that the recipe sets."""
         if self.recipe == "paper":
-            return recipe_of(self.methods[0])
+            fixed = {**self.lanes[0].space, **self.lanes[0].fix}
+            return recipe_of(self.methods[0], str(fixed.get("form")).lower())
         return FORMER_TRAINING if self.recipe == FORMER else {}
 
     def shared_training(self) -> dict[str, Any]:
