@@ -138,6 +138,5 @@ def test_p13_twice_in_a_space_file_or_on_the_command_line(capsys, monkeypatch, t
     assert code == 2 and "\n" not in said["error"]
 
 
-def test_p13_the_same_key_in_two_mappings_and_merges_are_fine():
+def test_p13_the_same_key_in_two_mappings_is_fine():
     assert SearchSpec.from_yaml("fix: {lr: 0.1}\nset: {lr: 0.2}").set == {"lr": 0.2}
-    assert SearchSpec.from_yaml("set: &s {lr: 0.2}\nfix: {<<: *s, start: 0.5}").fix == {"lr": 0.2, "start": 0.5}

@@ -93,8 +93,6 @@ def _over(asked: Option, base: Any, said: Any) -> Any:
 
 def key_values(items: list[str], flag: str) -> dict[str, Any]:
     """``KEY=VALUE`` items as a mapping, where a value is read as YAML."""
-    import yaml
-
     from tuner.spec.yaml_text import read_yaml
 
     values: dict[str, Any] = {}
@@ -106,7 +104,7 @@ def key_values(items: list[str], flag: str) -> dict[str, Any]:
             raise UsageError(f"{flag} gives {key} twice; give it once")
         try:
             values[key] = read_yaml(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
+        except ValueError:
             raise UsageError(
                 f"{flag} {item!r} is not allowed; write {flag} KEY=VALUE with a VALUE that is valid YAML"
             ) from None

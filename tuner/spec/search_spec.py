@@ -293,8 +293,8 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     """A YAML mapping, or one sentence."""
     try:
         values = read_yaml(text) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise UsageError(f"the {what} file is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UsageError(f"the {what} file is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {values!r}")
     return values

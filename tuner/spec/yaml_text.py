@@ -1,4 +1,5 @@
-"""Reading YAML that a user wrote: a key that stands twice in one mapping is an error, not the last one's value."""
+"""Reading YAML that a user or somebody else's search holds: values alone, no larger and no deeper than a spec ever is,
+and a key that stands twice in one mapping is an error, not the last one's value."""
 
 from __future__ import annotations
 
@@ -6,13 +7,33 @@ from typing import Any
 
 import yaml
 
+LONGEST = 2**16  # characters: PyYAML reads some 70,000 a second
+DEEPEST = 20  # lists and mappings inside each other, of which its time is the square; a spec has 4
+
 
 class _Loader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):  # a few hundred bytes of them name billions of values
+            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed", event.start_mark)
+        if self.depth == DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.constructor.ConstructorError(None, None, "a number beyond 64 bits", node.start_mark)
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []  # a list, for a key may be one
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` has no value of its own
-                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
@@ -20,6 +41,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def read_yaml(text: str) -> Any:
-    """What ``text`` says. ``yaml.YAMLError`` where it is not valid, ``ValueError`` for a date that there is not."""
-    return yaml.load(text, Loader=_Loader)
+    """What ``text`` says. ``ValueError``, one sentence, whatever is wrong with it."""
+    if len(text) > LONGEST:
+        raise ValueError(f"it is longer than {LONGEST} characters")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # beside YAML's own: a date that there is not, a tag whose value it cannot have (!!bool x, !!int "")
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
