@@ -17,7 +17,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):  # a few hundred bytes of them name billions of values
-            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed", event.start_mark)
+            said = f"alias *{event.anchor} is not allowed"
+            raise yaml.composer.ComposerError(None, None, said, event.start_mark)  # type: ignore[arg-type]
         if self.depth == DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels", event.start_mark)
         self.depth += 1
