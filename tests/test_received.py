@@ -73,6 +73,15 @@ def test_a_name_that_leaves_its_folder_is_refused(name, tmp_path):
     assert inside(tmp_path, "a/.b/c..d.png") == tmp_path / "a/.b/c..d.png"
 
 
+@pytest.mark.parametrize("part", [*ESCAPING, "a/b"])
+def test_s1_a_number_of_a_history_is_no_way_out(part, tmp_path):
+    """Below a home or storage too every part is a name."""
+    with pytest.raises(ValueError, match="is no name of a file or folder"):
+        Home(tmp_path).place("s3://bucket/x", "searches", "first", "trials", part)
+    with pytest.raises(ValueError, match="is no name of a file or folder"):
+        Home(tmp_path).place(None, "searches", "first", "trials", part)
+
+
 def test_a_link_on_the_way_is_refused(tmp_path):
     home, victim = tmp_path / "home", tmp_path / "victim"
     home.mkdir(), victim.mkdir()

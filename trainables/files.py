@@ -17,6 +17,12 @@ from pathlib import Path
 _ODD = {errno.ELOOP: "it is a link, which is not followed here", errno.ENXIO: "it is not a regular file"}
 
 
+def is_name(part: object) -> bool:
+    """Whether ``part`` names one file or folder, in whatever folder it is put."""
+    text = str(part)
+    return text.isprintable() and text not in ("", ".", "..") and not set(text) & {"/", "\\"}
+
+
 def inside(folder: Path, name: str) -> Path:
     """Where a file that a storage calls ``name`` lies below ``folder`` here.
 
@@ -24,12 +30,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     parts = name.split("/")
     path = folder.joinpath(*parts)
-    if (
-        not name.isprintable()
-        or "\\" in name
-        or any(part in ("", ".", "..") for part in parts)
-        or not path.parent.resolve().is_relative_to(folder.resolve())
-    ):  # a link in between leads elsewhere
+    # the second: a link in between leads elsewhere
+    if not all(map(is_name, parts)) or not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"the storage holds a file called {name!r}, which would be written outside of "
             f"{str(folder)!r}; nothing was taken from it"

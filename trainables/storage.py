@@ -20,6 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from trainables.files import is_name
+
 # What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
 # another source, and each further protocol is one more way to reach a place that the user did not choose.
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
@@ -51,7 +53,11 @@ def absolute_storage(where: str | None) -> str | None:
 
 
 def below(where: str | Path, *parts: object) -> str:
-    """The folder or file ``parts`` under ``where``; a URL's options (``?region=...``) stay at its end."""
+    """The folder or file ``parts`` under ``where``; a URL's options (``?region=...``) stay at its end. ``ValueError``
+    for a part that is no name: a history, for one, can call a trial ``../x``."""
+    for part in parts:
+        if not is_name(part):
+            raise ValueError(f"{str(part)!r} is no name of a file or folder in {str(where)!r}")
     base, mark, options = str(where).partition("?") if "://" in str(where) else (str(where), "", "")
     return "/".join([base.rstrip("/"), *map(str, parts)]) + mark + options
 

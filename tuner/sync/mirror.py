@@ -37,7 +37,7 @@ MIRRORED = re.compile(
     r"|study\.(log|owner|unreadable\.log)|dataset|mlflow\.key|warm-start/history\.jsonl"
     r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
-_NOT_LISTED = ("ray", "trials")  # folders of many files that are not mirrored
+_NOT_LISTED = ("ray", "trials", "previews")  # folders of many files that are not mirrored
 
 
 def open_search(storage: str, name: str) -> Storage:
