@@ -4,6 +4,7 @@ asks no server that the reader has not named."""
 import ast
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from tests.s3 import BUCKET
 from tests.test_house import FILES
 from trainables.config import TrialConfig
 from trainables.data import DataError, prepare, share, store
-from trainables.files import inside, locked
+from trainables.files import inside, is_locked, locked
 from trainables.stem import data_key
 from trainables.stem_store import StemStore
 from trainables.storage import Storage
@@ -297,10 +298,25 @@ def test_s7_a_lock_file_keeps_what_is_in_it(tmp_path, monkeypatch):
 
 
 def test_s7_a_lock_is_held_by_one(tmp_path):
-    with locked(tmp_path / "l") as mine, locked(tmp_path / "l", wait=False) as second:
-        assert mine and not second
-    with locked(tmp_path / "l", wait=False) as free:
+    path = tmp_path / "l"
+    assert not is_locked(path) and not path.exists()
+    with locked(path) as mine, locked(path, patience=0) as second, locked(path, patience=0.1) as third:
+        assert mine and not second and not third and is_locked(path)
+    with locked(path, patience=0) as free:
         assert free
+    assert not is_locked(path)
+
+
+def test_s7_a_lock_that_is_let_go_is_taken(tmp_path):
+    """By who waits for ever, and by who has the patience: one that looks holds it for an instant."""
+    for patience in (math.inf, 30.0):
+        held = contextlib.ExitStack()
+        held.enter_context(locked(tmp_path / "l"))
+        timer = threading.Timer(0.2, held.close)
+        timer.start()
+        with locked(tmp_path / "l", patience) as mine:
+            assert mine
+        timer.join()
 
 
 def test_s7_every_lock_is_taken_in_one_place():

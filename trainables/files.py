@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,16 +74,32 @@ def private(path: str | os.PathLike, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of file ``path``, which is created where it is missing; yields whether this process has it, which
-    without ``wait`` may be false. The kernel releases it when its holder dies, so no lease has to expire.
+def locked(path: Path, patience: float = math.inf) -> Iterator[bool]:
+    """Hold the lock of file ``path``, which is created where it is missing; yields whether this process has it. False:
+    it tried for ``patience`` seconds in vain. The kernel releases it when its holder dies, so no lease has to expire.
 
     ``OSError`` where the file cannot be opened (see `regular`) or its file system has no locks.
     """
     with open(path, "ab", opener=regular) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+        until, waits = time.monotonic() + patience, 0 if math.isinf(patience) else fcntl.LOCK_NB
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | waits)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                time.sleep(0.05)
         yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of file ``path``; not where there is none to be had. Looking takes it for an
+    instant, so whoever wants it needs some ``patience``."""
+    with contextlib.suppress(OSError), open(path, "rb", opener=regular) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

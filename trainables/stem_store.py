@@ -77,7 +77,7 @@ class StemStore:
         """
         with contextlib.ExitStack() as stack:
             try:
-                mine = stack.enter_context(locked(self.lock_file, wait=False))
+                mine = stack.enter_context(locked(self.lock_file, patience=0))
             except OSError:  # no lock to be had here: training twice is wasteful but right
                 mine = True
             yield mine

@@ -112,7 +112,7 @@ def _locked(run: SearchRun) -> Iterator[None]:
     run.home.require_own_files(run.name)
     with ExitStack() as stack:
         try:
-            mine = stack.enter_context(locked(run.folder / ".lock", wait=False))
+            mine = stack.enter_context(locked(run.folder / ".lock", patience=0.5))
         except OSError as error:
             raise UsageError(f"search {run.name!r} cannot be locked: {error.filename}: {error.strerror}") from None
         if not mine:

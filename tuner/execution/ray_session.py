@@ -91,6 +91,6 @@ def _remove_abandoned(base: Path) -> None:
         with contextlib.suppress(OSError):
             about = old.lstat()
             if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and (old / "lock").exists():
-                with locked(old / "lock", wait=False) as mine:
+                with locked(old / "lock", patience=0) as mine:
                     if mine:
                         shutil.rmtree(old, ignore_errors=True)
