@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import struct
@@ -319,12 +320,17 @@ def test_s7_a_lock_that_is_let_go_is_taken(tmp_path):
         timer.join()
 
 
+# They write like that into a folder that they have just made, where nobody else puts anything.
+IN_NEW_FOLDERS = {"tuner.verification.export", "tuner.remote.submission", "tuner.job", "trainables.data.store"}
+
+
 def test_s7_every_lock_is_taken_in_one_place():
     """And nothing else of ours opens a file to write into it, which follows links: it is renamed to its name, or opened
     with `regular`."""
     for module, path in FILES.items():
         text = path.read_text()
         assert "flock(" not in text or module == "trainables.files", module
+        assert not re.search(r"\.write_(text|bytes)\(", text) or module in IN_NEW_FOLDERS, module
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open" and len(node.args) > 1:
                 mode = ast.literal_eval(node.args[1])
