@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.export.pt2_archive import constants as pt2_archive_constants
 
 from tests.conftest import tuner, tuner_here
 from trainables.attack_copy import Frozen
@@ -296,7 +297,9 @@ def test_s3_a_received_model_runs_no_code(exported, tmp_path):
     paths = [trap.parent / "model.pt2" for trap in traps.values()]
     env = {**os.environ, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run([*command, *paths], capture_output=True, text=True, cwd="/", env=env)
-    assert all(trap.exists() for trap in traps.values()), f"the baits must be real ones: {done.stderr}"
+    baits = {bait for bait, trap in traps.items() if trap.exists()}
+    know_opaque = hasattr(pt2_archive_constants, "OPAQUE_OBJ_FILENAME_PREFIX")  # torch 2.11 does not yet
+    assert baits == traps.keys() - (set() if know_opaque else {opaque_constant}), f"they must be real: {done.stderr}"
 
 
 def test_s3_nothing_of_ours_opens_a_program_or_unpickles_objects():

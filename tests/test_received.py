@@ -188,7 +188,7 @@ def test_data_and_study_of_a_spec_are_named_again(finished, tmp_path, listener):
     home = Home(tmp_path)
     spec = SearchSpec.from_yaml((tmp_path / "searches/first/spec.yaml").read_text())
     done = tuner_here("verify", "first", "--home", tmp_path)
-    assert done.returncode == 2 and f"--dataset '{data}'" in done.stderr and "study" not in done.stderr
+    assert done.returncode == 2 and f"--dataset '{data}'" in done.stderr and "--study" not in done.stderr
     done = tuner_here("resume", "first", "--home", tmp_path, "--dataset", data)
     assert done.returncode == 2 and f"--study-storage {study}" in done.stderr and "--dataset" not in done.stderr
     assert seen == []
