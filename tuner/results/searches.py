@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
+from pathlib import Path
 
+from trainables.files import regular
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
+from tuner.results.summary import state_of
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -49,6 +53,23 @@ def load_search(home: Home, name: str) -> SearchRun:
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     spec = replace(spec, name=name, storage=storage if pulled else spec.storage)  # a name may follow from the rest
     return SearchRun(spec, home, name, History(folder))
+
+
+def shown_state(run: SearchRun) -> str:
+    """The search's state as others see it: ``running`` while a driver on this machine holds its lock."""
+    state = state_of(run)
+    return "running" if state == "stopped" and _is_locked(run.folder / ".lock") else state
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path, "rb", opener=regular) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # no driver has been here, or the file system has no locks
+        return False
 
 
 def load_front(name: str, home: Home | None = None) -> Front:

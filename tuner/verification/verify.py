@@ -82,6 +82,7 @@ def verify_search(
         if value < least:
             raise UsageError(f"{flag} {value} is not allowed; it takes a whole number of at least {least}")
     run = load_search(home, name)
+    run.home.require_writable(run.folder)  # before an attack of hours
     check_named(run.spec, home, name, "verify", dataset=dataset)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
@@ -274,4 +275,4 @@ def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:
     try:
         log_test(result, run)
     except Failed as error:
-        say(f"{error}; the results are kept, and `tuner verify {run.name}` tries again")
+        say(f"{error}; the results are kept, and `tuner verify {run.name}{run.home.flag}` tries again")
