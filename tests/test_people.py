@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -141,6 +142,20 @@ def test_p12_a_damaged_archive_is_not_called_absent(tmp_path, monkeypatch):
             (folder / "cifar-10-python.tar.gz").write_bytes(content)
         with pytest.raises((DataError, ValueError), match=words):
             check_data(DataSpec(name), tmp_path)
+
+
+def test_p1_an_interrupted_verification_says_how_to_go_on(finished, tmp_path, monkeypatch):
+    from tuner.verification import verify
+
+    home, said = Home(shutil.copytree(finished[1], tmp_path / "a b")), []
+
+    def ctrl_c(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "run_jobs", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        verify.verify_search("first", home, say=said.append)
+    assert f"`tuner verify first --home '{home.root}'` with the same options continues it" in said[-1]
 
 
 # ---- P4: a cluster that is gone --------------------------------------------------------------------------------------
