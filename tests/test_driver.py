@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from ray import cloudpickle
 
-from tests.histories import fill
+from tests.histories import fill, no_search, run_of
 from trainables.data import Summary
-from tuner.errors import Failed, Interrupted, UsageError
+from tuner.errors import Interrupted, Stopped, UsageError
 from tuner.execution import driver
-from tuner.execution.stopping import stoppable
+from tuner.execution.stopping import StopRequest, like_ctrl_c, stoppable, unless_stuck
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.listener import Listener
@@ -93,8 +95,23 @@ def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(drive
         assert result["state"] == "finished" and sum(result["trials"].values()) == 6
 
 
+def test_p1_a_search_of_one_trial_is_not_finished_without_its_reference(driven):
+    """It was stopped between the end of trial 0 and the start of plain AT: `tuner resume` trains that."""
+
+    def reference(history):
+        no_search(history, SearchSpec(method="trades", trials=1))
+
+    with pytest.raises(Interrupted) as stopped:
+        driven(one_trial, trials=1)
+    assert stopped.value.result["state"] == "stopped" and not stopped.value.result["no_search"]
+    resumed = driven(reference, trials=1)
+    assert resumed["state"] == "finished" and resumed["no_search"]
+
+
 def test_a_search_that_its_storage_stopped_has_failed(driven):
-    with pytest.raises(Failed, match="'s' stopped because its storage failed; `tuner resume s` continues it"):
+    with pytest.raises(
+        Stopped, match="'s' stopped because its storage failed; `tuner resume s --home .*a` continues it"
+    ):
         driven(lambda history: one_trial(history) and "storage")
     assert saved_result(driven.folder)["state"] == "stopped"
     assert driven(all_trials)["state"] == "finished"
@@ -154,36 +171,158 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # as the driver does
 from ray.tune.tune import _setup_signal_catching
 from tuner.execution.stopping import stoppable
 
-with stoppable(None) as stop:
+with stoppable(None, go_on="`tuner resume s` continues it") as stop:
     _setup_signal_catching()  # as Ray Tune does
     for number in sys.argv[1:]:
         os.kill(os.getpid(), int(number))
         time.sleep(0.2)
-        print(stop.reason, flush=True)
+        print(stop.reason, stop.ray_s, stop.close_s, flush=True)
 """
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_ctrl_c_ends_the_process(first):
-    done = subprocess.run(
-        [sys.executable, "-c", PRESSED, str(int(first)), str(int(signal.SIGINT))],
+def pressed(*signals):
+    return subprocess.run(
+        [sys.executable, "-c", PRESSED, *(str(int(number)) for number in signals)],
         text=True,
         capture_output=True,
         timeout=120,
         env=os.environ.copy(),
     )
-    assert done.returncode == -signal.SIGINT and done.stdout == "signal\n", done.stderr
 
 
-def test_one_is_not_enough():
-    done = subprocess.run(
-        [sys.executable, "-c", PRESSED, str(int(signal.SIGINT))],
-        text=True,
-        capture_output=True,
-        timeout=120,
-        env=os.environ.copy(),
-    )
-    assert done.returncode == 0 and done.stdout == "signal\n", done.stderr
+def test_p1_every_signal_is_answered_at_once_and_ends_nothing():
+    """However often batch systems send it."""
+    done = pressed(signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["signal 8.0 4.0", *3 * ["signal 0.0 0.5"]], "the second one hurries the end"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("SIGHUP: the search stops") and "`tuner resume s` continues it" in first
+    assert second.startswith("SIGTERM again: ")
+
+
+def test_p1_only_a_third_ctrl_c_ends_the_process():
+    done = pressed(signal.SIGINT, signal.SIGINT, signal.SIGINT)
+    assert done.returncode == -signal.SIGINT and len(done.stdout.splitlines()) == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "ended at once, without a result; `tuner resume s` continues it"
+
+
+STUCK = """
+import sys, threading
+from tuner.execution.stopping import StopRequest, leave, unless_stuck
+
+stop, abandoned = StopRequest(), []
+stop.abandon = lambda: print("abandoned")
+stop("signal")
+stop.signals = 2
+print(unless_stuck(threading.Event().wait, stop, print), stop.stuck)
+import atexit
+atexit.register(threading.Event().wait)  # as Ray's own end, which waits for its head
+leave(130)
+"""
+
+
+def test_p1_a_process_with_a_stuck_thread_ends():
+    done = subprocess.run([sys.executable, "-c", STUCK], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "None True\nabandoned\n"), done.stderr
+
+
+def test_p1_a_search_whose_ray_is_gone_ends_at_once():
+    stop, said, comes_back = StopRequest(), [], threading.Event()
+    stop.lost = lambda: "its process raylet has died"
+    try:
+        assert unless_stuck(comes_back.wait, stop, said.append) is None and stop.stuck
+    finally:
+        comes_back.set()
+    assert said == ["Ray is gone: its process raylet has died"] and stop.reason == "ray"
+
+
+def test_p1_what_a_thread_returns_or_raises_is_the_drivers():
+    assert unless_stuck(lambda: "storage", StopRequest(), print) == "storage"
+    with pytest.raises(UsageError, match="no node"):
+        unless_stuck(raising(UsageError("no node")), StopRequest(), print)
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_p1_before_the_first_trial_a_signal_breaks_off():
+    """There is nothing yet to end orderly, and decoding a large data set takes minutes."""
+    with pytest.raises(KeyboardInterrupt), stoppable(None) as stop:
+        stop.orderly = False
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    with pytest.raises(KeyboardInterrupt), like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_p1_nohup_still_holds():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable(None) as stop, like_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_p1_a_search_that_ray_left_has_its_result(driven):
+    with pytest.raises(Stopped, match="'s' stopped because Ray is gone; `tuner resume s --home") as stopped:
+        driven(lambda history: one_trial(history) and "ray")
+    assert stopped.value.result["trials"]["finished"] == 1
+
+
+def test_p1_nothing_is_recorded_once_ray_is_left_behind(tmp_path):
+    """The abandoned thread may come back while the result is written."""
+    from tuner.execution.ray_callback import SearchCallback
+
+    spec, history = SearchSpec(method="trades", trials=6), History(None)
+    fill(history, spec, trials=1, failed=False)
+    watch, told = SearchCallback(run_of(spec, history), None, Listener(), print), history.changes
+    watch.ending("ray")
+    trial = SimpleNamespace(config={"trial": {"trial": 0}}, pickled_error_file=None, error_file=None)
+    watch.on_trial_error(0, [], trial)  # what took Ray took its processes
+    watch.ending.stuck = True
+    watch.on_trial_result(0, [], trial, {"trial": 0, "metrics": {"epoch": 99}, "done": False})
+    watch.on_trial_complete(0, [], trial)
+    assert history.changes == told
+
+
+def test_p1_ray_pickles_nothing_of_the_drivers():
+    from tuner.execution.ray_scheduler import SearchStopper
+
+    stop = StopRequest()
+    stop.lost = threading.RLock().acquire  # cannot be pickled, as a terminal cannot
+    assert cloudpickle.dumps(SearchStopper(stop))
+
+
+def test_p1_a_heads_silence_is_waited_for(monkeypatch):
+    from tuner.execution import ray_instance
+
+    now, answers, said = [0.0], [True], []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(ray_instance.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray_instance, "listens", lambda host, port: (host, port) == ("10.0.0.1", 6379) and answers[0])
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    lost = ray_instance.watch(SimpleNamespace(get_runtime_context=lambda: context), said.append)
+
+    def after(seconds):
+        now[0] += seconds
+        return lost()
+
+    assert after(6) is None and not said
+    answers[0] = False
+    assert after(6) is None and len(said) == 1 and after(30) is None
+    answers[0] = True
+    assert after(6) is None
+    answers[0] = False
+    assert after(6) is None and len(said) == 2, "it had come back"
+    assert after(41) == "its head 10.0.0.1:6379 has not answered for 41 s"
 
 
 ON_A_THREAD = """

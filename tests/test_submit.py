@@ -95,7 +95,7 @@ class Cluster:
                 **self.env,
                 "RAY_AUTH_MODE": "token",
                 "TUNER_HOME": str(self.home),
-                "PATH": f"{bin_}:{os.environ['PATH']}",
+                "PATH": os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != bin_),  # P15
             },
             cwd=folder,
             stdout=self.log,

@@ -17,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.trial_report import StemReport, TrialReport
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
+FULL_WAITS = 3  # of them where the disk is full
 # errors of the trial's own folder, which waiting does not mend
 WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -76,15 +77,15 @@ class TrialActor(tune.Trainable):
 
         Waiting here keeps what has been trained; another actor would train it again.
         """
-        from trainables.storage import explain
+        from trainables.storage import explain, is_full
 
-        for wait in (*waits, None):
+        for waited, wait in enumerate((*waits, None)):
             try:
                 return do()
             except WRONG_PLACE:
                 raise
             except OSError as error:
-                if wait is None:
+                if wait is None or (is_full(error) and waited >= FULL_WAITS):  # nobody makes room unless it is said
                     raise StorageDown(explain(self.trial.storage or self.trial.home, error)) from error
             sleep(wait)
 

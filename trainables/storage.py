@@ -8,6 +8,7 @@ Credentials never stand in the URL: each process has them in its environment (AW
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -26,6 +27,7 @@ from trainables.files import is_name
 # another source, and each further protocol is one more way to reach a place that the user did not choose.
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
 OBJECTS = ("s3", "gcs", "abfs")  # here a file appears when it is whole, and moving one is a copy
+NO_ROOM = "make room there"  # part of the sentence of `explain`, by which a driver knows that waiting does not help
 ANSWER_S = 20  # seconds after which a storage counts as one that does not answer
 _LOGIN = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|HTTP status 40[13]"
@@ -126,9 +128,11 @@ class Storage:
             with self.fs.open_output_stream(aside) as file:
                 file.write(data)
             self.fs.move(aside, path)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self.fs.delete_file(aside)
+            if isinstance(error, OSError):
+                error.filename = error.filename or path
             raise
 
     def remove(self, name: str) -> None:
@@ -180,8 +184,16 @@ def storage_problem(where: str) -> str | None:
     return found[0]
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a write failed because the disk, or the user's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 def explain(where: str, error: Exception) -> str:
     """What an error of a storage means and what to do, in one sentence."""
+    if is_full(error):
+        file = f", while writing {error.filename}" if getattr(error, "filename", None) else ""
+        return f"storage {where!r} cannot be used ({os.strerror(error.errno)}{file}); {NO_ROOM}"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, ValueError) and where in text:
         return text

@@ -21,6 +21,15 @@ class Interrupted(Exception):
         self.result = result
 
 
+class Stopped(Failed):
+    """A search stopped before its end, through no wish of the user's; finished work is kept. Exit code 1. ``result`` is
+    what `--json` prints."""
+
+    def __init__(self, sentence: str, result: dict[str, Any]):
+        super().__init__(sentence)
+        self.result = result
+
+
 class TakenOver(Failed):
     """Another driver owns the search now: anything this one still sent would overwrite the other's work."""
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
 DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages, as in pyproject.toml
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or the user's share of it, is full; also where another library says it
+    in its own words."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        words in str(error) for words in ("No space left on device", "Disk quota exceeded")
+    )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` of this block names ``path``, which those of write and close do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -18,7 +39,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
-        with open(aside, "xb") as file:  # x: always a new file, so a link in this place is never followed
+        with naming(path), open(aside, "xb") as file:  # x: always a new file, so a link in this place is never followed
             file.write(data.encode() if isinstance(data, str) else data)
         os.replace(aside, path)
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -28,11 +29,16 @@ def check_name(name: str) -> str:
 class Home:
     """Paths below the home folder. Nothing is created until it is needed.
 
-    ``storage``: the path or URL used by searches that name none themselves (else ``TUNER_STORAGE``).
+    A leading ``~`` is the user's own home folder. ``storage``: the path or URL used by searches that name none
+    themselves (else ``TUNER_STORAGE``).
     """
 
     def __init__(self, root: str | os.PathLike | None = None, storage: str | None = None):
-        self.root = Path(root or os.environ.get("TUNER_HOME") or "tuner-home").absolute()
+        named = str(root or os.environ.get("TUNER_HOME") or "tuner-home")
+        try:  # a shell expands ~ only where it begins an unquoted word: not in --home=~/x, an .env file or a unit
+            self.root = Path(named).expanduser().absolute()
+        except RuntimeError:
+            raise UsageError(f"home folder {named!r} names a user that this machine does not have") from None
         self.storage = storage or os.environ.get("TUNER_STORAGE") or None
 
     def place(self, storage: str | None, *parts: object) -> str:
@@ -40,6 +46,11 @@ class Home:
         from trainables.storage import below
 
         return below(storage or self.root, *parts)
+
+    @property
+    def flag(self) -> str:
+        """What a hint adds to a command for this home, with a space before it; empty where it is the default."""
+        return "" if self.root == Home().root else f" --home {shlex.quote(str(self.root))}"
 
     @property
     def searches(self) -> Path:
@@ -69,12 +80,13 @@ class Home:
                 "what it leads to"
             )
 
-    def require_writable(self) -> None:
-        """Create the home folder; ``UsageError`` if it cannot be created or written to."""
+    def require_writable(self, folder: Path | None = None) -> None:
+        """Create the home folder, or a ``folder`` in it; ``UsageError`` if it cannot be created or written to."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            for path in (self.root, folder or self.root):
+                path.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=path):
+                    pass
         except OSError as error:
             raise UsageError(
                 f"home folder {str(self.root)!r} cannot be written ({error.strerror}); "

@@ -9,6 +9,8 @@ import contextlib
 import importlib.util
 import socket
 import sys
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -74,12 +76,19 @@ def _open_torchvision(name: str, source: Torchvision, raw: Path, is_train: bool)
     # URLError, RuntimeError, zipfile and tarfile errors: all mean "no usable files"
     except Exception as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0].rstrip(":. ")
+        folder, files = raw / source.folder, source.files.replace(",", " ").split()
+        damaged = sorted(p.name for p in _entries(folder) if any(map(partial(fnmatch, p.name), files)))
+        what = f"is damaged or incomplete ({', '.join(damaged)} in {folder})" if damaged else "is not on this machine"
         raise DataError(
-            f"dataset {name!r} is not on this machine and could not be downloaded ({reason}); "
-            f"put {source.files} into {raw / source.folder}"
+            f"dataset {name!r} {what} and could not be downloaded{' again' if damaged else ''} ({reason}); "
+            f"put {'an intact ' if damaged else ''}{source.files} into {folder}"
         ) from problem
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _arrays(dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -105,7 +105,7 @@ def resume(
 
 
 def _run(spec, home: Home, as_json: bool) -> None:
-    from tuner.errors import Interrupted
+    from tuner.errors import Interrupted, Stopped
     from tuner.execution.driver import search as run
     from tuner.report.console import show_result
 
@@ -114,6 +114,10 @@ def _run(spec, home: Home, as_json: bool) -> None:
     except Interrupted as stop:
         show_result(stop.result, spec, home, as_json)
         raise
+    except Stopped as stop:
+        show_result({**stop.result, "error": str(stop)}, spec, home, as_json)
+        print(f"Error: {stop}", file=sys.stderr)
+        raise typer.Exit(1) from None
     show_result(result, spec, home, as_json)
     if result["state"] == "failed":
         raise typer.Exit(1)
@@ -183,9 +187,12 @@ def schema():
 
 def main() -> None:
     """The `tuner` script: every error is one sentence with the right exit code."""
+    from tuner.execution.stopping import leave, like_ctrl_c
+
     code = 0
     try:
-        code = app(prog_name="tuner", standalone_mode=False) or 0
+        with like_ctrl_c():
+            code = app(prog_name="tuner", standalone_mode=False) or 0
     except UsageError as error:
         code = _complain(str(error), 2)
     except Failed as error:
@@ -197,7 +204,7 @@ def main() -> None:
     except Exception as error:
         code = _failure(error)
     sys.stdout.flush()
-    raise SystemExit(code)
+    leave(code)
 
 
 def _failure(error: Exception) -> int:

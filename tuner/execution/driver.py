@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trainables.files import locked
-from tuner.errors import Failed, Interrupted, UsageError
-from tuner.execution.ray_instance import connect
+from tuner.errors import Interrupted, Stopped, UsageError
+from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
+from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
-from tuner.execution.stopping import StopRequest, stoppable, training_time
+from tuner.execution.stopping import StopRequest, say_on_stderr, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
-from tuner.files import write_atomically
+from tuner.files import is_full, write_atomically
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.warm_start import check_warm, warm_trials
@@ -37,6 +40,7 @@ from tuner.results.summary import front_json, save_result, saved_result, state_o
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored
+from tuner.sync.named_places import place_flags
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import Tracker, sync
@@ -51,13 +55,14 @@ Say = Callable[[str], None]
 
 
 def check(spec: SearchSpec, home: Home) -> Summary:
-    """What the search's data are; ``UsageError`` if anything is wrong with it (home, storage, data, model, warm
-    start), before Ray starts."""
+    """What the search's data are. Before Ray starts: ``UsageError`` if anything is wrong with it (home, storage, data,
+    model, warm start), ``Failed`` if the head of its cluster does not answer."""
     from trainables.data import check as check_data
     from trainables.models.check import check_model
     from trainables.offsets import kind_for
 
     home.require_writable()
+    check_head()
     check_storage(spec)
     try:
         summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
@@ -74,15 +79,17 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     """Run or resume the search that ``spec`` names and return its result, which is what `--json` prints.
 
     ``listeners`` are notified beside the terminal, the pages and MLflow. A finished search is not run again: its stored
-    result is returned. ``UsageError`` for wrong input, ``Interrupted`` after Ctrl-C or SIGTERM, ``Failed`` if a storage
-    failed.
+    result is returned. ``UsageError`` for wrong input, ``Interrupted`` after Ctrl-C, SIGTERM or SIGHUP, ``Stopped`` if
+    a storage failed or Ray is gone, ``Failed`` if the storage does not work at all.
     """
     home = home or Home()
     spec = with_storage(spec, home)
     home = Home(home.root, spec.storage)
     data = check(spec, home)
     run = SearchRun(spec, home, spec.search_name, History(None))
-    with _locked(run), mirrored(spec, home, run.name):
+    until = time.time() + training_time(spec.seconds) if spec.seconds else None
+    with stoppable(until, go_on=_go_on(run)) as stop, _locked(run), mirrored(spec, home, run.name):
+        stop.orderly = False
         _store_spec(run)
         share_dataset(spec, home, run.folder)
         run = replace(run, history=History(run.folder))
@@ -91,7 +98,11 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
             if done["state"] == state_of(run) != "stopped":
                 return done
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
-        return _run(run, data, listeners)
+        return _run(run, data, listeners, stop)
+
+
+def _go_on(run: SearchRun) -> str:
+    return f"`tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}` continues it"
 
 
 def fill_mlflow(name: str, home: Home, say: Say) -> bool:
@@ -100,6 +111,7 @@ def fill_mlflow(name: str, home: Home, say: Say) -> bool:
     ``UsageError`` while the search is running, since its driver logs it then.
     """
     run = load_search(home, name)
+    home.require_writable(run.folder)
     with _locked(run):
         write_pictures(run)
         return sync(run, warn=say)
@@ -131,24 +143,27 @@ def _store_spec(run: SearchRun) -> None:
     write_atomically(path, run.spec.to_yaml())
 
 
-def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener]) -> dict[str, Any]:
+def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: StopRequest) -> dict[str, Any]:
     """Run the trials and return the result. However the search ends, the listeners are told of its end.
 
-    ``Interrupted`` after a signal, ``Failed`` if the storage failed.
+    ``Interrupted`` after a signal, ``Stopped`` if the storage failed or Ray is gone.
     """
-    spec, history, begin = run.spec, run.history, time.time()
+    stop.orderly, spec, history, begin = True, run.spec, run.history, time.time()
     saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
-    until = begin + training_time(spec.seconds) if spec.seconds else None
     with Progress(run) as progress:
-        listener = Listeners([progress, Pages(), Tracker(run, warn=progress.say), *listeners], progress.say)
+        tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s)
+        listener = Listeners([progress, Pages(), tracker, *listeners], progress.say)
         listener.search_started(run)
         progress.say(data.words)
         state = "failed"
         try:
-            ended_early = _tune(run, listener, progress.say, until)
+            with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
+                ended_early = unless_stuck(lambda: _tune(run, listener, progress.say, stop), stop, progress.say)
+                ended_early = ended_early or stop.reason
             state = state_of(run)  # by the trials: a stop after the last trial's end does not make it "stopped"
         finally:
-            history.write_parquet()
+            stop.phase = "the pictures and MLflow"
+            _write(progress.say, history.write_parquet)
             listener.search_ended(run, state)
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
     apart = parted_rows(run.front(), history.trials)
@@ -162,31 +177,46 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener]) -> dict[s
         "wall_s": round(time.time() - begin, 2),
         **listener.result(),
     }
-    save_result(run.folder, result)
+    _write(say_on_stderr, save_result, run.folder, result)
+    stop.phase = f"storage {spec.storage}" if spec.storage else ""
     if ended_early == "signal":
         raise Interrupted(result)
-    if ended_early == "storage":
-        raise Failed(f"search {run.name!r} stopped because its storage failed; `tuner resume {run.name}` continues it")
+    if ended_early in _WHY:
+        raise Stopped(f"search {run.name!r} stopped because {_WHY[ended_early]}; {_go_on(run)}", result)
     return result
 
 
-def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> str | None:
+_WHY = {
+    "storage": "its storage failed",
+    "ray": "Ray is gone",
+    "disk": "its home cannot be written, for example because the disk is full: make room",
+}
+
+
+def _write(say: Say, write: Callable[..., Any], *args: Any) -> None:
+    """Write what follows from the history; where that fails, it is only said: the result is still to be printed."""
+    try:
+        write(*args)
+    except OSError as error:
+        say(f"not written: {error}")
+
+
+def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> str | None:
     """Run the trials; return why the search ended early ("signal", "time budget", "storage"), or None.
 
-    ``until``: when training has to end, in seconds since 1970; None: no limit. ``UsageError`` if the nodes do not share
-    the storage.
+    ``UsageError`` if the nodes do not share the storage.
     """
     use_token()
     quiet_tune()
     from tuner.execution.ray_callback import SearchCallback
 
     warm = warm_trials(run.spec, run.home, run.folder)
-    optimizer = AskTell(run.spec, run.history, run.folder, warm, references=references(run.spec), until=until)
+    optimizer = AskTell(run.spec, run.history, run.folder, warm, references=references(run.spec), until=stop.until)
     for line in optimizer.descriptions:
         say(line)
     callback = SearchCallback(run, optimizer, listener, say)
-    with connect(run.spec) as ray, stoppable(until) as stop:
-        callback.ask_nodes, callback.stop = _nodes_checker(run, stop), stop
+    with connect(run.spec) as ray, _watched(ray, stop, say):
+        callback.ask_nodes, callback.stop, callback.ending = _nodes_checker(run, stop), stop, stop
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
         optimizer.gpus_per_trial = float(spec.gpus_per_trial)
         survive_memory_kills()
@@ -196,6 +226,23 @@ def _tune(run: SearchRun, listener: Listener, say: Say, until: float | None) -> 
             raise UsageError(problem)
     shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
     return stop.reason or ("time budget" if optimizer.late else None)
+
+
+@contextmanager
+def _watched(ray: ModuleType, stop: StopRequest, say: Say) -> Iterator[None]:
+    """In this block ``stop.lost`` tells whether Ray is gone. What follows from that, or from a full disk, stops the
+    search."""
+    stop.lost, stop.abandon = watch(ray, say), abandon
+    try:
+        yield
+    except Exception as error:
+        why = stop.lost()
+        if not why and not is_full(error):
+            raise
+        say(f"Ray is gone: {why}" if why else f"the search stops: {' '.join(str(error).split())[-300:]}")
+        stop("ray" if why else "disk")
+    finally:
+        stop.lost = lambda: None
 
 
 def _nodes_checker(run: SearchRun, stop: Callable[[str], None]) -> Callable[[], Future[str | None]]:

@@ -10,9 +10,10 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from trainables.storage import Storage
+from trainables.storage import NO_ROOM, Storage
 from trainables.trial_report import Metrics, StemReport, TrialReport
 from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
+from tuner.execution.stopping import StopRequest
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.fronts import front_of
 from tuner.results.listener import Listener
@@ -24,13 +25,15 @@ from tuner.results.trial_state import TrialState
 # A trial whose process dies this often within one epoch, on living nodes, is itself the cause and fails. A storage that
 # fails a trial this often, after minutes of waiting each time, would fail the others too, so the search stops.
 DEATHS = 3
+DISK = "disk"  # the reason why a search stops whose history cannot be written
 
 
 class SearchCallback(Callback):
     """The driver's only callback: while a search runs, it alone changes the history and notifies ``listener``.
 
     ``ask_nodes``: asks the nodes once whether they can use the storage; the future holds what is wrong, or None.
-    ``stop``: called with a reason to end the search early. ``say``: prints a line for the user.
+    ``stop``: called with a reason to end the search early. ``ending``: once Ray is not waited for any more, nothing is
+    recorded, because the search ends without it. ``say``: prints a line for the user.
     """
 
     def __init__(self, run: SearchRun, optimizer: AskTell, listener: Listener, say: Callable[[str], None]):
@@ -38,6 +41,7 @@ class SearchCallback(Callback):
         self.listener, self.say = listener, say
         self.ask_nodes: Callable[[], Future[str | None]] = _no_problem
         self.stop: Callable[[str], None] = lambda reason: None
+        self.ending = StopRequest()
         self._trial_started, self._training_announced = False, False
         self._reached: dict[int, int] = {}  # epochs of previews, which the history does not have
         # (trial, kind) -> (epochs it had trained, those of its preview), deaths since
@@ -52,9 +56,9 @@ class SearchCallback(Callback):
         if number not in self.history:
             extra = {key: value for key in ("of", "role") if (value := getattr(record, key)) is not None}
             extra |= {} if record.full else {"preview": True}
-            self.history.append("start", number, params=record.params, method=record.method, seed=record.seed, **extra)
+            self._append("start", number, params=record.params, method=record.method, seed=record.seed, **extra)
         else:
-            self.history.append("promote" if record.state == TrialState.PREVIEWED else "resume", number)
+            self._append("promote" if record.state == TrialState.PREVIEWED else "resume", number)
         self.listener.trial_started(self.history.record(number))
 
     # ---- what Ray Tune calls -----------------------------------------------------------------------------------------
@@ -69,6 +73,8 @@ class SearchCallback(Callback):
             self.listener.training_began()
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        if self.ending.stuck:
+            return
         report = TrialReport.of(result)
         number = report.trial
         if report.failed:
@@ -82,28 +88,30 @@ class SearchCallback(Callback):
         if report.metrics is not None and not (report.stem and report.stem.past):
             self._epochs(number, report.epochs or [report.metrics])  # a restarted trial reports all its epochs again
         if report.curve and not self.history.record(number).curve:
-            self.history.append("curve", number, curve=report.curve)
+            self._append("curve", number, curve=report.curve)
         if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.config["trial"].get("cool_down") is not None:
+        if self.ending.stuck or trial.config["trial"].get("cool_down") is not None:
             return  # a preview, whose end is recorded: Ray tells of it late, when it may have been promoted already
         record = self.history.record(number_of(trial))
         self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was interrupted. Unless it ends here, it is handed out again and continues from its checkpoint."""
+        if self.ending.reason in ("signal", "ray"):
+            return  # what ended the search ended the trial's process
         if self.ask_nodes().result():
             return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
         number, error = number_of(trial), error_of(trial)
         record, (kind, reason) = self.history.record(number), classify_failure(error)
-        self.history.append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
+        self._append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
         deaths = self._count_death(record, kind)
         if record.errors > self.spec.max_failures:
             self._end(number, TrialState.FAILED, reason)
-        elif kind == STORAGE and deaths >= DEATHS:
-            self.say(f"the search stops, `tuner resume` continues it: {reason}")
+        elif kind == STORAGE and (deaths >= DEATHS or NO_ROOM in reason):
+            self.say(f"the search stops, `tuner resume {self.run.name}{self.run.home.flag}` continues it: {reason}")
             self.stop(STORAGE)
         elif kind == PROCESS and deaths >= DEATHS:
             self._end(number, TrialState.FAILED, f"its process died {DEATHS} times in one epoch: {reason}")
@@ -114,6 +122,15 @@ class SearchCallback(Callback):
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its callbacks for its own restore, which is never used
+
+    def _append(self, event: str, number: int, **fields: Any) -> None:
+        """Append an event to the history. Where its disk is full the search stops, with what it has in memory."""
+        try:
+            self.history.append(event, number, **fields)
+        except OSError as error:
+            self.history.keep_in_memory()
+            self.say(f"the search stops: {error.strerror or error}: {self.run.folder / 'history.jsonl'}")
+            self.stop(DISK)
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
@@ -133,7 +150,7 @@ class SearchCallback(Callback):
                 "code or of torch"
             )
         if stem.trained:
-            self.history.append("stem", number, stem_epoch=stem.trained)
+            self._append("stem", number, stem_epoch=stem.trained)
         if stem.past and self.history.record(number).full:
             self._fork(number, stem.past, stem.name)
 
@@ -146,7 +163,7 @@ class SearchCallback(Callback):
         if not report.done:
             return
         epochs = self.spec.of(record.method).epoch_plan.preview[1]
-        self.history.append("preview", number, epochs=epochs, metrics=report.metrics, curve=report.curve)
+        self._append("preview", number, epochs=epochs, metrics=report.metrics, curve=report.curve)
         with suppress(OSError):  # what it had trained is of no use any more
             Storage(self.run.place("previews", number)).remove("checkpoint.pt")
         self.optimizer.tell(number)
@@ -154,7 +171,7 @@ class SearchCallback(Callback):
 
     def _fork(self, number: int, past: Sequence[Metrics], stem: str | None) -> None:
         """The trial leaves the stem: its epochs now begin with the stem's."""
-        self.history.append("fork", number, epochs=past, stem=stem)
+        self._append("fork", number, epochs=past, stem=stem)
         for metrics in past:
             self.listener.epoch_ended(self.history.record(number), metrics)
 
@@ -165,7 +182,7 @@ class SearchCallback(Callback):
             self._fork(number, past, None)
         for metrics in epochs:
             if metrics["epoch"] > self.history.record(number).last.get("epoch", 0):
-                self.history.append("epoch", number, metrics=metrics)
+                self._append("epoch", number, metrics=metrics)
                 self.listener.epoch_ended(self.history.record(number), metrics)
 
     def _end(self, number: int, state: TrialState, reason: str = "") -> None:
@@ -173,7 +190,7 @@ class SearchCallback(Callback):
         record = self.history.record(number)
         if record.state.ended:
             return
-        self.history.append("end", number, state=state, reason=reason)
+        self._append("end", number, state=state, reason=reason)
         self.optimizer.tell(number)
         self._finished += state == TrialState.FINISHED
         self.listener.trial_ended(record)

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
 from tuner.errors import Failed, UsageError
-from tuner.execution.ray_patches import importing_as_here, on_loopback, without_idle_processes
+from tuner.execution.ray_patches import (
+    dead_process,
+    importing_as_here,
+    on_loopback,
+    out_of_reach,
+    without_idle_processes,
+)
 from tuner.execution.ray_session import private_session
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.spec.search_spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # environment variable, set where an autoscaler may add nodes later
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # the terminal shows the search, not Ray's logs
+
+
+# Ray ends a driver that has not reached its cluster's head for 60 s; before that, the driver ends orderly.
+HEAD_AWAY_S, HEAD_ASKED_EVERY_S, HEAD_ANSWERS_S = 40.0, 5.0, 2.0
+HEAD_CONNECTS_S = 10.0  # for a first connection, also over a slow network
 
 
 @contextmanager
@@ -38,8 +53,7 @@ def connect(spec: SearchSpec) -> Iterator[ModuleType]:
                 start(ray, _temp_dir=session.enter_context(private_session()))
         try:
             _check_resources(ray, spec)
-            with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
-                yield ray
+            yield ray
         finally:
             if mine:
                 # Ray Tune leaves cycles that refer to Ray's objects. One that is freed after the shutdown, on any
@@ -57,7 +71,7 @@ def start(ray: ModuleType, **how: Any) -> None:
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would use such a worker
     for left in (2, 1, 0):
         try:
-            with without_idle_processes(), on_loopback():
+            with without_idle_processes(), on_loopback(), out_of_reach(), _own_handler():
                 how["job_config"] = importing_as_here()
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
@@ -69,15 +83,93 @@ def start(ray: ModuleType, **how: Any) -> None:
 
 def join(ray: ModuleType) -> None:
     """Connect to the cluster that RAY_ADDRESS names, from one of its nodes; ``Failed`` if it refuses."""
+    check_head()
     try:
-        ray.init(job_config=importing_as_here(), **QUIET)
+        with _own_handler():
+            ray.init(job_config=importing_as_here(), **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Failed(
-            f"cannot connect to the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} "
-            f"({' '.join(str(error).split())[:200]}); is its head running, is this machine one of its nodes, and, if "
-            "the cluster has a token, is the same one here in ~/.ray/auth_token, RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH? (from other machines: tuner submit --address http://HEAD:8265)"
-        ) from None
+        raise _no_cluster(" ".join(str(error).split())[:200]) from None
+
+
+def check_head() -> None:
+    """``Failed`` if RAY_ADDRESS names a head that does not answer: `ray.init` would ask for minutes."""
+    host, port = head_of(os.environ.get("RAY_ADDRESS", ""))
+    if port and not listens(host, port, HEAD_CONNECTS_S):
+        raise _no_cluster(f"nothing answers at {host}:{port}")
+
+
+def _no_cluster(why: str) -> Failed:
+    return Failed(
+        f"cannot connect to the Ray cluster RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({why}); is its head running, is "
+        "this machine one of its nodes, and, if the cluster has a token, is the same one here in ~/.ray/auth_token, "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH? (from other machines: tuner submit --address http://HEAD:8265)"
+    )
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """What this process does at SIGTERM stays: `ray.init` installs handlers, in Python and in C++, that end it.
+
+    Unlike `signal.signal`, Python's C functions may be called on any thread.
+    """
+    python = ctypes.pythonapi
+    python.PyOS_getsig.restype, python.PyOS_setsig.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    in_main = threading.current_thread() is threading.main_thread()
+    handler, kept = signal.getsignal(signal.SIGTERM), python.PyOS_getsig(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if in_main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        python.PyOS_setsig(signal.SIGTERM, kept)
+
+
+def watch(ray: ModuleType, say: Callable[[str], None]) -> Callable[[], str | None]:
+    """A function that tells, in words, why the connected Ray will never answer again, or None. Call it often.
+
+    A head that does not answer is waited for: it may be restarted.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return lambda: (name := dead_process()) and f"its process {name} has died"
+    host, port = head_of(ray.get_runtime_context().gcs_address)
+    next_time, away_since = time.monotonic() + HEAD_ASKED_EVERY_S, None
+
+    def lost() -> str | None:
+        nonlocal next_time, away_since
+        if time.monotonic() < next_time:
+            return None
+        answers, now = listens(host, port), time.monotonic()
+        next_time = now + HEAD_ASKED_EVERY_S
+        if answers:
+            away_since = None
+        elif away_since is None:
+            away_since = now
+            say(f"the Ray cluster's head {host}:{port} does not answer; it is waited for, at most {HEAD_AWAY_S:.0f} s")
+        if away_since is None or now - away_since < HEAD_AWAY_S:
+            return None
+        return f"its head {host}:{port} has not answered for {now - away_since:.0f} s"
+
+    return lost
+
+
+def head_of(address: str) -> tuple[str, int]:
+    """Host and port of a cluster's head, as RAY_ADDRESS names it; port 0 where it names none. ``auto`` is what a
+    `ray start` on this machine left in a file."""
+    if address == "auto":
+        from ray._private.utils import read_ray_address
+
+        address = read_ray_address() or ""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() else 0
+
+
+def listens(host: str, port: int, seconds: float = HEAD_ANSWERS_S) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=seconds):
+            return True
+    except OSError:
+        return False
 
 
 def _check_resources(ray: ModuleType, spec: SearchSpec) -> None:

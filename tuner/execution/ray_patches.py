@@ -15,6 +15,13 @@
     then listen on every address. Remove when it takes 127.0.0.1 as it is.
 `reread_token`: Ray forgets the authentication mode and the token, which it keeps from the first time it needed them.
     Why: each search has a token of its own, also the second one of a process. Remove when `ray.init` takes a token.
+`out_of_reach`: ``services.ConsolePopen`` starts a session.
+    Why: `timeout`, `kill -- -PID` and a closing terminal signal the driver's whole process group, and a driver without
+    its Ray hangs; Ray blocks SIGINT alone. Gain: the search ends as after a signal to its driver alone.
+    Remove when `ray.init` can do it.
+`dead_process`, `kill_private`: read ``worker._global_node.all_processes``.
+    Why: a driver whose GCS or raylet died waits for a minute, deaf, and is then ended by Ray; agents and workers stay
+    for up to a minute. Gain: it ends at once and orderly, and nothing is left. Remove when Ray does this itself.
 `survive_memory_kills`: Ray Tune's actor manager treats ``OutOfMemoryError`` as a lost actor.
     Why: Ray kills a process when its node runs out of memory; Ray Tune does not know that error and ends the search.
     Gain: the trial continues on another actor. Remove when Ray Tune knows the error.
@@ -26,9 +33,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -103,6 +113,49 @@ def reread_token() -> None:
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """The processes that Ray starts in this block have sessions of their own: no signal to our group reaches them."""
+    from ray._private import services
+
+    popen = services.ConsolePopen
+
+    class InOwnSession(popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, start_new_session=True, **options)
+
+    services.ConsolePopen = InOwnSession
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def dead_process() -> str | None:
+    """The name of the process that has died of those without which the instance that `ray.init` started here cannot
+    answer; None if they live."""
+    for name, process in _processes():
+        if name in ("gcs_server", "raylet") and process.poll() is not None:
+            return name
+    return None
+
+
+def kill_private() -> None:
+    """Kill what is left of the instance that `ray.init` started here: its processes and all in their sessions."""
+    sessions = {process.pid for _, process in _processes()}
+    for pid in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) in sessions:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> list[tuple[str, subprocess.Popen]]:
+    from ray._private import worker
+
+    node = worker._global_node
+    return [(name, info.process) for name, infos in (node.all_processes if node else {}).items() for info in infos]
 
 
 def survive_memory_kills() -> None:

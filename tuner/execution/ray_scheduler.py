@@ -47,3 +47,6 @@ class SearchStopper(Stopper):
 
     def stop_all(self) -> bool:
         return self.stop.reason is not None
+
+    def __getstate__(self) -> dict:
+        return {}  # Ray pickles its stopper for its own restore, which is never used

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainables.files import locked, private
-from tuner.execution.ray_patches import reread_token
+from tuner.execution.ray_patches import kill_private, reread_token
 
 PREFIX = "ray-"
 # Below the folder Ray adds its session's name and a socket's, and the path of a socket has 107 characters at most.
@@ -68,14 +68,30 @@ def _private_folder() -> Iterator[Path]:
     with locked(aside / "lock"):
         folder = base / aside.name[1:]
         aside.rename(folder)
+        _in_use.add(folder)
         try:
             yield folder
         finally:
-            for _ in range(20):  # Ray's processes may still be writing their last lines
-                shutil.rmtree(folder, ignore_errors=True)
-                if not folder.exists():
-                    break
-                time.sleep(0.1)
+            _in_use.discard(folder)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(20):  # Ray's processes may still be writing their last lines
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.1)
+
+
+_in_use: set[Path] = set()
+
+
+def abandon() -> None:
+    """Kill the private instance and remove its folder, where the process ends without leaving `private_session`."""
+    kill_private()
+    for folder in _in_use:
+        _remove(folder)
 
 
 def _base() -> Path:

@@ -12,7 +12,8 @@ from typing import Any
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.tracking.health import mlflow_problem
+from tuner.tracking.health import mlflow_problem, run_problem
+from tuner.tracking.runs import tracking_uri
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow")
 SKEW_S = 5.0  # clocks that differ by more make durations and the times in MLflow wrong
@@ -24,7 +25,7 @@ def examine(address: str | None, home: str | None, storage: str | None = None) -
     if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
         return [_versions(), *_cluster(address, home, storage)]
     here = Home(home, storage)
-    rows = [_versions(), _home(here), *_storage(here), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
+    rows = [_versions(), _home(here), *_storage(here), _mlflow(here)]
     if not os.environ.get("RAY_ADDRESS"):
         return [*rows, _row("ray", True, "no RAY_ADDRESS: a search starts its own Ray on this machine"), _gpus_here()]
     try:
@@ -79,7 +80,7 @@ def _cluster(address: str | None, home: str | None, storage: str | None) -> list
 
 def on_cluster(home: Home) -> list[Row]:
     """The checks of the driver's machine and of every node; runs on the cluster."""
-    rows = [_home(home), *_storage(home), _mlflow(os.environ.get("MLFLOW_TRACKING_URI"))]
+    rows = [_home(home), *_storage(home), _mlflow(home)]
     return rows + _nodes(home) if all(row["ok"] for row in rows if row["check"] != "mlflow") else rows
 
 
@@ -189,13 +190,17 @@ def _storage(home: Home) -> list[Row]:
     return [_row("storage", not problem, problem or f"{place} can be written and read from here")]
 
 
-def _mlflow(uri: str | None) -> Row:
-    if not uri:
-        return _row("mlflow", True, "no MLFLOW_TRACKING_URI: the database in the home")
-    problem = mlflow_problem(uri)
+def _mlflow(home: Home) -> Row:
+    """Whether MLflow takes a run. A home's database that is not there yet is made by the first search."""
+    named, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(home)
+    where = "MLFLOW_TRACKING_URI" if named else "no MLFLOW_TRACKING_URI: the database in the home"
+    if not named and not home.mlflow_db.exists():
+        return _row("mlflow", True, f"{where}, which the first search makes")
+    problem = mlflow_problem(uri) or run_problem(uri)
     if problem:
-        return _row("mlflow", False, f"{problem}; is the server up, and MLFLOW_TRACKING_URI right?")
-    return _row("mlflow", True, "answers" if uri.startswith("http") else "a database, not a server")
+        advice = "is the server up, and MLFLOW_TRACKING_URI right?" if named else "move that file away, or restore it"
+        return _row("mlflow", False, f"{problem}; {advice}")
+    return _row("mlflow", True, f"{where}: a run was written, read and deleted")
 
 
 def _gpus_here() -> Row:

@@ -36,7 +36,14 @@ POLL_S = 0.5
 START_S = 20  # how long a starting cluster may take to report its first node
 AWAY_S = 60  # how long a follower keeps asking a cluster that does not answer
 RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
-ENTRYPOINT = 'exec "${TUNER_PYTHON:-python}" -m tuner.job'
+# A job's shell is started by Ray's supervisor of jobs, a worker of the raylet, whose arguments name the interpreter
+# that Ray itself runs in. That need not be on the head's PATH.
+ENTRYPOINT = (
+    'raylet=$(sed -n "s/^PPid:[[:space:]]*//p" /proc/$PPID/status 2>/dev/null); '
+    'python=$(tr "\\0" "\\n" 2>/dev/null </proc/${raylet:-none}/cmdline '
+    '| sed -n "s/^--python_worker_command=\\([^ ]*\\) .*/\\1/p"); '
+    'exec "${TUNER_PYTHON:-${python:-python}}" -m tuner.job'
+)
 _RAY_LINE = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
 _SECRET = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|(^|_)KEY($|_)|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
 

@@ -53,10 +53,10 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"{result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
-        f"mlflow    tuner ui --search {result['search']}" + _home_flag(home),
+        f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     tuner resume {result['search']}{place_flags(spec)}{_home_flag(home)}")
+        lines.append(f"go on     tuner resume {result['search']}{place_flags(spec)}{home.flag}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -65,10 +65,6 @@ def _saved(result: dict[str, Any]) -> str:
     """Epochs that did not have to be trained, by reason. A result of an older version has only their sum."""
     by = {why.replace("_", " "): epochs for why, epochs in result.get("epochs_saved_by", {}).items() if epochs}
     return f"; {' and '.join(f'{why} saved {epochs}' for why, epochs in by.items())}" if by else ""
-
-
-def _home_flag(home: Home) -> str:
-    return "" if home.root == Home().root else f" --home {home.root}"
 
 
 def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None) -> None:
@@ -80,7 +76,7 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
     from tuner.report.files import write_files
-    from tuner.results.searches import load_search
+    from tuner.results.searches import load_search, shown_state
     from tuner.results.summary import front_json
     from tuner.spec.objectives import parse_constraint
 
@@ -92,7 +88,7 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     compared = compare_runs(runs)
     comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
     write_files(files, runs, comparison)
-    results = [front_json(run) | ({"at": kept[run.name]} if kept else {}) for run in runs]
+    results = [front_json(run) | {"state": shown_state(run)} | ({"at": kept[run.name]} if kept else {}) for run in runs]
     if as_json:
         by_search = comparison_json(comparison) if comparison else {}
         print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
@@ -171,8 +167,7 @@ def _show_comparison(comparison: Comparison) -> None:
 
 def show_searches(home: Home, as_json: bool) -> None:
     """Print one row per search of the home; a search that cannot be read is reported on stderr."""
-    from tuner.results.searches import load_search, search_names
-    from tuner.results.summary import state_of
+    from tuner.results.searches import load_search, search_names, shown_state
 
     rows = []
     for name in search_names(home):
@@ -188,7 +183,7 @@ def show_searches(home: Home, as_json: bool) -> None:
                 "search": name,
                 "method": run.spec.method_names,
                 "dataset": run.spec.dataset,
-                "state": state_of(run),
+                "state": shown_state(run),
                 "trials": len(run.history.trials),
                 "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created)),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -51,10 +52,12 @@ class Progress(Listener):
 
     def __exit__(self, *exc) -> None:
         if self.live:
-            self.live.stop()
+            with suppress(OSError):
+                self.live.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):  # the terminal was closed, or whoever read is gone: the search does not end for that
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     # ---- events ----------------------------------------------------------------------------------------------
 

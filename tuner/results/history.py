@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.files import regular
 from trainables.offsets import Offsets
 from tuner.errors import Failed
+from tuner.files import naming, write_atomically
 from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -124,13 +126,17 @@ class History:
         if self.folder is None or self.path is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", opener=regular) as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8", opener=regular) as file:
             if self._torn:  # else this line would become part of the incomplete one
                 file.write("\n")
                 self._torn = False
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def keep_in_memory(self) -> None:
+        """From now on nothing is written: a line could not be, and those after it would say nothing without it."""
+        self.path = None
 
     def epochs_trained(self) -> int:
         """Epochs that were trained; those of a stem count once, however many trials share it."""
@@ -263,10 +269,9 @@ class History:
 
         if self.folder is None:
             raise ValueError("a history in memory has no folder to write to")
-        path = self.folder / "history.parquet"
-        aside = path.with_suffix(".tmp")
-        pq.write_table(self.table(), aside)
-        os.replace(aside, path)
+        path, table = self.folder / "history.parquet", io.BytesIO()
+        pq.write_table(self.table(), table)
+        write_atomically(path, table.getvalue())
         return path
 
 

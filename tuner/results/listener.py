@@ -15,8 +15,9 @@ from tuner.results.trial_record import TrialRecord
 
 
 class Listener:
-    """Methods do nothing unless overridden. Only the driver calls them, all on the thread that also schedules trials:
-    slow work belongs on a thread of the listener's own.
+    """Methods do nothing unless overridden. Only the driver calls them: what concerns trials and the front on the
+    thread that also schedules trials, where slow work belongs on a thread of the listener's own; ``search_started``,
+    ``search_ended`` and ``result`` on the thread that started the search.
 
     At each call the history already holds what happened. A listener that raises is reported once and is still notified
     of everything after; the search goes on.

@@ -16,6 +16,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.promotion import promotable
+from tuner.results.references import references
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -44,6 +45,8 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
     a flat front ends it."""
     if any(t.state == TrialState.RUNNING for t in history.references.values()):
         return False
+    if len(history.trials) == 1 and not history.references and references(spec):
+        return False  # stopped between its first trial and the reference, which is always next
     if any(t.state == TrialState.RUNNING for t in history.trials.values()):
         return False
     if flat(spec, history):

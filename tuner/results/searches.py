@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from trainables.files import is_locked
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
+from tuner.results.summary import state_of
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -49,6 +51,12 @@ def load_search(home: Home, name: str) -> SearchRun:
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     spec = replace(spec, name=name, storage=storage if pulled else spec.storage)  # a name may follow from the rest
     return SearchRun(spec, home, name, History(folder))
+
+
+def shown_state(run: SearchRun) -> str:
+    """The search's state as others see it: ``running`` while a driver on this machine holds its lock."""
+    state = state_of(run)
+    return "running" if state == "stopped" and is_locked(run.folder / ".lock") else state
 
 
 def load_front(name: str, home: Home | None = None) -> Front:

@@ -27,7 +27,7 @@ def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: 
         flags = " ".join(f"{_flag(field)} {shlex.quote(value)}" for field, value in unnamed.items())
         raise UsageError(
             f"search {name!r} uses {', '.join(map(repr, unnamed.values()))}, which this command does not name; "
-            f"if you trust the author of the search: tuner {command} {name} {flags}"
+            f"if you trust the author of the search: tuner {command} {name} {flags}{home.flag}"
         )
 
 

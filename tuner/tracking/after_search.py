@@ -32,12 +32,12 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     uri = runs.tracking_uri(home)
     where = f"MLflow at {without_secrets(uri)}"
     try:
-        if uri == f"sqlite:///{home.mlflow_db}":
-            runs.create_database(home, lambda u: MlflowClient(tracking_uri=u))
+        if uri == runs.database_uri(home.mlflow_db):
+            runs.open_database(home, lambda u: MlflowClient(tracking_uri=u))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        if runs.is_login_refused(error):
-            raise Failed(f"{where} {runs.LOGIN_REFUSED}") from None
+        if refusal := runs.refusal(error):
+            raise Failed(f"{where} {refusal}") from None
         text = without_secrets(" ".join(str(error).split()))[:300]
         raise Failed(f"{where} reports an error: {text}") from None
     except OSError as error:
@@ -50,14 +50,17 @@ def _run_ids(client: MlflowClient, run: SearchRun) -> tuple[str, dict[int, str]]
     key = runs.search_key(run.folder)
     found = experiment and client.search_runs([experiment.experiment_id], f"tags.`tuner.key` = '{key}'", max_results=1)
     if not found:
-        raise Failed(f"MLflow does not have search {run.name!r}; `tuner sync {run.name}` fills it in")
+        raise Failed(f"MLflow does not have search {run.name!r}; `tuner sync {run.name}{run.home.flag}` fills it in")
     parent = found[0].info.run_id
     return parent, runs.trial_runs(client, experiment.experiment_id, parent)
 
 
 def _trial_run(run_ids: dict[int, str], trial: int, run: SearchRun) -> str:
     if trial not in run_ids:
-        raise Failed(f"MLflow does not have trial {trial} of search {run.name!r}; `tuner sync {run.name}` fills it in")
+        raise Failed(
+            f"MLflow does not have trial {trial} of search {run.name!r}; "
+            f"`tuner sync {run.name}{run.home.flag}` fills it in"
+        )
     return run_ids[trial]
 
 

@@ -10,10 +10,13 @@ import getpass
 import json
 import os
 import re
+import sqlite3
 import time
+import urllib.parse
 import uuid
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +37,18 @@ VIEW_VERSIONS = ((3, 15), (3, 18))  # from the first up to, but not including, t
 
 def tracking_uri(home: Home) -> str:
     """Where runs are stored: ``MLFLOW_TRACKING_URI``, else a database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(home.mlflow_db)
+
+
+def database_uri(path: Path) -> str:
+    """The URI of an SQLite file, whatever characters its path has.
+
+    MLflow makes the folder that a URI of the form sqlite:///PATH names, without decoding it: beside a home with a % it
+    would make another. Of the other form it does not.
+    """
+    if not set("%?") & set(str(path)):
+        return f"sqlite:///{path}"
+    return f"sqlite+pysqlite:///{urllib.parse.quote(str(path))}"
 
 
 def without_secrets(text: str) -> str:
@@ -51,9 +65,19 @@ LOGIN_REFUSED = (
 )
 
 
-def is_login_refused(error: Exception) -> bool:
-    """Whether this is MLflow's answer to a wrong user, password or token, with which retrying cannot help."""
-    return any(f"error code {code}" in str(error) for code in (401, 403))
+def refusal(error: Exception) -> str | None:
+    """If MLflow's server refuses what it is asked, so that retrying cannot help: its refusal in words, without secrets.
+
+    401 is its answer to a wrong user, password or token. 403 has other reasons (no permission, a host name that is not
+    allowed), which the server says.
+    """
+    text = " ".join(str(error).split())
+    if "error code 401" in text:
+        return LOGIN_REFUSED
+    if "error code 403" not in text:
+        return None
+    said = re.search(r"Response body: '(.*?)'?$", text)
+    return f"refuses this (403: {without_secrets(said[1] if said and said[1] else text)[:200]})"
 
 
 def configure_mlflow() -> None:
@@ -101,8 +125,9 @@ class Changes:
             self.status, self.ended = new.status, new.ended
 
 
-def create_database(home: Home, client_of: Callable[[str], MlflowClient]) -> None:
-    """Create MLflow's database in the home unless it exists. ``client_of``: makes a client from a tracking URI.
+def open_database(home: Home, client_of: Callable[[str], MlflowClient]) -> None:
+    """Create MLflow's database in the home unless it exists; else its artifacts are those of the home as it is now
+    called. ``client_of``: makes a client from a tracking URI.
 
     MLflow's first connection runs migrations for seconds; two at once, or one that is killed, leave a database that
     MLflow cannot open. So it is created under a lock and another name, and then renamed.
@@ -110,11 +135,44 @@ def create_database(home: Home, client_of: Callable[[str], MlflowClient]) -> Non
     home.root.mkdir(parents=True, exist_ok=True)
     with locked(home.root / ".mlflow.lock"):
         if home.mlflow_db.exists():
+            _follow_home(home)
             return
         aside = home.root / ".mlflow.db.new"
         aside.unlink(missing_ok=True)
-        client_of(f"sqlite:///{aside}").search_experiments(max_results=1)
+        client_of(database_uri(aside)).search_experiments(max_results=1)
         os.replace(aside, home.mlflow_db)
+
+
+# Tables and columns in which MLflow keeps where artifacts are.
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def _follow_home(home: Home) -> None:
+    """Where the home was moved, renamed or copied: MLflow keeps absolute places, so they are rewritten.
+
+    Those of our searches' experiments alone, and what lies below them.
+    """
+    now = home.artifacts.as_uri()
+    ours = (
+        "SELECT DISTINCT e.artifact_location FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id "
+        "JOIN tags t ON t.run_uuid = r.run_uuid WHERE t.key = 'tuner.key' AND e.artifact_location != ? "
+        "AND e.artifact_location LIKE 'file://%/artifacts'"
+    )
+    with closing(sqlite3.connect(home.mlflow_db)) as database, database:
+        for (before,) in database.execute(ours, [now]).fetchall():
+            for table, column in _PLACES:
+                if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+                    database.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        [now, len(before) + 1, before, len(before) + 1, f"{before}/"],
+                    )
 
 
 def search_key(folder: Path) -> str:

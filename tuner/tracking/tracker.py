@@ -53,13 +53,22 @@ class Tracker(Listener):
 
     Every call returns at once, except `training_began`, which waits for MLflow's import, and `close`. ``warn`` prints a
     line for the user. ``live=False``: a history is replayed, and errors are reported once, at the end. ``began``: start
-    of the search in seconds since 1970, by default now.
+    of the search in seconds since 1970, by default now. ``close_s``: how many seconds the search's end may wait for
+    MLflow.
     """
 
     name = "MLflow"
 
-    def __init__(self, run: SearchRun, *, warn: Callable[[str], None], began: float | None = None, live: bool = True):
-        self.run, self.warn, self.live = run, warn, live
+    def __init__(
+        self,
+        run: SearchRun,
+        *,
+        warn: Callable[[str], None],
+        began: float | None = None,
+        live: bool = True,
+        close_s: Callable[[], float] = lambda: 30.0,
+    ):
+        self.run, self.warn, self.live, self.close_s = run, warn, live, close_s
         self._uri = runs.tracking_uri(run.home)
         self.tracking_uri = without_secrets(self._uri)
         self.began = began or time.time()
@@ -80,9 +89,12 @@ class Tracker(Listener):
         Ray's pickling inspects every loaded module, which makes MLflow's lazy modules import the rest on the caller's
         thread; two imports of MLflow at the same time deadlock.
         """
+        self._start(120)
+
+    def _start(self, wait_s: float) -> None:
         if self._thread.ident is None:
             self._thread.start()
-        self._writer.imported.wait(120)
+        self._writer.imported.wait(wait_s)
 
     def trial_started(self, record: TrialRecord) -> None:
         """A trial starts or continues; the epochs in its record are written, again if necessary."""
@@ -177,16 +189,17 @@ class Tracker(Listener):
             self._send(PARENT, Changes(files=[page]))
 
     def search_ended(self, run: SearchRun, state: str) -> None:
-        if self.close(state) and self._resumed:  # an earlier driver may have been killed before it sent everything
-            sync(run, warn=self.warn)
+        if self.close(state, timeout=self.close_s()) and self._resumed:
+            # an earlier driver may have been killed before it sent everything
+            sync(run, warn=self.warn, timeout=10 * self.close_s())
 
     def close(self, state: str, *, timeout: float = 30) -> bool:
         """Log the summary and the pictures in the search's folder, end every run and wait for the writer.
 
         Waits at most ``timeout`` seconds; False if MLflow does not have everything then (`sync` adds the rest).
         """
-        self.training_began()
         deadline = time.monotonic() + timeout
+        self._start(timeout)
         for record in self.run.history.everything():
             if record.state == TrialState.RUNNING:
                 self.trial_ended(record)
@@ -250,7 +263,7 @@ class _Writer:
         self._complete = False  # everything was written
         self._rejected = False  # MLflow rejected something for good
         self._failing = False  # the last attempt to write failed
-        self._login_refused = False
+        self._refusal: str | None = None  # why MLflow refuses what is written, if it does
 
     def work(self) -> None:
         """Import MLflow, then write until `finish` is called and everything is written or the attempts are used up."""
@@ -264,14 +277,14 @@ class _Writer:
             closing = self._closing.is_set() and self.tracker._inbox.empty()
             try:
                 pause = min(max(MIN_PAUSE_S, self._write() * (1 - CPU_SHARE) / CPU_SHARE), MAX_PAUSE_S)
-                self._failing, self._login_refused = False, False
+                self._failing, self._refusal = False, None
                 if closing and self.tracker._inbox.empty():
                     self._complete = not self._rejected
                     return
             except Exception as error:
-                self._login_refused = runs.is_login_refused(error)
+                self._refusal = runs.refusal(error)
                 self._report(error)
-                pause, left = min(2 * pause, MAX_PAUSE_S), 0 if closing and self._login_refused else left - closing
+                pause, left = min(2 * pause, MAX_PAUSE_S), 0 if closing and self._refusal else left - closing
 
     def finish(self, thread: threading.Thread, deadline: float) -> bool:
         """Write the rest by ``deadline`` (``time.monotonic()``); warns and returns False if something is missing."""
@@ -279,10 +292,10 @@ class _Writer:
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
         if not self._complete:
-            problem = runs.LOGIN_REFUSED if self._login_refused else "does not have all of this search yet"
+            problem = self._refusal or "does not have all of this search yet"
             self.tracker.warn(
                 f"MLflow at {self.tracker.tracking_uri} {problem}; the history has everything, and "
-                f"`tuner sync {self.tracker.run.name}` fills it in"
+                f"`tuner sync {self.tracker.run.name}{self.tracker.run.home.flag}` fills it in"
             )
         return self._complete
 
@@ -334,8 +347,8 @@ class _Writer:
         tracker, run = self.tracker, self.tracker.run
         spec, uri = run.spec, tracker._uri
         local = not uri.startswith(("http:", "https:", "databricks"))
-        if uri == f"sqlite:///{run.home.mlflow_db}":
-            runs.create_database(run.home, lambda uri: MlflowClient(tracking_uri=uri))
+        if uri == runs.database_uri(run.home.mlflow_db):
+            runs.open_database(run.home, lambda uri: MlflowClient(tracking_uri=uri))
         client = MlflowClient(tracking_uri=uri)
         experiment = runs.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
         key = runs.search_key(run.folder)
@@ -359,11 +372,11 @@ class _Writer:
     def _report(self, error: Exception) -> None:
         """Warn once per outage, without secrets; a refused login is left to `finish` if that is about to report it."""
         ending = self._closing.is_set() or not self.tracker.live
-        if not self._failing and not (self._login_refused and ending):
+        if not self._failing and not (self._refusal and ending):
             text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
             self.tracker.warn(
                 f"MLflow at {self.tracker.tracking_uri} does not accept results at the moment; they are kept and tried "
-                f"again ({'it ' + runs.LOGIN_REFUSED if self._login_refused else text})"
+                f"again ({'it ' + self._refusal if self._refusal else text})"
             )
         self._failing = True
 

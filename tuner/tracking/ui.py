@@ -37,11 +37,11 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
     if open_link is not None and not home.search(open_link).exists():
         raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
     home.require_writable()
-    if uri == f"sqlite:///{home.mlflow_db}" and not home.mlflow_db.exists():
+    if uri == runs.database_uri(home.mlflow_db):
         runs.configure_mlflow()
         from mlflow import MlflowClient
 
-        runs.create_database(home, lambda uri: MlflowClient(tracking_uri=uri))
+        runs.open_database(home, lambda uri: MlflowClient(tracking_uri=uri))
     port = port or _free_port()
     with server(uri, home, port) as (process, address), _until_signal() as stop:
         print(f"starting MLflow on {address} ...", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from tuner.home import Home
@@ -32,6 +33,6 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
         CORRECTION,
         f"report    {folder / 'verified.html'}",
         f"table     {folder / 'verified.parquet'}",
-        f"audit     tuner audit {folder / 'verified.json'} --home {home.root}",
+        f"audit     tuner audit {shlex.quote(str(folder / 'verified.json'))}{home.flag}",
     ]:
         console.print(line, highlight=False, soft_wrap=True)

@@ -42,7 +42,9 @@ def assessed(run: SearchRun) -> Front:
     """The front with the values by which its rows are picked; ``UsageError`` where it is empty."""
     front, name = run.assessed_front(), run.name
     if not front.rows:
-        raise UsageError(f"search {name!r} has no finished full-budget trial yet; tuner resume {name} goes on with it")
+        raise UsageError(
+            f"search {name!r} has no finished full-budget trial yet; `tuner resume {name}{run.home.flag}` continues it"
+        )
     return front
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from trainables.config import TrialConfig
@@ -82,6 +84,7 @@ def verify_search(
         if value < least:
             raise UsageError(f"{flag} {value} is not allowed; it takes a whole number of at least {least}")
     run = load_search(home, name)
+    run.home.require_writable(run.folder)  # before an attack of hours
     check_named(run.spec, home, name, "verify", dataset=dataset)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
@@ -93,7 +96,8 @@ def verify_search(
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
-        run_jobs(todo, run.spec, attack, say)
+        with _saying_how_to_go_on(run, say):
+            run_jobs(todo, run.spec, attack, say)
     done = [(job, stored(job)) for job in jobs]
     result = summary(run, attack, done, left_out)
     write_report(result, run)
@@ -102,6 +106,16 @@ def verify_search(
     if run.spec.storage:
         push(run.spec.storage, home, name)
     return result
+
+
+@contextmanager
+def _saying_how_to_go_on(run: SearchRun, say: Say) -> Iterator[None]:
+    """After Ctrl-C, SIGTERM or SIGHUP."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"what was tested is kept; `tuner verify {run.name}{run.home.flag}` with the same options continues it")
+        raise
 
 
 def folder_of(attack: str) -> str:
@@ -187,7 +201,8 @@ def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
 
     ``Failed`` if a worker is lost or raises.
     """
-    with connect(spec) as ray:
+    # Ray prints its nodes' complaints on stdout, where only results belong
+    with redirect_stdout(sys.stderr), connect(spec) as ray:
         task = ray.remote(verify_here).options(num_returns="streaming", **task_options(ray, spec))
         running = {task.remote(group, attack, int(spec.cpus_per_trial)): group for group in same_model(jobs)}
         done = 0
@@ -274,4 +289,4 @@ def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:
     try:
         log_test(result, run)
     except Failed as error:
-        say(f"{error}; the results are kept, and `tuner verify {run.name}` tries again")
+        say(f"{error}; the results are kept, and `tuner verify {run.name}{run.home.flag}` tries again")
