@@ -254,7 +254,7 @@ def locks(home, monkeypatch):
     (home / "datasets").mkdir(parents=True, exist_ok=True)
     yield home / "datasets" / ".digits-v1.lock", lambda: prepare("digits", home)
     yield home / "stems" / ".s.lock", lambda: StemStore(str(home), None, "s").lock().__enter__()
-    yield home / ".mlflow.lock", lambda: runs.create_database(Home(home), _no_client)
+    yield home / ".mlflow.lock", lambda: runs.open_database(Home(home), _no_client)
     run.folder.mkdir(parents=True)
     yield run.folder / ".lock", lambda: driver._locked(run).__enter__()
 
@@ -321,7 +321,13 @@ def test_s7_a_lock_that_is_let_go_is_taken(tmp_path):
 
 
 # They write like that into a folder that they have just made, where nobody else puts anything.
-IN_NEW_FOLDERS = {"tuner.verification.export", "tuner.remote.submission", "tuner.job", "trainables.data.store"}
+IN_NEW_FOLDERS = {
+    "tuner.tracking.health",
+    "tuner.verification.export",
+    "tuner.remote.submission",
+    "tuner.job",
+    "trainables.data.store",
+}
 
 
 def test_s7_every_lock_is_taken_in_one_place():
