@@ -50,10 +50,11 @@ def resume(
     """
     from tuner.home import check_name
     from tuner.remote.dashboard import Dashboard
-    from tuner.remote.submission import check_storage_travels, cluster_home, submit
+    from tuner.remote.submission import check_travels, cluster_home, submit
+    from tuner.spec.search_spec import SearchSpec
 
     check_name(search)
-    check_storage_travels(said["storage"])
+    check_travels(SearchSpec(**{field: value for field, value in said.items() if value is not None}))
     where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
     job = {"command": "resume", "search": search, "home": where, **said}

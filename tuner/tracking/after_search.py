@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.urls import masked
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.tracking import runs
-from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
+from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -30,7 +31,7 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = runs.tracking_uri(home)
-    where = f"MLflow at {without_secrets(uri)}"
+    where = f"MLflow at {masked(uri)}"
     try:
         if uri == f"sqlite:///{home.mlflow_db}":
             runs.create_database(home, lambda u: MlflowClient(tracking_uri=u))
@@ -38,10 +39,10 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     except MlflowException as error:
         if runs.is_login_refused(error):
             raise Failed(f"{where} {runs.LOGIN_REFUSED}") from None
-        text = without_secrets(" ".join(str(error).split()))[:300]
+        text = masked(" ".join(str(error).split()))[:300]
         raise Failed(f"{where} reports an error: {text}") from None
     except OSError as error:
-        raise Failed(f"{where} cannot be reached: {without_secrets(str(error))[:300]}") from None
+        raise Failed(f"{where} cannot be reached: {masked(str(error))[:300]}") from None
 
 
 def _run_ids(client: MlflowClient, run: SearchRun) -> tuple[str, dict[int, str]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.files import locked
+from trainables.urls import masked
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.objectives import shown_metrics
@@ -35,14 +36,6 @@ VIEW_VERSIONS = ((3, 15), (3, 18))  # from the first up to, but not including, t
 def tracking_uri(home: Home) -> str:
     """Where runs are stored: ``MLFLOW_TRACKING_URI``, else a database in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
-
-
-def without_secrets(text: str) -> str:
-    """The text with passwords in addresses and the values of MLflow's secret variables replaced by ``***``."""
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
 PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # retrying cannot help
@@ -321,4 +314,4 @@ def log_system_metrics(run: str, uri: str, warn: Callable[[str], None] | None) -
 
         SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri).start()
     except Exception as error:  # psutil is not installed, or MLflow does not answer: a search needs neither
-        warn(f"no system metrics in MLflow: {without_secrets(str(error))[:300]}")
+        warn(f"no system metrics in MLflow: {masked(str(error))[:300]}")

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trainables.curve import Curve
+from trainables.urls import masked
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -28,7 +29,7 @@ from tuner.results.summary import state_of
 from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.tracking import runs
-from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
+from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -61,7 +62,7 @@ class Tracker(Listener):
     def __init__(self, run: SearchRun, *, warn: Callable[[str], None], began: float | None = None, live: bool = True):
         self.run, self.warn, self.live = run, warn, live
         self._uri = runs.tracking_uri(run.home)
-        self.tracking_uri = without_secrets(self._uri)
+        self.tracking_uri = masked(self._uri)
         self.began = began or time.time()
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # trial -> epoch -> its duration: the time axis of metrics
@@ -347,7 +348,7 @@ class _Writer:
         try:
             runs.save_view(client, experiment, parent, spec, run.name, __version__)
         except Exception as error:  # not needed: the pictures on the search's run show the same
-            tracker.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
+            tracker.warn(f"no saved chart view in MLflow: {masked(str(error))[:300]}")
 
     def _write_run(self, trial: int, changes: Changes) -> None:
         if trial not in self.run_ids:
@@ -360,7 +361,7 @@ class _Writer:
         """Warn once per outage, without secrets; a refused login is left to `finish` if that is about to report it."""
         ending = self._closing.is_set() or not self.tracker.live
         if not self._failing and not (self._login_refused and ending):
-            text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
+            text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:300]}"
             self.tracker.warn(
                 f"MLflow at {self.tracker.tracking_uri} does not accept results at the moment; they are kept and tried "
                 f"again ({'it ' + runs.LOGIN_REFUSED if self._login_refused else text})"

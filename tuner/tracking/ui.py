@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainables.files import regular
+from trainables.urls import public
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
@@ -32,7 +33,7 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
     """
     uri = runs.tracking_uri(home)
     if uri.startswith(("http:", "https:")):
-        _print_links(runs.without_secrets(uri).replace("//***@", "//"), uri, home, open_link)
+        _print_links(public(uri), uri, home, open_link)
         return
     if open_link is not None and not home.search(open_link).exists():
         raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
@@ -68,8 +69,6 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
         "-m",
         "mlflow",
         "server",
-        "--backend-store-uri",
-        uri,
         "--host",
         "127.0.0.1",
         "--port",
@@ -82,6 +81,7 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
     runs.configure_mlflow()
     environment = {
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command, which everybody on the machine may read
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that we never use
         "PYTHONSAFEPATH": "1",  # a random.py in the home folder is not the standard library's
     }
