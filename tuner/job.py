@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
@@ -62,7 +63,7 @@ def main() -> None:
     """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
     job = json.loads(Path("job.json").read_text())
     if sentence := problem(job):
-        print(f"Error: {sentence}", file=sys.stderr)
+        to_stderr(f"Error: {sentence}")
         raise SystemExit(2)
     if job["command"] == "doctor":
         from tuner.remote.doctor import on_cluster
@@ -100,8 +101,7 @@ def _emit(value: Any) -> None:
     """Print the line that `tuner.remote.submission.follow` reads as the job's result."""
     from tuner.remote.submission import RESULT
 
-    sys.stdout.flush()
-    print(RESULT + json.dumps(value), flush=True)
+    to_stdout(RESULT + json.dumps(value))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -24,6 +23,7 @@ from typing import Any
 
 from trainables.urls import secret_in
 from tuner.errors import ClusterError, UsageError
+from tuner.escape import to_stderr
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT, DISTRIBUTION
@@ -242,7 +242,7 @@ def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str
             row = {"state": "unknown"}
         if row["state"] in ENDED:
             if show and not stream.text and row["message"]:
-                print(row["message"], file=sys.stderr)
+                to_stderr(row["message"])
             return row, stream.result
         # each answer contains the whole log, so a long one is asked for less often
         time.sleep(max(POLL_S, len(stream.text) / 4e6))
@@ -264,7 +264,7 @@ class _Outage:
         if self._since is None:
             self._since = time.monotonic()
             if self._show:
-                print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
+                to_stderr(f"{error}; asking again for {AWAY_S} s")
         if time.monotonic() - self._since > AWAY_S:
             raise ClusterError(
                 f"{error}; the job may go on: `{self._command}` follows it again", error.exit_code
@@ -285,7 +285,7 @@ class _Stream:
             if line.startswith(RESULT):
                 self.result = json.loads(line[len(RESULT) :])
             elif self._show and not _RAY_LINE.match(line):
-                print(line, file=sys.stderr, flush=True)
+                to_stderr(line)
         self._printed = max(self._printed, end)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.files import regular
 from trainables.offsets import Offsets
 from tuner.errors import Failed
+from tuner.escape import printable
 from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -255,7 +256,7 @@ class History:
             for metrics in t.epochs
         ]
         names = list(dict.fromkeys(k for row in rows for k in row))
-        return pa.table({name: [row.get(name) for row in rows] for name in names})
+        return pa.table({printable(name): [row.get(name) for row in rows] for name in names})
 
     def write_parquet(self) -> Path:
         """Write ``history.parquet`` beside the log and return its path; ``ValueError`` for a history in memory."""

@@ -47,7 +47,7 @@ def _client(home: Home) -> Iterator[MlflowClient]:
 
 def _run_ids(client: MlflowClient, run: SearchRun) -> tuple[str, dict[int, str]]:
     """The id of the search's run, and those of its trials' runs by trial number; ``Failed`` if MLflow has none."""
-    experiment = client.get_experiment_by_name(run.spec.experiment_name)
+    experiment = client.get_experiment_by_name(runs.experiment_name(run.spec))
     key = runs.search_key(run.folder)
     found = experiment and client.search_runs([experiment.experiment_id], f"tags.`tuner.key` = '{key}'", max_results=1)
     if not found:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from trainables.files import locked
 from trainables.urls import masked
+from tuner import escape
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.objectives import shown_metrics
@@ -65,7 +66,7 @@ def configure_mlflow() -> None:
 def metric_name(name: str) -> str:
     """``name`` in a form that MLflow allows. A name that had to be changed gets a checksum, so that no two collide."""
     clean = "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(" .") or "_" for part in name.split("/"))[:200]
-    return name if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"
+    return name if clean == name else f"{clean}-{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
 
 
 @dataclass
@@ -119,6 +120,10 @@ def search_key(folder: Path) -> str:
     return path.read_text().strip()
 
 
+def experiment_name(spec: SearchSpec) -> str:
+    return escape.mlflow(spec.experiment_name, escape.EXPERIMENT_LENGTH)
+
+
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
     """The id of the experiment ``name``, created or restored if necessary. Several searches may ask at the same time.
 
@@ -147,7 +152,7 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
         "tuner.kind": "search",
         "tuner.search": name,
         "tuner.method": spec.method_names,
-        "tuner.spec": spec.to_yaml(),
+        "tuner.spec": escape.mlflow(spec.to_yaml()),
         **_origin(),
     }
     return client.create_run(experiment, milliseconds(started), tags, run_name=name).info.run_id
@@ -166,7 +171,8 @@ def parent_changes(spec: SearchSpec) -> Changes:
 
 def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:
     """The id of a new run for a trial, a child of the run ``parent``."""
-    tags = {**changes.tags, **_origin(), "mlflow.parentRunId": parent}
+    own = {name: escape.mlflow(value) for name, value in changes.tags.items()}
+    tags = {**own, **_origin(), "mlflow.parentRunId": parent}
     started = milliseconds(changes.started or time.time())
     return client.create_run(experiment, started, tags, run_name=changes.name).info.run_id
 

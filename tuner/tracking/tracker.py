@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.curve import Curve
 from trainables.urls import masked
+from tuner import escape
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -338,7 +339,9 @@ class _Writer:
         if uri == f"sqlite:///{run.home.mlflow_db}":
             runs.create_database(run.home, lambda uri: MlflowClient(tracking_uri=uri))
         client = MlflowClient(tracking_uri=uri)
-        experiment = runs.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
+        experiment = runs.experiment_id(
+            client, runs.experiment_name(spec), run.home.artifacts.as_uri() if local else None
+        )
         key = runs.search_key(run.folder)
         parent = runs.parent_run(client, experiment, spec, run.name, key, tracker.began)
         self.run_ids = {PARENT: parent, **runs.trial_runs(client, experiment, parent)}
@@ -373,8 +376,8 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
     """Write all changes of one run in as few requests as MLflow allows, its status last."""
     from mlflow.entities import Metric, Param, RunTag
 
-    params = [Param(k, str(v)) for k, v in changes.params.items()]
-    tags = [RunTag(k, str(v)) for k, v in changes.tags.items()]
+    params = [Param(metric_name(k), escape.mlflow(v, escape.PARAM_LENGTH)) for k, v in changes.params.items()]
+    tags = [RunTag(k, escape.mlflow(v)) for k, v in changes.tags.items()]
     metrics = [Metric(key, value, when, step) for key, value, when, step in changes.metrics]
     for i in range(max(-(-len(params) // 100), -(-len(tags) // 100), -(-len(metrics) // 800))):
         client.log_batch(
