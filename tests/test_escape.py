@@ -51,6 +51,8 @@ HOSTILE = [
     "line\u2028separator",
     "\udcff",  # of a file's name that is not UTF-8
     "<!--<script>",  # HTML's
+    "<!--<script ",
+    "</script a=1 ",
     "</script><img src=x onerror=document.title='boom'>",
     "<b>bold</b>",
     "&lt;b&gt;",
@@ -159,7 +161,7 @@ def test_s10_errors_of_the_command_line(tmp_path, monkeypatch):
         assert done.returncode == 2 and not obeyed(done.stdout + done.stderr), done.stderr
 
     def fails(*args):
-        raise KeyError("[/red]\x1b[2J")
+        raise RuntimeError("[/red]\x1b[2J")
 
     monkeypatch.setattr("tuner.report.console.show_searches", fails)
     done = tuner_here("ls", "--home", tmp_path)
