@@ -51,8 +51,8 @@ HOSTILE = [
     "line\u2028separator",
     "\udcff",  # of a file's name that is not UTF-8
     "<!--<script>",  # HTML's
-    "<!--<script ",
     "</script a=1 ",
+    "<!--<script ",
     "</script><img src=x onerror=document.title='boom'>",
     "<b>bold</b>",
     "&lt;b&gt;",
