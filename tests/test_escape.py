@@ -153,9 +153,7 @@ def test_s10_what_a_search_says_while_it_runs(run, capsys):
 
 
 def test_s10_errors_of_the_command_line(tmp_path, monkeypatch):
-    """Also exceptions that nobody foresaw; and what a job's log holds."""
-    from tuner.cli import app, cluster
-
+    """Also exceptions that nobody foresaw."""
     for name in HOSTILE:
         done = tuner_here("front", name, "--home", tmp_path)
         assert done.returncode == 2 and not obeyed(done.stdout + done.stderr), done.stderr
@@ -166,7 +164,6 @@ def test_s10_errors_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr("tuner.report.console.show_searches", fails)
     done = tuner_here("ls", "--home", tmp_path)
     assert done.returncode == 1 and "[/red]" in done.stderr and not obeyed(done.stderr)
-    assert app and cluster
 
 
 def test_s10_printing_is_done_in_one_place():
@@ -399,6 +396,13 @@ def test_s10_tags_params_and_names_in_mlflow(run):
     assert all(len(v) <= 8000 and not obeyed(v) for v in client.values)
     assert len(runs.experiment_name(spec)) <= 500 and not obeyed(runs.experiment_name(spec))
     assert len({key for key, *_ in changes.metrics}) == len(HOSTILE)
+
+
+def test_s10_a_key_is_no_filter(tmp_path):
+    """A received folder's key goes into a query of MLflow's."""
+    (tmp_path / "mlflow.key").write_text("x' and tags.a != '")
+    key = runs.search_key(tmp_path)
+    assert re.fullmatch("[0-9a-f]{32}", key) and runs.search_key(tmp_path) == key
 
 
 # ---- tables and files ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import UsageError
 from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
 
@@ -62,15 +63,19 @@ def _version(name: str) -> str | None:
 def main() -> None:
     """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
     job = json.loads(Path("job.json").read_text())
-    if sentence := problem(job):
-        to_stderr(f"Error: {sentence}")
-        raise SystemExit(2)
+    try:
+        if sentence := problem(job):
+            raise UsageError(sentence)
+        home = home_of(job)
+    except UsageError as error:
+        to_stderr(f"Error: {error}")
+        raise SystemExit(2) from None
     if job["command"] == "doctor":
         from tuner.remote.doctor import on_cluster
 
-        _emit(on_cluster(home_of(job)))
+        _emit(on_cluster(home))
         return
-    _search(job, home_of(job))
+    _search(job, home)
 
 
 def _search(job: dict[str, Any], home: Home) -> None:

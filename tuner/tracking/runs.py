@@ -113,11 +113,13 @@ def create_database(home: Home, client_of: Callable[[str], MlflowClient]) -> Non
 
 def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
-    driver leaves no run without a search."""
+    driver leaves no run without a search. It stands in a filter of MLflow's, so another text there counts as none."""
     path = folder / "mlflow.key"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex)
-    return path.read_text().strip()
+    key = path.read_text(errors="replace").strip() if path.exists() else ""
+    if not re.fullmatch(r"[0-9a-f]{32}", key):
+        key = uuid.uuid4().hex
+        write_atomically(path, key)
+    return key
 
 
 def experiment_name(spec: SearchSpec) -> str:
