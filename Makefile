@@ -3,18 +3,20 @@
 #   make search        the main job
 #   make quick         what to run while working: lint, types, every test that starts no process
 #   make test          all of that and every other test: what CI runs
+#   make policy        a policy linter over the Kubernetes manifests and the Dockerfile
 #   make docs          the generated pages and tables of README and docs/
 #   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
+POLICY ?= .venv-policy
 ARGS ?=
 INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
 # Each test or group by itself, the longest first (tests/conftest.py): two workers end together.
 PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK = -m "not process and not slow and not gpu"
 
-.PHONY: search quick test test-lowest lint types docs clean
+.PHONY: search quick test test-lowest lint types docs policy clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
@@ -34,6 +36,12 @@ types: $(VENV)/.installed-test
 # What docs/ and README take from the code: cards and table of the methods, pages of recorded results.
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.pages
+
+# checkov in an environment of its own: it pins libraries that the project has in other versions.
+policy: $(VENV)/.installed $(POLICY)/.installed
+	$(VENV)/bin/python -m tests.policy $(POLICY)/manifests
+	$(POLICY)/bin/checkov -d $(POLICY)/manifests --config-file deploy/kubernetes/policy.yaml
+	$(POLICY)/bin/checkov -f Dockerfile --framework dockerfile --quiet --compact --skip-download
 
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(QUICK) $(ARGS)
@@ -55,5 +63,10 @@ $(LOWEST)/.installed: pyproject.toml $(VENV)/.installed
 	$(INSTALL) --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
 	touch $@
 
+$(POLICY)/.installed: $(VENV)/.installed
+	test -x $(POLICY)/bin/python || $(PYTHON) -m venv $(POLICY)
+	$(INSTALL) --python $(POLICY)/bin/python checkov==3.3.30
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(POLICY) build dist *.egg-info

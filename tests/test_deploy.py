@@ -123,7 +123,7 @@ def test_kustomizations_name_files_that_exist():
 def test_kubernetes_is_locked():
     kinds = {(d["kind"], d["metadata"]["name"]): d for _, d in MANIFESTS if d["kind"] != "Kustomization"}
     assert not [k for k in kinds if k[0] == "Secret"], "secrets are referred to, never written down"
-    assert ("NetworkPolicy", "nothing-comes-in") in kinds
+    assert ("NetworkPolicy", "nothing-by-default") in kinds
     pods = []
     for (kind, _), d in kinds.items():
         spec = d["spec"] if kind == "RayCluster" else d.get("spec", {}).get("rayClusterSpec")
@@ -144,7 +144,7 @@ def test_kubernetes_is_locked():
                 and container["resources"]["limits"]["memory"]
             )
             for variable in container.get("env", []):
-                assert "value" not in variable or not re.search("PASSWORD|TOKEN|SECRET", variable["name"])
+                assert "value" not in variable or not re.search("(PASSWORD|TOKEN|SECRET)$", variable["name"])
 
     assert {
         s["rayVersion"]
@@ -165,7 +165,9 @@ def test_compose():
         for needed in service.get("depends_on", {}):
             assert needed in services
         for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in compose["volumes"]
+            source, colon, _ = volume.partition(":")
+            named = source in compose["volumes"] or (DEPLOY / "compose" / source).is_file()
+            assert named if colon else source == "/tmp", volume
         assert set(service["networks"]) <= set(compose["networks"])
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} is reachable from outside"
@@ -176,7 +178,7 @@ def test_compose():
 
 def native(service, address):
     """A compose service's environment, its secrets filled in and the S3 store at ``address``."""
-    values = {k: re.sub(r"\$\{\w+:\?.+\}", "0123abcd", v) for k, v in service["environment"].items()}
+    values = {k: re.sub(r"\$\{\w+:\?.+\}", "0123456789abcdef", v) for k, v in service["environment"].items()}
     return {**os.environ, **{k: address if v == "http://s3:8333" else v for k, v in values.items()}}
 
 
@@ -211,8 +213,9 @@ def test_compose_store(tmp_path):
 
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_compose_mlflow():
-    """The service `mlflow` as written, but for addresses: PostgreSQL, an S3 server behind it, its health check."""
+def test_compose_mlflow(tmp_path):
+    """The service `mlflow` as written, but for addresses: PostgreSQL, an S3 server behind it, its password and health
+    check."""
     service = documents(DEPLOY / "compose/compose.yaml")[0]["services"]["mlflow"]
     store, port = free_ports(2)
     with s3_server(int(store)) as s3, postgres() as database:
@@ -226,8 +229,11 @@ def test_compose_mlflow():
             "AWS_SECRET_ACCESS_KEY": "b",
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tuner@{server}",
+            "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
             "PGPASSWORD": password,
         }
+        users = (DEPLOY / "compose/mlflow-auth.ini").read_text()
+        (tmp_path / "auth.ini").write_text(users.replace("mlflow@postgres:5432/mlflow", f"tuner@{server}"))
         address = f"http://127.0.0.1:{port}"
         command = [{"0.0.0.0": "127.0.0.1", "5000": port, "2": "1"}.get(word, word) for word in service["command"]]
         process = subprocess.Popen(
@@ -249,11 +255,12 @@ def test_compose_mlflow():
                 "run = mlflow.active_run().info; mlflow.end_run(); "
                 "print(run.artifact_uri, mlflow.artifacts.load_text(run.artifact_uri + '/front.txt'))"
             )
+            signed = {"MLFLOW_TRACKING_USERNAME": "tuner", "MLFLOW_TRACKING_PASSWORD": "0123456789abcdef"}
+            user = {**os.environ, "MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+            no_one = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=user)
+            assert no_one.returncode and "401" in no_one.stderr + no_one.stdout
             done = subprocess.run(
-                [sys.executable, "-c", code],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": address},
+                [sys.executable, "-c", code], capture_output=True, text=True, env={**user, **signed}
             )  # a user has no key to the store
             last = done.stdout.splitlines()[-1:]
             assert last and re.fullmatch("mlflow-artifacts:/.+ hello", last[0]), done.stdout + done.stderr
@@ -323,7 +330,7 @@ def test_dockerfile():
             assert "--no-install-recommends" in rest and "-y" in rest and "rm -rf /var/lib/apt/lists" in rest
     users = [rest for name, rest in steps if name == "USER"]
     assert users and users[-1].split(":")[0] not in ("0", "root")
-    assert any(name == "HEALTHCHECK" for name, _ in steps) and "constraints.txt" in text
+    assert any(name == "HEALTHCHECK" for name, _ in steps) and "requirements.txt" in text
     assert "pipefail" in text
     bin_ = Path(sys.executable).parent
     linted = subprocess.run([bin_ / "hadolint", "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)

@@ -1,5 +1,7 @@
-"""deploy/local for real: PostgreSQL, MLflow on it, a Ray head and a worker, a search stored on S3, down again."""
+"""S14: deploy/local for real, on its default port: PostgreSQL, MLflow on it behind its password, a Ray head and a
+worker, a search stored on S3, down again."""
 
+import base64
 import glob
 import json
 import os
@@ -8,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -23,12 +26,13 @@ POSTGRES = shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb
 
 
 def block_of_ports(count=40):
-    for first in range(21000 + os.getpid() % 5000, 32000, count):
+    """The default ports; where another service has them, others that Ray too would take for its workers."""
+    for first in range(17600, 19900, count):
         try:
             for port in (*range(first, first + 12),):
                 with socket.socket() as s:
                     s.bind(("127.0.0.1", port))
-            return str(first)
+            return {"TUNER_LOCAL_PORT": str(first)} if first != 17600 else {}
         except OSError:
             continue
     raise AssertionError("no free ports")
@@ -43,6 +47,13 @@ def test_up_search_down():
         up_search_down(s3)
 
 
+def set_by(text):
+    """The variables that a shell has which evaluates this text."""
+    done = subprocess.run(["bash", "-c", f"{text}\nenv -0"], env={"PATH": os.environ["PATH"]}, capture_output=True)
+    found = dict(line.split("=", 1) for line in done.stdout.decode().rstrip("\0").split("\0"))
+    return {name: value for name, value in found.items() if f"export {name}=" in text}
+
+
 def up_search_down(s3):
     folder = Path(tempfile.mkdtemp(prefix="tuner-l"))
     folder.chmod(0o755)  # root's PostgreSQL runs as another user
@@ -52,7 +63,7 @@ def up_search_down(s3):
         **clean,
         **s3.env,
         "TUNER_LOCAL": str(folder / "s"),
-        "TUNER_LOCAL_PORT": block_of_ports(),
+        **block_of_ports(),
         "PATH": f"{bin_}:{os.environ['PATH']}",
         "HOME": str(folder),
         "PYTHONPATH": str(ROOT),
@@ -60,7 +71,9 @@ def up_search_down(s3):
     }
 
     def service(*args, check=True):
-        done = subprocess.run([SERVICE, *args], env=env, capture_output=True, text=True, timeout=400)
+        """From its own folder."""
+        command = ["bash", SERVICE.name, *args]
+        done = subprocess.run(command, cwd=SERVICE.parent, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0 or not check, done.stderr
         return done
 
@@ -71,7 +84,7 @@ def up_search_down(s3):
             all(f"up    {name}" in status for name in ("postgres", "mlflow", "ray-head", "ray-worker-1"))
             and "nodes 2" in status
         )
-        exports = dict(line.removeprefix("export ").split("=", 1) for line in service("env").stdout.splitlines())
+        exports = set_by(service("env").stdout)
         command = [
             sys.executable,
             "-m",
@@ -105,10 +118,17 @@ def up_search_down(s3):
             "nodes share nothing but the storage"
         )
         address = f"{exports['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get?run_id={result['mlflow']['run_id']}"
-        run = json.load(urllib.request.urlopen(address, timeout=30))["run"]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(address, timeout=30)
+        sign_in = f"tuner:{exports['MLFLOW_TRACKING_PASSWORD']}".encode()
+        header = {"Authorization": f"Basic {base64.b64encode(sign_in).decode()}"}
+        run = json.load(urllib.request.urlopen(urllib.request.Request(address, headers=header), timeout=30))["run"]
         assert run["info"]["status"] == "FINISHED"
         assert {"key": "tuner.search", "value": "local"} in run["data"]["tags"]
-        secrets = [(folder / "s/ray-token").read_text(), (folder / "s/pgpass").read_text().strip().split(":")[-1]]
+        files = [folder / "s" / name for name in ("ray-token", "pgpass", "mlflow-password", "mlflow-key")]
+        secrets = [file.read_text().strip().split(":")[-1] for file in files]
+        others = [path for path in (folder / "s").iterdir() if path.stat().st_mode & 0o077]
+        assert not others, "other users of the machine read it"
         lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
         assert not [line for line in lines if any(s in line for s in secrets)], "a secret is in a command line"
     finally:

@@ -257,7 +257,7 @@ def test_names_cannot_break_the_page(tmp_path):
     for name, method in (("x", "srat"), ("y", "mail")):
         made(home, name, [(0.5, 0.1)], method=method, model="cnn")
     page = front_page(comparison_data(compared(home, "x", "y")))
-    assert page.count("</script>") == 2 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)
+    assert page.count("</script>") == 3 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)
 
 
 def test_points_of_curves_are_compared(tmp_path, capsys, monkeypatch):
@@ -288,7 +288,7 @@ def test_points_of_curves_are_compared(tmp_path, capsys, monkeypatch):
     methods = [r["overlay"]["methods"][0] for r in json.loads(out)]
     assert methods[0]["on_combined_front"] == [1]
     assert methods[0]["rows_on_combined_front"] == ["1", "1@0.5", "1@1"]
-    data = json.loads(re.search(r"^const D = (.*);$", (tmp_path / "c.html").read_text(), re.M)[1])
+    data = json.loads(re.search(r'id="data">(.*)</script>', (tmp_path / "c.html").read_text())[1])
     assert data["members"] == ["x 1", "x 1@0.5", "y 0", "x 1@1"]
     knee = next(p for p in data["points"] if p["id"] == "x 1@1")
     assert knee["front"] and knee["robust"] == {"cat": 0.72, "dog": 0.24}

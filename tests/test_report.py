@@ -373,7 +373,7 @@ def test_without_curves_nothing_is_claimed_beyond_these_images(spec, history):
 
 
 def data_of(page: str) -> dict:
-    return json.loads(re.search(r"^const D = (.*);$", page, re.M)[1])
+    return json.loads(re.search(r'id="data">(.*)</script>', page)[1])
 
 
 def test_page_shows_every_trial_and_what_defines_the_search(spec, history):
@@ -397,7 +397,7 @@ def test_names_cannot_break_the_page(tmp_path):
     spec = SearchSpec(max_epochs=4)
     history = fill(History(tmp_path), spec, classes=["</script><b>", "a&b", "@@PLOTLY@@"])
     page = front_page(figures.picture_data(run_of(spec, history)))
-    assert page.count("</script>") == 2
+    assert page.count("</script>") == 3
     assert "</script><b>" in data_of(page)["points"][0]["robust"]
 
 

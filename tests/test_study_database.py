@@ -17,8 +17,10 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 @pytest.fixture(scope="module")
 def url():
-    with postgres() as address:
-        yield address
+    """With its password where a spec has none: in the environment."""
+    with postgres() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        yield address.replace(f":{PASSWORD}@", "@")
 
 
 def test_a_search_in_postgresql_that_was_killed_goes_on(url, tmp_path):
@@ -41,7 +43,7 @@ def test_a_search_in_postgresql_that_was_killed_goes_on(url, tmp_path):
 
 
 def test_a_refused_connection_is_one_sentence_without_the_password(url, tmp_path):
-    for wrong in (url.replace(PASSWORD, "wrong-2718"), url.replace("/postgres", "/nowhere")):
+    for wrong in (url.replace("@", ":wrong-2718@"), url.replace("/postgres", "/nowhere")):
         with pytest.raises(UsageError, match="--study-storage") as error:
             open_storage(wrong, tmp_path)
         assert "\n" not in str(error.value)

@@ -27,35 +27,15 @@ def test_address_that_is_none(address):
         cluster_address(address)
 
 
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        ("MLFLOW_TRACKING_PASSWORD=x", "looks like a secret"),
-        ("AWS_SECRET_ACCESS_KEY=x", "looks like a secret"),
-        ("URI=https://me:word@host", "looks like a secret"),
-        ("a b", "NAME"),
-    ],
-)
-def test_no_secret_by_value(given, words):
-    with pytest.raises(UsageError, match=words) as error:
-        submission.parse_env([given])
-    assert "word@" not in str(error.value)
-
-
 def test_env_by_name_and_value():
-    assert submission.parse_env(["MLFLOW_TRACKING_PASSWORD", "N=1=2"]) == (["MLFLOW_TRACKING_PASSWORD"], {"N": "1=2"})
+    """Which values are refused: tests/test_urls.py."""
+    given = ["MLFLOW_TRACKING_PASSWORD", "TUNER_PYTHON=1=2"]
+    assert submission.parse_env(given) == (["MLFLOW_TRACKING_PASSWORD"], {"TUNER_PYTHON": "1=2"})
 
 
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"dataset": "folder:here"}, "absolute path"),
-        ({"study_storage": "postgresql://me:word@host/db"}, "holds a password"),
-    ],
-)
-def test_what_cannot_travel(fields, words):
-    with pytest.raises(UsageError, match=words):
-        submission.check_travels(SearchSpec(**fields))
+def test_what_cannot_travel():
+    with pytest.raises(UsageError, match="absolute path"):
+        submission.check_travels(SearchSpec(dataset="folder:here"))
 
 
 class Silent:

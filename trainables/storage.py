@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import threading
-import urllib.parse
 import uuid
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from trainables.files import is_name
+from trainables.urls import SIGN_IN, check_public, masked
 
 # What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
 # another source, and each further protocol is one more way to reach a place that the user did not choose.
@@ -43,14 +43,7 @@ def absolute_storage(where: str | None) -> str | None:
     """The same place for a process in another folder; ``ValueError`` where the URL carries a password."""
     if where is None or "://" not in where:
         return where and os.path.abspath(os.path.expanduser(where))
-    url = urllib.parse.urlsplit(where)
-    user = url.netloc.rpartition("@")[0]  # "anonymous" is pyarrow's word for a public bucket
-    if user not in ("", "anonymous") or re.search(r"secret|token|password|access_key", url.query, re.IGNORECASE):
-        raise ValueError(
-            f"storage {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path} carries a password, and "
-            "a spec can be read by everyone; give it in the environment (AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or the cloud's own sign-in)"
-        )
+    check_public("storage", where, SIGN_IN)
     return where.rstrip("/")
 
 
@@ -71,9 +64,10 @@ def open_storage(where: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(where)
     if where.partition("://")[0] not in SCHEMES or "::" in where:
         raise ValueError(
-            f"storage {where!r} cannot be opened; it takes a folder, or a URL that begins with one of: "
+            f"storage {masked(where)!r} cannot be opened; it takes a folder, or a URL that begins with one of: "
             + ", ".join(f"{scheme}://" for scheme in SCHEMES)
         )
+    check_public("storage", where, SIGN_IN)
     try:
         return fs.FileSystem.from_uri(where)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from pathlib import Path
 
+from trainables.urls import SIGN_IN, check_public
 from tuner.errors import UsageError
 
 SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -30,7 +31,7 @@ class Home:
     """Paths below the home folder. Nothing is created until it is needed.
 
     A leading ``~`` is the user's own home folder. ``storage``: the path or URL used by searches that name none
-    themselves (else ``TUNER_STORAGE``).
+    themselves (else ``TUNER_STORAGE``). ``UsageError`` for one with a password.
     """
 
     def __init__(self, root: str | os.PathLike | None = None, storage: str | None = None):
@@ -40,6 +41,10 @@ class Home:
         except RuntimeError:
             raise UsageError(f"home folder {named!r} names a user that this machine does not have") from None
         self.storage = storage or os.environ.get("TUNER_STORAGE") or None
+        try:
+            check_public("--storage", self.storage or "", SIGN_IN)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def place(self, storage: str | None, *parts: object) -> str:
         """A path or URL that other nodes can also reach: below ``storage`` if there is one, else below this home."""

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import UsageError
+from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
@@ -61,15 +63,19 @@ def _version(name: str) -> str | None:
 def main() -> None:
     """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
     job = json.loads(Path("job.json").read_text())
-    if sentence := problem(job):
-        print(f"Error: {sentence}", file=sys.stderr)
-        raise SystemExit(2)
+    try:
+        if sentence := problem(job):
+            raise UsageError(sentence)
+        home = home_of(job)
+    except UsageError as error:
+        to_stderr(f"Error: {error}")
+        raise SystemExit(2) from None
     if job["command"] == "doctor":
         from tuner.remote.doctor import on_cluster
 
-        _emit(on_cluster(home_of(job)))
+        _emit(on_cluster(home))
         return
-    _search(job, home_of(job))
+    _search(job, home)
 
 
 def _search(job: dict[str, Any], home: Home) -> None:
@@ -100,8 +106,7 @@ def _emit(value: Any) -> None:
     """Print the line that `tuner.remote.submission.follow` reads as the job's result."""
     from tuner.remote.submission import RESULT
 
-    sys.stdout.flush()
-    print(RESULT + json.dumps(value), flush=True)
+    to_stdout(RESULT + json.dumps(value))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from search_spaces.number import number
 from trainables.datasets import DATASETS, KINDS, dataset_names
+from trainables.urls import SIGN_IN, check_public, masked
 
 
 class DataError(ValueError):
@@ -73,7 +74,11 @@ def check_dataset(dataset: str) -> None:
             f"unknown dataset {dataset!r}; a data set of the Hugging Face hub is written parquet:hf://datasets/USER/NAME"
         )
     if dataset not in DATASETS and dataset.partition(":")[0] not in (*KINDS, "stored"):
-        raise DataError(f"unknown dataset {dataset!r}; it takes {', '.join(dataset_names())}")
+        raise DataError(f"unknown dataset {masked(dataset)!r}; it takes {', '.join(dataset_names())}")
+    try:
+        check_public("dataset", dataset, SIGN_IN)
+    except ValueError as problem:
+        raise DataError(str(problem)) from None
 
 
 def parse_imbalance(text: str) -> tuple[str, float]:

@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from trainables.urls import masked
 from tuner.cli import cluster, results
 from tuner.cli.options import (
     HELP,
@@ -28,6 +29,7 @@ from tuner.cli.options import (
 )
 from tuner.cli.search_options import takes_spec
 from tuner.errors import Failed, UsageError
+from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
 
 app = typer.Typer(
@@ -45,7 +47,7 @@ def _print_versions(asked: bool) -> None:
         return
     from tuner.cli.versions import versions
 
-    print("\n".join(f"{name:6} {number}" for name, number in versions().items()))
+    to_stdout("\n".join(f"{name:6} {number}" for name, number in versions().items()))
     raise typer.Exit()
 
 
@@ -139,7 +141,7 @@ def sync(search: Search, home: HomeOption = None, storage: StorageOption = None)
     """Fill MLflow from a search's own history, for example after its server was away."""
     from tuner.execution.driver import fill_mlflow
 
-    if not fill_mlflow(search, Home(home, storage), lambda line: print(line, file=sys.stderr)):
+    if not fill_mlflow(search, Home(home, storage), to_stderr):
         raise typer.Exit(1)
 
 
@@ -182,7 +184,7 @@ def schema():
     """
     from tuner.spec.schema import spec_schema
 
-    print(json.dumps(spec_schema(), indent=1))
+    to_stdout(json.dumps(spec_schema(), indent=1))
 
 
 def main() -> None:
@@ -210,7 +212,7 @@ def main() -> None:
 def _failure(error: Exception) -> int:
     if hasattr(error, "format_message"):  # typer's own: a wrong flag or type (newer typers carry their own click)
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
+            to_stdout(error.format_message())
             return 0
         return _complain(error.format_message(), getattr(error, "exit_code", 2))
     if type(error).__name__ == "Interrupted":
@@ -221,7 +223,8 @@ def _failure(error: Exception) -> int:
 
 
 def _complain(sentence: str, code: int) -> int:
+    sentence = masked(sentence)
     if "--json" in sys.argv:
-        print(json.dumps({"error": sentence}))
-    print(f"Error: {sentence}", file=sys.stderr)
+        to_stdout(json.dumps({"error": sentence}))
+    to_stderr(f"Error: {sentence}")
     return code

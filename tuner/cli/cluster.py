@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import typer
 
 from tuner.cli.options import CLUSTERS, Address, ClusterHome, Env, Follow, JobId, Json, Package, StorageOption
 from tuner.cli.search_options import takes_spec
+from tuner.escape import to_stderr, to_stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -50,10 +50,11 @@ def resume(
     """
     from tuner.home import check_name
     from tuner.remote.dashboard import Dashboard
-    from tuner.remote.submission import check_storage_travels, cluster_home, submit
+    from tuner.remote.submission import check_travels, cluster_home, submit
+    from tuner.spec.search_spec import SearchSpec
 
     check_name(search)
-    check_storage_travels(said["storage"])
+    check_travels(SearchSpec(**{field: value for field, value in said.items() if value is not None}))
     where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
     job = {"command": "resume", "search": search, "home": where, **said}
@@ -63,11 +64,11 @@ def resume(
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:
     if not follow:
         if as_json:
-            print(json.dumps({"id": job_id, "search": search, "state": "pending"}, indent=1))
+            to_stdout(json.dumps({"id": job_id, "search": search, "state": "pending"}, indent=1))
         else:
-            print(f"job     {job_id}\nsearch  {search}\nwatch   tuner logs {job_id} -f --address {cluster.address}")
+            to_stdout(f"job     {job_id}\nsearch  {search}\nwatch   tuner logs {job_id} -f --address {cluster.address}")
         return
-    print(f"job {job_id}, search {search}", file=sys.stderr, flush=True)
+    to_stderr(f"job {job_id}, search {search}")
     _follow(cluster, job_id, as_json)
 
 
@@ -77,17 +78,17 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
     try:
         row, result = follow(cluster, job_id)
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it", file=sys.stderr)
+        to_stderr(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it")
         raise typer.Exit(130) from None
     if as_json:
-        print(
+        to_stdout(
             json.dumps(
                 {**(result or {"error": "the job ended without a result"}), "id": job_id, "state": row["state"]},
                 indent=1,
             )
         )
     else:
-        print(f"job {job_id} {row['state']}")
+        to_stdout(f"job {job_id} {row['state']}")
     raise typer.Exit(exit_code(row))
 
 
@@ -97,14 +98,14 @@ def jobs(address: Address = None, as_json: Json = False):
 
     rows = Dashboard(address).jobs()
     if as_json:
-        print(json.dumps([{k: v for k, v in row.items() if k != "message"} for row in rows], indent=1))
+        to_stdout(json.dumps([{k: v for k, v in row.items() if k != "message"} for row in rows], indent=1))
         return
     wide = max((len(row["id"]) for row in rows), default=0)
     for row in rows:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["started"])) if row["started"] else "not yet"
-        print(f"{row['id']:{wide}}  {row['state']:8}  started {began}  search {row['search']}")
+        to_stdout(f"{row['id']:{wide}}  {row['state']:8}  started {began}  search {row['search']}")
     if not rows:
-        print("no jobs of ours on this cluster")
+        to_stdout("no jobs of ours on this cluster")
 
 
 def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: Json = False):
@@ -119,7 +120,7 @@ def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: J
 
     cluster.job(job)  # says it if there is none
     text = plain_log(cluster.logs(job))
-    print(json.dumps({"id": job, "logs": text}, indent=1) if as_json else text, end="" if not as_json else "\n")
+    to_stdout(json.dumps({"id": job, "logs": text}, indent=1) if as_json else text, end="" if not as_json else "\n")
 
 
 def stop(job: JobId, address: Address = None, as_json: Json = False):
@@ -130,11 +131,11 @@ def stop(job: JobId, address: Address = None, as_json: Json = False):
     cluster = Dashboard(address)
     row, was_running = stop_job(cluster, job)
     if as_json:
-        print(json.dumps({k: row[k] for k in ("id", "search", "state")}, indent=1))
+        to_stdout(json.dumps({k: row[k] for k in ("id", "search", "state")}, indent=1))
     elif was_running:
-        print(f"job {job} {row['state']}; go on with: tuner resume {row['search']} --address {cluster.address}")
+        to_stdout(f"job {job} {row['state']}; go on with: tuner resume {row['search']} --address {cluster.address}")
     else:
-        print(f"job {job} has ended already: {row['state']}")
+        to_stdout(f"job {job} has ended already: {row['state']}")
 
 
 def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOption = None, as_json: Json = False):
@@ -143,10 +144,10 @@ def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOp
 
     rows = examine(address, home, storage)
     if as_json:
-        print(json.dumps(rows, indent=1))
+        to_stdout(json.dumps(rows, indent=1))
     else:
         width = max(len(row["check"]) for row in rows)
         for row in rows:
-            print(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['check']:{width}}  {row['detail']}")
+            to_stdout(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['check']:{width}}  {row['detail']}")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)

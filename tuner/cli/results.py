@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -10,6 +9,7 @@ import typer
 
 from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option
 from tuner.errors import UsageError
+from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
 
 Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
@@ -195,11 +195,11 @@ def export(
         print_json(done)
         return
     for key, value in done.items():
-        print(f"{key:9} {value}")
+        to_stdout(f"{key:9} {value}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    to_stderr(text)
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Optional
 
 from tuner.cli.options import option, option_of
 from tuner.errors import UsageError
+from tuner.escape import to_stderr, to_stdout
 from tuner.spec.fields import PANELS, SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.validation import Pairs
@@ -138,5 +138,5 @@ def _check_without_data(spec) -> None:
 
 def _show(spec, as_json: bool) -> None:
     for note in spec.notes:
-        print(note, file=sys.stderr)
-    print(json.dumps(spec.to_dict(), indent=1) if as_json else spec.to_yaml(), end="\n" if as_json else "")
+        to_stderr(note)
+    to_stdout(json.dumps(spec.to_dict(), indent=1) if as_json else spec.to_yaml(), end="\n" if as_json else "")

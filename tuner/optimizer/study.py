@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from trainables.urls import masked
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.optimizer.observations import Worth
@@ -48,8 +48,8 @@ def open_storage(url: str | None, folder: Path | None) -> BaseStorage:
             return RDBStorage(url)
         except Exception as error:  # a missing driver, a refused connection, no such host: one sentence each
             raise UsageError(
-                f"--study-storage {_without_password(url)!r} cannot be opened: "
-                f"{type(error).__name__}: {_without_password(str(error).splitlines()[0])}"
+                f"--study-storage {masked(url, url)!r} cannot be opened: "
+                f"{type(error).__name__}: {masked(str(error).splitlines()[0], url)}"
             ) from None
     if folder is None:
         return InMemoryStorage()
@@ -71,10 +71,6 @@ def _open_journal(path: Path) -> JournalStorage:
     except Exception:  # whatever is wrong with it, the history holds the same trials
         os.replace(path, path.with_name("study.unreadable.log"))
         return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
 def _key(folder: Path | None) -> str:

@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from trainables.urls import REDIRECTS, check_public, open_url
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_token import local_token
 
@@ -29,14 +30,19 @@ def cluster_address(address: str | None) -> str:
     given = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not given:
         raise UsageError("no cluster named; give --address http://HEAD:8265 (the head node's dashboard)")
-    url = urllib.parse.urlsplit(given if "://" in given else f"http://{given}")
+    given = given if "://" in given else f"http://{given}"
+    try:
+        check_public("--address", given, "Ray's token is taken from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    url = urllib.parse.urlsplit(given)
     try:
         good = url.scheme in ("http", "https") and url.hostname and (url.port or True)
     except ValueError:
         good = False
     if not good:
         raise UsageError(f"--address {given!r} is not allowed; give the head node's dashboard, http://HEAD:8265")
-    return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
+    return given.rstrip("/")
 
 
 class Dashboard:
@@ -132,7 +138,7 @@ class Dashboard:
     def request(self, method: str, path: str) -> Any:
         request = urllib.request.Request(self.address + path, method=method, headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with open_url(request, TIMEOUT_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise ClusterError(self._refusal(error)) from None
@@ -153,6 +159,8 @@ class Dashboard:
                 f"the cluster at {self.address} refuses the token from here; compare with what `ray get-auth-token` "
                 "prints on its head node (here it comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
             )
+        if error.code in REDIRECTS:
+            return f"{self.address} {error.reason}; give that as --address if you trust it with the cluster's token"
         if error.code in (401, 403):
             return f"{self.address} wants a sign-in that is not Ray's token ({error.code}); is a proxy in front of it?"
         text = " ".join(error.read(400).decode(errors="replace").split())

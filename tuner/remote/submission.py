@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -22,7 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainables.urls import secret_in
 from tuner.errors import ClusterError, UsageError
+from tuner.escape import to_stderr
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT, DISTRIBUTION
@@ -45,7 +46,15 @@ ENTRYPOINT = (
     'exec "${TUNER_PYTHON:-${python:-python}}" -m tuner.job'
 )
 _RAY_LINE = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
-_SECRET = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|(^|_)KEY($|_)|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
+# The variables whose values a job may carry, where everyone on the cluster reads them; a URL without a sign-in.
+OPEN_VARIABLES = (
+    *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "CUBLAS_WORKSPACE_CONFIG"),
+    *("CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "HTTP_PROXY", "HTTPS_PROXY", "LANG", "LC_ALL", "MKL_NUM_THREADS"),
+    *("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI", "NCCL_DEBUG"),
+    *("NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "NCCL_SOCKET_IFNAME", "NO_PROXY", "NUMEXPR_NUM_THREADS"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTORCH_ALLOC_CONF"),
+    *("PYTORCH_CUDA_ALLOC_CONF", "TUNER_DEBUG", "TUNER_HOME", "TUNER_PYTHON", "TUNER_STORAGE", "TZ"),
+)
 
 
 def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: list[str], package: str) -> str:
@@ -139,20 +148,14 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
 
 
 def check_travels(spec: SearchSpec) -> None:
-    """``UsageError`` for a path that may mean something else on another node, or a password in the spec."""
+    """``UsageError`` for a path that may mean something else on another node."""
     kind, colon, path = spec.dataset.partition(":")
     if colon and not path.startswith("/") and "://" not in path:
         raise UsageError(
             f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL "
             "under which every node of the cluster sees it"
         )
-    if spec.study_storage and _SECRET.search(spec.study_storage):
-        raise UsageError(
-            "--study-storage holds a password, and a job's spec can be read by everyone on the cluster; "
-            "keep it in the cluster's environment (PGPASSWORD, ~/.pgpass)"
-        )
     check_storage_travels(spec.storage)
-    check_storage_travels(path if "://" in path else None)
 
 
 def check_storage_travels(storage: str | None) -> None:
@@ -181,25 +184,32 @@ def cluster_home(home: str | None) -> str | None:
 def parse_env(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """``--env`` as (names that must be set on the cluster, name -> value that everyone there may read).
 
-    ``UsageError`` for what is no variable's name, or a value that looks like a secret.
+    ``UsageError`` for what is no variable's name, and for a value of a variable that is none of ``OPEN_VARIABLES``.
     """
     names, values = [], {}
     for item in given:
         name, equals, value = item.partition("=")
+        shown = f"{name}=..." if equals else name
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UsageError(
-                f"--env {item!r} is not allowed; give a variable's NAME, or NAME=VALUE for one that is no secret"
+                f"--env {shown!r} is not allowed; give a variable's NAME, or NAME=VALUE for one that is no secret"
             )
         if not equals:
             names.append(name)
-        elif _SECRET.search(name) or _SECRET.search(value):
+        elif name not in OPEN_VARIABLES or _sign_in(value):
             raise UsageError(
-                f"--env {name}=... looks like a secret, and a job's environment can be read by everyone on the "
-                f"cluster; set {name} where Ray starts (container secret, service file) and give --env {name}"
+                f"--env {shown} is not allowed, since everyone on the cluster can read a job's environment; set "
+                f"{name} where Ray starts (container secret, service file) and give --env {name}; by value go "
+                f"{', '.join(OPEN_VARIABLES)}, without a sign-in"
             )
         else:
             values[name] = value
     return names, values
+
+
+def _sign_in(value: str) -> bool:
+    """Whether a value may hold a password: a URL, also without its scheme, as proxies are written."""
+    return bool(secret_in(value)) if "://" in value else "@" in value
 
 
 def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
@@ -239,7 +249,7 @@ def follow(cluster: Dashboard, job_id: str, show: bool = True) -> tuple[dict[str
             row = {"state": "unknown"}
         if row["state"] in ENDED:
             if show and not stream.text and row["message"]:
-                print(row["message"], file=sys.stderr)
+                to_stderr(row["message"])
             return row, stream.result
         # each answer contains the whole log, so a long one is asked for less often
         time.sleep(max(POLL_S, len(stream.text) / 4e6))
@@ -261,7 +271,7 @@ class _Outage:
         if self._since is None:
             self._since = time.monotonic()
             if self._show:
-                print(f"{error}; asking again for {AWAY_S} s", file=sys.stderr, flush=True)
+                to_stderr(f"{error}; asking again for {AWAY_S} s")
         if time.monotonic() - self._since > AWAY_S:
             raise ClusterError(
                 f"{error}; the job may go on: `{self._command}` follows it again", error.exit_code
@@ -282,7 +292,7 @@ class _Stream:
             if line.startswith(RESULT):
                 self.result = json.loads(line[len(RESULT) :])
             elif self._show and not _RAY_LINE.match(line):
-                print(line, file=sys.stderr, flush=True)
+                to_stderr(line)
         self._printed = max(self._printed, end)
 
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
+from tuner.escape import one_line
 from tuner.report.comparison import EPS_SEARCHED, Comparison, Group, attained, cells, majority, sentences
 from tuner.report.figures import frame_data, label_points, plane, points_of, search_axes, staircase, style
 from tuner.report.format import per_class
@@ -181,7 +182,7 @@ def _draw_classes(axes: Axes, comparison: Comparison) -> None:
             edgecolor="white",
             alpha=0.85,
         )
-    axes.set_xticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xticks(range(len(classes)), [one_line(name) for name in classes], fontsize=8)
     axes.set_xlabel("class, at each method's knee", fontsize=9)
     axes.set_ylabel(f"robust accuracy on {SPLIT}\n(fraction)", fontsize=9)
     if bars:

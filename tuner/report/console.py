@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search_spaces import METHODS, epochs_of, method_space, recipe_of
 from search_spaces.param import Param, describe, params_of
 from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
+from tuner.escape import printable, to_stderr, to_stdout
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
@@ -28,12 +29,19 @@ WIDTH = 140  # columns of a table that is not printed on a terminal
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    to_stdout(json.dumps(value, indent=1))
+
+
+class PlainConsole(Console):
+    """Shows text as it is: brackets are no markup, ``:cat:`` is no emoji, control characters are written out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
 
 def stdout_console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=WIDTH)
 
 
 def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: bool) -> None:
@@ -124,7 +132,7 @@ def _say_not_asked(run: SearchRun) -> None:
     from tuner.sync.named_places import unasked_storage_note
 
     if sentence := unasked_storage_note(run.spec, run.home, run.name):
-        print(sentence, file=sys.stderr)
+        to_stderr(sentence)
 
 
 def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
@@ -175,7 +183,7 @@ def show_searches(home: Home, as_json: bool) -> None:
             run = load_search(home, name)
             _say_not_asked(run)
         except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
-            print(error, file=sys.stderr)
+            to_stderr(error)
             continue
         created = min((t.started for t in run.history.trials.values()), default=None)
         rows.append(
@@ -224,7 +232,7 @@ def _when(param: Param) -> str | None:
 
 def show_methods(as_json: bool) -> None:
     for problem in METHODS.problems.values():  # plug-ins that cannot be used
-        print(problem, file=sys.stderr)
+        to_stderr(problem)
     if as_json:
         print_json([method_json(name) for name in METHODS])
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from optuna.distributions import CategoricalDistribution
 
 from search_spaces.param import Param
 from trainables.offsets import Offsets
+from tuner import escape
 from tuner.report.format import fraction, per_class, short_label, value_text, with_std
 from tuner.report.gain import assessed_in, gains
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
@@ -393,16 +393,17 @@ def _range(values: list[float]) -> list[float]:
 def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_front: bool, is_paper: bool) -> str:
     state = "on the front" if on_front else _STATES[record.state]
     name = "no search" if record.trial == NO_SEARCH else f"{search} trial {row_label(row)}".strip()
+    head = f"<b>{escape.plotly(name)}</b> "
     lines = [
-        f"<b>{html.escape(name)}</b> ({state}{', ' + setting_name(row) if is_paper else ''})",
+        f"({state}{', ' + setting_name(row) if is_paper else ''})",
         f"{record.method}, epoch {row['epoch']} of {spec.max_epochs}",
         *(_value_line(row, metric) for metric in shown_metrics(spec.objectives)),
     ]
     lines += [f"offsets: {text}" for text in [offsets_text(row)] if text]
     lines += [f"on the front with probability {row['p_front']:.0%}"] if "p_front" in row else []
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
-    lines += [f"{html.escape(str(k))} = {html.escape(value_text(v))}" for k, v in record.params.items()]
-    return "<br>".join(lines)
+    lines += [f"{k} = {value_text(v)}" for k, v in record.params.items()]
+    return head + "<br>".join(map(escape.plotly, lines))
 
 
 _STATES = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import UsageError
+from tuner.escape import printable
 from tuner.files import write_atomically
 from tuner.report.comparison import Comparison
 from tuner.report.comparison_figures import comparison_data, comparison_png
@@ -65,7 +66,7 @@ def front_parquet(run: SearchRun) -> bytes:
         "budget": pa.int64(),
     }
     names = list(dict.fromkeys([*types, *(k for row in rows for k in row)]))
-    columns = {n: _column([row.get(n) for row in rows], types.get(n)) for n in names}
+    columns = {printable(n): _column([row.get(n) for row in rows], types.get(n)) for n in names}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.provenance import paper_label
+from tuner.escape import code, markdown
 from tuner.report.format import fraction, value_text
 from tuner.spec.objectives import NATURAL
 
@@ -13,14 +14,15 @@ def card_markdown(about: dict[str, Any]) -> str:
     """The card of the model that ``about``, the content of ``model.json``, describes."""
     shape, classes = about["architecture"]["shape"], about["architecture"]["classes"]
     data = about["training"]
-    params = ", ".join(f"`{k}` = {value_text(v)}" for k, v in about["params"].items()) or "none"
-    size, head = ", ".join(map(str, shape)), f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}"
+    params = ", ".join(f"{code(k)} = {markdown(value_text(v))}" for k, v in about["params"].items()) or "none"
+    head = markdown(f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}")
+    size = ", ".join(map(str, shape))
     weights = _weights(about)
     role = about.get("role", "front")
     name = "plain AT" if role == "no_search" else f"trial {about['trial']}"
-    return f"""# {head}: {name} of `{about["search"]}`
+    return f"""# {head}: {name} of {code(about["search"])}
 
-An adversarially trained image classifier ({about["architecture"]["model"]}, {len(classes)} classes, images
+An adversarially trained image classifier ({markdown(about["architecture"]["model"])}, {len(classes)} classes, images
 {"x".join(map(str, shape))}), {_origin(about)}.
 {_offsets(about)}
 Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, L-inf radius
@@ -61,7 +63,7 @@ def load(folder):
     return torch.export.load(Path(folder) / "model.pt2").module()
 ```
 
-Classes, in order: {", ".join(f"`{c}`" for c in classes)}.
+Classes, in order: {", ".join(map(code, classes))}.
 """
 
 
@@ -93,7 +95,7 @@ def _offsets(about: dict[str, Any]) -> str:
         if found["kind"] == "prior"
         else f"fitted to validation images, at {found['tau']:g} of their full size"
     )
-    each = ", ".join(f"`{c}` {v + 0.0:+.3f}" for c, v in zip(about["architecture"]["classes"], found["values"]))
+    each = ", ".join(f"{code(c)} {v + 0.0:+.3f}" for c, v in zip(about["architecture"]["classes"], found["values"]))
     note = f" The method {about['prior_in_loss'].partition(' ')[2]}." if about.get("prior_in_loss") else ""
     return f"""
 Post-hoc class offsets are part of the model: they are added to the logits, in the head's bias. For each class the
@@ -113,8 +115,8 @@ def _table(metrics: list[dict]) -> str:
             low, high = m["ci"]["worst_class_robust_acc"]
             worst += f" (corrected {m['worst_class_robust_acc_corrected']:.3f}, 95 % {low:.3f} .. {high:.3f})"
         lines.append(
-            f"| {m['split']} | {m['attack']} | {m['eps']:.4g} | {fraction(m.get(NATURAL))} | {m['robust_acc']:.3f} "
-            f"| {worst} | {m['clean_acc']:.3f} |"
+            f"| {m['split']} | {markdown(m['attack'])} | {m['eps']:.4g} | {fraction(m.get(NATURAL))} "
+            f"| {m['robust_acc']:.3f} | {worst} | {m['clean_acc']:.3f} |"
         )
     return "\n".join(lines)
 
@@ -124,16 +126,21 @@ def _selection_note(metrics: list[dict]) -> str:
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
         return "The search saw only `val`; `test` was opened only for `tuner verify`." + "".join(
-            f" **Alarm: {a}.**" for a in alarms
+            f" **Alarm: {markdown(a)}.**" for a in alarms
         )
     return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
 
 
 def _per_class(m: dict[str, Any]) -> str:
     names = [k.removeprefix("robust_acc/") for k in m if k.startswith("robust_acc/")]
-    lines = [f"Split {m['split']}, attack {m['attack']}.", "", "| class | robust | 95 % | clean |", "|---|---|---|---|"]
+    lines = [
+        f"Split {m['split']}, attack {markdown(m['attack'])}.",
+        "",
+        "| class | robust | 95 % | clean |",
+        "|---|---|---|---|",
+    ]
     for n in names:
         ci = m.get("ci_per_class", {}).get(n)
         interval = f"{ci[0]:.3f} .. {ci[1]:.3f}" if ci else "-"
-        lines.append(f"| {n} | {m[f'robust_acc/{n}']:.3f} | {interval} | {m[f'clean_acc/{n}']:.3f} |")
+        lines.append(f"| {markdown(n)} | {m[f'robust_acc/{n}']:.3f} | {interval} | {m[f'clean_acc/{n}']:.3f} |")
     return "\n".join(lines)

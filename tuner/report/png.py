@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tuner import escape
 from tuner.report.html.page import BLUE, GREY, VERMILLION
 
 if TYPE_CHECKING:
@@ -81,9 +82,13 @@ def draw_methods(
 def png_bytes(figure: Figure, data: dict) -> bytes:
     """Draw the figure under its title; returns the PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     figure.suptitle(wrapped(data["title"]), fontsize=12, fontweight="bold")
     figure.supxlabel(wrapped(f"{data['line']}\n{data['note']}"), fontsize=8, color="0.35")
+    for item in figure.findobj(Text):  # a class may be named $x$, which is no formula, or with control characters
+        item.set_parse_math(False)
+        item.set_text(escape.printable(item.get_text()))
     target = io.BytesIO()
     FigureCanvasAgg(figure).print_png(target)
     return target.getvalue()

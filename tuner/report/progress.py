@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from tuner.report.console import PlainConsole
 from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
 from tuner.results.bill import expected
@@ -37,7 +39,7 @@ class Progress(Listener):
 
     def __init__(self, run: SearchRun):
         self.spec, self.total = run.spec, total_trials(run.spec)
-        self.console = Console(stderr=True)
+        self.console = PlainConsole(stderr=True)
         self.begin, self.history = time.time(), run.history
         self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
@@ -57,7 +59,7 @@ class Progress(Listener):
 
     def say(self, text: str) -> None:
         with suppress(OSError):  # the terminal was closed, or whoever read is gone: the search does not end for that
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     # ---- events ----------------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Progress(Listener):
 
     def _view(self) -> Group:
         elapsed = duration(time.time() - self.begin)
-        head = f"[bold]{self.spec.search_name}[/]  {elapsed}  {self._status()}"
+        head = Text.assemble((self.spec.search_name, "bold"), f"  {elapsed}  {self._status()}")
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in list(self.running.values()):
             values = "  ".join(f"{n} {fraction(record.last[n])}" for n in self.spec.objectives if n in record.last)

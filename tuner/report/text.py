@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tuner.escape import code, markdown
 from tuner.report.format import SHORT_LABELS, short_label, value_text, with_std
 from tuner.report.gain import EMPTY, assessed_in, gains, row_name
 from tuner.report.reference import Reference, front_in, references_of
@@ -204,21 +205,21 @@ def summary_markdown(run: SearchRun) -> str:
     front, references, space = front_in(result, spec.objectives), references_of(result), spec.shown_space()
     title, line = headline(spec)
     header, rows = front_cells(front, references, space.searched)
-    lines = [header, ["---"] * len(header), *rows]
-    table = ["| " + " | ".join(line) + " |" for line in lines] if rows else [EMPTY]
+    first, *others = [f"| {' | '.join(map(markdown, line))} |" for line in [header, *rows]]
+    table = [first, "|" + " --- |" * len(header), *others] if rows else [EMPTY]
     table += ["", f"{len(front.rows)} rows, of which {MAX_ROWS} are shown"] if len(front.rows) > MAX_ROWS else []
-    fixed = ", ".join(f"`{k}` = {value_text(v)}" for k, v in space.fixed.items())
+    fixed = ", ".join(f"{code(k)} = {markdown(value_text(v))}" for k, v in space.fixed.items())
     return "\n".join(
         [
-            f"### {title}",
+            f"### {markdown(title)}",
             "",
-            gains(front, references, assessed_in(result)).replace("\n", "\n\n"),
+            "\n\n".join(map(markdown, gains(front, references, assessed_in(result)).splitlines())),
             "",
-            line,
+            markdown(line),
             "",
-            *(f"- {note}" for note in notes(result, spec.objectives)),
+            *(f"- {markdown(note)}" for note in notes(result, spec.objectives)),
             "",
-            f"Searched: {', '.join(f'`{n}`' for n in space.searched) or 'nothing'}"
+            f"Searched: {', '.join(map(code, space.searched)) or 'nothing'}"
             + (f". Fixed: {fixed}" if fixed else "")
             + f". {counts(history).capitalize()}.",
             "",

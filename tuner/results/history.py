@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.files import regular
 from trainables.offsets import Offsets
 from tuner.errors import Failed
+from tuner.escape import printable
 from tuner.files import naming, write_atomically
 from tuner.results.events import Event, Metrics, Started, event_of
 from tuner.results.trial_record import TrialRecord
@@ -261,7 +262,7 @@ class History:
             for metrics in t.epochs
         ]
         names = list(dict.fromkeys(k for row in rows for k in row))
-        return pa.table({name: [row.get(name) for row in rows] for name in names})
+        return pa.table({printable(name): [row.get(name) for row in rows] for name in names})
 
     def write_parquet(self) -> Path:
         """Write ``history.parquet`` beside the log and return its path; ``ValueError`` for a history in memory."""

@@ -13,10 +13,12 @@ their names with it. ``hashed=False`` is for what cannot change a result. Then a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.number import NUMBER
+from trainables.urls import SIGN_IN, check_public, masked
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
 from tuner.spec import known
@@ -47,11 +49,24 @@ def check_split_name(name: str) -> None:
         raise UsageError(f"--test-split {name!r} is not allowed; it takes the name of a split, such as validation")
 
 
+def _public(flag: str, instead: str) -> Callable[[str], None]:
+    """A check that a URL holds no password, key or token: a spec is kept and logged."""
+
+    def check(value: str) -> None:
+        try:
+            check_public(flag, value, instead)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    return check
+
+
 def check_study_storage(url: str) -> None:
     if url and not re.match(STUDY_DATABASE, url):
         raise UsageError(
-            f"--study-storage {url!r} is not allowed; it takes sqlite:///FILE, postgresql://... or mysql://..."
+            f"--study-storage {masked(url)!r} is not allowed; it takes sqlite:///FILE, postgresql://... or mysql://..."
         )
+    _public("--study-storage", "give it in the environment (PGPASSWORD, ~/.pgpass, MySQL's ~/.my.cnf)")(url)
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class SearchFields:
 
     method: str | tuple[str, ...] = option("srat", Several(Choice(known.methods), unwrapped=True), TRAINED,
         "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
-    dataset: str = option("digits", Text(known.dataset_pattern, examples=known.datasets), TRAINED,
+    dataset: str = option("digits", Text(known.dataset_pattern, _public("--dataset", SIGN_IN), known.datasets), TRAINED,
         "Images: {names}.")
     imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?(/[1-9]\d*)?)$"), TRAINED,
         "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
@@ -157,7 +172,7 @@ class SearchFields:
         "Name of the search.", hashed=False, unset="METHOD-DATASET-HASH")
     experiment: str | None = option(None, Text(), RESULTS,
         "MLflow experiment in which the search is recorded.", hashed=False, unset="DATASET-IMBALANCE-MODEL")
-    storage: str | None = option(None, Text(), RESULTS,
+    storage: str | None = option(None, Text(None, _public("--storage", SIGN_IN)), RESULTS,
         "Folder that all nodes share, or s3://, gs://...: data, stems, checkpoints and results are kept there.",
         hashed=False, unset="TUNER_STORAGE, else the home folder")
     study_storage: str | None = option(None, Text(STUDY_DATABASE, check_study_storage), RESULTS,

@@ -15,6 +15,7 @@ from search_spaces import METHODS, method_space, recipe_of
 from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
+from trainables.urls import public
 from tuner.errors import UsageError
 from tuner.spec.budget import Budget
 from tuner.spec.epoch_plan import EpochPlan
@@ -280,6 +281,9 @@ class SearchSpec(SearchFields):
         stored = {key: value for key, value in load_mapping(text, "spec").items() if key not in FORMER_FIELDS}
         if stored.get("scheduler") in (None, *FORMER_SCHEDULERS) and "burn_in" not in stored:
             stored["scheduler"] = then["scheduler"]
+        for name in ("dataset", "storage", "study_storage"):  # earlier versions took passwords in URLs
+            if isinstance(stored.get(name), str):
+                stored[name] = public(stored[name])
         return cls._from_dict({**then, **stored})
 
 

@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import stat
-import sys
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ from pathlib import Path
 from trainables.files import inside, regular
 from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
+from tuner.escape import to_stderr
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME, Home
 from tuner.spec.search_spec import SearchSpec
@@ -169,19 +169,12 @@ class Mirror:
                 self._renew_lease(every)
                 reported = False
             except TakenOver as error:
-                print(
-                    f"{error}; end this driver, because its trials still write checkpoints there",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                to_stderr(f"{error}; end this driver, because its trials still write checkpoints there")
                 return
             except Exception as error:  # of any class: cloud clients raise their own
                 if not reported:
-                    print(
-                        f"{explain(self.storage, error)}; results are kept in {self.folder} and sent when it answers",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    why = explain(self.storage, error)
+                    to_stderr(f"{why}; results are kept in {self.folder} and sent when it answers")
                 reported = True
 
     def claim(self) -> None:
@@ -234,7 +227,7 @@ class Mirror:
                 self._renew_lease(MAX_INTERVAL_S)  # the pictures are sent last, and a page has 5 MB
                 self.send()
         except TakenOver as error:
-            print(error, file=sys.stderr, flush=True)
+            to_stderr(error)
         else:
             with contextlib.suppress(OSError):
                 self.store.remove(LEASE)

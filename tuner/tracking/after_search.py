@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.urls import masked
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.tracking import runs
-from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
+from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -30,7 +31,7 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = runs.tracking_uri(home)
-    where = f"MLflow at {without_secrets(uri)}"
+    where = f"MLflow at {masked(uri)}"
     try:
         if uri == runs.database_uri(home.mlflow_db):
             runs.open_database(home, lambda u: MlflowClient(tracking_uri=u))
@@ -38,15 +39,15 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     except MlflowException as error:
         if refusal := runs.refusal(error):
             raise Failed(f"{where} {refusal}") from None
-        text = without_secrets(" ".join(str(error).split()))[:300]
+        text = masked(" ".join(str(error).split()))[:300]
         raise Failed(f"{where} reports an error: {text}") from None
     except OSError as error:
-        raise Failed(f"{where} cannot be reached: {without_secrets(str(error))[:300]}") from None
+        raise Failed(f"{where} cannot be reached: {masked(str(error))[:300]}") from None
 
 
 def _run_ids(client: MlflowClient, run: SearchRun) -> tuple[str, dict[int, str]]:
     """The id of the search's run, and those of its trials' runs by trial number; ``Failed`` if MLflow has none."""
-    experiment = client.get_experiment_by_name(run.spec.experiment_name)
+    experiment = client.get_experiment_by_name(runs.experiment_name(run.spec))
     key = runs.search_key(run.folder)
     found = experiment and client.search_runs([experiment.experiment_id], f"tags.`tuner.key` = '{key}'", max_results=1)
     if not found:

@@ -14,8 +14,8 @@ import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from trainables.urls import REDIRECTS, masked, open_url, public
 from tuner.tracking import runs
-from tuner.tracking.runs import without_secrets
 
 ANSWER_S = 15.0
 EXPERIMENT = "tuner-doctor"  # of the run that is made to see whether one can be
@@ -27,7 +27,7 @@ def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
     if not uri or not uri.startswith(("http:", "https:")):
         return None
     url = urllib.parse.urlsplit(uri)
-    plain = urllib.parse.urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")
+    plain = public(uri).rstrip("/")
     user = os.environ.get("MLFLOW_TRACKING_USERNAME") or url.username
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or url.password or ""
     request = urllib.request.Request(f"{plain}/api/2.0/mlflow/experiments/search?max_results=1")
@@ -36,7 +36,7 @@ def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
     elif os.environ.get("MLFLOW_TRACKING_TOKEN"):
         request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
     try:
-        with urllib.request.urlopen(request, timeout=timeout):
+        with open_url(request, timeout):
             return None
     except urllib.error.HTTPError as error:
         if error.code == 401:
@@ -44,7 +44,9 @@ def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
                 f"{plain} refuses the sign-in ({error.code}); set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD there"
             )
-        said = without_secrets(" ".join(error.read(200).decode(errors="replace").split()))
+        said = masked(" ".join(error.read(200).decode(errors="replace").split()))
+        if error.code in REDIRECTS:
+            return f"{plain} {error.reason}"
         return f"{plain} answers {error.code}" + (f": {said}" if said else "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -54,7 +56,7 @@ def mlflow_problem(uri: str | None, timeout: float = 10) -> str | None:
 def run_problem(uri: str) -> str | None:
     """What is wrong with MLflow at ``uri``, a server or a database: a run with a metric and a file is written, read and
     deleted. None if all of that works within ANSWER_S, else in words, without secrets."""
-    found: list[str | None] = [f"{without_secrets(uri)} does not answer in {ANSWER_S:.0f} s"]
+    found: list[str | None] = [f"{masked(uri)} does not answer in {ANSWER_S:.0f} s"]
     thread = threading.Thread(target=lambda: found.__setitem__(0, _try_run(uri)), daemon=True)  # databases retry longer
     runs.configure_mlflow()
     import mlflow.entities  # noqa: F401 - its seconds are not the server's
@@ -84,8 +86,6 @@ def _try_run(uri: str) -> str | None:
             client.delete_run(run)
             client.delete_experiment(experiment)
     except Exception as error:  # of any kind: an exception in a thread would be lost
-        reason = runs.refusal(error) or f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
-        return f"{without_secrets(uri)} does not take a run ({reason})"
-    return (
-        None if read == ({"one": 1.0}, ["file.txt"]) else f"{without_secrets(uri)} does not give back what is written"
-    )
+        reason = runs.refusal(error) or f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:300]}"
+        return f"{masked(uri)} does not take a run ({reason})"
+    return None if read == ({"one": 1.0}, ["file.txt"]) else f"{masked(uri)} does not give back what is written"

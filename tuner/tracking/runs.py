@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.files import locked
+from trainables.urls import masked
+from tuner import escape
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.objectives import shown_metrics
@@ -51,14 +53,6 @@ def database_uri(path: Path) -> str:
     return f"sqlite+pysqlite:///{urllib.parse.quote(str(path))}"
 
 
-def without_secrets(text: str) -> str:
-    """The text with passwords in addresses and the values of MLflow's secret variables replaced by ``***``."""
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
-
-
 PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")  # retrying cannot help
 LOGIN_REFUSED = (
     "refuses the user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)"
@@ -77,7 +71,7 @@ def refusal(error: Exception) -> str | None:
     if "error code 403" not in text:
         return None
     said = re.search(r"Response body: '(.*?)'?$", text)
-    return f"refuses this (403: {without_secrets(said[1] if said and said[1] else text)[:200]})"
+    return f"refuses this (403: {masked(said[1] if said and said[1] else text)[:200]})"
 
 
 def configure_mlflow() -> None:
@@ -96,7 +90,7 @@ def configure_mlflow() -> None:
 def metric_name(name: str) -> str:
     """``name`` in a form that MLflow allows. A name that had to be changed gets a checksum, so that no two collide."""
     clean = "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(" .") or "_" for part in name.split("/"))[:200]
-    return name if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"
+    return name if clean == name else f"{clean}-{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
 
 
 @dataclass
@@ -177,11 +171,17 @@ def _follow_home(home: Home) -> None:
 
 def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
-    driver leaves no run without a search."""
+    driver leaves no run without a search. It stands in a filter of MLflow's, so another text there counts as none."""
     path = folder / "mlflow.key"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex)
-    return path.read_text().strip()
+    key = path.read_text(errors="replace").strip() if path.exists() else ""
+    if not re.fullmatch(r"[0-9a-f]{32}", key):
+        key = uuid.uuid4().hex
+        write_atomically(path, key)
+    return key
+
+
+def experiment_name(spec: SearchSpec) -> str:
+    return escape.mlflow(spec.experiment_name, escape.EXPERIMENT_LENGTH)
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -212,7 +212,7 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
         "tuner.kind": "search",
         "tuner.search": name,
         "tuner.method": spec.method_names,
-        "tuner.spec": spec.to_yaml(),
+        "tuner.spec": escape.mlflow(spec.to_yaml()),
         **_origin(),
     }
     return client.create_run(experiment, milliseconds(started), tags, run_name=name).info.run_id
@@ -231,7 +231,8 @@ def parent_changes(spec: SearchSpec) -> Changes:
 
 def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:
     """The id of a new run for a trial, a child of the run ``parent``."""
-    tags = {**changes.tags, **_origin(), "mlflow.parentRunId": parent}
+    own = {name: escape.mlflow(value) for name, value in changes.tags.items()}
+    tags = {**own, **_origin(), "mlflow.parentRunId": parent}
     started = milliseconds(changes.started or time.time())
     return client.create_run(experiment, started, tags, run_name=changes.name).info.run_id
 
@@ -379,4 +380,4 @@ def log_system_metrics(run: str, uri: str, warn: Callable[[str], None] | None) -
 
         SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri).start()
     except Exception as error:  # psutil is not installed, or MLflow does not answer: a search needs neither
-        warn(f"no system metrics in MLflow: {without_secrets(str(error))[:300]}")
+        warn(f"no system metrics in MLflow: {masked(str(error))[:300]}")

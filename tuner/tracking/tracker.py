@@ -17,6 +17,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trainables.curve import Curve
+from trainables.urls import masked
+from tuner import escape
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -28,7 +30,7 @@ from tuner.results.summary import state_of
 from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.tracking import runs
-from tuner.tracking.runs import Changes, metric_name, milliseconds, without_secrets
+from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -70,7 +72,7 @@ class Tracker(Listener):
     ):
         self.run, self.warn, self.live, self.close_s = run, warn, live, close_s
         self._uri = runs.tracking_uri(run.home)
-        self.tracking_uri = without_secrets(self._uri)
+        self.tracking_uri = masked(self._uri)
         self.began = began or time.time()
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # trial -> epoch -> its duration: the time axis of metrics
@@ -350,7 +352,9 @@ class _Writer:
         if uri == runs.database_uri(run.home.mlflow_db):
             runs.open_database(run.home, lambda uri: MlflowClient(tracking_uri=uri))
         client = MlflowClient(tracking_uri=uri)
-        experiment = runs.experiment_id(client, spec.experiment_name, run.home.artifacts.as_uri() if local else None)
+        experiment = runs.experiment_id(
+            client, runs.experiment_name(spec), run.home.artifacts.as_uri() if local else None
+        )
         key = runs.search_key(run.folder)
         parent = runs.parent_run(client, experiment, spec, run.name, key, tracker.began)
         self.run_ids = {PARENT: parent, **runs.trial_runs(client, experiment, parent)}
@@ -360,7 +364,7 @@ class _Writer:
         try:
             runs.save_view(client, experiment, parent, spec, run.name, __version__)
         except Exception as error:  # not needed: the pictures on the search's run show the same
-            tracker.warn(f"no saved chart view in MLflow: {without_secrets(str(error))[:300]}")
+            tracker.warn(f"no saved chart view in MLflow: {masked(str(error))[:300]}")
 
     def _write_run(self, trial: int, changes: Changes) -> None:
         if trial not in self.run_ids:
@@ -373,7 +377,7 @@ class _Writer:
         """Warn once per outage, without secrets; a refused login is left to `finish` if that is about to report it."""
         ending = self._closing.is_set() or not self.tracker.live
         if not self._failing and not (self._refusal and ending):
-            text = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}"
+            text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:300]}"
             self.tracker.warn(
                 f"MLflow at {self.tracker.tracking_uri} does not accept results at the moment; they are kept and tried "
                 f"again ({'it ' + self._refusal if self._refusal else text})"
@@ -385,8 +389,8 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
     """Write all changes of one run in as few requests as MLflow allows, its status last."""
     from mlflow.entities import Metric, Param, RunTag
 
-    params = [Param(k, str(v)) for k, v in changes.params.items()]
-    tags = [RunTag(k, str(v)) for k, v in changes.tags.items()]
+    params = [Param(metric_name(k), escape.mlflow(v, escape.PARAM_LENGTH)) for k, v in changes.params.items()]
+    tags = [RunTag(k, escape.mlflow(v)) for k, v in changes.tags.items()]
     metrics = [Metric(key, value, when, step) for key, value, when, step in changes.metrics]
     for i in range(max(-(-len(params) // 100), -(-len(tags) // 100), -(-len(metrics) // 800))):
         client.log_batch(

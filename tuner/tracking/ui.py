@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainables.files import regular
+from trainables.urls import public
 from tuner.errors import UsageError
+from tuner.escape import to_stderr, to_stdout
 from tuner.files import write_atomically
-from tuner.home import Home
+from tuner.home import Home, check_name
 from tuner.results.searches import search_names
 from tuner.tracking import runs
 
@@ -30,9 +32,10 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
     ``MLFLOW_TRACKING_URI`` is a server already, only the links are printed. ``UsageError`` for an unknown search, a
     port that is in use or a home that cannot be written; ``RuntimeError`` if MLflow does not start or ends by itself.
     """
+    open_link = open_link and check_name(open_link)
     uri = runs.tracking_uri(home)
     if uri.startswith(("http:", "https:")):
-        _print_links(runs.without_secrets(uri).replace("//***@", "//"), uri, home, open_link)
+        _print_links(public(uri), uri, home, open_link)
         return
     if open_link is not None and not home.search(open_link).exists():
         raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
@@ -44,13 +47,13 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None) -> 
         runs.open_database(home, lambda uri: MlflowClient(tracking_uri=uri))
     port = port or _free_port()
     with server(uri, home, port) as (process, address), _until_signal() as stop:
-        print(f"starting MLflow on {address} ...", file=sys.stderr, flush=True)
+        to_stderr(f"starting MLflow on {address} ...")
         if not _answers(process, address, stop):
             if stop.is_set():
                 raise KeyboardInterrupt
             raise RuntimeError(f"MLflow did not start on {address}; its output is in {home.root / 'mlflow-server.log'}")
         _print_links(address, uri, home, open_link)
-        print("Ctrl-C ends it", file=sys.stderr, flush=True)
+        to_stderr("Ctrl-C ends it")
         while not stop.wait(0.5):
             if process.poll() is not None:
                 raise RuntimeError(f"MLflow ended by itself; its output is in {home.root / 'mlflow-server.log'}")
@@ -68,8 +71,6 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
         "-m",
         "mlflow",
         "server",
-        "--backend-store-uri",
-        uri,
         "--host",
         "127.0.0.1",
         "--port",
@@ -82,6 +83,7 @@ def server(uri: str, home: Home, port: int) -> Iterator[tuple[subprocess.Popen, 
     runs.configure_mlflow()
     environment = {
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command, which everybody on the machine may read
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that we never use
         "PYTHONSAFEPATH": "1",  # a random.py in the home folder is not the standard library's
     }
@@ -154,10 +156,10 @@ def _check_port(port: int) -> None:
 
 
 def _print_links(address: str, uri: str, home: Home, name: str | None) -> None:
-    print(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning", flush=True)
+    to_stdout(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning")
     for search, pages in search_links(address, uri, [name] if name else search_names(home)[-1:]).items():
         for page, link in pages.items():
-            print(f"{search} {page:8} {link}", flush=True)
+            to_stdout(f"{search} {page:8} {link}")
 
 
 def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from tuner import escape
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
@@ -54,7 +54,7 @@ def _parquet(folder: Path) -> bytes:
         )
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), sink)
+    pq.write_table(pa.table({escape.printable(n): [row.get(n) for row in rows] for n in names}), sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -83,14 +83,14 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         for r in result["rows"]
     ]
     paragraphs = "".join(
-        f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{html.escape(s)}</p>" for s in sentences(result)
+        f"<p{' class=alarm' if s.startswith('ALARM') else ''}>{escape.html(s)}</p>" for s in sentences(result)
     )
     gains = gain_cells(result)
     fields = {
         "SENTENCES": paragraphs,
         "TABLE": table(*cells(result)),
         "GAIN": f"<h2>Gains on the same images</h2>{table(*gains)}" if gains[1] else "",
-        "NOTE": html.escape(CORRECTION),
+        "NOTE": escape.html(CORRECTION),
     }
     first = result["rows"][0]
     return whole_page(

@@ -27,9 +27,11 @@ a better <span id="namec"></span>. Drag along an axis to select; "–": the tria
 SCRIPT = r"""
 function stairTraces() {
   const area = b => ({x: b.x, y: b.y, mode: "none", fill: "toself", fillcolor: b.colour + "2e", meta: "band",
-                      hoverinfo: "skip", name: b.name, showlegend: Boolean(b.name), legendgroup: b.group});
-  const line = s => ({x: s.x, y: s.y, mode: "lines", line: {color: s.colour, width: 3, dash: s.dash}, name: s.name,
-                      hoverinfo: "skip", meta: "staircase", legendgroup: s.group, showlegend: s.legend});
+                      hoverinfo: "skip", name: asText(b.name || ""), showlegend: Boolean(b.name),
+                      legendgroup: b.group});
+  const line = s => ({x: s.x, y: s.y, mode: "lines", line: {color: s.colour, width: 3, dash: s.dash},
+                      name: asText(s.name || ""), hoverinfo: "skip", meta: "staircase", legendgroup: s.group,
+                      showlegend: s.legend});
   return [...D.bands.map(area), ...D.stairs.map(line)];
 }
 
@@ -46,7 +48,7 @@ function curveTraces() {
 
 /* A reference is a line over its offsets; the larger mark is without offsets. */
 function referenceTraces() {
-  return D.references.map(r => ({...places(r.points), mode: "lines+markers", meta: r.role, name: r.long,
+  return D.references.map(r => ({...places(r.points), mode: "lines+markers", meta: r.role, name: asText(r.long),
     line: {color: r.colour, width: 2, dash: r.dash},
     marker: {color: r.colour, symbol: r.symbol, size: r.points.map(p => p.tau ? 6 : 15)}}));
 }
@@ -63,8 +65,9 @@ function pointTraces() {
   return Object.entries(D.styles).reverse().flatMap(([name, s]) => {
     const some = D.points.filter(p => p.style === name);
     const marker = {color: s.colour, symbol: s.symbol, size: s.size, line: {width: s.symbol.endsWith("open") ? 2 : 0}};
-    return some.length ? [{...places(some), name: `${s.name} (${some.length})`, meta: name, marker, opacity: s.opacity,
-      text: some.map(p => p.label), textposition: "top right", mode: labelled(some) ? "markers+text" : "markers",
+    return some.length ? [{...places(some), name: asText(`${s.name} (${some.length})`), meta: name, marker,
+      opacity: s.opacity, text: some.map(p => asText(p.label)), textposition: "top right",
+      mode: labelled(some) ? "markers+text" : "markers",
       error_x: spread(some, 0), error_y: spread(some, 1), legendgroup: s.group, showlegend: s.legend}] : [];
   });
 }
@@ -72,7 +75,7 @@ function pointTraces() {
 // a comparison marks the settings of the papers; a single search draws them as lines
 function paperTraces() {
   const some = D.comparison ? D.points.filter(p => p.paper) : [];
-  return some.length ? [{...places(some), mode: "markers", meta: "paper", name: D.paperName,
+  return some.length ? [{...places(some), mode: "markers", meta: "paper", name: asText(D.paperName),
     marker: {symbol: "star-open", size: 20, color: "#000", line: {width: 2}}}] : [];
 }
 
@@ -135,8 +138,9 @@ function drawParams(method, full) {
       x: some.map(p => s.choice ? String(p.params[s.name]) : p.params[s.name]),
       mode: "markers", name: D[key],
       marker: {color, symbol, size: some.map(p => p.front ? 11 : 7)}});
-    const xaxis = {title: {text: s.name}, type: s.choice ? "category" : s.log ? "log" : "linear", automargin: true,
-                   tickvals: s.ticks.map(t => t[0]), ticktext: s.ticks.map(t => t[1]), range: s.range};
+    const xaxis = {title: {text: asText(s.name)}, type: s.choice ? "category" : s.log ? "log" : "linear",
+                   automargin: true, tickvals: s.ticks.map(t => t[0]), ticktext: s.ticks.map(t => asText(t[1])),
+                   range: s.range};
     if (s.choice) Object.assign(xaxis, {categoryorder: "array", categoryarray: s.ticks.map(t => t[1])});
     Plotly.newPlot(grid.children[i], [trace("x", D.colours.x, "circle"), trace("y", D.colours.y, "triangle-up")],
       {font: {...font, size: 11}, margin: {l: 40, r: 8, t: 8, b: 40}, showlegend: false, hovermode: "closest",

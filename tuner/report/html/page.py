@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 import re
 from typing import Any
+
+from tuner import escape
 
 # Okabe and Ito's palette, which is safe for colour-blind readers. Shapes and dashes differ as well.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
@@ -40,14 +40,18 @@ FRAME = r"""<!doctype html>
 <p class="small">@@LINE@@</p>
 @@BODY@@
 <script>@@PLOTLY@@</script>
+<script type="application/json" id="data">@@DATA@@</script>
 <script>
-const D = @@DATA@@;
+const D = JSON.parse(document.getElementById("data").textContent);
+// plotly takes <b> for bold, and loses a category that is called as something that every object has
+const category = text => (text in {} ? "\u200b" : "") + asText(text);
+const asText = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const narrow = window.innerWidth < 600;
 const config = {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover"};
 const font = {family: "system-ui, sans-serif", size: 12};
 const element = id => document.getElementById(id);
 const broken = text => text.replace(" robust accuracy", "<br>robust accuracy");
-const title = text => ({text: narrow && text.length > 40 ? broken(text) : text});
+const title = text => ({text: narrow && text.length > 40 ? broken(asText(text)) : asText(text)});
 
 /* The scatter of two objectives. Its legend stands above it; on a phone below it, where each entry takes a line. */
 function drawPlane(traces, layout) {
@@ -66,7 +70,7 @@ function drawPlane(traces, layout) {
    the axis where it is to stay the same for other series. */
 function drawClasses(series, top) {
   const bars = series.map(s => ({
-    type: "bar", name: s.name, x: Object.keys(s.y), y: Object.values(s.y), error_y: s.error_y,
+    type: "bar", name: asText(s.name), x: Object.keys(s.y).map(category), y: Object.values(s.y), error_y: s.error_y,
     marker: {color: s.color, pattern: {shape: s.pattern || ""}}}));
   Plotly.react("classes", bars, {
     font, margin: {l: 50, r: 8, t: 8, b: 50}, showlegend: series.length > 1,
@@ -89,14 +93,12 @@ def page(title: str, line: str, body: str, data: dict, script: str) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    # a class or parameter may be named "</script>": "</" would end the script element
-    values = json.dumps(_plain(data)).replace("</", "<\\/")
     fields = {
-        "TITLE": html.escape(title),
-        "LINE": html.escape(line),
+        "TITLE": escape.html(title),
+        "LINE": escape.html(line),
         "BODY": body,
         "PLOTLY": get_plotlyjs(),
-        "DATA": values,
+        "DATA": escape.script(_plain(data)),
         "SCRIPT": script,
     }
     return re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], FRAME)  # one pass: a value may contain @@
@@ -105,16 +107,18 @@ def page(title: str, line: str, body: str, data: dict, script: str) -> str:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """The cells as an HTML table that scrolls sideways on a narrow screen."""
     lines = "".join(
-        f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        f"<tr>{''.join(f'<{tag}>{escape.html(cell)}</{tag}>' for cell in cells)}</tr>"
         for tag, cells in [("th", header), *(("td", row) for row in rows)]
     )
     return f'<div class="wide"><table id="table">{lines}</table></div>'
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with None for NaN and infinity, which JSON does not have."""
+    """``value`` with None for NaN and infinity, which JSON does not have, and with printable texts."""
+    if isinstance(value, str):
+        return escape.printable(value)
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {_plain(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,7 +22,7 @@ for (const p of D.points.filter(p => p.role === "front")) {
   moves.y.push(p.val[1], p.test[1], null);
 }
 const places = (some, split) => ({x: some.map(p => p[split][0]), y: some.map(p => p[split][1]), mode: "markers+text",
-                                  text: some.map(tag), customdata: some.map(p => p.id)});
+                                  text: some.map(p => asText(tag(p))), customdata: some.map(p => p.id)});
 const ours = D.points.filter(p => p.role === "front"), paper = D.points.filter(p => p.role === "paper"),
       plain = D.points.filter(p => p.role === "no_search");
 const before = {...places(ours, "val"), textposition: "top right", meta: "val", name: "validation front (searched)",
@@ -36,7 +36,7 @@ const spread = (some, i) => ({type: "data", array: some.map(p => p.seeds.std[i] 
 const anew = D.points.filter(p => p.seeds);
 const retrained = anew.length ? [{x: anew.map(p => p.seeds.mean[0]), y: anew.map(p => p.seeds.mean[1]), meta: "anew",
   name: "trained anew (test), ± over seeds", mode: "markers+text", textposition: "top left",
-  text: anew.map(tag), customdata: anew.map(p => p.id),
+  text: anew.map(p => asText(tag(p))), customdata: anew.map(p => p.id),
   marker: {color: purple, size: 11, symbol: "diamond-open", line: {width: 2}},
   error_x: spread(anew, 0), error_y: spread(anew, 1)}] : [];
 drawPlane([moves, before, after(ours.filter(p => p.on), "test", "verified front (test)", blue, "circle"),
