@@ -1,11 +1,9 @@
-"""Who hears what happens in a search: in order, whole, and without harm to it; the pages do not need MLflow."""
+"""Who hears what happens in a search: in order, whole, and without harm to it."""
 
-import json
 import socket
 
 import pytest
 
-from tests.conftest import SMALL, tuner
 from tests.histories import curve, fill, metrics, no_search, run_of, start
 from tuner.home import Home
 from tuner.report import pages
@@ -98,19 +96,6 @@ def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
     assert said.count("a broken listener: RuntimeError: no search_started; the search goes on") == 1
     assert "a broken listener: RuntimeError: no trial_started" not in said, "named once"
     assert "MLflow at http://127.0.0.1:" in said and (tmp_path / "searches/heard/front.html").exists()
-
-
-def test_the_pictures_do_not_need_mlflow(tmp_path):
-    """MLflow cannot even be imported: the search, its page and its pictures are there."""
-    (tmp_path / "mlflow.py").write_text("raise ImportError('no MLflow here')\n")
-    done = tuner(
-        "search", "--method", "trades", "--trials", 1, *SMALL, "--name", "alone", "--home", tmp_path / "h", "--json",
-        env={"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["mlflow"]["run_id"] is None
-    folder = tmp_path / "h/searches/alone"
-    assert "Pareto front" in (folder / "front.html").read_text() and (folder / "front.png").exists()
 
 
 def test_listeners_hand_on_every_call():

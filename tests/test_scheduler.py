@@ -43,7 +43,7 @@ def previewing(tmp_path_factory):
     run at a time."""
     home = tmp_path_factory.mktemp("previewing")
     args = ["--method", "trades", "--trials", 9, "--constraint", "clean_acc>=0.15", "--max-concurrent", 2]
-    return *searched(home, "previews", *args, "--set", "passes=2"), home
+    return *searched(home, "previews", *args, "--set", "passes=1"), home
 
 
 def test_proposals_are_previewed_and_the_best_train_in_full(previewing):

@@ -36,7 +36,7 @@ ARGS = [
     "--fix",
     "level=instance",
     "--set",
-    "passes=2",
+    "passes=1",
     "--set",
     "attack_steps=3",
     "--set",

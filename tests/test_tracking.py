@@ -256,10 +256,10 @@ def in_process(folder, name, answers):
 def test_searches_that_start_together_share_a_new_home(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
-    searches = [spawn.Process(target=in_process, args=(tmp_path, f"s{i}", answers)) for i in range(3)]
+    searches = [spawn.Process(target=in_process, args=(tmp_path, f"s{i}", answers)) for i in range(2)]
     for p in searches:
         p.start()
-    assert [answers.get(timeout=200) for _ in searches] == [True] * 3
+    assert [answers.get(timeout=200) for _ in searches] == [True] * 2
     for p in searches:
         p.join(60)
     from mlflow import MlflowClient
@@ -268,7 +268,7 @@ def test_searches_that_start_together_share_a_new_home(tmp_path):
     named = [e for e in client.search_experiments() if e.name != "Default"]
     assert len(named) == 1
     runs = client.search_runs([named[0].experiment_id], "tags.`tuner.kind` = 'search'")
-    assert sorted(r.info.run_name for r in runs) == ["s0", "s1", "s2"]
+    assert sorted(r.info.run_name for r in runs) == ["s0", "s1"]
 
 
 def test_system_metrics_where_mlflows_switch_asks_for_them(tmp_path, spec, monkeypatch):
