@@ -253,7 +253,7 @@ def test_table_fits_a_small_terminal_whatever_is_searched(spec, tmp_path, curves
     assert {len(line) for line in lines if line} == {80} and {line[-1] for line in lines if line} <= set("┓┃┩│┤┘")
     text = "\n".join(lines)
     assert "sep_weight=0.5" in text and "one_minus_beta=1e-4" in text and "…" not in text
-    assert ("100%" in text) == ("no " in text) == ("0@0.5" in text) == curves
+    assert ("% │" in text) == ("no " in text) == ("0@0.5" in text) == curves
     wide = shown(report.front_table(best, references, searched, 140), 140)
     assert ("prior 0.5" in wide) == curves and "natural average" in wide and "…" not in wide
 
