@@ -20,6 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from trainables.reading import Damaged, open_regular
+
 # What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
 # another source, and each further protocol is one more way to reach a place that the user did not choose.
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
@@ -100,9 +102,15 @@ class Storage:
 
     def read(self, name: str) -> bytes | None:
         """The file's bytes, None where there is none."""
+        path = f"{self.root}/{name}"
         try:
-            with self.fs.open_input_stream(f"{self.root}/{name}") as file:
+            if self.fs.type_name == "local":
+                with open_regular(path) as file:
+                    return file.read()
+            with self.fs.open_input_stream(path) as file:
                 return file.read()
+        except Damaged as error:
+            raise OSError(str(error)) from None
         except FileNotFoundError:
             return None
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trainables.reading import read_json
 from tuner.home import Home
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
@@ -60,7 +61,7 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
-    job = json.loads(Path("job.json").read_text())
+    job = read_json("job.json")
     if sentence := problem(job):
         print(f"Error: {sentence}", file=sys.stderr)
         raise SystemExit(2)

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from trainables.reading import read_text
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.optimizer.observations import Worth
@@ -85,7 +86,7 @@ def _key(folder: Path | None) -> str:
     path = folder / "study.owner"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex)
-    return path.read_text()
+    return read_text(path)
 
 
 class RecordedStudy:

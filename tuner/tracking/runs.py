@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.files import locked
+from trainables.reading import intact, read_text
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.spec.objectives import shown_metrics
@@ -121,9 +122,11 @@ def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
     driver leaves no run without a search."""
     path = folder / "mlflow.key"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex)
-    return path.read_text().strip()
+    key = intact(lambda: read_text(path).strip()) or ""
+    if not re.fullmatch(r"[0-9a-f]{32}", key):
+        key = uuid.uuid4().hex
+        write_atomically(path, key)
+    return key
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
