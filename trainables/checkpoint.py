@@ -54,7 +54,8 @@ def _state(data: bytes) -> dict | None:
         if file.testzip() is not None:
             return None
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state if shaped(state, {"config": dict, "epoch": int, "metrics": dict, "model": dict}) else None
+    fits = shaped(state, {"config": dict, "epoch": int, "metrics": dict, "model": dict})
+    return state if fits and shaped(state.get("past", []), [dict]) else None
 
 
 def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
