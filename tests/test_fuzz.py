@@ -91,7 +91,8 @@ def test_nonsense_in_a_spec_is_refused(name, tmp_path):
     """S12: before anything grows or a minute passes."""
     (tmp_path / "spec.yaml").write_text(nonsense.SPECS[name])
     with trial.watched():
-        refused(tuner_here("search", "--spec", tmp_path / "spec.yaml", "--dry-run"))
+        refused(done := tuner_here("search", "--spec", tmp_path / "spec.yaml", "--dry-run"))
+    assert ("is not valid YAML" in done.stderr) == (name != "an infinity")
 
 
 def with_last_event(corpus, folder, change):
