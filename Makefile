@@ -4,6 +4,7 @@
 #   make quick         what to run while working: lint, types, every test that starts no process
 #   make test          all of that and every other test: what CI runs
 #   make policy        a policy linter over the Kubernetes manifests and the Dockerfile
+#   make fuzz          10,000 wrong inputs of every entry point (ROUNDS, SEED): about 8 CPU minutes
 #   make docs          the generated pages and tables of README and docs/
 #   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
@@ -16,7 +17,10 @@ INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
 PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 QUICK = -m "not process and not slow and not gpu"
 
-.PHONY: search quick test test-lowest lint types docs policy clean
+ROUNDS ?= 10000
+SEED ?= 0
+
+.PHONY: search quick test test-lowest lint types fuzz docs policy clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
@@ -32,6 +36,9 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
+
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -W ignore -m tests.fuzz --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
 
 # What docs/ and README take from the code: cards and table of the methods, pages of recorded results.
 docs: $(VENV)/.installed

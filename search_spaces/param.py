@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -110,6 +111,11 @@ def params_of(cls: type) -> dict[str, Param]:
 
     A condition always names an earlier line, so one pass in this order can decide what is active.
     """
+    return dict(_params_of(cls))
+
+
+@cache
+def _params_of(cls: type) -> dict[str, Param]:
     return {f.name: Param(f.name, f.default, **f.metadata) for f in dataclasses.fields(cls)}
 
 

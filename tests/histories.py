@@ -69,21 +69,22 @@ def curve(mean: float, worst: float, classes=range(4), taus=(0, 0.5, 1.0)) -> di
                 "robust": robust,
             }
         )
-    return {"classes": names, "train_counts": [80 - 10 * i for i in range(len(names))], "points": points}
+    return {"classes": names, "train_counts": [max(5, 80 - 10 * i) for i in range(len(names))], "points": points}
 
 
 def metrics(epoch: int, mean: float, worst: float, classes=range(4)) -> dict:
     grown = 1 - math.exp(-epoch)
     names = list(classes)
     each = {
-        f"robust_acc/{c}": (mean + (mean - worst) * (1 - 2 * i / (len(names) - 1))) * grown for i, c in enumerate(names)
+        f"robust_acc/{c}": min(mean + (mean - worst) * (1 - 2 * i / (len(names) - 1)), 1.0) * grown
+        for i, c in enumerate(names)
     }
     return {
         "epoch": epoch,
         "robust_acc": mean * grown,
-        "natural_robust_acc": (mean + 0.1) * grown,
+        "natural_robust_acc": min(mean + 0.1, 1.0) * grown,
         "worst_class_robust_acc": worst * grown,
-        "clean_acc": (mean + 0.2) * grown,
+        "clean_acc": min(mean + 0.2, 1.0) * grown,
         "tail_robust_acc": worst * grown,
         "worst_class_clean_acc": worst * grown,
         "robust_acc_gap": mean - worst,

@@ -545,7 +545,7 @@ def test_with_several_workers_and_kills_nothing_is_lost_or_done_twice(tmp_path, 
         if record.full or fails:
             history.append("end", number, state=TrialState.FAILED if fails else TrialState.FINISHED)
         else:
-            history.append("preview", number, epochs=2, metrics=metrics_at(10, draw.random()))
+            history.append("preview", number, epochs=2, metrics=metrics_at(10, 0.9 * draw.random()))
         ended.append((number, record.full))
         optimizer.tell(number)
         assert optimizer.promotable == asked(spec, history)

@@ -345,11 +345,11 @@ def test_s7_every_lock_is_taken_in_one_place():
 
 
 def test_s7_the_history_is_not_written_through_a_link(tmp_path):
-    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "victim").write_text("\n")
     (tmp_path / "history.jsonl").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match="is a link"):
         History(tmp_path).append("start", 0, params={}, method="at")
-    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "victim").read_text() == "\n"
 
 
 # ---- files that are sent ---------------------------------------------------------------------------------------------

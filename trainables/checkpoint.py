@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from trainables.reading import Damaged, intact, one_line, shaped
 from trainables.storage import Storage, below
 
 NAME = "checkpoint.pt"
 _IDENTITY = ("method", "params", "seed")  # what tells one trial of a search from another
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(Damaged):
     """One sentence that names the file."""
 
 
@@ -41,28 +41,44 @@ def read_checkpoint(folder: str | Path) -> dict | None:
     data = checkpoint_bytes(folder)
     if data is None:
         return None
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            whole = file.testzip() is None
-        if whole:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, pickle.UnpicklingError, RuntimeError):
-        pass
-    raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is cut or altered (its checksum does not fit)")
+    state = intact(lambda: _state(data))
+    if state is None:
+        raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is cut or altered (its checksum does not fit)")
+    return state
+
+
+def _state(data: bytes) -> dict | None:
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):  # torch packs nothing: a bomb
+            return None
+        if file.testzip() is not None:
+            return None
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    fits = shaped(state, {"config": dict, "epoch": int, "metrics": dict, "model": dict})
+    return state if fits and shaped(state.get("past", []), [dict]) else None
 
 
 def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
     """Continue ``trainer`` from the folder's checkpoint; returns its metrics, the last epoch's last, None without one.
 
+    A damaged one is none: its epochs can be trained again. ``DamagedCheckpoint`` where a whole one does not fit.
     Another trial's is none: a driver whose machine was lost may not have told the storage of its last proposal, and the
     number is then given to another one.
     """
-    state = read_checkpoint(folder)
+    try:
+        state = read_checkpoint(folder)
+    except DamagedCheckpoint:
+        return None
     if state is None or _identity(state["config"]) != _identity(trainer.config.to_dict()):
         return None
-    trainer.load_state_dict(state)
+    try:
+        trainer.load_state_dict(state)
+    except Exception as error:
+        raise DamagedCheckpoint(
+            f"checkpoint {below(folder, NAME)!r} does not fit this trial ({one_line(error)})"
+        ) from error
     return [*state.get("past", []), state["metrics"]]
 
 
 def _identity(config: dict) -> list:
-    return [config[key] for key in _IDENTITY]
+    return [config.get(key) for key in _IDENTITY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,4 +54,28 @@ class Curve:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Curve:
         points = tuple(CurvePoint.of(point) for point in stored["points"])
-        return cls(tuple(stored["classes"]), tuple(stored["train_counts"]), points)
+        curve = cls(tuple(stored["classes"]), tuple(stored["train_counts"]), points)
+        curve.check()
+        return curve
+
+    def check(self) -> None:
+        """``ValueError`` where the counts are none: of every class, and no more right than there are."""
+        classes = len(self.classes)
+        names = all(isinstance(name, str) for name in self.classes) and len(set(self.classes)) == classes
+        if not (
+            names
+            and self.points
+            and len(self.train_counts) == classes
+            and 0 < min(self.train_counts) <= max(self.train_counts) < math.inf
+        ):
+            raise ValueError("a curve without points, or whose classes are not distinct and trained on")
+        for point in self.points:
+            if not all(len(counts) == classes for counts in (point.count, point.clean, point.robust)):
+                raise ValueError("a curve's point without counts for every class")
+            for n, clean, robust in zip(point.count, point.clean, point.robust):
+                if not (0 <= clean <= n and 0 <= robust <= n):
+                    raise ValueError("a curve's point with more images right than there are")
+            if sum(point.count) == 0 or not 0 < sum(point.count) < math.inf:
+                raise ValueError("a curve's point without images")
+        if len({point.offsets.tau for point in self.points}) < len(self.points):
+            raise ValueError("two points of a curve with the same tau")

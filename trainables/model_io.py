@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,17 @@ from torch import nn
 
 from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
 from trainables.config import TrialConfig
-from trainables.data import Summary
+from trainables.data import DataError, Summary
 from trainables.data import check as check_data
 from trainables.method import Task
 from trainables.methods import build_method
 from trainables.models.build import Classifier, build_model
 from trainables.offsets import NONE, Offsets
+from trainables.reading import Damaged, one_line, read_bytes, read_json, shaped
 from trainables.storage import below
+
+LARGEST = 2**34  # bytes of a model's weights
+ARCHITECTURE = {"model": str, "head": str, "classes": [str], "shape": [int], "mean": [float], "std": [float]}
 
 
 def load_trial(
@@ -40,25 +43,47 @@ def load_trial(
     state = read_checkpoint(folder)
     if state is None:
         raise DamagedCheckpoint(f"checkpoint {below(folder, NAME)!r} is missing")
+    best = state.get("best")
+    if which == "best" and best is None:
+        raise ValueError(f"checkpoint {below(folder, NAME)!r} keeps its last epoch alone: an earlier version wrote it")
+    try:
+        return _trial(state, home, dataset, offsets, best if which == "best" else None)
+    except DataError:  # of the data, not of the checkpoint
+        raise
+    except Exception as error:
+        raise DamagedCheckpoint(
+            f"checkpoint {below(folder, NAME)!r} holds no model for these data ({one_line(error)})"
+        ) from error
+
+
+def _trial(
+    state: dict[str, Any], home: Path, dataset: str | None, offsets: Offsets, best: dict[str, Any] | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """What `load_trial` returns, of the last epoch or of the ``best``."""
     config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
     summary = check_data(config.data_spec, home)
     about = architecture(config, summary)
     model = build(about)
-    best = state.get("best")
-    if which == "best" and best is None:
-        raise ValueError(f"checkpoint {below(folder, NAME)!r} keeps its last epoch alone: an earlier version wrote it")
-    weights = best["model"] if which == "best" else state["average"] or state["model"]
-    averaged = best["average"] if which == "best" else bool(state["average"])
-    model.load_state_dict(weights)
+    weights = best["model"] if best else state["average"] or state["model"]
+    averaged = best["average"] if best else bool(state["average"])
+    load_weights(model, weights)
     add_offsets(model, offsets.values)
     about["head_bias"] = model.head.bias is not None
     return model, {
         "architecture": about,
         "train_counts": summary.counts["train"],
         "config": state["config"],
-        "epoch": best["epoch"] if which == "best" else state["epoch"],
+        "epoch": best["epoch"] if best else state["epoch"],
         "weights": "average" if averaged else "last",
     }
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """``ValueError`` or ``RuntimeError`` where they are not the model's, or are no finite numbers."""
+    model.load_state_dict(weights)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"weights {name} are not all finite numbers")
 
 
 def add_offsets(model: Classifier, values: Sequence[float]) -> None:
@@ -117,10 +142,19 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
 
 def load_model(folder: str | Path) -> nn.Module:
     """The exported model in evaluation mode: images (B, C, H, W), float32 in [0, 1] -> logits (B, K). Only numbers and
-    JSON are read, so no file in the folder runs code."""
-    from safetensors.torch import load_file
+    JSON are read, so no file in the folder runs code.
+
+    ``Damaged``, one sentence, where the folder holds no such model; ``OSError`` where a file cannot be opened.
+    """
+    from safetensors.torch import load
 
     folder = Path(folder)
-    model = build(json.loads((folder / "model.json").read_text())["architecture"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model
+    about, weights = read_json(folder / "model.json"), read_bytes(folder / "model.safetensors", LARGEST)
+    try:
+        if not shaped(about, {"architecture": ARCHITECTURE}):
+            raise ValueError("model.json describes no model")
+        model = build(about["architecture"])
+        load_weights(model, load(weights))
+        return model
+    except Exception as error:
+        raise Damaged(f"{str(folder)!r} holds no model of tuner export ({one_line(error)})") from error

@@ -32,8 +32,13 @@ class Offsets:
 
     @classmethod
     def of(cls, stored: dict[str, Any] | None) -> Offsets:
-        """From `to_dict`; None (a front from before there were offsets) is ``none``."""
-        return cls(stored["kind"], stored["tau"], tuple(stored.get("values", ()))) if stored else cls()
+        """From `to_dict`; None (a front from before there were offsets) is ``none``. ``ValueError`` for others."""
+        if not stored:
+            return cls()
+        offsets = cls(stored["kind"], stored["tau"], tuple(stored.get("values", ())))
+        if offsets.kind not in KINDS or not all(map(math.isfinite, (offsets.tau, *offsets.values))):
+            raise ValueError(f"{str(stored)[:80]!r} are no offsets")
+        return offsets
 
 
 NONE = Offsets()

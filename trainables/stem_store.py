@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainables.files import locked
+from trainables.reading import intact, parse_json
 from trainables.storage import Storage, below
 
 NAME = re.compile(r"epoch-(\d{4,})\.pt")
@@ -38,8 +39,9 @@ class StemStore:
     def outdated(self, key: dict) -> int:
         """How many stems of this storage would be ``key``'s, were they not of another code or torch version."""
         keys = (self.all.read(f"{folder}/key.json") for folder in self.all.folders())
-        others = [{**json.loads(found), "code": key["code"], "torch": key["torch"]} for found in keys if found]
-        return others.count(json.loads(json.dumps(key))) - 1  # itself
+        known = (found and intact(lambda: parse_json(found)) for found in keys)
+        others = [{**found, "code": key["code"], "torch": key["torch"]} for found in known if isinstance(found, dict)]
+        return max(0, others.count(json.loads(json.dumps(key))) - 1)  # itself
 
     def epochs(self) -> set[int]:
         """The epochs that have a file."""
@@ -50,12 +52,14 @@ class StemStore:
         data = self.files.read(_name(epoch))
         if data is None:
             return None
-        if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
-            self.remove(epoch)
-            return None
         import torch
 
-        return torch.load(io.BytesIO(data[DIGEST:]), map_location="cpu", weights_only=True)
+        state = None
+        if hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
+            state = intact(lambda: torch.load(io.BytesIO(data[DIGEST:]), map_location="cpu", weights_only=True))
+        if state is None:
+            self.remove(epoch)
+        return state
 
     def write(self, epoch: int, state: dict) -> None:
         import torch

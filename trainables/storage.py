@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from trainables.files import is_name
+from trainables.reading import Damaged, open_regular
 from trainables.urls import SIGN_IN, check_public, masked
 
 # What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
@@ -102,9 +103,15 @@ class Storage:
 
     def read(self, name: str) -> bytes | None:
         """The file's bytes, None where there is none."""
+        path = f"{self.root}/{name}"
         try:
-            with self.fs.open_input_stream(f"{self.root}/{name}") as file:
+            if self.fs.type_name == "local":
+                with open_regular(path) as file:
+                    return file.read()
+            with self.fs.open_input_stream(path) as file:
                 return file.read()
+        except Damaged as error:
+            raise OSError(str(error)) from None
         except FileNotFoundError:
             return None
 

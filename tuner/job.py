@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trainables.reading import read_json
 from tuner.errors import UsageError
 from tuner.escape import to_stderr, to_stdout
 from tuner.home import Home
@@ -62,7 +63,7 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Run ``job.json`` of the current folder. Exit code 2 if this environment cannot."""
-    job = json.loads(Path("job.json").read_text())
+    job = read_json("job.json")
     try:
         if sentence := problem(job):
             raise UsageError(sentence)

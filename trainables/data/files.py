@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +16,11 @@ from PIL import Image
 from trainables.data.decoded import Decoded
 from trainables.data.encoded import Encoded, class_names, matched
 from trainables.data.layout import IMAGES, Layout, class_of, some
+from trainables.data.limits import check_expansion, open_image
 from trainables.data.parquet import read_parquet
 from trainables.data.spec import DataError, Reading
 
-CHUNK = 512  # images one thread decodes at a time
+CHUNK = 64  # images one thread decodes at a time
 SEVERAL = (32, 32)  # (W, H) to which images of several sizes are resized where the user names no size
 # class/track_frame.ext: the frames of a track show one physical object (GTSRB)
 _TRACK = re.compile(r"(?:^|/)(\d+)/(\d+)_\d+\.\w+$")
@@ -70,7 +70,8 @@ def load(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
     """Decode the files ``found`` below the folder ``where``."""
     folder = Path(where).expanduser()
     train, test, classes, note = (_of_parquet if kind == "parquet" else _of_folder)(folder, found)
-    decoded = _decoded(train, test, classes, reading)
+    stored = sum((folder / name).stat().st_size for name in found.files)
+    decoded = _decoded(train, test, classes, reading, stored)
     decoded.note = "; ".join(filter(None, [found.unread, note, decoded.note]))
     return decoded
 
@@ -140,10 +141,13 @@ def decode_samples(train: list[tuple[str, int]], test: list[tuple[str, int]], cl
     return _decoded(_samples(train), _samples(test), classes, Reading(image_size=size))
 
 
-def _decoded(train: Encoded, test: Encoded, classes: list[str], reading: Reading) -> Decoded:
+def _decoded(train: Encoded, test: Encoded, classes: list[str], reading: Reading, stored: int | None = None) -> Decoded:
+    """``stored``: the bytes of their files, where those are the user's own."""
     asked = reading.image_size
     first = next(train.chunks())[0]
     own_size, grey = probe(first, train.place(0))
+    if stored is not None:
+        check_expansion(train.rows + test.rows, 1 if grey else 3, own_size, stored, train.place(0))
     size, note = ((asked, asked), f"images resized to {asked}x{asked}") if asked else (own_size, "")
 
     def images(size: tuple[int, int], resize: bool) -> list[np.ndarray]:
@@ -182,20 +186,10 @@ class SeveralSizes(DataError):
     """An image is of another size than the first one."""
 
 
-def _header(source: bytes | str, place: str) -> Image.Image:
-    """The opened, not yet decoded image."""
-    try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except Exception as problem:
-        raise DataError(
-            f"{place} is no image that Pillow can decode ({'empty' if not source else type(problem).__name__})"
-        ) from problem
-
-
 def probe(source: bytes | str, place: str) -> tuple[tuple[int, int], bool]:
     """(W, H) of an image and whether it is grey."""
-    with _header(source, place) as image:
-        return image.size, image.mode in ("L", "1")
+    image = open_image(source, place)
+    return image.size, image.mode in ("L", "1")
 
 
 def decode(
@@ -232,7 +226,7 @@ def _numbered(chunks: Iterable[list]) -> Iterator[tuple[int, list]]:
 
 def _pixels(source: bytes | str, place: str, size: tuple[int, int], grey: bool, resize: bool) -> np.ndarray:
     """One image as (H, W) or (H, W, 3) uint8."""
-    image = _header(source, place)
+    image = open_image(source, place)
     if image.mode[0] in "IF":
         raise DataError(f"{place} has pixels of type {image.mode!r}; only 8-bit images are supported")
     if grey and image.mode not in ("L", "1"):

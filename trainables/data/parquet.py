@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.data.encoded import Encoded
+from trainables.data.limits import EXPANSION, SMALL, check_rows
 from trainables.data.spec import DataError
 
 _IMAGE_NAMES = ("image", "img", "bytes", "png", "jpg")
@@ -33,16 +34,22 @@ def read_parquet(file: Path, chunk: int, first: Encoded | None = None) -> Encode
     if first and label != first.label and label in first.columns:
         raise DataError(f"{file} has no column {first.label!r}, from which {first.file} takes its labels")
     rows = parquet.metadata.num_rows
+    check_rows(rows, file)
     if rows == 0:
         raise DataError(f"{file} has 0 rows; at least one image of each class is needed")
     is_struct = pa.types.is_struct(schema.field(image).type)
 
     def chunks() -> Iterator[list[bytes]]:
         columns = [f"{image}.bytes" if is_struct else image]
+        left = max(SMALL, EXPANSION * file.stat().st_size)  # bytes: one value may stand for many rows
         with _readable(file):
             for batch in pq.ParquetFile(file).iter_batches(chunk, columns=columns):
                 column = batch.column(0)
-                yield (column.field("bytes") if is_struct else column).to_pylist()
+                images = (column.field("bytes") if is_struct else column).to_pylist()
+                left -= sum(len(image or b"") for image in images)
+                if left < 0:
+                    raise DataError(f"{file} expands into more than {EXPANSION} times its bytes")
+                yield images
 
     with _readable(file):
         column, paths = _label_values(parquet, label, file), _paths(parquet, image)
@@ -62,7 +69,9 @@ def _readable(file: Path) -> Iterator[None]:
     """Whatever Arrow finds wrong with the bytes of ``file``, as a sentence."""
     try:
         yield
-    except (pa.ArrowException, OSError) as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # Arrow raises classes of its own and plain ones; numpy too where a value is too long
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise DataError(f"{file} is no readable Parquet file ({reason})") from problem
 
@@ -78,9 +87,9 @@ def _features(schema: pa.Schema) -> dict:
 
 def _class_names(features: dict, label: str) -> list[str] | None:
     names = features.get(label, {}).get("names")
-    if isinstance(names, dict):
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
         names = [names[key] for key in sorted(names, key=int)]
-    return [str(name) for name in names] if names else None
+    return [str(name) for name in names] if names and isinstance(names, list) else None
 
 
 def _is_binary(dtype: pa.DataType) -> bool:

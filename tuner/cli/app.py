@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from trainables.reading import Damaged
 from trainables.urls import masked
 from tuner.cli import cluster, results
 from tuner.cli.options import (
@@ -197,7 +198,7 @@ def main() -> None:
             code = app(prog_name="tuner", standalone_mode=False) or 0
     except UsageError as error:
         code = _complain(str(error), 2)
-    except Failed as error:
+    except (Failed, Damaged) as error:
         code = _complain(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         code = _complain("interrupted", 130)

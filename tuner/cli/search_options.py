@@ -112,11 +112,12 @@ def key_values(items: list[str], flag: str) -> dict[str, Any]:
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
+    from trainables.reading import Damaged, read_text
     from tuner.spec.search_spec import load_mapping
 
     try:
-        return load_mapping(path.read_text(), what)
-    except (OSError, UnicodeDecodeError) as error:
+        return load_mapping(read_text(path), what)
+    except (OSError, Damaged) as error:
         raise UsageError(f"the {what} file {str(path)!r} cannot be read: {error}") from None
 
 

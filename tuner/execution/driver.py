@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trainables.files import locked
+from trainables.reading import read_text
 from tuner.errors import Interrupted, Stopped, UsageError
 from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
@@ -96,7 +97,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
         done = saved_result(run.folder)
         if done:
             if done["state"] == state_of(run) != "stopped":
-                return done
+                return done | front_json(run)  # the history is the truth
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, data, listeners, stop)
 
@@ -136,7 +137,7 @@ def _store_spec(run: SearchRun) -> None:
     """Write the spec into the search's folder; ``UsageError`` if another spec has this name."""
     path = run.folder / "spec.yaml"
     if path.exists():
-        new, stored = run.spec.identity(), SearchSpec.from_stored(path.read_text()).identity()
+        new, stored = run.spec.identity(), SearchSpec.from_stored(read_text(path)).identity()
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             raise UsageError(f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name")

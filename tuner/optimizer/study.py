@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from trainables.reading import read_text
 from trainables.urls import masked
 from tuner.errors import UsageError
 from tuner.files import write_atomically
@@ -81,7 +82,7 @@ def _key(folder: Path | None) -> str:
     path = folder / "study.owner"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex)
-    return path.read_text()
+    return read_text(path)
 
 
 class RecordedStudy:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from trainables.reading import LOG_BYTES, read_bytes
 from trainables.schedule import drop_epochs
 from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.optimizer.observations import Worth
 from tuner.results.history import History
@@ -87,10 +88,7 @@ def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]
         return []
     kept = _kept(folder)
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_suffix(".tmp")
-        shutil.copy(home.search(spec.warm_start) / "history.jsonl", aside)
-        aside.replace(kept)
+        write_atomically(kept, read_bytes(home.search(spec.warm_start) / "history.jsonl", LOG_BYTES))
     return list(History(kept.parent).trials.values())
 
 

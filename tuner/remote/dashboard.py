@@ -6,19 +6,23 @@ The paths are those of Ray's documented job API. Packing and sending a job is in
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from trainables.reading import parse_json, shaped
 from trainables.urls import REDIRECTS, check_public, open_url
 from tuner.errors import ClusterError, UsageError
 from tuner.execution.ray_token import local_token
 
+T = TypeVar("T")
+
 TIMEOUT_S = 20
+LARGEST = 2**28  # bytes of an answer, the longest of which is a job's log
 STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
 ENDED = ("finished", "stopped", "failed")
 INTERRUPTED = 130
@@ -35,8 +39,8 @@ def cluster_address(address: str | None) -> str:
         check_public("--address", given, "Ray's token is taken from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray")
     except ValueError as error:
         raise UsageError(str(error)) from None
-    url = urllib.parse.urlsplit(given)
     try:
+        url = urllib.parse.urlsplit(given)
         good = url.scheme in ("http", "https") and url.hostname and (url.port or True)
     except ValueError:
         good = False
@@ -58,8 +62,8 @@ class Dashboard:
 
     def _sign_in(self) -> None:
         try:
-            mode = self.get("/api/authentication_mode")["authentication_mode"]
-        except (ClusterError, KeyError, TypeError) as error:
+            mode = self.get("/api/authentication_mode", lambda answer: answer["authentication_mode"])
+        except ClusterError as error:
             if "answers 404" not in str(error):
                 raise
             mode = "disabled"  # a Ray from before tokens
@@ -78,37 +82,30 @@ class Dashboard:
 
     def versions(self) -> dict[str, str]:
         """{"ray", "python"} of the head node."""
-        data = self.get("/api/v0/cluster_metadata")["data"]
-        return {"ray": data["rayVersion"], "python": data["pythonVersion"]}
+        return self.get("/api/v0/cluster_metadata", lambda answer: _versions(answer["data"]))
 
     def nodes(self) -> list[dict[str, Any]]:
         """The living nodes, as Ray describes them."""
-        rows = self.get("/api/v0/nodes?detail=true&limit=10000")["data"]["result"]["result"]
-        return [row for row in rows if row["state"] == "ALIVE"]
+        path = "/api/v0/nodes?detail=true&limit=10000"
+        return self.get(path, lambda answer: _living(answer["data"]["result"]["result"]))
 
     def may_grow(self) -> bool:
         """Whether an autoscaler knows further node types, so that it may add resources that no node has now."""
-        status = (self.get("/api/cluster_status")["data"] or {}).get("clusterStatus") or {}
-        report = status.get("autoscalerReport") or {}
-        known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
-        launched = [
-            kind
-            for kind in (report.get("activeNodes") or {})
-            if not re.fullmatch(r"node_?[0-9a-f]{40,}", kind, re.IGNORECASE)
-        ]
-        return bool(known or launched or report.get("pendingLaunches") or report.get("pendingNodes"))
+        return self.get("/api/cluster_status", lambda answer: _may_grow(answer["data"] or {}))
 
     # ---- jobs ------------------------------------------------------------------------------------------------
 
     def jobs(self) -> list[dict[str, Any]]:
         """Our jobs, newest first."""
-        rows = [job_row(job) for job in self.get("/api/jobs/") if OUR_KEY in (job.get("metadata") or {})]
+        rows = self.get(
+            "/api/jobs/", lambda answer: [job_row(job) for job in answer if OUR_KEY in (job.get("metadata") or {})]
+        )
         return sorted(rows, key=lambda row: row["started"] or 0, reverse=True)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job's `job_row`; ``ClusterError`` with exit code 2 if there is no such job."""
         try:
-            return job_row(self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}"))
+            return self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}", job_row)
         except ClusterError as error:
             if "answers 404" in str(error):
                 raise self._no_job(job_id) from None
@@ -116,11 +113,13 @@ class Dashboard:
 
     def logs(self, job_id: str) -> str:
         """All that the job has printed so far."""
-        return self.get(f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs").get("logs") or ""
+        path = f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs"
+        return self.get(path, lambda answer: _text(answer.get("logs") or ""))
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to stop; False if it has ended already."""
-        return self.request("POST", f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop")["stopped"]
+        path = f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop"
+        return self.request("POST", path, lambda answer: bool(answer["stopped"]))
 
     def _no_job(self, job_id: str) -> ClusterError:
         import difflib
@@ -132,26 +131,35 @@ class Dashboard:
 
     # ---- requests --------------------------------------------------------------------------------------------
 
-    def get(self, path: str) -> Any:
-        return self.request("GET", path)
+    def get(self, path: str, read: Callable[[Any], T]) -> T:
+        """What ``read`` makes of the JSON that the path answers."""
+        return self.request("GET", path, read)
 
-    def request(self, method: str, path: str) -> Any:
+    def request(self, method: str, path: str, read: Callable[[Any], T]) -> T:
+        answer = self._answer(method, path)
+        try:
+            return read(answer)
+        except Exception:  # whatever another server may answer
+            raise ClusterError(self._strange()) from None
+
+    def _answer(self, method: str, path: str) -> Any:
         request = urllib.request.Request(self.address + path, method=method, headers=self.headers)
         try:
             with open_url(request, TIMEOUT_S) as answer:
-                return json.load(answer)
+                return parse_json(answer.read(LARGEST))
         except urllib.error.HTTPError as error:
             raise ClusterError(self._refusal(error)) from None
         except (ValueError, http.client.HTTPException):
-            raise ClusterError(
-                f"{self.address} answers, but not as Ray's dashboard does; is that the right port?"
-            ) from None
+            raise ClusterError(self._strange()) from None
         except OSError as error:  # URLError, timeouts, connections that break
             reason = getattr(error, "reason", None) or error
             raise ClusterError(
                 f"no Ray cluster answers at {self.address} ({getattr(reason, 'strerror', None) or reason}); is the "
                 "head node up, its dashboard listening there, and the port open or forwarded?"
             ) from None
+
+    def _strange(self) -> str:
+        return f"{self.address} answers, but not as Ray's dashboard does; is that the right port?"
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         if error.code == 403 and "Authorization" in self.headers:
@@ -167,23 +175,53 @@ class Dashboard:
         return f"{self.address} answers {error.code}" + (f": {text}" if text and error.code != 404 else "")
 
 
+def _versions(data: dict[str, Any]) -> dict[str, str]:
+    return {"ray": _text(data["rayVersion"]), "python": _text(data["pythonVersion"])}
+
+
+def _living(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    living = [row for row in rows if row["state"] == "ALIVE"]
+    if not all(shaped([*row["resources_total"].values()], [float]) for row in living):
+        raise ValueError("resources that are no numbers")
+    return living
+
+
+def _may_grow(data: dict[str, Any]) -> bool:
+    report = (data.get("clusterStatus") or {}).get("autoscalerReport") or {}
+    known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
+    launched = [
+        kind
+        for kind in (report.get("activeNodes") or {})
+        if not re.fullmatch(r"node_?[0-9a-f]{40,}", kind, re.IGNORECASE)
+    ]
+    return bool(known or launched or report.get("pendingLaunches") or report.get("pendingNodes"))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]!r} is no text")
+    return value
+
+
 def job_row(job: dict[str, Any]) -> dict[str, Any]:
-    """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs.
+    """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs. Any exception where it is no job.
 
     ``started`` and ``ended`` are in seconds since 1970. A job whose driver was interrupted counts as stopped.
     """
     state = STATES.get(job["status"], job["status"].lower())
     code = job.get("driver_exit_code")
+    if not isinstance(code, int | None):
+        raise ValueError(f"exit code {str(code)[:80]!r}")
     if state == "failed" and code == INTERRUPTED:
         state = "stopped"
     if state == "stopped":
         code = INTERRUPTED
     elif state in ENDED and code is None:
         code = 0 if state == "finished" else 1
-    message = job.get("message") or ""
+    message = _text(job.get("message") or "")
     return {
-        "id": job.get("submission_id") or job.get("job_id"),
-        "search": (job.get("metadata") or {}).get(OUR_KEY),
+        "id": _text(job.get("submission_id") or job.get("job_id")),
+        "search": _text((job.get("metadata") or {}).get(OUR_KEY) or ""),
         "state": state,
         "exit_code": code,
         "started": _seconds(job.get("start_time")),
@@ -193,4 +231,6 @@ def job_row(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(milliseconds: int | None) -> float | None:
+    if milliseconds and not 0 < milliseconds < 2**47:  # some thousand years
+        raise ValueError(f"time {milliseconds!r}")
     return milliseconds / 1000 if milliseconds else None

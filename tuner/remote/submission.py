@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainables.reading import intact, parse_json
 from trainables.urls import secret_in
 from tuner.errors import ClusterError, UsageError
 from tuner.escape import to_stderr
@@ -290,7 +291,8 @@ class _Stream:
         end = len(self.text) if done else self.text.rfind("\n") + 1
         for line in self.text[self._printed : end].splitlines():
             if line.startswith(RESULT):
-                self.result = json.loads(line[len(RESULT) :])
+                result = intact(lambda: parse_json(line[len(RESULT) :]))
+                self.result = result if isinstance(result, dict) else None
             elif self._show and not _RAY_LINE.match(line):
                 to_stderr(line)
         self._printed = max(self._printed, end)
@@ -325,5 +327,7 @@ def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> t
 
 
 def exit_code(row: dict[str, Any]) -> int:
-    """The exit code of an ended job: that of its driver, and 130 for a stopped one."""
-    return INTERRUPTED if row["state"] == "stopped" else row["exit_code"]
+    """The exit code of an ended job: that of its driver, 130 for a stopped one, 1 for one that was killed."""
+    if row["state"] == "stopped":
+        return INTERRUPTED
+    return row["exit_code"] if row["exit_code"] in (0, 2) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,16 @@ WIDTH = 140  # columns of a table that is not printed on a terminal
 
 
 def print_json(value: Any) -> None:
-    to_stdout(json.dumps(value, indent=1))
+    """As every JSON parser reads it: what is no finite number is null."""
+    to_stdout(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class PlainConsole(Console):
@@ -184,6 +194,9 @@ def show_searches(home: Home, as_json: bool) -> None:
             _say_not_asked(run)
         except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
             to_stderr(error)
+            continue
+        except Exception as error:
+            to_stderr(f"search {name!r} cannot be read: {error}")
             continue
         created = min((t.started for t in run.history.trials.values()), default=None)
         rows.append(

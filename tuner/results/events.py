@@ -7,14 +7,23 @@ class does not have are ignored.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from trainables.curve import Curve
 from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 
+Count = int
+Setting = dict[str, Any]
 Metrics = dict[str, Any]
+Role = str | None
+ROLES = (None, "no_search")
+ROUNDING = 1e-9
+FINAL = (TrialState.FINISHED, TrialState.STOPPED, TrialState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,11 @@ class Started(Event):
     no proposal, has a ``role``. ``preview``: it is to be previewed before it trains in full."""
 
     name = "start"
-    params: dict[str, Any]
+    params: Setting
     method: str
     seed: int = 0
     of: int | None = None
-    role: str | None = None
+    role: Role = None
     preview: bool = False
 
     def record(self) -> TrialRecord:
@@ -67,7 +76,9 @@ class EpochDone(Event):
     metrics: Metrics
 
     def change(self, record: TrialRecord) -> None:
-        record.epochs = [e for e in record.epochs if e["epoch"] < self.metrics["epoch"]] + [self.metrics]
+        if record.epochs and record.epochs[-1]["epoch"] >= self.metrics["epoch"]:  # trained again
+            record.epochs = [e for e in record.epochs if e["epoch"] < self.metrics["epoch"]]
+        record.epochs.append(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Previewed(Event):
     ``curve``: `Curve.to_dict`."""
 
     name = "preview"
-    epochs: int
+    epochs: Count
     metrics: Metrics
     curve: dict[str, Any] | None = None
 
@@ -128,7 +139,7 @@ class Forked(Event):
     stem: str | None = None
 
     def change(self, record: TrialRecord) -> None:
-        record.epochs, record.stem_epochs = self.epochs, len(self.epochs)
+        record.epochs, record.stem_epochs = list(self.epochs), len(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -168,10 +179,80 @@ class Ended(Event):
 KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
 EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in KINDS}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
-_FIELDS = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in EVENTS.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**53
+
+
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 2**37  # some thousand years
+
+
+def _is_setting(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(v, (str, bool)) or v is None or _is_number(v) and math.isfinite(v) for v in value.values()
+    )
+
+
+@cache
+def _is_rate(name: str) -> bool:
+    return name.partition("/")[0].endswith("_acc")
+
+
+def _is_metrics(value: Any) -> bool:
+    """Numbers or null; rates within [0, 1] or NaN; the epoch, from 1."""
+    if not isinstance(value, dict) or not (_is_whole(value.get("epoch")) and value["epoch"] > 0):
+        return False
+    for name, number in value.items():
+        if type(number) is float and 0.0 <= number <= 1.0 or number is None:  # nearly all of them
+            continue
+        if not isinstance(number, (int, float)):
+            return False
+        if _is_rate(name) and (number < -ROUNDING or number > 1 + ROUNDING):
+            return False
+    return True
+
+
+# What may stand in a field, by its type. A field of another type has a ``change`` that checks it.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "int": _is_whole,
+    "Count": lambda value: _is_whole(value) and value >= 0,
+    "float": _is_time,
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "Setting": _is_setting,
+    "Metrics": _is_metrics,
+    "list[Metrics]": lambda value: isinstance(value, list) and all(map(_is_metrics, value)),
+    "Role": lambda value: value in ROLES,
+    "TrialState": lambda value: value in FINAL,
+}
+_FITS |= {
+    f"{kind} | None": partial(lambda fits, value: value is None or fits(value), _FITS[kind]) for kind in ("int", "str")
+}
+_FIELDS = {
+    name: [(field.name, _FITS.get(str(field.type), lambda value: True)) for field in dataclasses.fields(kind)]
+    for name, kind in EVENTS.items()
+}
 
 
 def event_of(line: dict[str, Any]) -> Event:
-    """The event that a decoded line of the file holds; ``KeyError``, ``TypeError`` or ``ValueError`` if it is none."""
+    """The event that a line of a driver's own holds; ``KeyError`` or ``TypeError`` if it is none."""
     name = line["event"]
-    return EVENTS[name](**{key: line[key] for key in _FIELDS[name] if key in line})
+    return EVENTS[name](**{key: line[key] for key, _ in _FIELDS[name] if key in line})
+
+
+def checked_event_of(line: dict[str, Any]) -> Event:
+    """The same of a line from a file, whose values are checked: also ``ValueError``."""
+    name = line["event"]
+    known = {}
+    for key, fits in _FIELDS[name]:
+        if key in line:
+            if not fits(line[key]):
+                raise ValueError(f"{key} {str(line[key])[:40]!r} of event {name}")
+            known[key] = line[key]
+    return EVENTS[name](**known)

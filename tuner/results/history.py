@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.files import regular
 from trainables.offsets import Offsets
+from trainables.reading import LOG_BYTES, parse_json, read_text
 from tuner.errors import Failed
 from tuner.escape import printable
 from tuner.files import naming, write_atomically
-from tuner.results.events import Event, Metrics, Started, event_of
+from tuner.results.events import Event, Metrics, Started, checked_event_of, event_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Constraint, Goal, shown_metrics
@@ -30,13 +31,16 @@ if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spen
     import pyarrow as pa
 
 
+BEGINNING = '{"event": '  # of every line
+
+
 class History:
     """Reads the log and appends to it. The driver is its only writer; others may read at any time.
 
     ``folder``: the search's; None keeps the history in memory. ``trials``: proposed settings by trial number;
     ``replicates``: repetitions of them under other seeds, numbered in the same series; ``references``: what they are
     compared with, numbered below 0. ``numbers``: the trial numbers of each method, in the order in which they started.
-    ``Failed`` if a line of the file is not an event.
+    ``Failed`` if a line of the file is not an event; ``Damaged`` if the file is no text.
     """
 
     def __init__(self, folder: Path | None):
@@ -52,17 +56,26 @@ class History:
         self._torn = False  # whether the file ends in the middle of a line
         self.changes = 0  # how many events have been applied: what is computed from a history holds until the next
         if self.path and self.path.exists():
-            self._load(self.path.read_text())
+            self._torn = self._replay(self)[-1:] not in ("", "\n")
 
-    def _load(self, text: str) -> None:
-        self._torn = text[-1:] not in ("", "\n")
-        for number, line in enumerate(text.splitlines(), 1):
+    def _replay(self, into: History, before: int | None = None) -> str:
+        """Apply the file's events to ``into``, all or those before the start of one trial; returns the file's text.
+
+        ``Failed`` names a line that is no event, or whose event does not fit those before it.
+        """
+        if self.path is None or not self.path.exists():
+            return ""
+        text = read_text(self.path, LOG_BYTES)
+        for number, line in enumerate(text.split("\n"), 1):
             try:
-                self._apply(event_of(json.loads(line)))
-            except json.JSONDecodeError:  # cut short when its writer was killed
-                continue
-            except (KeyError, TypeError, ValueError) as error:
-                raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
+                event = checked_event_of(parse_json(line))
+                if isinstance(event, Started) and event.trial == before:
+                    break
+                into._apply(event)
+            except Exception as error:
+                if not _cut(line, error):
+                    raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
+        return text
 
     def _apply(self, event: Event) -> None:
         self.changes += 1
@@ -80,6 +93,7 @@ class History:
             return
         record = event.record()
         if record.of is not None:
+            self.record(record.of)  # raises where there is none
             self.replicates[record.trial] = record
             return
         if record.role is not None:
@@ -162,14 +176,7 @@ class History:
 
     def _before_start_of(self, trial: int) -> History:
         past = History(None)
-        for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
-            try:
-                event = event_of(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-            if isinstance(event, Started) and event.trial == trial:
-                break
-            past._apply(event)
+        self._replay(past, before=trial)
         return past
 
     def with_state(self, *states: TrialState) -> list[TrialRecord]:
@@ -262,7 +269,7 @@ class History:
             for metrics in t.epochs
         ]
         names = list(dict.fromkeys(k for row in rows for k in row))
-        return pa.table({printable(name): [row.get(name) for row in rows] for name in names})
+        return pa.table({printable(name): _column([row.get(name) for row in rows]) for name in names})
 
     def write_parquet(self) -> Path:
         """Write ``history.parquet`` beside the log and return its path; ``ValueError`` for a history in memory."""
@@ -274,6 +281,23 @@ class History:
         pq.write_table(self.table(), table)
         write_atomically(path, table.getvalue())
         return path
+
+
+def _cut(line: str, error: Exception) -> bool:
+    """Whether the line only ends too early, since its writer was killed: up to there it is an event's."""
+    if not isinstance(error, json.JSONDecodeError) or not BEGINNING.startswith(line[: len(BEGINNING)]):
+        return False
+    return "Unterminated string" in error.msg or len(line) - error.pos <= len("Infinity")
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """As text where they are of several kinds, which a table cannot hold."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def _missing(value: float | None) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
+from search_spaces.param import Param
 from trainables.files import is_locked
-from tuner.errors import UsageError
+from trainables.reading import Damaged, read_text, shaped
+from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import Front
@@ -30,14 +34,14 @@ def load_search(home: Home, name: str) -> SearchRun:
 
     The storage in the search's own spec is not contacted: a folder received from someone else must not choose where
     this machine connects to (`tuner.sync.named_places`). ``UsageError`` if there is no such search (the message offers
-    similar names) or its spec cannot be read.
+    similar names) or its spec cannot be read; ``Failed`` if its history cannot.
     """
     from tuner.sync.mirror import pull
     from tuner.sync.storage_spec import with_storage
 
     folder = home.search(name)
     path = folder / "spec.yaml"
-    storage = with_storage(SearchSpec(), home).storage
+    storage = home.storage and with_storage(SearchSpec(), home).storage
     pulled = storage is not None and pull(storage, home, name)
     if not path.exists():
         import difflib
@@ -46,11 +50,30 @@ def load_search(home: Home, name: str) -> SearchRun:
         hint = f"did you mean {', '.join(near)}?" if near else "this home has no search yet"
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
     try:
-        spec = SearchSpec.from_stored(path.read_text())
-    except UsageError as error:  # written by another version, or edited by hand
+        moved = {"storage": storage} if pulled else {}
+        spec = SearchSpec.from_stored(read_text(path), name=name, **moved)  # a name may follow from the rest
+    except (UsageError, Damaged) as error:  # written by another version, edited by hand, damaged
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
-    spec = replace(spec, name=name, storage=storage if pulled else spec.storage)  # a name may follow from the rest
-    return SearchRun(spec, home, name, History(folder))
+    run = SearchRun(spec, home, name, History(folder))
+    _check_settings(run)
+    return run
+
+
+def _check_settings(run: SearchRun) -> None:
+    """``Failed`` where a setting has text for a number, or a number for text: what may vary is known to the spec
+    alone. Ranges are not compared: another version may have had others."""
+    spaces = {lane.method: lane.search_space().params for lane in run.spec.lanes}
+    for record in run.history.everything():
+        params = spaces.get(record.method, {})
+        for name, value in record.params.items():
+            if name in params and not _of_kind(params[name], value):
+                raise Failed(f"search {run.name!r} cannot be read: {record.label} has {name}={str(value)[:80]!r}")
+
+
+def _of_kind(param: Param, value: Any) -> bool:
+    if isinstance(param.range, CategoricalDistribution):
+        return type(value) in map(type, param.range.choices)
+    return shaped(value, float)
 
 
 def shown_state(run: SearchRun) -> str:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainables.reading import intact, read_json, shaped
 from tuner.files import write_atomically
 from tuner.results import replicates
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
 
+OF_THE_RUN = {"state": str, "epochs_trained": int, "wall_s": float}  # what the history does not say, in a result
 SPLIT = "val"  # the only split that a search evaluates on
 
 
@@ -115,6 +117,11 @@ def save_result(folder: Path, result: dict[str, Any] | None) -> None:
 
 
 def saved_result(folder: Path) -> dict[str, Any] | None:
-    """The result that the search's ``folder`` holds, or None."""
-    path = folder / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The result that the search's ``folder`` holds; None where there is none, or a damaged one."""
+
+    def read() -> dict[str, Any] | None:
+        result = read_json(folder / "result.json")
+        fits = shaped(result, OF_THE_RUN) and shaped([*result.get("epochs_saved_by", {}).values()], [int])
+        return result if fits else None
+
+    return intact(read)

@@ -86,7 +86,7 @@ class SearchFields:
         "Images: {names}.")
     imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?(/[1-9]\d*)?)$"), TRAINED,
         "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
-    val_per_class: int = option(300, Whole(0), TRAINED,
+    val_per_class: int = option(300, Whole(0, 10**9), TRAINED,
         "Number of images of a class that judge at most; training leaves them over. 0 sets no limit and lets equally "
         "many images of each class judge where data are thinned.", before=0)
     val_fraction: float = option(0.2, Share(), TRAINED,
@@ -109,7 +109,7 @@ class SearchFields:
     burn_in: str = option("stem", Choice(known.burn_ins), TRAINED,
         "The epochs before a trial reweights: stem takes them from the plain base, trained once for all trials; own "
         "lets every trial train them as its method does.", before="own")
-    seed: int = option(0, Whole(0), TRAINED,
+    seed: int = option(0, Whole(0, 2**32 - 1), TRAINED,
         "Seed of the data split, the training and the sampler.")
     offsets: str = option("auto", Choice(known.offsets), TRAINED,
         "Post-hoc class offsets over which each trained model is judged: {names}. auto takes prior where training "
@@ -133,7 +133,7 @@ class SearchFields:
         "Number of trials.")
     max_epochs: int = option(12, Whole(1), BUDGET,
         "Number of epochs of a trial that runs to its end.")
-    time_budget: float | None = option(None, Positive(), BUDGET,
+    time_budget: float | None = option(None, Positive(1e8), BUDGET,
         "Seconds after which the search ends.", hashed=False, unset="no limit")
     budget: str | None = option(None, Text(PATTERN, Budget.of), BUDGET,
         "What the search may cost: 40epochs that are trained, 6gpu-h, or 30min or 2h on the clock. It ends before a "

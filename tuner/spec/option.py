@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 ALWAYS: Any = object()  # ``before`` of a field that the stored spec of any search holds
@@ -110,6 +111,11 @@ def option(
 
 def options_of(cls: type) -> dict[str, Option]:
     """The options of a dataclass by their names, in the order of their lines; a field of another kind is none."""
+    return dict(_options_of(cls))
+
+
+@cache
+def _options_of(cls: type) -> dict[str, Option]:
     return {f.name: _read(f) for f in dataclasses.fields(cls) if "kind" in f.metadata}
 
 

@@ -167,6 +167,10 @@ class SearchSpec(SearchFields):
 
     def search_space(self) -> Space:
         """What is searched and what is fixed; of one method."""
+        return self._search_space
+
+    @cached_property
+    def _search_space(self) -> Space:
         (method,) = self.methods
         space = build_space(method, fix=self.fix, space=self.space, scope=self.scope)
         own, recipe = params_of(method_space(method).Params), self._recipe()
@@ -274,9 +278,9 @@ class SearchSpec(SearchFields):
         return cls.from_dict(load_mapping(text, "spec"))
 
     @classmethod
-    def from_stored(cls, text: str) -> SearchSpec:
+    def from_stored(cls, text: str, **changed: Any) -> SearchSpec:
         """From a search's own ``spec.yaml``, which holds every field that there was when the search was made: a field
-        that it lacks has the value ``before``."""
+        that it lacks has the value ``before``. ``changed``: fields that are said otherwise now."""
         then = {name: asked.before for name, asked in options_of(cls).items() if asked.before is not ALWAYS}
         stored = {key: value for key, value in load_mapping(text, "spec").items() if key not in FORMER_FIELDS}
         if stored.get("scheduler") in (None, *FORMER_SCHEDULERS) and "burn_in" not in stored:
@@ -284,7 +288,7 @@ class SearchSpec(SearchFields):
         for name in ("dataset", "storage", "study_storage"):  # earlier versions took passwords in URLs
             if isinstance(stored.get(name), str):
                 stored[name] = public(stored[name])
-        return cls._from_dict({**then, **stored})
+        return cls._from_dict({**then, **stored, **changed})
 
 
 def prior_note(method: str) -> str | None:
@@ -300,7 +304,7 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"the {what} file is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {values!r}")
+        raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {str(values)[:80]!r}")
     return values
 
 

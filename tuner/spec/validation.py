@@ -6,7 +6,7 @@ A wrong value ends in ``UsageError``: one sentence with the value and what is al
 from __future__ import annotations
 
 import contextlib
-import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tuner.errors import UsageError
 from tuner.spec.option import Kind, Option
 
 NUMBER_AS_TEXT = {"type": "string", "pattern": rf"^\s*{NUMBER}\s*$"}
+MOST = 10**6  # of anything that is counted: a larger number is a slip
 
 
 @dataclass(frozen=True)
@@ -129,37 +130,42 @@ class Several:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number of at least ``least``."""
+    """A whole number from ``least`` to ``most``."""
 
     least: int
+    most: int = MOST
     argument, metavar, suggestions = int, "N", None
 
     def check(self, option: Option, value: Any) -> int:
-        if not _is_number(value) or value != int(value) or value < self.least:
+        if not _is_number(value) or value != int(value) or not self.least <= value <= self.most:
             raise UsageError(
-                f"--{option.flag} {value!r} is not allowed; --{option.flag} takes a whole number of at least "
-                f"{self.least}"
+                f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes a whole number of at least "
+                f"{self.least} and at most {self.most}"
             )
-        return value
+        return int(value)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.least}
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
 
 @dataclass(frozen=True)
 class Positive:
-    """A finite number above 0."""
+    """A number above 0 and up to ``most``."""
 
+    most: float = MOST
     argument, metavar, suggestions = str, "NUMBER", None
 
     def check(self, option: Option, value: Any) -> float:
         given = _read(value)
-        if not _is_number(given) or given <= 0:
-            raise UsageError(f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes a positive number")
+        if not _is_number(given) or not 0 < given <= self.most:
+            raise UsageError(
+                f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes a positive number of at most "
+                f"{self.most:g}"
+            )
         return given
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, NUMBER_AS_TEXT]}
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": self.most}, NUMBER_AS_TEXT]}
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ class Gpus:
         if value == "auto":
             return value
         given = _read(value)
-        if _is_number(given) and (0 <= given <= 1 or given >= 1 and given == int(given)):
+        if _is_number(given) and (0 <= given <= 1 or 1 <= given <= MOST and given == int(given)):
             return float(given)
         raise UsageError(
             f"--{option.flag} {_shown(value)} is not allowed; --{option.flag} takes auto, a fraction from 0 to 1 or a "
@@ -254,9 +260,11 @@ def _divided(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """In a message: as it was written where it is a number, else in quotes."""
-    return str(value).strip() if _is_number(_read(value)) else repr(value)
+    """In a message: as it was written where it is a number, else in quotes; cut where it is long."""
+    text = str(value).strip() if _is_number(_read(value)) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite one: comparing takes whole numbers that are too large for a float, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -18,8 +18,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trainables.files import inside, regular
+from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, shaped
 from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
 from tuner.escape import to_stderr
@@ -77,7 +79,7 @@ def pull(storage: str, home: Home, name: str) -> bool:
 def _is_behind(folder: Path, theirs: bytes) -> bool:
     """Whether the history ``theirs`` holds events that the folder's own does not."""
     path = folder / HISTORY
-    return not (path.read_bytes() if path.exists() else b"").startswith(theirs)
+    return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
 
 
 def _mirrored_files(store: Storage) -> Iterator[str]:
@@ -85,6 +87,12 @@ def _mirrored_files(store: Storage) -> Iterator[str]:
     for folder in store.folders():
         if folder not in _NOT_LISTED:
             yield from (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
+
+
+def _lease(data: bytes | None) -> dict[str, Any] | None:
+    """What a driver says of itself; None where there is no lease, or a damaged one, which nobody renews."""
+    lease = intact(lambda: parse_json(data or b""))
+    return lease if shaped(lease, {"who": str, "every": float}) and 0 < lease["every"] <= MAX_INTERVAL_S else None
 
 
 def push(storage: str, home: Home, name: str) -> None:
@@ -183,7 +191,7 @@ class Mirror:
         Two drivers that start within the same second from two homes are not noticed here.
         """
         first = self.store.read(LEASE)
-        theirs = json.loads(first) if first else None
+        theirs = _lease(first)
         if theirs and theirs["who"] != self.owner:
             deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
             while time.monotonic() < deadline:
@@ -209,7 +217,7 @@ class Mirror:
         lease = self.store.read(LEASE)
         if lease is None and not _is_behind(self.folder, self.store.read(HISTORY) or b""):
             return  # the lease was removed, but nothing was added to the history
-        owner = json.loads(lease)["who"] if lease else "a driver that has ended since"
+        owner = (_lease(lease) or {"who": "a driver that has ended since"})["who"]
         if owner != self.owner:
             raise TakenOver(
                 f"search {self.name!r} was taken over by {owner}; nothing more is sent to {self.storage!r}, "

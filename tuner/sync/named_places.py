@@ -52,7 +52,7 @@ def _flag(field: str) -> str:
 
 def unasked_storage_note(spec: SearchSpec, home: Home, name: str) -> str | None:
     """A sentence for the user of a read-only command if the spec's storage was not contacted, else None."""
-    if not spec.storage or spec.storage == with_storage(SearchSpec(), home).storage:
+    if not spec.storage or home.storage and spec.storage == with_storage(SearchSpec(), home).storage:
         return None
     return (
         f"search {name!r} is shown as stored on this machine; to include what {spec.storage!r} has of it, name that "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.reading import read_text
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
@@ -28,7 +29,7 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
 
     key = folder / DATASET
     if spec.storage and key.exists():
-        name = key.read_text().strip()
+        name = read_text(key).strip()
         if not DECODED.fullmatch(name):
             raise UsageError(f"{key} holds {name[:80]!r}, which is no name of decoded data")
         return f"stored:{below(spec.storage, 'datasets', name)}"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.files import locked
+from trainables.reading import intact, read_text
 from trainables.urls import masked
 from tuner import escape
 from tuner.files import write_atomically
@@ -173,7 +174,7 @@ def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
     driver leaves no run without a search. It stands in a filter of MLflow's, so another text there counts as none."""
     path = folder / "mlflow.key"
-    key = path.read_text(errors="replace").strip() if path.exists() else ""
+    key = intact(lambda: read_text(path).strip()) or ""
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         key = uuid.uuid4().hex
         write_atomically(path, key)

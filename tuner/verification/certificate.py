@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainables.offsets import NONE, Offsets
+from trainables.reading import Damaged, read_json
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME
@@ -112,13 +113,11 @@ def unpacked(text: str, images: int) -> np.ndarray:
 def read_certificate(path: Path) -> Certificate:
     """``UsageError``, one sentence, where the file cannot be read or is no certificate of this format."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise UsageError(f"{str(path)!r} is no certificate of tuner verify: it is larger than {LARGEST} bytes")
-        stored = json.loads(path.read_text())
+        stored = read_json(path, LARGEST)
     except OSError as error:
         raise UsageError(f"certificate {str(path)!r} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"{str(path)!r} is no certificate of tuner verify: it is not JSON") from None
+    except Damaged as error:
+        raise UsageError(f"no certificate of tuner verify: {error}") from None
     if not isinstance(stored, dict) or stored.get("kind") != KIND:
         raise UsageError(f"{str(path)!r} is no certificate of tuner verify: a search folder's {NAME} is one")
     if stored.get("format") != FORMAT:

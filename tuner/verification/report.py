@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from tuner import escape
 from tuner.files import write_atomically
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
-from tuner.verification.summary import CORRECTION, TEST_SPLIT, row_of
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
 from tuner.verification.text import cells, gain_cells, sentences
 
 
@@ -29,10 +28,11 @@ def _parquet(folder: Path) -> bytes:
 
     rows = []
     for path in sorted((folder / "verify").glob("*/*.json")):
-        stored = json.loads(path.read_text())
-        if "train_counts" not in stored:  # failed, or of version 0.1
+        flags = path.with_suffix(".parquet")
+        stored = read_result(path, flags)
+        if stored is None or "failed" in stored:
             continue
-        r = row_of(stored, path.with_suffix(".parquet"))
+        r = row_of(stored, flags)
         scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
         intervals = {
             f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))

@@ -11,6 +11,7 @@ import numpy as np
 
 from search_spaces.provenance import paper_label
 from trainables.class_metrics import class_metrics
+from trainables.reading import Damaged, intact, read_json, shaped
 from tuner.errors import Failed
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import best_row
@@ -28,6 +29,14 @@ CORRECTION = (
     "widened to hold the Wilson interval of the lowest class. Classes have Wilson intervals. Differences are of the "
     "same images under both models; each interval is for itself, so of many rows some err."
 )
+
+# What `tuner.verification.verify.store` writes of a model that was tested.
+STORED = {
+    **{"trial": int, "seed": int, "epoch": int, "attack": str, "checkpoint": str, "device": str, "seconds": float},
+    **{"eps": float, "search_steps": int, "data": str, "classes": [str], "train_counts": [int], "alarms": [str]},
+    "offsets": {"kind": str, "tau": float, "values": [float]},
+    "stages": [{"name": str, "tried": int, "broken": int, "seconds": float}],
+}
 
 
 def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
@@ -74,12 +83,24 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     }
 
 
+def read_result(path: Path, flags: Path) -> dict[str, Any] | None:
+    """A stored result with its per-image flags: what `row_of` takes, or says why it ``failed``. None where it is absent
+    or damaged."""
+    result = intact(lambda: read_json(path))
+    if shaped(result, {"failed": str}):
+        return result if flags.exists() else None
+    return result if shaped(result, STORED) and intact(lambda: row_of(result, flags)) else None
+
+
 def flags_of(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (N,) of the test images, and which of them (N,) are classified right without an attack and under it."""
+    """Labels (N,) of the test images, and which of them (N,) are classified right without an attack and under it;
+    ``Damaged``, or what Arrow raises, where they cannot be read."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
     labels, clean, robust = (table[name].to_numpy() for name in ("label", "clean", "robust"))
+    if clean.dtype != bool or robust.dtype != bool or (robust & ~clean).any():
+        raise Damaged(f"{str(path)!r} does not hold the flags of images")
     return labels, clean, robust
 
 

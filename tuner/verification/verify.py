@@ -33,6 +33,7 @@ from tuner.sync.named_places import check_named
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
+from tuner.verification.summary import read_result
 
 Say = Callable[[str], None]
 MOST = 8  # points of the front that are tested where nothing else is asked for
@@ -159,23 +160,20 @@ def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
         raise Failed(explain(config.folder, error)) from None
     if state is None:
         raise Failed(f"checkpoint {path!r} is missing")
-    saved = (state["config"]["trial"], state["config"]["params"], state["epoch"])
+    saved = (state["config"].get("trial"), state["config"].get("params"), state["epoch"])
     if saved != (record.trial, config.params, record.last.get("epoch")):
         raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
 def stored(job: Job) -> dict[str, Any] | None:
-    """The job's stored result; None if there is none for the trial's present checkpoint. One of version 0.1 is none: it
-    lacks what differences between models are computed from."""
+    """The job's stored result; None if there is none for the trial's present checkpoint, or it is damaged. One of
+    version 0.1 is none: it lacks what differences between models are computed from."""
     from trainables.verification_run import fingerprint
 
-    path = job.json
-    if not path.exists() or not job.flags.exists():
-        return None
-    result = json.loads(path.read_text())
-    if "failed" in result:
+    result = read_result(job.json, job.flags)
+    if result is None or "failed" in result:
         return result
-    fits = job.seed is not None or result.get("offsets") == job.offsets.to_dict()
+    fits = job.seed is not None or result["offsets"] == job.offsets.to_dict()
     return result if fits and result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
