@@ -119,7 +119,7 @@ def _run(spec, home: Home, as_json: bool) -> None:
         raise
     except Stopped as stop:
         show_result({**stop.result, "error": str(stop)}, spec, home, as_json)
-        print(f"Error: {stop}", file=sys.stderr)
+        to_stderr(f"Error: {stop}")
         raise typer.Exit(1) from None
     show_result(result, spec, home, as_json)
     if result["state"] == "failed":

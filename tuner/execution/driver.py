@@ -21,7 +21,7 @@ from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
-from tuner.execution.stopping import StopRequest, say_on_stderr, stoppable, training_time, unless_stuck
+from tuner.execution.stopping import StopRequest, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import is_full, write_atomically
 from tuner.home import Home
@@ -178,7 +178,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         "wall_s": round(time.time() - begin, 2),
         **listener.result(),
     }
-    _write(say_on_stderr, save_result, run.folder, result)
+    _write(save_result, run.folder, result)
     stop.phase = f"storage {spec.storage}" if spec.storage else ""
     if ended_early == "signal":
         raise Interrupted(result)

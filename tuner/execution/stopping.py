@@ -12,6 +12,8 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
+from tuner.escape import to_stderr
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLOSE_S = 30.0  # how long what is told of a search's end (MLflow) is waited for
 # After a signal an end has to come within 15 s: batch systems kill what is still there, some after 30 s. Ray Tune takes
@@ -25,10 +27,6 @@ T = TypeVar("T")
 def training_time(budget: float) -> float:
     """How many of the ``budget`` seconds go into training; pictures and MLflow need the rest."""
     return max(0.8 * budget, budget - 10.0)
-
-
-def say_on_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 class StopRequest:
@@ -71,7 +69,7 @@ class StopRequest:
 
 @contextmanager
 def stoppable(
-    until: float | None, say: Callable[[str], None] = say_on_stderr, go_on: str = "results are kept"
+    until: float | None, say: Callable[[str], None] = to_stderr, go_on: str = "results are kept"
 ) -> Iterator[StopRequest]:
     """In this block Ctrl-C, SIGTERM, SIGHUP and the time ``until`` (seconds since 1970; None: no limit) end the search
     orderly.
