@@ -208,7 +208,7 @@ def run_supcon(inputs, params):
         flat = raw.squeeze(1)
         logits = torch.zeros(len(y), int(y.max()) + 1, dtype=torch.float64)
         here = batch(inputs["y"], [logits], features=flat)
-        loss = method(here) - method.class_loss(here).mean()
+        loss = method(here) - method.sample_loss(here).mean()
         g_raw = gradients(loss, raw)[0]
     return {"features": features, "loss": loss, "grad_features": g_features, "grad_raw": g_raw}
 

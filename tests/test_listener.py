@@ -66,6 +66,7 @@ class Broken(Listener):
         return super().__getattribute__(name)
 
 
+@pytest.mark.ray
 def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
     """A real search with a closed port for MLflow and a listener that fails: both are named, neither does harm."""
     from tuner import search

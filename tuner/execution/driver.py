@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.files import locked
 from trainables.reading import read_text
 from tuner.errors import Interrupted, Stopped, UsageError
+from tuner.escape import to_stderr
 from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
@@ -178,7 +179,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         "wall_s": round(time.time() - begin, 2),
         **listener.result(),
     }
-    _write(save_result, run.folder, result)
+    _write(to_stderr, save_result, run.folder, result)
     stop.phase = f"storage {spec.storage}" if spec.storage else ""
     if ended_early == "signal":
         raise Interrupted(result)
