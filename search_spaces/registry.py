@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from search_spaces.param import SOURCES, Param, coerce, params_of
-from search_spaces.training import Training
+# `tuner --help` imports this package; what `param` needs (optuna) is loaded where a space is checked.
+if TYPE_CHECKING:
+    from search_spaces.param import Param
 
 GROUP = "tuner.methods"  # of entry points
 # Files of this package that are not a method's; every other one is.
@@ -112,6 +113,8 @@ class Unusable(ValueError):
 def check_space(space: Any) -> None:
     """``Unusable`` unless ``space`` is a sound `MethodSpace`: every line with a meaning, a known source and a default
     inside its range, conditions (``when``, ``by``) on choices of earlier lines only."""
+    from search_spaces.param import params_of
+
     for attribute in ("PAPER", "SUMMARY"):
         if not isinstance(getattr(space, attribute, None), str):
             raise Unusable(f"its {attribute} must be a line of text")
@@ -125,6 +128,9 @@ def check_space(space: Any) -> None:
 
 
 def _check_recipe(recipe: Any) -> None:
+    from search_spaces.param import coerce, params_of
+    from search_spaces.training import Training
+
     known = params_of(Training)
     if not isinstance(recipe, dict) or not set(recipe) <= set(known):
         raise Unusable("its RECIPE must be a dict of training settings")
@@ -133,6 +139,8 @@ def _check_recipe(recipe: Any) -> None:
 
 
 def _check_params(params: dict[str, Param]) -> None:
+    from search_spaces.param import SOURCES, coerce
+
     earlier: dict[str, tuple] = {}
     for name, param in params.items():
         if param.source not in SOURCES:

@@ -7,6 +7,7 @@ import json
 import multiprocessing.process
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -237,3 +238,6 @@ def pytest_runtest_protocol(item):
 
 def pytest_configure():
     socket.getaddrinfo = _no_network
+    # `nohup make test`, or `&` in a script, would have both ignored, here and in what the tests start.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

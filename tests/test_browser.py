@@ -77,7 +77,8 @@ def test_hover_names_the_trial_and_a_click_shows_its_classes(made):
         assert "trial 2" in text and "epoch 2 of 4" in text and "sep_weight = " in text and "class mean: " in text
         browser.hover(*place(browser, 2), click=True)
         browser.wait("document.getElementById('trial').value === '2'")
-        assert browser.js("return document.querySelectorAll('#parallel .axis-title').length") == 9 + 2
+        axes = len(spec.search_space().searched) + 2
+        assert browser.js("return document.querySelectorAll('#parallel .axis-title').length") == axes
         bars = browser.js("return document.getElementById('classes').data.map(t => [t.name, t.x, t.y])")
         assert bars[0][0] == "trial 2" and bars[0][1] == ["0", "1", "2", "3"]
         assert bars[0][2] == pytest.approx([history.trials[2].last[f"robust_acc/{c}"] for c in range(4)], abs=1e-4)

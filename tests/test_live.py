@@ -623,7 +623,22 @@ def test_ours_does_what_a_search_does(tmp_path):
     memo = live_problem.memo_of(tmp_path / "memo")
     Simulation(arm, memo.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1).run()
     options = [word for key, value in problem.set.items() for word in ("--set", f"{key}={value}")]
-    asked = ["--method", "srat", "--trials", 8, "--max-epochs", 8, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
+    asked = [
+        "--method",
+        "srat",
+        "--space",
+        "method",
+        "--trials",
+        8,
+        "--max-epochs",
+        8,
+        "--seed",
+        1,
+        "--max-concurrent",
+        1,
+        "--name",
+        "s",
+    ]
     done = tuner("search", *asked, *options, "--home", tmp_path / "home")
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "home" / "searches" / "s" / "history.jsonl").read_text().splitlines()

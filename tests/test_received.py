@@ -213,7 +213,8 @@ def test_stored_data_need_a_name(where, tmp_path):
 
 
 def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, monkeypatch):
-    """S2: the files of a data URL are copied here before they are decoded."""
+    """S2: the files of a data URL are copied here before they are decoded: a key that leads out of the folder is not
+    read, or refused where it would be."""
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
@@ -221,11 +222,14 @@ def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, mo
     client = s3_env.client()
     for name in ("train", "test"):
         body = (parquet_dir / f"{name}.parquet").read_bytes()
-        client.put_object(Bucket=BUCKET, Key=f"evil/{name}.parquet", Body=body)
-    client.put_object(Bucket=BUCKET, Key="evil/../../stolen", Body=b"theirs")
-    with pytest.raises(DataError, match="would be written outside"):
+        for key in (f"good/{name}.parquet", f"evil/{name}/../../{name}.parquet"):
+            client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    client.put_object(Bucket=BUCKET, Key="good/../../stolen", Body=b"theirs")
+    assert prepare("parquet:" + s3_env.url("good"), tmp_path / "home")
+    with pytest.raises(DataError, match="evil holds no train.parquet"):
         prepare("parquet:" + s3_env.url("evil"), tmp_path / "home")
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert written and {p.parent.parent for p in written} == {tmp_path / "home" / "datasets"}
 
 
 def test_a_checkpoint_does_not_choose_the_data(finished, tmp_path, monkeypatch):

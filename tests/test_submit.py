@@ -233,6 +233,7 @@ def test_stop_then_resume(cluster, monkeypatch):
 
 def test_doctor(cluster, followed):
     done = cluster.tuner("doctor", "--address", cluster.address, "--json")
+    assert isinstance(json.loads(done.stdout), list), done.stdout
     rows = {row["check"]: row for row in json.loads(done.stdout)}
     assert done.returncode == 0 and all(row["ok"] for row in rows.values()), rows
     assert rows.keys() >= {

@@ -118,7 +118,7 @@ def test_a_wrong_password_stops_no_search_and_is_told_nowhere(server, made, monk
     assert tried.wait(60)
     assert tracker.close("finished", timeout=60) is False
     assert len(said) == 2 and all("refuses the user or password" in s and "\n" not in s for s in said)
-    assert "tried again" in said[0] and "`tuner sync first` fills it in" in said[1]
+    assert "tried again" in said[0] and f"`tuner sync first --home {home.root}` fills it in" in said[1]
     code, out, err = run(capsys, monkeypatch, "sync", "first", "--home", home.root)
     assert code == 1 and out == "" and err.count("\n") == 1
     assert "refuses the user or password" in err and "history has everything" in err

@@ -17,16 +17,15 @@ ROWS = 2**25  # images of one file
 EXPANSION = 500  # bytes decoded for each byte of a file; PNGs of real photos expand 2 times, of drawings 40 times
 SMALL = 2**26  # bytes that are decoded whatever the files' size
 
-# Pillow's own limit is a warning; ours is an error, and smaller.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 
 def open_image(source: bytes | str, place: str) -> Image.Image:
     """The opened, not yet decoded image, from its bytes or the name of its file. ``DataError`` where it is none of
     ``FORMATS``, larger than ``IMAGE_PIXELS``, or no regular file."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
-        image = Image.open(file, formats=FORMATS)
+        with warnings.catch_warnings():  # Pillow's own limit is a warning; ours is an error, and smaller
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
     except Exception as problem:
         reason = "empty" if not source else type(problem).__name__
         raise DataError(

@@ -68,7 +68,7 @@ def _cluster(address: str | None, home: str | None, storage: str | None) -> list
         rows.append(_row("versions on the cluster", True, f"ray {theirs['ray']}, python {theirs['python']}"))
         job = submit(cluster, {"command": "doctor", "search": "doctor", "home": remote_home, "storage": storage})
         ended, result = follow(cluster, job, show=False)
-        if ended["state"] != "finished":
+        if ended["state"] != "finished" or not isinstance(result, list):
             raise ClusterError(f"the test job ended {ended['state']}: {_last_error(cluster.logs(job))}")
         rows.append(_row("jobs", True, f"a job ran in {ended['ended'] - ended['started']:.0f} s"))
         return rows + result

@@ -292,7 +292,7 @@ class _Stream:
         for line in self.text[self._printed : end].splitlines():
             if line.startswith(RESULT):
                 result = intact(lambda: parse_json(line[len(RESULT) :]))
-                self.result = result if isinstance(result, dict) else None
+                self.result = result if isinstance(result, (dict, list)) else None  # of a search, or doctor's rows
             elif self._show and not _RAY_LINE.match(line):
                 to_stderr(line)
         self._printed = max(self._printed, end)
