@@ -29,7 +29,7 @@ IMAGES = 10_000  # to which a folder's training images are thinned before the im
 
 @dataclass(frozen=True)
 class Problem:
-    """A method's default space on some data. ``scope``, ``set`` and ``fix``: as of `tuner search`. ``needs_data``: the
+    """A method's default space on some data. ``space``, ``set`` and ``fix``: as of `tuner search`. ``needs_data``: the
     images are a folder's with train.parquet and test.parquet (``--data``)."""
 
     method: str
@@ -39,14 +39,15 @@ class Problem:
     model: str = "cnn"
     epochs: int = 12
     needs_data: bool = False
-    scope: str = "front"
+    space: dict[str, Any] = field(default_factory=dict)
 
 
+FORM = {"form": ["at", "trades"], "beta": [1.0, 10.0]}  # the plain loss underneath is searched, too
 PROBLEMS: dict[str, Problem] = {
     "srat": Problem("srat"),
     "done": Problem("done"),
-    "srat-method": Problem("srat", scope="method"),
-    "done-method": Problem("done", scope="method"),
+    "srat-form": Problem("srat", space=FORM),
+    "done-form": Problem("done", space=FORM),
     "mail": Problem("mail", fix={"form": "trades"}),
     "fairfront": Problem("fairfront"),
     "srat-balanced": Problem("srat", imbalance="none"),
@@ -76,7 +77,7 @@ class Job:
         asked = {
             "method": problem.method,
             "imbalance": problem.imbalance,
-            "scope": problem.scope,
+            "space": problem.space,
             "fix": problem.fix,
             "set": problem.set,
             "model": problem.model,

@@ -65,19 +65,16 @@ def fractions(*words: str) -> FractionsDistribution:
 
 
 def param(default: Any, range_: Distribution, doc: str, *, source: Source = "ours",
-          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True,
-          added: bool = False) -> Any:
+          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True) -> Any:
     """A dataclass field that carries its own search range; ``doc`` is its meaning.
 
     ``source``: where the default was read, see `Source`. Every line of this project says it.
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
     ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
     ``searched=False``: a search leaves it at its default unless a space file names it.
-    ``added=True``: it is none of the paper's, but moves the front: `--space method` leaves it at its default.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched,
-        "added": added})
+        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched})
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,6 @@ class Param:
     searched: bool
     by: dict[str, dict[Any, Any]] = dataclasses.field(default_factory=dict)
     source: Source = "ours"  # of the defaults
-    added: bool = False
 
     def active(self, values: dict[str, Any]) -> bool:
         """Whether the parameter exists beside these values of the others."""

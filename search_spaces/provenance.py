@@ -30,14 +30,13 @@ def published(method: str, values: dict[str, Any] | None = None) -> tuple[int, i
     """(how many values are published, of how many) in a setting of ``method``; names of other parameters are ignored.
 
     Counted are the active parameters that a search varies, all active ones if it varies none, and any other that does
-    not have its default. What was added to the method's own counts only where it does not have its default. A value is published if its source is the paper or the authors' code and it is the default
+    not have its default. A value is published if its source is the paper or the authors' code and it is the default
     beside the others, or a choice for which the paper sets defaults of its own (``form=trades`` of mail).
     """
     params = params_of(method_space(method).Params)
     given = resolve(method, {}) if values is None else {name: values[name] for name in params if name in values}
     own = {name: given[name] == params[name].default_beside(given) for name in given}
-    theirs = [name for name in given if not params[name].added]
-    searched = [name for name in theirs if params[name].searched] or theirs
+    searched = [name for name in given if params[name].searched] or list(given)
     counted = [name for name in given if name in searched or not own[name]]
     found = [n for n in counted if params[n].source in PUBLISHED and (own[n] or _published_choice(params, n, given[n]))]
     return len(found), len(counted)

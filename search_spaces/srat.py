@@ -24,6 +24,6 @@ class Params:
     gamma: float = param(1.0, uniform(0.5, 5.0), "focusing exponent of the focal loss; 1 in LDAM-DRW", source="ours", when={"loss": ("focal",)})
     max_margin: float = param(0.5, uniform(0.1, 1.0), "largest LDAM margin, that of the rarest class; 0.5 in LDAM-DRW", source="ours", when={"loss": ("ldam",)})
     scale: float = param(1.0, loguniform(1.0, 6.0), "LDAM logit scale s; 1 with a plain linear head (RoBal); from 6.9 on the attack saturates and every training stayed at chance (LDAM-DRW: 30)", source="ours", when={"loss": ("ldam",)})
-    form: str = param("at", choice("at", "trades"), "plain base under the weights; trades is our addition", source="second-hand", added=True)
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="ours", when={"form": ("trades",)}, added=True)
+    form: str = param("at", choice("at", "trades"), "plain base under the weights; trades is our addition", source="second-hand", searched=False)
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="ours", when={"form": ("trades",)}, searched=False)
     reduction: str = param("data", choice("data", "batch"), "class weights scaled to mean 1 over the training data, or over each batch as LDAM-DRW does", source="ours", searched=False)

@@ -36,9 +36,7 @@ def quick(monkeypatch):
 
 
 def spec_of(**changes):
-    """srat with its own parameters alone, so that beta is that of trades."""
-    given = {"method": BOTH, "scope": "method", "trials": 24, "max_epochs": 12, "sampler": "tpe"}
-    return SearchSpec(**{**given, **changes})
+    return SearchSpec(**{"method": BOTH, "trials": 24, "max_epochs": 12, "sampler": "tpe", **changes})
 
 
 def metrics_at(epoch, level):

@@ -415,7 +415,7 @@ class World:
         return Result(tuple(metrics), curve_of(*points) if stage.judge else None)
 
 
-def played(name, offsets="auto", problem="srat-method", workers=4, trials=6, **world):
+def played(name, offsets="auto", problem="srat", workers=4, trials=6, **world):
     """An arm, its stages in the order in which they ended, the simulation; ``simulation.begun``: (time, stage) in the
     order in which they began."""
     job = Job(PROBLEMS[problem], seed=3, workers=workers, trials=trials, offsets=offsets)
@@ -486,7 +486,7 @@ def test_plain_has_no_search():
 def test_random_trains_four_times_the_trials_in_full():
     _, stages, simulation = played("random")
     assert len(stages) == 24 and {(s.since, s.until, s.judge) for s in stages} == {(0, 12, "auto")}
-    assert stages[0].line.config.params == Job(PROBLEMS["srat-method"], 3).spec().search_space().default()
+    assert stages[0].line.config.params == Job(PROBLEMS["srat"], 3).spec().search_space().default()
     assert len({json.dumps(s.line.config.params) for s in stages}) == 24
     assert simulation.cost == 24 * (12 + 3)
 
@@ -611,7 +611,7 @@ def test_ours_stops_who_stays_at_chance():
 @pytest.mark.slow
 def test_ours_does_what_a_search_does(tmp_path):
     """One worker each, so that all is known in the same order: the same events, to the last bit of the metrics."""
-    problem = replace(PROBLEMS["srat-method"], set={"passes": 1, "attack_steps": 2, "eval_attack": 2}, epochs=8)
+    problem = replace(PROBLEMS["srat"], set={"passes": 1, "attack_steps": 2, "eval_attack": 2}, epochs=8)
     arm = ARMS["ours"](Job(problem, 1, workers=1, trials=8, home=str(tmp_path / "memo" / "home")))
     ours, append = [], arm.history.append
 
@@ -623,22 +623,7 @@ def test_ours_does_what_a_search_does(tmp_path):
     memo = live_problem.memo_of(tmp_path / "memo")
     Simulation(arm, memo.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1).run()
     options = [word for key, value in problem.set.items() for word in ("--set", f"{key}={value}")]
-    asked = [
-        "--method",
-        "srat",
-        "--space",
-        "method",
-        "--trials",
-        8,
-        "--max-epochs",
-        8,
-        "--seed",
-        1,
-        "--max-concurrent",
-        1,
-        "--name",
-        "s",
-    ]
+    asked = ["--method", "srat", "--trials", 8, "--max-epochs", 8, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
     done = tuner("search", *asked, *options, "--home", tmp_path / "home")
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "home" / "searches" / "s" / "history.jsonl").read_text().splitlines()

@@ -266,10 +266,11 @@ def test_a_search_without_previews_promotes_nothing():
         # 15
         ({}, Bill(12, 16, 15, 30, 6, 12 + 4 + 4 * 12), "9.2 trainings' worth: 16 epochs of stems, 15 previews and 6 "),
         # start from 0.2 to 0.95: forks from 2 to 11, 6.5 in the middle; plain AT takes 11 from the stem
-        ({"method": "srat", "scope": "method"}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
-        ({"method": "srat"}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),  # AT's and TRADES'
+        ({"method": "srat"}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
+        # stems of AT and of TRADES
+        ({"method": "srat", "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
         ({"method": "srat", "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
-        ({"method": "srat", "scheduler": "none"}, Bill(12, 22, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
+        ({"method": "srat", "scheduler": "none"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
         ({"scheduler": "none"}, Bill(12, 0, 0, 0, 17, 17 * 12), "17.0 trainings' worth: 17 trainings in full"),
         ({"method": "srat", "burn_in": "own"}, Bill(12, 0, 0, 0, 17, 17 * 12), None),
         # two default settings, 14 previews of which four train

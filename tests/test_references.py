@@ -325,7 +325,7 @@ def test_without_curves_a_front_is_never_called_flat():
 
 
 def test_a_default_setting_of_before_a_parameter_was_added_is_still_one():
-    spec, history = SearchSpec(method="srat", scope="method"), History(None)
+    spec, history = SearchSpec(method="srat"), History(None)
     default = spec.search_space().default()
     assert default.pop("form") == "at"
     finish(history, 0, (0, 300, 40), params=default, method="srat")

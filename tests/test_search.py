@@ -72,7 +72,7 @@ def test_result_json_has_what_scripts_rely_on(finished):
 
 
 def _unsearched(params):
-    return {k: params[k] for k in ("reduction",) if k in params}
+    return {k: params[k] for k in ("form", "reduction") if k in params}
 
 
 def test_front_is_the_nondominated_set_of_the_history(finished):

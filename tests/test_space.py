@@ -87,18 +87,15 @@ def test_what_the_user_makes_reachable_is_allowed(fix, space):
 
 
 def test_nothing_is_searched_that_no_trial_can_have():
-    assert build_space("done", fix={}, space={}, scope="method").searched == ("r", "level", "start")
-    assert build_space("done", fix={"form": "at"}, space={}).searched == ("r", "level", "start")
+    assert build_space("done", fix={}, space={}).searched == ("r", "level", "start")
 
 
-def test_what_was_added_to_a_method_is_searched_unless_its_own_are_asked_for():
-    own, all_ = (build_space("srat", fix={}, space={}, scope=scope) for scope in ("method", "front"))
-    assert set(all_.searched) - set(own.searched) == {"form", "beta"}
-    assert own.default() == all_.default() and own.default()["form"] == "at", "trial 0 is the method itself"
-    assert build_space("srat", fix={}, space={"beta": [2, 4]} | {"form": ["trades"]}, scope="method").searched[-2:] == (
-        "form",
-        "beta",
-    )
+def test_the_loss_under_srat_is_searched_where_a_space_names_it():
+    own = build_space("srat", fix={}, space={})
+    wider = build_space("srat", fix={}, space={"form": ["at", "trades"], "beta": [2, 4]})
+    assert set(wider.searched) - set(own.searched) == {"form", "beta"}
+    assert own.default() == wider.default() and own.default()["form"] == "at", "trial 0 is the method itself"
+    assert own.choices_of("form") == {"at"} and wider.choices_of("form") == {"at", "trades"}
 
 
 def test_a_space_is_conditional_through_a_parameter_that_is_not_searched():

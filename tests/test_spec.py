@@ -97,16 +97,15 @@ EARLIER = [
 
 # A search's name holds the hash of what can change its results: the same spec gives the same name.
 NAMES = {
-    "{}": "srat-digits-02e11fdb",
-    "scope: method": "srat-digits-bcd356d7",
-    "val_per_class: 0": "srat-digits-5aba7488",
-    "val_fraction: 0.1": "srat-digits-4d56daf9",
-    "offsets: none": "srat-digits-360e0bdd",
-    "burn_in: own": "srat-digits-a6895616",
-    "scheduler: none": "srat-digits-a78f9291",
-    "recipe: common": "srat-digits-02e11fdb",
-    "{method: wat, recipe: paper}": "wat-digits-b5f7ff0d",
-    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-b24fc388",
+    "{}": "srat-digits-bcd356d7",
+    "val_per_class: 0": "srat-digits-57636add",
+    "val_fraction: 0.1": "srat-digits-6edccd21",
+    "offsets: none": "srat-digits-d54bef38",
+    "burn_in: own": "srat-digits-e7ff7d86",
+    "scheduler: none": "srat-digits-6a607102",
+    "recipe: common": "srat-digits-bcd356d7",
+    "{method: wat, recipe: paper}": "wat-digits-ef960e22",
+    "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-20cf8a8a",
 }
 
 
@@ -171,7 +170,6 @@ VALUES = {
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
-    "scope": (["--space", "method"], "method", [3, "paper"]),
     "burn_in": (["--burn-in", "own"], "own", [3, "none", "at:3"]),
     "seed": (["--seed", "7"], 7, [-1, 1.5, "7", True]),
     "objectives": (["--objective", "clean_acc"], ["clean_acc"], [3, [], ["bad"], ["clean_acc", "clean_acc"]]),

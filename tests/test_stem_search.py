@@ -25,7 +25,7 @@ from tuner.spec.search_spec import SearchSpec
 EPOCHS, FORK, LENGTH = 10, 7, 2  # of a search and its previews: round(0.7 * 10), ceil(0.11 * 10)
 SEARCH = [
     "search",
-    *("--method", "gairat", "--method", "srat", "--space", "method"),
+    *("--method", "gairat", "--method", "srat"),
     *("--trials", "7", "--max-epochs", str(EPOCHS), "--max-concurrent", "1"),
     *("--imbalance", "exp:3", "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2"),
     "--json",

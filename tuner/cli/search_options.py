@@ -16,7 +16,6 @@ from tuner.spec.fields import PANELS, SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.validation import Pairs
 
-METHOD = "method"  # the word that `--space` takes in place of a file
 SpecFile = Annotated[
     Optional[Path],
     option("--spec", "FILE", "YAML file with any of these fields, which options on the command line override."),
@@ -53,8 +52,7 @@ def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
 def field_parameters() -> list[tuple[str, Any, Any]]:
     """Name, annotation and default of a parameter for each field of a search, panel by panel."""
     found: list[tuple[str, Any, Any]] = []
-    having = (asked for asked in options_of(SearchFields).values() if asked.flag)
-    for asked in sorted(having, key=lambda asked: PANELS.index(asked.panel)):
+    for asked in sorted(options_of(SearchFields).values(), key=lambda asked: PANELS.index(asked.panel)):
         found.append((asked.name, Annotated[Optional[asked.kind.argument], option_of(asked, asked.panel)], None))
     return found
 
@@ -64,8 +62,6 @@ def spec_of(given: dict[str, Any]):
     from tuner.spec.search_spec import SearchSpec
 
     values = _read(given["spec"], "--spec") if given["spec"] else {}
-    if str(given["space"]) == METHOD:
-        given, values = {**given, "space": None}, {**values, "scope": METHOD}
     for asked in options_of(SearchFields).values():
         said = _said(asked, given)
         if said is not None:
@@ -78,7 +74,7 @@ def spec_of(given: dict[str, Any]):
 
 def _said(asked: Option, given: dict[str, Any]) -> Any:
     """What the command line says of a field; None: nothing."""
-    said = given.get(asked.name)
+    said = given[asked.name]
     return said or None if isinstance(said, list) else said
 
 

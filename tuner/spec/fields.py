@@ -123,11 +123,7 @@ class SearchFields:
     fix: dict[str, Any] = option({}, Pairs(known.parameters), SEARCHED,
         "KEY=VALUE takes a hyperparameter out of the search. Repeat the option for several.")
     space: dict[str, Any] = option({}, Pairs(known.parameters, from_file=True), SEARCHED,
-        "YAML file of ranges that narrow or replace what is searched; or the word method, which leaves out what we "
-        "added to the method's own parameters because it moves the front, such as the plain loss underneath.")
-    scope: str = option("front", Choice(known.scopes), SEARCHED,
-        "What is searched: front, all that moves the front, or method, the method's own parameters.", flag="",
-        before="method")
+        "YAML file of ranges that narrow or replace what is searched.")
 
     trials: int = option(16, Whole(1), BUDGET,
         "Number of trials.")

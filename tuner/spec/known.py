@@ -78,11 +78,6 @@ def models() -> Iterable[str]:
     return tuple(MODELS)
 
 
-def scopes() -> Iterable[str]:
-    """What is searched: all that moves the front, or the method's own parameters."""
-    return ("front", "method")
-
-
 def recipes() -> Iterable[str]:
     """Whose training settings trials have: those common to all methods, or each method's paper's."""
     return ("common", "paper")

@@ -46,8 +46,7 @@ class Kind(Protocol):
 class Option:
     """A field of a search, as read back from its dataclass.
 
-    ``name``: of the field and in a spec file. ``flag``: on the command line, without the dashes; empty where another
-    field's option says it.
+    ``name``: of the field and in a spec file. ``flag``: on the command line, without the dashes.
     ``help``: whole sentences, in which ``{names}`` stands for the names of a choice.
     ``unset``: what happens where the default is None, in words.
     ``hashed``: whether it can change a result, so that a search with another value has another name.
@@ -121,7 +120,5 @@ def _options_of(cls: type) -> dict[str, Option]:
 
 def _read(field: dataclasses.Field) -> Option:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    flag = field.metadata["flag"]
-    return Option(
-        field.name, default, **{**field.metadata, "flag": field.name.replace("_", "-") if flag is None else flag}
-    )
+    flag = field.metadata["flag"] or field.name.replace("_", "-")
+    return Option(field.name, default, **{**field.metadata, "flag": flag})

@@ -78,12 +78,12 @@ class SearchSpec(SearchFields):
         return [m for m in self.methods if self._means(m, key)]
 
     def _means(self, method: str, key: str) -> bool:
-        """Whether a method has a parameter: one that was added to it, in the scope ``method``, only where what it
-        depends on is given too."""
+        """Whether a method has a parameter: one that no search varies, and that exists only beside others, where those
+        are given too."""
         param = params_of(method_space(method).Params).get(key)
         if param is None:
             return key in params_of(Training)
-        return self.scope != "method" or not param.added or set(param.when) <= {*self.fix, *self.space}
+        return param.searched or set(param.when) <= {*self.fix, *self.space}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ class SearchSpec(SearchFields):
     @cached_property
     def _search_space(self) -> Space:
         (method,) = self.methods
-        space = build_space(method, fix=self.fix, space=self.space, scope=self.scope)
+        space = build_space(method, fix=self.fix, space=self.space)
         own, recipe = params_of(method_space(method).Params), self._recipe()
         searched = [name for name in recipe if name in space.params and name not in own]
         changed = {name: dataclasses.replace(space.params[name], default=recipe[name]) for name in searched}

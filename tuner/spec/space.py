@@ -150,12 +150,11 @@ def _suggest(trial: Trial, param: Param) -> Any:
     return trial.suggest_float(param.name, dist.low, dist.high, log=dist.log)
 
 
-def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any], scope: str = "front") -> Space:
+def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any]) -> Space:
     """The method's space with ``space`` (ranges narrowed, replaced or fixed) and ``fix`` (values) applied.
 
-    ``scope``: ``front`` (all that moves the front) or ``method`` (what was added to the method's own stays at its
-    default unless ``space`` names it). A key may also name a hyperparameter of `Training`. ``UsageError`` names a wrong
-    key, value or range and what is allowed.
+    A key may also name a hyperparameter of `Training`. ``UsageError`` names a wrong key, value or range and what is
+    allowed.
     """
     own = params_of(method_space(method).Params)
     common = params_of(Training)
@@ -170,8 +169,6 @@ def build_space(method: str, *, fix: dict[str, Any], space: dict[str, Any], scop
         else:
             fixed[key] = _value(own, common, key, value, "--space")
     wanted = {**own, **{name: p for name, p in common.items() if name not in own and (name in ranges or name in fixed)}}
-    if scope == "method":
-        wanted = {name: dataclasses.replace(p, searched=p.searched and not p.added) for name, p in wanted.items()}
     params = {name: ranges.get(name, param) for name, param in wanted.items()}
     _check_reachable(method, params, fixed, {**{key: space[key] for key in ranges}, **fixed})
     searched = tuple(n for n, p in params.items() if p.searched and n not in fixed and _reachable(p, params, fixed))
