@@ -34,6 +34,7 @@ CORRECTION = (
 STORED = {
     **{"trial": int, "seed": int, "epoch": int, "attack": str, "checkpoint": str, "device": str, "seconds": float},
     **{"eps": float, "search_steps": int, "data": str, "classes": [str], "train_counts": [int], "alarms": [str]},
+    **{"code": str, "versions": {}},  # the certificate has them
     "offsets": {"kind": str, "tau": float, "values": [float]},
     "stages": [{"name": str, "tried": int, "broken": int, "seconds": float}],
 }
