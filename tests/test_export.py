@@ -1,7 +1,5 @@
 """Export: what is taken away is the model that was judged, whole or not at all, and others can use it."""
 
-import contextlib
-import http.server
 import json
 import os
 import pickle
@@ -9,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +17,7 @@ import pytest
 import torch
 from torch.export.pt2_archive import constants as pt2_archive_constants
 
+from tests.answers import refusing_server
 from tests.conftest import tuner, tuner_here
 from trainables.attack_copy import Frozen
 from trainables.checkpoint import DamagedCheckpoint, read_checkpoint, save_checkpoint
@@ -537,30 +535,6 @@ def test_every_byte_of_the_weights_is_guarded(tmp_path):
         path.write_bytes(data)
         with pytest.raises(DamagedCheckpoint):
             read_checkpoint(tmp_path)
-
-
-@contextlib.contextmanager
-def refusing_server():
-    """An MLflow that refuses the password."""
-
-    class Refuse(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(401)
-            self.end_headers()
-            self.wfile.write(b"You are not authenticated.")
-
-        do_POST = do_PATCH = do_PUT = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_registry_that_refuses_the_password_leaves_nothing(finished, tmp_path, monkeypatch):

@@ -1,10 +1,8 @@
 """What people meet (shared faults, section B): homes with odd names, hints that can be typed, states, full disks,
 dead clusters."""
 
-import contextlib
 import errno
 import fcntl
-import http.server
 import json
 import os
 import resource
@@ -21,6 +19,7 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
+from tests.answers import answering
 from tests.conftest import tuner_here
 from tests.histories import fill, run_of
 from tests.test_tracking import home_in, no_outer_server, search_in  # noqa: F401 - a fixture
@@ -249,30 +248,6 @@ def home_in_folder(folder):
 
 
 # ---- P9: what MLflow's server says -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def answering(code, text):
-    """Address of an MLflow that answers everything so."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(code)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_POST = do_PATCH = do_PUT = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 HOST_CHECK = "Invalid Host header - possible DNS rebinding attack detected"

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
+from tests.answers import refusing_server
 from tests.browser import free_port
 from tests.histories import run_of
-from tests.test_export import refusing_server
 from tests.test_tracking import search_in
 from tests.test_wrong_input import run
 from tuner.home import Home

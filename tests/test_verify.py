@@ -477,7 +477,7 @@ def test_a_search_without_a_finished_trial(finished, tmp_path):
 
 
 def test_a_server_that_refuses_does_not_lose_results(verified, monkeypatch):
-    from tests.test_export import refusing_server
+    from tests.answers import refusing_server
 
     result, home, _ = verified
     said = []

@@ -75,7 +75,7 @@ class Curve:
             for n, clean, robust in zip(point.count, point.clean, point.robust):
                 if not (0 <= clean <= n and 0 <= robust <= n):
                     raise ValueError("a curve's point with more images right than there are")
-            if sum(point.count) == 0 or not 0 < sum(point.count) < math.inf:
+            if not 0 < sum(point.count) < math.inf:
                 raise ValueError("a curve's point without images")
         if len({point.offsets.tau for point in self.points}) < len(self.points):
             raise ValueError("two points of a curve with the same tau")

@@ -51,6 +51,11 @@ def link_out_of(folder: Path) -> Path | None:
     return None
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or the user's share of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 def regular(path: str | os.PathLike, flags: int) -> int:
     """For ``open(path, mode, opener=regular)``: ``OSError`` unless ``path`` is, or becomes, a regular file.
 

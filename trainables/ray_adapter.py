@@ -77,7 +77,8 @@ class TrialActor(tune.Trainable):
 
         Waiting here keeps what has been trained; another actor would train it again.
         """
-        from trainables.storage import explain, is_full
+        from trainables.files import is_full
+        from trainables.storage import explain
 
         for waited, wait in enumerate((*waits, None)):
             try:

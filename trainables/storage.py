@@ -8,7 +8,6 @@ Credentials never stand in the URL: each process has them in its environment (AW
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.files import is_name
+from trainables.files import is_full, is_name
 from trainables.reading import Damaged, open_regular
 from trainables.urls import SIGN_IN, check_public, masked
 
@@ -183,11 +182,6 @@ def storage_problem(where: str) -> str | None:
     thread.start()
     thread.join(ANSWER_S)
     return found[0]
-
-
-def is_full(error: Exception) -> bool:
-    """Whether a write failed because the disk, or the user's share of it, is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def explain(where: str, error: Exception) -> str:

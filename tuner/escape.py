@@ -1,12 +1,14 @@
 """Text is text: names of classes, files and searches, and what other programs said, mean nothing to what shows them.
 
-One function for each medium. `to_stdout` and `to_stderr` are the only ones that print (tables are `PlainConsole`'s).
+One function for each medium. `to_stdout` (`print_json` for JSON) and `to_stderr` are the only ones that print; tables
+are `PlainConsole`'s.
 """
 
 from __future__ import annotations
 
 import html as html_
 import json
+import math
 import re
 import sys
 import unicodedata
@@ -42,6 +44,19 @@ def to_stdout(text: object, end: str = "\n") -> None:
 
 def to_stderr(text: object) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """As every JSON parser reads it: what is no finite number is null."""
+    to_stdout(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def html(text: object) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainables.files import is_full
+
 CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
 DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages, as in pyproject.toml
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether a write failed because the disk, or the user's share of it, is full; also where another library says it
-    in its own words."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        words in str(error) for words in ("No space left on device", "Disk quota exceeded")
-    )
+def says_full(error: BaseException) -> bool:
+    """`trainables.files.is_full`, also where another library says it in its own words."""
+    return is_full(error) or any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
 
 
 @contextmanager

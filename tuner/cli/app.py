@@ -30,7 +30,7 @@ from tuner.cli.options import (
 )
 from tuner.cli.search_options import takes_spec
 from tuner.errors import Failed, UsageError
-from tuner.escape import to_stderr, to_stdout
+from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
 
 app = typer.Typer(
@@ -185,7 +185,7 @@ def schema():
     """
     from tuner.spec.schema import spec_schema
 
-    to_stdout(json.dumps(spec_schema(), indent=1))
+    print_json(spec_schema())
 
 
 def main() -> None:

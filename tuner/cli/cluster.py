@@ -10,7 +10,7 @@ import typer
 
 from tuner.cli.options import CLUSTERS, Address, ClusterHome, Env, Follow, JobId, Json, Package, StorageOption
 from tuner.cli.search_options import takes_spec
-from tuner.escape import to_stderr, to_stdout
+from tuner.escape import print_json, to_stderr, to_stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +64,7 @@ def resume(
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:
     if not follow:
         if as_json:
-            to_stdout(json.dumps({"id": job_id, "search": search, "state": "pending"}, indent=1))
+            print_json({"id": job_id, "search": search, "state": "pending"})
         else:
             to_stdout(f"job     {job_id}\nsearch  {search}\nwatch   tuner logs {job_id} -f --address {cluster.address}")
         return
@@ -98,7 +98,7 @@ def jobs(address: Address = None, as_json: Json = False):
 
     rows = Dashboard(address).jobs()
     if as_json:
-        to_stdout(json.dumps([{k: v for k, v in row.items() if k != "message"} for row in rows], indent=1))
+        print_json([{k: v for k, v in row.items() if k != "message"} for row in rows])
         return
     wide = max((len(row["id"]) for row in rows), default=0)
     for row in rows:
@@ -120,7 +120,7 @@ def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: J
 
     cluster.job(job)  # says it if there is none
     text = plain_log(cluster.logs(job))
-    to_stdout(json.dumps({"id": job, "logs": text}, indent=1) if as_json else text, end="" if not as_json else "\n")
+    print_json({"id": job, "logs": text}) if as_json else to_stdout(text, end="")
 
 
 def stop(job: JobId, address: Address = None, as_json: Json = False):
@@ -131,7 +131,7 @@ def stop(job: JobId, address: Address = None, as_json: Json = False):
     cluster = Dashboard(address)
     row, was_running = stop_job(cluster, job)
     if as_json:
-        to_stdout(json.dumps({k: row[k] for k in ("id", "search", "state")}, indent=1))
+        print_json({k: row[k] for k in ("id", "search", "state")})
     elif was_running:
         to_stdout(f"job {job} {row['state']}; go on with: tuner resume {row['search']} --address {cluster.address}")
     else:
@@ -144,7 +144,7 @@ def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOp
 
     rows = examine(address, home, storage)
     if as_json:
-        to_stdout(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
         width = max(len(row["check"]) for row in rows)
         for row in rows:

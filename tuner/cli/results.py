@@ -9,7 +9,7 @@ import typer
 
 from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option
 from tuner.errors import UsageError
-from tuner.escape import to_stderr, to_stdout
+from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
 
 Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
@@ -91,7 +91,6 @@ def verify(
 
     Example: tuner verify first --attack autoattack
     """
-    from tuner.report.console import print_json
     from tuner.verification.console import show_verification
     from tuner.verification.verify import verify_search
 
@@ -130,7 +129,6 @@ def audit(
 
     Exit code 0 if it holds, 1 if not. Example: tuner audit tuner-home/searches/first/verified.json
     """
-    from tuner.report.console import print_json
     from tuner.verification.audit import audit as audited
     from tuner.verification.audit import show_audit, why_not
 
@@ -177,7 +175,6 @@ def export(
 
     Example: tuner export first --pick knee --to my-model
     """
-    from tuner.report.console import print_json
     from tuner.verification.export import export_model, export_table
 
     if (pick is None) != (to is None) or (to is None and parquet is None):

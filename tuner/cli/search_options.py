@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Optional
 
 from tuner.cli.options import option, option_of
 from tuner.errors import UsageError
-from tuner.escape import to_stderr, to_stdout
+from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.spec.fields import PANELS, SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.validation import Pairs
@@ -136,4 +135,4 @@ def _check_without_data(spec) -> None:
 def _show(spec, as_json: bool) -> None:
     for note in spec.notes:
         to_stderr(note)
-    to_stdout(json.dumps(spec.to_dict(), indent=1) if as_json else spec.to_yaml(), end="\n" if as_json else "")
+    print_json(spec.to_dict()) if as_json else to_stdout(spec.to_yaml(), end="")

@@ -24,7 +24,7 @@ from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
 from tuner.execution.stopping import StopRequest, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
-from tuner.files import is_full, write_atomically
+from tuner.files import says_full, write_atomically
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.warm_start import check_warm, warm_trials
@@ -239,7 +239,7 @@ def _watched(ray: ModuleType, stop: StopRequest, say: Say) -> Iterator[None]:
         yield
     except Exception as error:
         why = stop.lost()
-        if not why and not is_full(error):
+        if not why and not says_full(error):
             raise
         say(f"Ray is gone: {why}" if why else f"the search stops: {' '.join(str(error).split())[-300:]}")
         stop("ray" if why else "disk")

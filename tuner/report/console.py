@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from search_spaces import METHODS, epochs_of, method_space, recipe_of
 from search_spaces.param import Param, describe, params_of
 from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
-from tuner.escape import printable, to_stderr, to_stdout
+from tuner.escape import print_json, printable, to_stderr
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
@@ -27,19 +25,6 @@ if TYPE_CHECKING:
     from tuner.spec.objectives import Constraint
 
 WIDTH = 140  # columns of a table that is not printed on a terminal
-
-
-def print_json(value: Any) -> None:
-    """As every JSON parser reads it: what is no finite number is null."""
-    to_stdout(json.dumps(_finite(value), indent=1, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class PlainConsole(Console):
