@@ -250,6 +250,13 @@ def test_s11_shapes():
         assert not shaped(value, shape)
 
 
+def test_s11_whole_numbers_have_64_bits():
+    """As a table holds them: one that is larger, also where a fraction is wanted, ended `tuner verify`."""
+    for shape in (int, float):
+        assert shaped(2**63 - 1, shape) and not shaped(2**63, shape) and not shaped(-(10**30), shape)
+    assert shaped(1e300, float) and not shaped(1.0, int)
+
+
 def test_s11_a_finished_search_keeps_what_its_history_says(corpus, tmp_path):
     """A result.json that somebody changed is not what a search that is started again prints."""
     from tuner.execution import driver

@@ -8,9 +8,9 @@ damaged *source* (what a user wrote, or the only record of something) is named i
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -75,15 +75,16 @@ def one_line(error: Exception) -> str:
 
 
 def shaped(value: Any, shape: Any) -> bool:
-    """Whether a JSON value has a shape: a type (``int`` and ``float`` are finite and no booleans), ``[shape]`` of every
-    item of a list, or ``{key: shape}`` of an object, which may have other keys too."""
+    """Whether a JSON value has a shape: a type (numbers are finite and no booleans, whole ones have 64 bits),
+    ``[shape]`` of every item of a list, or ``{key: shape}`` of an object, which may have other keys too."""
     if isinstance(shape, dict):
         return isinstance(value, dict) and all(key in value and shaped(value[key], of) for key, of in shape.items())
     if isinstance(shape, list):
         return isinstance(value, list) and all(shaped(item, shape[0]) for item in value)
     if shape in (int, float):
-        kinds = int if shape is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        if isinstance(value, int):  # of 64 bits, as tables hold them
+            return not isinstance(value, bool) and abs(value) < 2**63
+        return shape is float and isinstance(value, float) and math.isfinite(value)
     return isinstance(value, shape)
 
 
