@@ -204,10 +204,10 @@ def test_the_plan_is_arithmetic_from_what_was_measured(tmp_path):
     setup = setup_of(tmp_path, FULL)
     assert setup.images("none") == 47_000 and setup.images("step:100") == 5 * 4700 + 5 * 47
     assert setup.images("exp:50") == 13_157
-    assert setup.ledger.seconds([("train", 47_000)]) == pytest.approx(6.90, abs=0.01)
+    assert setup.ledger.seconds([("train", 47_000)], "nosearch") == pytest.approx(6.90, abs=0.01)
     rate = next(r for r in json.loads((page.RESULTS / "attack_speed_h100.json").read_text()) if r["batch"] == 512)
     assert rate["variant"] == "naive" and h100(512)["train"] > 1.3 * h100()["train"]
-    assert setup.ledger.seconds([("autoattack", 1000)]) == pytest.approx(1000 * 4382 / (33 * 647.6), rel=0.01)
+    assert setup.ledger.seconds([("autoattack", 1000)], "front") == pytest.approx(1000 * 4382 / (33 * 647.6), rel=0.01)
     (begin, trained, _, curve, attacked) = nosearch.planned(setup)
     assert (
         curve == ("curve", 1000)
@@ -234,9 +234,12 @@ def test_measured_rates_renew_the_plan(tmp_path):
     ledger.took("train", 1000, 30.0)
     first, second = stored_runs(tmp_path / "times.jsonl")
     assert first["planned"] == pytest.approx(1000 / h100()["train"], abs=0.01) and second["planned"] == 10.0
-    assert Ledger(tmp_path, about()).seconds([("train", 500)]) == 10.0  # 2,000 in 40 s
+    again = Ledger(tmp_path, about(), part="front")
+    assert again.seconds([("train", 500)], "front") == 10.0  # 2,000 in 40 s, of another part
+    again.took("train", 100, 10.0)  # its pieces are shorter: each part learns its own rate
+    assert again.seconds([("train", 500)], "front") == 50.0 and again.seconds([("train", 500)], "nosearch") == 10.0
     elsewhere = Ledger(tmp_path, about(device="another"))
-    assert elsewhere.seconds([("train", 500)]) == pytest.approx(500 / h100()["train"])
+    assert elsewhere.seconds([("train", 500)], "check") == pytest.approx(500 / h100()["train"])
     assert ratios([second, {**second, "seconds": 10.0}, {**first, "planned": 0.0}]) == {"nosearch": (20.0, 40.0)}
 
 

@@ -96,7 +96,7 @@ def show_plan(setup: Setup, parts: list[str]) -> None:
         if work := part.planned(setup):
             work, begin = begin + work, []
         what = ", ".join(f"{kind} {amount:,.0f}" for kind, amount in work if amount) or "nothing"
-        print(f"{name:10s} {setup.ledger.seconds(work):8.0f}  {limit:5.0f}  {what}", flush=True)
+        print(f"{name:10s} {setup.ledger.seconds(work, name):8.0f}  {limit:5.0f}  {what}", flush=True)
 
 
 def within(limit: float, name: str, setup: Setup) -> tuple[list[dict], bool]:

@@ -1,9 +1,10 @@
 """What was done, how long it took, and how long what is left will take: appended JSON lines, and arithmetic.
 
 ``gpu.jsonl`` has the results, a row each, named by its ``key``; ``times.jsonl`` has a line for every piece of work: its
-kind, amount and seconds, and those that were planned for it. Rates are the amount over the seconds of all lines of a
-kind on this device; where it has none, those of an H100, by arithmetic from `attack_speed`'s measurement there. What a
-tiny size takes is not known before it was run once.
+kind, amount and seconds, and those that were planned for it. Rates are the amount over the seconds of the lines of a
+kind on this device, of the same part (a front's short pieces cost more an image than one long training) or, where it
+has none, of all; else those of an H100, by arithmetic from `attack_speed`'s measurement there. What a tiny size takes
+is not known before it was run once.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Ledger:
     about: dict[str, Any]
     earlier: tuple[Path, ...] = ()
     part: str = ""
-    kinds: dict[str, list[float]] = field(default_factory=dict)  # amount and seconds of each
+    kinds: dict[tuple[str, str], list[float]] = field(
+        default_factory=dict
+    )  # amount and seconds, of a part and of all ("")
 
     def __post_init__(self):
         self.rows = [row for row in self.stored("gpu.jsonl") if self._mine(row, "size", "model", "epochs", "set")]
@@ -87,9 +90,10 @@ class Ledger:
         return all(row.get(name) == self.about[name] for name in names)
 
     def _learn(self, line: dict[str, Any]) -> None:
-        known = self.kinds.setdefault(line["kind"], [0.0, 0.0])
-        known[0] += line["amount"]
-        known[1] += line["seconds"]
+        for part in ("", line["part"]):
+            known = self.kinds.setdefault((part, line["kind"]), [0.0, 0.0])
+            known[0] += line["amount"]
+            known[1] += line["seconds"]
 
     def find(self, **key: Any) -> dict[str, Any] | None:
         """The row of this key."""
@@ -123,7 +127,7 @@ class Ledger:
         self.took(kind, amount, time.perf_counter() - begin)
 
     def took(self, kind: str, amount: float, seconds: float) -> None:
-        planned = self.seconds([(kind, amount)])
+        planned = self.seconds([(kind, amount)], self.part)
         line = {"part": self.part, "kind": kind, "amount": amount, "planned": round(planned, 2)}
         line |= {"seconds": round(seconds, 3), **self.about}
         self.write("times.jsonl", line)
@@ -134,13 +138,14 @@ class Ledger:
 
         append(self.out / name, line)
 
-    def seconds(self, work: Iterable[tuple[str, float]]) -> float:
-        """What this work, pairs of kind and amount, will take."""
+    def seconds(self, work: Iterable[tuple[str, float]], part: str) -> float:
+        """What this work of a part, pairs of kind and amount, will take."""
         batch = int(self.about["set"].get("batch_size", 128))
         unknown = h100(batch) if self.about["size"] == "full" else {}
         total = 0.0
         for kind, amount in work:
-            done, spent = self.kinds.get(kind, (unknown.get(kind, float("inf")), 1.0))
+            known = self.kinds.get((part, kind)) or self.kinds.get(("", kind))
+            done, spent = known or (unknown.get(kind, float("inf")), 1.0)
             total += amount * spent / done
         return total
 
