@@ -73,13 +73,27 @@ def test_what_ray_says_is_understood():
         assert classify_failure(silent) == (STORAGE, "storage 's3://b' is silent")
 
 
+class Troubled(Listener):
+    def __init__(self, troubles):
+        self.troubles = troubles
+
+    def trouble(self, text):
+        self.troubles.append(text)
+
+
 @pytest.fixture
-def break_off(tmp_path):
+def troubles():
+    """What the listeners were told to be lost."""
+    return []
+
+
+@pytest.fixture
+def break_off(tmp_path, troubles):
     """(history, function(error) that ends a Ray trial of trial 0 so, said lines) with --max-failures 1. What stops the
     search is said too."""
     spec, said = SearchSpec(trials=2, max_epochs=4, max_failures=1), []
     history = History(None)
-    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), said.append)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Troubled(troubles), said.append)
     watch.stop = said.append
     watch.started(watch.optimizer.next())
 
@@ -93,19 +107,21 @@ def break_off(tmp_path):
     return history, end, said
 
 
-def test_a_lost_node_never_counts(break_off):
+def test_a_lost_node_never_counts(break_off, troubles):
     history, end, said = break_off
     for _ in range(10):
         assert end(broken(LOST_NODE)).state == "running"
     assert history.trials[0].errors == 0 and len(said) == 10 and "its node 10.78.4.3 was lost" in said[0]
+    assert troubles == ["trial 0: its node 10.78.4.3 was lost"] * 10
 
 
-def test_errors_beyond_max_failures_end_the_trial(break_off):
+def test_errors_beyond_max_failures_end_the_trial(break_off, troubles):
     _, end, _ = break_off
     error = RayTaskError("train", "ValueError: broken", ValueError("broken"))
     assert end(error).state == "running"
     record = end(error)
     assert record.state == "failed" and record.reason == "ValueError: broken"
+    assert not troubles, "nothing was lost"
 
 
 def test_a_process_that_dies_again_and_again_in_one_epoch_ends_the_trial(break_off):
@@ -141,7 +157,7 @@ def test_a_preview_that_gets_on_between_deaths_goes_on(tmp_path):
     assert history.trials[preview.trial].state == "failed"
 
 
-def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
+def test_a_silent_storage_ends_the_search_and_no_trial(break_off, troubles):
     history, end, said = break_off
     for epoch in range(1, 5):
         for _ in range(DEATHS - 1):
@@ -151,7 +167,7 @@ def test_a_silent_storage_ends_the_search_and_no_trial(break_off):
     assert all("continues from there" in line for line in said) and len(said) == 4 * DEATHS
     for _ in range(DEATHS):
         assert end(SILENT).state == "running"  # a resume goes on with it
-    assert history.trials[0].errors == 0
+    assert history.trials[0].errors == 0 and set(troubles) == {"trial 0: storage 's3://b' is silent"}
     assert said[-1] == "storage" and "storage 's3://b' is silent" in said[-2] and "resume" in said[-2]
 
 

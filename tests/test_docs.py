@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from tests.test_wrong_input import run
 from tuner.cli.app import app
+from tuner.report import notifications
 from tuner.spec.search_spec import SearchSpec
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ MARKED = {"docs/guide.md": 4}
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
 RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "verify"}
 # search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py
-ONLY_PARSED = {"audit", "jobs", "logs", "search", "stop", "submit", "ui"}
+ONLY_PARSED = {"audit", "jobs", "logs", "notify", "search", "stop", "submit", "ui"}
 WITHOUT_JSON = {"schema", "sync"}
 
 
@@ -59,6 +60,7 @@ for block in BLOCKS:
         if words:
             COMMANDS[words] = COMMANDS.get(words, False) or not block.marked
 TUNER = [words for words in COMMANDS if words[0] == "tuner"]
+EXPORTED = {notifications.PLACES, notifications.SECRET}
 OTHERS = [words for words in COMMANDS if words[0] != "tuner"]
 EXECUTED = [words for words in TUNER if COMMANDS[words] and words[1] in RUN and "--help" not in words]
 
@@ -148,6 +150,8 @@ def test_the_main_commands_are_among_those_that_run():
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)
 def test_other_command_exists(words):
     match words:
+        case ("export", assigned):
+            assert assigned.partition("=")[0] in EXPORTED
         case ("make", target):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
         case ("python", "-m", module, *_):

@@ -20,6 +20,7 @@ _WHERE = {
     "export_table": "verification.export",
     "verify_search": "verification.verify",
     "compare": "report.comparison",
+    "notify": "report.notifications",
 }
 __all__ = sorted(_WHERE)
 

@@ -188,6 +188,18 @@ def schema():
     print_json(spec_schema())
 
 
+@app.command(rich_help_panel=HELP)
+def notify(as_json: Json = False):
+    """Send a test message to every place that TUNER_NOTIFY names, where searches send theirs.
+
+    Example: TUNER_NOTIFY=mailto://smtp.example.org?to=me@example.org tuner notify
+    """
+    from tuner.report.notifications import notify as send
+
+    sent = send()
+    print_json(sent) if as_json else to_stdout("\n".join(f"{row['place']} took the message" for row in sent))
+
+
 def main() -> None:
     """The `tuner` script: every error is one sentence with the right exit code."""
     from tuner.execution.stopping import leave, like_ctrl_c

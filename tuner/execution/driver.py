@@ -29,6 +29,7 @@ from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.report.files import write_pictures
+from tuner.report.notifications import Notifications, places
 from tuner.report.pages import Pages
 from tuner.report.progress import Progress
 from tuner.results.best_epoch import parted_rows
@@ -58,12 +59,13 @@ Say = Callable[[str], None]
 
 def check(spec: SearchSpec, home: Home) -> Summary:
     """What the search's data are. Before Ray starts: ``UsageError`` if anything is wrong with it (home, storage, data,
-    model, warm start), ``Failed`` if the head of its cluster does not answer."""
+    model, warm start, places to notify), ``Failed`` if the head of its cluster does not answer."""
     from trainables.data import check as check_data
     from trainables.models.check import check_model
     from trainables.offsets import kind_for
 
     home.require_writable()
+    places()
     check_head()
     check_storage(spec)
     try:
@@ -150,11 +152,12 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
 
     ``Interrupted`` after a signal, ``Stopped`` if the storage failed or Ray is gone.
     """
-    stop.orderly, spec, history, begin = True, run.spec, run.history, time.time()
+    stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.time(), places()
     saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
     with Progress(run) as progress:
         tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s)
-        listener = Listeners([progress, Pages(), tracker, *listeners], progress.say)
+        notifications = [Notifications(to, progress.say, lambda: stop.close_s)] if to else []
+        listener = Listeners([progress, Pages(), *notifications, tracker, *listeners], progress.say)
         listener.search_started(run)
         progress.say(data.words)
         state = "failed"
@@ -166,6 +169,8 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         finally:
             stop.phase = "the pictures and MLflow"
             _write(progress.say, history.write_parquet)
+            if stop.reason in _WHY:
+                listener.trouble(f"the search stopped because {_WHY[stop.reason]}")
             listener.search_ended(run, state)
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
     apart = parted_rows(run.front(), history.trials)

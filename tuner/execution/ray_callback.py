@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 
 from trainables.storage import NO_ROOM, Storage
 from trainables.trial_report import Metrics, StemReport, TrialReport
-from tuner.execution.failures import OWN, PROCESS, STORAGE, classify_failure, error_of
+from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, classify_failure, error_of
 from tuner.execution.stopping import StopRequest
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.fronts import front_of
@@ -108,6 +108,8 @@ class SearchCallback(Callback):
         record, (kind, reason) = self.history.record(number), classify_failure(error)
         self._append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
         deaths = self._count_death(record, kind)
+        if kind in (NODE, STORAGE):
+            self.listener.trouble(f"{record.label}: {reason}")
         if record.errors > self.spec.max_failures:
             self._end(number, TrialState.FAILED, reason)
         elif kind == STORAGE and (deaths >= DEATHS or NO_ROOM in reason):

@@ -44,6 +44,9 @@ class Listener:
         """The front after ``finished`` trainings have ended at full length, of trials, replicates and references; its
         members may be the same."""
 
+    def trouble(self, text: str) -> None:
+        """Something was lost that is not the trials' fault, in words: a node, the storage, Ray, room on a disk."""
+
     def search_ended(self, run: SearchRun, state: str) -> None:
         """The search ended with ``state`` finished, stopped or failed. The pages come before MLflow and a user's own
         listeners, so the pictures are in the search's folder."""
@@ -89,6 +92,9 @@ class Listeners(Listener):
 
     def front_changed(self, front: Front, finished: int) -> None:
         self._notify("front_changed", front, finished)
+
+    def trouble(self, text: str) -> None:
+        self._notify("trouble", text)
 
     def search_ended(self, run: SearchRun, state: str) -> None:
         self._notify("search_ended", run, state)
