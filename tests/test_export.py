@@ -10,6 +10,7 @@ import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from trainables.offsets import Offsets
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.searches import load_front
 from tuner.verification.export import export_model
 
 ROOT = Path(__file__).parent.parent
@@ -332,7 +334,21 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
     tau = result["offsets"]["tau"]
     offsets = {"tuner.offsets": f"{result['offsets']['kind']}:{tau:g}"} if tau else {}
     assert version.tags == {"tuner.search": "first", "tuner.trial": str(result["trial"]), **offsets}
-    files = [p.name for p in (home / "artifacts").rglob("model-knee/**/*")]
+    client = mlflow.MlflowClient()
+    logged = client.get_logged_model(result["model_id"])
+    assert version.source == logged.artifact_location and logged.status == "READY" and logged.name == "digits-knee"
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "digits", "version": "1"}]
+    assert model.metadata.model_id == logged.model_id and mlflow.pyfunc.load_model(logged.model_uri)
+    run = client.get_run(logged.source_run_id)
+    assert run.data.tags["tuner.trial"] == str(result["trial"])
+    assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
+    split = f"val-tau-{tau:g}" if tau else "val"
+    row = next(
+        r for r in load_front("first", Home(home)).rows if (r["trial"], r["offsets"]["tau"]) == (result["trial"], tau)
+    )
+    found = {metric.key: metric.value for metric in logged.metrics}
+    assert found[f"{split}/worst_class_robust_acc"] == row["worst_class_robust_acc"]
+    files = [p.name for p in Path(urlparse(logged.artifact_location).path).rglob("*")]
     assert "model.pt2" in files and not [f for f in files if f.endswith((".py", ".pkl", ".pickle", ".pth", ".pt"))]
     assert {"README.md", "model.json", "model.safetensors"} <= set(files)
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from tests.browser import free_port
 from tests.histories import fill, metrics, run_of, start
 from trainables.curve import Curve
+from trainables.data import DataSpec, check
 from tuner.home import Home
 from tuner.report.files import write_pictures
 from tuner.results.history import History
@@ -21,6 +22,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.results.references import role_of
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
+from tuner.tracking.inputs import data_inputs
 from tuner.tracking.tracker import Tracker, sync
 
 WORST = "worst_class_robust_acc"
@@ -127,6 +129,37 @@ def test_the_layout_of_a_search(tmp_path, spec, askers):
     assert parent.data.metrics["front_size"] == len(front.rows)
     members = {r["trial"] for r in front.rows}
     assert {t for t, r in trials.items() if r.data.tags["tuner.pareto"] == "true"} == members
+
+
+def test_data_are_inputs_of_every_run(tmp_path, spec):
+    """Those of training and of judging, never test, with a digest that moved data keep and other data have not."""
+    home = home_in(tmp_path)
+    run = run_of(spec, search_in(home, spec), home)
+    tracker = Tracker(run, warn=print)
+    drive(tracker, spec, run.history)
+    assert tracker.close("finished", timeout=120)
+    _, parent, trials = read_back(home, spec)
+    counts = check(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root).counts
+    for inputs in (r.inputs.dataset_inputs for r in (parent, *trials.values())):
+        found = {i.tags[0].value: i.dataset for i in inputs}
+        assert [d.name for d in found.values()] == ["digits: train", "digits: val"]
+        assert json.loads(found["training"].profile)["images_per_class"] == counts["train"]
+        assert json.loads(found["validation"].profile)["images"] == sum(counts["val"])
+        assert json.loads(found["training"].source)["imbalance"] == spec.imbalance
+    first, second = (i.dataset.digest for i in parent.inputs.dataset_inputs)
+    assert first != second
+    digests = {
+        name: [i.dataset.digest for i in data_inputs(run_of(s, History(None), home))] for name, s in OTHERS.items()
+    }
+    assert digests["the same"] == [first, second]
+    assert not {first, second} & {*digests["another seed"], *digests["other thinning"]}
+
+
+OTHERS = {
+    "the same": SearchSpec(method="dafa", max_epochs=3),
+    "another seed": SearchSpec(seed=1),
+    "other thinning": SearchSpec(imbalance="exp:20"),
+}
 
 
 def test_the_layout_of_trials(tmp_path, spec):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def log_test(result: dict[str, Any], run: SearchRun) -> None:
         write(client, parent, Changes(files=files))
 
 
-def _save_for_mlflow(bundle: Path, about: dict[str, Any], to: Path) -> None:
+def _save_for_mlflow(bundle: Path, about: dict[str, Any], to: Path, logged: LoggedModel) -> None:
     """Write folder ``to``: the model in MLflow's own PyTorch flavour, as an exported program. No code of ours and no
     pickled object is in it, so it loads where ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION`` is false, too."""
     import mlflow.pytorch
@@ -111,6 +114,9 @@ def _save_for_mlflow(bundle: Path, about: dict[str, Any], to: Path) -> None:
         load_model(bundle),
         str(to),
         serialization_format="pt2",
+        mlflow_model=Model(
+            logged.artifact_location, logged.source_run_id, model_uuid=logged.model_id, model_id=logged.model_id
+        ),
         signature=ModelSignature(inputs, outputs),
         input_example=np.zeros((2, *shape), np.float32),  # of one image MLflow would fix the batch size
         pip_requirements=[f"torch=={about['torch'].split('+')[0]}", "numpy"],
@@ -125,28 +131,59 @@ def register(bundle: Path, about: dict[str, Any], run: SearchRun, model: str, al
     """Register an exported folder as a new version of ``model``, to which ``alias`` then points.
 
     ``bundle``: the folder; ``about``: its description (trial, torch version, architecture). Returns the version's
-    {"name", "version", "alias"}. ``Failed`` if MLflow does not have the trial or cannot be reached.
+    {"name", "version", "alias", "model_id"}. ``Failed`` if MLflow does not have the trial or cannot be reached.
     """
-    import tempfile
-
     with _client(run.home) as client:
         import mlflow.exceptions
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-        _, run_ids = _run_ids(client, run)
-        trial_run = _trial_run(run_ids, about["trial"], run)
-        with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples
-            _save_for_mlflow(bundle, about, Path(aside, "model"))
-            client.log_artifacts(trial_run, f"{aside}/model", f"model-{alias}")
+        tags = {"tuner.search": run.name, "tuner.trial": str(about["trial"])}
+        if about["offsets"]["tau"]:
+            tags["tuner.offsets"] = f"{about['offsets']['kind']}:{about['offsets']['tau']:g}"
+        logged = _log_model(client, bundle, about, run, f"{model}-{alias}", tags)
         try:
             client.create_registered_model(model)
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(trial_run).info.artifact_uri}/model-{alias}"
-        tags = {"tuner.search": run.name, "tuner.trial": str(about["trial"])}
-        if about["offsets"]["tau"]:
-            tags["tuner.offsets"] = f"{about['offsets']['kind']}:{about['offsets']['tau']:g}"
-        version = client.create_model_version(model, source, trial_run, tags=tags).version
+        where, made_by, model_id = logged.artifact_location, logged.source_run_id, logged.model_id
+        version = client.create_model_version(model, where, made_by, tags=tags, model_id=model_id).version
         client.set_registered_model_alias(model, alias, version)
-    return {"name": model, "version": str(version), "alias": alias}
+        client.set_logged_model_tags(
+            model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": model, "version": str(version)}])}
+        )
+    return {"name": model, "version": str(version), "alias": alias, "model_id": model_id}
+
+
+def _log_model(
+    client: MlflowClient, bundle: Path, about: dict[str, Any], run: SearchRun, name: str, tags: dict[str, str]
+) -> LoggedModel:
+    """The exported folder as a logged model of MLflow, an output of its trial's run, with its metrics on val."""
+    import tempfile
+
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    _, run_ids = _run_ids(client, run)
+    trial_run = _trial_run(run_ids, about["trial"], run)
+    experiment, step = client.get_run(trial_run).info.experiment_id, about["epochs"]
+    allowed = re.sub(r"[/:.%\"']", "_", name)
+    params = {key: str(value) for key, value in about["params"].items()}
+    logged = client.create_logged_model(experiment, allowed, trial_run, tags, params, "classifier")
+    try:
+        with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples
+            _save_for_mlflow(bundle, about, Path(aside, "model"), logged)
+            client.log_model_artifacts(logged.model_id, f"{aside}/model")
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.log_outputs(trial_run, [LoggedModelOutput(logged.model_id, step)])
+    now, tau = milliseconds(time.time()), about["offsets"]["tau"]
+    split = f"val-tau-{tau:g}" if tau else "val"
+    metrics = [
+        Metric(metric_name(f"{split}/{key}"), float(value), now, step, model_id=logged.model_id)
+        for key, value in about["metrics"][0].items()
+        if "acc" in key and value is not None
+    ]
+    client.log_batch(trial_run, metrics)
+    return client.finalize_logged_model(logged.model_id, "READY")

@@ -30,10 +30,12 @@ from tuner.results.summary import state_of
 from tuner.results.trial_record import Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.tracking import runs
+from tuner.tracking.inputs import data_inputs
 from tuner.tracking.runs import Changes, metric_name, milliseconds
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
 PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
@@ -263,6 +265,7 @@ class _Writer:
         self._client = self._experiment = None
         self._closing = threading.Event()
         self._complete = False  # everything was written
+        self._inputs: list[DatasetInput] = []  # of every run
         self._rejected = False  # MLflow rejected something for good
         self._failing = False  # the last attempt to write failed
         self._refusal: str | None = None  # why MLflow refuses what is written, if it does
@@ -360,6 +363,9 @@ class _Writer:
         self.run_ids = {PARENT: parent, **runs.trial_runs(client, experiment, parent)}
         self._experiment, self._client = experiment, client
         self.connected.set()
+        if tracker.live:  # a history says of what data it is, but these may be elsewhere
+            self._inputs = data_inputs(run)
+            client.log_inputs(parent, self._inputs)
         runs.log_system_metrics(parent, uri, tracker.warn if tracker.live else None)
         try:
             runs.save_view(client, experiment, parent, spec, run.name, __version__)
@@ -371,6 +377,8 @@ class _Writer:
             if not changes.name:  # an earlier driver was killed before it logged this trial's start; `sync` will
                 return
             self.run_ids[trial] = runs.trial_run(self._client, self._experiment, self.run_ids[PARENT], changes)
+            if self._inputs:
+                self._client.log_inputs(self.run_ids[trial], self._inputs)
         write(self._client, self.run_ids[trial], changes)
 
     def _report(self, error: Exception) -> None:

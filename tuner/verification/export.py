@@ -48,7 +48,8 @@ def export_model(
 
     ``pick`` names a row of the front (`Front.pick`), or ``paper`` or ``no_search``, with offsets ``paper@TAU``: they
     are folded into the head's bias. ``epoch``: last, or best on `val`. ``dataset`` must repeat the search's where that
-    is a URL (see `verify_search`). Returns trial, offsets, folder, and the registered model, version and alias.
+    is a URL (see `verify_search`). Returns trial, offsets, folder, and the registered model, version, alias and id of
+    the logged model.
 
     ``UsageError`` for wrong input; ``Failed`` for a damaged checkpoint, or where MLflow refuses the model.
     """
@@ -72,8 +73,8 @@ def export_model(
         if register is not None:
             from tuner.tracking.after_search import register as to_registry
 
-            version = to_registry(aside, about, run, register, alias)
-            exported |= {"model": version["name"], "version": version["version"], "alias": version["alias"]}
+            found = to_registry(aside, about, run, register, alias)
+            exported |= {"model": found.pop("name"), **found}
         _replace(aside, to)
     finally:
         shutil.rmtree(work, ignore_errors=True)
