@@ -29,17 +29,20 @@ The entry point's name is the method's. Its value is a module, or an object in o
     METHOD = "package.equation"
 
 the module with the `trainables.method.Method` subclass whose ``name`` is NAME. It is a string because torch is loaded
-only where something is trained; the module of the space must not import torch, or `tuner methods` gets slow. On a
-cluster the package has to be installed on every node. The name of a built-in method is refused, and so is a name that
-two packages offer. A plug-in that cannot be used is named in one sentence by `tuner methods` (``METHODS.problems``) and
-wherever it is asked for; all others work.
+only where something is trained; the module of the space must not import torch, or `tuner methods` gets slow. The
+name of a built-in method is refused, and so is a name that two packages offer. A plug-in that cannot be used is named
+in one sentence by `tuner methods` (``METHODS.problems``) and wherever it is asked for; all others work. How plug-ins
+are found, and the groups of data sets and models: `search_spaces.plug_ins`.
 """
 
 from typing import Any
 
-from search_spaces.registry import Methods, MethodSpace
+from search_spaces.plug_ins import Table
+from search_spaces.registry import Files, MethodSpace, check_plug_in
 
-METHODS = Methods(__name__, __path__)
+METHODS: Table[MethodSpace] = Table(
+    "method", "tuner.methods", Files(__name__, __path__), check_plug_in, lambda space: (space.METHOD,)
+)
 
 
 def method_space(name: str) -> MethodSpace:

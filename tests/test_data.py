@@ -335,7 +335,7 @@ def two_colours(raw):
 
 def test_a_new_row_is_all_a_dataset_takes(tmp_path, monkeypatch):
     row = Dataset("black and white", f"{__name__}:two_colours", {"eps": 0.4, "batch_size": 8})
-    monkeypatch.setitem(DATASETS, "colours", row)
+    monkeypatch.setitem(DATASETS.built_in, "colours", row)
     summary = check(DataSpec("colours", "none"), tmp_path)
     assert summary.classes == ["black", "white"] and summary.counts == {"train": [8, 8], "val": [2, 2], "test": [2, 2]}
     assert open_test(DataSpec("colours", "none"), tmp_path).x.unique().tolist() == [0, 255]

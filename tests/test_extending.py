@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from search_spaces.registry import GROUP
+from search_spaces import METHODS
 from tests.test_docs import BLOCKS, ROOT
 
 PAGE = "docs/extending.md"
@@ -60,4 +60,4 @@ def test_the_method_of_the_page_is_two_files_and_one_row(tmp_path):
 
 def test_the_entry_point_of_the_page_is_the_one_that_is_read():
     (text,) = (block.text for block in BLOCKS if block.page == PAGE and block.language == "toml")
-    assert tomllib.loads(text)["project"]["entry-points"] == {GROUP: {"focal": "your_package.space"}}
+    assert tomllib.loads(text)["project"]["entry-points"] == {METHODS.group: {"focal": "your_package.space"}}

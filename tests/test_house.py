@@ -75,7 +75,9 @@ def test_imports_run_down(module):
             "__future__",
             "collections",
             "functools",
+            "hashlib",
             "importlib",
+            "pathlib",
             "pkgutil",
             "re",
         }

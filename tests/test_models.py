@@ -198,7 +198,7 @@ def test_a_row_is_true(name):
 
 
 def test_a_new_row_is_all_a_model_takes(monkeypatch):
-    monkeypatch.setitem(MODELS, "flat", Model("nothing but pixels", 4, 6, f"{__name__}:flat"))
+    monkeypatch.setitem(MODELS.built_in, "flat", Model("nothing but pixels", 4, 6, f"{__name__}:flat"))
     model = build_model("flat:2", 3, (1, 4, 4))
     assert model.head.in_features == 16 and model(torch.rand(2, 1, 4, 4)).shape == (2, 3)
     with pytest.raises(ValueError, match="unknown model 'x'; it takes cnn, .*, flat or"):

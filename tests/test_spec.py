@@ -261,7 +261,7 @@ def test_what_can_change_a_result_changes_the_name(name):
 
 
 def test_every_field_is_tried_here():
-    assert set(VALUES) == set(OPTIONS) == {field.name for field in fields(SearchSpec)}
+    assert set(VALUES) == set(OPTIONS) == {field.name for field in fields(SearchFields)}
 
 
 def test_schema_says_what_a_field_is():

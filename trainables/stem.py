@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import time
 from functools import lru_cache
@@ -22,7 +21,7 @@ from trainables.attack_copy import fast_dtype
 from trainables.config import TrialConfig
 from trainables.data.store import content, prepare
 from trainables.loop import Trainer
-from trainables.methods import method_class
+from trainables.models.names import MODELS, parse_model
 from trainables.stem_store import StemStore
 
 FORMAT = 3  # raise it when the files' content changes: old stems are then not found
@@ -53,22 +52,22 @@ APART = {
 @lru_cache
 def code_version(method: str) -> str:
     """A hash of the source files that a training of this method depends on; even the edit of a comment changes it."""
-    digest = hashlib.sha256((METHODS.source(method) or "").encode())  # a plug-in's package and version
+    plug_in = METHODS.plug_in(method)
+    digest = hashlib.sha256(plug_in.mark.encode() if plug_in else b"")
     for file in sources(method):
-        digest.update(str(file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file.name).encode())
+        digest.update(str(file.relative_to(PACKAGE)).encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def sources(method: str) -> list[Path]:
-    """The source files that a training of this method depends on; of a plug-in's only the file of its class."""
+    """The source files of this project that a training of this method depends on."""
     methods, apart = PACKAGE / "methods", {PACKAGE / name for name in APART}
     common = [f for f in PACKAGE.rglob("*.py") if f.parent != methods and f not in apart]
     if method == "fairfront":  # made of the others
         return sorted({*common, *methods.glob("*.py")})
-    plug_in = METHODS.source(method) is not None
-    own = Path(inspect.getfile(method_class(method))) if plug_in else methods / f"{method}.py"
-    return sorted({*common, methods / "__init__.py", own})
+    own = () if METHODS.plug_in(method) else (methods / f"{method}.py",)
+    return sorted({*common, methods / "__init__.py", *own})
 
 
 def stem_config(config: TrialConfig, form: str = PLAIN) -> TrialConfig:
@@ -110,6 +109,8 @@ def stem_key(trainer: Trainer) -> dict:
         "precision": str(fast_dtype(training.precision, trainer.device, trainer.splits.shape)),
         "code": code_version(config.method),
     }
+    if model := MODELS.plug_in(parse_model(config.model)[0]):
+        key["model_code"] = model.mark
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
         key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key

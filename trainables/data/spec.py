@@ -73,6 +73,10 @@ def check_dataset(dataset: str) -> None:
         raise DataError(
             f"unknown dataset {dataset!r}; a data set of the Hugging Face hub is written parquet:hf://datasets/USER/NAME"
         )
+    try:
+        DATASETS.refuse_broken(dataset)
+    except ValueError as problem:
+        raise DataError(str(problem)) from None
     if dataset not in DATASETS and dataset.partition(":")[0] not in (*KINDS, "stored"):
         raise DataError(f"unknown dataset {masked(dataset)!r}; it takes {', '.join(dataset_names())}")
     try:

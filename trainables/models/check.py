@@ -9,10 +9,15 @@ def check_model(name: str, shape: tuple[int, int, int]) -> None:
     """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for
     torchvision's names."""
     base, width = parse_model(name)
+    MODELS.refuse_broken(base)
     if base not in MODELS:
         from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed
 
         return check_torchvision(base, width, shape)
+    if package := MODELS.source(base):
+        from trainables.models.torchvision_models import check_own_name
+
+        check_own_name(base, package)
     low, high = MODELS[base].smallest, MODELS[base].largest
     if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
         raise ValueError(

@@ -3,18 +3,22 @@
 How to add a model
 ------------------
 torchvision's classification models need no row: they are known by their own names. A model of our own is one row of
-`MODELS` and the function that it names, ``build(shape, width)`` with ``shape`` (C, H, W) and ``width`` a factor on the
-channels. It returns the backbone, (B, C, H, W) normalised -> (B, D), and D; `trainables.models.build` adds
+`BUILT_IN` and the function that it names, ``build(shape, width)`` with ``shape`` (C, H, W) and ``width`` a factor on
+the channels. It returns the backbone, (B, C, H, W) normalised -> (B, D), and D; `trainables.models.build` adds
 normalisation and head. Where a convolution and its batch norm are neighbours in an ``nn.Sequential``, attacks run with
 the two folded into one. A row of ``tests/test_models.py`` runs the tests that every model passes.
+
+Another installed package offers a row by an entry point of the group ``tuner.models``, ``NAME = "package.module:ROW"``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.number import number
+from search_spaces.plug_ins import Table, Unusable
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Model:
     build: str  # "package.module:function", imported when a model is built
 
 
-MODELS: dict[str, Model] = {
+BUILT_IN: dict[str, Model] = {
     "cnn": Model(
         "small convolutional network, 3 blocks up to 16 pixels and 4 above", 8, 64, "trainables.models.backbones:cnn"
     ),
@@ -37,6 +41,19 @@ MODELS: dict[str, Model] = {
     ),
     "wrn-34-10": Model("WideResNet-34-10", 8, 64, "trainables.models.backbones:wrn_34_10"),
 }
+
+
+def check_row(row: Any) -> None:
+    """``Unusable`` unless another package's row can be used as one of ours."""
+    if not isinstance(row, Model) or not isinstance(row.about, str):
+        raise Unusable("it must be a trainables.models.names.Model that says what it is")
+    if not isinstance(row.build, str) or ":" not in row.build:
+        raise Unusable('its build must be "package.module:function"')
+    if not all(isinstance(side, int) for side in (row.smallest, row.largest)) or not 1 <= row.smallest <= row.largest:
+        raise Unusable("its smallest and largest must be sides of an image in pixels")
+
+
+MODELS: Table[Model] = Table("model", "tuner.models", BUILT_IN, check_row, lambda row: (row.build.partition(":")[0],))
 
 
 def parse_model(name: str) -> tuple[str, float]:

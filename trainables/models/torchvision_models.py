@@ -46,6 +46,12 @@ def _fits(name: str, shape: tuple[int, int, int], device: str) -> bool:
         return False
 
 
+def check_own_name(name: str, package: str) -> None:
+    """`ValueError` where a plug-in's model would take the place of one of torchvision's."""
+    if name in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"model {name!r} of {package} is not used: torchvision has a model of this name")
+
+
 def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> None:
     """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``."""
     known = torchvision.models.list_models(module=torchvision.models)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.files import locked
 from trainables.reading import read_text
-from tuner.errors import Interrupted, Stopped, UsageError
+from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.escape import to_stderr
 from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
@@ -35,12 +35,13 @@ from tuner.report.progress import Progress
 from tuner.results.best_epoch import parted_rows
 from tuner.results.bill import trained
 from tuner.results.history import History
-from tuner.results.listener import Listener, Listeners
+from tuner.results.listener import Listener, Listeners, installed_listeners
 from tuner.results.references import references
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import front_json, save_result, saved_result, state_of
 from tuner.results.trial_record import TrialRecord
+from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored
 from tuner.sync.named_places import place_flags
@@ -66,6 +67,7 @@ def check(spec: SearchSpec, home: Home) -> Summary:
 
     home.require_writable()
     places()
+    require_same(spec.plug_ins)
     check_head()
     check_storage(spec)
     try:
@@ -157,7 +159,8 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
     with Progress(run) as progress:
         tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s)
         notifications = [Notifications(to, progress.say, lambda: stop.close_s)] if to else []
-        listener = Listeners([progress, Pages(), *notifications, tracker, *listeners], progress.say)
+        own = [*listeners, *installed_listeners(progress.say)]
+        listener = Listeners([progress, Pages(), *notifications, tracker, *own], progress.say)
         listener.search_started(run)
         progress.say(data.words)
         state = "failed"
@@ -223,6 +226,7 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
         say(line)
     callback = SearchCallback(run, optimizer, listener, say)
     with connect(run.spec) as ray, _watched(ray, stop, say):
+        _check_nodes(run.spec)
         callback.ask_nodes, callback.stop, callback.ending = _nodes_checker(run, stop), stop, stop
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
         optimizer.gpus_per_trial = float(spec.gpus_per_trial)
@@ -233,6 +237,14 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
             raise UsageError(problem)
     shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
     return stop.reason or ("time budget" if optimizer.late else None)
+
+
+def _check_nodes(spec: SearchSpec) -> None:
+    """``Failed`` if a node lacks a package that the search uses, before anything trains."""
+    from tuner.execution.nodes import nodes_plug_in_problem
+
+    if problem := nodes_plug_in_problem(spec.plug_ins):
+        raise Failed(problem)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from tuner.home import Home
+from tuner.spec.plug_ins import differing
 from tuner.spec.search_spec import SearchSpec
 
 ANSWER_S = 90  # a node that has not answered within this time is reported as an error
@@ -98,6 +100,21 @@ def place_problem(rows: list[dict[str, Any]], place: str) -> str | None:
         f"the folder {place!r} is not the same folder on every node: {nodes} cannot see or write it; name one that "
         "all share (NFS, persistent volume) with --home or --storage, or a --storage such as s3://BUCKET/FOLDER"
     )
+
+
+def nodes_plug_in_problem(plug_ins: dict[str, str]) -> str | None:
+    """Which nodes lack one of a search's ``plug_ins`` or have another code of it, in one sentence; None: no node does.
+
+    A private Ray runs in the driver's own environment, and is not asked.
+    """
+    if not plug_ins or not os.environ.get("RAY_ADDRESS"):
+        return None
+    rows = ask(differing, plug_ins)
+    lacking = {row["node"]: row["answer"] for row in rows if row.get("answer")}
+    if not lacking:
+        return None
+    nodes = ", ".join(sorted(lacking)[:5])
+    return f"on {len(lacking)} of {len(rows)} nodes ({nodes}): {next(iter(lacking.values()))}"
 
 
 def nodes_storage_problem(spec: SearchSpec, home: Home) -> Future[str | None]:

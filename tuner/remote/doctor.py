@@ -12,6 +12,8 @@ from typing import Any
 
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.results.listener import LISTENERS
+from tuner.spec.plug_ins import TABLES
 from tuner.tracking.health import mlflow_problem, run_problem
 from tuner.tracking.runs import tracking_uri
 
@@ -23,9 +25,9 @@ Row = dict[str, Any]
 def examine(address: str | None, home: str | None, storage: str | None = None) -> list[Row]:
     """All checks, in the order in which one would fix what fails: rows {"check", "ok", "detail"}."""
     if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
-        return [_versions(), *_cluster(address, home, storage)]
+        return [_versions(), _plug_ins(), *_cluster(address, home, storage)]
     here = Home(home, storage)
-    rows = [_versions(), _home(here), *_storage(here), _mlflow(here)]
+    rows = [_versions(), _plug_ins(), _home(here), *_storage(here), _mlflow(here)]
     if not os.environ.get("RAY_ADDRESS"):
         return [*rows, _row("ray", True, "no RAY_ADDRESS: a search starts its own Ray on this machine"), _gpus_here()]
     try:
@@ -157,6 +159,14 @@ def _versions() -> Row:
             f"{', '.join(missing)} missing here; install the project with its dependencies (`make test` does)",
         )
     return _row("versions", True, ", ".join(found))
+
+
+def _plug_ins() -> Row:
+    """What installed packages add to the tables of names, and what of it cannot be used."""
+    tables = (*TABLES.values(), LISTENERS)
+    problems = [sentence for table in tables for sentence in table.problems.values()]
+    found = [f"{table.kind} {name} ({plug_in.source})" for table in tables for name, plug_in in table.plug_ins.items()]
+    return _row("plug-ins", not problems, "; ".join(problems or found) or "none: no installed package has one")
 
 
 def _home(home: Home) -> Row:

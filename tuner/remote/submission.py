@@ -1,8 +1,8 @@
 """Run a search as a job of a Ray cluster: check, pack, submit, follow and stop it.
 
-A job is one folder: ``job.json`` (what to run, with which versions), the spec, and the three packages unless the
-cluster's image has them. Neither data nor secrets are sent: a job only names the secret environment variables that it
-needs, and their values come from the cluster's own environment.
+A job is one folder: ``job.json`` (what to run, with which versions), the spec, and the three packages with the plug-ins
+that are installed here, unless the cluster's image has them. Neither data nor secrets are sent: a job only names the
+secret environment variables that it needs, and their values come from the cluster's own environment.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from search_spaces.plug_ins import source_roots
 from trainables.reading import intact, parse_json
 from trainables.urls import secret_in
 from tuner.errors import ClusterError, UsageError
@@ -29,9 +30,12 @@ from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT, DISTRIBUTION
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
+from tuner.results.listener import LISTENERS
+from tuner.spec.plug_ins import TABLES
 from tuner.spec.search_spec import SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 UPLOAD_LIMIT = 100 * 2**20  # bytes that Ray's dashboard takes, zipped (its documentation says more: ray#55877)
 STOP_WAIT_S = 180  # from SIGTERM to SIGKILL; Ray's default, 3 s, is too short for a driver to write its result
 POLL_S = 0.5
@@ -219,13 +223,31 @@ def pack(folder: Path, job: dict[str, Any], spec: str, package: str) -> None:
     (folder / "spec.yaml").write_text(spec)
     if package == "send":
         for name in PACKAGES:
-            shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+            shutil.copytree(CHECKOUT / name, folder / name, ignore=LEFT_OUT)
+        pack_plug_ins(folder)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if size > UPLOAD_LIMIT:
         raise ClusterError(
             f"the package is {size / 2**20:.0f} MiB and Ray takes {UPLOAD_LIMIT // 2**20} MiB; is there data in the "
             "package folders? install the package in the cluster's image and give --package image"
         )
+
+
+def pack_plug_ins(folder: Path) -> None:
+    """Put the packages with methods, data sets, models and listeners that are installed here beside ours: their
+    modules, and the metadata by which they are found there. All of them: a job that resumes a search does not know
+    which it uses."""
+    for plug_in in (found for table in (*TABLES.values(), LISTENERS) for found in table.plug_ins.values()):
+        info = folder / f"{plug_in.package.replace('-', '_')}-{plug_in.version}.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {plug_in.package}\nVersion: {plug_in.version}\n")
+        with open(info / "entry_points.txt", "a") as file:
+            file.write(f"[{plug_in.group}]\n{plug_in.name} = {plug_in.entry}\n")
+        for root in (root for module in plug_in.modules for root in source_roots(module)):
+            if root.is_dir():
+                shutil.copytree(root, folder / root.name, ignore=LEFT_OUT, dirs_exist_ok=True)
+            else:
+                shutil.copy(root, folder)
 
 
 # ---- a job that runs ---------------------------------------------------------------------------------------------

@@ -220,7 +220,8 @@ def method_json(name: str) -> dict[str, Any]:
         for p in params_of(space.Params).values()
     ]
     recipe = {"recipe": recipe_of(name) or None, "recipe_epochs": epochs_of(name)}
-    return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params, **recipe}
+    package = {"package": (METHODS.source(name) or "").removeprefix("package ") or None}
+    return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params, **recipe, **package}
 
 
 def _when(param: Param) -> str | None:
@@ -235,11 +236,12 @@ def show_methods(as_json: bool) -> None:
         print_json([method_json(name) for name in METHODS])
         return
     table = Table()
-    for name in ("method", "summary", "searched", "paper"):
+    for name in ("method", "summary", "searched", "paper", *(["package"] if METHODS.plug_ins else [])):
         table.add_column(name)
     for name, space in METHODS.items():
         searched = ", ".join(build_space(name, fix={}, space={}).searched)
-        table.add_row(name, space.SUMMARY, searched, space.PAPER)
+        of_package = [(METHODS.source(name) or "").removeprefix("package ")] if METHODS.plug_ins else []
+        table.add_row(name, space.SUMMARY, searched, space.PAPER, *of_package)
     stdout_console().print(table)
 
 

@@ -1,7 +1,8 @@
 """Listeners are notified of what happens in a search: the terminal, the pages, MLflow, and those that a user adds.
 
 To add one, derive from `Listener`, override the methods for the events that it needs, and pass it to
-`tuner.search(spec, home, listeners=[...])`.
+`tuner.search(spec, home, listeners=[...])`. One that shall hear every search is offered by an installed package, by an
+entry point of the group ``tuner.listeners``, ``NAME = "package.module:Class"``; it is made without arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from search_spaces.plug_ins import Table, Unusable
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -101,3 +103,25 @@ class Listeners(Listener):
 
     def result(self) -> dict[str, Any]:
         return {key: value for added in self._notify("result") for key, value in (added or {}).items()}
+
+
+def _check_class(cls: Any) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Listener)):
+        raise Unusable("it must be a subclass of tuner.results.listener.Listener")
+
+
+LISTENERS: Table[type[Listener]] = Table("listener", "tuner.listeners", {}, _check_class)
+
+
+def installed_listeners(say: Callable[[str], None]) -> list[Listener]:
+    """One of each listener that installed packages offer. ``say``: prints why one is left out."""
+    made = []
+    for problem in LISTENERS.problems.values():
+        say(problem)
+    for name, cls in LISTENERS.items():
+        try:
+            made.append(cls())
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            say(f"listener {name!r} of {LISTENERS.source(name)} is not used: {reason}")
+    return made

@@ -36,6 +36,7 @@ RESOURCES = "Where it runs"
 RESULTS = "Results"
 PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
 
+METHOD = Several(Choice(known.methods, broken=known.broken_methods), unwrapped=True)
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?|[1-9]\d*/[1-9]\d*)$", parsed_later=True)
 SPLIT_NAME = r"^\w[\w.-]*$"
@@ -80,7 +81,7 @@ class SearchFields:
     # fmt: off
     # Each field: default, kind and panel, then its sentence, then what is special about it.
 
-    method: str | tuple[str, ...] = option("srat", Several(Choice(known.methods), unwrapped=True), TRAINED,
+    method: str | tuple[str, ...] = option("srat", METHOD, TRAINED,
         "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
     dataset: str = option("digits", Text(known.dataset_pattern, _public("--dataset", SIGN_IN), known.datasets), TRAINED,
         "Images: {names}.")

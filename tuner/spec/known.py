@@ -6,7 +6,7 @@ fields without importing Optuna, NumPy or more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ def methods() -> Iterable[str]:
     from search_spaces import METHODS
 
     return tuple(METHODS)
+
+
+def broken_methods() -> Mapping[str, str]:
+    """The methods of other packages that cannot be used, with the sentence that says why."""
+    from search_spaces import METHODS
+
+    return METHODS.problems
 
 
 def datasets() -> Iterable[str]:

@@ -15,6 +15,13 @@ from tuner.spec.fields import SearchFields
 from tuner.spec.option import Option, options_of
 from tuner.spec.parameter_schema import range_schema, value_schema
 
+PLUG_INS = {
+    "description": "What of other packages the search was made with; it is written by itself.",
+    "default": {},
+    "type": ["object", "null"],
+    "additionalProperties": {"type": "string"},
+}
+
 
 def spec_schema() -> dict[str, Any]:
     """All fields with their meaning, default and what they take; null stands for the default."""
@@ -40,7 +47,7 @@ def _fields(shared: dict[str, Param]) -> dict[str, Any]:
     fields["set"]["properties"] = {name: value_schema(param) for name, param in known.training().items()}
     fields["fix"]["properties"] = {name: value_schema(param) for name, param in shared.items()}
     fields["space"]["properties"] = {name: range_schema(param) for name, param in shared.items()}
-    return fields
+    return {**fields, "plug_ins": PLUG_INS}
 
 
 def _field_schema(asked: Option) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from tuner.spec.fields import FORMER, SearchFields
 from tuner.spec.known import recipes as known_recipes
 from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
 from tuner.spec.option import ALWAYS, options_of
+from tuner.spec.plug_ins import check_remembered, missing, used_plug_ins
 from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 from tuner.spec.yaml_text import read_yaml
@@ -42,8 +43,13 @@ class SearchSpec(SearchFields):
     made of, and what a method needs (its space and forks) is asked of its lane.
     """
 
+    # No option: what is installed decides it.
+    plug_ins: dict[str, str] = field(default_factory=dict)
+
     def __post_init__(self):
         super().__post_init__()
+        here = used_plug_ins(self.methods, self.dataset, self.model)
+        object.__setattr__(self, "plug_ins", {what: self.plug_ins.get(what, mark) for what, mark in here.items()})
         object.__setattr__(self, "set", self._checked_set())
         _ = self.goal  # raises what is wrong with constraints and smoothing
         if len(self.methods) > 1:
@@ -231,7 +237,8 @@ class SearchSpec(SearchFields):
         names.
         """
         options = options_of(SearchSpec)
-        return {n: v for n, v in self.to_dict().items() if options[n].hashed and v != options[n].before}
+        fields = self.to_dict().items()
+        return {n: v for n, v in fields if n == "plug_ins" or options[n].hashed and v != options[n].before}
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
@@ -249,6 +256,8 @@ class SearchSpec(SearchFields):
 
     def to_dict(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
+        if not self.plug_ins:  # as in the specs of earlier searches, whose names are kept
+            del plain["plug_ins"]
         lists = {"objectives": list(self.objectives), "constraint": list(self.constraint)}
         return {**plain, **lists, "method": self.method if isinstance(self.method, str) else list(self.method)}
 
@@ -264,12 +273,15 @@ class SearchSpec(SearchFields):
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> SearchSpec:
-        known = options_of(cls)
+        known = {*options_of(cls), "plug_ins"}
         for key in values:
             if key in FORMER_FIELDS:
                 raise UsageError(f"spec field {key!r} is of an earlier version and means nothing now; leave it out")
             if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
+        check_remembered(values.get("plug_ins") or {})
+        if sentence := missing(values.get("plug_ins") or {}):  # before its name is refused as unknown
+            raise UsageError(sentence)
         return cls(**{key: value for key, value in values.items() if value is not None})
 
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,14 @@ class Text:
 class Choice:
     """One of several names, which are looked up when they are needed.
 
-    ``refused``: names that a user may expect, with the reason why they are not there. ``hidden``: names that only the
-    project itself may give.
+    ``refused``: names that a user may expect, with the reason why they are not there. ``broken``: names of installed
+    packages that cannot be used, with the sentence that says why. ``hidden``: names that only the project itself may
+    give.
     """
 
     names: Callable[[], Iterable[str]]
     refused: tuple[tuple[str, str], ...] = ()
+    broken: Callable[[], Mapping[str, str]] = dict
     hidden: tuple[str, ...] = ()
     argument, metavar = str, "NAME"
 
@@ -79,6 +81,8 @@ class Choice:
         names = tuple(self.names())
         if value in (*names, *self.hidden):
             return value
+        if sentence := self.broken().get(str(value)):
+            raise UsageError(sentence)
         allowed = f"choose one of: {', '.join(sorted(names))}"
         for name, reason in self.refused:
             if str(value).replace("-", "") == name:

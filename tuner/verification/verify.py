@@ -27,6 +27,7 @@ from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
+from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec, prior_note
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
@@ -87,6 +88,7 @@ def verify_search(
     run = load_search(home, name)
     run.home.require_writable(run.folder)  # before an attack of hours
     check_named(run.spec, home, name, "verify", dataset=dataset)
+    require_same(run.spec.plug_ins)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
     jobs = make_jobs(run, rows, attack, seeds)
