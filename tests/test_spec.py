@@ -16,6 +16,7 @@ from tuner.cli import main
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.results.searches import load_search
+from tuner.spec.fields import SearchFields
 from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.schema import spec_schema
 from tuner.spec.search_spec import FORMER_FIELDS, SearchSpec
