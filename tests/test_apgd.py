@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.method_batches import D, close, t
 from trainables.apgd import SMALL, apgd, apgd_targeted, checkpoints, dlr_targeted
 from trainables.data import Split
 from trainables.losses import cross_entropy, logit_margin
 from trainables.threat_model import LInf
 from trainables.verification import Cascade
+from tuner.testing.batches import D, close, t
 
 EPS = 0.1
 

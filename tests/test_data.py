@@ -28,6 +28,7 @@ from trainables.data.split import thin
 from trainables.data.store import mapped
 from trainables.datasets import DATASETS, Dataset, Torchvision, dataset_names, training_for
 from trainables.models.names import MODELS
+from tuner.testing import DatasetContract
 
 ORACLE = json.loads((Path(__file__).parent / "data/oracles/imbalance.json").read_text())
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -343,6 +344,10 @@ def test_a_new_row_is_all_a_dataset_takes(tmp_path, monkeypatch):
     assert training_for("colours").lr == Training().lr == training_for("folder:/x").lr
     with pytest.raises(DataError, match="unknown dataset 'coulours'; it takes digits, .*, colours, parquet:DIR, fold"):
         check(DataSpec("coulours"), tmp_path)
+
+
+class TestDigits(DatasetContract):
+    dataset = "digits"
 
 
 @pytest.mark.parametrize("name", DATASETS)

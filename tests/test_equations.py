@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.method_batches import BASE, COUNTS, EPOCHS, D, close, log, make, make_batch, make_stats, t, trained
 from trainables import losses
 from trainables.class_weights import class_weights, effective_number
 from trainables.methods import codat, dafa, ewat, faal, gairat, reat, robal, sovr, wmmr
+from tuner.testing.batches import BASE, COUNTS, EPOCHS, D, close, log, make, make_batch, make_stats, t, trained
 
 
 def test_fat_stops_later_as_training_goes_on():

@@ -4,7 +4,7 @@ radius, state."""
 import pytest
 import torch
 
-from tests.method_batches import EPOCHS, loss_and_grads, make, make_batch, make_stats, trained
+from tuner.testing.batches import EPOCHS, loss_and_grads, make, make_batch, make_stats, trained
 
 TRADES, MART = {"form": "trades", "beta": 4.0}, {"form": "mart", "beta": 4.0}
 # fairfront's parameters, the published method, its parameters; `start` is the same on both sides

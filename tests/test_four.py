@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from tests.method_batches import BASE, COUNTS, D, close, log, make, make_batch, t
 from trainables import losses
 from trainables.apgd import apgd_targeted, checkpoints, dlr_targeted
 from trainables.attack import pgd
 from trainables.class_weights import data_mean, effective_number
 from trainables.methods import done, mixup, srat
 from trainables.methods.lrat import pair_weights
+from tuner.testing.batches import BASE, COUNTS, D, close, log, make, make_batch, t
 
 
 def test_srat_weights_average_one_over_the_training_data():

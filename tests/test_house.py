@@ -23,12 +23,13 @@ FLOORS = [
     {"tuner.verification"},
     {"tuner.remote"},
     {"tuner.cli"},
-    {"tuner.job", "tuner"},
+    {"tuner.job", "tuner", "tuner.testing"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate([{"search_spaces"}, {"trainables"}, *FLOORS]) for room in rooms}
 ONLY_IN = {
     "ray": ("trainables.ray_adapter", "tuner.execution", "tuner.verification.verify", "tuner.remote.submission"),
     "mlflow": ("tuner.tracking",),
+    "pytest": ("tuner.testing",),
 }
 FILES = {
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p

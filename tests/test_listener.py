@@ -14,8 +14,8 @@ from tuner.results.listener import Listener, Listeners
 from tuner.results.pareto import Front
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
-
-HEARS = [name for name in vars(Listener) if not name.startswith("_") and name != "name"]
+from tuner.testing import ListenerContract
+from tuner.testing.listeners import EVENTS
 
 
 class Recorder(Listener):
@@ -61,7 +61,7 @@ class Broken(Listener):
     name = "a broken listener"
 
     def __getattribute__(self, name):
-        if name in HEARS:
+        if name in EVENTS:
             raise RuntimeError(f"no {name}")
         return super().__getattribute__(name)
 
@@ -99,9 +99,14 @@ def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
     assert "MLflow at http://127.0.0.1:" in said and (tmp_path / "searches/heard/front.html").exists()
 
 
+class TestPages(ListenerContract):
+    def make(self):
+        return Pages()
+
+
 def test_listeners_hand_on_every_call():
     """A new method of `Listener` must not be forgotten in `Listeners`."""
-    assert [name for name in vars(Listeners) if not name.startswith("_")] == HEARS
+    assert [name for name in vars(Listeners) if not name.startswith("_")] == EVENTS
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.models.build import build_model, conv_bn_pairs
 from trainables.models.check import check_model
 from trainables.models.names import MODELS, Model, parse_model
+from tuner.testing import ModelContract
+from tuner.testing.models import shake_batch_norms
 
 GREY8, GREY28, RGB32, RGB64 = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)
 CASES = [  # name, shape, conv-BN pairs
@@ -45,41 +45,8 @@ def seed():
     torch.manual_seed(0)
 
 
-def shake_batch_norms(model: nn.Module) -> nn.Module:
-    """Statistics and scales as after training, so that a fold has something to get wrong."""
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.3)
-            m.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-    return model.eval()
-
-
-@pytest.mark.parametrize("name, shape, pairs", CASES)
-def test_contract(name, shape, pairs):
-    model = build_model(name, 5, shape, mean=[0.4] * shape[0], std=[0.2] * shape[0])
-    x, y = torch.rand(4, *shape, requires_grad=True), torch.arange(4)
-    logits = model.train()(x)
-    assert logits.shape == (4, 5) and logits.isfinite().all()
-    nn.functional.cross_entropy(logits, y).backward()
-    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    shake_batch_norms(model)
-    with torch.no_grad():
-        z = model.features(x)
-        assert z.ndim == 2 and torch.equal(model(x), model.head(z))
-        assert (model.head(z) != model.head.bias).any()
-
-        folded = copy.deepcopy(model)
-        listed = conv_bn_pairs(folded)
-        assert len(listed) == len(set(listed)) == pairs
-        for conv, bn in listed:
-            folded.set_submodule(conv, fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(bn)))
-            folded.set_submodule(bn, nn.Identity())
-        left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-        assert left == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) - pairs
-        torch.testing.assert_close(folded(x), model(x), rtol=1e-3, atol=1e-4)
+class TestModels(ModelContract):
+    cases = CASES
 
 
 @pytest.mark.parametrize(
@@ -184,17 +151,8 @@ def test_names_are_checked_without_torch():
     assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10"]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_row_is_true(name):
-    """What it is, its builder, and both ends of the image sizes it claims to take."""
-    row = MODELS[name]
-    assert row.about and row.smallest < row.largest
-    for side in (row.smallest, row.largest):
-        with torch.device("meta"):
-            assert build_model(f"{name}:0.1", 5, (3, side, side))(torch.rand(2, 3, side, side)).shape == (2, 5)
-    for side in (row.smallest - 1, row.largest + 1):
-        with pytest.raises(ValueError, match=f"takes {row.smallest}x{row.smallest} to {row.largest}x{row.largest}"):
-            check_model(name, (3, side, side))
+def test_every_model_has_a_case():
+    assert {name.partition(":")[0] for name, *_ in CASES} >= set(MODELS.built_in)
 
 
 def test_a_new_row_is_all_a_model_takes(monkeypatch):

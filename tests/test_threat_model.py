@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.method_batches import D, close, t
 from trainables.apgd import apgd, apgd_targeted
 from trainables.attack import pgd, start_point
 from trainables.config import TrialConfig
@@ -19,6 +18,7 @@ from trainables.losses import cross_entropy, logit_margin
 from trainables.square import square
 from trainables.threat_model import LInf, ThreatModel, per_image
 from trainables.verification import Cascade
+from tuner.testing.batches import D, close, t
 
 
 class L2(ThreatModel):
