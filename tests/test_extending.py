@@ -1,5 +1,7 @@
-"""docs/extending.md is followed to the letter: its method goes into a copy of the project, is tested and trained."""
+"""docs/extending.md is followed to the letter: its method goes into a copy of the project, is tested and trained. The
+package of docs/extending is installed, tested and searched with."""
 
+import json
 import os
 import re
 import shutil
@@ -8,9 +10,14 @@ import sys
 import tomllib
 from pathlib import Path
 
-from search_spaces import METHODS
-from tests.test_docs import BLOCKS, ROOT
+import yaml
 
+from tests.conftest import tuner_here
+from tests.test_docs import BLOCKS, ROOT
+from tuner.results.listener import LISTENERS
+from tuner.spec.plug_ins import TABLES
+
+EXAMPLE = ROOT / "docs" / "extending"
 PAGE = "docs/extending.md"
 PYTHON = [block.text for block in BLOCKS if block.page == PAGE and block.language == "python"]
 FILES = {match[1]: text for text in PYTHON if (match := re.match(r"# (\S+\.py)\n", text))}
@@ -58,6 +65,47 @@ def test_the_method_of_the_page_is_two_files_and_one_row(tmp_path):
     assert re.search(r"^front: \[[01]", done.stdout, re.M)
 
 
-def test_the_entry_point_of_the_page_is_the_one_that_is_read():
+def test_the_page_shows_the_entry_points_of_the_example():
     (text,) = (block.text for block in BLOCKS if block.page == PAGE and block.language == "toml")
-    assert tomllib.loads(text)["project"]["entry-points"] == {METHODS.group: {"focal": "your_package.space"}}
+    offered = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert tomllib.loads(text)["project"]["entry-points"] == offered
+    assert set(offered) <= {table.group for table in (*TABLES.values(), LISTENERS)}
+    assert sum(len(path.read_text().splitlines()) for path in EXAMPLE.rglob("*.py")) <= 60
+
+
+def installed_example(folder: Path) -> dict[str, str]:
+    """The example in a folder of its own, as an installer leaves it; returns an environment that finds it."""
+    source, site = folder / "source", folder / "site"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    alone = ["--no-deps", "--no-build-isolation", "--offline"]  # with what is installed here: nothing is downloaded
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "VIRTUAL_ENV": sys.prefix}
+    subprocess.run(["uv", "pip", "install", "--quiet", *alone, "--target", site, source], check=True, env=env)
+    return {**env, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "OMP_NUM_THREADS": "1"}
+
+
+def test_the_example_package_is_tested_searched_with_and_missed(tmp_path):
+    env, home = installed_example(tmp_path), tmp_path / "home"
+
+    def started(*command):
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    tested = started("pytest", "-q", "-p", "no:cacheprovider", tmp_path / "source" / "tests")
+    assert tested.returncode == 0 and int(re.search(r"^(\d+) passed", tested.stdout, re.M)[1]) >= 15, tested.stdout
+    quick = [part for name in ("passes=1", "attack_steps=1", "eval_attack=1") for part in ("--set", name)]
+    names = ["--method", "focal", "--model", "linear", "--name", "plugged", "--home", home]
+    done = started("tuner.cli", "search", *names, *quick, "--trials", 1, "--max-epochs", 1, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["state"] == "finished", done.stderr
+    assert re.search(r"^trial 0 ended: finished$", done.stderr, re.M), done.stderr
+    stored = yaml.safe_load((home / "searches" / "plugged" / "spec.yaml").read_text())["plug_ins"]
+    assert list(stored) == ["method focal", "model linear"]
+    assert all(re.fullmatch("tuner-example 0.1 [0-9a-f]{16}", mark) for mark in stored.values())
+
+    for command in ("front", "resume", "verify"):
+        missed = tuner_here(command, "plugged", "--home", home)
+        assert missed.returncode == 2 and missed.stderr == (
+            "Error: search 'plugged' cannot be read: method 'focal' is of package tuner-example 0.1, which is not "
+            "installed here; install it\n"
+        )

@@ -339,11 +339,12 @@ def test_a_search_remembers_what_it_uses(installed, monkeypatch, tmp_path):
     )
 
 
-@pytest.mark.parametrize("wrong", ["text", {"method scaled": "1"}, {"sampler x": "a 1 0123456789abcdef"}, {3: 4}])
+@pytest.mark.parametrize("wrong", ["text", [], {"method scaled": "1"}, {"sampler x": "a 1 0123456789abcdef"}, {3: 4}])
 def test_a_wrong_memory_is_refused_in_one_sentence(wrong):
-    with pytest.raises(UsageError, match="spec field plug_ins") as refused:
-        SearchSpec.from_dict({"plug_ins": wrong})
-    assert "\n" not in str(refused.value)
+    for make in (SearchSpec.from_dict, lambda values: SearchSpec(**values)):
+        with pytest.raises(UsageError, match="spec field plug_ins") as refused:
+            make({"plug_ins": wrong})
+        assert "\n" not in str(refused.value)
 
 
 def test_a_node_without_the_package_is_named_before_anything_trains(installed, monkeypatch):

@@ -180,6 +180,20 @@ def test_submit_and_follow(cluster, followed):
     ]
 
 
+def test_a_package_with_a_method_goes_along(cluster):
+    """It is installed where `submit` runs, and nowhere on the cluster."""
+    from tests.test_extending import installed_example
+
+    where = Path(cluster.env["HOME"]) / "example"
+    where.mkdir()
+    python_path = installed_example(where)["PYTHONPATH"]
+    names = ["--method", "focal", "--model", "linear", "--trials", "1", "--max-epochs", "1", "--name", "along"]
+    place = ["--address", cluster.address, "--follow", "--json"]
+    done = cluster.tuner("submit", *TINY[2:], *names, *place, PYTHONPATH=python_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["state"] == "finished", done.stderr
+    assert "trial 0 ended: finished" in done.stderr, "its listener hears the search there"
+
+
 def test_jobs_logs_and_metadata(cluster, followed):
     jobs = cluster.tuner("jobs", "--address", cluster.address, "--json")
     row = next(r for r in json.loads(jobs.stdout) if r["search"] == "sent")

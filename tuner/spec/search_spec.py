@@ -47,6 +47,7 @@ class SearchSpec(SearchFields):
     plug_ins: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
+        check_remembered(self.plug_ins)
         super().__post_init__()
         here = used_plug_ins(self.methods, self.dataset, self.model)
         object.__setattr__(self, "plug_ins", {what: self.plug_ins.get(what, mark) for what, mark in here.items()})
@@ -279,10 +280,11 @@ class SearchSpec(SearchFields):
                 raise UsageError(f"spec field {key!r} is of an earlier version and means nothing now; leave it out")
             if key not in known:
                 raise UsageError(f"unknown spec field {key!r}; choose one of: {', '.join(sorted(known))}")
-        check_remembered(values.get("plug_ins") or {})
-        if sentence := missing(values.get("plug_ins") or {}):  # before its name is refused as unknown
+        given = {key: value for key, value in values.items() if value is not None}
+        check_remembered(given.get("plug_ins", {}))
+        if sentence := missing(given.get("plug_ins", {})):  # before its name is refused as unknown
             raise UsageError(sentence)
-        return cls(**{key: value for key, value in values.items() if value is not None})
+        return cls(**given)
 
     @classmethod
     def from_yaml(cls, text: str) -> SearchSpec:
