@@ -1,5 +1,6 @@
 """Who hears what happens in a search: in order, whole, and without harm to it."""
 
+import inspect
 import socket
 
 import pytest
@@ -102,6 +103,12 @@ def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
 class TestPages(ListenerContract):
     def make(self):
         return Pages()
+
+
+def test_the_contract_of_listeners_tells_every_event():
+    """A new event must not be forgotten in what the tests of listeners tell."""
+    source = inspect.getsource(ListenerContract.test_a_search_with_a_finished_and_a_failed_trial)
+    assert not [event for event in EVENTS if f"listener.{event}(" not in source]
 
 
 def test_listeners_hand_on_every_call():

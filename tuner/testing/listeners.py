@@ -50,6 +50,7 @@ class ListenerContract:
             run.history.append("end", trial, **end)
             listener.trial_ended(record)
             listener.front_changed(run.front(), trial + 1)
+        listener.trouble("a node was lost")
         listener.search_ended(run, "finished")
         added = listener.result()
         assert isinstance(added, dict) and json.dumps(added)
