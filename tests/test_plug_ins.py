@@ -179,9 +179,10 @@ def installed(site, monkeypatch):
 
 
 def edited(file):
-    """Another version of a package's file, as a new process finds it."""
+    """Another version of a package's file, of the same size, as a new process finds it."""
     text = file.read_text()
-    file.write_text(text + "# edited\n")
+    assert text.endswith("\n")
+    file.write_text(text[:-1] + " ")
     find_again()
     return lambda: (file.write_text(text), find_again())
 
