@@ -29,9 +29,9 @@ from trainables.attack_copy import Frozen
 from trainables.curve import Curve, CurvePoint
 from trainables.data import Split, open_test
 from trainables.evaluate import evaluate
-from trainables.loop import Trainer
 from trainables.model_io import load_trial
 from trainables.sweep import Found, ShiftedAttacks, points_along
+from trainables.threat_model import THREAT_MODELS, LInf, ThreatModel
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
@@ -59,13 +59,16 @@ def on_test(run: SearchRun, record: TrialRecord, curve: Curve) -> list[dict]:
     model = Frozen(load_trial(config.folder, run.home.root, config.dataset)[0])
     training = config.full_training()
     split = open_test(config.data_spec, run.home.root)
-    points = over_offsets(model, split, curve, training.eps, STEPS * training.eval_attack)
+    steps, threat = STEPS * training.eval_attack, THREAT_MODELS[config.threat]
+    points = over_offsets(model, split, curve, training.eps, steps, threat)
     return [
         {"tau": p.offsets.tau, "count": list(p.count), "clean": list(p.clean), "robust": list(p.robust)} for p in points
     ]
 
 
-def over_offsets(model: Frozen, split: Split, curve: Curve, eps: float, steps: int) -> tuple[CurvePoint, ...]:
+def over_offsets(
+    model: Frozen, split: Split, curve: Curve, eps: float, steps: int, threat: type[ThreatModel] = LInf
+) -> tuple[CurvePoint, ...]:
     """The model on all images of ``split``, at the offsets of its ``curve`` on others."""
     labels, classes = split.labels, len(curve.classes)
     seen: Found = []
@@ -75,10 +78,10 @@ def over_offsets(model: Frozen, split: Split, curve: Curve, eps: float, steps: i
         classes,
         eps=eps,
         steps=steps,
-        threat=Trainer.threat,
+        threat=threat,
         seen=lambda rows, logits: seen.append((rows, logits)),
     )
-    attacks = ShiftedAttacks(model, model, split, eps, steps, threat=Trainer.threat)
+    attacks = ShiftedAttacks(model, model, split, eps, steps, threat=threat)
     last = curve.points[-1].offsets
     direction = torch.tensor(last.values or [0.0] * classes, dtype=torch.float64, device=labels.device)
     direction = direction / (last.tau or 1.0)

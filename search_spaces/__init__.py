@@ -10,7 +10,8 @@ Two files of the same name and a row in the test table; nothing else names the m
    common ones, and ``EPOCHS`` how long they train. It imports neither torch nor ray. A method that has a parameter
    ``start`` acts from that fraction of the epochs on; before, a trial takes its epochs from the stem, which is plain AT.
    ``PRIOR_IN_LOSS``, where there is one, says in words how the loss holds the classes' frequencies, which matters where
-   post-hoc offsets are added. Every file of this package is a method, but for those in
+   post-hoc offsets are added. ``LINF_ONLY`` names values of parameters that mean nothing under another threat model
+   than L-infinity. Every file of this package is a method, but for those in
    `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
    class attribute ``name`` is NAME. Only ``forward`` is required.
@@ -63,6 +64,11 @@ def recipe_of(name: str, form: str | None = None) -> dict[str, Any]:
     """
     space = method_space(name)
     return {**getattr(space, "RECIPE", {}), **getattr(space, "RECIPE_OF_FORM", {}).get(form, {})}
+
+
+def linf_only(name: str) -> dict[str, tuple[Any, ...]]:
+    """The values of parameters that mean nothing under another threat model than L-infinity (``LINF_ONLY``)."""
+    return getattr(method_space(name), "LINF_ONLY", {})
 
 
 def epochs_of(name: str) -> int | None:

@@ -9,6 +9,7 @@ from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Sow et al., Doubly Robust Instance-Reweighted AT, ICLR 2024, arXiv:2308.00311"
 SUMMARY = "KL-DRO: weights proportional to exp(loss / r)"
+LINF_ONLY = {"barrier": (True,)}  # the log barrier is that of a box
 
 
 @dataclass(frozen=True)

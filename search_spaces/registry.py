@@ -26,6 +26,7 @@ class MethodSpace(Protocol):
     SUMMARY: str  # one line for tables
     # RECIPE: dict[str, Any], optional: training settings of the authors' code
     # EPOCHS: int, optional: how long the authors train
+    # LINF_ONLY: dict[str, tuple], optional: values of parameters that are made for L-infinity
 
 
 class Files(Mapping[str, MethodSpace]):

@@ -26,7 +26,7 @@ class Training:
     milestones: str = param("auto", fractions("auto"), "piecewise: fractions of the epochs after which the learning rate is divided by 10; auto = 100/110 and 105/110 where at least 20 epochs are trained (late drops overfit less, Pang et al. 2021), else 0.75 and 0.9", source="ours", searched=False)
     augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", source="code", searched=False)
     padding: str = param("zero", choice("zero", "reflect"), "what moves in at the border of a random crop", source="code", searched=False)
-    eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "L-inf radius of the training attack and of the evaluation", source="code", searched=False)
+    eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "radius of the training attack and of the evaluation, in the norm of the threat model", source="code", searched=False)
     attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", source="code", searched=False)
     step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", source="code", searched=False)
     attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", source="code", searched=False)

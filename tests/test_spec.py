@@ -105,6 +105,7 @@ NAMES = {
     "burn_in: own": "srat-digits-e7ff7d86",
     "scheduler: none": "srat-digits-6a607102",
     "recipe: common": "srat-digits-bcd356d7",
+    "threat: linf": "srat-digits-bcd356d7",
     "{method: wat, recipe: paper}": "wat-digits-ef960e22",
     "{method: wat, imbalance: none, objectives: [robust_acc, worst_class_robust_acc]}": "wat-digits-20cf8a8a",
 }
@@ -169,6 +170,7 @@ VALUES = {
     ),
     "groups": (["--dataset", "parquet:/a", "--groups", "none"], "none", ["tracks", 5, True]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
+    "threat": (["--threat", "l2:1/2"], "l2:0.5", [5, "l3:1", "l2", "l2:", "linf:", "L2:0.5", "l2:0.5:1", ["linf"]]),
     "set": (["--set", "lr=0.01"], {"lr": 0.01}, [3, ["lr"], {"rate": 1}, {"lr": 9}, {"schedule": "linear"}]),
     "recipe": (["--method", "mart", "--recipe", "paper"], "paper", ["former", "papers", 5, ["paper"]]),
     "burn_in": (["--burn-in", "own"], "own", [3, "none", "at:3"]),

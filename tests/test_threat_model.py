@@ -16,35 +16,9 @@ from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.losses import cross_entropy, logit_margin
 from trainables.square import square
-from trainables.threat_model import LInf, ThreatModel, per_image
+from trainables.threat_model import L2, LInf, per_image
 from trainables.verification import Cascade
 from tuner.testing.batches import D, close, t
-
-
-class L2(ThreatModel):
-    """Euclidean balls; projects on the ball, then on the pixels' range."""
-
-    norm = "L2"
-
-    def project(self, x_adv):
-        moved = x_adv - self.x
-        return (self.x + moved * (self.radius / length(moved).clamp(min=1e-12)).clamp(max=1)).clamp(0, 1)
-
-    def step(self, x_adv, grad, size):
-        return self.project(x_adv + size * grad / length(grad).clamp(min=1e-12))
-
-    def start(self, generator=None):
-        share = torch.rand(len(self.x), generator=generator, dtype=self.x.dtype)
-        inside = self.border(generator) - self.x
-        return (self.x + per_image(share ** (1 / self.x[0].numel()), self.x) * inside).clamp(0, 1)
-
-    def border(self, generator=None):
-        noise = torch.randn(self.x.shape, generator=generator, dtype=self.x.dtype)
-        return self.x + self.radius * noise / length(noise)
-
-
-def length(v):
-    return per_image(v.flatten(1).norm(dim=1), v)
 
 
 def distance(threat, x_adv, x):
@@ -187,8 +161,7 @@ def test_attacks_start_in_their_ball(threat, where, tmp_path, monkeypatch):
         list(Cascade(Scores(), split, "pgd:2x1", eps=0.1, search_steps=2, threat=threat).run())
     else:
         training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
-        monkeypatch.setattr(Trainer, "threat", threat)
-        Trainer(TrialConfig("at", {}, training, home=str(tmp_path), max_epochs=1)).run_epoch()
+        Trainer(TrialConfig("at", {}, training, threat=threat.name, home=str(tmp_path), max_epochs=1)).run_epoch()
     assert begun and all(0.3 < far.max() and (far <= 1 + 1e-5).all() for far in begun)
 
 
@@ -214,13 +187,12 @@ def test_evaluation_and_verification_are_of_the_ball(threat):
         assert (Scores()(tried).argmax(1) == y)[stands].all()
 
 
-def test_a_trial_trains_and_is_judged_in_it(tmp_path, monkeypatch):
+def test_a_trial_trains_and_is_judged_in_it(tmp_path):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=2, attack_steps=2, eval_attack=2, attack_start="uniform"))
-    config = TrialConfig("at", {}, training, home=str(tmp_path), max_epochs=3)
     gaps = {}
     for threat in (LInf, L2):
-        monkeypatch.setattr(Trainer, "threat", threat)
+        config = TrialConfig("at", {}, training, threat=threat.name, home=str(tmp_path), max_epochs=3)
         trainer, seen = Trainer(config), []
         inner = trainer._batch
         trainer._batch = lambda x, y, found: seen.append((x, found[0][0])) or inner(x, y, found)

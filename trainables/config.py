@@ -9,6 +9,7 @@ from typing import Any
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
 from trainables.data.spec import DataSpec, Reading
+from trainables.threats import LINF
 
 BEFORE = {"val_per_class": 0}  # what a checkpoint means that was written before there was such a field
 
@@ -23,6 +24,7 @@ class TrialConfig:
     dataset: str = "digits"
     imbalance: str = "exp:10"
     model: str = "cnn"
+    threat: str = LINF  # norm of the ball whose radius is ``training``'s eps: a name of `trainables.threats`
     max_epochs: int = 12
     seed: int = 0  # initial weights, order of the images, attacks
     data_seed: int | None = None  # the split and its thinning; None: as ``seed``

@@ -29,7 +29,7 @@ from trainables.offsets import kind_for
 from trainables.schedule import learning_rate
 from trainables.sgd import SGD
 from trainables.sweep import Found, ShiftedAttacks, points_of
-from trainables.threat_model import LInf, ThreatModel
+from trainables.threat_model import THREAT_MODELS, LInf, ThreatModel
 
 
 def find(
@@ -80,15 +80,14 @@ class Trainer:
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
-    threat: type[ThreatModel] = LInf  # what training attack and evaluation may do; its radius is ``eps``
-
     def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
         self.config, self.training = config, config.full_training()
+        self.threat = THREAT_MODELS[config.threat]  # of training attack and evaluation; its radius is ``eps``
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.splits = open_splits(config.data_spec, config.home, device=self.device)
         self.classes = len(self.splits.classes)
         counts = torch.as_tensor(self.splits.class_counts)
-        self.task = Task(counts, config.max_epochs, self.training.eps, self.training.attack_steps)
+        self.task = Task(counts, config.max_epochs, self.training.eps, self.training.attack_steps, config.threat)
         torch.manual_seed(config.seed)
         self.method = build_method(config.method, config.params, self.task).to(self.device)
         if self.training.ema and self.method.averages_epochs:

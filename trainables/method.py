@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainables import losses
 from trainables.class_weights import require_every_class
+from trainables.threats import LINF
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Task:
 
     class_counts: Tensor  # (K,) training images per class, int64
     max_epochs: int
-    eps: float  # radius of the `ThreatModel`; L-inf: in units of the pixels' range [0, 1]
+    eps: float  # radius of the `ThreatModel`, in its norm; pixels are in [0, 1]
     attack_steps: int = 10
+    threat: str = LINF  # the norm's name
 
     @property
     def classes(self) -> int:

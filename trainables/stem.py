@@ -102,6 +102,7 @@ def stem_key(trainer: Trainer) -> dict:
         **data_key(config),
         "seed": config.seed,
         "model": config.model,
+        "threat": config.threat,
         "training": dataclasses.asdict(training),
         "max_epochs": config.max_epochs,
         "torch": ".".join(torch.__version__.split(".")[:2]),

@@ -5,11 +5,11 @@ they may be, what a step of a given length along a gradient is, and what a rando
 
 How to add a threat model
 -------------------------
-A subclass of `ThreatModel` with its four methods and AutoAttack's name of the norm; `LInf` is the example. Whatever
-takes a ``threat`` (`pgd`, `apgd`, `square`, `evaluate`, `Cascade`) works with it, and `Trainer.threat` is the one that
-trials train and are judged with. ``tests/test_threat_model.py`` has the L2 ball as a second one. ``eps`` is the radius
-everywhere, in the unit of the norm. Two things are made for boxes: the log barrier of DONE, and the black-box probe,
-whose squares are only projected on another ball (the authors have other moves for L2).
+A subclass of `ThreatModel` with its four methods and its names, listed in `THREAT_MODELS`, and a row of
+`trainables.threats`, which says how ``--threat`` and reports call it; `LInf` and `L2` are the examples. Whatever takes
+a ``threat`` (`pgd`, `apgd`, `square`, `evaluate`, `Cascade`) works with it, and `Trainer.threat` is the one that a
+trial trains and is judged with. ``eps`` is the radius everywhere, in the unit of the norm. Two things are made for a
+norm: the log barrier of DONE (boxes alone), and the moves of the black-box probe (`trainables.square`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ThreatModel(ABC):
     Nothing here synchronises with the host.
     """
 
+    name: str  # in ``--threat``: "linf", "l2"
     norm: str  # as AutoAttack calls it: "Linf", "L2"
 
     def __init__(self, x: Tensor, radius: float | Tensor):
@@ -41,7 +42,7 @@ class ThreatModel(ABC):
 
     @abstractmethod
     def project(self, x_adv: Tensor) -> Tensor:
-        """The nearest images in ball and pixel range."""
+        """Into the ball, then into the pixel range, which leads no image out of the ball again."""
 
     @abstractmethod
     def step(self, x_adv: Tensor, grad: Tensor, size: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class ThreatModel(ABC):
 class LInf(ThreatModel):
     """Every pixel may change by ``radius``, in units of the pixels' range [0, 1]."""
 
-    norm = "Linf"
+    name, norm = "linf", "Linf"
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -84,3 +85,52 @@ class LInf(ThreatModel):
 
     def _noise(self, generator: torch.Generator | None) -> Tensor:
         return torch.rand(self.x.shape, device=self.x.device, dtype=self.x.dtype, generator=generator) * 2 - 1
+
+
+class L2(ThreatModel):
+    """The change of an image, as a vector of all its values, may have the Euclidean length ``radius``."""
+
+    name, norm = "l2", "L2"
+
+    def project(self, x_adv: Tensor) -> Tensor:
+        """Towards the image, then into the pixel range, as AutoAttack does: not always the nearest point of both."""
+        moved = x_adv - self.x
+        shrink = (self.radius / length(moved).clamp(min=SMALL)).clamp(max=1)
+        return torch.addcmul(self.x, moved, shrink).clamp_(0, 1)
+
+    def step(self, x_adv: Tensor, grad: Tensor, size: Tensor) -> Tensor:
+        """``size`` along the gradient, whatever its length (Madry et al., ICLR 2018)."""
+        return self.project(torch.addcmul(x_adv, direction(grad), size))
+
+    def start(self, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform in the ball of d dimensions: a uniform direction, and a share u^(1 / d) of the radius."""
+        dimensions = self.x[0].numel()
+        share = torch.rand(len(self.x), device=self.x.device, dtype=self.x.dtype, generator=generator)
+        reach = self.radius * per_image(share ** (1 / dimensions), self.x)
+        return torch.addcmul(self.x, self._direction(generator), reach).clamp_(0, 1)
+
+    def border(self, generator: torch.Generator | None = None) -> Tensor:
+        """A uniform direction, ``radius`` long."""
+        return torch.addcmul(self.x, self._direction(generator), self.radius)
+
+    def _direction(self, generator: torch.Generator | None) -> Tensor:
+        return direction(torch.randn(self.x.shape, device=self.x.device, dtype=self.x.dtype, generator=generator))
+
+
+SMALL = 1e-12  # a length that counts as none
+
+
+def length(v: Tensor) -> Tensor:
+    """(B, 1, ...) the Euclidean lengths of ``v`` (B, ...)."""
+    return torch.linalg.vector_norm(v, dim=tuple(range(1, v.dim())), keepdim=True)
+
+
+def direction(v: Tensor) -> Tensor:
+    """``v`` (B, ...) with length 1; where it is 0 it stays 0. However small: the gradient of a model that is sure has
+    values whose squares are 0 in float32."""
+    largest = v.abs().amax(dim=tuple(range(1, v.dim())), keepdim=True)
+    v = v / largest.clamp(min=torch.finfo(v.dtype).tiny)
+    return v / length(v).clamp(min=SMALL)
+
+
+THREAT_MODELS: dict[str, type[ThreatModel]] = {model.name: model for model in (LInf, L2)}

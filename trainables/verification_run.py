@@ -20,6 +20,7 @@ from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
 from trainables.stem import run_to_fork
+from trainables.threat_model import THREAT_MODELS
 from trainables.verification import Cascade
 
 
@@ -73,7 +74,12 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
     model, about = load_trial(config.folder, home, config.dataset, offsets)
     split = open_test(config.data_spec, home, device)
     cascade = Cascade(
-        model.to(device), split, attack, eps=training.eps, search_steps=training.eval_attack, threat=Trainer.threat
+        model.to(device),
+        split,
+        attack,
+        eps=training.eps,
+        search_steps=training.eval_attack,
+        threat=THREAT_MODELS[config.threat],
     )
     for stage in cascade.run():
         yield {"stage": vars(stage)}
@@ -87,6 +93,7 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
             "classes": about["architecture"]["classes"],
             "train_counts": about["train_counts"],
             "data": digest(split),
+            "threat": config.threat,
             "eps": training.eps,
             "search_steps": training.eval_attack,
             "epoch": about["epoch"],

@@ -20,8 +20,8 @@ from benchmarks.live_problem import Job
 from benchmarks.live_stages import Line, Memo, Result, Stage, kind_of
 from trainables.curve import Curve
 from trainables.data import DataSpec, Split, open_splits, open_test
-from trainables.loop import Trainer
 from trainables.model_io import add_offsets
+from trainables.threat_model import THREAT_MODELS
 from trainables.verification import Cascade
 
 
@@ -134,7 +134,8 @@ def attacked(target: Target, split: Split, attack: str) -> dict[str, Any]:
     config = target.about["config"]
     training = config.full_training()
     model = target.model.to(split.labels.device)
-    cascade = Cascade(model, split, attack, eps=training.eps, search_steps=training.eval_attack, threat=Trainer.threat)
+    threat = THREAT_MODELS[config.threat]
+    cascade = Cascade(model, split, attack, eps=training.eps, search_steps=training.eval_attack, threat=threat)
     stages = [vars(stage) for stage in cascade.run()]
     labels = split.labels.cpu()
     classes = target.about["classes"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainables.losses import class_sizes, class_sums, full_precision
 from trainables.method import Batch, Method, start_epoch
 from trainables.threat_model import per_image
+from trainables.threats import LINF
 
 
 def soft_maximum(losses: Tensor, r: float) -> Tensor:
@@ -66,6 +67,8 @@ class Done(Method):
 
     def __init__(self, params, task):
         super().__init__(params, task)
+        if params.barrier and task.threat != LINF:
+            raise ValueError(f"done with barrier=True is made for the box of linf, not for {task.threat}")
         self.register_buffer("r_log_u", torch.tensor(-torch.inf, dtype=torch.float64))
         self._next = None
 

@@ -64,6 +64,7 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     from trainables.data import check as check_data
     from trainables.models.check import check_model
     from trainables.offsets import kind_for
+    from trainables.threats import check_radius
 
     home.require_writable()
     places()
@@ -73,6 +74,7 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     try:
         summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
         check_model(spec.model, summary.shape)
+        check_radius(spec.threat_model, summary.shape)
         kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
     except ValueError as error:
         raise UsageError(str(error)) from None

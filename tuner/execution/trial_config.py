@@ -38,6 +38,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         dataset=dataset_of(spec, run.folder),
         imbalance=spec.imbalance,
         model=spec.model,
+        threat=spec.threat_model.name,
         max_epochs=spec.max_epochs,
         objectives=spec.objectives,
         seed=record.seed,

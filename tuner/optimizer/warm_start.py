@@ -51,6 +51,8 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
 def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
     differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
     found = [f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs]
+    if theirs.threat_model.name != spec.threat_model.name:
+        found.append(f"threat {theirs.threat!r} there, {spec.threat!r} here")
     if theirs.scheduling.previewing != spec.scheduling.previewing:
         found.append(f"scheduler {theirs.scheduling.name!r} there, {spec.scheduling.name!r} here")
     if found:

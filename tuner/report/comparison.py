@@ -116,6 +116,7 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
         "val_per_class": spec.val_per_class,
         "val_fraction": spec.val_fraction,
         "objectives": ", ".join(spec.objectives),
+        "threat model": spec.threat_model.name,
         "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
         "attack steps of the evaluation": training.eval_attack,
     }

@@ -92,7 +92,8 @@ def _headline(comparison: Comparison) -> tuple[str, str]:
     return (
         f"{len(groups)} method{'s' if len(groups) > 1 else ''} on {first.dataset}, imbalance "
         f"{first.imbalance}, model {models}",
-        f"{names} · split {SPLIT} · budget {budgets} epochs, trials of full budget only · L-inf attack, eps {eps} "
+        f"{names} · split {SPLIT} · budget {budgets} epochs, trials of full budget only · "
+        f"{first.threat_model.shown} attack, eps {eps} "
         f"of a pixel range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD",
     )
 

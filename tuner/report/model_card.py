@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.provenance import paper_label
+from trainables.threats import LINF, THREATS
 from tuner.escape import code, markdown
 from tuner.report.format import fraction, value_text
 from tuner.spec.objectives import NATURAL
@@ -18,6 +19,7 @@ def card_markdown(about: dict[str, Any]) -> str:
     head = markdown(f"{about['method']} on {data['dataset']}, imbalance {data['imbalance']}")
     size = ", ".join(map(str, shape))
     weights = _weights(about)
+    norm = THREATS[data.get("threat", LINF)].shown
     role = about.get("role", "front")
     name = "plain AT" if role == "no_search" else f"trial {about['trial']}"
     return f"""# {head}: {name} of {code(about["search"])}
@@ -25,7 +27,7 @@ def card_markdown(about: dict[str, Any]) -> str:
 An adversarially trained image classifier ({markdown(about["architecture"]["model"])}, {len(classes)} classes, images
 {"x".join(map(str, shape))}), {_origin(about)}.
 {_offsets(about)}
-Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, L-inf radius
+Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, {norm} radius
 {data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
 Code {about["code"]}, torch {about["torch"]}.
 

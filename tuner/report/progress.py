@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
@@ -64,10 +65,12 @@ class Progress(Listener):
     # ---- events ----------------------------------------------------------------------------------------------
 
     def search_started(self, run: SearchRun) -> None:
+        threat = self.spec.threat_model
+        norm = "" if threat.name == LINF else f"{threat.shown} "
         self.say(
             f"search {run.name}: {self.total} trials x {self.spec.max_epochs} epochs of "
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
-            f"eps {self.spec.training().eps:.4g}"
+            f"{norm}eps {self.spec.training().eps:.4g}"
         )
         for line in [*self.spec.notes, stem_line(self.spec), f"cost: about {expected(self.spec).words}"]:
             self.say(line)

@@ -192,8 +192,8 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
     eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
     return title, (
-        f"split {SPLIT} · budget {spec.max_epochs} epochs · L-inf attack, eps {eps} of a pixel range of 1, "
-        f"{training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
+        f"split {SPLIT} · budget {spec.max_epochs} epochs · {spec.threat_model.shown} attack, eps {eps} of a pixel "
+        f"range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
         f"seed {spec.seed}"
     )
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.number import NUMBER
+from trainables.threats import LINF, parse_threat
+from trainables.threats import PATTERN as THREAT
 from trainables.urls import SIGN_IN, check_public, masked
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
@@ -48,6 +50,13 @@ NO_FRONT = "handles one objective only and this tool searches fronts"
 def check_split_name(name: str) -> None:
     if not re.match(SPLIT_NAME, name):
         raise UsageError(f"--test-split {name!r} is not allowed; it takes the name of a split, such as validation")
+
+
+def check_threat(text: str) -> None:
+    try:
+        parse_threat(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _public(flag: str, instead: str) -> Callable[[str], None]:
@@ -102,6 +111,10 @@ class SearchFields:
         "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
     model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?$", examples=known.models), TRAINED,
         "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
+    threat: str = option(LINF, Text(THREAT, check_threat), TRAINED,
+        "What an attack may do, in training, evaluation and verify: linf:8/255 changes every pixel by so much, of a "
+        "pixel range of 1; l2:0.5 moves the image by that Euclidean distance. linf alone takes the radius of the data "
+        "set, or of --set eps.", before=LINF)
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
         "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")
     recipe: str = option("common", Choice(known.recipes, hidden=(FORMER,)), TRAINED,

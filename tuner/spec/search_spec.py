@@ -11,10 +11,12 @@ from typing import Any
 
 import yaml
 
-from search_spaces import METHODS, method_space, recipe_of
+from search_spaces import METHODS, linf_only, method_space, recipe_of
+from search_spaces.number import number
 from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
 from trainables.datasets import training_for
+from trainables.threats import LINF, Threat, parse_threat
 from trainables.urls import public
 from tuner.errors import UsageError
 from tuner.spec.budget import Budget
@@ -52,16 +54,38 @@ class SearchSpec(SearchFields):
         here = used_plug_ins(self.methods, self.dataset, self.model)
         object.__setattr__(self, "plug_ins", {what: self.plug_ins.get(what, mark) for what, mark in here.items()})
         object.__setattr__(self, "set", self._checked_set())
+        object.__setattr__(self, "threat", str(self.threat_model))  # 8/255 and 0.0313... are the same search
         _ = self.goal  # raises what is wrong with constraints and smoothing
+        self._check_radius()
         if len(self.methods) > 1:
             self._check_lanes()
             return
         self._check_recipe()
         self.search_space()  # raises what is wrong with fix and space
         self._check_average()
+        self._check_norm()
         self.scheduling.check()
         if self.budget and self.budget.endswith("gpu-h") and not self.gpus_per_trial:
             raise UsageError(f"--budget {self.budget!r} counts GPUs, but --gpus-per-trial is 0")
+
+    def _check_radius(self) -> None:
+        """``threat`` and ``eps`` must not name two radii."""
+        radius = self.threat_model.radius
+        for flag, given in (("--set", self.set), ("--fix", self.fix), ("--space", self.space)):
+            if radius is not None and "eps" in given and _number_of(given["eps"]) != radius:
+                raise UsageError(
+                    f"--threat {self.threat!r} and {flag} eps={given['eps']!r} give two radii; leave one out"
+                )
+
+    def _check_norm(self) -> None:
+        """No parameter of the method has a value that is made for another norm."""
+        space, threat = self.search_space(), self.threat_model
+        for name, values in linf_only(self.methods[0]).items() if threat.name != LINF else ():
+            if possible := space.choices_of(name) & set(values):
+                raise UsageError(
+                    f"--threat {self.threat!r} is not allowed with {self.method} and {name}={possible.pop()}, which is "
+                    f"made for the box of {LINF}"
+                )
 
     def _check_recipe(self) -> None:
         if self.recipe == "paper" and not recipe_of(self.methods[0]):
@@ -91,6 +115,11 @@ class SearchSpec(SearchFields):
         if param is None:
             return key in params_of(Training)
         return param.searched or set(param.when) <= {*self.fix, *self.space}
+
+    @property
+    def threat_model(self) -> Threat:
+        """``threat``, read."""
+        return parse_threat(self.threat)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -153,12 +182,15 @@ class SearchSpec(SearchFields):
 
     def training(self) -> Training:
         """The training hyperparameters of every trial of a lane, each source over those before it: common defaults,
-        the dataset's, the recipe's, `set`, fixed ones. Of several methods: those of the first."""
+        the dataset's, the recipe's, the threat model's radius, `set`, fixed ones. Of several methods: those of the
+        first."""
         own = params_of(method_space(self.methods[0]).Params)  # a name that both have (schedule) is the method's
         fixed = {
             k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own
         }
-        return training_for(self.dataset, **{**self._recipe(), **self.set, **fixed})
+        radius = self.threat_model.radius
+        threat = {} if radius is None else {"eps": radius}
+        return training_for(self.dataset, **{**self._recipe(), **threat, **self.set, **fixed})
 
     def _recipe(self) -> dict[str, Any]:
         """The training hyperparameters that the recipe sets."""
@@ -320,6 +352,14 @@ def load_mapping(text: str, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"the {what} file must hold 'key: value' lines, but holds {str(values)[:80]!r}")
     return values
+
+
+def _number_of(value: Any) -> float | None:
+    """None where it is no number: a range."""
+    try:
+        return number(value)
+    except ValueError:
+        return None
 
 
 def _coerced(known: dict[str, Param], key: str, value: Any, flag: str) -> Any:

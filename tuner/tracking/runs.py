@@ -226,6 +226,7 @@ def parent_changes(spec: SearchSpec) -> Changes:
         **{n: getattr(spec, n) for n in shown},
         "method": spec.method_names,
         "objectives": ", ".join(spec.objectives),
+        "threat": spec.threat_model.name,
     }
     return Changes(params={**params, **spec.shared_training()}, status="RUNNING")
 

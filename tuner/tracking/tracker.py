@@ -105,7 +105,8 @@ class Tracker(Listener):
         trial = record.trial
         self._started[trial], self._seconds[trial] = record.started, {}
         training = asdict(self.run.spec.of(record.method).training())
-        params = {**training, "method": record.method, "seed": record.seed, **record.params}
+        threat = self.run.spec.threat_model.name
+        params = {**training, "threat": threat, "method": record.method, "seed": record.seed, **record.params}
         tags = {
             "tuner.kind": "trial",
             "tuner.trial": str(trial),

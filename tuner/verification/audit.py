@@ -140,10 +140,10 @@ def _found(run: SearchRun, claim: Claim) -> Model:
         )
     _check_row(run, claim, name)
     training = config.full_training()
-    if (training.eps, training.eval_attack) != (claim.eps, claim.search_steps):
+    if (config.threat, training.eps, training.eval_attack) != (claim.threat, claim.eps, claim.search_steps):
         raise Failed(
-            f"{name} was attacked with eps {claim.eps:g} and {claim.search_steps} steps, "
-            f"but the search has {training.eps:g} and {training.eval_attack}"
+            f"{name} was attacked with {claim.threat}, eps {claim.eps:g} and {claim.search_steps} steps, "
+            f"but the search has {config.threat}, {training.eps:g} and {training.eval_attack}"
         )
     return Model(claim, config)
 
@@ -227,12 +227,11 @@ def _check(
 
 def _attack(network: Any, part: Split, attack: str, claim: Claim, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images are classified right without and under the attack; ``number`` seeds it, the certificate's is 0."""
-    from trainables.loop import Trainer
+    from trainables.threat_model import THREAT_MODELS
     from trainables.verification import Cascade
 
-    cascade = Cascade(
-        network, part, attack, eps=claim.eps, search_steps=claim.search_steps, seed=number, threat=Trainer.threat
-    )
+    threat = THREAT_MODELS[claim.threat]
+    cascade = Cascade(network, part, attack, eps=claim.eps, search_steps=claim.search_steps, seed=number, threat=threat)
     for _ in cascade.run():
         pass
     return cascade.clean.numpy(), cascade.robust.numpy()

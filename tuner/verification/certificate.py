@@ -19,6 +19,7 @@ import numpy as np
 
 from trainables.offsets import NONE, Offsets
 from trainables.reading import Damaged, read_json
+from trainables.threats import LINF, THREATS
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME
@@ -30,6 +31,7 @@ from tuner.verification.summary import TEST_SPLIT, flags_of
 NAME = "verified.json"
 KIND = "tuner verification certificate"
 FORMAT = 1
+LARGEST_IMAGE = 1 << 24  # values
 LARGEST = 1 << 28  # bytes; a million images and a hundred models
 
 
@@ -42,6 +44,7 @@ class Claim:
     offsets: Offsets
     role: str
     checkpoint: str
+    threat: str
     eps: float
     search_steps: int
     clean: np.ndarray
@@ -81,6 +84,7 @@ def write_certificate(run: SearchRun, attack: str, done: list[tuple[Job, dict[st
                 "offsets": job.offsets.to_dict(),
                 "role": job.role,
                 "checkpoint": stored["checkpoint"],
+                "threat": stored["threat"],
                 "eps": stored["eps"],
                 "search_steps": stored["search_steps"],
                 "stages": [stage["name"] for stage in stored["stages"]],
@@ -141,7 +145,9 @@ def _certificate(stored: dict[str, Any]) -> Certificate:
 
 def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:
     _require(row["role"] in ROLES, "role")
-    _require(isinstance(row["eps"], float) and 0 < row["eps"] <= 1, "eps")
+    threat = row.get("threat", LINF)  # earlier versions knew no other and did not say it
+    _require(threat in THREATS, "threat")
+    _require(isinstance(row["eps"], float) and 0 < row["eps"] <= THREATS[threat].farthest(LARGEST_IMAGE), "eps")
     clean, robust = (unpacked(row[name], images) for name in ("clean", "robust"))
     _require(not (robust & ~clean).any(), "an image that is robust but not classified right")
     offsets, trial, steps = _offsets(row["offsets"], classes), row["trial"], row["search_steps"]
@@ -150,6 +156,7 @@ def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:
         offsets,
         row["role"],
         _sha256(row["checkpoint"]),
+        threat,
         row["eps"],
         _number(steps, 1, 10**4),
         clean,

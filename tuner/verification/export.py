@@ -136,6 +136,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
         "training": {
             **saved["config"]["training"],
+            "threat": job.config.threat,
             "dataset": spec.dataset,
             "imbalance": spec.imbalance,
             "seed": spec.seed,
@@ -160,6 +161,7 @@ def _val_metrics(metrics: dict[str, Any], job: Job) -> dict[str, Any]:
     return {
         "split": "val",
         "attack": f"{training.eval_attack} steps each of CE-PGD and margin-PGD",
+        "threat": job.config.threat,
         "eps": training.eps,
         **{k: v for k, v in metrics.items() if "acc" in k},
     }
@@ -179,6 +181,7 @@ def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
                 {
                     "split": "test",
                     "attack": result["attack"],
+                    "threat": row["threat"],
                     "eps": row["eps"],
                     "ci": row["ci"],
                     "alarms": row["alarms"],

@@ -97,7 +97,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         f"{result['search']} verified on {TEST_SPLIT}",
         f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
         f"budget {spec.max_epochs} epochs · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
-        f"L-inf, eps {first['eps']:.3g} of a pixel range of 1",
+        f"{spec.threat_model.shown}, eps {first['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {
             "points": points,

@@ -12,6 +12,7 @@ import numpy as np
 from search_spaces.provenance import paper_label
 from trainables.class_metrics import class_metrics
 from trainables.reading import Damaged, intact, read_json, shaped
+from trainables.threats import LINF
 from tuner.errors import Failed
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import best_row
@@ -35,6 +36,7 @@ STORED = {
     **{"trial": int, "seed": int, "epoch": int, "attack": str, "checkpoint": str, "device": str, "seconds": float},
     **{"eps": float, "search_steps": int, "data": str, "classes": [str], "train_counts": [int], "alarms": [str]},
     **{"code": str, "versions": {}},  # the certificate has them
+    "threat": str,
     "offsets": {"kind": str, "tau": float, "values": [float]},
     "stages": [{"name": str, "tried": int, "broken": int, "seconds": float}],
 }
@@ -59,6 +61,7 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
         "seed": stored["seed"],
         "epoch": stored["epoch"],
         "offsets": stored["offsets"],
+        "threat": stored["threat"],
         "eps": stored["eps"],
         "images": len(labels),
         **{name: value for name, value in values.items() if "/" not in name},
@@ -90,6 +93,8 @@ def read_result(path: Path, flags: Path) -> dict[str, Any] | None:
     result = intact(lambda: read_json(path))
     if shaped(result, {"failed": str}):
         return result if flags.exists() else None
+    if isinstance(result, dict):
+        result = {"threat": LINF, **result}  # earlier versions knew no other and did not say it
     return result if shaped(result, STORED) and intact(lambda: row_of(result, flags)) else None
 
 

@@ -1,0 +1,74 @@
+"""The threat models by name: how ``--threat`` is written, and how reports call them. Needs no torch: the command line
+reads and checks names. What an attack does in each is its class in `trainables.threat_model`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from search_spaces.number import NUMBER, number
+
+LINF = "linf"  # the one that holds where nothing is said
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One row: how reports call it, and the largest distance between two images of ``values`` numbers in [0, 1]: no
+    radius is larger."""
+
+    shown: str
+    farthest: Callable[[int], float]
+
+
+THREATS = {LINF: Norm("L-inf", lambda values: 1.0), "l2": Norm("L2", math.sqrt)}
+SMALLEST = 1e-4  # radius
+# L-inf alone may leave its radius to the data set or to ``eps``.
+PATTERN = rf"^({LINF}|({'|'.join(THREATS)}):\s*{NUMBER}\s*)$"
+ALLOWED = "it takes linf:RADIUS such as linf:8/255, or l2:RADIUS such as l2:0.5"
+
+
+@dataclass(frozen=True)
+class Threat:
+    """A norm by its name in `THREATS`, and the radius; None: the training setting ``eps``."""
+
+    name: str = LINF
+    radius: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.radius is None else f"{self.name}:{self.radius!r}"
+
+    @property
+    def shown(self) -> str:
+        return THREATS[self.name].shown
+
+
+def parse_threat(text: str) -> Threat:
+    """``linf``, ``linf:8/255`` or ``l2:0.5``; ``ValueError``, one sentence, for anything else."""
+    name, colon, radius = text.partition(":")
+    if text == LINF:
+        return Threat()
+    try:
+        given = number(radius)
+    except ValueError:
+        given = math.nan
+    if name not in THREATS or not colon or math.isnan(given):
+        raise ValueError(f"--threat {text!r} is not allowed; {ALLOWED}")
+    if given < SMALLEST or (name == LINF and given > 1):
+        most = " and at most 1" if name == LINF else ""
+        raise ValueError(
+            f"--threat {text!r} is not allowed; pixels are in [0, 1] and a radius is at least {SMALLEST:g}{most}"
+        )
+    return Threat(name, given)
+
+
+def check_radius(threat: Threat, shape: tuple[int, ...]) -> None:
+    """``ValueError`` where the ball around any image of ``shape`` (C, H, W) holds all images."""
+    most = THREATS[threat.name].farthest(math.prod(shape))
+    if threat.radius is not None and threat.radius > most:
+        size = "x".join(map(str, shape))
+        raise ValueError(
+            f"--threat {str(threat)!r} is not allowed; no two images of {size} values in [0, 1] are farther apart than "
+            f"{most:.4g}"
+        )
