@@ -9,7 +9,7 @@ from torch import nn
 from trainables.apgd import SMALL, apgd, apgd_targeted, checkpoints, dlr_targeted
 from trainables.data import Split
 from trainables.losses import cross_entropy, logit_margin
-from trainables.threat_model import LInf
+from trainables.threat_model import L2, LInf
 from trainables.verification import Cascade
 from tuner.testing.batches import D, close, t
 
@@ -33,31 +33,38 @@ def case():
     return forward, x, forward(x).argmax(1), start
 
 
-def official(name, case, target=None):
+def official(name, case, eps, norm, target=None):
     """(iterate of largest loss, whether every iterate was classified right), as the authors find them in 100 steps."""
     from pyautoattack import autopgd_base
 
     forward, x, y, start = case
-    attack = getattr(autopgd_base, name)(forward, n_iter=100, eps=EPS, device="cpu")
+    attack = getattr(autopgd_base, name)(forward, norm=norm, n_iter=100, eps=eps, device="cpu")
     attack.init_hyperparam(x)
     attack.y_target = target
-    best, right, _, _ = attack.attack_single_run(x, y, x_init=start)
+    torch.set_default_dtype(D)  # else it compares losses in float32, which decides in L2, where they creep
+    try:
+        best, right, _, _ = attack.attack_single_run(x, y, x_init=start)
+    finally:
+        torch.set_default_dtype(torch.float32)
     return best, right
 
 
+@pytest.mark.parametrize("threat, eps", [(LInf, EPS), (L2, 4 * EPS)])
 @pytest.mark.parametrize("loss", ["ce", "dlr-targeted"])
-def test_every_image_ends_where_the_authors_code_ends(case, loss):
+def test_every_image_ends_where_the_authors_code_ends(case, loss, threat, eps):
     """A hundred steps with momentum, halvings and returns to the best point. 100, because there the checkpoints of
-    paper and code agree."""
+    paper and code agree. The start lies in both balls: ours would project it."""
     forward, x, y, start = case
     if loss == "ce":
-        (best, right), ours = official("APGDAttack", case), cross_entropy
+        (best, right), ours = official("APGDAttack", case, eps, threat.norm), cross_entropy
     else:
         target = forward(x).scatter(1, y[:, None], -torch.inf).argmax(1)
-        best, right = official("APGDAttack_targeted", case, target)
+        best, right = official("APGDAttack_targeted", case, eps, threat.norm, target)
         ours = partial(dlr_targeted, target=target)
-    found, survived = apgd(forward, x, y, ours, eps=EPS, steps=100, x_start=start)
-    close(found, best, rtol=0, atol=1e-6)
+    found, survived = apgd(forward, x, y, ours, eps=eps, steps=100, x_start=start, threat=threat)
+    same = (found - best).abs().flatten(1).amax(1) < 1e-6
+    # in L2 a step that gains nothing but rounding may be halved or not
+    assert same.all() if threat is LInf else same.sum() >= 190
     assert torch.equal(survived == 101, right) and 0.1 < right.double().mean() < 0.9
 
 

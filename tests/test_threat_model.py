@@ -1,12 +1,14 @@
-"""The ball: what every threat model promises, L-infinity by hand, and another norm as one class, through everything."""
+"""The ball: what every threat model promises, L-infinity and L2 by hand, and both through everything."""
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from search_spaces import METHODS
 from trainables.apgd import apgd, apgd_targeted
 from trainables.attack import pgd, start_point
 from trainables.config import TrialConfig
@@ -16,7 +18,8 @@ from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.losses import cross_entropy, logit_margin
 from trainables.square import square
-from trainables.threat_model import L2, LInf, per_image
+from trainables.threat_model import L2, THREAT_MODELS, LInf, per_image
+from trainables.threats import PATTERN, THREATS, Threat, check_radius, parse_threat
 from trainables.verification import Cascade
 from tuner.testing.batches import D, close, t
 
@@ -94,7 +97,49 @@ def test_l_infinity_by_hand():
     assert ball.radius.shape == (1, 1, 1, 1) and LInf(images(), RADII).radius.shape == (8, 1, 1, 1)
 
 
-# ---- another norm is one class --------------------------------------------------------------------------------------
+def test_l2_by_hand():
+    """Moved by (3, 4) / 10, length 0.5: a radius of 0.25 halves it; a pixel at 0 cannot go on."""
+    x, moved = (t(*values).reshape(1, 1, 1, 2) for values in ((0.5, 0.5), (0.3, 0.4)))
+    ball = L2(x, 0.25)
+    close(ball.project(x + moved).flatten(), [0.65, 0.7])
+    close(ball.project(x - moved / 4).flatten(), [0.425, 0.4])  # inside already
+    close(ball.step(x, 1e-30 * moved, per_image(0.1, x)).flatten(), [0.56, 0.58])  # however small the gradient is
+    close(
+        ball.step(x.float(), (1e-30 * moved).float(), per_image(0.1, x.float())).flatten(),
+        [0.56, 0.58],
+        rtol=1e-6,
+        atol=0,
+    )
+    close(L2(t(0.0, 0.5).reshape(1, 1, 1, 2), 0.25).project(t(-0.3, 0.9).reshape(1, 1, 1, 2)).flatten(), [0.0, 0.7])
+    assert L2(images(), RADII).radius.shape == (8, 1, 1, 1)
+
+
+def test_the_l2_attack_is_optimal_on_a_linear_model():
+    """Two classes, logits +- w x / 2: the worst image is x - eps w / |w|, and the margin falls by eps |w|."""
+    w, x = t(3, -4, 0, 12), torch.full((5, 1, 2, 2), 0.5, dtype=D)  # |w| = 13
+    forward = lambda z: torch.stack([z.flatten(1) @ w, -(z.flatten(1) @ w)], 1) / 2  # noqa: E731
+    y, eps = torch.zeros(5, dtype=torch.int64), t(0.1, 0.2, 0.05, 0.1, 0.1)
+    start = start_point(x, eps, "uniform", torch.Generator().manual_seed(0), L2)
+    attacks = {
+        "pgd": partial(pgd, loss=logit_margin, step=eps, steps=40),  # each halves the angle to the optimum
+        "apgd": partial(apgd, loss_of=cross_entropy, steps=20),
+    }
+    for attack in attacks.values():
+        found, _ = attack(forward, x, y, eps=eps, x_start=start, threat=L2)
+        close((found - x).flatten(1), -eps[:, None] * w / 13, rtol=0, atol=1e-6)
+        close(logit_margin(forward(found), y) - logit_margin(forward(x), y), 13 * eps, rtol=1e-6, atol=0)
+
+
+def test_a_random_start_is_uniform_in_the_l2_ball():
+    """In d dimensions a share 2^-d of the points lies within half the radius; in 3, an eighth; no direction leads."""
+    x = torch.full((4000, 1, 1, 3), 0.5, dtype=D)
+    moved = (L2(x, 0.4).start(torch.Generator().manual_seed(0)) - x).flatten(1)
+    share = (moved.norm(dim=1) < 0.2).double().mean()
+    assert abs(share - 1 / 8) < 4 * (1 / 8 * 7 / 8 / 4000) ** 0.5
+    assert (moved.mean(0).abs() < 4 * (0.4**2 / 5 / 4000) ** 0.5).all()  # E x_i^2 = r^2 / (d + 2)
+
+
+# ---- both norms, through everything ---------------------------------------------------------------------------------
 
 
 def net(x):
@@ -202,3 +247,74 @@ def test_a_trial_trains_and_is_judged_in_it(tmp_path):
             far = distance(threat, x_adv, x)
             assert (far <= training["eps"] + 1e-6).all() and far.max() > 0.9 * training["eps"]
     assert gaps[L2] < 0.15 < gaps[LInf], "0.1 in L2 is far less than 0.1 for every pixel"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_attacks_inside_its_l2_balls(tmp_path, method):
+    """The radius may be a class's own: the method's factor times eps."""
+    torch.set_num_threads(1)
+    training = asdict(
+        training_for("digits", passes=1, attack_steps=3, step_size=0.5, eval_attack=1, eps=0.5, batch_size=256)
+    )
+    trainer = Trainer(TrialConfig(method, {}, training, threat="l2", home=str(tmp_path), max_epochs=2))
+    seen, find = [], trainer._attack
+
+    def attack(how, x, y, generator):
+        found = find(how, x, y, generator)
+        seen.append(distance(L2, found[0], x) / (0.5 * trainer.method.eps_scale(y)))
+        return found
+
+    trainer._attack = attack
+    metrics = [trainer.run_epoch() for _ in range(2)][-1]
+    share = torch.cat(seen)
+    assert share.max() < 1 + 1e-5 and share.max() > 0.9 and 0 <= metrics["robust_acc"] <= 1
+
+
+def test_what_is_made_for_a_box_is_refused(tmp_path):
+    config = TrialConfig("done", {"barrier": True}, home=str(tmp_path), max_epochs=1)
+    Trainer(config)
+    with pytest.raises(ValueError, match="done with barrier=True is made for the box of linf, not for l2"):
+        Trainer(replace(config, threat="l2"))
+
+
+# ---- by name --------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_classes_are_of_the_same_threat_models():
+    assert set(THREATS) == set(THREAT_MODELS) and all(name == THREAT_MODELS[name].name for name in THREATS)
+
+
+@pytest.mark.parametrize(
+    "text, name, radius, again",
+    [
+        ("linf", "linf", None, "linf"),
+        ("linf:1/4", "linf", 0.25, "linf:0.25"),
+        ("l2:0.5", "l2", 0.5, "l2:0.5"),
+        ("l2:128/256", "l2", 0.5, "l2:0.5"),
+        ("l2:3", "l2", 3.0, "l2:3.0"),
+    ],
+)
+def test_a_threat_model_as_it_is_written(text, name, radius, again):
+    found = parse_threat(text)
+    assert found == Threat(name, radius) == parse_threat(again) and str(found) == again and re.match(PATTERN, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["l3:1", "l2", "l2:", "linf:", "", "l2:x", "l2:1/0", "l2:1e999", "l2:-1", "l2:0", "linf:8", "linf:1e-9", "L2:1"],
+)
+def test_a_threat_model_that_is_none(text):
+    with pytest.raises(ValueError) as refusal:
+        parse_threat(text)
+    said = str(refusal.value)
+    assert said.startswith(f"--threat {text!r} is not allowed; ") and "\n" not in said
+
+
+def test_no_ball_is_larger_than_the_images():
+    """The corners of 1x8x8 values are 8 apart in L2."""
+    check_radius(Threat("l2", 8.0), (1, 8, 8))
+    check_radius(Threat("linf", 1.0), (1, 8, 8))
+    with pytest.raises(
+        ValueError, match="'l2:8.1' is not allowed; no two images of 1x8x8 values .* farther apart than 8$"
+    ):
+        check_radius(Threat("l2", 8.1), (1, 8, 8))

@@ -21,7 +21,8 @@ from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
-from trainables.square import square
+from trainables.square import mountain_and_valley, square
+from trainables.threat_model import L2, LInf
 from trainables.verification import Cascade
 from tuner.errors import UsageError
 from tuner.home import Home
@@ -41,7 +42,8 @@ from tuner.verification.verify import make_jobs, parse_attack, store, stored, ve
 
 
 class Linear(nn.Module):
-    """Logits W x + b: an image is robust exactly if z_y - z_t > eps * |w_y - w_t|_1 for every other class t."""
+    """Logits W x + b: an image is robust exactly if z_y - z_t > eps * |w_y - w_t| for every other class t, where the
+    length is the dual norm's: |.|_1 in L-infinity, |.|_2 in L2."""
 
     def __init__(self, classes, scale=1.0):
         super().__init__()
@@ -54,7 +56,7 @@ class Linear(nn.Module):
         return self.scale * self.head(x.flatten(1))
 
 
-def linear_case(classes, eps, n=200, scale=1.0):
+def linear_case(classes, eps, n=200, scale=1.0, dual=1):
     torch.manual_seed(classes)
     model = Linear(classes, scale).eval()
     images = torch.randint(100, 156, (n, 1, 4, 4), dtype=torch.uint8)  # so far from 0 and 1 that clamping plays no part
@@ -62,22 +64,23 @@ def linear_case(classes, eps, n=200, scale=1.0):
     y = model(x).argmax(1)
     y[::10] = (y[::10] + 1) % classes  # some are wrong to begin with
     z, w = model(x).detach() / scale, model.head.weight.detach()
-    reach = z.gather(1, y[:, None]) - z - eps * (w[y][:, None] - w[None]).abs().sum(2)
+    reach = z.gather(1, y[:, None]) - z - eps * (w[y][:, None] - w[None]).norm(dual, dim=2)
     reach.scatter_(1, y[:, None], torch.inf)
     return model, Split(images, torch.arange(n), y), reach.amin(1)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("attack", ["apgd", "pgd:20x2"])
-def test_flags_are_exact_on_linear_models(classes, attack):
-    """Signed steps on a linear two-class model are optimal; with more classes the targeted attack is."""
+@pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
+def test_flags_are_exact_on_linear_models(classes, attack, threat, eps, dual):
+    """Steps of either norm on a linear two-class model are optimal; with more classes the targeted attack is."""
     if attack == "pgd:20x2" and classes > 2:
         pytest.skip("cross-entropy alone need not find the closest class")
-    eps = 0.005
-    model, split, reach = linear_case(classes, eps)
-    cascade = Cascade(model, split, attack, eps=eps, search_steps=4)
+    model, split, reach = linear_case(classes, eps, dual=dual)
+    cascade = Cascade(model, split, attack, eps=eps, search_steps=4, threat=threat)
     stages = list(cascade.run())
-    sure = reach.abs() > 1e-4  # on the border rounding decides
+    # on the border rounding decides; plain L2 steps of one length go round the ball and end a little before the optimum
+    sure = reach.abs() > (2e-3 if attack == "pgd:20x2" and threat is L2 else 1e-4)
     assert torch.equal(cascade.robust[sure], (reach > 0)[sure]) and 0.1 < cascade.robust.float().mean() < 0.9
     assert stages[0].name == "clean" and stages[0].broken >= 20
     for before, after in zip(stages, stages[1:]):  # each attack runs on what stood before it
@@ -85,28 +88,68 @@ def test_flags_are_exact_on_linear_models(classes, attack):
     assert cascade.alarms == []
 
 
-def test_targeted_attack_finds_what_cross_entropy_cannot():
+@pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
+def test_targeted_attack_finds_what_cross_entropy_cannot(threat, eps, dual):
     """Logits times 1e4: saturated, cross-entropy has no gradient, margins do not care. An alarm says so."""
-    model, split, reach = linear_case(10, eps=0.005, scale=1e4)
-    cascade = Cascade(model, split, "apgd", eps=0.005, search_steps=4)
+    model, split, reach = linear_case(10, eps, scale=1e4, dual=dual)
+    cascade = Cascade(model, split, "apgd", eps=eps, search_steps=4, threat=threat)
     stages = {s.name: s for s in cascade.run()}
     sure = reach.abs() > 1e-4
     assert torch.equal(cascade.robust[sure], (reach > 0)[sure])
     assert stages["pgd-ce"].broken < stages["pgd-margin"].broken and "large gap" in cascade.alarms[0]
 
 
-def test_targeted_attack_alone_is_exact_and_square_alone_comes_near():
-    """Without the attacks before them. The closest class is often not the second likeliest, so all targets count."""
-    model, split, reach = linear_case(10, eps=0.005)
-    cascade = Cascade(model, split, "apgd", eps=0.005, search_steps=4)
+@pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
+def test_targeted_attack_alone_is_exact(threat, eps, dual):
+    """Without the attacks before it. The closest class is often not the second likeliest, so all targets count."""
+    model, split, reach = linear_case(10, eps, dual=dual)
+    cascade = Cascade(model, split, "apgd", eps=eps, search_steps=4, threat=threat)
     x, y = split.batch(slice(None))
-    clean, sure = model(x).argmax(1) == y, reach.abs() > 1e-4
-    assert torch.equal(cascade._apgd_t(x, y)[clean & sure], (reach < 0)[clean & sure])
-    breakable = clean & sure & (reach < 0)
+    sure = (model(x).argmax(1) == y) & (reach.abs() > 1e-4)
+    assert torch.equal(cascade._apgd_t(x, y)[sure], (reach < 0)[sure])
+
+
+def test_square_alone_comes_near():
+    model, split, reach = linear_case(10, eps=0.005)
+    x, y = split.batch(slice(None))
+    sure = (model(x).argmax(1) == y) & (reach.abs() > 1e-4)
     found = square(model, x, y, eps=0.005, queries=1000, generator=torch.Generator().manual_seed(0))
     few = square(model, x, y, eps=0.005, queries=1, generator=torch.Generator().manual_seed(0))
-    assert not found[clean & sure & (reach > 0)].any(), "nothing outside the ball"
+    assert not found[sure & (reach > 0)].any(), "nothing outside the ball"
+    breakable = sure & (reach < 0)
     assert found[breakable].float().mean() > 0.9 > 0.5 > few[breakable].float().mean()
+
+
+def test_square_in_l2_finds_as_much_as_the_authors_code():
+    """On a linear model of 8x8 pixels, where what can be broken is known. Theirs tries one place for all images."""
+    from pyautoattack.square import SquareAttack
+
+    g, eps = torch.Generator().manual_seed(3), 0.03
+    weight = torch.randn(10, 64, generator=g)
+    forward = lambda z: (z.flatten(1) - 0.5) @ weight.T  # noqa: E731
+    x = 0.4 + 0.2 * torch.rand(300, 1, 8, 8, generator=g)
+    z = forward(x)
+    y = z.argmax(1)
+    reach = z.gather(1, y[:, None]) - z - eps * (weight[y][:, None] - weight[None]).norm(dim=2)
+    reach = reach.scatter(1, y[:, None], torch.inf).amin(1)
+    found = square(forward, x, y, eps=eps, queries=100, generator=g, threat=L2)
+    theirs = SquareAttack(forward, norm="L2", n_queries=100, eps=eps, device="cpu")
+    theirs.init_hyperparam(x)
+    torch.manual_seed(0)
+    _, x_adv = theirs.attack_single_run(x, y)
+    broken = int((forward(x_adv).argmax(1) != y).sum())
+    assert not found[reach > 1e-4].any(), "nothing outside the ball"
+    assert broken > 50 and found.sum() >= 0.95 * broken
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 11])
+def test_the_l2_moves_of_square_are_the_authors(side):
+    from pyautoattack.square import SquareAttack
+
+    torch.manual_seed(side)
+    theirs = SquareAttack(None, norm="L2", device="cpu").eta(side)
+    ours = mountain_and_valley(side)
+    assert any(torch.allclose(theirs, eta, rtol=0, atol=1e-6) for eta in (ours, ours.T))
 
 
 def test_every_target_is_tried():
