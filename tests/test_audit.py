@@ -75,6 +75,14 @@ def test_an_honest_certificate_holds(certified, tmp_path):
         assert len(result["rows"]) == len(stored["rows"]) and not any(row["clean_differ"] for row in result["rows"])
 
 
+def test_a_certificate_of_before_there_were_threat_models_is_of_linf(certified, tmp_path):
+    home, stored = certified
+    assert {row["threat"] for row in stored["rows"]} == {"linf"}
+    earlier = changed(stored, rows=[{k: v for k, v in row.items() if k != "threat"} for row in stored["rows"]])
+    code, result, _ = audited(home, earlier, tmp_path, "--sample", 20)
+    assert code == 0 and result["holds"]
+
+
 def lies(row, which, number, value):
     """The hexadecimal flags with ``number`` of them set to ``value``: images where that is possible."""
     clean, robust = (unpacked(row[name], 359) for name in ("clean", "robust"))
@@ -118,6 +126,7 @@ def test_of_other_data_another_checkpoint_or_other_classes(certified, tmp_path):
         (row_changed(stored, checkpoint="0" * 64), "the checkpoint here is not"),
         (row_changed(stored, trial=77), "trial 77"),
         (row_changed(stored, eps=0.05), "eps 0.05"),
+        (row_changed(stored, threat="l2"), "attacked with l2, eps 0.1"),
         (row_changed(stored, search_steps=1), "1 steps"),
     ]
     for certificate, part in cases:
@@ -170,6 +179,9 @@ def test_a_damaged_certificate(certified, tmp_path):
         (row_changed(stored, trial=True), "a whole number"),
         (row_changed(stored, role="best\x1b[2J"), "role"),
         (row_changed(stored, eps=float("nan")), "eps"),
+        (row_changed(stored, eps=1.5), "eps"),
+        (row_changed(stored, threat="l3"), "threat"),
+        (row_changed(stored, threat=["l2"]), "damaged"),
         (row_changed(stored, offsets={"kind": "prior", "tau": 1.0, "values": [float("inf")] * 10}), "offsets"),
         (row_changed(stored, offsets={"kind": "prior", "tau": 1.0, "values": [0.0]}), "offsets"),
     ]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from search_spaces import METHODS
+from trainables.attack import start_point
 from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
@@ -15,6 +16,7 @@ from trainables.loop import Trainer, find
 from trainables.method import Attack
 from trainables.models.build import build_model
 from trainables.sweep import ShiftedAttacks, points_of
+from trainables.threat_model import L2
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # another head, another radius, another loss of the attack, another attack, a weight in its loss, the shared options
@@ -67,6 +69,27 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
             again, expected = replayed(*given), find(attack, trainer.attacked, trainer.method, *given)
             assert all(torch.equal(a, b) for a, b in zip(again, expected))
             assert (again[0] - x).abs().amax((1, 2, 3)).le(eps + 1e-6).all() and not torch.equal(again[0], begin)
+
+
+def test_l2_attacks_are_recorded_too(config):
+    trainer = Trainer(replace(config, threat="l2", training={**config.training, "eps": 0.5}))
+    for _ in range(2):
+        trainer.run_epoch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        totals = trainer._train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert totals["loss"].isfinite()
+    ((attack, replayed),) = attacks(trainer).items()
+    x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
+    eps, x = torch.linspace(0.1, 1.0, 32, device="cuda"), x.contiguous(memory_format=torch.channels_last)
+    begin = start_point(x, eps, "uniform", None, L2)
+    trainer.attacked.refresh()
+    given = x, y, begin, eps, attack.step * eps
+    again, expected = replayed(*given), find(attack, trainer.attacked, trainer.method, *given, threat=L2)
+    assert all(torch.equal(a, b) for a, b in zip(again, expected))
+    assert (again[0] - x).flatten(1).norm(dim=1).le(eps * (1 + 1e-5)).all() and not torch.equal(again[0], begin)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ def test_a_search_without_results_holds_nothing(home):
         ({"dataset": "cifar10"}, "dataset"),
         ({"objectives": ("robust_acc", "clean_acc")}, "objectives"),
         ({"set": {"eps": 0.05}}, "eps 0.1 and 0.05"),
+        ({"threat": "l2:0.1"}, "threat model 'linf' and 'l2'"),
         ({"set": {"eval_attack": 3}}, "attack steps"),
     ],
 )

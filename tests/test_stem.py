@@ -308,6 +308,7 @@ def test_whatever_changes_a_stem_is_in_its_name_and_nothing_else(config, monkeyp
         changed(max_epochs=7),
         changed(imbalance="exp:5"),
         changed(model="cnn:0.5"),
+        changed(threat="l2"),
         changed(stem={**training, "lr": 0.07}),
         changed(stem={**training, "eval_attack": 5}),
         changed(stem={**training, "precision": "bf16"}),

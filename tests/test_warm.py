@@ -46,6 +46,9 @@ def test_what_a_file_of_ranges_fixes_must_agree(tmp_path):
             {"max_epochs": 20},
             "otherwise: milestones '0.75,0.9' there, 'auto' here",
         ),
+        ({}, {"threat": "l2:0.1"}, "does not fit this search: threat 'linf' there, 'l2:0.1' here"),
+        ({"threat": "linf:0.2"}, {}, "was trained otherwise: eps 0.2 there, 0.1 here"),
+        ({"threat": "linf:0.1"}, {}, None),  # the data set's
         ({"recipe": "former"}, {}, None),  # below 20 epochs the drops are where they were
         ({"set": {"lr": 0.05}}, {}, None),
         ({"method": ("trades", "mail")}, {"method": ("trades", "mail")}, None),
