@@ -23,6 +23,6 @@ class Params:
     start: float = param(0.0, uniform(0.0, 0.9), "fraction of the epochs trained as plain AT first; the paper's is not known", source="ours")
     form: str = param("at", choice("at", "trades"), "plain base under the weights; trades is our addition", source="paper", searched=False)
     beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="ours", when={"form": ("trades",)}, searched=False)
-    barrier: bool = param(False, choice(False, True), "add the implicit gradient through the log-barrier inner problem; off: the method is KL-DRO weighted PGD-AT", source="ours", searched=False)
+    barrier: bool = param(False, choice(False, True), "add the implicit gradient through the log-barrier inner problem; off: the method is KL-DRO weighted PGD-AT; made for L-inf alone", source="ours", searched=False)
     barrier_weight: float = param(0.01, loguniform(1e-4, 1.0), "c of the log barrier", source="ours", when={"barrier": (True,)}, searched=False)
     shrink: float = param(0.9, uniform(0.1, 0.99), "how far inside the box the inner solution lies", source="ours", when={"barrier": (True,)}, searched=False)
