@@ -9,6 +9,7 @@ from trainables.curve import Curve, CurvePoint
 from trainables.evaluate import evaluate
 from trainables.offsets import NONE, TAUS, Offsets, kind_for, prior
 from trainables.sweep import Line, ShiftedAttacks, every_other, fit_direction, points_of, sweep
+from trainables.threat_model import L2, LInf
 
 EPS = 0.03
 
@@ -26,11 +27,12 @@ class Linear:
         self.calls += len(x)
         return x.flatten(1) @ self.weight.T + self.bias
 
-    def robust(self, x, y, offsets):
-        """Exactly: for every other class j, the smallest margin over the L-inf ball is positive (Hoelder)."""
+    def robust(self, x, y, offsets, eps=EPS, dual=1):
+        """Exactly: for every other class j, the smallest margin over the ball is positive (Hoelder). ``dual``: 1 for
+        L-inf, 2 for L2."""
         z = x.flatten(1) @ self.weight.T + self.bias + offsets
-        away = (self.weight[y][:, None] - self.weight[None]).abs().sum(2)
-        margin = z.gather(1, y[:, None]) - z - EPS * away
+        away = (self.weight[y][:, None] - self.weight[None]).norm(dual, dim=2)
+        margin = z.gather(1, y[:, None]) - z - eps * away
         return (margin > 0).scatter(1, y[:, None], True).all(1)
 
 
@@ -57,13 +59,11 @@ def images(model, number: int = 400, seed: int = 1):
     return Split(x, y)
 
 
-def judged(model, split, steps=10):
+def judged(model, split, steps=10, eps=EPS, threat=LInf):
     """What a trainer has after an evaluation: attacks and everything seen."""
-    seen = []
-    result = evaluate(
-        model, split, len(model.bias), eps=EPS, steps=steps, seen=lambda rows, logits: seen.append((rows, logits))
-    )
-    return ShiftedAttacks(model, model, split, EPS, steps), seen, result
+    seen, how = [], {"eps": eps, "steps": steps, "threat": threat}
+    result = evaluate(model, split, len(model.bias), **how, seen=lambda rows, logits: seen.append((rows, logits)))
+    return ShiftedAttacks(model, model, split, **how), seen, result
 
 
 # ---- offsets ---------------------------------------------------------------------------------------------------------
@@ -138,6 +138,24 @@ def test_a_sweep_finds_exactly_what_is_robust(seed):
     exact = torch.stack([model.robust(split.x, split.labels, (tau * direction).float()) for tau in taus], 1)
     assert torch.equal(found, exact)
     assert exact.any(0).all() and not exact.all(0).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sweep_in_l2_finds_what_is_robust(seed):
+    """Two classes. Steps of one length go round the ball and end a little before the optimum: within 2 % of eps."""
+    model, eps = Linear(2, seed=seed), 0.08
+    split = images(model, seed=seed + 10)
+    direction = torch.tensor([0.0, 1.3]).double()
+    attacks, seen, _ = judged(model, split, eps=eps, threat=L2)
+    taus = (0.0, *TAUS)
+    found = sweep(attacks, seen, direction, torch.arange(len(split)), taus)
+
+    def exact(eps):
+        shifts = [(tau * direction).float() for tau in taus]
+        return torch.stack([model.robust(split.x, split.labels, shift, eps, dual=2) for shift in shifts], 1)
+
+    assert (found >= exact(eps)).all() and (found <= exact(0.98 * eps)).all()
+    assert exact(eps).any(0).all() and not exact(eps).all(0).any()
 
 
 def test_a_sweep_agrees_with_an_evaluation_at_every_tau():
