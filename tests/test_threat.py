@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -10,6 +11,7 @@ from tests.histories import fill
 from tests.test_escape import ABOUT
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
+from trainables.offsets import NONE
 from tuner.cli import main
 from tuner.errors import UsageError
 from tuner.execution.driver import check
@@ -20,7 +22,9 @@ from tuner.report.text import headline
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking.runs import parent_changes
-from tuner.verification.summary import read_result
+from tuner.verification.job import Job
+from tuner.verification.summary import read_result, row_of
+from tuner.verification.verify import store
 
 
 def made(folder, **fields):
@@ -128,6 +132,18 @@ def test_what_was_stored_before_there_were_threat_models_is_of_linf(tmp_path):
     config = TrialConfig("at").to_dict()
     del config["threat"]
     assert TrialConfig.of(config).threat == "linf"
-    (tmp_path / "flags").touch()
-    (tmp_path / "result.json").write_text(json.dumps({"threat": 5, "failed": "diverged"}))
-    assert read_result(tmp_path / "result.json", tmp_path / "flags")["failed"] == "diverged"
+
+
+@pytest.mark.parametrize("said, read", [({}, "linf"), ({"threat": "l2"}, "l2"), ({"threat": "l3"}, None)])
+def test_a_stored_verification_says_its_threat_model(tmp_path, said, read):
+    """Those of earlier versions are of linf; an unknown one counts as damaged."""
+    job = Job(0, TrialConfig("at"), tmp_path / "0")
+    result = {
+        **{"labels": np.array([0, 1]), "broken_by": np.array([-1, 1]), "alarms": [], "classes": ["0", "1"]},
+        **{"train_counts": [30, 10], "eps": 0.1, "search_steps": 20, "epoch": 3, "device": "cpu", "seconds": 1.0},
+        **{"offsets": NONE.to_dict(), "checkpoint": "x", "data": "y", "versions": {}},
+        "stages": [{"name": name, "tried": 2, "broken": 1, "seconds": 0.5} for name in ("clean", "pgd-ce")],
+    }
+    store(job, "apgd", {"result": {**result, **said}})
+    found = read_result(job.json, job.flags)
+    assert (found and row_of(found, job.flags)["threat"]) == read

@@ -472,6 +472,7 @@ def test_what_falls_off_the_front_is_said(finished, tmp_path):
                     "alarms": [],
                     "classes": ["0", "1"],
                     "train_counts": [30, 10],
+                    "threat": "linf",
                     "eps": 0.1,
                     "epoch": 3,
                     "device": "cpu",

@@ -108,6 +108,7 @@ def verified(run: SearchRun) -> None:
                 "classes": CLASSES,
                 "train_counts": [100] * 10,
                 "data": digest(split),
+                "threat": "linf",
                 "eps": 0.1,
                 "search_steps": 20,
                 "epoch": 3,

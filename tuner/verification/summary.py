@@ -12,7 +12,7 @@ import numpy as np
 from search_spaces.provenance import paper_label
 from trainables.class_metrics import class_metrics
 from trainables.reading import Damaged, intact, read_json, shaped
-from trainables.threats import LINF
+from trainables.threats import LINF, THREATS
 from tuner.errors import Failed
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import best_row
@@ -95,7 +95,8 @@ def read_result(path: Path, flags: Path) -> dict[str, Any] | None:
         return result if flags.exists() else None
     if isinstance(result, dict):
         result = {"threat": LINF, **result}  # earlier versions knew no other and did not say it
-    return result if shaped(result, STORED) and intact(lambda: row_of(result, flags)) else None
+    known = shaped(result, STORED) and result["threat"] in THREATS
+    return result if known and intact(lambda: row_of(result, flags)) else None
 
 
 def flags_of(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
