@@ -428,7 +428,8 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
     assert row["seeds"]["failed"] == {"1": "only a test"} and any("seed 1 failed" in s for s in sentences(again))
 
 
-def test_official_class_by_hand_gives_the_same_flags(finished):
+@pytest.mark.parametrize("threat, eps", [(LInf, 0.1), (L2, 0.5)])
+def test_official_class_by_hand_gives_the_same_flags(finished, threat, eps):
     """`--attack autoattack` against pyautoattack as its documentation uses it."""
     from pyautoattack import AutoAttack
 
@@ -438,13 +439,13 @@ def test_official_class_by_hand_gives_the_same_flags(finished):
     model, _ = load_trial(trial, home)
     whole = open_test(DataSpec("digits"), home)
     split = Split(whole.base, whole.index[:24], whole.labels[:24])
-    cascade = Cascade(model, split, "autoattack", eps=0.1, search_steps=4)
+    cascade = Cascade(model, split, "autoattack", eps=eps, search_steps=4, threat=threat)
     assert [s.name for s in cascade.run()] == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     x, y = split.batch(slice(None))
-    official = AutoAttack(model, norm="Linf", eps=0.1, version="standard", device="cpu", seed=0)
+    official = AutoAttack(model, norm=threat.norm, eps=eps, version="standard", device="cpu", seed=0)
     _, y_adv = official.run_standard_evaluation(x, y)
-    assert torch.equal(y_adv == y, cascade.robust)
-    ours = Cascade(model, split, "apgd", eps=0.1, search_steps=4)
+    assert torch.equal(y_adv == y, cascade.robust) and 0 < cascade.robust.sum() < 24
+    ours = Cascade(model, split, "apgd", eps=eps, search_steps=4, threat=threat)
     list(ours.run())
     assert (ours.robust != cascade.robust).sum() <= 1
 
