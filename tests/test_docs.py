@@ -29,8 +29,9 @@ MARKED = {"docs/guide.md": 4}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
 RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "verify"}
-# search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py
-ONLY_PARSED = {"audit", "jobs", "logs", "notify", "search", "stop", "submit", "ui"}
+# search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
+# tests/test_steering.py
+ONLY_PARSED = {"add", "audit", "jobs", "logs", "notify", "retry", "search", "skip", "stop", "submit", "ui"}
 WITHOUT_JSON = {"schema", "sync"}
 
 
@@ -62,7 +63,11 @@ for block in BLOCKS:
 TUNER = [words for words in COMMANDS if words[0] == "tuner"]
 EXPORTED = {notifications.PLACES, notifications.SECRET}
 OTHERS = [words for words in COMMANDS if words[0] != "tuner"]
-EXECUTED = [words for words in TUNER if COMMANDS[words] and words[1] in RUN and "--help" not in words]
+EXECUTED = [
+    words
+    for words in TUNER
+    if COMMANDS[words] and words[1] in RUN and not {"--help", "--trials", "--budget"} & {*words}
+]
 
 
 def write_files(folder: Path) -> None:

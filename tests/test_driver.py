@@ -42,7 +42,11 @@ def driven(tmp_path, monkeypatch):
         monkeypatch.setattr(driver, "_tune", lambda run, *rest: what(run.history))
         return driver.search(SearchSpec(**{**spec.to_dict(), **changes, "storage": storage}), Home(tmp_path / home))
 
-    run.spec, run.folder = spec, Home(tmp_path / "a").search("s")
+    def resume(what, home, **changes):
+        monkeypatch.setattr(driver, "_tune", lambda run, *rest: what(run.history))
+        return driver.resume("s", home, **changes)
+
+    run.spec, run.folder, run.resume = spec, Home(tmp_path / "a").search("s"), resume
     return run
 
 

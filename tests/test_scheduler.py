@@ -167,8 +167,9 @@ def test_the_scheduler_stops_what_the_optimizer_calls_dead():
         asked.append((number, metrics))
         return metrics["clean_acc"] < 0.2
 
-    scheduler = DeadTrials(SimpleNamespace(dead=dead))
-    trial = SimpleNamespace(config={"trial": {"trial": 7}})
+    scheduler = DeadTrials(SimpleNamespace(dead=dead, skipped=lambda number: number == 8))
+    skipped, trial = (SimpleNamespace(config={"trial": {"trial": number}}) for number in (8, 7))
+    assert scheduler.on_trial_result(None, skipped, {"metrics": None, "stem/trained": 1}) == TrialScheduler.STOP
     for result, answer in (
         ({"metrics": None, "stem/trained": 1}, TrialScheduler.CONTINUE),
         ({"metrics/epoch": 3, "metrics/clean_acc": 0.3}, TrialScheduler.CONTINUE),
@@ -182,7 +183,7 @@ def test_a_preview_that_ray_completes_late_does_not_end_its_trial():
     """Ray tells of an end after it has told the last result: by then the trial may have been promoted."""
     history, told = History(None), []
     run = SimpleNamespace(spec=None, history=history)
-    optimizer = SimpleNamespace(tell=told.append)
+    optimizer = SimpleNamespace(tell=told.append, back=lambda number: None)
     callback = SearchCallback(run, optimizer, SimpleNamespace(trial_ended=lambda record: None), say=print)
     history.append("start", 1, params={}, method="srat", preview=True)
     history.append("preview", 1, epochs=1, metrics={"epoch": 4})

@@ -10,8 +10,12 @@ from importlib import import_module
 _WHERE = {
     "SearchSpec": "spec.search_spec",
     "search": "execution.driver",
+    "resume": "execution.driver",
     "load_front": "results.searches",
     "load_search": "results.searches",
+    "add": "results.steering",
+    "skip": "results.steering",
+    "retry": "results.steering",
     "Home": "home",
     "Front": "results.pareto",
     "UsageError": "errors",

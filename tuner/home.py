@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shlex
@@ -25,6 +26,14 @@ def check_name(name: str) -> str:
             "starting with a letter or digit"
         )
     return name
+
+
+def user_name() -> str:
+    """Who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container without an entry in passwd
+        return "unknown"
 
 
 class Home:

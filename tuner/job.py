@@ -93,7 +93,10 @@ def _search(job: dict[str, Any], home: Home) -> None:
     command = ["search", "--spec", str(spec)] if job["command"] == "search" else ["resume", job["search"]]
     repeated = ("storage", "dataset", "study_storage") if job["command"] == "resume" else ("storage",)
     places = [part for key in repeated if job.get(key) for part in (f"--{key.replace('_', '-')}", job[key])]
-    sys.argv = ["tuner", *command, "--home", str(home.root), *places]
+    changes = [
+        part for key, value in job.get("changes", {}).items() for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    sys.argv = ["tuner", *command, "--home", str(home.root), *places, *changes]
     try:
         cli.main()
     finally:

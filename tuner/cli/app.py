@@ -8,27 +8,33 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated, Optional
+from collections.abc import Callable
+from typing import Annotated, Any, Optional
 
 import typer
 
 from trainables.reading import Damaged
 from trainables.urls import masked
-from tuner.cli import cluster, results
+from tuner.cli import cluster, results, steering
 from tuner.cli.options import (
     HELP,
     RESULTS,
     SEARCHING,
+    BudgetNow,
     DatasetAgain,
     HomeOption,
     Json,
     Method,
     Search,
+    SeedsNow,
     StorageOption,
     StudyStorageAgain,
+    TimeBudgetNow,
+    UntilFlatNow,
     option,
 )
 from tuner.cli.search_options import takes_spec
+from tuner.cli.steering import show_answer
 from tuner.errors import Failed, UsageError
 from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
@@ -74,7 +80,10 @@ def search(spec, home: HomeOption = None, as_json: Json = False):
 
     Example: tuner search --method srat --dataset digits --trials 16
     """
-    _run(spec, Home(home), as_json)
+    from tuner.execution.driver import search as run
+
+    where = Home(home)
+    _run(lambda: run(spec, where), spec, where, as_json)
 
 
 @app.command(rich_help_panel=SEARCHING)
@@ -87,33 +96,51 @@ def resume(
     follow: Annotated[
         bool, option("--follow", "", "With --address: show the progress of the job and end with its exit code.")
     ] = False,
+    trials: Annotated[
+        Optional[int],
+        option("--trials", "N", "Extend the search, finished or not, to so many trials.", default="as many as it has"),
+    ] = None,
+    time_budget: TimeBudgetNow = None,
+    budget: BudgetNow = None,
+    until_flat: UntilFlatNow = None,
+    seeds: SeedsNow = None,
     dataset: DatasetAgain = None,
     study_storage: StudyStorageAgain = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ):
-    """Resume a search that was stopped or killed; no finished trial is trained again."""
+    """Resume a search that was stopped or killed, or extend a finished one; no finished trial is trained again.
+
+    Example: tuner resume first --trials 64
+    """
+    asked = {"time_budget": time_budget, "budget": budget, "until_flat": until_flat, "seeds": seeds}
+    changes = {name: value for name, value in asked.items() if value is not None}
     if address:
         said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
-        cluster.resume(address, search, home, said, follow, as_json)
+        more = {**changes, **({} if trials is None else {"trials": trials})}
+        cluster.resume(address, search, home, said, more, follow, as_json)
         return
-    from tuner.results.searches import load_search
+    from tuner.execution.driver import resume as go_on
+    from tuner.results.searches import load_search, shown_state
+    from tuner.results.steering import ask
     from tuner.sync.named_places import check_named
 
     where = Home(home, storage)
-    spec = load_search(where, search).spec
-    check_named(spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
-    _run(spec, where, as_json)
+    run = load_search(where, search)
+    check_named(run.spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
+    if trials is not None and not changes and shown_state(run) == "running":
+        show_answer(run, ask(run, "extend", trials=trials), as_json)
+        return
+    _run(lambda: go_on(search, where, trials=trials, **changes), run.spec, where, as_json)
 
 
-def _run(spec, home: Home, as_json: bool) -> None:
+def _run(go: Callable[[], dict[str, Any]], spec, home: Home, as_json: bool) -> None:
     from tuner.errors import Interrupted, Stopped
-    from tuner.execution.driver import search as run
     from tuner.report.console import show_result
 
     try:
-        result = run(spec, home)
+        result = go()
     except Interrupted as stop:
         show_result(stop.result, spec, home, as_json)
         raise
@@ -126,6 +153,7 @@ def _run(spec, home: Home, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+steering.register(app)
 results.register(app)
 
 

@@ -42,11 +42,18 @@ def submit(
 
 
 def resume(
-    address: str, search: str, home: Path | None, said: dict[str, str | None], follow: bool, as_json: bool
+    address: str,
+    search: str,
+    home: Path | None,
+    said: dict[str, str | None],
+    changes: dict[str, object],
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """`tuner resume --address`: a new job that goes on with the search in the cluster's home or in a storage.
 
-    ``said``: the places that were named again, which the job names in its turn.
+    ``said``: the places that were named again, which the job names in its turn. ``changes``: how the search goes on,
+    by the names of its fields.
     """
     from tuner.home import check_name
     from tuner.remote.dashboard import Dashboard
@@ -57,7 +64,8 @@ def resume(
     check_travels(SearchSpec(**{field: value for field, value in said.items() if value is not None}))
     where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
-    job = {"command": "resume", "search": search, "home": where, **said}
+    SearchSpec(**changes)  # says what is wrong with them
+    job = {"command": "resume", "search": search, "home": where, **said, "changes": changes}
     _sent(cluster, submit(cluster, job), search, follow, as_json)
 
 

@@ -54,9 +54,9 @@ def _completion(suggest: Callable[[], Iterable[str]]) -> Callable[[str], list[st
     return complete
 
 
-def option_of(asked: Option, panel: str | None) -> Any:
-    """The option of a field of a search."""
-    kind, default = asked.kind, asked.default_shown
+def option_of(asked: Option, panel: str | None, default: str | None = None) -> Any:
+    """The option of a field of a search. ``default``: in words, where it is another than the field's."""
+    kind, default = asked.kind, default or asked.default_shown
     return option(
         f"--{asked.flag}", kind.metavar, asked.sentence, default=default, panel=panel, suggest=kind.suggestions
     )
@@ -70,6 +70,10 @@ Method = Annotated[
 Json = Annotated[bool, option("--json", "", "Print JSON alone on stdout.")]
 HomeOption = Annotated[Optional[Path], option("--home", "DIR", "Home folder.", default="TUNER_HOME, else tuner-home")]
 StorageOption = Annotated[Optional[str], option_of(options_of(SearchFields)["storage"], panel=None)]
+TimeBudgetNow, BudgetNow, UntilFlatNow, SeedsNow = (
+    Annotated[Optional[asked.kind.argument], option_of(asked, panel=None, default="as before")]
+    for asked in map(options_of(SearchFields).get, ("time_budget", "budget", "until_flat", "seeds"))
+)
 DatasetAgain = Annotated[
     Optional[str],
     option(

@@ -13,7 +13,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trainables.files import locked
+from trainables.files import is_locked, locked
 from trainables.reading import read_text
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.escape import to_stderr
@@ -38,7 +38,8 @@ from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners, installed_listeners
 from tuner.results.references import references
 from tuner.results.search_run import SearchRun
-from tuner.results.searches import load_search
+from tuner.results.searches import load_search, stored_search
+from tuner.results.steering import answered, ask, take_up
 from tuner.results.summary import front_json, save_result, saved_result, state_of
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
@@ -87,8 +88,9 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     """Run or resume the search that ``spec`` names and return its result, which is what `--json` prints.
 
     ``listeners`` are notified beside the terminal, the pages and MLflow. A finished search is not run again: its stored
-    result is returned. ``UsageError`` for wrong input, ``Interrupted`` after Ctrl-C, SIGTERM or SIGHUP, ``Stopped`` if
-    a storage failed or Ray is gone, ``Failed`` if the storage does not work at all.
+    result is returned, unless users have asked for more since (`tuner.results.steering`). ``UsageError`` for wrong
+    input, ``Interrupted`` after Ctrl-C, SIGTERM or SIGHUP, ``Stopped`` if a storage failed or Ray is gone, ``Failed``
+    if the storage does not work at all.
     """
     home = home or Home()
     spec = with_storage(spec, home)
@@ -101,12 +103,40 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
         _store_spec(run)
         share_dataset(spec, home, run.folder)
         run = replace(run, history=History(run.folder))
+        for answer in take_up(run.spec, run.history, run.folder):
+            to_stderr(answered(answer))
+        run = _as_changed(run)
         done = saved_result(run.folder)
         if done:
             if done["state"] == state_of(run) != "stopped":
                 return done | front_json(run)  # the history is the truth
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, data, listeners, stop)
+
+
+def resume(
+    name: str,
+    home: Home | None = None,
+    listeners: Sequence[Listener] = (),
+    *,
+    trials: int | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Go on with the search ``name`` of the home and return its result, as `search` does; no finished trial is trained
+    again. ``trials``: how many it has from now on; more than before. ``changes``: other values of fields that change
+    how a search runs but not its trials (``time_budget``, ``budget``, ``until_flat``, ``seeds``)."""
+    home = home or Home()
+    run = stored_search(home, name)
+    if is_locked(run.folder / ".lock"):
+        raise UsageError(_running(run))
+    if trials is not None and trials != run.history.in_force(run.spec).trials:
+        ask(run, "extend", trials=trials)
+    return search(replace(run.spec, **changes), home, listeners)
+
+
+def _as_changed(run: SearchRun) -> SearchRun:
+    """The search as users have changed it meanwhile."""
+    return replace(run, spec=run.history.in_force(run.spec))
 
 
 def _go_on(run: SearchRun) -> str:
@@ -136,8 +166,12 @@ def _locked(run: SearchRun) -> Iterator[None]:
         except OSError as error:
             raise UsageError(f"search {run.name!r} cannot be locked: {error.filename}: {error.strerror}") from None
         if not mine:
-            raise UsageError(f"search {run.name!r} is running already; wait for it, or give this one another --name")
+            raise UsageError(_running(run))
         yield
+
+
+def _running(run: SearchRun) -> str:
+    return f"search {run.name!r} is running already; wait for it, or give this one another --name"
 
 
 def _store_spec(run: SearchRun) -> None:
@@ -147,7 +181,11 @@ def _store_spec(run: SearchRun) -> None:
         new, stored = run.spec.identity(), SearchSpec.from_stored(read_text(path)).identity()
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
-            raise UsageError(f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name")
+            more = differs == ["trials"] and new["trials"] > stored["trials"]
+            extend = f", or extend it: tuner resume {run.name} --trials {new['trials']}{run.home.flag}" if more else ""
+            raise UsageError(
+                f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name{extend}"
+            )
     write_atomically(path, run.spec.to_yaml())
 
 
@@ -170,6 +208,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
             with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
                 ended_early = unless_stuck(lambda: _tune(run, listener, progress.say, stop), stop, progress.say)
                 ended_early = ended_early or stop.reason
+            run = _as_changed(run)
             state = state_of(run)  # by the trials: a stop after the last trial's end does not make it "stopped"
         finally:
             stop.phase = "the pictures and MLflow"
@@ -233,7 +272,10 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
         optimizer.gpus_per_trial = float(spec.gpus_per_trial)
         survive_memory_kills()
-        _ray_tuner(replace(run, spec=spec), optimizer, callback, stop).fit()
+        while True:
+            _ray_tuner(replace(run, spec=spec), optimizer, callback, stop).fit()
+            if stop.reason or not callback.take_up():
+                break  # else something was asked for after Ray Tune had heard that there is nothing more
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers
         if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
             raise UsageError(problem)

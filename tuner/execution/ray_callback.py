@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,6 +20,7 @@ from tuner.results.fronts import front_of
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
+from tuner.results.steering import answered, take_up
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
@@ -26,6 +28,7 @@ from tuner.results.trial_state import TrialState
 # fails a trial this often, after minutes of waiting each time, would fail the others too, so the search stops.
 DEATHS = 3
 DISK = "disk"  # the reason why a search stops whose history cannot be written
+LOOK_S = 1.0  # between two looks for what users ask for
 
 
 class SearchCallback(Callback):
@@ -49,6 +52,7 @@ class SearchCallback(Callback):
         self._finished = sum(t.state == TrialState.FINISHED for t in self.history.everything())
         self._front: Front | None = None  # computed when the first trial finishes
         self._outdated_announced = False
+        self._look_due = 0.0  # ``time.monotonic()``
 
     def started(self, record: TrialRecord) -> None:
         """Record that a trial is handed to Ray, for the first time or to continue, before anything can be lost."""
@@ -71,20 +75,25 @@ class SearchCallback(Callback):
             self._training_announced = True
             self.ask_nodes()
             self.listener.training_began()
+        if time.monotonic() >= self._look_due:
+            self._look_due = time.monotonic() + LOOK_S
+            self.take_up()
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         if self.ending.stuck:
             return
         report = TrialReport.of(result)
         number = report.trial
+        if self.optimizer.skipped(number):
+            return  # what it trained since
         if report.failed:
             self._end(number, TrialState.FAILED, report.failed)
             return
         if report.stem:
             self._stem(number, report.stem)
-        if not self.history.record(number).full:
-            self._preview(number, report)
-            return
+        (self._full if self.history.record(number).full else self._preview)(number, report)
+
+    def _full(self, number: int, report: TrialReport) -> None:
         if report.metrics is not None and not (report.stem and report.stem.past):
             self._epochs(number, report.epochs or [report.metrics])  # a restarted trial reports all its epochs again
         if report.curve and not self.history.record(number).curve:
@@ -93,10 +102,13 @@ class SearchCallback(Callback):
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if self.ending.stuck or trial.config["trial"].get("cool_down") is not None:
-            return  # a preview, whose end is recorded: Ray tells of it late, when it may have been promoted already
+        if self.ending.stuck:
+            return
         record = self.history.record(number_of(trial))
-        self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
+        # of a preview the end is recorded: Ray tells of it late, when it may have been promoted already
+        if trial.config["trial"].get("cool_down") is None:
+            self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
+        self.optimizer.back(record.trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was interrupted. Unless it ends here, it is handed out again and continues from its checkpoint."""
@@ -105,6 +117,11 @@ class SearchCallback(Callback):
         if self.ask_nodes().result():
             return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
         number, error = number_of(trial), error_of(trial)
+        if not self.optimizer.skipped(number):
+            self._interrupted(number, error)
+        self.optimizer.back(number)
+
+    def _interrupted(self, number: int, error: Exception | str) -> None:
         record, (kind, reason) = self.history.record(number), classify_failure(error)
         self._append("error" if kind == OWN else "lost", number, reason=reason, text=str(error))
         deaths = self._count_death(record, kind)
@@ -130,9 +147,31 @@ class SearchCallback(Callback):
         try:
             self.history.append(event, number, **fields)
         except OSError as error:
-            self.history.keep_in_memory()
-            self.say(f"the search stops: {error.strerror or error}: {self.run.folder / 'history.jsonl'}")
-            self.stop(DISK)
+            self._not_written(error)
+
+    def _not_written(self, error: OSError) -> None:
+        self.history.keep_in_memory()
+        self.say(f"the search stops: {error.strerror or error}: {self.run.folder / 'history.jsonl'}")
+        self.stop(DISK)
+
+    # ---- what users ask for ------------------------------------------------------------------------------------------
+
+    def take_up(self) -> bool:
+        """Do what users have asked for since; whether there was anything."""
+        try:
+            answers = take_up(self.spec, self.history, self.run.folder, self.optimizer.out)
+        except OSError as error:
+            self._not_written(error)
+            return False
+        for answer in answers:
+            self.say(answered(answer))
+        done = [answer.request for answer in answers if answer.done]
+        for request in done:
+            if request.kind == "skip":
+                self.listener.trial_ended(self.history.record(request.about["trial"]))
+        if done:
+            self.optimizer.take_over(self.history.in_force(self.spec))
+        return bool(done)
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 

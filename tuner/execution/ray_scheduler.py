@@ -14,8 +14,8 @@ from tuner.optimizer.ask_tell import AskTell
 
 
 class DeadTrials(FIFOScheduler):
-    """Stops the trials that the optimizer calls dead. Previews and full trainings are trials of Ray's own, which run to
-    their end: a promoted one is suggested again."""
+    """Stops the trials that the optimizer calls dead, and those that a user skips. Previews and full trainings are
+    trials of Ray's own, which run to their end: a promoted one is suggested again."""
 
     _supports_buffered_results = False  # the decision on an epoch is made before the next one starts
 
@@ -25,8 +25,9 @@ class DeadTrials(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict) -> str:
         metrics = metrics_of(result)
-        dead = "epoch" in metrics and self.optimizer.dead(number_of(trial), metrics)
-        return TrialScheduler.STOP if dead else TrialScheduler.CONTINUE
+        number = number_of(trial)
+        ends = self.optimizer.skipped(number) or ("epoch" in metrics and self.optimizer.dead(number, metrics))
+        return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
     def __getstate__(self) -> dict:
         return {}  # Ray pickles its scheduler for its own restore, which is never used

@@ -77,7 +77,7 @@ class AskTell:
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then
     (``time.time()``), nor one that would exceed the budget. ``late``: set once that is the case. ``gpus_per_trial``:
-    what a trial uses, for a budget in GPU hours.
+    what a trial uses, for a budget in GPU hours. ``out``: the trials that are with a worker.
     """
 
     def __init__(
@@ -90,34 +90,52 @@ class AskTell:
         references: Iterable[TrialRecord] = (),
         until: float | None = None,
     ):
-        self.spec, self.history, self.until, self.late = spec, history, until, False
+        self.history, self.until, self.late, self.folder = history, until, False, folder
+        self.warm, self.references, self.out = list(warm), list(references), set[int]()
+        self.methods: dict[str, MethodSearch] = {}
+        self.budget = Budget.of(spec.budget)
+        self.gpus_per_trial = 1.0 if isinstance(spec.gpus_per_trial, str) else spec.gpus_per_trial
+        self.take_over(spec)
+
+    def take_over(self, spec: SearchSpec) -> None:
+        """Go on from what the history says now, as a new process would; trials that are ``out`` stay there. For a
+        search that a user has changed meanwhile, to ``spec``."""
+        for search in self.methods.values():
+            search.proposer.close()
+        self.spec, history = spec, self.history
         self.total = replicates.total_trials(spec)
-        warm = list(warm)
-        self.methods = {own.methods[0]: self._open(own, folder, warm) for own in spec.lanes}
+        self.methods = {own.methods[0]: self._open(own) for own in spec.lanes}
         for record in sorted(history.trials.values(), key=lambda t: t.preview.ended if t.preview else t.ended):
             if record.preview or record.state.ended:
                 self.methods[record.method].ended(record)
         unsearched = [*history.references.values(), *history.replicates.values()]
-        self._again = [r for r in unsearched if r.state == TrialState.RUNNING]
-        self._references = [r for r in references if r.trial not in history.references]
+        self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
+        self._references = [r for r in self.references if r.trial not in history.references]
         self._next: MethodSearch | None = None
-        self.budget = Budget.of(spec.budget)
-        self.gpus_per_trial = 1.0 if isinstance(spec.gpus_per_trial, str) else spec.gpus_per_trial
         self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None  # ended and full ones, who is next
 
-    def _open(self, spec: SearchSpec, folder: Path | None, warm: list[TrialRecord]) -> MethodSearch:
+    def _open(self, spec: SearchSpec) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
         (method,), alone = spec.methods, len(self.spec.methods) == 1
-        history = self.history if alone else self.history.lane(method)
+        # with replicates among them, trials that are added or come by an extension are numbered otherwise than here
+        history = self.history if alone and not self.history.replicates else self.history.lane(method)
         proposer = Proposer(
             spec,
             history,
-            folder,
-            [t for t in warm if t.method == method],
+            self.folder,
+            [t for t in self.warm if t.method == method],
             most=self.total,
             study=None if alone else f"{spec.search_name}/{method}",
+            out=self._out_of(method, history),
         )
         return MethodSearch(method, spec, history, proposer)
+
+    def _out_of(self, method: str, history: History) -> set[int]:
+        """The trials of a method that are out, by their numbers in ``history``, which is its lane or the whole one."""
+        trials = self.out & set(self.history.trials)
+        if history is self.history:
+            return trials
+        return {place for of, place in map(self.history.number_in_lane, trials) if of == method}
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
 
@@ -155,7 +173,7 @@ class AskTell:
     @property
     def exhausted(self) -> bool:
         """Whether every trial asked for has been handed out."""
-        return len(self.history.trials) >= self.total and not self._interrupted
+        return self.history.proposed >= self.total and not self._interrupted
 
     @property
     def _interrupted(self) -> bool:
@@ -167,6 +185,21 @@ class AskTell:
 
         The caller appends its "start" to the history, unless it is there, before it asks again.
         """
+        record = self._next_record()
+        if record:
+            self.out.add(record.trial)
+        return record
+
+    def back(self, number: int) -> None:
+        """A worker is done with a trial. If that has not ended, it will be handed out again by whoever noticed."""
+        if self.history.record(number).state.ended:
+            self.out.discard(number)
+
+    def skipped(self, number: int) -> bool:
+        """Whether a user has ended the trial."""
+        return self.history.record(number).state == TrialState.SKIPPED
+
+    def _next_record(self) -> TrialRecord | None:
         if self.late:
             return None
         if self._again:
@@ -211,7 +244,7 @@ class AskTell:
             return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
         left = self.spec.max_epochs - max(len(record.epochs), self._fork(record)) if record.full else plan.preview[1]
-        return record if self._in_time(method, left, begun=True) else None
+        return record if self._in_time(method, left, begun=record.state == TrialState.RUNNING) else None
 
     def _replicate(self) -> TrialRecord | None:
         wanted = replicates.wanted(self.spec, self.history)

@@ -94,6 +94,7 @@ class Observations:
     open: dict[int, TrialRecord] = field(default_factory=dict)  # trials that may get a value
     bad: dict[int, TrialRecord] = field(default_factory=dict)  # ended without one: diverged, or stayed at chance
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
+    added: set[int] = field(default_factory=set)  # trials that a user added, perhaps with what is not searched
     _known: int = 0  # trials of the history that were taken in
     _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, value) -> for Optuna
 
@@ -122,6 +123,8 @@ class Observations:
     def expect(self, record: TrialRecord) -> None:
         """A trial was proposed; the history need not have it yet."""
         self.open[record.trial] = record
+        if record.added:
+            self.added.add(record.trial)
         self.proposed.add(frozenset(record.params.items()))
 
     def frozen(self, space: Space, seed: int, *, reads_pruned: bool = True) -> list[FrozenTrial]:
@@ -139,6 +142,8 @@ class Observations:
         for trial in sorted({*self._sample(seed), *_at_most(sorted(self.open), seed)}):
             record = self.open.get(trial) or self.bad.get(trial)
             params = record.params if record else self.values[trial].params
+            if trial in self.added and not space.expresses(params):
+                continue
             made.append(self._frozen_once(trial, space, params, known.get(trial), trial in self.open))
         return [trial for trial in made if trial is not None]
 

@@ -13,7 +13,7 @@ Gaussian process: about a second) the next proposal is computed as soon as one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +46,7 @@ class Proposer:
 
     ``spec``: of one method. ``folder``: where the study is recorded; without one, it is kept in memory for samplers
     that read it, and for others not at all. ``warm``: the trials of an earlier search. ``most``: how many trials it may
-    propose, if not ``spec.trials``. ``study``: the study's name.
+    propose, if not ``spec.trials``. ``study``: the study's name. ``out``: trials that are with a worker now.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Proposer:
         *,
         most: int | None = None,
         study: str | None = None,
+        out: Collection[int] = (),
     ):
         self.spec, self.space, self.history, self.worth = spec, spec.search_space(), history, Worth.of(spec)
         self.sampler = SAMPLERS[spec.sampler]
@@ -67,7 +68,9 @@ class Proposer:
         self.known = self._observe(history)
         recorded = folder is not None or self.sampler.own_study
         self.recorded = RecordedStudy(spec, history, folder, study) if recorded else None
-        self._waiting = [Proposal(t.trial, t.params) for t in history.trials.values() if t.state == TrialState.RUNNING]
+        left = [t for t in history.trials.values() if not t.state.ended and t.trial not in out]
+        left.sort(key=lambda t: t.state == TrialState.WAITING)  # those that had begun go first
+        self._waiting = [Proposal(t.trial, t.params) for t in left]
         self._lost = [Proposal(n, p) for n, p in self.recorded.lost.items()] if self.recorded else []
         self._worker = ThreadPoolExecutor(1, "proposals") if self._model(0).prepares_ahead else None
         self._next: Future[dict[str, Any]] | None = None
@@ -92,13 +95,13 @@ class Proposer:
 
     @property
     def interrupted(self) -> bool:
-        """Whether trials that an earlier process left are still to be handed out."""
+        """Whether trials that an earlier process left, or that a user added, are still to be handed out."""
         return bool(self._waiting or self._lost)
 
     @property
     def exhausted(self) -> bool:
         """Whether every trial asked for has been handed out."""
-        return not self.interrupted and len(self.history.trials) >= self.total
+        return not self.interrupted and self.history.proposed >= self.total
 
     def next(self) -> Proposal | None:
         """The next trial to run, or None when every trial asked for has been proposed.
@@ -109,13 +112,18 @@ class Proposer:
             return self._waiting.pop(0)
         if self._lost:
             proposal = self._lost.pop(0)
-        elif len(self.history.trials) >= self.total:
+        elif self.history.proposed >= self.total:
             return None
         else:
             proposal = self._new(len(self.history.trials))
         if not self._lost:
             self._prepare(proposal.trial + 1, lambda: self._with(proposal))
         return proposal
+
+    def close(self) -> None:
+        """Another one takes over."""
+        if self._worker:
+            self._worker.shutdown(wait=False, cancel_futures=True)
 
     def tell(self, trial: int) -> None:
         """A trial has ended, or its preview: the study records it. The model itself reads the history."""
@@ -143,7 +151,7 @@ class Proposer:
 
     def _prepare(self, number: int, known: Callable[[], Observations]) -> None:
         """Begin to compute proposal ``number`` from what is known now, where that is done ahead."""
-        if self._worker and number < self.total:
+        if self._worker and number - self.history.added < self.total:
             self._next = self._worker.submit(self._plan(number, known()))
 
     def _plan(self, number: int, known: Observations) -> Callable[[], dict[str, Any]]:
@@ -179,5 +187,5 @@ class Proposer:
         known.update(history.trials)
         if last is not None and len(last.trials) > len(history.trials):
             newest = last.trials[max(last.trials)]
-            known.expect(TrialRecord(newest.trial, newest.params, newest.method))
+            known.expect(TrialRecord(newest.trial, newest.params, newest.method, added=newest.added))
         return known

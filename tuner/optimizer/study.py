@@ -85,6 +85,11 @@ def _key(folder: Path | None) -> str:
     return read_text(path)
 
 
+def _ended(record: TrialRecord) -> bool:
+    """Whether the study has the trial's end, or that of its preview."""
+    return record.state.ended or record.preview is not None
+
+
 class RecordedStudy:
     """Records trials as they start and end, under the history's trial numbers.
 
@@ -118,10 +123,12 @@ class RecordedStudy:
         if owner not in (None, key):
             raise self._not_ours()
         unknown = [t for t in recorded if t.number not in history.trials]
-        if any(t.state != OptunaState.RUNNING for t in unknown):
+        known = [(t, history.trials[t.number]) for t in recorded if t.number in history.trials]
+        again = any(t.state.is_finished() and not _ended(record) for t, record in known)
+        if again or any(t.state != OptunaState.RUNNING for t in unknown):
             if owner != key:  # of a version that did not write owners
                 raise self._not_ours()
-            # ours, but the history is older: it was restored from a copy
+            # ours, but the history is older: it was restored from a copy; or a trial that had ended is tried again
             optuna.delete_study(study_name=self.study.study_name, storage=self.storage)
             self.study, owner, recorded, unknown = self._open(self.study.study_name), None, [], []
         if owner != key:
@@ -130,7 +137,7 @@ class RecordedStudy:
         for number, trial in sorted(history.trials.items()):
             if number >= len(recorded):
                 self.start(number, trial.params)
-            if trial.state.ended or trial.preview:
+            if _ended(trial):
                 self.end(trial)
 
     def _not_ours(self) -> UsageError:
@@ -147,7 +154,7 @@ class RecordedStudy:
     @quiet_optuna()
     def start(self, number: int, params: dict[str, Any]) -> None:
         """A trial was proposed."""
-        inside = self.space.contains(params)  # the default setting may lie outside the ranges
+        inside = self.space.expresses(params)  # the default setting may lie outside the ranges
         searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
         trial_id = self.storage.create_new_trial(
             self._study_id,

@@ -76,6 +76,8 @@ STYLES = {
     TrialState.STOPPED: style("stopped at chance (last epoch)", ORANGE, "triangle-down-open", "v", 8),
     TrialState.RUNNING: style("not finished (last epoch)", GREEN, "diamond-open", "D", 8),
     TrialState.FAILED: style("failed (last epoch)", VERMILLION, "x-thin-open", "x", 8),
+    TrialState.SKIPPED: style("skipped (last epoch)", GREY, "x-thin-open", "x", 8),
+    TrialState.WAITING: style("waiting", GREEN, "diamond-open", "D", 8),
 }
 CURVES = "one trained model under growing class offsets"
 BAND = "90 % band of the front"
@@ -412,6 +414,8 @@ _STATES = {
     TrialState.STOPPED: "stopped at chance",
     TrialState.RUNNING: "not finished",
     TrialState.FAILED: "failed",
+    TrialState.SKIPPED: "skipped",
+    TrialState.WAITING: "waiting",
 }
 
 

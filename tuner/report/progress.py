@@ -39,13 +39,18 @@ class Progress(Listener):
     name = "the terminal"
 
     def __init__(self, run: SearchRun):
-        self.spec, self.total = run.spec, total_trials(run.spec)
+        self.spec = run.spec
         self.console = PlainConsole(stderr=True)
         self.begin, self.history = time.time(), run.history
         self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.best = Front((), ())
         self.live: Live | None = None
+
+    @property
+    def total(self) -> int:
+        """How many trials it will have, those of users too."""
+        return total_trials(self.history.in_force(self.spec)) + self.history.added
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -121,7 +126,7 @@ class Progress(Listener):
         trained = self.history.epochs_trained()
         if trained == self.trained_before or self.history.replicates:  # how many follow depends on the results of these
             return None
-        left = max(0.0, expected(self.spec).epochs - trained)
+        left = max(0.0, expected(self.history.in_force(self.spec)).epochs - trained)
         return left * (time.time() - self.begin) / (trained - self.trained_before)
 
     def _view(self) -> Group:

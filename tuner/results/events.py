@@ -37,6 +37,26 @@ class Event:
     def change(self, record: TrialRecord) -> None:
         """Apply the event to the trial's ``record``."""
 
+    def change_search(self, search: Steered) -> None:
+        """Apply an event about the whole search, whose ``trial`` is ``WHOLE``."""
+
+
+@dataclass
+class Steered:
+    """What users have changed of the whole search: ``trials``, to how many it is extended; ``space``, from which ranges
+    proposals come now, as in a space file."""
+
+    trials: int | None = None
+    space: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a user asked for. ``by``: who; ``request``: its number among what they asked, which is done once."""
+
+    by: str = ""
+    request: str = ""
+
 
 @dataclass(frozen=True)
 class Started(Event):
@@ -65,6 +85,8 @@ class Resumed(Event):
     name = "resume"
 
     def change(self, record: TrialRecord) -> None:
+        if record.state == TrialState.WAITING:
+            record.started = self.time
         record.state = TrialState.RUNNING
 
 
@@ -176,8 +198,67 @@ class Ended(Event):
         record.reason, record.ended = self.reason, self.time
 
 
+# ---- what users ask for ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Added(Started, Asked):
+    """A trial with a user's own setting. It waits until it is its turn."""
+
+    name = "add"
+
+    def record(self) -> TrialRecord:
+        record = super().record()
+        record.state, record.added = TrialState.WAITING, self.by or "a user"
+        return record
+
+
+@dataclass(frozen=True)
+class Skipped(Event, Asked):
+    """The trial ends as it is."""
+
+    name = "skip"
+
+    def change(self, record: TrialRecord) -> None:
+        record.state, record.ended = TrialState.SKIPPED, self.time
+        record.reason = f"skipped by {self.by or 'a user'}"
+
+
+@dataclass(frozen=True)
+class Retried(Event, Asked):
+    """The trial, which failed or was skipped, is handed out again, to continue from its checkpoint."""
+
+    name = "retry"
+
+    def change(self, record: TrialRecord) -> None:
+        record.state, record.reason, record.errors, record.ended = TrialState.RUNNING, "", 0, 0.0
+
+
+@dataclass(frozen=True)
+class Extended(Event, Asked):
+    """The search has so many trials from now on, those that users add aside."""
+
+    name = "extend"
+    trials: Count
+
+    def change_search(self, search: Steered) -> None:
+        search.trials = self.trials
+
+
+@dataclass(frozen=True)
+class Narrowed(Event, Asked):
+    """New proposals come from these ranges, of a parameter the latest ones. ``space``: as in a space file."""
+
+    name = "narrow"
+    space: dict[str, Any]
+
+    def change_search(self, search: Steered) -> None:
+        search.space = {**search.space, **self.space}
+
+
 KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
-EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in KINDS}
+ASKED = (Added, Skipped, Retried, Extended, Narrowed)
+EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in (*KINDS, *ASKED)}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
 
 
@@ -227,6 +308,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
     "Setting": _is_setting,
     "Metrics": _is_metrics,
+    "dict[str, Any]": lambda value: isinstance(value, dict),
     "list[Metrics]": lambda value: isinstance(value, list) and all(map(_is_metrics, value)),
     "Role": lambda value: value in ROLES,
     "TrialState": lambda value: value in FINAL,

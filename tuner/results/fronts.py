@@ -22,6 +22,8 @@ def counts(history: History) -> str:
         TrialState.STOPPED: "stopped at chance",
         TrialState.FAILED: "failed",
         TrialState.RUNNING: "not finished",
+        TrialState.WAITING: "waiting",
+        TrialState.SKIPPED: "skipped",
     }
     number = {state: len(history.with_state(state)) for state in names}
     parts = [f"{number[s]} {name}" for s, name in names.items() if number[s] or s == TrialState.FINISHED]

@@ -22,10 +22,11 @@ from trainables.reading import LOG_BYTES, parse_json, read_text
 from tuner.errors import Failed
 from tuner.escape import printable
 from tuner.files import naming, write_atomically
-from tuner.results.events import Event, Metrics, Started, checked_event_of, event_of
-from tuner.results.trial_record import TrialRecord
+from tuner.results.events import Asked, Event, Metrics, Started, Steered, checked_event_of, event_of
+from tuner.results.trial_record import WHOLE, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Constraint, Goal, shown_metrics
+from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spend
     import pyarrow as pa
@@ -40,6 +41,8 @@ class History:
     ``folder``: the search's; None keeps the history in memory. ``trials``: proposed settings by trial number;
     ``replicates``: repetitions of them under other seeds, numbered in the same series; ``references``: what they are
     compared with, numbered below 0. ``numbers``: the trial numbers of each method, in the order in which they started.
+    What users asked for (`tuner.results.steering`): ``steered``, of the whole search; ``requests``, all that has been
+    done; ``added``, how many of the trials are theirs.
     ``Failed`` if a line of the file is not an event; ``Damaged`` if the file is no text.
     """
 
@@ -50,6 +53,9 @@ class History:
         self.replicates: dict[int, TrialRecord] = {}
         self.references: dict[int, TrialRecord] = {}
         self.numbers: dict[str, list[int]] = {}
+        self.steered = Steered()
+        self.requests: set[str] = set()
+        self.added = 0
         self._in_lane: dict[int, tuple[str, int]] = {}  # trial -> its method, its number among that method's trials
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
@@ -79,7 +85,11 @@ class History:
 
     def _apply(self, event: Event) -> None:
         self.changes += 1
-        if isinstance(event, Started):
+        if isinstance(event, Asked):
+            self.requests.add(event.request)
+        if event.trial == WHOLE:
+            event.change_search(self.steered)
+        elif isinstance(event, Started):
             self._start(event)
         else:
             event.change(self.record(event.trial))
@@ -100,6 +110,7 @@ class History:
             self.references[record.trial] = record
             return
         self.trials[record.trial] = record
+        self.added += bool(record.added)
         numbers = self.numbers.setdefault(record.method, [])
         self._in_lane[record.trial] = (record.method, len(numbers))
         numbers.append(record.trial)
@@ -132,6 +143,7 @@ class History:
                 copy = replace(self.trials[trial], trial=number, epochs=list(self.trials[trial].epochs))
                 lane.trials[number], lane._in_lane[number] = copy, (method, number)
                 lane.numbers.setdefault(method, []).append(number)
+                lane.added += bool(copy.added)
         return self._lanes[method]
 
     def append(self, event: str, trial: int, **fields: Any) -> None:
@@ -153,6 +165,20 @@ class History:
         """From now on nothing is written: a line could not be, and those after it would say nothing without it."""
         self.path = None
 
+    @property
+    def proposed(self) -> int:
+        """How many trials the search has proposed itself."""
+        return len(self.trials) - self.added
+
+    def in_force(self, spec: SearchSpec) -> SearchSpec:
+        """The search as users have changed it meanwhile; ``spec``: as it was made. An extension keeps the scheduler
+        with which the search began."""
+        if self.steered.trials is None:
+            return spec
+        return replace(
+            spec, trials=self.steered.trials, scheduler=spec.scheduling.name, name=spec.name or spec.search_name
+        )
+
     def epochs_trained(self) -> int:
         """Epochs that were trained; those of a stem count once, however many trials share it."""
         return sum(t.trained for t in self.everything())
@@ -168,7 +194,7 @@ class History:
         }
 
     def before_last_start(self) -> History:
-        """The history as it was when the newest trial was about to start, in memory."""
+        """The history as it was when the newest trial was about to start, or to be added, in memory."""
         if self._root:
             root, method = self._root
             return root._before_start_of(root.numbers[method][max(self.trials)]).lane(method)

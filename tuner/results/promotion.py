@@ -48,10 +48,14 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
 
     While fewer than a quarter do, the one that adds most to those that do; beyond, only one that is better alone than
     each of them. Where no preview satisfies the constraints, the one that misses them least: trained on, it may. One
-    that diverged counts as a preview: else a search in which many do would train nothing in full.
+    that diverged counts as a preview: else a search in which many do would train nothing in full. What a user added
+    trains in full whatever its preview says, beside the quarter.
     """
     ended = [t for t in history.trials.values() if t.preview or (t.state == TrialState.FAILED and not t.full)]
-    latest = ended[-WINDOW:]
+    asked = [t for t in ended if t.added]
+    if wanted := [t.trial for t in asked if t.state == TrialState.PREVIEWED]:
+        return wanted[0]
+    latest = [t for t in ended if not t.added][-WINDOW:]
     waiting = {t.trial: curve_of(t, goal) for t in latest if t.state == TrialState.PREVIEWED}
     most = scheduler.most(len(latest))
     if not waiting or not most:
@@ -60,7 +64,8 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     if len(taken) < most:
         if not any(waiting.values()):
             return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
-        return enclosing(waiting, 1, [point for curve in taken for point in curve])[0]
+        beside = [curve_of(t, goal) for t in asked if t.preview and t.full]
+        return enclosing(waiting, 1, [point for curve in (*taken, *beside) for point in curve])[0]
     best = max(waiting, key=lambda trial: (round(volume(waiting[trial]), DIGITS), -trial))
     return best if all(round(volume(waiting[best]) - volume(curve), DIGITS) > 0 for curve in taken) else None
 

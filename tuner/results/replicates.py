@@ -47,15 +47,15 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
         return False
     if len(history.trials) == 1 and not history.references and references(spec):
         return False  # stopped between its first trial and the reference, which is always next
-    if any(t.state == TrialState.RUNNING for t in history.trials.values()):
+    if not all(t.state.ended for t in history.trials.values()):
         return False
     if flat(spec, history):
         return True
-    return len(history.trials) >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None
+    return history.proposed >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None
 
 
 def total_trials(spec: SearchSpec) -> int:
-    """The number of trials that the search will have; a method without searched parameters has one."""
+    """How many trials the search proposes; a method without searched parameters has one."""
     return min(spec.trials, sum(spec.trials if lane.search_space().searched else 1 for lane in spec.lanes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -30,7 +31,14 @@ def search_names(home: Home) -> list[str]:
 
 
 def load_search(home: Home, name: str) -> SearchRun:
-    """The search ``name`` of this home, brought up to date from the storage that the user named with it.
+    """The search ``name`` of this home, as users have changed it meanwhile (`History.in_force`); else as
+    `stored_search`."""
+    run = stored_search(home, name)
+    return replace(run, spec=run.history.in_force(run.spec))
+
+
+def stored_search(home: Home, name: str) -> SearchRun:
+    """The search ``name`` of this home as it was made, brought up to date from the storage that the user named with it.
 
     The storage in the search's own spec is not contacted: a folder received from someone else must not choose where
     this machine connects to (`tuner.sync.named_places`). ``UsageError`` if there is no such search (the message offers

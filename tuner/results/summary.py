@@ -41,6 +41,11 @@ def front_json(run: SearchRun) -> dict[str, Any]:
             "previewed": len(history.with_state(TrialState.PREVIEWED)),
             "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
             "failed": len(history.with_state(TrialState.FAILED)),
+            **{
+                str(state): number
+                for state in (TrialState.WAITING, TrialState.SKIPPED)  # of searches that a user has changed
+                if (number := len(history.with_state(state)))
+            },
         },
         "home": str(run.home.root),
     }

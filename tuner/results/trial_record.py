@@ -12,6 +12,7 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import shown_metrics
 
 NO_SEARCH = -1  # the number of the reference that every search trains once: plain AT. Trials are numbered from 0.
+WHOLE = -2  # the number under which events stand that are about the whole search
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrialRecord:
     ``curve``: the trained model over its post-hoc offsets; None where it was not swept. ``full``: it trains, or has
     trained, in full; else it is a proposal to be previewed, or that has been (``preview``). A replicate is a trial too:
     it repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
+    ``added``: the user whose setting it is; empty where the search proposed it.
     """
 
     trial: int
@@ -53,6 +55,7 @@ class TrialRecord:
     curve: Curve | None = None
     full: bool = True
     preview: Preview | None = None
+    added: str = ""
 
     @property
     def label(self) -> str:

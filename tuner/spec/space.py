@@ -86,6 +86,14 @@ class Space:
         """Whether a setting lies inside the searched ranges."""
         return all(name not in values or _inside(self.params[name].range, values[name]) for name in self.searched)
 
+    def expresses(self, values: dict[str, Any]) -> bool:
+        """Whether a setting lies inside the searched ranges and has nothing else than this space has beside them. A
+        value that it lacks is of a parameter that came later."""
+        if not self.contains(values):
+            return False
+        beside = self.resolve(lambda param: values.get(param.name, param.default))
+        return all(name in beside and (name in self.searched or beside[name] == v) for name, v in values.items())
+
 
 def joined(spaces: dict[str, Space]) -> Space:
     """The spaces of several methods as one, for figures and tables alone: a shared name has the widest range.

@@ -32,6 +32,7 @@ from tuner.sync.storage_spec import storage_errors
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 30.0  # between two sendings, which shall take at most a tenth of the time
 HISTORY, LEASE = "history.jsonl", "driver.json"
+REQUESTS = "requests"  # folder of what users ask of a search: a file for each, until its driver takes it up
 _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
 # What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
 MIRRORED = re.compile(
@@ -39,7 +40,7 @@ MIRRORED = re.compile(
     r"|study\.(log|owner|unreadable\.log)|dataset|mlflow\.key|warm-start/history\.jsonl"
     r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
-_NOT_LISTED = ("ray", "trials", "previews")  # folders of many files that are not mirrored
+_NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
 
 def open_search(storage: str, name: str) -> Storage:
@@ -95,6 +96,12 @@ def _lease(data: bytes | None) -> dict[str, Any] | None:
     return lease if shaped(lease, {"who": str, "every": float}) and 0 < lease["every"] <= MAX_INTERVAL_S else None
 
 
+def leave_request(storage: str, name: str, file: str, text: str) -> None:
+    """Leave a request for the search's driver in its storage; ``Failed`` if the storage cannot be written."""
+    with storage_errors(storage):
+        open_search(storage, name).write(f"{REQUESTS}/{file}", text.encode())
+
+
 def push(storage: str, home: Home, name: str) -> None:
     """Send to the storage what a command wrote into a search's folder; ``Failed`` if the storage cannot be written."""
     with storage_errors(storage):
@@ -115,6 +122,8 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     with storage_errors(spec.storage):
         mirror.claim()
     pull(spec.storage, home, name)
+    with storage_errors(spec.storage):
+        mirror.fetch_requests()
     stop = threading.Event()
     thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
     thread.start()
@@ -173,6 +182,7 @@ class Mirror:
                 self._check_owner()
                 with contextlib.suppress(FileNotFoundError):  # a file was being replaced
                     self.send()
+                self.fetch_requests()
                 every = min(max(MIN_INTERVAL_S, 10 * (time.monotonic() - begin)), MAX_INTERVAL_S)
                 self._renew_lease(every)
                 reported = False
@@ -184,6 +194,15 @@ class Mirror:
                     why = explain(self.storage, error)
                     to_stderr(f"{why}; results are kept in {self.folder} and sent when it answers")
                 reported = True
+
+    def fetch_requests(self) -> None:
+        """Bring here what users of other homes have asked for. ``ValueError`` for a name that leads out of the
+        folder."""
+        for file, _ in list(self.store.files(REQUESTS)):
+            data = self.store.read(f"{REQUESTS}/{file}")
+            if data is not None:
+                write_atomically(inside(self.folder, f"{REQUESTS}/{file}"), data)
+            self.store.remove(f"{REQUESTS}/{file}")
 
     def claim(self) -> None:
         """Take the search's lease; ``UsageError`` if a driver of another home is alive, that is, its lease changes.

@@ -6,7 +6,6 @@ These functions use a client that the caller passes; only `log_system_metrics` i
 from __future__ import annotations
 
 import base64
-import getpass
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from trainables.reading import intact, read_text
 from trainables.urls import masked
 from tuner import escape
 from tuner.files import write_atomically
-from tuner.home import Home
+from tuner.home import Home, user_name
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
@@ -251,11 +250,7 @@ def trial_runs(client: MlflowClient, experiment: str, parent: str) -> dict[int, 
 
 
 def _origin() -> dict[str, str]:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container without an entry in passwd
-        user = "unknown"
-    return {"mlflow.user": user, "mlflow.source.name": "tuner", "mlflow.source.type": "LOCAL"}
+    return {"mlflow.user": user_name(), "mlflow.source.name": "tuner", "mlflow.source.type": "LOCAL"}
 
 
 def milliseconds(seconds: float) -> int:

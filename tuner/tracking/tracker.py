@@ -46,6 +46,7 @@ _STATUS = {
     TrialState.PREVIEWED: "FINISHED",
     TrialState.STOPPED: "KILLED",
     TrialState.FAILED: "FAILED",
+    TrialState.SKIPPED: "KILLED",
     TrialState.RUNNING: "KILLED",
 }
 _BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
@@ -432,6 +433,8 @@ def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float 
     tracker = Tracker(run, warn=warn, began=began, live=False)
     past, front, finished = History(None), Front(spec.objectives, ()), 0
     for record in records:
+        if record.state == TrialState.WAITING:
+            continue
         tracker.trial_started(record)
         if record.state.ended:
             tracker.trial_ended(record)

@@ -1,0 +1,85 @@
+"""Commands that change a search, also while it runs: a trial of one's own, the end or another try of one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+from tuner.cli.options import SEARCHING, HomeOption, Json, Search, StorageOption, option
+from tuner.escape import print_json, to_stdout
+from tuner.home import Home
+
+Trial = Annotated[int, typer.Argument(help="Number of a trial; `tuner trials SEARCH` lists them.")]
+
+
+def add(
+    search: Search,
+    setting: Annotated[
+        list[str], typer.Argument(help="KEY=VALUE of each hyperparameter that is not the default setting's.")
+    ],
+    method: Annotated[
+        Optional[str], option("--method", "NAME", "Which of the search's methods, where it has several.")
+    ] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Add a setting of your own to a search, also while it runs. It trains in full whatever its preview says.
+
+    Example: tuner add first loss=focal gamma=2
+    """
+    from tuner.cli.search_options import key_values
+
+    params = key_values(setting, "add SEARCH")
+    _ask(search, Home(home, storage), as_json, "add", params=params, **({"method": method} if method else {}))
+
+
+def skip(search: Search, trial: Trial, home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
+    """End a trial of a search that waits or runs; it is marked as skipped. One that was previewed is not promoted.
+
+    Example: tuner skip first 7
+    """
+    _ask(search, Home(home, storage), as_json, "skip", trial=trial)
+
+
+def retry(search: Search, trial: Trial, home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
+    """Try a trial again that failed or was skipped, from its last checkpoint.
+
+    Example: tuner retry first 7
+    """
+    _ask(search, Home(home, storage), as_json, "retry", trial=trial)
+
+
+def _ask(search: str, home: Home, as_json: bool, kind: str, **about: Any) -> None:
+    from tuner.results.searches import load_search
+    from tuner.results.steering import ask
+
+    run = load_search(home, search)
+    show_answer(run, ask(run, kind, **about), as_json)
+
+
+def show_answer(run, answer, as_json: bool) -> None:
+    """What became of a request, and what the user does next."""
+    from tuner.results.searches import load_search, shown_state
+    from tuner.sync.named_places import place_flags
+
+    running = shown_state(run) == "running"
+    go_on = f"tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}"
+    if answer:
+        left = shown_state(load_search(run.home, run.name)) == "stopped"
+        words, then = answer.words, f"go on with: {go_on}" if left else ""
+    else:
+        words = "asked for"
+        then = (
+            "the search's driver takes it up within seconds" if running else f"taken up where it runs, or by: {go_on}"
+        )
+    if as_json:
+        print_json({"search": run.name, "done": bool(answer), "words": words, "then": then})
+        return
+    to_stdout("; ".join(filter(None, (words, then))))
+
+
+def register(app: typer.Typer) -> None:
+    for command in (add, skip, retry):
+        app.command(rich_help_panel=SEARCHING)(command)
