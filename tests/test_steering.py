@@ -4,6 +4,7 @@ curves: what a resumed process makes of a history is what the running one does."
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,13 +16,14 @@ from trainables.files import locked
 from trainables.storage import Storage
 from tuner.errors import UsageError
 from tuner.execution.ray_callback import SearchCallback
+from tuner.files import write_atomically
 from tuner.home import Home, user_name
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.listener import Listener
 from tuner.results.references import references
 from tuner.results.searches import load_search, stored_search
-from tuner.results.steering import ask, pending, setting_of, take_up
+from tuner.results.steering import KINDS, ask, pending, setting_of, take_up
 from tuner.results.summary import front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
@@ -298,6 +300,123 @@ def test_a_setting_without_effect():
         setting_of(space, "srat", {"loss": "ce", "scale": 3})
 
 
+# ---- narrower ranges -----------------------------------------------------------------------------------------------
+
+
+def far(record, epoch):
+    """Better the closer beta is to 9.5."""
+    return metrics_at(epoch, 0.5 - 0.004 * abs(record.params.get("beta", 0) - 9.5))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
+def test_proposals_come_from_the_narrower_range(folder, sampler):
+    """The best that is known lies outside: a model that knows of it proposes near the end towards it."""
+
+    def steps(worker):
+        worker.run(7)
+        (answer,) = worker.ask("narrow", space={"beta": [2.0, 4.0]})
+        assert answer.words == "new proposals come from beta [2.0, 4.0]"
+        worker.run()
+
+    steps.sampler = sampler
+    worker = killed_anywhere(folder, steps, far)
+    before, after = [
+        [t.params["beta"] for t in worker.history.trials.values() if (t.trial > 5) == late] for late in (0, 1)
+    ]
+    assert any(beta > 4 for beta in before[1:]) and all(2 <= beta <= 4 for beta in after) and len(after) >= 4
+    if sampler == "gp":
+        assert after[0] == 4.0, "the end of the range that is next to the best"
+        whole, space = (s.of("trades").search_space() for s in (worker.spec, worker.history.narrowed(worker.spec)))
+        proposer = worker.optimizer.methods["trades"].proposer
+        shown = proposer.known.frozen(space, 0, whole=whole)
+        assert {*before[1:]} < {t.params["beta"] for t in shown} and shown[0].distributions["beta"].high == 4.0
+    assert worker.optimizer.methods["trades"].proposer.recorded.study.trials[3].params["beta"] == before[3]
+
+
+def test_of_choices_and_fixed_values_that_are_gone_nothing_is_shown():
+    spec = SearchSpec(method="srat")
+    whole = spec.search_space()
+    some = history_with("narrow", space={"loss": ["ce", "focal"], "start": [0.5, 0.6]}).narrowed(spec).search_space()
+    one = history_with("narrow", space={"loss": "ce", "strength": 1.0}).narrowed(spec).search_space()
+    focal = setting_of(whole, "srat", {"loss": "focal", "start": 0.9})
+    ldam = setting_of(whole, "srat", {"loss": "ldam"})
+    assert some.has_place_for(focal) and not some.contains(focal) and not some.has_place_for(ldam)
+    assert not one.has_place_for(focal) and one.has_place_for(whole.default())
+    assert not one.has_place_for(setting_of(whole, "srat", {"strength": 0.5}))
+    assert "loss" not in one.searched and "scale" not in some.searched
+
+
+def test_the_default_setting_stays_what_it_is(folder):
+    """It is what the search is compared with, although nobody would propose it now."""
+    worker = Worker(spec_of(), where := folder("a")).run(4)
+    worker.ask("narrow", space={"beta": [1.0, 2.0]})
+    assert front_json(run_of(worker.run().spec, worker.history))["paper"]["trial"] == 0
+    assert Worker(spec_of(), where).spec == worker.spec, "the spec is as it was made"
+
+
+@pytest.mark.parametrize(
+    "changes, space, sentence",
+    [
+        ({}, {}, "--space names no parameter"),
+        ({}, {"betta": [1, 2]}, "unknown key 'betta' in --space"),
+        ({}, {"beta": [1, 20]}, "beta=20 is not allowed; beta takes "),
+        ({"space": {"beta": [2, 4]}}, {"beta": [1, 3]}, r"beta=\[1, 3\] is not narrower than \[2, 4\] log; stems, and"),
+        ({"space": {"beta": [2, 4]}}, {"beta": 5}, "beta=5 is not narrower than"),
+        ({"fix": {"beta": 3}}, {"beta": [1, 3]}, r"beta has no effect: this search has it fixed \(--fix beta=3\)"),
+        ({}, {"beta": 3}, "leaves nothing to search"),
+        ({}, {"lr": [0.01, 0.02]}, "lr cannot be narrowed: this search varies beta"),
+        ({"method": "srat", "sampler": "nsga2"}, {"loss": ["ce"]}, "--sampler nsga2 keeps the choices"),
+        ({"method": ("srat", "trades")}, {"beta": [1, 20]}, "beta=20 is not allowed"),
+    ],
+    ids=str,
+)
+def test_what_is_not_narrower(changes, space, sentence):
+    spec, history = spec_of(**changes), History(None)
+    with pytest.raises(UsageError, match=sentence):
+        KINDS["narrow"](spec, history, {"space": space})
+
+
+def test_ranges_only_become_narrower_one_by_one():
+    spec, history = spec_of(method=("srat", "trades")), History(None)
+    for space in ({"beta": [2, 4]}, {"loss": ["ce", "focal"]}, {"beta": [2, 3], "start": 0.5}):
+        fields = KINDS["narrow"](spec, history, {"space": space})
+        history.append("narrow", fields.pop("trial"), **fields)
+    assert history.steered.space == {"beta": [2, 3], "loss": ["ce", "focal"], "start": 0.5}
+    srat, trades = (history.narrowed(spec).of(method).search_space() for method in spec.methods)
+    assert (trades.params["beta"].range.low, trades.params["beta"].range.high) == (2, 3)
+    assert srat.fixed == {"start": 0.5} and srat.params["loss"].range.choices == ("ce", "focal")
+    with pytest.raises(UsageError, match="not narrower"):
+        KINDS["narrow"](spec, history, {"space": {"beta": [2, 4]}})
+
+
+# ---- a copy --------------------------------------------------------------------------------------------------------
+
+
+def test_a_clone_goes_its_own_way(made):
+    checkpoint = made.folder / "trials" / "0" / "checkpoint.pt"
+    write_atomically(checkpoint, b"weights")
+    (made.folder / "trials" / "1").symlink_to(made.home.root)
+    (made.folder / "result.json").write_text("{}")
+    before = (made.folder / "history.jsonl").read_text()
+    with open(made.folder / "history.jsonl", "a") as file:
+        file.write('{"event": "epo')  # a driver is writing
+    done = tuner_here("clone", "s", "--name", "again", "--home", made.home.root)
+    assert done.returncode == 0 and done.stdout == "again has the 6 trials of s\n", done.stderr
+    copy = load_search(made.home, "again")
+    assert copy.spec == replace(made.spec, name="again") and copy.history.path.read_text() == before
+    assert sorted(p.relative_to(copy.folder).as_posix() for p in copy.folder.rglob("*") if p.is_file()) == [
+        *("history.jsonl", "spec.yaml", "trials/0/checkpoint.pt")
+    ]
+    write_atomically(checkpoint, b"trained on")
+    assert (copy.folder / "trials" / "0" / "checkpoint.pt").read_bytes() == b"weights"
+    ask(copy, "retry", trial=5)
+    assert load_search(made.home, "s").history.trials[5].state == "failed"
+    for name, sentence in (("again", "exists already"), ("../x", "is not allowed"), ("s", "exists already")):
+        again = tuner_here("clone", "s", "--name", name, "--home", made.home.root)
+        assert again.returncode == 2 and sentence in again.stderr
+    assert {p.name for p in made.home.searches.iterdir()} == {"s", "again"}
+
+
 # ---- an end, and another try ---------------------------------------------------------------------------------------
 
 
@@ -414,8 +533,16 @@ def test_a_request_is_done_once_whatever_kill_comes_between(made):
         *("", "{", "[]", "null", '{"kind": "add"}', '{"kind": "rm", "by": "x", "about": {}}'),
         *(
             json.dumps({"kind": kind, "by": "x", "about": about})
-            for kind in ("add", "skip", "retry", "extend")
-            for about in ({}, {"trial": []}, {"trials": {}}, {"params": [1]}, {"params": {"beta": {}}}, {"method": []})
+            for kind in ("add", "skip", "retry", "extend", "narrow")
+            for about in (
+                {},
+                {"trial": []},
+                {"trials": {}},
+                {"params": [1]},
+                {"params": {"beta": {}}},
+                {"method": []},
+                {"space": {"beta": {}}},
+            )
         ),
     ],
 )

@@ -16,6 +16,8 @@ _WHERE = {
     "add": "results.steering",
     "skip": "results.steering",
     "retry": "results.steering",
+    "narrow": "results.steering",
+    "clone": "results.cloning",
     "Home": "home",
     "Front": "results.pareto",
     "UsageError": "errors",

@@ -60,7 +60,7 @@ def spec_of(given: dict[str, Any]):
     """The ``SearchSpec`` that the options mean: the spec file's fields with the options' values over them."""
     from tuner.spec.search_spec import SearchSpec
 
-    values = _read(given["spec"], "--spec") if given["spec"] else {}
+    values = read_mapping(given["spec"], "--spec") if given["spec"] else {}
     for asked in options_of(SearchFields).values():
         said = _said(asked, given)
         if said is not None:
@@ -82,7 +82,7 @@ def _over(asked: Option, base: Any, said: Any) -> Any:
     if not isinstance(asked.kind, Pairs):
         return said
     if asked.kind.from_file:
-        return _read(said, f"--{asked.flag}")
+        return read_mapping(said, f"--{asked.flag}")
     return {**asked.kind.check(asked, base or {}), **key_values(said, f"--{asked.flag}")}
 
 
@@ -106,7 +106,8 @@ def key_values(items: list[str], flag: str) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path, what: str) -> dict[str, Any]:
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """The YAML file of an option; ``UsageError`` where there is none."""
     from trainables.reading import Damaged, read_text
     from tuner.spec.search_spec import load_mapping
 

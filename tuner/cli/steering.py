@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -51,6 +52,42 @@ def retry(search: Search, trial: Trial, home: HomeOption = None, storage: Storag
     _ask(search, Home(home, storage), as_json, "retry", trial=trial)
 
 
+def narrow(
+    search: Search,
+    space: Annotated[Path, option("--space", "FILE", "YAML file of ranges, as that of tuner search.")],
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Let new proposals of a search come from narrower ranges; what lies outside stays known to its model.
+
+    Example: tuner narrow first --space narrower.yaml
+    """
+    from tuner.cli.search_options import read_mapping
+
+    _ask(search, Home(home, storage), as_json, "narrow", space=read_mapping(space, "--space"))
+
+
+def clone(
+    search: Search,
+    name: Annotated[str, option("--name", "NAME", "Name of the copy.")],
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Copy a search under another name, with its trials and checkpoints; from then on each goes its own way.
+
+    Example: tuner clone first --name first-narrow
+    """
+    from tuner.results.cloning import clone as cloned
+
+    run = cloned(search, name, Home(home, storage))
+    if as_json:
+        print_json({"search": run.name, "trials": len(run.history.trials), "folder": str(run.folder)})
+        return
+    to_stdout(f"{run.name} has the {len(run.history.trials)} trials of {search}")
+
+
 def _ask(search: str, home: Home, as_json: bool, kind: str, **about: Any) -> None:
     from tuner.results.searches import load_search
     from tuner.results.steering import ask
@@ -81,5 +118,5 @@ def show_answer(run, answer, as_json: bool) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (add, skip, retry):
+    for command in (add, narrow, skip, retry, clone):
         app.command(rich_help_panel=SEARCHING)(command)

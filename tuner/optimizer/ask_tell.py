@@ -127,6 +127,7 @@ class AskTell:
             most=self.total,
             study=None if alone else f"{spec.search_name}/{method}",
             out=self._out_of(method, history),
+            space=self.history.narrowed(self.spec).of(method).search_space(),
         )
         return MethodSearch(method, spec, history, proposer)
 

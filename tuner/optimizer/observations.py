@@ -127,28 +127,31 @@ class Observations:
             self.added.add(record.trial)
         self.proposed.add(frozenset(record.params.items()))
 
-    def frozen(self, space: Space, seed: int, *, reads_pruned: bool = True) -> list[FrozenTrial]:
+    def frozen(
+        self, space: Space, seed: int, *, reads_pruned: bool = True, whole: Space | None = None
+    ) -> list[FrozenTrial]:
         """What a model is shown, in order of trial numbers: at most ``MAX_OBSERVATIONS`` ended trials and as many
         pending ones.
 
         A trial that diverged or stayed at chance is PRUNED. To a model that does not read those
         (``reads_pruned=False``, Optuna's Gaussian process) it is shown with the worst values of all: otherwise it
-        proposes again and again where trials diverge.
+        proposes again and again where trials diverge. ``whole``: the space before it was narrowed to ``space``: numbers
+        beyond its ranges stay known.
         """
         known = self.values
         if not reads_pruned and known:
             known = {trial: self._worst(record) for trial, record in self.bad.items()} | known
-        made = []
+        made, whole = [], whole or space
         for trial in sorted({*self._sample(seed), *_at_most(sorted(self.open), seed)}):
             record = self.open.get(trial) or self.bad.get(trial)
             params = record.params if record else self.values[trial].params
-            if trial in self.added and not space.expresses(params):
+            if trial in self.added and not whole.expresses(params):
                 continue
-            made.append(self._frozen_once(trial, space, params, known.get(trial), trial in self.open))
+            made.append(self._frozen_once(trial, (space, whole), params, known.get(trial), trial in self.open))
         return [trial for trial in made if trial is not None]
 
     def _frozen_once(
-        self, trial: int, space: Space, params: dict, value: Value | None, running: bool
+        self, trial: int, spaces: tuple[Space, Space], params: dict, value: Value | None, running: bool
     ) -> FrozenTrial | None:
         """``_frozen_trial``, made once for a trial and what is known of it."""
         state = OptunaState.COMPLETE if value else OptunaState.RUNNING if running else OptunaState.PRUNED
@@ -156,7 +159,7 @@ class Observations:
         if key not in self._cache:
             kept = dict.fromkeys(self.worth.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
             point, violations = (value.point, value.violations) if value else (None, kept)
-            self._cache[key] = _frozen_trial(space, params, state, point, violations)
+            self._cache[key] = _frozen_trial(*spaces, params, state, point, violations)
         return self._cache[key]
 
     def _worst(self, record: TrialRecord) -> Value:
@@ -178,7 +181,11 @@ class Observations:
 
 
 class _SharedTrial(FrozenTrial):
-    """A trial that a study copies at the cost of one object: deep copies were half the cost of a proposal."""
+    """A trial that a study copies at the cost of one object: deep copies were half the cost of a proposal. Its values
+    may lie beyond ranges that were narrowed since, which Optuna's samplers take."""
+
+    def _validate(self) -> None:
+        pass
 
     def __deepcopy__(self, memo) -> FrozenTrial:
         return copy.copy(self)
@@ -190,20 +197,27 @@ def _at_most(trials: list[int], seed: int) -> list[int]:
 
 
 def _frozen_trial(
-    space: Space, params: dict, state: OptunaState, point: tuple[float, ...] | None, violations: dict[str, float]
+    space: Space,
+    whole: Space,
+    params: dict,
+    state: OptunaState,
+    point: tuple[float, ...] | None,
+    violations: dict[str, float],
 ) -> FrozenTrial | None:
-    """A trial as Optuna's samplers see it; None where it lies outside the searched ranges (the default setting may)."""
-    if not space.contains(params):
+    """A trial as Optuna's samplers see it; None where it lies outside the ``whole`` ranges (the default setting may)
+    or has no place in the narrowed ``space``."""
+    if not whole.contains(params) or (space is not whole and not space.has_place_for(params)):
         return None
     searched = {name: params[name] for name in space.searched if name in params}
     trial = create_trial(
         state=state,
         values=None if point is None else list(point),
         params=searched,
-        distributions={name: space.params[name].range for name in searched},
+        distributions={name: whole.params[name].range for name in searched},
         constraints=violations or None,
     )
     trial.__class__ = _SharedTrial
+    trial.distributions = {name: space.params[name].range for name in searched}
     return trial
 
 

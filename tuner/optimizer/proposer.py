@@ -29,6 +29,7 @@ from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.samplers import SAMPLERS, Sampler
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.space import Space
 
 MIN_VALUES = 4  # trials that must have a value before a model is trusted
 
@@ -47,6 +48,7 @@ class Proposer:
     ``spec``: of one method. ``folder``: where the study is recorded; without one, it is kept in memory for samplers
     that read it, and for others not at all. ``warm``: the trials of an earlier search. ``most``: how many trials it may
     propose, if not ``spec.trials``. ``study``: the study's name. ``out``: trials that are with a worker now.
+    ``space``: what new proposals come from, where it has been narrowed; the model still knows what lies beyond.
     """
 
     def __init__(
@@ -59,15 +61,17 @@ class Proposer:
         most: int | None = None,
         study: str | None = None,
         out: Collection[int] = (),
+        space: Space | None = None,
     ):
-        self.spec, self.space, self.history, self.worth = spec, spec.search_space(), history, Worth.of(spec)
+        self.spec, self.history, self.worth, self.whole = spec, history, Worth.of(spec), spec.search_space()
+        self.space = space or self.whole
         self.sampler = SAMPLERS[spec.sampler]
         self.share = spec.trials if self.space.searched else 1  # nothing to search: the default setting once
         self.total = (most or spec.trials) if self.space.searched else 1
         self.warm = list(warm)
         self.known = self._observe(history)
         recorded = folder is not None or self.sampler.own_study
-        self.recorded = RecordedStudy(spec, history, folder, study) if recorded else None
+        self.recorded = RecordedStudy(spec, history, folder, study, self.space) if recorded else None
         left = [t for t in history.trials.values() if not t.state.ended and t.trial not in out]
         left.sort(key=lambda t: t.state == TrialState.WAITING)  # those that had begun go first
         self._waiting = [Proposal(t.trial, t.params) for t in left]
@@ -80,7 +84,7 @@ class Proposer:
     @property
     def description(self) -> str:
         """One line: what this search proposes with."""
-        first = paper_label(self.spec.methods[0], self.space.default())
+        first = paper_label(self.spec.methods[0], self.whole.default())
         return describe_sampler(self.spec.sampler, self.space, self.worth, first)
 
     @property
@@ -135,7 +139,7 @@ class Proposer:
     def _new(self, number: int) -> Proposal:
         if self.recorded and self.sampler.own_study and number > 0:
             return Proposal(number, self.recorded.ask(number, self.share))
-        params = self.space.default() if number == 0 else self._proposed(number)
+        params = self.whole.default() if number == 0 else self._proposed(number)
         if self.recorded:
             self.recorded.start(number, params)
         return Proposal(number, params)
@@ -165,7 +169,8 @@ class Proposer:
         if len(known.values) < MIN_VALUES or (number < START and not self.warm):
             return lambda: first_points(space, spec.seed, number)
         model = self._model(len(known.values))
-        seen = known.frozen(space, proposal_seed(spec.seed, number), reads_pruned=model.reads_pruned)
+        seed = proposal_seed(spec.seed, number)
+        seen = known.frozen(space, seed, reads_pruned=model.reads_pruned, whole=self.whole)
         return lambda: propose(space, values, seen, sampler(model))
 
     def _model(self, values: int) -> Sampler:

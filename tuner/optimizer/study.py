@@ -35,6 +35,7 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import WORST
 from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
+from tuner.spec.space import Space
 
 OWNER = "owner"  # user attribute of a study in a database; the search's folder holds the same in ``study.owner``
 
@@ -93,12 +94,21 @@ def _ended(record: TrialRecord) -> bool:
 class RecordedStudy:
     """Records trials as they start and end, under the history's trial numbers.
 
+    ``space``: what is proposed from, where it has been narrowed; settings are recorded in the whole one.
     ``UsageError`` where a study of that name in the database belongs to another search. ``lost``: parameters of the
     trials that were proposed before the process died, and that the history does not know.
     """
 
     @quiet_optuna()
-    def __init__(self, spec: SearchSpec, history: History, folder: Path | None = None, name: str | None = None):
+    def __init__(
+        self,
+        spec: SearchSpec,
+        history: History,
+        folder: Path | None = None,
+        name: str | None = None,
+        space: Space | None = None,
+    ):
+        self.proposals_from = space or spec.search_space()
         self.spec, self.space, self.goal, self.worth = spec, spec.search_space(), spec.goal, Worth.of(spec)
         self.storage = open_storage(spec.study_storage, folder)
         self.study = self._open(name or spec.search_name)
@@ -184,7 +194,7 @@ class RecordedStudy:
         trial = self.study.ask()
         self._check(number, trial.number)
         trial.set_user_attr("paper", False)
-        return self.space.sample(trial)
+        return self.proposals_from.sample(trial)
 
     @quiet_optuna()
     def end(self, record: TrialRecord) -> None:

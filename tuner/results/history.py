@@ -179,6 +179,13 @@ class History:
             spec, trials=self.steered.trials, scheduler=spec.scheduling.name, name=spec.name or spec.search_name
         )
 
+    def narrowed(self, spec: SearchSpec, space: dict[str, Any] | None = None) -> SearchSpec:
+        """The search whose space is what new proposals come from; ``space``: ranges that narrow it further."""
+        space = {**spec.space, **self.steered.space, **(space or {})}
+        if space == spec.space:
+            return spec
+        return replace(spec, space=space, scheduler=spec.scheduling.name, name=spec.name or spec.search_name)
+
     def epochs_trained(self) -> int:
         """Epochs that were trained; those of a stem count once, however many trials share it."""
         return sum(t.trained for t in self.everything())

@@ -22,7 +22,7 @@ from tuner.spec.search_spec import SearchSpec
 def search_names(home: Home) -> list[str]:
     """The names of the searches: first those that only the home's storage has, then those of the home, oldest first."""
     specs = home.searches.glob("*/spec.yaml")
-    local = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime)]
+    local = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime) if p.parent.name[0] != "."]
     if not home.storage:
         return local
     from tuner.sync.mirror import stored_names

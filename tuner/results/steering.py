@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from search_spaces import method_space
-from search_spaces.param import Param, coerce, params_of
+from search_spaces.param import Param, coerce, describe, params_of
 from trainables.files import locked
 from trainables.reading import intact, read_json, shaped
 from tuner.errors import UsageError
@@ -31,6 +33,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import WHOLE, TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 from tuner.sync.mirror import REQUESTS as FOLDER
@@ -132,6 +135,42 @@ def _retry(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[st
     return {"trial": record.trial}
 
 
+def _narrow(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:
+    space = about["space"]
+    if not isinstance(space, dict) or not space:
+        raise UsageError("--space names no parameter; its lines are those of a space file of tuner search")
+    for key in space:
+        if key in spec.fix:
+            raise UsageError(f"--space {key} has no effect: this search has it fixed (--fix {key}={spec.fix[key]})")
+    now, new = history.narrowed(spec), history.narrowed(spec, space)
+    for lane, narrower in zip(now.lanes, new.lanes):
+        _check_narrower(lane, narrower, space)
+    varied = list(dict.fromkeys(name for lane in now.lanes for name in lane.search_space().searched))
+    for key in space:
+        if key not in varied:
+            raise UsageError(f"--space {key} cannot be narrowed: this search varies {', '.join(varied)}")
+    if not any(lane.search_space().searched for lane in new.lanes):
+        raise UsageError("--space leaves nothing to search: every parameter would be fixed")
+    return {"trial": WHOLE, "space": space}
+
+
+def _check_narrower(lane: SearchSpec, narrower: SearchSpec, space: dict[str, Any]) -> None:
+    """``UsageError`` unless what is named and was searched before had a range that holds the new one."""
+    before, after = lane.search_space(), narrower.search_space()
+    for key in [key for key in space if key in before.searched]:
+        if not before.holds(after, key):
+            raise UsageError(
+                f"--space {key}={space[key]!r} is not narrower than {describe(before.params[key].range)}; stems, and "
+                "what is known, are of the ranges of before: a new search takes others"
+            )
+        if SAMPLERS[lane.sampler].own_study and _chosen(before.params[key]):
+            raise UsageError(f"--space {key}: --sampler {lane.sampler} keeps the choices that it began with")
+
+
+def _chosen(param: Param) -> bool:
+    return isinstance(param.range, CategoricalDistribution)
+
+
 def _record(history: History, about: dict[str, Any]) -> TrialRecord:
     number = about.get("trial")
     if type(number) is not int or number not in history:
@@ -141,7 +180,7 @@ def _record(history: History, about: dict[str, Any]) -> TrialRecord:
 
 # The fields of the event that a request becomes, with its trial; `UsageError` where it cannot be done.
 Check = Callable[[SearchSpec, History, dict[str, Any]], dict[str, Any]]
-KINDS: dict[str, Check] = {"extend": _extend, "add": _add, "skip": _skip, "retry": _retry}
+KINDS: dict[str, Check] = {"extend": _extend, "add": _add, "skip": _skip, "retry": _retry, "narrow": _narrow}
 
 
 # ---- asking, and taking up -------------------------------------------------------------------------------------------
@@ -172,6 +211,11 @@ def skip(name: str, trial: int, home: Home | None = None) -> Answer | None:
 def retry(name: str, trial: int, home: Home | None = None) -> Answer | None:
     """Try a trial again that failed or was skipped; see `ask`."""
     return _ask(name, home, "retry", trial=trial)
+
+
+def narrow(name: str, space: dict[str, Any], home: Home | None = None) -> Answer | None:
+    """Let new proposals come from narrower ranges, given as in a space file; see `ask`."""
+    return _ask(name, home, "narrow", space=space)
 
 
 def _ask(name: str, home: Home | None, kind: str, **about: Any) -> Answer | None:
@@ -257,6 +301,9 @@ def _words(history: History, request: Request) -> str:
     match request.kind:
         case "extend":
             return f"the search has {history.steered.trials} trials now"
+        case "narrow":
+            space = ", ".join(f"{name} {value}" for name, value in history.steered.space.items())
+            return f"new proposals come from {space}"
         case "add":
             record = history.trials[max(history.trials)]
             return f"trial {record.trial} is added: {', '.join(f'{k}={v}' for k, v in record.params.items())}"

@@ -87,12 +87,25 @@ class Space:
         return all(name not in values or _inside(self.params[name].range, values[name]) for name in self.searched)
 
     def expresses(self, values: dict[str, Any]) -> bool:
-        """Whether a setting lies inside the searched ranges and has nothing else than this space has beside them. A
-        value that it lacks is of a parameter that came later."""
-        if not self.contains(values):
-            return False
+        """Whether a setting lies inside the searched ranges and is beside them as this space makes it. A value that it
+        lacks is of a parameter that came later."""
+        return self.contains(values) and self.has_place_for(values)
+
+    def has_place_for(self, values: dict[str, Any]) -> bool:
+        """The same, but numbers may lie beyond their ranges, as after these were narrowed."""
         beside = self.resolve(lambda param: values.get(param.name, param.default))
-        return all(name in beside and (name in self.searched or beside[name] == v) for name, v in values.items())
+        return all(name in beside and beside[name] == value for name, value in values.items()) and all(
+            values[name] in range_.choices
+            for name in self.searched
+            if isinstance(range_ := self.params[name].range, CategoricalDistribution) and name in values
+        )
+
+    def holds(self, other: Space, name: str) -> bool:
+        """Whether whatever ``other`` gives a parameter that is searched here lies inside this space's range."""
+        range_ = other.params[name].range
+        ends = range_.choices if isinstance(range_, CategoricalDistribution) else (range_.low, range_.high)
+        given = [other.fixed[name]] if name in other.fixed else ends
+        return all(_inside(self.params[name].range, value) for value in given)
 
 
 def joined(spaces: dict[str, Space]) -> Space:

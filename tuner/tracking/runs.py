@@ -218,16 +218,19 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
     return client.create_run(experiment, milliseconds(started), tags, run_name=name).info.run_id
 
 
-def parent_changes(spec: SearchSpec) -> Changes:
-    """The parameters of the search's run, and its status while the search runs."""
-    shown = ("method", "dataset", "imbalance", "model", "trials", "max_epochs", "seed", "sampler")
+def parent_changes(spec: SearchSpec, extended: bool = False) -> Changes:
+    """The parameters of the search's run, and its status while the search runs. MLflow lets none be changed: the number
+    of trials of a search that was ``extended`` is a tag."""
+    counts = () if extended else ("trials",)
+    shown = ("method", "dataset", "imbalance", "model", *counts, "max_epochs", "seed", "sampler")
     params = {
         **{n: getattr(spec, n) for n in shown},
         "method": spec.method_names,
         "objectives": ", ".join(spec.objectives),
         "threat": spec.threat_model.name,
     }
-    return Changes(params={**params, **spec.shared_training()}, status="RUNNING")
+    tags = {"tuner.trials": str(spec.trials)} if extended else {}
+    return Changes(params={**params, **spec.shared_training()}, tags=tags, status="RUNNING")
 
 
 def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Changes) -> str:

@@ -86,7 +86,7 @@ class Tracker(Listener):
         self._resumed = any(record.epochs for record in run.history.everything())
         self._writer = _Writer(self)
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
-        self._send(PARENT, runs.parent_changes(run.spec))
+        self._send(PARENT, runs.parent_changes(run.spec, run.history.steered.trials is not None))
 
     def training_began(self) -> None:
         """Start the writer and wait until it has imported MLflow.
