@@ -31,8 +31,6 @@ PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/
 RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "verify"}
 # search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
 # tests/test_steering.py
-# search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
-# tests/test_steering.py
 ONLY_PARSED = {
     "add",
     "audit",
