@@ -28,7 +28,7 @@ NOT_RUN = "> Not run by the tests:"
 MARKED = {"docs/guide.md": 4}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
-RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "verify"}
+RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "trials", "verify", "watch"}
 # search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
 # tests/test_steering.py
 ONLY_PARSED = {
@@ -46,7 +46,7 @@ ONLY_PARSED = {
     "submit",
     "ui",
 }
-WITHOUT_JSON = {"schema", "sync"}
+WITHOUT_JSON = {"schema", "sync", "watch"}
 
 
 @dataclass(frozen=True)

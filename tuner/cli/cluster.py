@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
-from tuner.cli.options import CLUSTERS, Address, ClusterHome, Env, Follow, JobId, Json, Package, StorageOption
+from tuner.cli.options import (
+    CLUSTERS,
+    Address,
+    ClusterHome,
+    Env,
+    Follow,
+    HomeOption,
+    JobId,
+    Json,
+    Package,
+    StorageOption,
+)
 from tuner.cli.search_options import takes_spec
 from tuner.escape import print_json, to_stderr, to_stdout
+from tuner.home import Home
 
 
 def register(app: typer.Typer) -> None:
@@ -116,8 +129,27 @@ def jobs(address: Address = None, as_json: Json = False):
         to_stdout("no jobs of ours on this cluster")
 
 
-def logs(job: JobId, address: Address = None, follow: Follow = False, as_json: Json = False):
-    """Print what a job has printed; with -f go on until it ends, and end with its exit code."""
+def logs(
+    job: Annotated[str, typer.Argument(help="Id of a job; `tuner jobs` lists them. With TRIAL: name of a search.")],
+    trial: Annotated[Optional[int], typer.Argument(help="Number of a trial of the search.")] = None,
+    address: Address = None,
+    follow: Follow = False,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Print what a job has printed; with -f go on until it ends, and end with its exit code. Or what happened to a
+    trial of a search: its epochs, interruptions, and errors with their whole text.
+
+    Example: tuner logs first 3
+    """
+    if trial is not None:
+        from tuner.report.trials import log_of
+        from tuner.results.searches import load_search
+
+        lines = list(log_of(load_search(Home(home, storage), job), trial))
+        print_json({"search": job, "trial": trial, "lines": lines}) if as_json else to_stdout("\n".join(lines))
+        return
     from tuner.remote.dashboard import Dashboard
 
     cluster = Dashboard(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -43,6 +44,33 @@ def front(
     given = {"html": html, "png": png, "parquet": parquet}
     files = {kind: path for kind, path in given.items() if path is not None}
     show_front(Home(home, storage), searches, as_json, files, at)
+
+
+def trials(
+    search: Search,
+    trial: Annotated[Optional[int], typer.Argument(help="Number of a trial: show it alone.")] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """List the trials of a search with their states, or show one with all its metrics.
+
+    Example: tuner trials first 3
+    """
+    from tuner.report.trials import show_trials
+
+    show_trials(search, trial, Home(home, storage), as_json)
+
+
+def watch(search: Search, home: HomeOption = None, storage: StorageOption = None):
+    """Watch a search until it ends, also one that another machine runs; Ctrl-C ends the view alone.
+
+    Example: tuner watch first
+    """
+    from tuner.report.trials import watch as watched
+
+    with suppress(KeyboardInterrupt):
+        watched(search, Home(home, storage))
 
 
 def verify(
@@ -200,5 +228,5 @@ def _say(text: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (front, verify, audit, export):
+    for command in (front, trials, watch, verify, audit, export):
         app.command(rich_help_panel=RESULTS)(command)
