@@ -28,7 +28,21 @@ NOT_RUN = "> Not run by the tests:"
 MARKED = {"docs/guide.md": 4}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
-RUN = {"doctor", "export", "front", "ls", "methods", "resume", "schema", "space", "sync", "trials", "verify", "watch"}
+RUN = {
+    "doctor",
+    "export",
+    "front",
+    "gc",
+    "ls",
+    "methods",
+    "resume",
+    "schema",
+    "space",
+    "sync",
+    "trials",
+    "verify",
+    "watch",
+}
 # search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
 # tests/test_steering.py
 ONLY_PARSED = {
@@ -39,7 +53,9 @@ ONLY_PARSED = {
     "logs",
     "narrow",
     "notify",
+    "restore",
     "retry",
+    "rm",
     "search",
     "skip",
     "stop",
@@ -80,7 +96,7 @@ OTHERS = [words for words in COMMANDS if words[0] != "tuner"]
 EXECUTED = [
     words
     for words in TUNER
-    if COMMANDS[words] and words[1] in RUN and not {"--help", "--trials", "--budget"} & {*words}
+    if COMMANDS[words] and words[1] in RUN and not {"--help", "--trials", "--budget", "--yes"} & {*words}
 ]
 
 

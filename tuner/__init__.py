@@ -18,6 +18,8 @@ _WHERE = {
     "retry": "results.steering",
     "narrow": "results.steering",
     "clone": "results.cloning",
+    "remove": "tracking.removal",
+    "restore": "tracking.removal",
     "Home": "home",
     "Front": "results.pareto",
     "UsageError": "errors",

@@ -15,7 +15,7 @@ import typer
 
 from trainables.reading import Damaged
 from trainables.urls import masked
-from tuner.cli import cluster, results, steering
+from tuner.cli import cleaning, cluster, results, steering
 from tuner.cli.options import (
     HELP,
     RESULTS,
@@ -186,6 +186,7 @@ def ui(
     serve(Home(home), port, search_name)
 
 
+cleaning.register(app)
 cluster.register(app)
 
 

@@ -96,6 +96,27 @@ def _lease(data: bytes | None) -> dict[str, Any] | None:
     return lease if shaped(lease, {"who": str, "every": float}) and 0 < lease["every"] <= MAX_INTERVAL_S else None
 
 
+def move_search(storage: str, home: Home, name: str, source: str, target: str) -> None:
+    """Move the folder ``source`` of a storage, of the search ``name``, to ``target``. May be repeated where it was cut
+    off. ``UsageError`` if a driver of another home is running the search, ``Failed`` if the storage does not work."""
+    with storage_errors(storage):
+        if source == f"searches/{name}":
+            Mirror(storage, home, name).claim()
+        all_ = Storage(storage)
+        found = [file for file, _ in all_.files(source, recursive=True)]
+        moved = sorted(
+            found, key=lambda file: (file == "spec.yaml") is target.startswith("searches/")
+        )  # it is listed by it
+        for file in moved:
+            data = all_.read(f"{source}/{file}")
+            if data is not None and file != LEASE:
+                inside(home.root, f"{target}/{file}")  # a name that leads nowhere else
+                all_.write(f"{target}/{file}", data)
+            all_.remove(f"{source}/{file}")
+        if all_.fs.type_name == "local" and found:
+            all_.fs.delete_dir(f"{all_.root}/{source}")
+
+
 def leave_request(storage: str, name: str, file: str, text: str) -> None:
     """Leave a request for the search's driver in its storage; ``Failed`` if the storage cannot be written."""
     with storage_errors(storage):

@@ -68,6 +68,38 @@ def _trial_run(run_ids: dict[int, str], trial: int, run: SearchRun) -> str:
     return run_ids[trial]
 
 
+def set_deleted(run: SearchRun, deleted: bool) -> None:
+    """Delete the runs of a search as MLflow does it, or restore them. Nothing happens where MLflow never heard of it.
+
+    ``Failed`` if MLflow cannot be reached.
+    """
+    local = runs.tracking_uri(run.home) == runs.database_uri(run.home.mlflow_db)
+    if not (run.folder / runs.KEY_FILE).exists() or (local and not run.home.mlflow_db.exists()):
+        return
+    with _client(run.home) as client:
+        from mlflow.entities import ViewType
+
+        experiment = client.get_experiment_by_name(runs.experiment_name(run.spec))
+        if not experiment:
+            return
+        view = ViewType.ACTIVE_ONLY if deleted else ViewType.DELETED_ONLY
+        change = client.delete_run if deleted else client.restore_run
+
+        def found(tag: str, value: str) -> Iterator[str]:
+            token = None
+            while True:
+                wanted = f"tags.`{tag}` = '{value}'"
+                page = client.search_runs([experiment.experiment_id], wanted, view, page_token=token)
+                yield from (r.info.run_id for r in page)
+                token = page.token
+                if not token:
+                    return
+
+        for parent in list(found("tuner.key", runs.search_key(run.folder))):
+            for run_id in [*list(found("mlflow.parentRunId", parent)), parent]:  # the parent last: it finds the others
+                change(run_id)
+
+
 def log_test(result: dict[str, Any], run: SearchRun) -> None:
     """Add the result of `tuner verify` to MLflow: metrics ``test/...`` (``test-tau-0.75/...`` with offsets of that tau)
     and the tags ``tuner.test_attack`` and ``tuner.test_role`` to the trials' runs, the report to the search's.

@@ -32,6 +32,7 @@ from tuner.spec.search_spec import SearchSpec
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
 
+KEY_FILE = "mlflow.key"
 VIEW_TAG = "mlflow.sharedViewState."
 # Saved views are not a public API of MLflow: they are written only for versions whose pages were checked by hand.
 VIEW_VERSIONS = ((3, 15), (3, 18))  # from the first up to, but not including, the second
@@ -172,7 +173,7 @@ def _follow_home(home: Home) -> None:
 def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
     driver leaves no run without a search. It stands in a filter of MLflow's, so another text there counts as none."""
-    path = folder / "mlflow.key"
+    path = folder / KEY_FILE
     key = intact(lambda: read_text(path).strip()) or ""
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         key = uuid.uuid4().hex

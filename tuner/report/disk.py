@@ -1,0 +1,33 @@
+"""The table of `tuner gc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tuner.home import Home
+from tuner.report.console import stdout_console
+from tuner.results.disk import Item
+
+
+def size_text(size: float) -> str:
+    """``512 B``, ``1.5 MiB``"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def show_items(home: Home, items: Sequence[Item], free: int, gone: bool) -> None:
+    console = stdout_console()
+    table = Table("what", "name", "size", "removed" if gone else "not needed", "why", title=f"{home.root}")
+    for item in items:
+        why = ", ".join(item.searches) if item.needed and item.searches and not item.why else item.why
+        table.add_row(item.kind, item.name, size_text(item.bytes), "" if item.needed else "yes", why)
+    console.print(table if items else f"nothing lies in {home.root}", highlight=False)
+    if gone:
+        console.print(f"{size_text(free)} removed", highlight=False)
+    elif free:
+        console.print(f"{size_text(free)} could be removed: tuner gc --yes{home.flag}", highlight=False, soft_wrap=True)
