@@ -584,6 +584,33 @@ def test_a_driver_of_another_home_takes_up_what_lies_in_the_storage(tmp_path):
     assert not list(Storage(storage).files("searches/s/requests"))
 
 
+def test_a_running_driver_looks_for_what_was_asked_for(folder):
+    """Between two steps of Ray Tune's loop; what it says, and whom it tells. Once Ray has heard that there is nothing
+    more, the driver looks again."""
+    worker, said, told = Worker(spec_of(trials=6), folder("a")).run(4), [], []
+    listener = Listener()
+    listener.trial_ended = lambda record: told.append((record.trial, record.state))
+    run = run_of(worker.spec, worker.history, Home(worker.folder.parent.parent), "s")
+    watch = SearchCallback(run, worker.optimizer, listener, said.append)
+    with locked(worker.folder / ".lock"):
+        for kind, about in (("extend", {"trials": 9}), ("skip", {"trial": 1}), ("skip", {"trial": 0})):
+            path = worker.folder / "requests" / f"{kind}-{about.get('trial')}.json"
+            write_atomically(path, json.dumps({"kind": kind, "by": "ann", "about": about}))
+    watch.on_step_end(0, [])
+    assert said == [
+        *(
+            "ann: the search has 9 trials now",
+            "not done: trial 0 has ended already: finished",
+            "ann: trial 1 is skipped",
+        )
+    ]
+    assert told == [(1, "skipped")] and not pending(worker.folder) and worker.optimizer.total == 9
+    write_atomically(worker.folder / "requests" / "2.json", '{"kind": "extend", "by": "ann", "about": {"trials": 12}}')
+    watch.on_step_end(0, [])
+    assert worker.optimizer.total == 9, "not at every step"
+    assert watch.take_up() and worker.optimizer.total == 12 and not watch.take_up()
+
+
 def test_nothing_is_asked_twice_by_the_command_line(made):
     home = ["--home", made.home.root]
     done = tuner_here("retry", "s", "5", *home)
