@@ -31,6 +31,9 @@ def front(
             "Show instead the point that keeps this (or METRIC<=VALUE) at the largest value of the other objective.",
         ),
     ] = None,
+    prices: Annotated[
+        bool, option("--prices", "", "Show instead what a point of each class costs along the front, and who pays it.")
+    ] = False,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -43,7 +46,7 @@ def front(
 
     given = {"html": html, "png": png, "parquet": parquet}
     files = {kind: path for kind, path in given.items() if path is not None}
-    show_front(Home(home, storage), searches, as_json, files, at)
+    show_front(Home(home, storage), searches, as_json, files, at, prices)
 
 
 def trials(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
 from tuner.escape import print_json, printable, to_stderr
 from tuner.home import Home
+from tuner.results.prices import class_prices
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import build_space
@@ -70,11 +72,14 @@ def _saved(result: dict[str, Any]) -> str:
     return f"; {' and '.join(f'{why} saved {epochs}' for why, epochs in by.items())}" if by else ""
 
 
-def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None) -> None:
+def show_front(
+    home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None, prices: bool = False
+) -> None:
     """Print the front of one search, or the comparison of several searches or methods.
 
     ``files``: what else to write, as in `write_files`. ``at``: a constraint; printed is the cheapest point of each
-    search that keeps it. ``UsageError`` where searches cannot be compared; ``Failed`` where no point keeps it.
+    search that keeps it. ``prices``: what a point of each class costs is printed instead. ``UsageError`` where searches
+    cannot be compared; ``Failed`` where no point keeps the constraint.
     """
     from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
@@ -92,12 +97,16 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
     comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
     write_files(files, runs, comparison)
     results = [front_json(run) | {"state": shown_state(run)} | ({"at": kept[run.name]} if kept else {}) for run in runs]
+    if prices:
+        results = [r | {"prices": [asdict(p) for p in class_prices(run)]} for r, run in zip(results, runs)]
     if as_json:
         by_search = comparison_json(comparison) if comparison else {}
         print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
         return
     if constraint:
         _show_kept(runs, kept, constraint)
+    elif prices:
+        _show_prices(runs)
     elif comparison:
         _show_comparison(comparison)
     else:
@@ -108,7 +117,12 @@ def show_front(home: Home, names: list[str], as_json: bool, files: dict[str, Pat
 
 def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, Any] | None]:
     """Search -> its cheapest row that keeps the ``constraint``; ``Failed`` where there is none in any of them."""
+    from tuner.results.assessment import probability
+
     kept = {run.name: run.history.cheapest(run.spec.objectives, run.spec.goal, constraint) for run in runs}
+    for run in runs:
+        if row := kept[run.name]:
+            kept[run.name] = {**row, "p_holds": probability(run.spec, run.history, row, constraint)}
     if not any(kept.values()):
         raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}, with any of its offsets")
     return kept
@@ -121,6 +135,14 @@ def _show_kept(runs: list[SearchRun], kept: dict[str, dict[str, Any] | None], co
         row = kept[run.name]
         text = kept_text(row, constraint, run.front()) if row else f"{constraint}: no finished trial"
         stdout_console().print(f"{run.name}, {text}", highlight=False, soft_wrap=True)
+
+
+def _show_prices(runs: list[SearchRun]) -> None:
+    for run in runs:
+        lines = [price.words for price in class_prices(run)]
+        title = f"{run.name}: what a point of each class costs along the front, on val"
+        for line in [title, *(lines or ["the front has no two rows that differ"])]:
+            stdout_console().print(line, highlight=False, soft_wrap=True)
 
 
 def _say_not_asked(run: SearchRun) -> None:

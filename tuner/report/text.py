@@ -183,7 +183,8 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
     cost = f"; {lost:.3f} below the best {short_label(name)} of the front" if lost > 0 else ""
     params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
     offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
-    return f"{constraint}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
+    sure = f"; on new images with probability {row['p_holds']:.0%}" if row.get("p_holds") is not None else ""
+    return f"{constraint}{sure}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:

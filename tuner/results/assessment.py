@@ -5,7 +5,7 @@ The statistics are in `tuner.results.uncertainty`; here they are asked about a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from tuner.results.history import History
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import no_search_trial, paper_trial
 from tuner.results.trial_state import TrialState
+from tuner.spec.objectives import METRICS, Constraint
 from tuner.spec.search_spec import SearchSpec
 
 MOST = 64  # trials that are assessed: time and memory grow with their square and more
@@ -90,6 +91,22 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
         {name: _gain(gain, named) for name, gain in found.front["gain"].items()},
         sum(curve.points[0].count),
     )
+
+
+def probability(spec: SearchSpec, history: History, row: Mapping[str, Any], bound: Constraint) -> float | None:
+    """The probability that ``bound`` holds for a row of the search on images that no search saw. None where there are
+    no counts of images, or the metric is none of them."""
+    from tuner.results.uncertainty import judge
+
+    every = history.rows(spec.objectives, spec.goal)
+    if bound.metric not in METRICS or any(t.curve is None for t in history.with_state(TrialState.FINISHED)):
+        return None
+    trials = dict.fromkeys([*nearest(every, spec.objectives, MOST), row["trial"]])
+    points = [p for trial in trials for p in _judged(history, trial, _place(spec, history, trial))]
+    curve = history.record(row["trial"]).curve
+    assert curve is not None
+    found = judge(points, curve.train_counts, spec.objectives, {}, curve.classes, bound=bound)
+    return next(note["p_holds"] for point, note in zip(points, found.rows) if _label(point) == row_label(dict(row)))
 
 
 def flat(spec: SearchSpec, history: History) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from trainables.class_metrics import TAIL, frequency_groups
 from tuner.results.class_rates import Rows, posterior
 from tuner.results.pareto import hypervolume, nondominated
+from tuner.spec.objectives import Constraint
 
 Interval = tuple[float, float]
 SHOWN = ("robust_acc", "clean_acc")  # beside the objectives
@@ -53,6 +54,7 @@ class Uncertainty:
     - ``p_front``: the probability that no other point of the search dominates it,
     - ``shrunk``: metric -> the value to choose by, that of the class rates at the centre of their posterior,
     - ``ci``: metric -> its 95 % interval,
+    - ``p_holds``, where a ``bound`` was given: the probability that it holds,
 
     for the objectives, ``robust_acc`` and ``clean_acc``. ``p_front``: trial -> the probability that any point of its
     curve is on the front. ``front`` holds
@@ -78,6 +80,7 @@ def judge(
     classes: Sequence[str] = (),
     draws: int = DRAWS,
     seed: int = 0,
+    bound: Constraint | None = None,
 ) -> Uncertainty:
     """Intervals, values to choose by, and what may be claimed of a front and of its gain over the references.
 
@@ -94,7 +97,7 @@ def judge(
     outside = {p.key: p for curve in references.values() for p in curve if p.key not in index}
     everything = [*points, *outside.values()]
     index |= {key: len(points) + i for i, key in enumerate(outside)}
-    names = tuple(dict.fromkeys([*objectives, *SHOWN]))
+    names = tuple(dict.fromkeys([*objectives, *SHOWN, *([bound.metric] if bound else [])]))
     owner = {index[p.key]: i for i, curve in enumerate(references.values(), 1) for p in curve}
     belongs = np.array([owner.get(i, 0) for i in range(len(everything))])
     measured, shrunk, drawn = _values(everything, belongs, names, train_counts, classes, draws, seed)
@@ -102,8 +105,12 @@ def judge(
     goal = _Goal(shrunk[:, : len(objectives)], drawn[:, :, : len(objectives)])
     chosen = goal.front(range(len(points)))
     volumes = goal.hypervolumes(chosen)
+    rows = _rows(names, shrunk[: len(points)], drawn, on_front.mean(0))
+    if bound:
+        held = bound.sign * (drawn[..., names.index(bound.metric)] - bound.bound) >= 0
+        rows = [{**row, "p_holds": float(held[:, i].mean())} for i, row in enumerate(rows)]
     return Uncertainty(
-        rows=_rows(names, shrunk[: len(points)], drawn, on_front.mean(0)),
+        rows=rows,
         p_front={
             t: float(on_front[:, [i for i, p in enumerate(points) if p.trial == t]].any(1).mean())
             for t in dict.fromkeys(p.trial for p in points)
