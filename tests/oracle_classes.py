@@ -233,6 +233,39 @@ def run_frl(inputs, params):
     return {"per_epoch": rows, **loss_and_gradients(method, inputs)}
 
 
+@oracle("robustlt")
+def run_robustlt(inputs, params):
+    counts, epochs = params["class_counts"], params["epochs"]
+    values = {"spread": params["alpha"], "ramp": params["beta"], "strength": params["tau_b"]}
+    method = build("robustlt", len(counts), counts=counts, epochs=epochs, **values)
+    rows = []
+    for epoch in sorted({1, 2, max(2, epochs // 5), epochs // 2, epochs}):
+        if epoch > 1:
+            method.end_epoch(stats(len(counts), epoch=epoch - 2))
+        rows.append({"epoch": epoch, "class_eps": params["eps"] * method.eps_scale(torch.arange(len(counts)))})
+    return {"per_epoch": rows, **loss_and_gradients(method, inputs)}
+
+
+@oracle("spectral")
+def run_spectral(inputs, params):
+    k, y = width(inputs), labels(inputs["labels"])
+    nearest = losses.nearest_class(tensor(inputs["logits"]), y)
+    confusion = torch.zeros(k, k, dtype=torch.float64)
+    confusion.index_put_((y, nearest), torch.ones(len(y), dtype=torch.float64), accumulate=True)
+    method = build("spectral", k, beta=params["beta"])
+    sizes = losses.class_sizes(y, k, torch.float64)
+    method.end_epoch(stats(k, train_confusion=confusion, train_count=sizes))
+    out = loss_and_gradients(method, inputs)
+    of = method.weights[tensor(inputs["logits_adv"]).argmax(1), labels(inputs["y"])]
+    out["loss"] = out["loss"] + 0.3 * (of * of.log()).mean()  # their divergence has this constant
+    return {"confusion": (confusion - confusion.diagonal().diag()).T, "weights": method.weights, **out}
+
+
+@oracle("taet")
+def run_taet(inputs, params):
+    return loss_and_gradients(build("taet", width(inputs), **params), inputs)
+
+
 @oracle("wat", "weights")
 def run_wat_weights(inputs, params):
     method, rows = build("wat", params["num_classes"], eta=params["eta"], beta=params["beta"]), []

@@ -76,15 +76,16 @@ def build(
     start: int = 0,
     steps: int = 10,
     eps: float = 8 / 255,
+    epochs: int = EPOCHS,
     **values,
 ) -> Method:
     """A method in float64. ``values`` go in unchecked: oracles may lie outside the ranges a search would
     use."""
     params = method_space(name).Params
     if "start" in params.__dataclass_fields__:
-        values["start"] = start / EPOCHS
+        values["start"] = start / epochs
     counts = torch.tensor(counts or [100] * classes, dtype=torch.float64)  # a file may give frequencies
-    task = Task(counts if (counts % 1).any() else counts.long(), EPOCHS, eps, steps)
+    task = Task(counts if (counts % 1).any() else counts.long(), epochs, eps, steps)
     return method_class(name)(params(**values), task).double()
 
 
@@ -127,6 +128,7 @@ def stats(classes: int, *, epoch: int = 0, **known) -> EpochStats:
         train_robust=zero,
         train_probs=torch.zeros(classes, classes, dtype=torch.float64),
         train_predicted=zero,
+        train_confusion=torch.zeros(classes, classes, dtype=torch.float64),
         val_count=one,
         val_clean=zero,
         val_ce_robust=zero,

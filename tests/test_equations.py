@@ -8,7 +8,7 @@ import torch
 
 from trainables import losses
 from trainables.class_weights import class_weights, effective_number
-from trainables.methods import codat, dafa, ewat, faal, gairat, reat, robal, sovr, wmmr
+from trainables.methods import codat, dafa, ewat, faal, fairtat, gairat, reat, robal, robustlt, sovr, spectral, wmmr
 from tuner.testing.batches import BASE, COUNTS, EPOCHS, D, close, log, make, make_batch, make_stats, t, trained
 
 
@@ -242,3 +242,79 @@ def test_shared_class_weights():
     assert class_weights("none", counts) is None
     with pytest.raises(ValueError, match="class_weights=inverse needs training images of every class"):
         class_weights("inverse", torch.tensor([3, 0]))
+
+
+def test_a_nearest_class_is_wrong_or_within_a_tenth_of_the_label():
+    """A negative logit of the label grows by the same product: -2 is -1.8 and ahead of -1.9."""
+    z = t([2.0, 1.9], [2.0, 1.7], [1.0, 3.0], [-2.0, -1.9])
+    assert losses.nearest_class(z, torch.tensor([0, 0, 0, 0])).tolist() == [1, 0, 1, 0]
+
+
+def test_spectral_weights_follow_the_leading_pair():
+    """One confusion alone, of class 1 taken for 0: u v^T is 1 there and 0 elsewhere. None at all: plain."""
+    one = torch.zeros(3, 3, dtype=D)
+    one[0, 1] = 0.4
+    want = torch.full((3, 3), 0.01, dtype=D)
+    want[0, 1] = 2.01
+    close(spectral.spectral_weights(one, 2.0), want)
+    close(spectral.spectral_weights(one + torch.eye(3, dtype=D), 2.0), want)
+    close(spectral.spectral_weights(torch.eye(3, dtype=D), 2.0), torch.ones(3, 3, dtype=D))
+
+
+def test_spectral_sees_rates_not_counts():
+    """2 of 10 are more than 12 of 100: the leading pair is class 1 taken for 0, not 0 for 1."""
+    method, stats = make("spectral", start=0.0), make_stats(0)
+    counts = torch.zeros(4, 4, dtype=D)
+    counts[0, 1], counts[1, 0] = 12, 2
+    method.end_epoch(replace(stats, train_count=t(100, 10, 10, 10), train_confusion=counts))
+    close(method.weights[0, 1], 2.01)
+    close(method.weights[1, 0], 0.01)
+
+
+def test_robustlt_keeps_the_mean_radius_and_leaves_balanced_data_alone():
+    """e^0, e^-1, e^-4 of the largest class: sqrt of the logarithms 0, 1, 2."""
+    counts = torch.tensor([1.0, math.exp(-1), math.exp(-4)], dtype=D) * 1000
+    radius = robustlt.rarity_radius(counts, 0.3)
+    close(radius - 0.7, (radius[1] - 0.7) * t(0, 1, 2))
+    close((counts * radius).sum() / counts.sum(), 1.0)
+    close(robustlt.rarity_radius(torch.tensor([7, 7]), 0.3), [1.0, 1.0])
+    assert [robustlt.ramp_up(epoch, 8.0) for epoch in (0, 2, 8, 9)] == [0.0, 0.25, 1.0, 1.0]
+    assert robustlt.ramp_up(0, 0.0) == 1.0
+
+
+def test_taet_trains_on_clean_images_first():
+    method = make("taet", clean=0.25)
+    (first,), (later,) = (method.attacks(BASE, epoch) for epoch in (4, 5))
+    assert (first.steps, first.start) == (0, "none") and later == BASE
+    z = torch.stack([log(0.5, 0.3, 0.1, 0.1), log(0.2, 0.3, 0.4, 0.1)])
+    close(method(make_batch(method, [0, 0], epoch=4, logits=z)), (math.log(2) + math.log(5)) / 2)
+    equal = make("taet", clean=0.25, alpha=0.1, beta=0.5, gamma=0.2)
+    risk = (math.log(2) + math.log(5)) / 2  # of class 0, those absent have 0
+    want = 0.1 * risk / 4 + 0.5 * risk**2 * 3 / 16 + 0.2
+    close(equal(make_batch(equal, [0, 0], epoch=5, logits=z)), want)
+
+
+def test_fairtat_attacks_towards_classes_by_their_share_of_false_predictions():
+    method, stats = make("fairtat", sharpness=2.0, lambda_r=0.5), make_stats(0)
+    close(method.probs, [0.25] * 4)
+    close(method.eps_scale(torch.arange(4)), [1.0] * 4)
+    predicted, right = t(50, 30, 20, 7), t(40, 20, 10, 7)
+    method.end_epoch(replace(stats, train_count=t(50, 40, 20, 10), train_predicted=predicted, train_robust=right))
+    weights = [math.exp(2 / 3)] * 3 + [1.0]  # 10 of 30 false predictions each, and none
+    close(method.probs, [w / sum(weights) for w in weights])
+    close(method.eps_scale(torch.arange(4)), [1.3, 1.0, 1.0, 1.2])
+    z = log(0.7, 0.2, 0.1)[None]
+    close(method.inner_loss(z, torch.tensor([1]), None), [math.log(0.2)])
+    uniform = make("fairtat", targets="uniform", class_eps=False)
+    uniform.end_epoch(stats)
+    close(uniform.probs, [0.25] * 4)
+    close(uniform.eps_scale(torch.arange(4)), [1.0] * 4)
+
+
+def test_a_target_is_another_class_drawn_by_its_probability():
+    """Of 30,000 draws beside label 0, classes 1, 2, 3 get 2/3, 1/6, 1/6 of them."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = fairtat.other_class(t(0.4, 0.4, 0.1, 0.1), torch.zeros(30_000, dtype=torch.int64), generator)
+    shares = torch.bincount(drawn, minlength=4) / 30_000
+    assert shares[0] == 0
+    close(shares[1:], [2 / 3, 1 / 6, 1 / 6], atol=0.01, rtol=0)

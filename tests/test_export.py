@@ -437,7 +437,7 @@ def test_a_prior_in_the_loss_is_said(finished):
         "prior_in_loss": said["bsl"][0],
     }
     assert "The method trains with the log class frequencies" in _offsets(about) and "`dog` +2.000" in _offsets(about)
-    assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == {"bsl", "robal"}
+    assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == {"bsl", "robal", "robustlt"}
 
 
 def test_table_of_all_trials(finished, tmp_path):

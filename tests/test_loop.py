@@ -22,6 +22,7 @@ from trainables.datasets import training_for
 from trainables.evaluate import Evaluation, evaluate
 from trainables.loop import Diverged, Trainer
 from trainables.losses import cross_entropy
+from trainables.method import Attack
 from trainables.methods.at import At
 from trainables.models.build import build_model
 from trainables.sgd import SGD
@@ -376,6 +377,17 @@ def test_the_average_forgets_the_random_weights_at_once(config):
 def test_two_averages_are_refused(config):
     with pytest.raises(ValueError, match="cfa with average=fawa keeps a weight average of its own, so ema must be 0"):
         Trainer(replace(config, method="cfa", training={**config.training, "ema": 0.9}))
+
+
+def test_an_attack_goes_towards_the_labels_that_a_method_draws(config, monkeypatch):
+    trainer, targets = Trainer(replace(config, method="fairtat", params={})), []
+    draw = trainer.method.attack_labels
+    monkeypatch.setattr(trainer.method, "attack_labels", lambda *given: targets.append(draw(*given)) or targets[-1])
+    x, y = trainer.splits.train.batch(torch.arange(32))
+    trainer.attacked.refresh()
+    found, _ = trainer._attack(Attack(3, 0.25, "none"), x, y, torch.Generator().manual_seed(0))
+    before, after = (cross_entropy(trainer.attacked(images), targets[0]) for images in (x, found))
+    assert (targets[0] != y).all() and (after < before).all()
 
 
 @pytest.mark.parametrize("method, follows", [("cfa", False), ("dafa", True)])

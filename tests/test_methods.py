@@ -38,6 +38,8 @@ CASES = [
         state=True,
     ),
     Case("fairfront", {"form": "mart", "class_weight": "hedge", "class_radius": "dual"}, plain="mart", state=True),
+    Case("fairtat", state=True),
+    Case("fairtat", {"targets": "uniform", "class_eps": False}, state=True),
     Case("fat"),
     Case("fat", {"form": "trades", "schedule": "fixed"}),
     Case("frl", {"mode": "reweight"}, plain="trades", state=True),
@@ -59,11 +61,16 @@ CASES = [
     Case("mixup", {"kind": "fixed"}),
     Case("reat", state=True),
     Case("robal"),
+    Case("robustlt", state=True),
+    Case("robustlt", {"strength": 0.0, "ramp": 0.0}),
     Case("sovr"),
     Case("sovr", {"form": "trades"}),
+    Case("spectral", plain="trades", state=True),
+    Case("spectral", {"form": "at"}, state=True),
     Case("srat", off={"sep_weight": 0.0}),  # its separation loss is on throughout
     Case("srat", {"loss": "focal"}, plain=None),
     Case("srat", {"loss": "ldam", "reduction": "batch"}, plain=None),
+    Case("taet"),
     Case("trades"),
     Case("wat", state=True),
     Case("wmmr"),
@@ -95,7 +102,7 @@ def test_a_fixed_form_has_its_own_published_defaults(name, fix, paper):
     assert resolve(name, fix) == first
 
 
-@pytest.mark.parametrize("name", ["srat", "robal", "reat"])
+@pytest.mark.parametrize("name", ["srat", "robal", "reat", "robustlt"])
 def test_a_class_without_training_images_is_refused(name):
     task = replace(TASK, class_counts=torch.tensor([5, 0, 3, 0]))
     words = f"{name} needs training images of every class, but there are none of class 1, 3"

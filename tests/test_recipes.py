@@ -33,6 +33,9 @@ PUBLISHED = {
     "lrat": (100, [60, 90], 0.1, 2e-4),
     "cfa": (200, [100, 150], 0.1, 5e-4),
     "dafa": (110, [100, 105], 0.1, 5e-4),
+    "fairtat": (200, [100, 150], 0.1, 5e-4),
+    "robustlt": (100, [75, 90], 0.1, 5e-4),
+    "taet": (100, [75, 90], 0.1, 5e-4),
 }
 
 
@@ -42,10 +45,11 @@ def test_recipe_is_the_published_one(method):
     training = SearchSpec(method=method, recipe="paper", dataset="cifar10", imbalance="none").training()
     assert (training.lr, training.weight_decay, training.schedule) == (lr, decay, "piecewise")
     assert epochs_of(method) == epochs and drop_epochs(training.milestones, epochs) == drops
-    assert training.eps == pytest.approx(8 / 255) and training.attack_bn == "eval"
-    assert (training.nesterov == "on") == (method == "dafa") and (training.padding == "reflect") == (method == "cfa")
+    assert training.eps == pytest.approx(8 / 255) and (training.attack_bn == "train") == (method == "fairtat")
+    assert (training.nesterov == "on") == (method in ("dafa", "robustlt"))
+    assert (training.padding == "reflect") == (method in ("cfa", "fairtat"))
     assert (training.clean_bn == "twice") == (method in ("trades", "wat", "cfa"))
-    assert (training.attack_start == "gaussian") == (method in ("mart", "mail", "dafa"))
+    assert (training.attack_start == "gaussian") == (method in ("mart", "mail", "dafa", "taet"))
     if method == "lrat":
         assert (training.attack_steps, training.step_size) == (10, 0.1)
 
@@ -105,7 +109,7 @@ def test_a_method_without_one_is_refused(capsys, monkeypatch):
         main()
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1 and "srat" in said
-    assert "cfa, dafa, gairat, lrat, mail, mart, trades, wat" in said
+    assert "cfa, dafa, fairtat, gairat, lrat, mail, mart, robustlt, taet, trades, wat" in said
     with pytest.raises(UsageError, match="not possible with at, "):
         SearchSpec(method=("trades", "at"), recipe="paper")
 

@@ -21,7 +21,7 @@ from trainables.cuda_graph import Recorder
 from trainables.curve import Curve
 from trainables.data import Split, open_splits
 from trainables.evaluate import Evaluation, evaluate
-from trainables.losses import ATTACK_LOSSES
+from trainables.losses import ATTACK_LOSSES, nearest_class
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
 from trainables.models.build import build_model
@@ -182,10 +182,8 @@ class Trainer:
     def _train(self) -> dict[str, Tensor]:
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
         k = self.classes
-        totals = {
-            name: torch.zeros(shape, dtype=torch.float64, device=self.device)
-            for name, shape in {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k)}.items()
-        }
+        shapes = {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k), "confusion": (k, k)}
+        totals = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in shapes.items()}
         self.model.train()
         self.method.train()
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
@@ -230,8 +228,9 @@ class Trainer:
         eps = (self.training.eps * self.method.eps_scale(y)).to(x.dtype)
         step = attack.step * (eps if self.method.steps_with_radius else torch.full_like(eps, self.training.eps))
         begin = start_point(x, eps, attack.start, generator, self.threat)
+        labels = self.method.attack_labels(y, generator)
         work = partial(find, attack, self.attacked, self.method, threat=self.threat)
-        return self.record(attack, work)(x, y, begin, eps, step)
+        return self.record(attack, work)(x, labels, begin, eps, step)
 
     def _batch(self, x: Tensor, y: Tensor, found: list[tuple[Tensor, Tensor]]) -> Batch:
         if self.training.clean_bn == "twice":
@@ -269,6 +268,7 @@ class Trainer:
         totals["robust"].index_add_(0, y, (predicted == y).double())
         totals["predicted"].index_add_(0, predicted, one)
         totals["probs"].index_add_(0, y, logits.softmax(1).double())
+        totals["confusion"].view(-1).index_add_(0, y * self.classes + nearest_class(logits, y), one)
 
     def learning_rate(self, progress: float) -> float:
         """After ``progress`` epochs (0 .. max_epochs): the schedule's; of a preview, from its value at the fork along a
@@ -336,6 +336,7 @@ class Trainer:
             t["robust"],
             t["probs"],
             t["predicted"],
+            t["confusion"],
             result.count,
             result.clean,
             result.ce_robust,

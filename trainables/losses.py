@@ -37,6 +37,13 @@ def wrong_class(logits: Tensor, y: Tensor) -> Tensor:
     return _without_label(logits, y, float("-inf")).argmax(1)
 
 
+def nearest_class(logits: Tensor, y: Tensor, margin: float = 0.1) -> Tensor:
+    """(B,) the predicted class once the label's logit is ``1 - margin`` times itself: wrong, or nearly so, unless it is
+    the label (Jin et al., ICLR 2025, as their code has it: a negative logit grows)."""
+    label = y[:, None]
+    return logits.scatter(1, label, (1 - margin) * logits.gather(1, label)).argmax(1)
+
+
 def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
     """(B,) largest wrong probability minus the true one, in [-1, 1]; positive = misclassified (MAIL, FAAL)."""
     probs = F.softmax(full_precision(logits), dim=1)

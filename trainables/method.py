@@ -74,9 +74,9 @@ class Batch:
     forward_clean: Callable[[], tuple[Tensor, Tensor]]  # -> logits (B, K), features (B, D)
     # the train-mode model on other images, needed only by DONE's barrier
     forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-    class_weights: Tensor | None = None  # (K,) the shared option `class_weights`; applied by `mean`
+    class_weights: Tensor | None = None  # (K,) the shared option `class_weights`; applied by `weighted`
     label_smoothing: float = 0.0  # the shared option; applied by `cross_entropy`
-    weights: Tensor | None = None  # (B,) what `mean` last weighted with; reported as `weight_ess`
+    weights: Tensor | None = None  # (B,) what `weighted` last weighted with; reported as `weight_ess`
     _clean: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
@@ -84,18 +84,23 @@ class Batch:
         return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=self.label_smoothing)
 
     def mean(self, losses: Tensor, weights: Tensor | None = None, *, detach: bool = True) -> Tensor:
-        """(1/B) sum_i weights_i * losses_i, the one reduction of per-sample losses (B,).
+        """(1/B) sum_i weights_i * losses_i, the one reduction of per-sample losses (B,), see `weighted`. Not divided by
+        the sum of the weights."""
+        return self.weighted(losses, weights, detach=detach).mean()
 
-        The shared class weights multiply ``weights`` (B,). Not divided by their sum. Weights carry no
-        gradient unless ``detach=False`` (WMMR as published).
+    def weighted(self, losses: Tensor, weights: Tensor | None = None, *, detach: bool = True) -> Tensor:
+        """(B,) weights_i * losses_i.
+
+        The shared class weights multiply ``weights`` (B,). Weights carry no gradient unless ``detach=False`` (WMMR as
+        published).
         """
         if self.class_weights is not None:
             shared = self.class_weights[self.y]
             weights = shared if weights is None else shared * weights
         if weights is None:
-            return losses.mean()
+            return losses
         self.weights = weights.detach()
-        return ((self.weights if detach else weights).to(losses.dtype) * losses).mean()
+        return (self.weights if detach else weights).to(losses.dtype) * losses
 
     @property
     def progress(self) -> float:
@@ -142,6 +147,7 @@ class EpochStats:
     train_robust: Tensor  # (K,) adversarial images still classified right
     train_probs: Tensor  # (K, K) row i: softmax mass summed over adversarial images of class i
     train_predicted: Tensor  # (K,) adversarial images predicted as that class
+    train_confusion: Tensor  # (K, K) row i: adversarial images of class i by their `losses.nearest_class`
     val_count: Tensor  # (K,)
     val_clean: Tensor  # (K,) clean images classified right
     val_ce_robust: Tensor  # (K,) images that CE-PGD does not fool
@@ -230,6 +236,10 @@ class Method(nn.Module):
         """The attacks of a step; ``base`` is the one the user configured. A KL attack starts at x + 0.001
         N(0, 1): it has no gradient at x itself, and this is the published start."""
         return (replace(base, start="gaussian") if self.attack_form == "trades" else base,)
+
+    def attack_labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """(B,) what ``inner_loss`` gets as labels in a step's attacks: ``y``, or classes to attack towards."""
+        return y
 
     def eps_scale(self, y: Tensor) -> Tensor:
         """(B,) factor on the radius of each sample's attack."""

@@ -24,7 +24,7 @@ from trainables.loop import Trainer
 from trainables.models.names import MODELS, parse_model
 from trainables.stem_store import StemStore
 
-FORMAT = 3  # raise it when the files' content changes: old stems are then not found
+FORMAT = 4  # raise it when the files' content changes: old stems are then not found
 PLAIN = "at"  # the method
 WAIT_S = 2.0  # for an epoch of the stem that another process trains, before the driver hears of it
 PACKAGE = Path(__file__).parent
