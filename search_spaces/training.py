@@ -37,6 +37,7 @@ class Training:
     label_smoothing: float = param(0.0, uniform(0.0, 0.5), "shared option: label smoothing of the cross-entropy", source="ours", searched=False)
     awp: float = param(0.0, uniform(0.0, 0.05), "shared option: adversarial weight perturbation, relative size gamma; 0 = off (paper: 0.005)", source="ours", searched=False)
     ema: float = param(0.0, uniform(0.0, 0.9999), "shared option: decay of an exponential moving average of the weights per step, less in the first steps; the average is then what is evaluated; 0 = off", source="ours", searched=False)
+    head_repair: str = param("none", choice("none", "norm", "sam"), "shared option: repair of the trained model's linear head, before it is judged for the last time: norm = class weight vectors scaled to one length; sam = an epoch of sharpness-aware tuning of the head alone on adversarial images", source="ours", searched=False)
     precision: str = param("auto", choice("auto", "fp32", "bf16"), "arithmetic of training and attack; auto = bf16 on a GPU that has it, and on a CPU that has it for images above 16 pixels, else fp32", source="ours", searched=False)
     compile: str = param("off", choice("off", "on"), "torch.compile for the attack model; a first start takes half a minute or more; on a GPU for models that cuDNN cannot fuse (ResNet-18 gains nothing)", source="ours", searched=False)
     cuda_graph: str = param("on", choice("on", "off"), "on a GPU, attacks are recorded once and replayed; off for a model that cannot be recorded", source="ours", searched=False)

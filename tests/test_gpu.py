@@ -16,11 +16,10 @@ import torch
 from benchmarks.gpu import call, check, claims, front, live, needs, nosearch, page
 from benchmarks.gpu.__main__ import PARTS as NAMES
 from benchmarks.gpu.ledger import Ledger, h100, ratios
-from benchmarks.gpu.models import Models, chunk, equal_norms, left, plain
+from benchmarks.gpu.models import Models, chunk, left, plain
 from benchmarks.gpu.setup import FULL, TINY
 from benchmarks.methods_report import stored_runs
 from trainables.data import Split
-from trainables.models.build import build_model
 
 PARTS = {"check": check, "nosearch": nosearch, "front": front, "claims": claims, "live": live}
 WITHOUT = (
@@ -254,19 +253,6 @@ def test_chunks_are_balanced_and_share_no_image():
     assert all(torch.bincount(part.labels).tolist() == [5] * 10 for part in parts)
     assert len(torch.cat([part.index for part in parts]).unique()) == 200
     assert torch.cat([chunk(test, n, 100, 10).index for n in range(10)]).sort().values.tolist() == list(range(1000))
-
-
-def test_head_norms_are_equal_afterwards():
-    model = build_model("cnn", 2, (1, 8, 8))
-    weight = torch.zeros_like(model.head.weight)
-    weight[0, 0], weight[1, 1] = 3.0, 1.0
-    model.head.weight.data.copy_(weight)
-    bias = model.head.bias.clone()
-    equal_norms(model)
-    assert model.head.weight[0, 0] == 2 and model.head.weight[1, 1] == 2 and model.head.weight.count_nonzero() == 2
-    assert torch.equal(model.head.bias, bias)
-    with pytest.raises(ValueError, match="no norms"):
-        equal_norms(build_model("cnn", 2, (1, 8, 8), head="cosine"))
 
 
 def test_a_chunk_is_left_until_every_model_has_it(tmp_path):

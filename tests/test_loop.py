@@ -67,6 +67,13 @@ def test_non_finite_loss_is_said(config):
         trainer.run_epoch()
 
 
+def test_confusion_is_counted_by_true_class(config):
+    trainer = Trainer(config)
+    trainer.run_epoch()
+    assert torch.equal(trainer.stats.train_confusion.sum(1), trainer.stats.train_count)
+    assert trainer.stats.train_count.unique().numel() > 1
+
+
 def test_metrics_are_fractions_and_worst_is_not_above_average(config):
     metrics = Trainer(config).run_epoch()
     robust = [v for k, v in metrics.items() if k.startswith("robust_acc/")]

@@ -271,7 +271,14 @@ def test_the_stems_trainer_is_freed_when_the_trial_has_left(fresh):
 
 def test_methods_of_the_same_base_and_head_share_a_stem(config):
     names = {method: name(of(method, config)) for method in METHODS}
-    bases = {"frl": "trades", "trades": "trades", "dafa": "trades", "cfa": "trades", "mart": "mart"}
+    bases = {
+        "frl": "trades",
+        "trades": "trades",
+        "dafa": "trades",
+        "cfa": "trades",
+        "spectral": "trades",
+        "mart": "mart",
+    }
     shared = {m: names[m] for m in METHODS if m not in APART}
     assert shared == {m: names[bases.get(m, "at")] for m in shared}
     assert len({names[m] for m in ("at", "trades", "mart", *APART)}) == 3 + len(APART)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from trainables.cuda_graph import Recorder
 from trainables.curve import Curve
 from trainables.data import Split, open_splits
 from trainables.evaluate import Evaluation, evaluate
+from trainables.head_repair import SLOWER, equal_norms, linear_head, tune_head
 from trainables.losses import ATTACK_LOSSES, nearest_class
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
@@ -104,6 +106,8 @@ class Trainer:
             std=self.splits.std,
         ).to(self.device)
         self.model.to(memory_format=torch.channels_last)
+        if self.training.head_repair != "none":
+            linear_head(self.model)
         self.batches = Batches(self.splits.train.labels, self.classes, self.training.batch_size, self.training.passes)
         self.optimizer = SGD(
             self.model.parameters(),
@@ -143,7 +147,8 @@ class Trainer:
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
         ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
-        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost.
+        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That epoch's metrics are of the
+        model whose head has been repaired, where ``head_repair`` asks for it.
         """
         begin = time.perf_counter()
         totals = self._train()
@@ -157,6 +162,7 @@ class Trainer:
         result = self._average(stats, result)
         self.epoch += 1
         if self.epoch == self.config.last_epoch:
+            result = self._repair_head() or result
             self.curve = self._sweep()
         steps = len(self.batches)
         metrics = {
@@ -278,6 +284,49 @@ class Trainer:
             return learning_rate(t.schedule, progress, config.max_epochs, t.lr, t.milestones)
         peak = learning_rate(t.schedule, config.fork, config.max_epochs, t.lr, t.milestones)
         return peak * (1 - (progress - config.fork) / config.cool_down)
+
+    # ---- the head, once the training has ended ---------------------------------------------------------------
+
+    def _repair_head(self) -> Evaluation | None:
+        """Repair the final model's head and judge it again; None: nothing was asked for."""
+        t = self.training
+        if t.head_repair == "none":
+            return None
+        if t.head_repair == "norm":
+            equal_norms(self.final_model)
+        else:
+            batches = self._attacked_features(self.final_model)
+            tune_head(self.final_model, batches, lr=SLOWER * t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+        return self._judge(self.final_model)
+
+    def _attacked_features(self, model) -> Iterator[Batch]:
+        """An epoch's batches with features of CE-PGD images, of ``model`` as it is when a batch is asked for, in
+        evaluation mode. Random numbers are those of an epoch after the last."""
+        t, threat = self.training, self.threat
+        generator = torch.Generator(device=self.device).manual_seed(
+            self.config.seed * 1_000_003 + self.config.last_epoch
+        )
+        attack = Attack(t.attack_steps, t.step_size, t.attack_start, loss="ce")
+        model.eval()
+        for rows in self.batches.epoch(Method(None, self.task), generator):
+            x, y = self.splits.train.batch(rows)
+            x = self._augment(x, generator)
+            eps = torch.full((len(y),), t.eps, device=self.device)
+            begin, attacked = start_point(x, eps, attack.start, generator, threat), self.judges(model)[1]
+            x_adv, survived = find(attack, attacked, self.method, x, y, begin, eps, t.step_size * eps, threat=threat)
+            with torch.no_grad():
+                features = model.features(x_adv.contiguous(memory_format=torch.channels_last))
+                adversary = Adversary(x_adv, model.head(features), features, survived)
+            yield Batch(
+                x,
+                y,
+                [adversary],
+                self.epoch,
+                self.config.max_epochs,
+                partial(self._forward, x),
+                class_weights=self.class_weights,
+                label_smoothing=t.label_smoothing,
+            )
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ APART = {
     "config.py",
     "curve.py",
     "gpu_packing.py",
+    "head_repair.py",
     "model_io.py",
     "offsets.py",
     "ray_adapter.py",
@@ -74,8 +75,9 @@ def stem_config(config: TrialConfig, form: str = PLAIN) -> TrialConfig:
     """The trial that the stem of ``config`` is, on the same data, with the same model and seed: plain AT, or the base
     of another ``form`` of loss (TRADES, MART) with its default weight. From plain AT a few epochs do not lead there:
     DAFA's default setting on digits has a hypervolume of 0.55 on `test` from TRADES, of 0.25 from plain AT."""
+    training = {**config.stem, "head_repair": "none"}  # which comes after the training
     alone = {"fork": 0, "cool_down": None, "stem": {}, "trial": -1, "folder": None, "objectives": ()}
-    return dataclasses.replace(config, method=form, params={}, training=config.stem, **alone)
+    return dataclasses.replace(config, method=form, params={}, training=training, **alone)
 
 
 def data_key(config: TrialConfig) -> dict:

@@ -95,16 +95,6 @@ def with_offsets(model: nn.Module, values: Iterable[float]) -> nn.Module:
     return model
 
 
-def equal_norms(model: nn.Module) -> nn.Module:
-    """The head's rows at equal length, that of their mean; changed in place (Kang et al. 2020, tau-normalisation with
-    tau 1, here with the bias left as it is). ``ValueError`` for a head whose rows have a length already."""
-    if type(model.head) is not nn.Linear:
-        raise ValueError(f"a head {type(model.head).__name__} has no norms to equalise")
-    norms = model.head.weight.norm(dim=1, keepdim=True)
-    model.head.weight.data.mul_(norms.mean() / norms)
-    return model
-
-
 def chunk(test: Split, number: int, images: int, chunks: int) -> Split:
     """Every n-th image from another start: images of all classes, for they are stored class by class."""
     stride = max(1, len(test) // images)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu.models import Models, Target, attack_all, chunk, equal_norms, left, plain, with_offsets
+from benchmarks.gpu.models import Models, Target, attack_all, chunk, left, plain, with_offsets
 from benchmarks.gpu.setup import Setup
 from benchmarks.held_out import STEPS, over_offsets
 from benchmarks.live_arms import OBJECTIVES
@@ -16,6 +16,7 @@ from benchmarks.live_stages import Line
 from trainables.attack_copy import Frozen
 from trainables.curve import Curve
 from trainables.data import DataSpec, open_test
+from trainables.head_repair import equal_norms
 from tuner.results.references import best_row
 
 POINTS = ("plain", "offsets", "head norms")

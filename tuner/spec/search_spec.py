@@ -64,6 +64,7 @@ class SearchSpec(SearchFields):
         self.search_space()  # raises what is wrong with fix and space
         self._check_average()
         self._check_norm()
+        self._check_head_repair()
         self.scheduling.check()
         if self.budget and self.budget.endswith("gpu-h") and not self.gpus_per_trial:
             raise UsageError(f"--budget {self.budget!r} counts GPUs, but --gpus-per-trial is 0")
@@ -174,6 +175,16 @@ class SearchSpec(SearchFields):
             raise UsageError(
                 f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
                 f"which keeps a weight average of its own (average={own}); --fix average=none allows it"
+            )
+
+    def _check_head_repair(self) -> None:
+        space, head = self.search_space(), getattr(method_space(self.methods[0]), "HEAD", "linear")
+        searched = "head_repair" in space.searched
+        repair = "searched" if searched else space.fixed.get("head_repair", self.training().head_repair)
+        if head != "linear" and repair != "none":
+            raise UsageError(
+                f"head_repair={repair} is not allowed with {self.method}: its {head} head has no lengths of class "
+                "weight vectors that could differ"
             )
 
     def _checked_set(self) -> dict[str, Any]:
