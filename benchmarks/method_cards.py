@@ -47,6 +47,10 @@ say otherwise; `tuner space METHOD` prints the same in a terminal.
 - What SRAT, DONE and DAFA add over one plain training: [no search](no-search.md)
 - How to add a method: [extending](../extending.md)
 
+Left out, because no code was found and their equations could not be read: TRIX (Medi et al. 2025, arXiv:2507.07768:
+targeted attacks on strong classes, untargeted ones on weak classes) and TDLF (adversarial supervised contrastive
+learning, then a balanced head).
+
 | method | what it does | searched | paper |
 |---|---|---|---|
 """

@@ -3,9 +3,8 @@
 Read: github.com/BuhuiOK/TAET-Two-Stage-Adversarial-Equalization-Training-on-Long-Tailed-Distributions, code/HARL.py and
 code/TAET/TAET.ipynb; of the paper only the abstract.
 
-The authors train ResNet-50 on images enlarged to 224x224, and judge on a test set that is long-tailed too. The clean stage is
-trained in a burn-in of its own alone (`--burn-in own`, and the default setting's trial); a trial that forks from a stem has plain
-AT in its place.
+The authors train ResNet-50 on images enlarged to 224x224, and judge on a test set that is long-tailed too. A preview, which
+forks from the stem, has plain AT in place of the clean stage; full trainings have it.
 """
 
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    clean: float = param(0.4, uniform(0.0, 0.8), "fraction of the epochs trained on clean images first (40 of 100)", source="code")
+    clean: float = param(0.4, uniform(0.0, 0.6), "fraction of the epochs trained on clean images first (40 of 100)", source="code")
     alpha: float = param(0.1, loguniform(0.01, 1.0), "weight of the mean of the class losses", source="code")
     beta: float = param(0.1, loguniform(0.01, 1.0), "weight of their variance", source="code")
     gamma: float = param(0.1, loguniform(0.01, 1.0), "weight of the sum of squares of their shares", source="code")
