@@ -12,8 +12,7 @@ Two files of the same name and a row in the test table; nothing else names the m
    ``PRIOR_IN_LOSS``, where there is one, says in words how the loss holds the classes' frequencies, which matters where
    post-hoc offsets are added. ``LINF_ONLY`` names values of parameters that mean nothing under another threat model
    than L-infinity, and ``HEAD = "cosine"`` says that its head is no linear one. Every file of this package is a method,
-   but for those in
-   `search_spaces.registry.HELPERS`.
+   but for those in `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
    class attribute ``name`` is NAME. Only ``forward`` is required.
 3. A ``Case("NAME")`` in ``tests/test_methods.py`` runs the tests that every method passes.

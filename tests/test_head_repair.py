@@ -24,6 +24,7 @@ from trainables.models.build import build_model
 from trainables.stem import Fork, run_to_fork
 from tuner.cli import main
 from tuner.errors import UsageError
+from tuner.report.model_card import card_markdown
 from tuner.spec.search_spec import SearchSpec
 
 EPOCHS = 2
@@ -192,6 +193,22 @@ def test_a_preview_ends_with_the_repair_too(config):
     run_to_fork(trainer)
     trainer.run_epoch()
     assert norms(trainer).std() < 1e-6 and trainer.curve
+
+
+@pytest.mark.parametrize("kind, epoch, said", [("norm", 4, True), ("norm", 3, False), ("none", 4, False)])
+def test_the_card_of_an_exported_model_says_it(kind, epoch, said):
+    """Of the best epoch only where that is the last one."""
+    metrics = {"split": "val", "attack": "PGD", "eps": 0.1}
+    metrics |= dict.fromkeys(("robust_acc", "worst_class_robust_acc", "clean_acc", "robust_acc/a", "clean_acc/a"), 0.5)
+    card = card_markdown(
+        {
+            "architecture": {"model": "cnn", "classes": ["a"], "shape": [1, 8, 8]},
+            "training": {"dataset": "digits", "imbalance": "none", "seed": 0, "head_repair": kind},
+            **{"search": "s", "trial": 1, "pick": "knee", "method": "at", "params": {}, "weights": "last"},
+            **{"epochs": epoch, "spec": {"max_epochs": 4}, "code": "c", "torch": "t", "metrics": [metrics]},
+        }
+    )
+    assert ("their head repaired (`head_repair=norm`)" in card) == said
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_the_command_line_finds_them_and_names_the_broken_ones(site):
 def test_unknown_names_are_answered_with_the_usable_ones(installed):
     with pytest.raises(ValueError) as refused:
         method_space("nonesuch")
-    assert "robal, scaled, sovr, srat" in str(refused.value) and "torn" not in str(refused.value)
+    assert "robustlt, scaled, sovr, spectral, srat" in str(refused.value) and "torn" not in str(refused.value)
     assert METHODS.problems == PROBLEMS
     assert "scaled" in METHODS and "torn" not in METHODS and len(METHODS) == len(list(METHODS)) == len(set(METHODS))
 

@@ -28,7 +28,7 @@ An adversarially trained image classifier ({markdown(about["architecture"]["mode
 {"x".join(map(str, shape))}), {_origin(about)}.
 {_offsets(about)}
 Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, {norm} radius
-{data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}. Everything else is in `model.json`.
+{data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}{_repair(about)}. Everything else is in `model.json`.
 Code {about["code"]}, torch {about["torch"]}.
 
 ## Accuracy
@@ -75,6 +75,14 @@ def _weights(about: dict[str, Any]) -> str:
         what = "the average over training up to" if averaged else "those after"
         return f"{what} the best of its epochs on `val` (largest sum of the objectives), not the last"
     return "the average over training" if averaged else "those after the last epoch"
+
+
+def _repair(about: dict[str, Any]) -> str:
+    """What was done to the head, after the weights; of epochs before the last, none is repaired."""
+    kind = about["training"].get("head_repair", "none")
+    if kind == "none" or about["epochs"] < about["spec"]["max_epochs"]:
+        return ""
+    return f", their head repaired (`head_repair={kind}`)"
 
 
 def _origin(about: dict[str, Any]) -> str:
