@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from search_spaces import METHODS
-from tests.method_batches import close
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
@@ -26,6 +25,7 @@ from tuner.cli import main
 from tuner.errors import UsageError
 from tuner.report.model_card import card_markdown
 from tuner.spec.search_spec import SearchSpec
+from tuner.testing.batches import close
 
 EPOCHS = 2
 
