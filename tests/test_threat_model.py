@@ -266,7 +266,7 @@ def test_every_method_attacks_inside_its_l2_balls(tmp_path, method):
 
     trainer._attack = attack
     metrics = [trainer.run_epoch() for _ in range(2)][-1]
-    share = torch.cat(seen)
+    share = torch.cat(seen).nan_to_num()  # 0 of 0: RobustLT's radius in the first epoch
     assert share.max() < 1 + 1e-5 and share.max() > 0.9 and 0 <= metrics["robust_acc"] <= 1
 
 
