@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_deploy import DEPLOY, ROOT
+from tests.test_wrong_input import run
+from tuner.errors import ClusterError, UsageError
+from tuner.home import Home
+from tuner.remote.slurm import sbatch_options, submit_slurm
+from tuner.spec.search_spec import SearchSpec
 
 FAKES = {
     "scontrol": 'echo "scontrol $*" >> "$LOG"; if [ "$1" = show ]; then echo node1; fi',
@@ -78,3 +83,70 @@ def test_sbatch_runs_a_search(tmp_path, short):
     assert script.wait(timeout=550) == 0, (tmp_path / "errors").read_text()[-3000:]
     assert '"state": "finished"' in (tmp_path / "out").read_text() and "requeue" not in (tmp_path / "log").read_text()
     assert not list((tmp_path / "home").glob(".ray-token*"))
+
+
+# ---- tuner submit --slurm ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A home, and a stand-in for sbatch that writes down its arguments and TUNER_HOME."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text(
+        f'#!/bin/sh\nfor word in "$@" "home $TUNER_HOME"; do echo "$word"; done > {tmp_path}/asked\necho "4711;here"\n'
+    )
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return Home(tmp_path / "home")
+
+
+def directives(script: Path) -> list[str]:
+    return [line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+
+
+@pytest.mark.process
+def test_a_search_is_queued_by_a_script_of_its_own(queue, tmp_path):
+    spec = SearchSpec(method="dafa", trials=3, name="queued")
+    found = submit_slurm(spec, queue, "--nodes=2 --time=08:00:00 --exclusive")
+    script = queue.root / "slurm" / "queued.sbatch"
+    assert found == {"id": "4711", "search": "queued", "script": str(script)}
+    written = str(script.with_suffix(".yaml"))
+    asked = ["--parsable", str(script), "--spec", written, "--name", "queued", f"home {queue.root}"]
+    assert (tmp_path / "asked").read_text().splitlines() == asked
+    assert SearchSpec.from_yaml(Path(written).read_text()) == spec
+    own = directives(DEPLOY / "slurm/search.sbatch")
+    assert "--nodes=1" in own and "--time=04:00:00" in own
+    kept = [d for d in own if d not in ("--job-name=tuner", "--nodes=1", "--time=04:00:00")]
+    assert directives(script) == [*kept, "--job-name=queued", "--nodes=2", "--time=08:00:00", "--exclusive"]
+    bare = [line for line in script.read_text().splitlines() if not line.startswith("#SBATCH")]
+    assert bare == [x for x in (DEPLOY / "slurm/search.sbatch").read_text().splitlines() if not x.startswith("#SBATCH")]
+
+
+@pytest.mark.process
+def test_what_sbatch_refuses_is_said(queue, tmp_path):
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    with pytest.raises(ClusterError, match="sbatch did not take the job: sbatch: error: invalid partition"):
+        submit_slurm(SearchSpec(), queue, "--partition=none")
+
+
+def test_without_sbatch_the_command_is_said(queue, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="sbatch --parsable .*srat-digits-.*[.]sbatch --spec"):
+        submit_slurm(SearchSpec(), queue, "--nodes=1")
+
+
+@pytest.mark.parametrize(
+    "options", ["script.sh", "--nodes 2", "-N2", "--nodes=2;rm", "'--a", "--comment=a\nb", "--x=#y"]
+)
+def test_only_options_of_sbatch_are_passed_on(queue, options, tmp_path):
+    if options == "--nodes=2;rm":  # a shell would end the command there; nothing here is one
+        assert sbatch_options(options) == [options]
+        return
+    with pytest.raises(UsageError, match="--slurm .* is not allowed"):
+        submit_slurm(SearchSpec(), queue, options)
+    assert not (queue.root / "slurm").exists()
+
+
+def test_options_for_a_cluster_are_refused_with_slurm(queue, capsys, monkeypatch):
+    code, _, err = run(capsys, monkeypatch, "submit", "--slurm", "--nodes=2", "--follow", "--address", "http://h:8265")
+    assert code == 2 and "--address, --follow is for a Ray cluster" in err

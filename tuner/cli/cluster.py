@@ -19,9 +19,11 @@ from tuner.cli.options import (
     JobId,
     Json,
     Package,
+    Slurm,
     StorageOption,
 )
 from tuner.cli.search_options import takes_spec
+from tuner.errors import UsageError
 from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
 
@@ -37,21 +39,40 @@ def submit(
     follow: Follow = False,
     env: Env = None,
     package: Package = "send",
+    slurm: Slurm = None,
     home: ClusterHome = None,
     as_json: Json = False,
 ):
-    """Send a search to a Ray cluster; prints the job's id and the search's name, and returns.
+    """Send a search to a Ray cluster, or with --slurm into SLURM's queue; prints the job's id and the search's name.
 
     Example: tuner submit --method srat --address http://HEAD:8265 --follow
 
+    Example: tuner submit --method srat --slurm "--nodes=2 --gpus-per-node=4"
+
     A token, where the cluster wants one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
+    if slurm is not None:
+        given = {"--address": address, "--follow": follow, "--env": env, "--package": package != "send"}
+        _queue(spec, home, slurm, [flag for flag, value in given.items() if value], as_json)
+        return
     from tuner.remote.dashboard import Dashboard
     from tuner.remote.submission import submit_search
 
     cluster = Dashboard(address)
     job_id = submit_search(cluster, spec, home, env or [], package)
     _sent(cluster, job_id, spec.search_name, follow, as_json)
+
+
+def _queue(spec, home: str | None, options: str, others: list[str], as_json: bool) -> None:
+    from tuner.remote.slurm import submit_slurm
+
+    if others:
+        raise UsageError(f"{', '.join(others)} is for a Ray cluster; with --slurm leave it out")
+    found = submit_slurm(spec, Home(home), options)
+    if as_json:
+        print_json(found)
+    else:
+        to_stdout(f"job     {found['id']}\nsearch  {found['search']}\nscript  {found['script']}")
 
 
 def resume(
@@ -138,8 +159,10 @@ def logs(
     storage: StorageOption = None,
     as_json: Json = False,
 ):
-    """Print what a job has printed; with -f go on until it ends, and end with its exit code. Or what happened to a
-    trial of a search: its epochs, interruptions, and errors with their whole text.
+    """Print what a job has printed, or what happened to a trial of a search.
+
+    With -f it goes on until the job ends, and ends with its exit code. Of a trial: its epochs, interruptions, and errors
+    with their whole text.
 
     Example: tuner logs first 3
     """

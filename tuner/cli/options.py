@@ -123,3 +123,12 @@ Package = Annotated[
         suggest=lambda: ("send", "image"),
     ),
 ]
+Slurm = Annotated[
+    Optional[str],
+    option(
+        "--slurm",
+        "OPTIONS",
+        "Options of sbatch, such as '--nodes=2 --gpus-per-node=4': a batch script is written into the home folder, "
+        "which all nodes must see, and queued.",
+    ),
+]
