@@ -47,7 +47,7 @@ def submit(
 
     Example: tuner submit --method srat --address http://HEAD:8265 --follow
 
-    Example: tuner submit --method srat --slurm "--nodes=2 --gpus-per-node=4"
+    Example: tuner submit --method srat --slurm="--nodes=2 --gpus-per-node=4"
 
     A token, where the cluster wants one, is found as Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
