@@ -144,6 +144,9 @@ def _recipe(name: str) -> str:
     rows = [f"| `{key}` | {value} |" for key, value in recipe.items()]
     for form, own in getattr(METHODS[name], "RECIPE_OF_FORM", {}).items():
         rows += [f"| `{key}`, with `--fix form={form}` | {value} |" for key, value in own.items()]
+    rows += [
+        f"| `{key}`, of the method | {value} |" for key, value in getattr(METHODS[name], "FINE_TUNING", {}).items()
+    ]
     settings = "\n".join(rows)
     return (
         f"What `--recipe paper` sets; the authors train {epochs_of(name)} epochs (`--max-epochs`).\n\n"

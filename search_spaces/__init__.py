@@ -7,7 +7,8 @@ Two files of the same name and a row in the test table; nothing else names the m
 1. ``search_spaces/NAME.py`` holds ``PAPER``, ``SUMMARY`` and the frozen dataclass ``Params``, in which each
    hyperparameter is one line: default, range, meaning and the source of the default (see
    `search_spaces.param`). Where the authors' training settings are known, ``RECIPE`` holds those that differ from the
-   common ones, and ``EPOCHS`` how long they train. It imports neither torch nor ray. A method that has a parameter
+   common ones, and ``EPOCHS`` how long they train; where they begin with a trained model, ``FINE_TUNING`` holds the
+   method's own parameters that are then another value. It imports neither torch nor ray. A method that has a parameter
    ``start`` acts from that fraction of the epochs on; before, a trial takes its epochs from the stem, which is plain AT.
    ``PRIOR_IN_LOSS``, where there is one, says in words how the loss holds the classes' frequencies, which matters where
    post-hoc offsets are added. ``LINF_ONLY`` names values of parameters that mean nothing under another threat model

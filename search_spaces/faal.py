@@ -1,6 +1,6 @@
 """FAAL: per batch, the worst class weighting within a KL ball around uniform.
 
-Read: github.com/TrustAI/FAAL, ft_prn.py, utils.py (the attacks), FAAL.py and the command in its README (the radius).
+Read: github.com/TrustAI/FAAL, ft_prn.py, utils.py (the attacks), FAAL.py and run_prn.py (recipe and radius).
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,12 @@ from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Zhang et al., Towards Fairness-Aware Adversarial Learning (FAAL), CVPR 2024"
 SUMMARY = "per-batch class weights: worst case in a KL ball"
-# No RECIPE: the paper fine-tunes a robust checkpoint for 2 epochs (learning rate 0.01, then 0.001, weight decay 5e-4;
-# second-hand), which says nothing about training from the start.
+# run_prn.py: a robust model is trained on, 2 epochs with learning rate 0.01 and 0.001, reweighted from the start; TRADES'
+# and MART's forms attack from x + 0.001 N(0, 1) (utils.py). Their logs choose the epoch on the test images.
+EPOCHS = 2
+RECIPE = {"lr": 0.01, "milestones": "0.5", "weight_decay": 5e-4}
+RECIPE_OF_FORM = {"trades": {"attack_start": "gaussian"}, "mart": {"attack_start": "gaussian"}}
+FINE_TUNING = {"start": 0.0}  # of `Params`, under --recipe paper: the paper begins with a trained model (--init)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class MethodSpace(Protocol):
     # RECIPE: dict[str, Any], optional: training settings of the authors' code
     # EPOCHS: int, optional: how long the authors train
     # LINF_ONLY: dict[str, tuple], optional: values of parameters that are made for L-infinity
+    # FINE_TUNING: dict[str, Any], optional: parameters' values under RECIPE, where that begins with a trained model
 
 
 class Files(Mapping[str, MethodSpace]):

@@ -31,6 +31,9 @@ CASES = [  # name, shape, conv-BN pairs
     ("preact-resnet18:0.25", RGB32, 8),
     ("wrn-34-10:0.1", GREY8, 15),
     ("wrn-34-10:0.1", RGB32, 15),
+    ("wrn-16-1", RGB32, 6),
+    ("dm-wrn-16-1", GREY8, 6),
+    ("dm-wrn-10-1:0.5", GREY28, 3),
     ("mobilenet_v3_small", RGB32, 34),
     ("mobilenet_v3_small", GREY8, 34),
     ("resnet34", GREY28, 36),
@@ -104,7 +107,11 @@ def test_same_seed_same_weights():
 @pytest.mark.parametrize(
     "name, shape, sentence",
     [
-        ("nonsense", RGB32, "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10 or"),
+        (
+            "nonsense",
+            RGB32,
+            "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10, dm-wrn-28-10 or",
+        ),
         ("nonsense:2", RGB32, "unknown model 'nonsense'"),
         ("", RGB32, "unknown model ''"),
         ("fcn_resnet50", RGB32, "unknown model 'fcn_resnet50'"),
@@ -148,7 +155,7 @@ def test_names_are_checked_without_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-    assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10"]
+    assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10", "dm-wrn-28-10"]
 
 
 def test_every_model_has_a_case():

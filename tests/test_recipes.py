@@ -36,13 +36,16 @@ PUBLISHED = {
     "fairtat": (200, [100, 150], 0.1, 5e-4),
     "robustlt": (100, [75, 90], 0.1, 5e-4),
     "taet": (100, [75, 90], 0.1, 5e-4),
+    "faal": (2, [1], 0.01, 5e-4),
 }
+FROM = {"faal": "robust.pt"}  # what authors begin with who train a robust model on
 
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_recipe_is_the_published_one(method):
     epochs, drops, lr, decay = PUBLISHED[method]
-    training = SearchSpec(method=method, recipe="paper", dataset="cifar10", imbalance="none").training()
+    init = FROM.get(method, "none")
+    training = SearchSpec(method=method, recipe="paper", dataset="cifar10", imbalance="none", init=init).training()
     assert (training.lr, training.weight_decay, training.schedule) == (lr, decay, "piecewise")
     assert epochs_of(method) == epochs and drop_epochs(training.milestones, epochs) == drops
     assert training.eps == pytest.approx(8 / 255) and (training.attack_bn == "train") == (method == "fairtat")
@@ -109,7 +112,7 @@ def test_a_method_without_one_is_refused(capsys, monkeypatch):
         main()
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1 and "srat" in said
-    assert "cfa, dafa, fairtat, gairat, lrat, mail, mart, robustlt, taet, trades, wat" in said
+    assert "cfa, dafa, faal, fairtat, gairat, lrat, mail, mart, robustlt, taet, trades, wat" in said
     with pytest.raises(UsageError, match="not possible with at, "):
         SearchSpec(method=("trades", "at"), recipe="paper")
 

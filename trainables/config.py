@@ -38,6 +38,7 @@ class TrialConfig:
     stem_from: int = 1  # the earliest fork of the search: of the stem's epochs before, none is kept
     cool_down: int | None = None  # of a preview: epochs from the fork, over which the learning rate falls to 0
     storage: str | None = None  # path or URL where nodes share stems and data; None: the home
+    init: str | None = None  # name of the weights to start from (`trainables.initial`); None: random ones
     offsets: str = "none"  # over which post-hoc class offsets the trained model is swept: none, prior, classes or auto
     val_fraction: float = 0.2  # this and the next: see ``DataSpec``
     val_per_class: int = 300

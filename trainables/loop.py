@@ -23,6 +23,7 @@ from trainables.curve import Curve
 from trainables.data import Split, open_splits
 from trainables.evaluate import Evaluation, evaluate
 from trainables.head_repair import SLOWER, equal_norms, linear_head, tune_head
+from trainables.initial import load_initial
 from trainables.losses import ATTACK_LOSSES, nearest_class
 from trainables.method import Adversary, Attack, Batch, EpochStats, Method, Task
 from trainables.methods import build_method
@@ -105,6 +106,8 @@ class Trainer:
             mean=self.splits.mean,
             std=self.splits.std,
         ).to(self.device)
+        if config.init:
+            load_initial(self.model, config.storage or config.home, config.init)
         self.model.to(memory_format=torch.channels_last)
         if self.training.head_repair != "none":
             linear_head(self.model)

@@ -34,8 +34,10 @@ APART = {
     "checkpoint.py",
     "config.py",
     "curve.py",
+    "foreign.py",
     "gpu_packing.py",
     "head_repair.py",
+    "initial.py",
     "model_io.py",
     "offsets.py",
     "ray_adapter.py",
@@ -114,6 +116,8 @@ def stem_key(trainer: Trainer) -> dict:
     }
     if model := MODELS.plug_in(parse_model(config.model)[0]):
         key["model_code"] = model.mark
+    if config.init:
+        key["init"] = config.init
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
         key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key

@@ -64,6 +64,8 @@ class PreActivation(nn.Module):
     """BN-ReLU before each convolution, He et al. 2016; a block that changes the shape projects what its first
     ReLU gives."""
 
+    activation: type[nn.Module] = nn.ReLU
+
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()
         self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.ReLU(inplace=True))
@@ -75,6 +77,25 @@ class PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.pre(x)
         return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
+
+
+class DeepMind(PreActivation):
+    """The same with Swish, and padded as TensorFlow's ``SAME``: on an even side a stride of 2 adds pixels at the right
+    and below alone."""
+
+    activation = nn.SiLU
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__(cin, cout, stride)
+        pad = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
+        self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.SiLU(inplace=True))
+        self.body = nn.Sequential(
+            nn.ZeroPad2d(pad),
+            nn.Conv2d(cin, cout, 3, stride, bias=False),
+            nn.BatchNorm2d(cout),
+            nn.SiLU(inplace=True),
+            _conv(cout, cout),
+        )
 
 
 def _stages(block: Callable[[int, int, int], nn.Module], cin: int, widths: list[int], blocks: int) -> list[nn.Module]:
@@ -101,16 +122,27 @@ def preact_resnet18(shape: Shape, width: float) -> tuple[nn.Module, int]:
     return _preactivation(shape, widths[0], widths, 2), widths[-1]
 
 
-def wrn_34_10(shape: Shape, width: float) -> tuple[nn.Module, int]:
-    """WideResNet-34-10 without dropout (TRADES), with its He initialisation."""
-    widths = [_scaled(10 * c, width) for c in (16, 32, 64)]
-    backbone = _preactivation(shape, 16, widths, 5)
+def wrn(shape: Shape, width: float, depth: int, widen: int) -> tuple[nn.Module, int]:
+    """WideResNet-depth-widen without dropout (TRADES), with its He initialisation."""
+    return _wide(shape, width, depth, widen, PreActivation)
+
+
+def dm_wrn(shape: Shape, width: float, depth: int, widen: int) -> tuple[nn.Module, int]:
+    """The same of Gowal et al. 2020, arXiv:2010.03593, as most of RobustBench's best models are."""
+    return _wide(shape, width, depth, widen, DeepMind)
+
+
+def _wide(shape: Shape, width: float, depth: int, widen: int, block: type[PreActivation]) -> tuple[nn.Module, int]:
+    widths = [_scaled(widen * c, width) for c in (16, 32, 64)]
+    backbone = _preactivation(shape, 16, widths, (depth - 4) // 6, block)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return backbone, widths[-1]
 
 
-def _preactivation(shape: Shape, stem: int, widths: list[int], blocks: int) -> nn.Sequential:
-    last = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(_conv(shape[0], stem), *_stages(PreActivation, stem, widths, blocks), *last)
+def _preactivation(
+    shape: Shape, stem: int, widths: list[int], blocks: int, block: type[PreActivation] = PreActivation
+) -> nn.Sequential:
+    last = [nn.BatchNorm2d(widths[-1]), block.activation(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(_conv(shape[0], stem), *_stages(block, stem, widths, blocks), *last)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.models.check import check_model
-from trainables.models.names import MODELS, parse_model
+from trainables.models.names import find_model, parse_model
 
 
 class CosineHead(nn.Module):
@@ -66,7 +66,7 @@ def build_model(
 ) -> Classifier:
     """A new model with random weights (torch's global generator: seed it first).
 
-    ``name``: one of `MODELS` or a torchvision classification model; own models take a width,
+    ``name``: one of `MODELS`, ``wrn-D-W`` or a torchvision classification model; own models take a width,
     ``"resnet18:0.5"``. ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and
     0.25 if not given. `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a
     wrong number of channels.
@@ -82,8 +82,8 @@ def build_model(
             f"each needs {channels} number(s), one per channel, and std must be positive"
         )
     base, width = parse_model(name)
-    if base in MODELS:
-        backbone, features = resolve_name(MODELS[base].build)(shape, width)
+    if row := find_model(base):
+        backbone, features = resolve_name(row.build)(shape, width, *row.sizes)
     else:
         from trainables.models.torchvision_models import torchvision_backbone  # heavy, and rarely needed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainables.models.names import MODELS, parse_model
+from trainables.models.names import MODELS, find_model, parse_model
 
 
 def check_model(name: str, shape: tuple[int, int, int]) -> None:
@@ -10,7 +10,8 @@ def check_model(name: str, shape: tuple[int, int, int]) -> None:
     torchvision's names."""
     base, width = parse_model(name)
     MODELS.refuse_broken(base)
-    if base not in MODELS:
+    row = find_model(base)
+    if row is None:
         from trainables.models.torchvision_models import check_torchvision  # heavy, and rarely needed
 
         return check_torchvision(base, width, shape)
@@ -18,7 +19,7 @@ def check_model(name: str, shape: tuple[int, int, int]) -> None:
         from trainables.models.torchvision_models import check_own_name
 
         check_own_name(base, package)
-    low, high = MODELS[base].smallest, MODELS[base].largest
+    low, high = row.smallest, row.largest
     if not (low <= min(shape[1:]) and max(shape[1:]) <= high):
         raise ValueError(
             f"model {base!r} does not take images of {shape[1]}x{shape[2]} pixels; "

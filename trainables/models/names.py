@@ -4,9 +4,10 @@ How to add a model
 ------------------
 torchvision's classification models need no row: they are known by their own names. A model of our own is one row of
 `BUILT_IN` and the function that it names, ``build(shape, width)`` with ``shape`` (C, H, W) and ``width`` a factor on
-the channels. It returns the backbone, (B, C, H, W) normalised -> (B, D), and D; `trainables.models.build` adds
-normalisation and head. Where a convolution and its batch norm are neighbours in an ``nn.Sequential``, attacks run with
-the two folded into one. A row of ``tests/test_models.py`` runs the tests that every model passes.
+the channels (and the row's ``sizes``). It returns the backbone, (B, C, H, W) normalised -> (B, D), and D;
+`trainables.models.build` adds normalisation and head. Where a convolution and its batch norm are neighbours in an
+``nn.Sequential``, attacks run with the two folded into one. A row of ``tests/test_models.py`` runs the tests that every
+model passes.
 
 Another installed package offers a row by an entry point of the group ``tuner.models``, ``NAME = "package.module:ROW"``.
 """
@@ -14,7 +15,8 @@ Another installed package offers a row by an entry point of the group ``tuner.mo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces.number import number
@@ -29,6 +31,7 @@ class Model:
     smallest: int
     largest: int
     build: str  # "package.module:function", imported when a model is built
+    sizes: tuple[int, ...] = ()  # further arguments of that function, from the name: depth and width of a WideResNet
 
 
 BUILT_IN: dict[str, Model] = {
@@ -39,7 +42,16 @@ BUILT_IN: dict[str, Model] = {
     "preact-resnet18": Model(
         "pre-activation ResNet-18 with a 32x32 stem", 8, 64, "trainables.models.backbones:preact_resnet18"
     ),
-    "wrn-34-10": Model("WideResNet-34-10", 8, 64, "trainables.models.backbones:wrn_34_10"),
+    "wrn-34-10": Model(
+        "WideResNet of depth 34 and width 10; wrn-D-W for others", 8, 64, "trainables.models.backbones:wrn", (34, 10)
+    ),
+    "dm-wrn-28-10": Model(
+        "the same in DeepMind's form (Swish, padded as in TensorFlow); dm-wrn-D-W for others",
+        8,
+        64,
+        "trainables.models.backbones:dm_wrn",
+        (28, 10),
+    ),
 }
 
 
@@ -54,6 +66,26 @@ def check_row(row: Any) -> None:
 
 
 MODELS: Table[Model] = Table("model", "tuner.models", BUILT_IN, check_row, lambda row: (row.build.partition(":")[0],))
+
+
+_SIZES = re.compile(r"((?:dm-)?wrn)-(\d{1,3})-(\d{1,2})")
+
+
+def find_model(base: str) -> Model | None:
+    """The row of a model of our own, or the one made from a WideResNet's name; None for any other name.
+
+    `ValueError` for a WideResNet that there is not: its depth is 6n + 4 (Zagoruyko & Komodakis 2016).
+    """
+    if base in MODELS or not (found := _SIZES.fullmatch(base)):
+        return MODELS.get(base)
+    depth, width = int(found[2]), int(found[3])
+    if depth < 10 or (depth - 4) % 6 or not 1 <= width <= 32:
+        raise ValueError(
+            f"model {base!r} is no WideResNet; in {found[1]}-D-W the depth D is 10, 16, 22, 28, 34, ... and the width "
+            "W 1 to 32"
+        )
+    row = next(row for name, row in BUILT_IN.items() if name.startswith(f"{found[1]}-"))
+    return replace(row, sizes=(depth, width))
 
 
 def parse_model(name: str) -> tuple[str, float]:

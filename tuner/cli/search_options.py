@@ -122,12 +122,12 @@ def _check_without_data(spec) -> None:
     from trainables.data import absolute
     from trainables.data.spec import validate_spec
     from trainables.models.check import check_model
-    from trainables.models.names import MODELS, parse_model
+    from trainables.models.names import find_model, parse_model
     from tuner.sync.shared_dataset import data_spec
 
     try:
         validate_spec(data_spec(spec, absolute(spec.dataset)))
-        if parse_model(spec.model)[0] not in MODELS:
+        if find_model(parse_model(spec.model)[0]) is None:
             check_model(spec.model, (3, 224, 224))  # the size that torchvision's are made for
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -17,6 +17,7 @@ from trainables.files import is_locked, locked
 from trainables.reading import read_text
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.escape import to_stderr
+from tuner.execution.initial import prepare_init
 from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
@@ -44,6 +45,7 @@ from tuner.results.summary import front_json, save_result, saved_result, state_o
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.initial import init_of, init_text, keep_init
 from tuner.sync.mirror import mirrored
 from tuner.sync.named_places import place_flags
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
@@ -95,12 +97,14 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     home = home or Home()
     spec = with_storage(spec, home)
     home = Home(home.root, spec.storage)
-    data = check(spec, home)
+    data, start = check(spec, home), prepare_init(spec, home)
     run = SearchRun(spec, home, spec.search_name, History(None))
     until = time.time() + training_time(spec.seconds) if spec.seconds else None
     with stoppable(until, go_on=_go_on(run)) as stop, _locked(run), mirrored(spec, home, run.name):
         stop.orderly = False
         _store_spec(run)
+        if start:
+            keep_init(run.folder, start)
         share_dataset(spec, home, run.folder)
         run = replace(run, history=History(run.folder))
         for answer in take_up(run.spec, run.history, run.folder):
@@ -203,6 +207,8 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         listener = Listeners([progress, Pages(), *notifications, tracker, *own], progress.say)
         listener.search_started(run)
         progress.say(data.words)
+        if start := init_of(spec, run.folder):
+            progress.say(f"{init_text(start)} ({'; '.join(start['notes'])})" if start["notes"] else init_text(start))
         state = "failed"
         try:
             with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong

@@ -10,6 +10,7 @@ from trainables.config import TrialConfig
 from tuner.results.references import role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
+from tuner.sync.initial import init_of
 from tuner.sync.shared_dataset import dataset_of
 
 
@@ -55,6 +56,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         stem_from=max(1, spec.forks[0]),
         cool_down=None if record.full else plan.preview[1],
         storage=spec.storage,
+        init=(start := init_of(spec, run.folder)) and start["weights"],
         offsets=spec.offsets,
         trial=record.trial,
         folder=run.place("trials" if record.full else "previews", record.trial),

@@ -20,6 +20,7 @@ from tuner.results.summary import SPLIT, front_json
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.objectives import Constraint, shown_metrics
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.initial import init_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,7 +109,7 @@ def _parameter_cells(rows: Sequence[tuple[str, dict]], shown: list[str], each: b
 def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
     """What only some results have, in sentences: which trials fell off the front when more seeds were trained, which
     were better at an earlier epoch, and what each of several methods used and contributed."""
-    lines = []
+    lines = [f"{init_text(result['init'])}."] if result.get("init") else []
     for row in result.get("fell_off", []):
         means = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in objectives)
         over = f"over {len(row['seeds'])} seeds" if "seeds" in row else "with one seed; others have better means"

@@ -12,6 +12,7 @@ from tuner.results import replicates
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
+from tuner.sync.initial import init_of
 
 OF_THE_RUN = {"state": str, "epochs_trained": int, "wall_s": float}  # what the history does not say, in a result
 SPLIT = "val"  # the only split that a search evaluates on
@@ -63,9 +64,12 @@ def _band(band: dict[str, list[float]] | None) -> dict[str, list[float]] | None:
 
 
 def extras(run: SearchRun) -> dict[str, Any]:
-    """The keys of `front_json` that only some searches have: those with several seeds or methods."""
+    """The keys of `front_json` that only some searches have: those with several seeds or methods, or that start from a
+    trained model."""
     spec, history = run.spec, run.history
     extra: dict[str, Any] = {}
+    if start := init_of(spec, run.folder):
+        extra["init"] = start
     if spec.seeds > 1:
         extra["seeds"] = spec.seeds
         extra["replicates"] = {

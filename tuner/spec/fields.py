@@ -115,6 +115,9 @@ class SearchFields:
         "What an attack may do, in training, evaluation and verify: linf:8/255 changes every pixel by so much, of a "
         "pixel range of 1; l2:0.5 moves the image by that Euclidean distance. linf alone takes the radius of the data "
         "set, or of --set eps.", before=LINF)
+    init: str = option("none", Text(), TRAINED,
+        "Weights with which all trials begin: a FILE with a state dict as authors publish it, export:DIR or "
+        "SEARCH:TRIAL; none takes random ones.", before="none")
     set: dict[str, Any] = option({}, Pairs(known.training), TRAINED,
         "KEY=VALUE changes a training setting that all methods share. Repeat the option for several.")
     recipe: str = option("common", Choice(known.recipes, hidden=(FORMER,)), TRAINED,

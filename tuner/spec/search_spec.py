@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from search_spaces import METHODS, linf_only, method_space, recipe_of
+from search_spaces import METHODS, epochs_of, linf_only, method_space, recipe_of
 from search_spaces.number import number
 from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
@@ -30,6 +30,7 @@ from tuner.spec.schedulers import Scheduler, choose_scheduler
 from tuner.spec.space import Space, build_space, joined
 from tuner.spec.yaml_text import read_yaml
 
+EXPORT = "export:"  # in ``init``: a folder of `tuner export`
 FORMER_TRAINING = {"milestones": "0.75,0.9"}  # of `FORMER`, where it differs from today's defaults
 # In the spec files of earlier versions, where they said how trials were stopped early and what they shared. A search of
 # then goes on with all that is left of it in full.
@@ -89,6 +90,11 @@ class SearchSpec(SearchFields):
                 )
 
     def _check_recipe(self) -> None:
+        if self.recipe == "paper" and self._fine_tuning and not self.starts_from:
+            raise UsageError(
+                f"--recipe 'paper' of {self.method} trains a robust model on for {epochs_of(self.methods[0])} epochs; "
+                "--init FILE says which"
+            )
         if self.recipe == "paper" and not recipe_of(self.methods[0]):
             having = [name for name in METHODS if recipe_of(name)]
             raise UsageError(
@@ -125,6 +131,11 @@ class SearchSpec(SearchFields):
     @property
     def methods(self) -> tuple[str, ...]:
         return (self.method,) if isinstance(self.method, str) else self.method
+
+    @property
+    def starts_from(self) -> str | None:
+        """What weights the trials begin with, as the user says it; None: random ones."""
+        return None if self.init == "none" else self.init
 
     @property
     def method_names(self) -> str:
@@ -203,6 +214,12 @@ class SearchSpec(SearchFields):
         threat = {} if radius is None else {"eps": radius}
         return training_for(self.dataset, **{**self._recipe(), **threat, **self.set, **fixed})
 
+    @property
+    def _fine_tuning(self) -> dict[str, Any]:
+        """Of one method: its own parameters' values under the paper's recipe where its authors begin with a trained
+        model; else nothing."""
+        return getattr(method_space(self.methods[0]), "FINE_TUNING", {}) if self.recipe == "paper" else {}
+
     def _recipe(self) -> dict[str, Any]:
         """The training hyperparameters that the recipe sets."""
         if self.recipe == "paper":
@@ -222,7 +239,8 @@ class SearchSpec(SearchFields):
     @cached_property
     def _search_space(self) -> Space:
         (method,) = self.methods
-        space = build_space(method, fix=self.fix, space=self.space)
+        given = {name: value for name, value in self._fine_tuning.items() if name not in self.space}
+        space = build_space(method, fix={**given, **self.fix}, space=self.space)
         own, recipe = params_of(method_space(method).Params), self._recipe()
         searched = [name for name in recipe if name in space.params and name not in own]
         changed = {name: dataclasses.replace(space.params[name], default=recipe[name]) for name in searched}

@@ -1,0 +1,272 @@
+"""A search that starts from trained weights: a file, an export, a trial; with its accuracy said before it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.histories import start
+from tests.layouts import CifarResNet18, Scaled
+from trainables import first_look
+from trainables.checkpoint import save_checkpoint
+from trainables.config import TrialConfig
+from trainables.data import DataSpec, open_splits
+from trainables.foreign import read_state
+from trainables.initial import keep_weights, load_initial
+from trainables.loop import Trainer
+from trainables.model_io import load_trial
+from trainables.models.build import build_model
+from trainables.reading import Damaged
+from trainables.schedule import learning_rate
+from trainables.stem import Fork, key_hash, stem_key
+from tuner.errors import UsageError
+from tuner.execution.initial import prepare_init
+from tuner.execution.trial_config import trial_config
+from tuner.files import write_atomically
+from tuner.home import Home
+from tuner.report.text import notes
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
+from tuner.results.summary import front_json
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
+from tuner.spec.search_spec import SearchSpec
+from tuner.sync.initial import INIT, init_of, keep_init
+
+WIDTHS, MODEL = (6, 13, 26, 51), "resnet18:0.1"
+
+
+def right_on_val(model, home) -> float:
+    """Of the images that a first look takes, evenly over `val`."""
+    val = open_splits(DataSpec("digits", "exp:10"), home).val
+    rows = torch.linspace(0, len(val) - 1, min(500, len(val))).round().long()
+    x, y = val.batch(rows)
+    with torch.no_grad():
+        return float((model(x).argmax(1) == y).float().mean())
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Seconds for the attack of a first look."""
+    monkeypatch.setattr(first_look, "ATTACK_S", 0.5)
+
+
+@pytest.fixture(scope="module")
+def robust(tmp_path_factory):
+    """A public model of digits, trained here for a moment so that it is better than chance, in RobustBench's layout."""
+    folder = tmp_path_factory.mktemp("robust")
+    torch.manual_seed(0)
+    train = open_splits(DataSpec("digits", "none"), folder).train
+    model = Scaled(CifarResNet18(WIDTHS, 10, channels=1), [0.3], [0.4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    x, y = train.batch(slice(None))
+    for step in range(40):
+        rows = torch.randperm(len(y))[:128]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "robust.pt")
+    return model.eval(), folder / "robust.pt"
+
+
+def spec_of(init, **more):
+    return SearchSpec(model=MODEL, init=str(init), name="mine", **more)
+
+
+def prepared(spec, home) -> SearchRun:
+    """As the driver does before trials start."""
+    record = prepare_init(spec, home)
+    run = SearchRun(spec, home, spec.search_name, History(None))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    keep_init(run.folder, record)
+    return run
+
+
+def config_of(run, method="srat", **changes) -> TrialConfig:
+    config = trial_config(run, TrialRecord(0, {}, method, seed=run.spec.seed))
+    return dataclasses.replace(config, **{"folder": None, **changes})
+
+
+def test_the_accuracy_is_that_of_the_file_and_is_kept(robust, tmp_path):
+    model, file = robust
+    run = prepared(spec_of(file), Home(tmp_path))
+    record = init_of(run.spec, run.folder)
+    assert record["accuracy"]["clean_acc"] == pytest.approx(right_on_val(model, tmp_path), abs=1e-6)
+    assert 0.5 < record["accuracy"]["clean_acc"] and record["accuracy"]["robust_acc"] < record["accuracy"]["clean_acc"]
+    assert 16 <= record["accuracy"]["attacked"] <= record["accuracy"]["images"] <= 500
+    assert any("keys renamed: conv1.weight -> backbone.0.weight" in note for note in record["notes"])
+    result = front_json(run)
+    assert result["init"] == record
+    (line,) = notes(result, run.spec.objectives)
+    assert line.startswith(f"init: {file} classifies {record['accuracy']['clean_acc']:.3f} of ")
+
+
+def test_trials_and_stems_begin_with_the_weights(robust, tmp_path):
+    model, file = robust
+    run = prepared(spec_of(file), Home(tmp_path))
+    trainer = Trainer(config_of(run))
+    x = trainer.splits.val.batch(slice(0, 64))[0]
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.model.eval()(x), model(x), rtol=1e-4, atol=1e-4)
+    random = Trainer(config_of(run, init=None))
+    assert key_hash(stem_key(random)) != key_hash(stem_key(trainer))  # another stem, by what the weights are
+    assert "init" not in stem_key(random) and stem_key(trainer)["init"] == trainer.config.init
+    fork = Fork(Trainer(config_of(run, fork=1, stem=run.spec.set)))
+    stem = fork._new_stem()
+    assert all(torch.equal(a, b) for a, b in zip(stem.model.state_dict().values(), trainer.model.state_dict().values()))
+    stem_of_random = Trainer(dataclasses.replace(stem.config, init=None))
+    assert not torch.equal(stem_of_random.model.head.weight, stem.model.head.weight)
+
+
+def test_it_goes_on_when_the_file_is_gone_and_not_with_another_file(robust, tmp_path):
+    home, file = Home(tmp_path / "home"), tmp_path / "here.pt"
+    shutil.copy(robust[1], file)
+    run = prepared(spec_of(file), home)
+    kept = init_of(run.spec, run.folder)
+    assert prepare_init(run.spec, home) == kept  # not looked at again
+    file.unlink()
+    assert prepare_init(run.spec, home) == kept
+    Trainer(config_of(run))
+    state = read_state(robust[1]).state
+    state["module.model.linear.bias"] = torch.ones(10)
+    torch.save(state, file)
+    with pytest.raises(UsageError, match="is not the file that search 'mine' began with; put that one back"):
+        prepare_init(run.spec, home)
+    file.unlink()
+    shutil.rmtree(home.root / "inits")
+    with pytest.raises(UsageError, match="is gone, and so are the weights that were read from it"):
+        prepare_init(run.spec, home)
+    shutil.copy(robust[1], file)
+    assert prepare_init(run.spec, home)["weights"] == kept["weights"]
+    Trainer(config_of(run))
+
+
+def test_weights_lie_in_the_storage_by_their_content(robust, tmp_path):
+    spec = spec_of(robust[1], storage=str(tmp_path / "storage"))
+    run = prepared(spec, Home(tmp_path / "home"))
+    (stored,) = (tmp_path / "storage" / "inits").iterdir()
+    assert stored.stem == init_of(spec, run.folder)["weights"] and not (tmp_path / "home" / "inits").exists()
+    elsewhere = config_of(run, home=str(tmp_path / "another machine"))
+    Trainer(elsewhere)
+    stored.write_bytes(stored.read_bytes()[:-4] + b"\0\0\1\0")
+    with pytest.raises(Damaged, match="is cut or altered"):
+        Trainer(elsewhere)
+    stored.unlink()
+    with pytest.raises(Damaged, match="are not in"):
+        Trainer(elsewhere)
+
+
+def test_pixels_are_scaled_as_the_model_needs_them(tmp_path):
+    """Two models that are right on all images, one for pixels as they are and one for the data's mean and std; their
+    files do not say so."""
+    home = Home(tmp_path)
+    splits = open_splits(DataSpec("digits", "exp:10"), tmp_path)
+    net = build_model(MODEL, 10, splits.shape, mean=splits.mean, std=splits.std)
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    x, y = splits.val.batch(slice(None))
+    for step in range(30):
+        rows = torch.randperm(len(y))[:128]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+        optimizer.step()
+    theirs = CifarResNet18(WIDTHS, 10, channels=1)
+    numbers = [value for name, value in net.state_dict().items() if name not in ("mean", "std")]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), numbers)))  # both list their layers from the first to the last
+    torch.save(theirs.state_dict(), tmp_path / "plain.pt")
+    record = prepare_init(spec_of(tmp_path / "plain.pt"), home)
+    assert record["notes"][-1].endswith("the data's mean and std taken")
+    assert record["accuracy"]["clean_acc"] == pytest.approx(right_on_val(net.eval(), tmp_path), abs=1e-6)
+    model = build_model(MODEL, 10, splits.shape)
+    load_initial(model, tmp_path, record["weights"])
+    assert model.mean.flatten().tolist() == pytest.approx(splits.mean)
+
+
+def ended(home, name="first") -> SearchRun:
+    """A search whose reference has trained for an epoch."""
+    spec = SearchSpec(name=name, max_epochs=1, set={"passes": 1, "eval_attack": 2})
+    run = SearchRun(spec, home, name, History(home.search(name)))
+    write_atomically(run.folder / "spec.yaml", spec.to_yaml())
+    start(run.history, spec, 0, spec.search_space().default())
+    run.history.append("start", NO_SEARCH, params={}, method="at", seed=0, role="no_search")
+    trainer = Trainer(trial_config(run, run.history.record(NO_SEARCH)))
+    save_checkpoint(trainer.config.folder, trainer, trainer.run_epoch())
+    return run
+
+
+def test_an_export_and_a_trial(tmp_path):
+    mine, name = Home(tmp_path / "home"), "first"
+    run = ended(mine, name)
+    model, about = load_trial(trial_config(run, run.history.record(NO_SEARCH)).folder, mine.root)
+    (tmp_path / "export").mkdir()
+    save_file(model.state_dict(), tmp_path / "export" / "model.safetensors")
+    (tmp_path / "export" / "model.json").write_text(json.dumps(about))
+    spec = SearchSpec(init=f"export:{tmp_path / 'export'}", name="mine")
+    by_export = prepare_init(spec, mine)
+    assert by_export["accuracy"]["clean_acc"] == pytest.approx(right_on_val(model, mine.root), abs=1e-6)
+    assert not by_export["notes"]
+    with pytest.raises(UsageError, match="is a model cnn, not resnet18; --model cnn takes it"):
+        prepare_init(dataclasses.replace(spec, model="resnet18"), mine)
+    by_trial = prepare_init(SearchSpec(init=f"{name}:no_search", name="mine"), mine)
+    assert by_trial["weights"] == by_export["weights"]
+    for wrong, part in [
+        (f"{name}:99", "has no trial '99'"),
+        (f"{name}:x", "has no trial 'x'"),
+        (f"{name}:0", "trial 0 has no checkpoint"),
+        ("nobody:3", "no search 'nobody'"),
+        ("not-there.pt", "is not there"),
+        ("export:not-there", "is not there"),
+        (str(tmp_path), "cannot be read (Is a directory)"),
+    ]:
+        with pytest.raises(UsageError) as refused:
+            prepare_init(SearchSpec(init=wrong, name="mine"), mine)
+        assert part in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_what_cannot_be_used_is_said_before_anything_starts(robust, tmp_path):
+    home = Home(tmp_path)
+    with pytest.raises(UsageError, match="cannot be used with model cnn: its tensors are not those of the model"):
+        prepare_init(SearchSpec(init=str(robust[1])), home)
+    with pytest.raises(UsageError, match="robal trains a cosine head, which no published weights have"):
+        prepare_init(spec_of(robust[1], method="robal"), home)
+    run = prepared(spec_of(robust[1]), home)
+    (run.folder / INIT).write_text(json.dumps({"source": "x"}))
+    with pytest.raises(UsageError, match="does not say what the search starts from"):
+        prepare_init(run.spec, home)
+    assert prepare_init(SearchSpec(), home) is None and init_of(SearchSpec(), run.folder) is None
+
+
+def test_a_name_leads_to_no_other_file(tmp_path):
+    digest = keep_weights(tmp_path, build_model("cnn", 10, (1, 8, 8)).state_dict())
+    shutil.copy(tmp_path / "inits" / f"{digest}.safetensors", tmp_path / "outside.safetensors")
+    with pytest.raises(Damaged):
+        load_initial(build_model("cnn", 10, (1, 8, 8)), tmp_path, "../outside")
+
+
+def test_faals_recipe_is_two_epochs_from_a_checkpoint():
+    """run_prn.py and the log of its run: learning rate 0.01, then 0.001, weights from the first batch on."""
+    with pytest.raises(UsageError, match="trains a robust model on for 2 epochs; --init FILE says which"):
+        SearchSpec(method="faal", recipe="paper")
+    spec = SearchSpec(method="faal", recipe="paper", init="robust.pt", max_epochs=2, dataset="cifar10")
+    training = spec.training()
+    rates = [learning_rate(training.schedule, p, 2, training.lr, training.milestones) for p in (0, 0.9, 1, 1.9)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001]) and training.weight_decay == 5e-4
+    default = spec.search_space().default()
+    assert (default["start"], default["radius"], default["form"]) == (0.0, 0.5, "at")
+    assert "start" not in spec.search_space().searched and spec.forks == (0, 0)
+    ours = SearchSpec(method="faal", recipe="paper", init="robust.pt", max_epochs=2, fix={"start": 0.5})
+    assert ours.search_space().default()["start"] == 0.5
+    assert SearchSpec(method="faal", init="robust.pt").search_space().default()["start"] == 0.9
+    assert (
+        SearchSpec(method="faal", recipe="paper", init="x", fix={"form": "trades"}).training().attack_start
+        == "gaussian"
+    )
+
+
+def test_the_name_of_a_search_without_it_stays():
+    assert SearchSpec(init="none").search_name == SearchSpec().search_name
+    assert SearchSpec(init="a.pt").search_name != SearchSpec(init="b.pt").search_name != SearchSpec().search_name

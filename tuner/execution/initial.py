@@ -1,0 +1,144 @@
+"""Open what a search starts from (``--init``), look at it, and put it where the workers find it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import TrialConfig
+from trainables.reading import Damaged, shaped
+from tuner.errors import UsageError
+from tuner.execution.trial_config import first_trial, trial_config
+from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
+from tuner.results.searches import load_search
+from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.search_spec import EXPORT, SearchSpec
+from tuner.sync.initial import init_of
+from tuner.sync.named_places import places
+from tuner.sync.storage_spec import storage_errors, with_storage
+
+if TYPE_CHECKING:
+    from trainables.foreign import Read
+
+NO_SEARCH_NAME = "no_search"
+
+
+def prepare_init(spec: SearchSpec, home: Home) -> dict[str, Any] | None:
+    """What the search starts from, as its folder will keep it (`tuner.sync.initial`); None without ``--init``.
+
+    A search that began keeps what it began from: its file is not needed any more, but must not be another one now.
+    ``UsageError``, one sentence, where the weights cannot be read or do not fit.
+    """
+    if not spec.starts_from:
+        return None
+    from trainables.initial import has_weights
+
+    kept, where = init_of(spec, home.search(spec.search_name)), spec.storage or str(home.root)
+    found = _open(spec, home, missing_ok=kept is not None)
+    if kept and found and found.digest != kept["file"]:
+        raise UsageError(
+            f"--init {spec.init!r} is not the file that search {spec.search_name!r} began with; put that one back, or "
+            "choose another --name"
+        )
+    with storage_errors(spec.storage or str(home.root)):
+        if kept and has_weights(where, kept["weights"]):
+            return kept
+    if not found:
+        raise UsageError(f"--init {spec.init!r} is gone, and so are the weights that were read from it, in {where!r}")
+    return _looked_at(spec, home, found, where)
+
+
+def _looked_at(spec: SearchSpec, home: Home, found: Read, where: str) -> dict[str, Any]:
+    from trainables.first_look import first_look
+    from trainables.initial import keep_weights
+
+    config = first_trial(SearchRun(spec, home, spec.search_name, History(None)))
+    try:
+        _check_heads(spec, config)
+        fitted, accuracy = first_look(found.state, config)
+    except ValueError as error:
+        raise UsageError(f"--init {spec.init!r} cannot be used with model {spec.model}: {error}") from None
+    with storage_errors(where):
+        weights = keep_weights(where, fitted.weights)
+    return {
+        "source": spec.init,
+        "file": found.digest,
+        "weights": weights,
+        "notes": [*found.notes, *fitted.notes],
+        "accuracy": accuracy.to_dict(),
+    }
+
+
+def _check_heads(spec: SearchSpec, config: TrialConfig) -> None:
+    from trainables.data import check
+    from trainables.model_io import architecture
+
+    summary = check(config.data_spec, Path(config.home))
+    for method in spec.methods:
+        head = architecture(dataclasses.replace(config, method=method), summary)["head"]
+        if head != "linear":
+            raise ValueError(f"{method} trains a {head} head, which no published weights have")
+
+
+def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
+    """``UsageError``; None for what is not there where that does not matter."""
+    from trainables.foreign import read_state
+
+    try:
+        if spec.init.startswith(EXPORT):
+            return _export(Path(spec.init.removeprefix(EXPORT)), spec)
+        path, (search, colon, trial) = Path(spec.init), spec.init.rpartition(":")
+        if not colon or path.exists():
+            return read_state(path)
+        return _trial(search, trial, spec, home)
+    except FileNotFoundError as error:
+        if missing_ok:
+            return None
+        raise UsageError(
+            f"--init {spec.init!r} is not there ({error.filename}); it takes a FILE of weights, {EXPORT}DIR or "
+            "SEARCH:TRIAL"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--init {spec.init!r} cannot be read ({error.strerror})") from None
+    except Damaged as error:
+        raise UsageError(f"--init: {error}") from None
+
+
+def _export(folder: Path, spec: SearchSpec) -> Read:
+    from trainables.foreign import read_state
+    from trainables.model_io import ARCHITECTURE
+    from trainables.reading import read_json
+
+    about = read_json(folder / "model.json")
+    if not shaped(about, {"architecture": ARCHITECTURE}):
+        raise Damaged(f"{str(folder)!r} holds no model of tuner export")
+    _check_model(about["architecture"]["model"], spec)
+    return read_state(folder / "model.safetensors")
+
+
+def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> Read:
+    from trainables.checkpoint import checkpoint_bytes
+    from trainables.foreign import state_in
+
+    run = load_search(home, search)
+    named = with_storage(SearchSpec(), home).storage
+    if places(run.spec).get("storage", named) != named:
+        raise UsageError(f"--init {spec.init!r} is in {run.spec.storage!r}, which this command does not name")
+    number = NO_SEARCH if trial == NO_SEARCH_NAME else int(trial) if trial.isdecimal() else None
+    try:
+        record = run.history.record(number)
+    except KeyError:
+        raise UsageError(f"--init {spec.init!r}: search {search!r} has no trial {trial!r}") from None
+    _check_model(run.spec.model, spec)
+    data = checkpoint_bytes(trial_config(run, record).folder)
+    if data is None:
+        raise UsageError(f"--init {spec.init!r}: trial {trial} has no checkpoint")
+    return state_in(data, spec.init)
+
+
+def _check_model(theirs: str, spec: SearchSpec) -> None:
+    if theirs != spec.model:
+        raise UsageError(f"--init {spec.init!r} is a model {theirs}, not {spec.model}; --model {theirs} takes it")
