@@ -4,7 +4,7 @@ are on `val`. The test images stay closed."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from trainables.model_io import load_weights
 from trainables.models.build import Classifier, build_model
 
 IMAGES = 500  # of `val` at most, spread over it: a first look
-ATTACK_S = 20.0  # for which so many of them are attacked as fit; at least `FEWEST`
-FEWEST = 16
+ATTACK_S = 20.0  # after which no more of them are attacked
+PART = 50  # of them at a time
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,16 @@ def first_look(state: Mapping[str, Tensor], config: TrialConfig) -> tuple[Fitted
     some = _spread(splits.val, IMAGES)
     if not found.normalised:
         _choose_pixels(found, model, splits, some)
-    clean, seconds = _clean(model, some)
-    training = config.full_training()
-    passes = 6 * training.eval_attack  # forward and backward, of two attacks
-    attacked = _spread(some, max(FEWEST, int(ATTACK_S / (passes * seconds))))
-    judged = evaluate(
-        Frozen(model), attacked, len(splits.classes), eps=training.eps, steps=training.eval_attack, seed=config.seed
-    )
-    return found, Accuracy(len(some), clean, len(attacked), float(judged.robust.sum() / judged.count.sum()))
+    right, training = _right(model, some), config.full_training()
+    judge, begin, attacked, robust = Frozen(model), time.perf_counter(), 0, 0.0
+    for part in _parts(some):
+        judged = evaluate(
+            judge, part, len(splits.classes), eps=training.eps, steps=training.eval_attack, seed=config.seed
+        )
+        attacked, robust = attacked + len(part), robust + float(judged.robust.sum())
+        if time.perf_counter() - begin > ATTACK_S:
+            break
+    return found, Accuracy(len(some), right / len(some), attacked, robust / attacked)
 
 
 def _choose_pixels(found: Fitted, model: Classifier, splits: Splits, some: Split) -> None:
@@ -73,7 +75,7 @@ def _choose_pixels(found: Fitted, model: Classifier, splits: Splits, some: Split
     accuracy = {}
     for name, (mean, std) in tried.items():
         model.mean.copy_(mean), model.std.copy_(std)
-        accuracy[name] = _clean(model, some)[0]
+        accuracy[name] = _right(model, some) / len(some)
     taken = max(accuracy, key=accuracy.__getitem__)
     for name, value in zip(("mean", "std"), tried[taken]):
         getattr(model, name).copy_(value)
@@ -84,12 +86,17 @@ def _choose_pixels(found: Fitted, model: Classifier, splits: Splits, some: Split
 
 @no_tf32()
 @torch.no_grad()
-def _clean(model: Classifier, some: Split) -> tuple[float, float]:
-    """The share classified right, and the seconds that an image took."""
-    begin, right = time.perf_counter(), 0
-    for rows in torch.arange(len(some), device=some.labels.device).split(100):
-        right += int((model(images_of(some, rows)).argmax(1) == some.labels[rows]).sum())
-    return right / len(some), (time.perf_counter() - begin) / len(some)
+def _right(model: Classifier, some: Split) -> int:
+    """How many are classified right."""
+    rows = torch.arange(len(some), device=some.labels.device).split(100)
+    return sum(int((model(images_of(some, part)).argmax(1) == some.labels[part]).sum()) for part in rows)
+
+
+def _parts(some: Split) -> Iterator[Split]:
+    """All of its images, each part spread over it."""
+    steps = -(-len(some) // PART)
+    for first in range(steps):
+        yield Split(some.base, some.index[first::steps], some.labels[first::steps])
 
 
 def _spread(split: Split, most: int) -> Split:

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option
+from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option, option_of
 from tuner.errors import UsageError
 from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
+from tuner.spec import known
+from tuner.spec.fields import SearchFields
+from tuner.spec.option import options_of
 
+if TYPE_CHECKING:
+    from tuner.spec.search_spec import SearchSpec
+
+MODEL = "A model that no search made"  # panel of the help
+
+ModelFile = Annotated[
+    Optional[Path],
+    option(
+        "--model", "FILE", "Weights of a model that no search made, as --init of tuner search reads them.", panel=MODEL
+    ),
+]
+Arch = Annotated[
+    Optional[str],
+    option("--arch", "NAME", "Its network, as --model of tuner search.", panel=MODEL, suggest=known.models),
+]
+_FIELDS = options_of(SearchFields)
+ImageSize = Annotated[Optional[int], option_of(_FIELDS["image_size"], MODEL)]
+TestSplit = Annotated[Optional[str], option_of(_FIELDS["test_split"], MODEL)]
+TrainingSetting = Annotated[Optional[list[str]], option_of(_FIELDS["set"], MODEL)]
 Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
 
 
@@ -77,7 +100,7 @@ def watch(search: Search, home: HomeOption = None, storage: StorageOption = None
 
 
 def verify(
-    search: Search,
+    search: Annotated[Optional[str], typer.Argument(help="Name of a search; `tuner ls` lists them.")] = None,
     pick: Annotated[
         Optional[str],
         option(
@@ -112,6 +135,19 @@ def verify(
         option("--seeds", "N", "Number of other seeds with which each setting is trained and tested too.", default="0"),
     ] = 0,
     dataset: DatasetAgain = None,
+    model: ModelFile = None,
+    arch: Arch = None,
+    image_size: ImageSize = None,
+    test_split: TestSplit = None,
+    training: TrainingSetting = None,
+    json_robustbench: Annotated[
+        Optional[Path],
+        option(
+            "--json-robustbench",
+            "FILE",
+            "File for RobustBench's record of the model (its front's knee): autoattack alone.",
+        ),
+    ] = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -120,15 +156,59 @@ def verify(
 
     Says what the front gains over both, with confidence intervals, and writes a certificate for tuner audit.
 
-    Example: tuner verify first --attack autoattack
+    With --model it is a model from a file that is tested. Example: tuner verify first --attack autoattack
     """
+    from tuner.results.searches import load_search
     from tuner.verification.console import show_verification
+    from tuner.verification.foreign import verify_model
+    from tuner.verification.robustbench import check_attack, write_record
     from tuner.verification.verify import verify_search
 
-    result = verify_search(
-        search, Home(home, storage), pick=pick, most=most, attack=attack, seeds=seeds, dataset=dataset, say=_say
+    where = Home(home, storage)
+    if (search is None) == (model is None):
+        raise UsageError("tuner verify takes the name of a search, or --model FILE with --arch NAME")
+    if json_robustbench is not None:
+        check_attack(attack)
+    if model is not None:
+        if (pick, most, seeds) != (None, 8, 0):
+            raise UsageError("--pick, --most and --seeds are of a search; --model FILE is one model")
+        spec = model_spec(arch, dataset, image_size, test_split, training)
+        result = verify_model(model, spec, where, attack=attack, say=_say)
+    else:
+        _refuse_of_model(arch, image_size, test_split, training)
+        result = verify_search(
+            search or "", where, pick=pick, most=most, attack=attack, seeds=seeds, dataset=dataset, say=_say
+        )
+        spec = load_search(where, result["search"]).spec if json_robustbench is not None else None
+    if json_robustbench is not None:
+        write_record(result, spec, json_robustbench)
+    print_json(result) if as_json else show_verification(result, where)
+
+
+def model_spec(
+    arch: str | None, dataset: str | None, image_size: int | None, test_split: str | None, training: list[str] | None
+) -> SearchSpec:
+    """Data, network and attack of a model that no search made, by the options of a search."""
+    from tuner.cli.search_options import key_values
+    from tuner.spec.search_spec import SearchSpec
+
+    if arch is None or dataset is None:
+        raise UsageError("--model FILE needs --arch NAME, its network, and --dataset, the images that it is tested on")
+    given = {"image_size": image_size, "test_split": test_split, "set": key_values(training or [], "--set")}
+    return SearchSpec.from_dict(
+        {
+            "method": "at",
+            "model": arch,
+            "dataset": dataset,
+            "imbalance": "none",
+            **{k: v for k, v in given.items() if v},
+        }
     )
-    print_json(result) if as_json else show_verification(result, Home(home, storage))
+
+
+def _refuse_of_model(*given: object) -> None:
+    if any(given):
+        raise UsageError("--arch, --image-size, --test-split and --set belong to --model FILE; a search has its own")
 
 
 def audit(
@@ -152,6 +232,11 @@ def audit(
         ),
     ] = None,
     dataset: DatasetAgain = None,
+    model: ModelFile = None,
+    arch: Arch = None,
+    image_size: ImageSize = None,
+    test_split: TestSplit = None,
+    training: TrainingSetting = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -162,9 +247,16 @@ def audit(
     """
     from tuner.verification.audit import audit as audited
     from tuner.verification.audit import show_audit, why_not
+    from tuner.verification.foreign import open_model
 
+    where, opened = Home(home, storage), None
+    if model is not None:
+        spec = model_spec(arch, dataset, image_size, test_split, training)
+        opened = partial(open_model, model, spec, where)
+    else:
+        _refuse_of_model(arch, image_size, test_split, training)
     result = audited(
-        file, Home(home, storage), search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, say=_say
+        file, where, search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, model=opened, say=_say
     )
     print_json(result) if as_json else show_audit(result)
     if not result["holds"]:

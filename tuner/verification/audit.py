@@ -19,6 +19,7 @@ less than `ROUNDING` of the largest; any other does not hold.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names
 from tuner.sync.named_places import check_named
 from tuner.verification.certificate import Certificate, Claim, read_certificate
+from tuner.verification.foreign import ROLE, ForeignModel
 from tuner.verification.job import name_of
 from tuner.verification.verify import Say, parse_attack
 
@@ -66,10 +68,12 @@ def audit(
     seed: int = 0,
     attack: str | None = None,
     dataset: str | None = None,
+    model: Callable[[], ForeignModel] | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Check the certificate in ``file`` against a search of this home; returns what `--json` prints.
 
+    ``model``: opens what is checked in place of a search, where the certificate is of a model that no search made.
     ``search``: its name here; by default the one that the certificate names, if this home has it. ``sample`` images are
     drawn with ``seed``. ``attack``: another than the certificate's, whose findings are told but not tested. ``dataset``
     as in `verify_search`.
@@ -83,10 +87,13 @@ def audit(
             raise UsageError(f"{flag} {value} is not allowed; it takes a whole number of at least {least}")
     other = attack is not None and parse_attack(attack) != certificate.attack
     attack = parse_attack(attack if attack is not None else certificate.attack)
-    name = search if search is not None else _known(certificate, home)
-    run = load_search(home, name)
-    check_named(run.spec, home, name, f"audit {file} --search", dataset=dataset)
-    models = [_found(run, claim) for claim in certificate.claims]
+    if model is not None or certificate.claims[0].role == ROLE:
+        name, models = _foreign(certificate, model)
+    else:
+        name = search if search is not None else _known(certificate, home)
+        run = load_search(home, name)
+        check_named(run.spec, home, name, f"audit {file} --search", dataset=dataset)
+        models = [_found(run, claim) for claim in certificate.claims]
     split = _test_split(models[0].config, certificate)
     rows = np.sort(np.random.default_rng(seed).permutation(certificate.images)[:sample])
     say(f"{len(rows)} of {certificate.images} test images (seed {seed}), attack {attack}")
@@ -106,6 +113,23 @@ def audit(
         "rows": found,
         "holds": all(row["holds"] for row in found),
     }
+
+
+def _foreign(certificate: Certificate, opened: Callable[[], ForeignModel] | None) -> tuple[str, list[Model]]:
+    """Name and model of a certificate of one that no search made. ``UsageError`` unless it is such a certificate, and
+    the model is named; ``Failed`` unless it is the certificate's, under the same attack's budget."""
+    if opened is None:
+        raise UsageError(
+            f"the certificate is of a model that no search made, {certificate.search!r}; --model FILE --arch NAME "
+            "--dataset DATASET say which it is"
+        )
+    if len(certificate.claims) > 1 or certificate.claims[0].role != ROLE:
+        raise UsageError(f"the certificate is of search {certificate.search!r}, not of a model from a file")
+    (claim,), model = certificate.claims, opened()
+    if model.digest != claim.checkpoint:
+        raise Failed(f"the file is not the certificate's ({model.digest[:12]}, not {claim.checkpoint[:12]})")
+    _check_budget(model.name, model.config, claim)
+    return model.name, [Model(claim, model.config)]
 
 
 def _known(certificate: Certificate, home: Home) -> str:
@@ -139,13 +163,17 @@ def _found(run: SearchRun, claim: Claim) -> Model:
             f"({(here or 'missing')[:12]}, not {claim.checkpoint[:12]})"
         )
     _check_row(run, claim, name)
+    _check_budget(name, config, claim)
+    return Model(claim, config)
+
+
+def _check_budget(name: str, config: TrialConfig, claim: Claim) -> None:
     training = config.full_training()
     if (config.threat, training.eps, training.eval_attack) != (claim.threat, claim.eps, claim.search_steps):
         raise Failed(
             f"{name} was attacked with {claim.threat}, eps {claim.eps:g} and {claim.search_steps} steps, "
-            f"but the search has {config.threat}, {training.eps:g} and {training.eval_attack}"
+            f"but here it is {config.threat}, {training.eps:g} and {training.eval_attack}"
         )
-    return Model(claim, config)
 
 
 def _check_row(run: SearchRun, claim: Claim, name: str) -> None:

@@ -11,9 +11,9 @@ import json
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from tuner.results.search_run import SearchRun
 from tuner.verification.job import Job
 from tuner.verification.rows import ROLES
 from tuner.verification.summary import TEST_SPLIT, flags_of
+
+if TYPE_CHECKING:
+    from tuner.verification.foreign import ForeignModel
 
 NAME = "verified.json"
 KIND = "tuner verification certificate"
@@ -53,7 +56,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Certificate:
-    """``data``: sha256 of the test images and labels (`trainables.data.digest`)."""
+    """``data``: sha256 of the test images and labels (`trainables.data.digest`). ``labels`` (N,) and ``train_counts``
+    (K,): earlier versions wrote none. ``spec``: method, data set, imbalance and model, as text; like these two it is
+    its sender's word."""
 
     search: str
     attack: str
@@ -61,10 +66,13 @@ class Certificate:
     images: int
     classes: tuple[str, ...]
     claims: tuple[Claim, ...]
+    labels: np.ndarray | None = None
+    train_counts: tuple[int, ...] = ()
+    spec: dict[str, str] = field(default_factory=dict)
 
 
-def write_certificate(run: SearchRun, attack: str, done: list[tuple[Job, dict[str, Any]]]) -> None:
-    """Write the search's ``verified.json``; ``done`` as `summary` takes it. Models trained anew are not in it."""
+def write_certificate(run: SearchRun | ForeignModel, attack: str, done: list[tuple[Job, dict[str, Any]]]) -> None:
+    """Write ``verified.json`` of a search or a model; ``done`` as `summary` takes it, without models trained anew."""
     own = [(job, stored, flags_of(job.flags)) for job, stored in done if job.seed is None]
     first, (labels, _, _) = own[0][1], own[0][2]
     certificate = {
@@ -78,12 +86,14 @@ def write_certificate(run: SearchRun, attack: str, done: list[tuple[Job, dict[st
         "images": len(labels),
         "classes": first["classes"],
         "data": first["data"],
+        "labels": packed_labels(labels),
+        "train_counts": first["train_counts"],
         "rows": [
             {
                 "trial": job.trial,
                 "offsets": job.offsets.to_dict(),
                 "role": job.role,
-                "checkpoint": stored["checkpoint"],
+                "checkpoint": job.published or stored["checkpoint"],
                 "threat": stored["threat"],
                 "eps": stored["eps"],
                 "search_steps": stored["search_steps"],
@@ -99,6 +109,11 @@ def write_certificate(run: SearchRun, attack: str, done: list[tuple[Job, dict[st
         ],
     }
     write_atomically(run.folder / NAME, json.dumps(certificate, indent=1))
+
+
+def packed_labels(labels: np.ndarray) -> str:
+    """(N,) class numbers as hexadecimal digits, four for each image."""
+    return labels.astype(">u2").tobytes().hex()
 
 
 def packed(flags: np.ndarray) -> str:
@@ -140,11 +155,31 @@ def _certificate(stored: dict[str, Any]) -> Certificate:
     claims = tuple(_claim(row, images, len(classes)) for row in stored["rows"])
     _require(bool(claims) and len(set((c.trial, c.offsets.tau) for c in claims)) == len(claims), "rows")
     _require(SEARCH_NAME.fullmatch(stored["search"]) is not None, "search")
-    return Certificate(stored["search"], _text(stored["attack"], 40), _sha256(stored["data"]), images, classes, claims)
+    attack, data = _text(stored["attack"], 40), _sha256(stored["data"])
+    labels, counts = _labels(stored, images, len(classes))
+    return Certificate(
+        stored["search"], attack, data, images, classes, claims, labels, counts, _said(stored.get("spec", {}))
+    )
+
+
+def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarray | None, tuple[int, ...]]:
+    if "labels" not in stored:
+        return None, ()
+    labels = np.frombuffer(bytes.fromhex(stored["labels"]), dtype=">u2").astype(np.int64)
+    _require(len(labels) == images and labels.max() < classes, "labels")
+    counts = tuple(_number(count, 0, 10**9) for count in stored["train_counts"])
+    _require(len(counts) == classes, "train_counts")
+    return labels, counts
+
+
+def _said(spec: dict[str, Any]) -> dict[str, str]:
+    methods = spec.get("method", "")
+    shown = {**spec, "method": " + ".join(map(str, methods)) if isinstance(methods, list) else methods}
+    return {key: str(shown.get(key, ""))[:200] for key in ("method", "dataset", "imbalance", "model")}
 
 
 def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:
-    _require(row["role"] in ROLES, "role")
+    _require(row["role"] in (*ROLES, "model"), "role")
     threat = row.get("threat", LINF)  # earlier versions knew no other and did not say it
     _require(threat in THREATS, "threat")
     _require(isinstance(row["eps"], float) and 0 < row["eps"] <= THREATS[threat].farthest(LARGEST_IMAGE), "eps")

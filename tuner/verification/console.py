@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from tuner.home import Home
+from tuner.verification.foreign import folder_of
 from tuner.verification.summary import CORRECTION, TEST_SPLIT
 from tuner.verification.text import cells, gain_cells, sentences
 
@@ -27,12 +28,14 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
             table.add_row(*row)
         if rows:
             console.print(table)
-    folder = home.search(result["search"])
+    foreign = "model" in result
+    folder = folder_of(home, result["search"]) if foreign else home.search(result["search"])
+    again = " --model FILE --arch ARCH --dataset DATASET" if foreign else ""
     for line in [
         *rest,
         CORRECTION,
         f"report    {folder / 'verified.html'}",
         f"table     {folder / 'verified.parquet'}",
-        f"audit     tuner audit {shlex.quote(str(folder / 'verified.json'))}{home.flag}",
+        f"audit     tuner audit {shlex.quote(str(folder / 'verified.json'))}{again}{home.flag}",
     ]:
         console.print(line, highlight=False, soft_wrap=True)

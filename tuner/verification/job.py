@@ -24,11 +24,13 @@ class Job:
     offsets: Offsets = NONE
     role: str = "front"
     also: tuple[str, ...] = ()
+    title: str | None = None  # of a model that no search made
+    published: str | None = None  # SHA-256 of its file, which others have
 
     @property
     def name(self) -> str:
         """For people: ``trial 3``, ``trial 3@0.75`` with offsets, ``no search``."""
-        return name_of(self.trial, self.offsets.tau)
+        return self.title or name_of(self.trial, self.offsets.tau)
 
     @property
     def label(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner import escape
 from tuner.files import write_atomically
@@ -13,8 +13,11 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
 from tuner.verification.text import cells, gain_cells, sentences
 
+if TYPE_CHECKING:
+    from tuner.verification.foreign import ForeignModel
 
-def write_report(result: dict[str, Any], run: SearchRun) -> None:
+
+def write_report(result: dict[str, Any], run: SearchRun | ForeignModel) -> None:
     """Write ``verified.html`` and ``verified.parquet``; ``result`` is `tuner.verification.summary.summary`'s."""
     folder = run.folder
     write_atomically(folder / "verified.parquet", _parquet(folder))
@@ -92,11 +95,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         "GAIN": f"<h2>Gains on the same images</h2>{table(*gains)}" if gains[1] else "",
         "NOTE": escape.html(CORRECTION),
     }
-    first = result["rows"][0]
+    first, of_search = result["rows"][0], f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}"
+    what = f"{of_search}, model {spec.model} · budget {spec.max_epochs} epochs"
+    if "model" in result:
+        what = f"{spec.model} on {spec.dataset}"
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
-        f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model} · "
-        f"budget {spec.max_epochs} epochs · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
+        f"{what} · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
         f"{spec.threat_model.shown}, eps {first['eps']:.3g} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {

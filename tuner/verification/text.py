@@ -117,7 +117,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     results of other seeds, alarms."""
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
-    lines = headline(result)
+    lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "

@@ -24,7 +24,7 @@ for (const p of D.points.filter(p => p.role === "front")) {
 const places = (some, split) => ({x: some.map(p => p[split][0]), y: some.map(p => p[split][1]), mode: "markers+text",
                                   text: some.map(p => asText(tag(p))), customdata: some.map(p => p.id)});
 const ours = D.points.filter(p => p.role === "front"), paper = D.points.filter(p => p.role === "paper"),
-      plain = D.points.filter(p => p.role === "no_search");
+      plain = D.points.filter(p => p.role === "no_search"), foreign = D.points.filter(p => p.role === "model");
 const before = {...places(ours, "val"), textposition: "top right", meta: "val", name: "validation front (searched)",
                 marker: {color: grey, size: 11, symbol: "circle-open", line: {width: 2}}};
 const after = (some, meta, name, color, symbol) => {
@@ -42,7 +42,8 @@ const retrained = anew.length ? [{x: anew.map(p => p.seeds.mean[0]), y: anew.map
 drawPlane([moves, before, after(ours.filter(p => p.on), "test", "verified front (test)", blue, "circle"),
            after(ours.filter(p => !p.on), "fell", "fell off (test)", vermillion, "x"),
            after(paper, "paper", "default setting (test)", black, "star"),
-           after(plain, "plain", "no search (test)", green, "square"), ...retrained], {});
+           after(plain, "plain", "no search (test)", green, "square"),
+           after(foreign, "model", "model (test)", blue, "diamond"), ...retrained], {});
 const list = element("trial");
 D.points.forEach(p => list.add(new Option(p.name, p.id)));
 function choose(id) {

@@ -1,0 +1,174 @@
+"""A model that no search made, verified: the accuracy it has in its authors' code, a certificate, an audit of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import tuner_here
+from tests.layouts import CifarResNet18, Scaled
+from tests.verifying import without_ray
+from trainables import first_look
+from trainables.data import DataSpec, open_splits, open_test
+from tuner.errors import UsageError
+from tuner.home import Home
+from tuner.spec.search_spec import SearchSpec
+from tuner.verification import verify
+from tuner.verification.certificate import read_certificate
+from tuner.verification.foreign import verify_model
+from tuner.verification.robustbench import eps_text, record
+from tuner.verification.summary import flags_of
+
+WIDTHS, ARCH = (6, 13, 26, 51), "resnet18:0.1"
+SPEC = SearchSpec(method="at", model=ARCH, imbalance="none", set={"eps": 0.02, "eval_attack": 3})
+AS_OPTIONS = ("--arch", ARCH, "--dataset", "digits", "--set", "eps=0.02", "--set", "eval_attack=3")
+DATA = DataSpec("digits", "none")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """(the authors' model, its file, a home)."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    x, y = open_splits(DATA, folder).train.batch(slice(None))
+    model = Scaled(CifarResNet18(WIDTHS, 10, channels=1), [0.3], [0.4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for step in range(25):
+        rows = torch.randperm(len(y))[:128]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "robust.pt")
+    return model.eval(), folder / "robust.pt", folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_look, "ATTACK_S", 0.1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def verified(published):
+    _, file, home = published
+    with without_ray():
+        return verify_model(file, SPEC, Home(home), attack="pgd:3x1")
+
+
+def test_each_image_is_judged_as_in_the_authors_code(published, verified):
+    model, _, home = published
+    split = open_test(DATA, home)
+    x, y = split.batch(slice(None))
+    with torch.no_grad():
+        right = (model(x).argmax(1) == y).numpy()
+    (row,) = verified["rows"]
+    labels, clean, robust = flags_of(row["flags"])
+    assert np.array_equal(labels, y.numpy()) and np.array_equal(clean, right)
+    assert 0.5 < right.mean() and 0 < robust.sum() < clean.sum()
+    by_class = [right[labels == c].mean() for c in range(10)]
+    assert row["clean_acc"] == pytest.approx(np.mean(by_class)) and row["role"] == "model" and row["eps"] == 0.02
+
+
+def test_report_and_certificate(published, verified):
+    folder = published[2] / "models" / verified["search"]
+    page = (folder / "verified.html").read_text()
+    assert verified["search"] in page and f"{ARCH} on digits" in page and "keys renamed" in page
+    assert (folder / "verified.parquet").exists()
+    certificate = read_certificate(folder / "verified.json")
+    (claim,) = certificate.claims
+    assert claim.role == "model" and claim.checkpoint == verified["model"]["file"]
+    assert claim.checkpoint == hashlib.sha256(published[1].read_bytes()).hexdigest()  # of the file that others have
+    labels, clean, robust = flags_of(verified["rows"][0]["flags"])
+    assert np.array_equal(certificate.labels, labels) and np.array_equal(claim.robust, robust)
+    assert certificate.spec["model"] == ARCH and len(certificate.train_counts) == 10
+
+
+def test_a_repeated_command_tests_nothing_again(published, verified, monkeypatch):
+    monkeypatch.setattr(verify, "run_jobs", None)
+    again = verify_model(published[1], SPEC, Home(published[2]), attack="pgd:3x1")
+    assert again["rows"] == verified["rows"]
+
+
+def test_another_radius_is_another_result(published, verified):
+    with without_ray():
+        other = SearchSpec(method="at", model=ARCH, imbalance="none", set={"eps": 0.2, "eval_attack": 3})
+        result = verify_model(published[1], other, Home(published[2]), attack="pgd:3x1")
+    assert result["search"] != verified["search"]
+    assert result["rows"][0]["robust_acc"] < verified["rows"][0]["robust_acc"]
+
+
+def audited(published, verified, *args):
+    home = published[2]
+    file = home / "models" / verified["search"] / "verified.json"
+    return tuner_here("audit", file, "--home", home, "--json", "--sample", 60, *args)
+
+
+def test_an_audit_needs_the_file_and_holds(published, verified, tmp_path):
+    done = audited(published, verified, "--model", published[1], *AS_OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["holds"]
+    done = audited(published, verified)
+    assert done.returncode == 2 and "is of a model that no search made" in done.stderr
+    changed = torch.load(published[1], weights_only=True)
+    changed["state_dict"]["module.model.linear.bias"] += 1
+    torch.save(changed, tmp_path / "other.pt")
+    done = audited(published, verified, "--model", tmp_path / "other.pt", *AS_OPTIONS)
+    assert done.returncode == 1 and "the file is not the certificate's" in done.stderr
+    done = audited(published, verified, "--model", published[1], *AS_OPTIONS[:-3], "eps=0.03")
+    assert done.returncode == 1 and "was attacked with eps 0.02" in done.stderr
+
+
+def test_an_audit_of_lies_fails(published, verified, tmp_path):
+    stored = json.loads((published[2] / "models" / verified["search"] / "verified.json").read_text())
+    stored["rows"][0]["robust"] = stored["rows"][0]["clean"]
+    (tmp_path / "lie.json").write_text(json.dumps(stored))
+    given = ("--model", published[1], *AS_OPTIONS, "--home", published[2], "--json")
+    done = tuner_here("audit", tmp_path / "lie.json", *given)
+    assert done.returncode == 1 and not json.loads(done.stdout)["holds"]
+
+
+@pytest.mark.parametrize(
+    "args, part",
+    [
+        ((), "takes the name of a search, or --model FILE"),
+        (("first", "--model", "FILE"), "takes the name of a search, or --model FILE"),
+        (("--model", "FILE"), "needs --arch NAME"),
+        (("--model", "FILE", "--arch", ARCH), "and --dataset"),
+        (("--model", "FILE", *AS_OPTIONS, "--seeds", "2"), "--pick, --most and --seeds are of a search"),
+        (("--model", "not-there.pt", *AS_OPTIONS), "cannot be read (No such file"),
+        (("--model", "FILE", "--arch", "cnn", "--dataset", "digits"), "cannot be used as cnn: its tensors"),
+        (("--model", "FILE", "--arch", "nonsense", "--dataset", "digits"), "unknown model 'nonsense'"),
+        (("--model", "FILE", "--arch", ARCH, "--dataset", "nonsense"), "nonsense"),
+        (("first", "--arch", "cnn"), "belong to --model FILE"),
+        (("--model", "FILE", *AS_OPTIONS, "--json-robustbench", "x.json"), "holds AutoAttack's accuracy, not"),
+    ],
+)
+def test_wrong_input(published, args, part):
+    args = [published[1] if a == "FILE" else a for a in args]
+    done = tuner_here("verify", *args, "--home", published[2])
+    assert done.returncode == 2 and part in done.stderr and done.stderr.count("Error") == 1, done.stderr
+
+
+def test_robustbenchs_record(published, verified):
+    """Its fields and their order as in model_info/cifar10/Linf/Rice2020Overfitting.json; per cent of images, as text."""
+    found = record(verified["rows"][0], SPEC)
+    labels, clean, robust = flags_of(verified["rows"][0]["flags"])
+    fields = "link name authors additional_data number_forward_passes dataset venue architecture eps clean_acc reported"
+    assert list(found)[:12] == [*fields.split(), "autoattack_acc"]
+    assert found["clean_acc"] == f"{100 * clean.sum() / len(clean):.2f}" and found["eps"] == "0.02"
+    assert found["autoattack_acc"] == f"{100 * robust.sum() / len(robust):.2f}" and found["architecture"] == ARCH
+    assert [eps_text(e) for e in (8 / 255, 4 / 255, 0.5, 0.1, 1 / 255)] == ["8/255", "4/255", "0.5", "0.1", "1/255"]
+
+
+def test_a_received_certificate_chooses_no_network(published, verified, tmp_path):
+    stored = json.loads((published[2] / "models" / verified["search"] / "verified.json").read_text())
+    stored["spec"]["model"] = "wrn-994-32"
+    stored["labels"] = "ffff" * 359
+    (tmp_path / "odd.json").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="is damaged: ValueError 'labels'"):
+        read_certificate(tmp_path / "odd.json")
