@@ -264,6 +264,31 @@ def audit(
         raise typer.Exit(1)
 
 
+def leaderboard(
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            metavar="[NAME|FILE]...",
+            help="Searches and models that were verified here, and certificates; without any, what others published.",
+        ),
+    ] = None,
+    html: Annotated[Optional[Path], option("--html", "FILE", "File for the same as a page.")] = None,
+    home: HomeOption = None,
+    as_json: Json = False,
+):
+    """Show searches, models and certificates in one table beside what others published, with sources and verdicts.
+
+    Example: tuner leaderboard first --html leaderboard.html
+    """
+    from tuner.verification.leaderboard import leaderboard as made
+    from tuner.verification.leaderboard import show_leaderboard, write_page
+
+    result = made(names or [], Home(home))
+    if html is not None:
+        write_page(result, html)
+    print_json(result["rows"]) if as_json else show_leaderboard(result)
+
+
 def export(
     search: Search,
     pick: Annotated[Optional[str], option("--pick", "NAME", f"What to export: {PICKS}, paper or no_search.")] = None,
@@ -323,5 +348,5 @@ def _say(text: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (front, trials, watch, verify, audit, export):
+    for command in (front, trials, watch, verify, audit, leaderboard, export):
         app.command(rich_help_panel=RESULTS)(command)

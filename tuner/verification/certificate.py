@@ -13,7 +13,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,9 @@ from trainables.threats import LINF, THREATS
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME
-from tuner.results.search_run import SearchRun
-from tuner.verification.job import Job
+from tuner.verification.job import Job, Tested
 from tuner.verification.rows import ROLES
 from tuner.verification.summary import TEST_SPLIT, flags_of
-
-if TYPE_CHECKING:
-    from tuner.verification.foreign import ForeignModel
 
 NAME = "verified.json"
 KIND = "tuner verification certificate"
@@ -71,7 +67,7 @@ class Certificate:
     spec: dict[str, str] = field(default_factory=dict)
 
 
-def write_certificate(run: SearchRun | ForeignModel, attack: str, done: list[tuple[Job, dict[str, Any]]]) -> None:
+def write_certificate(run: Tested, attack: str, done: list[tuple[Job, dict[str, Any]]]) -> None:
     """Write ``verified.json`` of a search or a model; ``done`` as `summary` takes it, without models trained anew."""
     own = [(job, stored, flags_of(job.flags)) for job, stored in done if job.seed is None]
     first, (labels, _, _) = own[0][1], own[0][2]

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from trainables.config import TrialConfig
 from trainables.offsets import NONE, Offsets
 from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.search_spec import SearchSpec
+
+
+class Tested(Protocol):
+    """What a report and a certificate are of: a search, or a model that no search made."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> SearchSpec: ...
+
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner import escape
 from tuner.files import write_atomically
-from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification.job import Tested
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
 from tuner.verification.text import cells, gain_cells, sentences
 
-if TYPE_CHECKING:
-    from tuner.verification.foreign import ForeignModel
 
-
-def write_report(result: dict[str, Any], run: SearchRun | ForeignModel) -> None:
+def write_report(result: dict[str, Any], run: Tested) -> None:
     """Write ``verified.html`` and ``verified.parquet``; ``result`` is `tuner.verification.summary.summary`'s."""
     folder = run.folder
     write_atomically(folder / "verified.parquet", _parquet(folder))

@@ -1,0 +1,121 @@
+"""The leaderboard: figures from certificates' flags, sources and verdicts, and which rows are compared with which."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import tuner_here
+from tuner.errors import UsageError
+from tuner.home import Home
+from tuner.verification.certificate import FORMAT, KIND, packed, packed_labels
+from tuner.verification.leaderboard import cells, leaderboard
+from tuner.verification.published import PUBLISHED
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+CLEAN = np.array([1, 1, 1, 1, 1, 1, 1, 0], dtype=bool)
+ROBUST = np.array([1, 1, 1, 0, 1, 0, 1, 0], dtype=bool)  # 3 of 4, 1 of 2, 1 of 2
+
+
+def certificate(name="mine", *, labels=True, robust=ROBUST, role="front", **spec):
+    stored = {
+        "kind": KIND,
+        "format": FORMAT,
+        "search": name,
+        "spec": {"method": "dafa", "dataset": "cifar10", "imbalance": "none", "model": "resnet18", **spec},
+        "attack": "apgd",
+        "images": len(LABELS),
+        "classes": ["a", "b", "c"],
+        "data": "0" * 64,
+        "rows": [
+            {
+                "trial": 3,
+                "offsets": {"kind": "none", "tau": 0, "values": []},
+                "role": role,
+                "checkpoint": "1" * 64,
+                "eps": 8 / 255,
+                "search_steps": 10,
+                "clean": packed(CLEAN),
+                "robust": packed(robust),
+            }
+        ],
+    }
+    return stored | ({"labels": packed_labels(LABELS), "train_counts": [40, 20, 4]} if labels else {})
+
+
+def put(folder, stored):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "verified.json").write_text(json.dumps(stored))
+    return folder / "verified.json"
+
+
+def test_figures_are_those_of_the_flags(tmp_path):
+    home = Home(tmp_path)
+    put(home.search("mine"), certificate())
+    rows = leaderboard(["mine"], home)["rows"]
+    (mine,) = (row for row in rows if row["verdict"] == "tested here")
+    assert mine["average"] == pytest.approx((3 / 4 + 1 / 2 + 1 / 2) / 3) and mine["worst"] == 0.5
+    assert mine["clean"] == pytest.approx((1 + 1 + 0.5) / 3) and mine["few"] == 0.5
+    assert mine["average_ci"][0] < mine["average"] < mine["average_ci"][1]
+    assert (mine["name"], mine["eps"], mine["attack"], mine["images"]) == ("mine: dafa (trial 3)", "8/255", "apgd", 8)
+    assert mine["network"] == "resnet18" and mine["front"]
+
+
+def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
+    home = Home(tmp_path)
+    put(home.search("mine"), certificate())
+    put(home.search("thinned"), certificate("thinned", imbalance="exp:50", dataset="parquet:/data/cifar10"))
+    put(home.search("digits"), certificate("digits", dataset="digits"))
+    assert {r["name"] for r in leaderboard(["mine"], home)["rows"]} >= {"TRADES", "DAFA", "IDBH"}
+    assert "RobustLT" not in {r["name"] for r in leaderboard(["mine"], home)["rows"]}
+    assert {r["name"] for r in leaderboard(["thinned"], home)["rows"]} >= {"RobustLT", "AT-BSL"}
+    assert len(leaderboard(["digits"], home)["rows"]) == 1
+    assert len(leaderboard([], home)["rows"]) == len(PUBLISHED)
+
+
+def test_the_front_of_what_is_published_by_hand():
+    """CFA, DAFA and both of FAAL's with more than DAFA's 30.53 in the worst class; (46.68, 30.10) is beaten by DAFA."""
+    front = {(r["name"], round(100 * r["average"], 2)) for r in leaderboard([])["rows"] if r["front"]}
+    assert front == {("CFA", 50.78), ("DAFA", 49.05), ("FAAL with AWP", 47.62), ("FAAL, 2 epochs", 45.51)}
+
+
+def test_what_a_row_is_worth_is_said(tmp_path):
+    home = Home(tmp_path)
+    file = put(tmp_path / "received", certificate("theirs"))
+    verdicts = {row["name"]: row["verdict"] for row in leaderboard([str(file)], home)["rows"]}
+    assert verdicts["theirs: dafa (trial 3)"] == "sender's word"
+    assert (verdicts["DAFA"], verdicts["IDBH"]) == ("published", "second-hand")
+    put(home.root / "models" / "robust-1", certificate("robust-1", role="model"))
+    assert leaderboard(["robust-1"], home)["rows"][0]["name"] == "robust-1"
+    assert {row["source"] for row in leaderboard([], home)["rows"]} and all(row.source for row in PUBLISHED)
+
+
+def test_a_certificate_of_an_earlier_version_has_its_average_alone(tmp_path):
+    file = put(tmp_path / "old", certificate(labels=False))
+    (row,) = (r for r in leaderboard([str(file)], Home(tmp_path))["rows"] if r["attack"])
+    assert row["average"] == pytest.approx(5 / 8) and row["worst"] is None and not row["front"]
+
+
+def test_wrong_names(tmp_path):
+    for name, part in [("nobody", "has no certificate"), ("../x", "is neither a file nor a name")]:
+        with pytest.raises(UsageError, match=part):
+            leaderboard([name], Home(tmp_path))
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UsageError, match="is no certificate"):
+        leaderboard([str(tmp_path / "x.json")], Home(tmp_path))
+
+
+def test_the_command_and_its_page(tmp_path):
+    file = put(tmp_path / "received", certificate("theirs", model="<b>net</b>"))
+    done = tuner_here("leaderboard", file, "--home", tmp_path, "--html", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "DAFA" in done.stdout and "sender" in done.stdout and "no verdict" in done.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert "<b>net</b>" not in page and "&lt;b&gt;net" in page and "second-hand" in page
+    done = tuner_here("leaderboard", "--home", tmp_path, "--json")
+    assert len(json.loads(done.stdout)) == len(PUBLISHED)
+    assert tuner_here("leaderboard", "--home", tmp_path, "--html", tmp_path).returncode == 2
+    header, rows = cells(leaderboard([]))
+    assert all(len(row) == len(header) for row in rows)

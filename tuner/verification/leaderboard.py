@@ -1,0 +1,224 @@
+"""`tuner leaderboard`: searches, models and received certificates in one table beside what others published.
+
+Every figure of ours is computed from a certificate's flags of single images. A row says where it comes from and what
+that is worth; those of one data set, thinning and radius are one group, and only within a group rows are compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.class_metrics import class_metrics
+from trainables.offsets import Offsets
+from tuner.errors import UsageError
+from tuner.home import SEARCH_NAME, Home
+from tuner.results.pareto import nondominated
+from tuner.verification.certificate import NAME, Certificate, Claim, read_certificate
+from tuner.verification.foreign import ROLE, folder_of
+from tuner.verification.intervals import class_mean, worst_class
+from tuner.verification.job import name_of
+from tuner.verification.published import PUBLISHED
+from tuner.verification.robustbench import eps_text
+
+HERE, THEIRS, PRINTED, SECOND_HAND = "tested here", "sender's word", "published", "second-hand"
+NOTE = (
+    "Average: mean over the classes under attack; worst: the lowest class. A dot marks rows that no other of the same "
+    "data, thinning and radius beats in both; attacks, networks and training data differ between rows, so a mark is no "
+    "verdict on a method. Intervals are 95 %. What is the sender's word, `tuner audit` checks."
+)
+OF_PUBLISHED = ("cifar10", "none", "8/255")  # data, imbalance and radius of most of what is published
+
+
+def leaderboard(names: list[str], home: Home | None = None) -> dict[str, Any]:
+    """What `--json` prints: ``rows``, those of one group together, the best average first.
+
+    ``names``: searches and verified models of the home, and files of certificates; none: what is published. Published
+    rows are those of the groups that the names have.
+
+    ``UsageError`` for a name that is neither, and for a file that is no certificate.
+    """
+    home = home or Home()
+    rows = [row for name in dict.fromkeys(names) for row in _rows(name, home)]
+    groups = {_group(row) for row in rows}
+    published = [row for row in _published() if not names or _group(row) in groups]
+    rows = sorted(rows + published, key=lambda row: (_group(row), -row["average"]))
+    for group in dict.fromkeys(map(_group, rows)):
+        _mark(list(row for row in rows if _group(row) == group and row["worst"] is not None))
+    return {"rows": rows, "note": NOTE}
+
+
+def _mark(rows: list[dict[str, Any]]) -> None:
+    for i in nondominated([[row["average"], row["worst"]] for row in rows], [True] * len(rows)):
+        rows[i]["front"] = True
+
+
+def _group(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["data"], row["imbalance"], row["eps"]
+
+
+def _rows(name: str, home: Home) -> list[dict[str, Any]]:
+    path = Path(name)
+    if path.is_file():
+        return _of(read_certificate(path), name, THEIRS)
+    if not SEARCH_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is neither a file nor a name; it takes searches, verified models and certificates")
+    for folder in (home.search(name), folder_of(home, name)):
+        if (folder / NAME).exists():
+            return _of(read_certificate(folder / NAME), name, HERE)
+    raise UsageError(
+        f"{name!r} has no certificate in {str(home.root)!r}; `tuner verify {name}{home.flag}` makes that of a search"
+    )
+
+
+def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, Any]]:
+    about = {
+        "network": certificate.spec["model"],
+        "data": _short(certificate.spec["dataset"]),
+        "imbalance": certificate.spec["imbalance"],
+        "attack": certificate.attack,
+        "images": certificate.images,
+        "source": source,
+        "verdict": verdict,
+        "front": False,
+    }
+    return [
+        {"name": _name(certificate, claim), "eps": eps_text(claim.eps), **about, **_accuracies(certificate, claim)}
+        for claim in certificate.claims
+    ]
+
+
+def _name(certificate: Certificate, claim: Claim) -> str:
+    if claim.role == ROLE:
+        return certificate.search
+    what = {"front": certificate.spec["method"], "paper": f"{certificate.spec['method']}, default", "no_search": "AT"}
+    return f"{certificate.search}: {what[claim.role]} ({name_of(claim.trial, Offsets.of(claim.offsets.to_dict()).tau)})"
+
+
+def _accuracies(certificate: Certificate, claim: Claim) -> dict[str, Any]:
+    if certificate.labels is None:  # of an earlier version: nobody can say here what class an image is of
+        found = {"clean": float(claim.clean.mean()), "average": float(claim.robust.mean())}
+        return {**found, "average_ci": None, "worst": None, "worst_ci": None, "few": None}
+    labels, k = certificate.labels, len(certificate.classes)
+    count, clean, robust = (np.bincount(labels[m], minlength=k) for m in (slice(None), claim.clean, claim.robust))
+    metrics = class_metrics(certificate.classes, certificate.train_counts, count, clean, robust)
+    there = count > 0
+    return {
+        "clean": metrics["clean_acc"],
+        "average": metrics["robust_acc"],
+        "average_ci": class_mean(robust[there], count[there]),
+        "worst": metrics["worst_class_robust_acc"],
+        "worst_ci": worst_class(robust[there], count[there])[1],
+        "few": metrics.get("few_robust_acc"),
+    }
+
+
+def _published() -> list[dict[str, Any]]:
+    data, _, eps = OF_PUBLISHED
+    empty = {"clean": None, "average_ci": None, "worst_ci": None, "few": None, "attack": None, "images": None}
+    return [
+        {
+            "name": row.name,
+            "eps": eps,
+            "network": row.model,
+            "data": data,
+            "imbalance": row.imbalance,
+            "source": row.source,
+            "verdict": SECOND_HAND if row.second_hand else PRINTED,
+            "front": False,
+            **empty,
+            "average": row.average / 100,
+            "worst": None if row.worst is None else row.worst / 100,
+        }
+        for row in PUBLISHED
+    ]
+
+
+def _short(dataset: str) -> str:
+    """``cifar10`` of ``parquet:/data/cifar10``."""
+    return dataset.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+
+
+def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text."""
+    header = ["", "name", "network", "data", "eps", "attack", "clean", "average", "worst", "few", "source", "verdict"]
+    return header, [
+        [
+            "•" if row["front"] else "",
+            row["name"],
+            row["network"],
+            row["data"] + ("" if row["imbalance"] == "none" else f" {row['imbalance']}"),
+            row["eps"],
+            f"{row['attack']}, {row['images']} images" if row["attack"] else "-",
+            _percent(row["clean"]),
+            _percent(row["average"], row["average_ci"]),
+            _percent(row["worst"], row["worst_ci"]),
+            _percent(row["few"]),
+            row["source"],
+            row["verdict"],
+        ]
+        for row in result["rows"]
+    ]
+
+
+def _percent(value: float | None, ci: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f}" + (f" ({100 * ci[0]:.1f}..{100 * ci[1]:.1f})" if ci else "")
+
+
+def show_leaderboard(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from tuner.report.console import stdout_console
+
+    console, (header, rows) = stdout_console(), cells(result)
+    table = Table(*header, title="Robust accuracy in per cent")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(result["note"], highlight=False, soft_wrap=True)
+
+
+def write_page(result: dict[str, Any], path: Path) -> None:
+    """The same as a page, with a picture of average against worst class. ``UsageError`` where it cannot be written."""
+    from tuner import escape
+    from tuner.files import write_atomically
+    from tuner.report.html.page import BLUE, GREY, page, table
+
+    points = [
+        {
+            "name": r["name"],
+            "at": [r["average"], r["worst"]],
+            "ours": r["verdict"] in (HERE, THEIRS),
+            "front": r["front"],
+        }
+        for r in result["rows"]
+        if r["worst"] is not None
+    ]
+    text = page(
+        "Leaderboard",
+        "average against worst class under attack",
+        f'<div id="front"></div>{table(*cells(result))}<p class="small">{escape.html(result["note"])}</p>',
+        {"points": points, "colours": [BLUE, GREY], "axis": ["average robust accuracy", "worst class"]},
+        SCRIPT,
+    )
+    if path.is_dir():
+        raise UsageError(f"--html {str(path)!r} is a folder; give a file")
+    try:
+        write_atomically(path.absolute(), text)
+    except OSError as error:
+        raise UsageError(f"--html {str(path)!r} cannot be written ({error.strerror})") from None
+
+
+SCRIPT = r"""
+const [blue, grey] = D.colours;
+const some = (points, name, color, symbol) => ({
+  x: points.map(p => p.at[0]), y: points.map(p => p.at[1]), text: points.map(p => asText(p.name)), mode: "markers+text",
+  textposition: "bottom right", name, meta: name, visible: points.length > 0,
+  marker: {color, symbol: points.map(p => p.front ? symbol : symbol + "-open"), size: 11}});
+drawPlane([some(D.points.filter(p => p.ours), "tested", blue, "circle"),
+           some(D.points.filter(p => !p.ours), "published", grey, "square")], {});
+"""
