@@ -49,6 +49,67 @@ def test_large_balanced_data_lose_six_percent():
     assert train == [4700, 2817, 1689, 1012, 607, 363, 218, 130, 78, 47] and val == [300] * 10
 
 
+def published(counts, ratio, kind="exp"):
+    """LDAM-DRW's imbalance_cifar.py written down again: the rows that it keeps with rand_number=0."""
+    of, k = source(counts), len(counts)
+    if kind == "exp":
+        wanted = [int(max(counts) * ((1 / ratio) ** (c / (k - 1.0)))) for c in range(k)]
+    else:
+        wanted = [max(counts)] * (k // 2) + [int(max(counts) / ratio)] * (k // 2)
+    np.random.seed(0)
+    kept = []
+    for c, n in enumerate(wanted):
+        rows = np.where(of.labels == c)[0]
+        np.random.shuffle(rows)
+        kept.append(rows[:n])
+    return np.concatenate(kept), wanted
+
+
+def whole(counts, imbalance, **fields):
+    of = source(counts)
+    train, val = choose(of, DataSpec("cifar10", imbalance, **fields))
+    return train, val, *(np.bincount(of.labels[rows], minlength=len(counts)).tolist() for rows in (train, val))
+
+
+@pytest.mark.parametrize("ratio, images", [(10, 20_431), (50, 13_996), (100, 12_406)])
+def test_cifar10_lt_is_the_published_one_to_the_image(ratio, images):
+    """Sizes as the field reports them for CIFAR-10-LT (Cao et al. 2019 and successors)."""
+    rows, wanted = published([5000] * 10, ratio)
+    train, val, counts, judged = whole([5000] * 10, f"exp:{ratio}:all")
+    assert sum(counts) == images and counts == wanted and counts[0] == 5000 and counts[9] == 5000 // ratio
+    assert np.array_equal(train, rows)
+    assert judged == [300] * 10 and len(set(val)) == 3000
+    assert set(source([5000] * 10).labels[np.intersect1d(train, val)]) == {0}  # the head alone is judged by what trains
+
+
+def test_cifar100_lt_and_steps():
+    train, val, counts, judged = whole([500] * 100, "exp:100:all")
+    rows, wanted = published([500] * 100, 100)
+    assert counts == wanted and sum(counts) == 10_847 and np.array_equal(train, rows) and counts[99] == 5
+    assert min(judged) >= 30 and max(judged) == 300
+    train, val, counts, judged = whole([5000] * 10, "step:100:all")
+    assert counts == [5000] * 5 + [50] * 5 and np.array_equal(train, published([5000] * 10, 100, "step")[0])
+    assert set(source([5000] * 10).labels[np.intersect1d(train, val)]) == {0, 1, 2, 3, 4}
+
+
+def test_what_judges_the_head_is_said(tmp_path):
+    found = check(DataSpec("digits", "exp:10:all"), tmp_path)
+    assert found.counts["train"][8] < found.counts["train"][0] == 139  # the smallest class's, as n_max
+    assert found.judged_by_train == ("0",) and "val has no other images of 0 than those that train" in found.words
+    plain = check(DataSpec(), tmp_path)
+    assert plain.judged_by_train == () and "too high" not in plain.words
+
+
+def test_whole_heads_that_cannot_be():
+    with pytest.raises(DataError, match="'exp:10:all' is not possible with data in tracks; leave ':all' out"):
+        choose(source([60] * 3, track=3), DataSpec("digits", "exp:10:all"))
+    with pytest.raises(DataError, match="is not possible with --val-per-class 0"):
+        choose(source([60] * 3), DataSpec("digits", "exp:10:all", val_per_class=0))
+    for wrong in ("none:all", "all", "exp:all", "exp:10:all:all", "exp:10:"):
+        with pytest.raises(DataError, match="is not allowed; it takes none, exp:K or step:K"):
+            choose(source([60] * 3), DataSpec("digits", wrong))
+
+
 def test_unthinned_data_give_a_share_of_each_class():
     _, _, train, val = split([2000, 100, 3], "none")
     assert val == [300, 20, 1] and train == [1700, 80, 2]

@@ -155,7 +155,7 @@ def test_wrong_input(published, args, part):
 
 
 def test_robustbenchs_record(published, verified):
-    """Its fields and their order as in model_info/cifar10/Linf/Rice2020Overfitting.json; per cent of images, as text."""
+    """Its fields and their order as in model_info/cifar10/Linf/Rice2020Overfitting.json; per cent of images as text."""
     found = record(verified["rows"][0], SPEC)
     labels, clean, robust = flags_of(verified["rows"][0]["flags"])
     fields = "link name authors additional_data number_forward_passes dataset venue architecture eps clean_acc reported"

@@ -17,6 +17,7 @@ class DataError(ValueError):
 
 MOST_PIXELS = 4096
 GROUPS = ("auto", "none")
+WHOLE = ":all"  # at the end of an imbalance
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Reading:
 @dataclass(frozen=True)
 class DataSpec:
     dataset: str = "digits"  # one of `dataset_names`
-    imbalance: str = "exp:10"  # none | exp:K | step:K
+    imbalance: str = "exp:10"  # none | exp:K | step:K, and exp:K:all | step:K:all, see `keeps_head`
     seed: int = 0  # chooses `val` and which images the thinning keeps; never `test`
     val_fraction: float = 0.2  # of a class, in (0, 1): what `val` has at least, if that is not above ``val_per_class``
     val_per_class: int = 300  # images of a class that `val` has at most; 0: the rule of earlier searches
@@ -86,9 +87,10 @@ def check_dataset(dataset: str) -> None:
 
 
 def parse_imbalance(text: str) -> tuple[str, float]:
-    """``"none" | "exp:K" | "step:K"`` as (kind, K); K >= 1 is largest over smallest class, 1.0 for none."""
-    kind, colon, size = str(text).strip().lower().partition(":")
-    if kind == "none" and not colon:
+    """``"none" | "exp:K" | "step:K"`` as (kind, K); K >= 1 is largest over smallest class, 1.0 for none. ``:all`` may
+    follow: see `keeps_head`."""
+    kind, colon, size = str(text).strip().lower().removesuffix(WHOLE).partition(":")
+    if str(text).strip().lower() == "none":
         return "none", 1.0
     try:
         ratio = number(size)
@@ -97,6 +99,13 @@ def parse_imbalance(text: str) -> tuple[str, float]:
     if kind not in ("exp", "step") or not (1 <= ratio < math.inf):
         raise DataError(f"imbalance {text!r} is not allowed; it takes none, exp:K or step:K with a number K >= 1")
     return kind, ratio
+
+
+def keeps_head(imbalance: str) -> bool:
+    """Whether the largest class trains with all of its images, as in the published long-tailed data sets (CIFAR-10-LT
+    begins at 5000): nothing is reserved for judging, and a class without images left over is judged by those it trains
+    on."""
+    return str(imbalance).strip().lower().endswith(WHOLE)
 
 
 def class_counts(n_max: float, classes: int, kind: str, factor: float) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.spec import DataError, DataSpec, class_counts, parse_imbalance, validate_spec
+from trainables.data.spec import DataError, DataSpec, class_counts, keeps_head, parse_imbalance, validate_spec
 from trainables.data.store import Mapped, mapped, prepare
 
 
@@ -26,6 +26,9 @@ class Summary:
     note: str  # what decoding changed, e.g. a resize; "" if nothing
     mean: list[float]  # per channel, pixels in [0, 1], over the source's training set
     std: list[float]
+    judged_by_train: tuple[
+        str, ...
+    ] = ()  # classes of which `val` holds images that train too: their rates are too high
 
     @property
     def words(self) -> str:
@@ -33,7 +36,13 @@ class Summary:
         images = ", ".join(f"{sum(counts)} {split}" for split, counts in self.counts.items())
         height, width = self.shape[1:]
         note = f"; {self.note}" if self.note else ""
-        return f"data: {len(self.classes)} classes; images of {width}x{height}: {images}{note}"
+        again = ""
+        if self.judged_by_train:
+            again = (
+                f"; val has no other images of {', '.join(self.judged_by_train)} than those that train, so its rates "
+                "there, and averages with them, are too high: only tuner verify, on test, compares models"
+            )
+        return f"data: {len(self.classes)} classes; images of {width}x{height}: {images}{note}{again}"
 
 
 def check(spec: DataSpec, home: Path) -> Summary:
@@ -46,6 +55,7 @@ def check(spec: DataSpec, home: Path) -> Summary:
     classes = len(source.meta["classes"])
     labels = {"train": source.labels[train], "val": source.labels[val], "test": tests}
     counts = {split: np.bincount(of_split, minlength=classes).tolist() for split, of_split in labels.items()}
+    both = set(source.labels[np.intersect1d(train, val)].tolist())
     return Summary(
         source.meta["classes"],
         tuple(source.images.shape[1:]),
@@ -54,6 +64,7 @@ def check(spec: DataSpec, home: Path) -> Summary:
         source.meta["note"],
         source.meta["mean"],
         source.meta["std"],
+        tuple(source.meta["classes"][c] for c in sorted(both)),
     )
 
 
@@ -70,8 +81,12 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     ``val_per_class`` 0: the rule of earlier searches, without that limit: the reserve is all of ``val``, and where the
     data are thinned it has equally many images of each class.
 
+    With ``:all`` behind the thinning nothing is reserved: see `_whole_head`.
+
     ``DataError`` where a class would be left without an image to train on.
     """
+    if keeps_head(spec.imbalance):
+        return _whole_head(source, spec)
     thinned = parse_imbalance(spec.imbalance)[0] != "none"
     labels = source.labels
     groups = np.arange(len(labels)) if source.groups is None else source.groups
@@ -96,6 +111,30 @@ def choose(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     if not spec.val_per_class:  # groups differ in size: what is too much goes unused
         val = _evened(val, labels, rng)
     return rest[thin(labels[rest], counts, spec.seed)], val
+
+
+FEWEST = 30  # images of a class that judge it, before those that train judge it too
+
+
+def _whole_head(source: Mapped, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The published long-tailed split: ``train`` as LDAM-DRW's code takes it from all images (to the image, with its
+    seed 0), and what it leaves over as ``val``, up to ``val_per_class`` images a class. A class of which fewer than
+    `FEWEST` are left over is filled up with images that train."""
+    if source.groups is not None or not spec.val_per_class:
+        what = f"data in {source.meta['grouped_by']}s" if source.groups is not None else "--val-per-class 0"
+        raise DataError(f"imbalance {spec.imbalance!r} is not possible with {what}; leave ':all' out")
+    labels, rng = source.labels, np.random.RandomState([spec.seed, 1])
+    in_class = np.bincount(labels, minlength=len(source.meta["classes"]))
+    train = thin(labels, _thinned_counts(source, spec, in_class), spec.seed)
+    trains = np.zeros(len(labels), dtype=bool)
+    trains[train] = True
+    val = []
+    for c in range(len(in_class)):
+        left = rng.permutation(np.flatnonzero((labels == c) & ~trains))
+        if len(left) < FEWEST:
+            left = np.concatenate([left, rng.permutation(np.flatnonzero((labels == c) & trains))])
+        val.append(left[: spec.val_per_class])
+    return train, np.sort(np.concatenate(val))
 
 
 def thin(labels: np.ndarray, counts: list[int], seed: int) -> np.ndarray:

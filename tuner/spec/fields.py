@@ -94,8 +94,10 @@ class SearchFields:
         "Method to search; `tuner methods` lists them. Repeat the option for several methods that share the budget.")
     dataset: str = option("digits", Text(known.dataset_pattern, _public("--dataset", SIGN_IN), known.datasets), TRAINED,
         "Images: {names}.")
-    imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?(/[1-9]\d*)?)$"), TRAINED,
-        "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest.")
+    imbalance: str = option("exp:10", Text(r"^(none|(exp|step):[1-9]\d*(\.\d*)?(/[1-9]\d*)?(:all)?)$"), TRAINED,
+        "How the training images are thinned: none, exp:K or step:K, where K is the largest class over the smallest. "
+        "exp:K:all keeps all of the largest, as the published long-tailed sets do: val then judges it by images that "
+        "train.")
     val_per_class: int = option(300, Whole(0, 10**9), TRAINED,
         "Number of images of a class that judge at most; training leaves them over. 0 sets no limit and lets equally "
         "many images of each class judge where data are thinned.", before=0)
