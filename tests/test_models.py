@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.models import timm_models
 from trainables.models.build import build_model, conv_bn_pairs
 from trainables.models.check import check_model
 from trainables.models.names import MODELS, Model, parse_model
+from trainables.models.vit import Layer
 from tuner.testing import ModelContract
 from tuner.testing.models import shake_batch_norms
 
@@ -32,8 +34,11 @@ CASES = [  # name, shape, conv-BN pairs
     ("wrn-34-10:0.1", GREY8, 15),
     ("wrn-34-10:0.1", RGB32, 15),
     ("wrn-16-1", RGB32, 6),
+    ("dm-wrn-28-10:0.1", GREY8, 12),
     ("dm-wrn-16-1", GREY8, 6),
     ("dm-wrn-10-1:0.5", GREY28, 3),
+    ("vit-tiny:0.3", (3, 9, 12), 0),
+    ("vit-tiny:0.3", GREY28, 0),
     ("mobilenet_v3_small", RGB32, 34),
     ("mobilenet_v3_small", GREY8, 34),
     ("resnet34", GREY28, 36),
@@ -110,7 +115,7 @@ def test_same_seed_same_weights():
         (
             "nonsense",
             RGB32,
-            "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10, dm-wrn-28-10 or",
+            "unknown model 'nonsense'; it takes cnn, resnet18, preact-resnet18, wrn-34-10, dm-wrn-28-10, vit-tiny or",
         ),
         ("nonsense:2", RGB32, "unknown model 'nonsense'"),
         ("", RGB32, "unknown model ''"),
@@ -155,7 +160,7 @@ def test_names_are_checked_without_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-    assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10", "dm-wrn-28-10"]
+    assert list(MODELS) == ["cnn", "resnet18", "preact-resnet18", "wrn-34-10", "dm-wrn-28-10", "vit-tiny"]
 
 
 def test_every_model_has_a_case():
@@ -173,3 +178,49 @@ def test_a_new_row_is_all_a_model_takes(monkeypatch):
 def flat(shape, width):
     assert width == 2
     return nn.Flatten(), shape[0] * shape[1] * shape[2]
+
+
+def test_a_vision_transformer_by_hand():
+    """DeiT-Ti's 5,717,416 weights (Touvron et al. 2021) without its 16x16 patches, 197 places, class token and head of
+    1000 classes, with the patches, places and head of 32x32 images of 10 classes."""
+    dim = 192
+    deit = 5_717_416 - (3 * 16 * 16 * dim + dim) - 197 * dim - dim - (dim * 1000 + 1000)
+    with torch.device("meta"):
+        model = build_model("vit-tiny", 10, RGB32)
+    assert sum(p.numel() for p in model.parameters()) == deit + (3 * 4 * 4 * dim + dim) + 64 * dim + dim * 10 + 10
+
+
+def test_a_layer_of_it_is_torchs():
+    ours, theirs = Layer(32, 4), nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", 1e-6, True, norm_first=True)
+    names = {"in_proj_": "qkv.", "out_proj.": "proj."}
+    state = {f"self_attn.{t}{w}": getattr(ours.attn, o[:-1]).get_parameter(w) for t, o in names.items() for w in WB}
+    state |= {f"linear{i + 1}.{w}": ours.mlp[2 * i].get_parameter(w) for i in (0, 1) for w in WB}
+    state |= {f"norm{i}.{w}": getattr(ours, f"norm{i}").get_parameter(w) for i in (1, 2) for w in WB}
+    theirs.load_state_dict(state)
+    x = torch.rand(3, 7, 32)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+WB = ("weight", "bias")
+
+
+def test_a_name_of_timm_without_timm(monkeypatch):
+    monkeypatch.setattr(timm_models, "find_spec", lambda name: None)
+    for attempt in (check_model, lambda name, shape: build_model(name, 5, shape)):
+        with pytest.raises(
+            ValueError, match=r"^model 'timm:resnet18' needs the package timm; pip install 'robust-tuner\["
+        ):
+            attempt("timm:resnet18", RGB32)
+
+
+def test_names_of_timm():
+    pytest.importorskip("timm")
+    for name in ("timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050"):
+        model = build_model(name, 5, (1, 32, 32))
+        assert model(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+        model(torch.rand(2, 1, 32, 32)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    with pytest.raises(ValueError, match="'timm:nonsense' is unknown: timm .* has no model 'nonsense'"):
+        check_model("timm:nonsense", RGB32)
+    with pytest.raises(ValueError, match="'timm:vit_tiny_patch16_224' does not take images of 9x9 pixels"):
+        check_model("timm:vit_tiny_patch16_224", (3, 9, 9))

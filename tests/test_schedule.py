@@ -147,6 +147,21 @@ def with_training(config, **changes):
     return replace(config, training={**config.training, **changes})
 
 
+def test_a_clipped_gradient_moves_the_weights_no_further(config):
+    def moved(**changes):
+        trainer = Trainer(with_training(config, momentum=0.0, weight_decay=0.0, lr=1.0, **changes))
+        trainer.optimizer.lr = 1.0
+        before = [p.detach().clone() for p in trainer.model.parameters()]
+        trainer.model.train()
+        trainer._step(torch.arange(32), torch.Generator().manual_seed(0))
+        after = trainer.model.parameters()
+        return torch.stack([(p - b).norm() for p, b in zip(after, before)]).norm().item()
+
+    free = moved()
+    assert free > 0.1 and moved(clip_grad=1000.0) == free
+    assert moved(clip_grad=0.01) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_trainer_takes_the_knobs(config):
     trainer = Trainer(with_training(config, nesterov="on", milestones="0.3,0.6", lr=1.0))
     assert trainer.optimizer.nesterov and not Trainer(config).optimizer.nesterov

@@ -226,6 +226,8 @@ class Trainer:
         if moves:
             with torch.no_grad():
                 torch._foreach_sub_([w for w, _ in moves], [m for _, m in moves])
+        if self.training.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_grad)
         self.optimizer.step()
         self.method.end_step(batch)
         return batch, loss.detach()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.models.check import check_model
-from trainables.models.names import find_model, parse_model
+from trainables.models.names import TIMM, find_model, parse_model
 
 
 class CosineHead(nn.Module):
@@ -66,10 +66,10 @@ def build_model(
 ) -> Classifier:
     """A new model with random weights (torch's global generator: seed it first).
 
-    ``name``: one of `MODELS`, ``wrn-D-W`` or a torchvision classification model; own models take a width,
-    ``"resnet18:0.5"``. ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and
-    0.25 if not given. `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a
-    wrong number of channels.
+    ``name``: one of `MODELS`, ``wrn-D-W``, a torchvision classification model or ``timm:NAME``; own models take a
+    width, ``"resnet18:0.5"``. ``mean``, ``std``: per channel for pixels in [0, 1], as `Splits` has them; 0.5 and 0.25
+    if not given. `ValueError` for an unknown name, a shape the model cannot take, an unknown head or a wrong number of
+    channels.
     """
     check_model(name, shape)
     if head not in HEADS:
@@ -82,7 +82,11 @@ def build_model(
             f"each needs {channels} number(s), one per channel, and std must be positive"
         )
     base, width = parse_model(name)
-    if row := find_model(base):
+    if base.startswith(TIMM):
+        from trainables.models.timm_models import timm_backbone
+
+        backbone, features = timm_backbone(base, shape)
+    elif row := find_model(base):
         backbone, features = resolve_name(row.build)(shape, width, *row.sizes)
     else:
         from trainables.models.torchvision_models import torchvision_backbone  # heavy, and rarely needed

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from trainables.models.names import MODELS, find_model, parse_model
+from trainables.models.names import MODELS, TIMM, find_model, parse_model
 
 
 def check_model(name: str, shape: tuple[int, int, int]) -> None:
     """`ValueError` unless ``name`` can take images of ``shape`` (C, H, W). Imports torch only for
-    torchvision's names."""
+    names of torchvision's and timm's."""
     base, width = parse_model(name)
+    if base.startswith(TIMM):
+        from trainables.models.timm_models import timm_backbone
+
+        timm_backbone(base, shape)
+        return None
     MODELS.refuse_broken(base)
     row = find_model(base)
     if row is None:

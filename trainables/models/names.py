@@ -52,7 +52,9 @@ BUILT_IN: dict[str, Model] = {
         "trainables.models.backbones:dm_wrn",
         (28, 10),
     ),
+    "vit-tiny": Model("vision transformer of DeiT-Ti's size, 8x8 patches", 8, 64, "trainables.models.vit:vit_tiny"),
 }
+TIMM = "timm:"  # before the name of a model of timm
 
 
 def check_row(row: Any) -> None:
@@ -89,7 +91,10 @@ def find_model(base: str) -> Model | None:
 
 
 def parse_model(name: str) -> tuple[str, float]:
-    """``"resnet18:0.5"`` as ("resnet18", 0.5). `ValueError` for a width that is no number in [0.1, 16]."""
+    """``"resnet18:0.5"`` as ("resnet18", 0.5); a name of timm's has no width. `ValueError` for a width that is no
+    number in [0.1, 16]."""
+    if str(name).startswith(TIMM):
+        return str(name), 1.0
     base, colon, suffix = str(name).partition(":")
     try:
         width = number(suffix) if colon else 1.0

@@ -58,7 +58,7 @@ def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> N
     if name not in known:
         raise ValueError(
             f"unknown model {name!r}; it takes {', '.join(MODELS)} "
-            f"or the name of a torchvision classification model such as mobilenet_v3_small"
+            f"or the name of a torchvision classification model such as mobilenet_v3_small, or timm:NAME"
         )
     if width != 1:
         raise ValueError(f"model '{name}:{width:g}' is not allowed; only {', '.join(MODELS)} take a width")

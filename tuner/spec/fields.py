@@ -39,6 +39,7 @@ RESULTS = "Results"
 PANELS = (TRAINED, SEARCHED, BUDGET, STOPPING, RESOURCES, RESULTS)
 
 METHOD = Several(Choice(known.methods, broken=known.broken_methods), unwrapped=True)
+MODEL = r"^(timm:\w[\w.-]*|[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?)$"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?|[1-9]\d*/[1-9]\d*)$", parsed_later=True)
 SPLIT_NAME = r"^\w[\w.-]*$"
@@ -111,8 +112,8 @@ class SearchFields:
     groups: str = option("auto", Choice(known.groups), TRAINED,
         "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
         "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
-    model: str = option("cnn", Text(r"^[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?$", examples=known.models), TRAINED,
-        "Network: {names}, or one of torchvision's by its name. A suffix such as ':0.5' scales the width.")
+    model: str = option("cnn", Text(MODEL, examples=known.models), TRAINED,
+        "Network: {names}, one of torchvision's by its name, or timm:NAME. A suffix such as ':0.5' scales the width.")
     threat: str = option(LINF, Text(THREAT, check_threat), TRAINED,
         "What an attack may do, in training, evaluation and verify: linf:8/255 changes every pixel by so much, of a "
         "pixel range of 1; l2:0.5 moves the image by that Euclidean distance. linf alone takes the radius of the data "
