@@ -24,7 +24,7 @@ class Training:
     nesterov: str = param("off", choice("off", "on"), "Nesterov's form of the momentum", source="code", searched=False)
     schedule: str = param("piecewise", choice("piecewise", "cosine", "onecycle", "constant"), "learning rate over the epochs; piecewise divides by 10 at each of `milestones`", source="code", searched=False)
     milestones: str = param("auto", fractions("auto"), "piecewise: fractions of the epochs after which the learning rate is divided by 10; auto = 100/110 and 105/110 where at least 20 epochs are trained (late drops overfit less, Pang et al. 2021), else 0.75 and 0.9", source="ours", searched=False)
-    augment: str = param("crop-flip", choice("none", "crop", "crop-flip"), "random crop after padding by an eighth, horizontal flip", source="code", searched=False)
+    augment: str = param("crop-flip", choice("none", "crop", "crop-flip", "randaugment", "autoaugment"), "random crop after padding by an eighth, horizontal flip; randaugment (2 operations of magnitude 9) and autoaugment (CIFAR-10's policy) come after both", source="code", searched=False)
     padding: str = param("zero", choice("zero", "reflect"), "what moves in at the border of a random crop", source="code", searched=False)
     eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "radius of the training attack and of the evaluation, in the norm of the threat model", source="code", searched=False)
     attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", source="code", searched=False)

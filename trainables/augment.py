@@ -30,7 +30,16 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augment(x: Tensor, kind: str, generator: torch.Generator, padding: str = "zero") -> Tensor:
-    """``kind``: "none", "crop" or "crop-flip"; ``padding`` as in `random_crop`."""
-    if kind in ("crop", "crop-flip"):
+    """``kind``: "none", "crop", "crop-flip", or what a policy adds to the last; ``padding`` as in `random_crop`."""
+    if kind != "none":
         x = random_crop(x, generator, padding)
-    return random_flip(x, generator) if kind == "crop-flip" else x
+    if kind not in ("none", "crop"):
+        x = random_flip(x, generator)
+    if kind in POLICIES:
+        from trainables import policies  # torchvision's kernels, which cost a second
+
+        x = getattr(policies, POLICIES[kind])(x, generator)
+    return x
+
+
+POLICIES = {"randaugment": "rand_augment", "autoaugment": "auto_augment"}
