@@ -141,8 +141,14 @@ def _short(dataset: str) -> str:
     return dataset.rstrip("/").rpartition("/")[2].rpartition(":")[2]
 
 
+def sources(result: dict[str, Any]) -> list[str]:
+    """Where the published rows were read, each once: the first is [1] in a table."""
+    return list(dict.fromkeys(r["source"] for r in result["rows"] if r["verdict"] in (PRINTED, SECOND_HAND)))
+
+
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text."""
+    read = {source: f"[{number}]" for number, source in enumerate(sources(result), 1)}
     header = ["", "name", "network", "data", "eps", "attack", "clean", "average", "worst", "few", "source", "verdict"]
     return header, [
         [
@@ -151,12 +157,12 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             row["network"],
             row["data"] + ("" if row["imbalance"] == "none" else f" {row['imbalance']}"),
             row["eps"],
-            f"{row['attack']}, {row['images']} images" if row["attack"] else "-",
+            f"{row['attack']}, {row['images']} images" if row["attack"] else "see source",
             _percent(row["clean"]),
             _percent(row["average"], row["average_ci"]),
             _percent(row["worst"], row["worst_ci"]),
             _percent(row["few"]),
-            row["source"],
+            read.get(row["source"], row["source"]),
             row["verdict"],
         ]
         for row in result["rows"]
@@ -179,7 +185,8 @@ def show_leaderboard(result: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(result["note"], highlight=False, soft_wrap=True)
+    for line in [*(f"[{number}] {source}" for number, source in enumerate(sources(result), 1)), result["note"]]:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def write_page(result: dict[str, Any], path: Path) -> None:
@@ -198,10 +205,12 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         for r in result["rows"]
         if r["worst"] is not None
     ]
+    lines = [*(f"[{number}] {source}" for number, source in enumerate(sources(result), 1)), result["note"]]
+    below = "".join(f'<p class="small">{escape.html(line)}</p>' for line in lines)
     text = page(
         "Leaderboard",
         "average against worst class under attack",
-        f'<div id="front"></div>{table(*cells(result))}<p class="small">{escape.html(result["note"])}</p>',
+        f'<div id="front"></div>{table(*cells(result))}{below}',
         {"points": points, "colours": [BLUE, GREY], "axis": ["average robust accuracy", "worst class"]},
         SCRIPT,
     )
