@@ -177,6 +177,22 @@ def test_only_numbers_are_loaded(tmp_path, monkeypatch, data, part):
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.ones(6, 3, 3, 3).to_sparse(),
+        torch.ones(6, 3, 3, 3, dtype=torch.complex64),
+        torch.ones(6, 3, 3, 3, device="meta"),
+        torch.quantize_per_tensor(torch.ones(6, 3, 3, 3), 1.0, 0, torch.qint8),
+    ],
+    ids=lambda t: f"{t.layout} {t.dtype} {t.device}",
+)
+def test_only_plain_arrays_are_weights(odd):
+    state = CifarResNet18(WIDTHS, CLASSES).state_dict()
+    with pytest.raises(Damaged, match="its tensor 'conv1.weight' is no plain array of real numbers"):
+        state_in(saved({**state, "conv1.weight": odd}), "x.pt")
+
+
 def test_a_tensor_that_claims_more_than_it_holds_is_refused_before_it_is_made():
     state = CifarResNet18(WIDTHS, CLASSES).state_dict()
     state["conv1.weight"] = torch.zeros(1).expand(10**6, 10**6)  # 4 bytes in the file, 4 TB as a tensor

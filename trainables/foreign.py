@@ -109,8 +109,18 @@ def state_in(data: bytes, name: str) -> Read:
     where, state = _tensors(held)
     if not state:
         raise Damaged(f"{name!r} holds no state dict: tensors by their names, or such a dictionary inside another")
+    odd = next((key for key, value in state.items() if not _plain(value)), None)
+    if odd is not None:
+        raise Damaged(f"{name!r} cannot be used: its tensor {odd[:80]!r} is no plain array of real numbers")
     inside = (f"read under {'.'.join(where)!r}",) if where else ()
     return Read(state, hashlib.sha256(data).hexdigest(), inside)
+
+
+def _plain(value: Tensor) -> bool:
+    """Not sparse, quantised, complex, or without its numbers."""
+    return (
+        value.layout == torch.strided and value.device.type == "cpu" and not (value.is_quantized or value.is_complex())
+    )
 
 
 def _reason(error: Exception) -> str:
