@@ -28,12 +28,16 @@ from tests import oracles
 from tests.fuzz import mutate
 from tests.fuzz.corpus import Corpus, picture, rows, without_attacks
 from tests.fuzz.trial import Finding, command
+from tests.layouts import CifarResNet18
 from trainables import storage
 from trainables.checkpoint import NAME, load_checkpoint
 from trainables.data import DataSpec, check
+from trainables.foreign import fit, read_state
 from trainables.loop import Trainer
-from trainables.model_io import load_model, load_trial
+from trainables.model_io import load_model, load_trial, load_weights
+from trainables.models.build import build_model
 from trainables.stem_store import StemStore
+from tuner.errors import UsageError
 from tuner.execution import driver
 from tuner.execution.trial_config import trial_config
 from tuner.optimizer.study import RecordedStudy
@@ -81,6 +85,7 @@ COMMANDS = {
     "ls": ["--json"],
     "verify": ["--pick", "--most", "--attack", "--seeds", "--dataset", "--json"],
     "audit": ["--search", "--sample", "--seed", "--attack", "--dataset", "--json"],
+    "leaderboard": ["--json"],
     "export": ["--pick", "--to", "--epoch", "--parquet", "--json"],
     "space": ["--json"],
     "methods": ["--json"],
@@ -344,6 +349,38 @@ def _wrong_state(draw: Random, state: dict) -> dict:
             wrong = (torch.zeros(3), torch.full(state["model"][name].shape, math.nan), torch.zeros(10**5), "x")
             state["model"][name] = draw.choice(wrong)
     return state
+
+
+@target
+def weights(draw: Random, corpus: Corpus, scratch: Path) -> bool:
+    """A state dict that somebody published: in the layout of a public code, or of ours."""
+    ours, theirs = ("cnn", None) if draw.random() < 0.3 else ("resnet18:0.1", CifarResNet18(WIDTHS, 10, channels=1))
+    net = build_model(ours, 10, (1, 8, 8))
+    state = dict((theirs or net).state_dict())
+    for _ in range(draw.choice((0, 1, 1, 2))):
+        state[draw.choice([*state, "mean", "std", "model.", "", "normalize.mu"])] = _odd_tensor(draw)
+    buffer = io.BytesIO()
+    torch.save({draw.choice(("state_dict", "net", "else")): state} if draw.random() < 0.5 else state, buffer)
+    data = buffer.getvalue() if draw.random() < 0.6 else mutate.in_bytes(draw, buffer.getvalue())
+    (scratch / "weights.pt").write_bytes(data)
+    state = read_state(scratch / "weights.pt").state
+    try:
+        load_weights(net, fit(state, net).weights)
+    except ValueError as error:  # of which a command makes its own sentence
+        raise UsageError(str(error)) from None
+    finite(net)
+    return True
+
+
+WIDTHS = (6, 13, 26, 51)  # of resnet18:0.1
+
+
+def _odd_tensor(draw: Random) -> torch.Tensor:
+    some = torch.ones(draw.choice((0, 1, 3, 6)))
+    kinds = (torch.complex64, torch.int8, torch.bool, torch.float64)
+    return draw.choice(
+        (some, some.to(draw.choice(kinds)), some.to_sparse(), some * math.nan, some.to("meta"), some.sum())
+    )
 
 
 def finite(model) -> None:
