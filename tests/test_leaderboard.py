@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_flags(tmp_path):
     assert mine["clean"] == pytest.approx((1 + 1 + 0.5) / 3) and mine["few"] == 0.5
     assert mine["average_ci"][0] < mine["average"] < mine["average_ci"][1]
     assert (mine["name"], mine["eps"], mine["attack"], mine["images"]) == ("mine: dafa (trial 3)", "8/255", "apgd", 8)
-    assert mine["network"] == "resnet18" and mine["front"]
+    assert mine["network"] == "resnet18" and mine["threat"] == "linf" and mine["front"]
 
 
 def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
@@ -72,6 +72,10 @@ def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
     assert "RobustLT" not in {r["name"] for r in leaderboard(["mine"], home)["rows"]}
     assert {r["name"] for r in leaderboard(["thinned"], home)["rows"]} >= {"RobustLT", "AT-BSL"}
     assert len(leaderboard(["digits"], home)["rows"]) == 1
+    stored = certificate("l2")
+    stored["rows"][0]["threat"] = "l2"
+    put(home.search("l2"), stored)
+    assert len(leaderboard(["l2"], home)["rows"]) == 1
     assert len(leaderboard([], home)["rows"]) == len(PUBLISHED)
 
 

@@ -102,6 +102,18 @@ def test_another_radius_is_another_result(published, verified):
     assert result["rows"][0]["robust_acc"] < verified["rows"][0]["robust_acc"]
 
 
+def test_in_another_norm(published):
+    with without_ray():
+        spec = SearchSpec(method="at", model=ARCH, imbalance="none", threat="l2:0.3", set={"eval_attack": 3})
+        result = verify_model(published[1], spec, Home(published[2]), attack="pgd:3x1")
+    (claim,) = read_certificate(published[2] / "models" / result["search"] / "verified.json").claims
+    assert (claim.threat, claim.eps) == ("l2", 0.3)
+    given = ("--arch", ARCH, "--dataset", "digits", "--threat", "l2:0.3", "--set", "eval_attack=3")
+    assert audited(published, result, "--model", published[1], *given).returncode == 0
+    done = audited(published, result, "--model", published[1], *given[:5], "linf:0.3", *given[6:])
+    assert done.returncode == 1 and "was attacked with l2, eps 0.3" in done.stderr
+
+
 def audited(published, verified, *args):
     home = published[2]
     file = home / "models" / verified["search"] / "verified.json"
@@ -120,7 +132,7 @@ def test_an_audit_needs_the_file_and_holds(published, verified, tmp_path):
     done = audited(published, verified, "--model", tmp_path / "other.pt", *AS_OPTIONS)
     assert done.returncode == 1 and "the file is not the certificate's" in done.stderr
     done = audited(published, verified, "--model", published[1], *AS_OPTIONS[:-3], "eps=0.03")
-    assert done.returncode == 1 and "was attacked with eps 0.02" in done.stderr
+    assert done.returncode == 1 and "was attacked with linf, eps 0.02" in done.stderr
 
 
 def test_an_audit_of_lies_fails(published, verified, tmp_path):

@@ -19,6 +19,7 @@ from trainables.evaluate import evaluate, images_of, no_tf32
 from trainables.foreign import Fitted, fit
 from trainables.model_io import load_weights
 from trainables.models.build import Classifier, build_model
+from trainables.threat_model import THREAT_MODELS
 
 IMAGES = 500  # of `val` at most, spread over it: a first look
 ATTACK_S = 20.0  # after which no more of them are attacked
@@ -59,7 +60,13 @@ def first_look(state: Mapping[str, Tensor], config: TrialConfig) -> tuple[Fitted
     judge, begin, attacked, robust = Frozen(model), time.perf_counter(), 0, 0.0
     for part in _parts(some):
         judged = evaluate(
-            judge, part, len(splits.classes), eps=training.eps, steps=training.eval_attack, seed=config.seed
+            judge,
+            part,
+            len(splits.classes),
+            eps=training.eps,
+            steps=training.eval_attack,
+            seed=config.seed,
+            threat=THREAT_MODELS[config.threat],
         )
         attacked, robust = attacked + len(part), robust + float(judged.robust.sum())
         if time.perf_counter() - begin > ATTACK_S:

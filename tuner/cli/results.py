@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -35,6 +35,7 @@ Arch = Annotated[
 _FIELDS = options_of(SearchFields)
 ImageSize = Annotated[Optional[int], option_of(_FIELDS["image_size"], MODEL)]
 TestSplit = Annotated[Optional[str], option_of(_FIELDS["test_split"], MODEL)]
+Threat = Annotated[Optional[str], option_of(_FIELDS["threat"], MODEL)]
 TrainingSetting = Annotated[Optional[list[str]], option_of(_FIELDS["set"], MODEL)]
 Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
 
@@ -139,6 +140,7 @@ def verify(
     arch: Arch = None,
     image_size: ImageSize = None,
     test_split: TestSplit = None,
+    threat: Threat = None,
     training: TrainingSetting = None,
     json_robustbench: Annotated[
         Optional[Path],
@@ -172,10 +174,10 @@ def verify(
     if model is not None:
         if (pick, most, seeds) != (None, 8, 0):
             raise UsageError("--pick, --most and --seeds are of a search; --model FILE is one model")
-        spec = model_spec(arch, dataset, image_size, test_split, training)
+        spec = model_spec(arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
         result = verify_model(model, spec, where, attack=attack, say=_say)
     else:
-        _refuse_of_model(arch, image_size, test_split, training)
+        _refuse_of_model(arch, image_size, test_split, threat, training)
         result = verify_search(
             search or "", where, pick=pick, most=most, attack=attack, seeds=seeds, dataset=dataset, say=_say
         )
@@ -185,16 +187,14 @@ def verify(
     print_json(result) if as_json else show_verification(result, where)
 
 
-def model_spec(
-    arch: str | None, dataset: str | None, image_size: int | None, test_split: str | None, training: list[str] | None
-) -> SearchSpec:
-    """Data, network and attack of a model that no search made, by the options of a search."""
+def model_spec(arch: str | None, dataset: str | None, **given: Any) -> SearchSpec:
+    """Data, network and attack of a model that no search made, by the options of a search that are ``given``."""
     from tuner.cli.search_options import key_values
     from tuner.spec.search_spec import SearchSpec
 
     if arch is None or dataset is None:
         raise UsageError("--model FILE needs --arch NAME, its network, and --dataset, the images that it is tested on")
-    given = {"image_size": image_size, "test_split": test_split, "set": key_values(training or [], "--set")}
+    given["set"] = key_values(given["set"] or [], "--set")
     return SearchSpec.from_dict(
         {
             "method": "at",
@@ -208,7 +208,9 @@ def model_spec(
 
 def _refuse_of_model(*given: object) -> None:
     if any(given):
-        raise UsageError("--arch, --image-size, --test-split and --set belong to --model FILE; a search has its own")
+        raise UsageError(
+            "--arch, --image-size, --test-split, --threat and --set belong to --model FILE; a search has its own"
+        )
 
 
 def audit(
@@ -236,6 +238,7 @@ def audit(
     arch: Arch = None,
     image_size: ImageSize = None,
     test_split: TestSplit = None,
+    threat: Threat = None,
     training: TrainingSetting = None,
     home: HomeOption = None,
     storage: StorageOption = None,
@@ -251,10 +254,10 @@ def audit(
 
     where, opened = Home(home, storage), None
     if model is not None:
-        spec = model_spec(arch, dataset, image_size, test_split, training)
+        spec = model_spec(arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
         opened = partial(open_model, model, spec, where)
     else:
-        _refuse_of_model(arch, image_size, test_split, training)
+        _refuse_of_model(arch, image_size, test_split, threat, training)
     result = audited(
         file, where, search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, model=opened, say=_say
     )

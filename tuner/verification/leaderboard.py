@@ -29,7 +29,7 @@ NOTE = (
     "data, thinning and radius beats in both; attacks, networks and training data differ between rows, so a mark is no "
     "verdict on a method. Intervals are 95 %. What is the sender's word, `tuner audit` checks."
 )
-OF_PUBLISHED = ("cifar10", "none", "8/255")  # data, imbalance and radius of most of what is published
+OF_PUBLISHED = ("cifar10", "linf", "8/255")  # data, norm and radius of what is published
 
 
 def leaderboard(names: list[str], home: Home | None = None) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def _mark(rows: list[dict[str, Any]]) -> None:
         rows[i]["front"] = True
 
 
-def _group(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["data"], row["imbalance"], row["eps"]
+def _group(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    return row["data"], row["imbalance"], row["threat"], row["eps"]
 
 
 def _rows(name: str, home: Home) -> list[dict[str, Any]]:
@@ -85,7 +85,13 @@ def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, A
         "front": False,
     }
     return [
-        {"name": _name(certificate, claim), "eps": eps_text(claim.eps), **about, **_accuracies(certificate, claim)}
+        {
+            "name": _name(certificate, claim),
+            "threat": claim.threat,
+            "eps": eps_text(claim.eps),
+            **about,
+            **_accuracies(certificate, claim),
+        }
         for claim in certificate.claims
     ]
 
@@ -116,11 +122,12 @@ def _accuracies(certificate: Certificate, claim: Claim) -> dict[str, Any]:
 
 
 def _published() -> list[dict[str, Any]]:
-    data, _, eps = OF_PUBLISHED
+    data, threat, eps = OF_PUBLISHED
     empty = {"clean": None, "average_ci": None, "worst_ci": None, "few": None, "attack": None, "images": None}
     return [
         {
             "name": row.name,
+            "threat": threat,
             "eps": eps,
             "network": row.model,
             "data": data,
@@ -149,14 +156,27 @@ def sources(result: dict[str, Any]) -> list[str]:
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text."""
     read = {source: f"[{number}]" for number, source in enumerate(sources(result), 1)}
-    header = ["", "name", "network", "data", "eps", "attack", "clean", "average", "worst", "few", "source", "verdict"]
+    header = [
+        "",
+        "name",
+        "network",
+        "data",
+        "threat",
+        "attack",
+        "clean",
+        "average",
+        "worst",
+        "few",
+        "source",
+        "verdict",
+    ]
     return header, [
         [
             "•" if row["front"] else "",
             row["name"],
             row["network"],
             row["data"] + ("" if row["imbalance"] == "none" else f" {row['imbalance']}"),
-            row["eps"],
+            f"{row['threat']}:{row['eps']}",
             f"{row['attack']}, {row['images']} images" if row["attack"] else "see source",
             _percent(row["clean"]),
             _percent(row["average"], row["average_ci"]),
