@@ -34,6 +34,7 @@ APART = {
     "checkpoint.py",
     "config.py",
     "curve.py",
+    "first_look.py",
     "foreign.py",
     "gpu_packing.py",
     "head_repair.py",
