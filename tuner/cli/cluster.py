@@ -161,8 +161,8 @@ def logs(
 ):
     """Print what a job has printed, or what happened to a trial of a search.
 
-    With -f it goes on until the job ends, and ends with its exit code. Of a trial: its epochs, interruptions, and errors
-    with their whole text.
+    With -f it goes on until the job ends, and ends with its exit code. Of a trial: its epochs, interruptions, and
+    errors with their whole text.
 
     Example: tuner logs first 3
     """

@@ -241,8 +241,9 @@ def pack_plug_ins(folder: Path) -> None:
         info = folder / f"{plug_in.package.replace('-', '_')}-{plug_in.version}.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {plug_in.package}\nVersion: {plug_in.version}\n")
-        with open(info / "entry_points.txt", "a") as file:
-            file.write(f"[{plug_in.group}]\n{plug_in.name} = {plug_in.entry}\n")
+        entries = info / "entry_points.txt"
+        known = entries.read_text() if entries.exists() else ""
+        entries.write_text(f"{known}[{plug_in.group}]\n{plug_in.name} = {plug_in.entry}\n")
         for root in (root for module in plug_in.modules for root in source_roots(module)):
             if root.is_dir():
                 shutil.copytree(root, folder / root.name, ignore=LEFT_OUT, dirs_exist_ok=True)
