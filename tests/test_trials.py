@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import tuner_here
 from tests.histories import fill, metrics
 from trainables.files import locked
+from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.report import trials
 from tuner.results.history import History
@@ -49,6 +50,9 @@ def test_all_trials(home):
     ]
     assert rows[5][3:] == ["0.400", "0.100", "loss=ce, start=0.5"] and "7 trials" not in done.stdout
     assert "6 trials: 2 in full, 1 previewed, 1 stopped at chance, 1 failed, 1 waiting" in done.stdout
+    assert "asked for" not in done.stdout
+    write_atomically(home.search("s") / "requests" / "1.json", "{}")
+    assert "1 that users asked for" in tuner_here("trials", "s", "--home", home.root).stdout
     found = json.loads(tuner_here("trials", "s", "--home", home.root, "--json").stdout)
     assert [t["trial"] for t in found] == [-1, 0, 1, 2, 3, 4, 5] and found[-1]["added"] == "ann\x1b"
     assert found[5]["metrics"]["worst_class_robust_acc"] == pytest.approx(0.1, abs=1e-4) and not found[5]["full"]

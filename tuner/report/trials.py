@@ -23,6 +23,7 @@ from tuner.report.text import front_table
 from tuner.results.fronts import counts
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, shown_state
+from tuner.results.steering import pending
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
@@ -74,6 +75,8 @@ def show_trials(name: str, trial: int | None, home: Home, as_json: bool) -> None
     console = stdout_console()
     console.print(f"{run.name} ({shown_state(run)}, split val): {counts(run.history)}", highlight=False, soft_wrap=True)
     console.print(_table(run, records))
+    if waiting := len(pending(run.folder)):
+        console.print(f"{waiting} that users asked for: the search's driver takes up what it can do", highlight=False)
 
 
 def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
