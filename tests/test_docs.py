@@ -97,7 +97,7 @@ OTHERS = [words for words in COMMANDS if words[0] != "tuner"]
 EXECUTED = [
     words
     for words in TUNER
-    if COMMANDS[words] and words[1] in RUN and not {"--help", "--trials", "--budget", "--yes"} & {*words}
+    if COMMANDS[words] and words[1] in RUN and not {"--help", "--trials", "--budget", "--yes", "--confirm"} & {*words}
 ]
 
 

@@ -501,6 +501,40 @@ def test_what_cannot_be_done_is_said_in_one_sentence(made, kind, about, sentence
     assert not pending(made.folder) and made.history.path.read_text() == before
 
 
+def test_one_more_seed_of_a_trial(folder):
+    """Whoever wants to be sure of one point need not train the front again; asked twice it is one more each time."""
+    worker = Worker(spec_of(trials=9), where := folder("a")).run()
+    trial = next(t.trial for t in worker.history.trials.values() if t.full and t.trial)
+    for seeds in (2, 3):
+        (answer,) = worker.ask("confirm", trial=trial)
+        assert answer.words == f"trial {trial} will be trained with {seeds} seeds in all"
+    again = Worker(spec_of(trials=9), where)
+    assert state_of(run_of(again.spec, again.history)) == "stopped"
+    again.run()
+    assert [(r.of, r.seed, r.params) for r in again.history.replicates.values()] == [
+        (trial, seed, again.history.trials[trial].params) for seed in (1, 2)
+    ]
+    assert (
+        state_of(run_of(again.spec, again.history)) == "finished" and again.history.row(trial, ["clean_acc"])["seeds"]
+    )
+    with pytest.raises(UsageError, match="seed 1 is finished; another seed confirms a trial that trained in full"):
+        KINDS["confirm"](again.spec, again.history, {"trial": max(again.history.replicates) - 1})
+    more = Worker(spec_of(trials=9, seeds=2), where).run().history
+    assert len({(r.of, r.seed) for r in more.replicates.values()}) == len(more.replicates) > 2
+    assert KINDS["confirm"](spec_of(trials=9, seeds=2), more, {"trial": trial})["seeds"] == 4
+
+
+def test_the_answer_to_at_can_be_confirmed(made):
+    where = ["--home", made.home.root]
+    done = tuner_here("front", "s", "--at", "clean_acc>=0.1", "--confirm", *where)
+    assert done.returncode == 0 and "will be trained with 2 seeds in all; go on with: tuner resume s" in done.stderr
+    (result,) = json.loads(tuner_here("front", "s", "--at", "clean_acc>=0.1", "--confirm", "--json", *where).stdout)
+    assert load_search(made.home, "s").history.trials[result["at"]["trial"]].seeds == 3
+    for args in (["--confirm"], ["s", "--at", "clean_acc>=0.1", "--confirm"]):
+        wrong = tuner_here("front", *(["s"] if args[0] == "--confirm" else ["s", "t"]), *args[-1:], *where)
+        assert wrong.returncode == 2 and "--confirm needs --at" in wrong.stderr
+
+
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
@@ -533,7 +567,7 @@ def test_a_request_is_done_once_whatever_kill_comes_between(made):
         *("", "{", "[]", "null", '{"kind": "add"}', '{"kind": "rm", "by": "x", "about": {}}'),
         *(
             json.dumps({"kind": kind, "by": "x", "about": about})
-            for kind in ("add", "skip", "retry", "extend", "narrow")
+            for kind in ("add", "skip", "retry", "extend", "narrow", "confirm")
             for about in (
                 {},
                 {"trial": []},

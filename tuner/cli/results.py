@@ -58,6 +58,9 @@ def front(
     prices: Annotated[
         bool, option("--prices", "", "Show instead what a point of each class costs along the front, and who pays it.")
     ] = False,
+    confirm: Annotated[
+        bool, option("--confirm", "", "With --at: train the point with one more seed; its row is then a mean.")
+    ] = False,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -66,11 +69,19 @@ def front(
 
     Example: tuner front first second --html compared.html
     """
+    from tuner.cli.steering import said
     from tuner.report.console import show_front
+    from tuner.results.searches import load_search
+    from tuner.results.steering import ask
 
     given = {"html": html, "png": png, "parquet": parquet}
     files = {kind: path for kind, path in given.items() if path is not None}
-    show_front(Home(home, storage), searches, as_json, files, at, prices)
+    if confirm and (at is None or len(searches) > 1):
+        raise UsageError("--confirm needs --at, which picks a point, and one search")
+    kept = show_front(Home(home, storage), searches, as_json, files, at, prices)
+    if confirm:
+        run = load_search(Home(home, storage), searches[0])
+        to_stderr("; ".join(said(run, ask(run, "confirm", trial=kept[searches[0]]["trial"]))))
 
 
 def trials(

@@ -97,6 +97,14 @@ def _ask(search: str, home: Home, as_json: bool, kind: str, **about: Any) -> Non
 
 
 def show_answer(run, answer, as_json: bool) -> None:
+    words, then = said(run, answer)
+    if as_json:
+        print_json({"search": run.name, "done": bool(answer), "words": words, "then": then})
+    else:
+        to_stdout("; ".join(filter(None, (words, then))))
+
+
+def said(run, answer) -> tuple[str, str]:
     """What became of a request, and what the user does next."""
     from tuner.results.searches import load_search, shown_state
     from tuner.sync.named_places import place_flags
@@ -111,10 +119,7 @@ def show_answer(run, answer, as_json: bool) -> None:
         then = (
             "the search's driver takes it up within seconds" if running else f"taken up where it runs, or by: {go_on}"
         )
-    if as_json:
-        print_json({"search": run.name, "done": bool(answer), "words": words, "then": then})
-        return
-    to_stdout("; ".join(filter(None, (words, then))))
+    return words, then
 
 
 def register(app: typer.Typer) -> None:

@@ -74,12 +74,12 @@ def _saved(result: dict[str, Any]) -> str:
 
 def show_front(
     home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None, prices: bool = False
-) -> None:
+) -> dict[str, dict[str, Any] | None]:
     """Print the front of one search, or the comparison of several searches or methods.
 
     ``files``: what else to write, as in `write_files`. ``at``: a constraint; printed is the cheapest point of each
     search that keeps it. ``prices``: what a point of each class costs is printed instead. ``UsageError`` where searches
-    cannot be compared; ``Failed`` where no point keeps the constraint.
+    cannot be compared; ``Failed`` where no point keeps the constraint. Returns the points that keep it, by search.
     """
     from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
@@ -102,7 +102,7 @@ def show_front(
     if as_json:
         by_search = comparison_json(comparison) if comparison else {}
         print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
-        return
+        return kept
     if constraint:
         _show_kept(runs, kept, constraint)
     elif prices:
@@ -113,6 +113,7 @@ def show_front(
         _show_one_front(runs[0], results[0])
     for path in files.values():
         stdout_console().print(f"written   {path}", highlight=False, soft_wrap=True)
+    return kept
 
 
 def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, Any] | None]:

@@ -235,6 +235,17 @@ class Retried(Event, Asked):
 
 
 @dataclass(frozen=True)
+class Confirmed(Event, Asked):
+    """The trial is to be trained with so many ``seeds`` in all."""
+
+    name = "confirm"
+    seeds: Count
+
+    def change(self, record: TrialRecord) -> None:
+        record.seeds = self.seeds
+
+
+@dataclass(frozen=True)
 class Extended(Event, Asked):
     """The search has so many trials from now on, those that users add aside."""
 
@@ -257,7 +268,7 @@ class Narrowed(Event, Asked):
 
 
 KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
-ASKED = (Added, Skipped, Retried, Extended, Narrowed)
+ASKED = (Added, Skipped, Retried, Confirmed, Extended, Narrowed)
 EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in (*KINDS, *ASKED)}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
 

@@ -6,7 +6,7 @@ again too, runs of one setting on digits exp:10 differ three times as much in th
 0.108 instead of 0.037, over 24 settings of SRAT.) While a member of the front has fewer than ``--seeds`` seeds, the
 missing ones are run; where a mean makes a member fall off, the trials that take its place are repeated too. In the end
 every member has all its seeds, and only trials near the front were repeated. So are the references with which the front
-is compared: the default setting, and plain AT.
+is compared, the default setting and plain AT, and trials of which a user wants one more seed (`tuner front --confirm`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,20 @@ def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """Like `wanted`, even while trials are still to come."""
+    asked = [(t.trial, spec.seed + n) for t in history.trials.values() for n in range(1, t.seeds)]
+    started = {(r.of, r.seed) for r in history.replicates.values()}
+    return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
+
+
+def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
+    """(trial, seed) of every replicate of the current front's members and of what they are compared with."""
     if spec.seeds == 1:
         return []
     members = {row["trial"] for row in front_of(spec, history).rows}
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
-    started = {(r.of, r.seed) for r in history.replicates.values()}
-    pairs = [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
-    return [pair for pair in pairs if pair not in started]
+    return [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:

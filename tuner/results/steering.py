@@ -135,6 +135,14 @@ def _retry(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[st
     return {"trial": record.trial}
 
 
+def _confirm(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:
+    record = _record(history, about)
+    if record.trial not in history.trials or record.state != TrialState.FINISHED:
+        raise UsageError(f"{record.label} is {record.state}; another seed confirms a trial that trained in full")
+    known = [r.seed - spec.seed + 1 for r in history.replicates.values() if r.of == record.trial]
+    return {"trial": record.trial, "seeds": max(record.seeds, *known, 1) + 1}
+
+
 def _narrow(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:
     space = about["space"]
     if not isinstance(space, dict) or not space:
@@ -180,7 +188,14 @@ def _record(history: History, about: dict[str, Any]) -> TrialRecord:
 
 # The fields of the event that a request becomes, with its trial; `UsageError` where it cannot be done.
 Check = Callable[[SearchSpec, History, dict[str, Any]], dict[str, Any]]
-KINDS: dict[str, Check] = {"extend": _extend, "add": _add, "skip": _skip, "retry": _retry, "narrow": _narrow}
+KINDS: dict[str, Check] = {
+    "extend": _extend,
+    "add": _add,
+    "skip": _skip,
+    "retry": _retry,
+    "narrow": _narrow,
+    "confirm": _confirm,
+}
 
 
 # ---- asking, and taking up -------------------------------------------------------------------------------------------
@@ -301,6 +316,9 @@ def _words(history: History, request: Request) -> str:
     match request.kind:
         case "extend":
             return f"the search has {history.steered.trials} trials now"
+        case "confirm":
+            record = history.trials[request.about["trial"]]
+            return f"{record.label} will be trained with {record.seeds} seeds in all"
         case "narrow":
             space = ", ".join(f"{name} {value}" for name, value in history.steered.space.items())
             return f"new proposals come from {space}"

@@ -35,7 +35,8 @@ class TrialRecord:
     ``curve``: the trained model over its post-hoc offsets; None where it was not swept. ``full``: it trains, or has
     trained, in full; else it is a proposal to be previewed, or that has been (``preview``). A replicate is a trial too:
     it repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
-    ``added``: the user whose setting it is; empty where the search proposed it.
+    ``added``: the user whose setting it is; empty where the search proposed it. ``seeds``: with how many it is to be
+    trained in all, where a user asked for more.
     """
 
     trial: int
@@ -56,6 +57,7 @@ class TrialRecord:
     full: bool = True
     preview: Preview | None = None
     added: str = ""
+    seeds: int = 1
 
     @property
     def label(self) -> str:
