@@ -265,6 +265,15 @@ def test_a_trial_of_ones_own_after_the_end(folder):
     assert summary(again.history)[:16] == before[:16] and again.history.trials[16].state == "finished"
 
 
+def test_a_trial_of_ones_own_takes_none_of_the_trials_asked_for(folder):
+    spec = spec_of(trials=3, scheduler="none")
+    worker = Worker(spec, folder("a")).run(3)  # two trials and the reference
+    worker.ask("add", params={"beta": 9.5})
+    assert len(worker.run(1).history.trials) == 3 and all(t.state.ended for t in worker.history.everything())
+    assert state_of(run_of(spec, worker.history)) == "stopped", "the search's third is still to come"
+    assert len(worker.run().history.trials) == 4 and state_of(run_of(spec, worker.history)) == "finished"
+
+
 def test_what_the_model_cannot_express_it_is_not_shown():
     """SRAT's own loss is not searched: a trial with another would be shown as if it had the searched one."""
     space = SearchSpec(method="srat").search_space()
@@ -470,6 +479,8 @@ def test_a_trial_that_failed_is_tried_again(folder):
         )
         worker.run()
         assert worker.history.trials[record.trial].preview
+        study = worker.optimizer.methods["trades"].proposer.recorded.study
+        assert study.trials[record.trial].state.name == "COMPLETE"
 
     steps.sampler = "nsga2"
     history = killed_anywhere(folder, steps).history
