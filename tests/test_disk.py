@@ -85,7 +85,7 @@ def test_while_a_search_runs_nothing_of_it_is_removed(home, how):
         write_atomically(folder / "requests" / "1.json", "{}")
     if how == "running":
         with locked(folder / ".lock"):
-            assert gone(home) == set()
+            assert gone(home) == set() and all(item.needed for item in inventory(home)), "nor is it said to be free"
         return
     lost = gone(home)
     assert not any(path.startswith("searches/half") for path in lost)
