@@ -15,6 +15,8 @@ ARGS ?=
 INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode
 # Each test or group by itself, the longest first (tests/conftest.py): two workers end together.
 PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+# Bytecode of the project and its tests is kept, also where the environment forbids it: 12 CPU s of a quick run.
+RUN = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 QUICK = -m "not process and not slow and not gpu"
 
 ROUNDS ?= 10000
@@ -25,10 +27,10 @@ search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
 quick: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+	$(RUN) $(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 test: lint types
-	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) $(ARGS)
+	$(RUN) $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -38,7 +40,7 @@ types: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
 
 fuzz: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -W ignore -m tests.fuzz --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
+	$(RUN) $(VENV)/bin/python -W ignore -m tests.fuzz --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
 
 # What docs/ and README take from the code: cards and table of the methods, pages of recorded results.
 docs: $(VENV)/.installed
@@ -51,7 +53,7 @@ policy: $(VENV)/.installed $(POLICY)/.installed
 	$(POLICY)/bin/checkov -f Dockerfile --framework dockerfile --quiet --compact --skip-download
 
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+	$(RUN) $(LOWEST)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 	$(LOWEST)/bin/tuner search --method srat --trials 2 --max-epochs 2 --set passes=1 --max-concurrent 1 \
 	    --home $(LOWEST)/tuner-home --name lowest-$$(date +%s)
 

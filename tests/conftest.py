@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import io
 import json
 import multiprocessing.process
@@ -237,7 +238,13 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_configure():
+    gc.disable()  # while all that is collected stays
     socket.getaddrinfo = _no_network
     # `nohup make test`, or `&` in a script, would have both ignored, here and in what the tests start.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # libraries, tests and their names live to the end: no collection walks through them again
+    gc.enable()

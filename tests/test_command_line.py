@@ -21,7 +21,7 @@ from typer.main import get_command
 import tuner.cli
 from tuner.cli import main
 from tuner.cli import versions as versions_of
-from tuner.cli.app import app
+from tuner.cli.app import app, whole_command
 from tuner.spec.fields import PANELS, SearchFields
 from tuner.spec.option import options_of
 
@@ -181,8 +181,10 @@ def test_a_shell_completes(words, names, monkeypatch, capsys):
 def test_the_script_for_a_shell_is_shown(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tuner", "--show-completion", "bash"])
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # a parent that is no shell: make's, CI's
+    whole_command.cache_clear()
     with pytest.raises(SystemExit):
         main()
+    whole_command.cache_clear()
     assert "_TUNER_COMPLETE=complete_bash" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,16 +39,18 @@ FILES = {
 }
 
 
+@cache
 def imports(path):
     """Every module that a file imports, wherever in the file, and of our own the file that a name comes from."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in FILES else node.module
+            inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found += [name if name in FILES else node.module for name in inner.values()]
+    return found
 
 
 def room(module):
@@ -56,12 +59,14 @@ def room(module):
     return ".".join(parts[:2]) if parts[0] == "tuner" else parts[0]
 
 
-OURS = {module: {used for used in imports(path) if used in FILES} for module, path in FILES.items()}
+def ours(module):
+    """The files of ours that one imports."""
+    return {used for used in imports(FILES[module]) if used in FILES}
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_run_down(module):
-    for used in OURS[module]:
+    for used in ours(module):
         assert FLOOR[room(used)] <= FLOOR[room(module)], f"{module} imports {used}, which stands above it"
         assert room(used) == room(module) or FLOOR[room(used)] < FLOOR[room(module)], f"{module} imports {used}"
     for library, rooms in ONLY_IN.items():
@@ -92,7 +97,7 @@ def test_no_circle():
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
             path.append(module)
-            for used in sorted(OURS[module] - {module}):
+            for used in sorted(ours(module) - {module}):
                 visit(used)
             done.add(path.pop())
 

@@ -6,7 +6,8 @@ import pytest
 from search_spaces import METHODS
 from trainables.class_metrics import class_metrics
 from tuner.results.class_rates import Rows, nested_correlation, posterior, rates_of, stabilised
-from tuner.results.uncertainty import Judged, _gain, _Goal, _on_front, judge, metric_of_rates
+from tuner.results.pareto import hypervolume
+from tuner.results.uncertainty import Judged, _gain, _Goal, _hypervolumes, _on_front, judge, metric_of_rates
 from tuner.spec.space import build_space
 from tuner.verification.intervals import wilson
 
@@ -212,3 +213,12 @@ def test_coordinates_are_the_inverse_of_at(method):
         assert space.at(space.coordinates(values)) == pytest.approx(values)
         there = [i for i, name in enumerate(space.searched) if isinstance(values.get(name), float)]
         assert np.array(space.coordinates(values))[there] == pytest.approx(point[there])
+
+
+def test_hypervolumes_of_all_draws_are_those_of_each():
+    """To the bit, also with ties, with points outside of the quadrant and where nothing is inside."""
+    values = np.random.default_rng(0).normal(0.3, 0.3, (90, 7, 2))
+    values[::3], values[::10] = values[::3].round(1), -1
+    assert _hypervolumes(values).tolist() == [hypervolume(v.tolist(), [0, 0], [True, True]) for v in values]
+    cube = np.array([[[0.5, 0.5, 0.5], [0.5, 1, 0.25]]])
+    assert _hypervolumes(cube).tolist() == [0.5**3 + 0.5 * 0.5 * 0.25]

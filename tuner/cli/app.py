@@ -9,9 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.main import get_command
 
 from trainables.reading import Damaged
 from trainables.urls import masked
@@ -227,6 +229,10 @@ def notify(as_json: Json = False):
 
     sent = send()
     print_json(sent) if as_json else to_stdout("\n".join(f"{row['place']} took the message" for row in sent))
+@cache
+def whole_command() -> Any:
+    """typer makes every command and its options anew at each call; this process needs them once."""
+    return get_command(app)
 
 
 def main() -> None:
@@ -236,7 +242,7 @@ def main() -> None:
     code = 0
     try:
         with like_ctrl_c():
-            code = app(prog_name="tuner", standalone_mode=False) or 0
+            code = whole_command()(prog_name="tuner", standalone_mode=False) or 0
     except UsageError as error:
         code = _complain(str(error), 2)
     except (Failed, Damaged) as error:

@@ -240,7 +240,7 @@ class _Goal:
 
     def hypervolumes(self, rows: Sequence[int]) -> np.ndarray:
         """The hypervolume of these rows in each draw, (draws,), centred on that of their shrunk values."""
-        drawn = np.array([_hypervolume(v) for v in self.drawn[:, list(rows)]])
+        drawn = _hypervolumes(self.drawn[:, list(rows)])
         return drawn - drawn.mean() + _hypervolume(self.shrunk[list(rows)])
 
     def band(self, rows: Sequence[int]) -> dict[str, list[float]]:
@@ -253,6 +253,18 @@ class _Goal:
 
 def _hypervolume(values: np.ndarray) -> float:
     return hypervolume(values.tolist(), [0.0] * values.shape[1], [True] * values.shape[1])
+
+
+def _hypervolumes(values: np.ndarray) -> np.ndarray:
+    """`_hypervolume` of each draw, to the bit: (draws,), of ``values`` (draws, R, objectives)."""
+    if values.shape[2] != 2:
+        return np.array([_hypervolume(v) for v in values])
+    first, last = np.moveaxis(np.where((values > 0).all(2, keepdims=True), values, 0.0), 2, 0)
+    order = np.argsort(-last, axis=1, kind="stable")
+    widest = np.maximum.accumulate(np.take_along_axis(first, order, 1), 1)
+    heights = np.take_along_axis(last, order, 1)
+    slices = -np.diff(heights, axis=1, append=0.0) * widest
+    return np.cumsum(slices, 1)[:, -1]  # added one by one, as `pareto.hypervolume` does
 
 
 def _interval(drawn: np.ndarray) -> Interval:
