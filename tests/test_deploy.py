@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,16 +48,20 @@ def strict(schema):
     return [strict(v) for v in schema] if isinstance(schema, list) else schema
 
 
+@cache
+def ray_schema(kind):
+    """KubeRay's own schema of a kind, as a validator: checking the schema itself takes most of the time."""
+    from jsonschema.validators import validator_for
+
+    schema = strict(json.loads((ROOT / f"tests/data/schemas/kuberay-{kind.lower()}-v1.schema.json").read_text()))
+    schema["properties"]["metadata"] = {"type": "object"}
+    validator_for(schema).check_schema(schema)
+    return validator_for(schema)(schema)
+
+
 def check_manifest(manifest):
     if manifest["apiVersion"] == "ray.io/v1":
-        import jsonschema
-
-        schema = json.loads(
-            (ROOT / f"tests/data/schemas/kuberay-{manifest['kind'].lower()}-v1.schema.json").read_text()
-        )
-        schema = strict(schema)
-        schema["properties"]["metadata"] = {"type": "object"}
-        jsonschema.validate(manifest, schema)
+        ray_schema(manifest["kind"]).validate(manifest)
     elif manifest["kind"] != "Kustomization":
         import kubernetes_validate
 

@@ -32,7 +32,9 @@ from trainables.sgd import SGD
 def config(tmp_path_factory):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=1, attack_steps=3, eval_attack=3))
-    return TrialConfig("srat", training=training, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
+    home = str(tmp_path_factory.mktemp("home"))
+    few = {"imbalance": "exp:40", "val_per_class": 20}  # half as many images
+    return TrialConfig("srat", training=training, home=home, max_epochs=3, **few)
 
 
 def weights(trainer):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from functools import cache
 
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -90,6 +92,13 @@ def loss_and_grads(method: Method, batch: Batch) -> list[Tensor]:
 
 def make_stats(epoch: int, *, seed: int = 0, val: tuple[int, ...] = (20, 20, 20, 20)) -> EpochStats:
     """Plausible, uneven counts: the rare classes are the hard ones."""
+    made = _stats(epoch, seed, val)
+    tensors = {name: value.clone() for name, value in vars(made).items() if isinstance(value, Tensor)}
+    return replace(made, **tensors)  # a method may keep and change them
+
+
+@cache
+def _stats(epoch: int, seed: int, val: tuple[int, ...]) -> EpochStats:
     g = torch.Generator().manual_seed(1000 + seed + epoch)
     n, v = torch.tensor(COUNTS).double(), torch.tensor(val).double()
     k = len(n)
@@ -126,15 +135,9 @@ def trained(method: Method, epochs: int = EPOCHS - 1) -> Method:
 def random_params(name: str, rng: random.Random, *, all_of_them: bool = False) -> dict:
     """One draw of every active parameter that a search would vary (or of all)."""
     values: dict = {}
-    for key, param in params_of(method_space(name).Params).items():
-        known = {
-            **{
-                k: p.default
-                for k, p in params_of(method_space(name).Params).items()
-                if k not in values and p.active(values)
-            },
-            **values,
-        }
+    params = params_of(method_space(name).Params)
+    for key, param in params.items():
+        known = {**{k: p.default for k, p in params.items() if k not in values and p.active(values)}, **values}
         if param.active(known) and (param.searched or all_of_them):
             values[key] = draw_from(param.range, rng)
     return values
