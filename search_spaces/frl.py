@@ -9,6 +9,7 @@ from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Xu et al., To be Robust or to be Fair, ICML 2021, arXiv:2010.06121"
 SUMMARY = "class weights and radii by dual ascent on validation errors"
+STEM = {"form": "trades"}
 _RADII = {"mode": ("remargin", "both")}
 _BOUND = {"mode": {"remargin": 0.07, "both": 0.07}}
 

@@ -9,6 +9,7 @@ from search_spaces.param import loguniform, param
 
 PAPER = "Wang et al., ICLR 2020"
 SUMMARY = "boosted cross-entropy plus KL weighted by misclassification"
+STEM = {"form": "mart"}
 
 # MART's code, read: github YisenWang/MART, train_resnet.py and mart.py; its epochs count from 1, so that its drops are one
 # epoch earlier. It passes clean images through batch norm once.

@@ -9,6 +9,7 @@ from search_spaces.param import loguniform, param, uniform
 
 PAPER = "Wu et al., Adversarial Robustness under Long-Tailed Distribution, CVPR 2021"
 SUMMARY = "cosine classifier, class margins and logit prior for long tails"
+STEM = {"head": "cosine"}
 PRIOR_IN_LOSS = "class margins and the log class frequencies in its loss"
 HEAD = "cosine"
 

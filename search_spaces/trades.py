@@ -9,6 +9,7 @@ from search_spaces.param import loguniform, param
 
 PAPER = "Zhang et al., ICML 2019, arXiv:1901.08573"
 SUMMARY = "clean cross-entropy plus KL between clean and adversarial prediction"
+STEM = {"form": "trades"}
 
 # TRADES' code, read: github yaodongyu/TRADES, train_trades_cifar10.py and trades.py. It counts epochs from 1, so that its
 # drops are one epoch earlier, and stops after epoch 76 of 100, one after the first drop: its model is that of epoch 76.

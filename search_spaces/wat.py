@@ -10,6 +10,7 @@ from search_spaces.param import loguniform, param, uniform
 
 PAPER = "Li and Liu, WAT: Improve the Worst-class Robustness in AT, AAAI 2023, arXiv:2302.04025"
 SUMMARY = "class weights by hedge on validation TRADES losses"
+STEM = {"form": "trades", "val_losses": True}
 
 # Those of TRADES, of which its code is a copy (second-hand): see search_spaces/trades.py.
 EPOCHS = 100

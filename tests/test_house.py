@@ -120,6 +120,16 @@ def test_light_commands_import_nothing_heavy(args):
     assert "HEAVY []" in out
 
 
+def test_a_driver_needs_no_torch():
+    """Its workers do: without it a search begins 2 CPU seconds sooner."""
+    code = (
+        "import sys, tuner.execution.driver, trainables.ray_adapter\nfrom tuner.results.bill import expected\n"
+        "from tuner.spec.search_spec import SearchSpec\nexpected(SearchSpec(method=('srat', 'wat', 'robal')))\n"
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_help_is_quick():
     """Counted, not timed: torch, ray or mlflow would be a thousand modules more (seconds: benchmarks/promptness.py)."""
     code = (

@@ -8,6 +8,8 @@ import torch
 
 from search_spaces import METHODS
 from search_spaces.resolve import resolve
+from trainables.methods import method_class
+from tuner.results.bill import stem_of
 from tuner.spec.space import build_space
 from tuner.testing import Case, MethodContract
 from tuner.testing.batches import COUNTS, TASK, make
@@ -138,3 +140,10 @@ def test_resolve_completes_and_drops():
     assert values["gamma"] == 2.0 and values["start"] == 0.8
     assert "max_margin" not in values and "scale" not in values
     assert list(values)[0] == "loss" and len(COUNTS) == 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_space_says_which_stem_it_needs(name):
+    """So that a search counts its stems without torch."""
+    needs = method_class(name)
+    assert stem_of(name) == (needs.form, needs.head, needs.needs_val_losses)

@@ -229,6 +229,8 @@ def notify(as_json: Json = False):
 
     sent = send()
     print_json(sent) if as_json else to_stdout("\n".join(f"{row['place']} took the message" for row in sent))
+
+
 @cache
 def whole_command() -> Any:
     """typer makes every command and its options anew at each call; this process needs them once."""

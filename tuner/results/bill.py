@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from search_spaces import METHODS, method_space
 from tuner.results.history import History
 from tuner.results.references import PLAIN, references
 from tuner.results.replicates import total_trials
@@ -59,14 +60,22 @@ def expected(spec: SearchSpec) -> Bill:
 def stems(spec: SearchSpec) -> set[tuple[str, str, bool]]:
     """The stems that trials and the reference fork from: form of the loss, head, and whether losses on `val` are
     measured. fairfront's hedge, which measures them too, is not seen here."""
-    from trainables.methods import method_class  # torch
-
-    found = {(PLAIN, method_class(PLAIN).head, False)}
+    found = {stem_of(PLAIN)}
     for lane in spec.lanes:
-        method = method_class(lane.methods[0])
-        for form in lane.search_space().choices_of("form") or (method.form,):
-            found.add((form, method.head, method.needs_val_losses))
+        form, head, val_losses = stem_of(lane.methods[0])
+        found |= {(each, head, val_losses) for each in lane.search_space().choices_of("form") or (form,)}
     return found
+
+
+def stem_of(method: str) -> tuple[str, str, bool]:
+    """Form, head and whether losses on `val` are measured, without torch for a built-in method."""
+    if METHODS.source(method):
+        from trainables.methods import method_class  # torch
+
+        made = method_class(method)
+        return made.form, made.head, made.needs_val_losses
+    stem = getattr(method_space(method), "STEM", {})
+    return stem.get("form", "at"), stem.get("head", "linear"), stem.get("val_losses", False)
 
 
 def trained(spec: SearchSpec, history: History) -> Bill:
