@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
 from tuner.results.history import History
 
 # Sixteen steps a trial, slow enough to be caught in the middle of one.
@@ -103,7 +103,7 @@ def test_killed_driver_then_resume(tmp_path, how, of, ends):
     stop` sends it."""
     process = start_and_wait(tmp_path, ends, of=of)
     if how == signal.SIGKILL:
-        second = tuner(*ARGS, "--home", tmp_path)
+        second = tuner_here(*ARGS, "--home", tmp_path)
         assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
     children = all_at_once(process, how) if how == signal.SIGTERM else process.send_signal(how)
     out, err = process.communicate(timeout=50)  # Ray ends a driver that it left alone after 60 s
