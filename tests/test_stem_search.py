@@ -27,7 +27,8 @@ SEARCH = [
     "search",
     *("--method", "gairat", "--method", "srat"),
     *("--trials", "7", "--max-epochs", str(EPOCHS), "--max-concurrent", "1"),
-    *("--imbalance", "exp:3", "--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2"),
+    *("--imbalance", "exp:10", "--val-per-class", "20"),
+    *("--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2"),
     "--json",
 ]
 
