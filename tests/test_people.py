@@ -30,6 +30,7 @@ from tuner.execution import driver, ray_instance
 from tuner.execution.ray_callback import SearchCallback
 from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.optimizer.ask_tell import AskTell
 from tuner.remote.doctor import examine
 from tuner.remote.submission import ENTRYPOINT
 from tuner.report.files import write_pictures
@@ -368,9 +369,9 @@ def test_p5_a_search_whose_history_cannot_be_written_stops_in_order(tmp_path, sp
 
 def test_p5_a_trial_for_which_there_is_no_room_stops_the_search(tmp_path, spec):
     history, reasons, path = History(None), [], tmp_path / "error.pkl"
-    watch = SearchCallback(run_of(spec, history), None, Listener(), lambda line: None)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)
     watch.stop = reasons.append
-    watch.started(TrialRecord(0, {}, "srat"))
+    watch.started(watch.optimizer.next())
     full = ray_adapter.StorageDown(explain("/home", OSError(errno.ENOSPC, "x")))
     text = f"Traceback:\ntrainables.ray_adapter.StorageDown: {full}"
     path.write_bytes(cloudpickle.dumps(RayTaskError("train", text, full)))
