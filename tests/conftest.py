@@ -248,3 +248,7 @@ def pytest_configure():
 def pytest_collection_finish():
     gc.freeze()  # libraries, tests and their names live to the end: no collection walks through them again
     gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # else what counts its objects at the end, as Triton's bindings do, takes them for leaks
