@@ -11,8 +11,10 @@ import errno
 import fcntl
 import math
 import os
+import re
 import stat
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +51,27 @@ def link_out_of(folder: Path) -> Path | None:
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 return path
     return None
+
+
+_ASIDE = re.compile(r"\..+\.([0-9a-f]{8}|[0-9a-f]{12})")  # 8: of earlier versions
+WRITTEN_S = 10.0  # a file that is being written grows at least this often
+
+
+def aside_of(name: str) -> str:
+    """The name under which a file is written before it takes ``name``; no two writers have the same."""
+    return f".{name}.{uuid.uuid4().hex[:12]}"
+
+
+def remove_abandoned(folder: str | os.PathLike, seconds: float = WRITTEN_S, below: bool = True) -> None:
+    """Remove half-written files in ``folder``, and ``below`` it, that have not grown for ``seconds``: their writers
+    were killed."""
+    newest = time.time() - seconds
+    for where, folders, files in os.walk(folder):  # which does not follow links
+        folders[:] = folders if below else []
+        for path in (Path(where, name) for name in files if _ASIDE.fullmatch(name)):
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG((about := path.lstat()).st_mode) and about.st_mtime <= newest:
+                    path.unlink()
 
 
 def is_full(error: BaseException) -> bool:

@@ -11,15 +11,15 @@ import contextlib
 import os
 import re
 import threading
-import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.files import is_full, is_name
+from trainables.files import aside_of, is_full, is_name, remove_abandoned
 from trainables.reading import Damaged, open_regular
 from trainables.urls import SIGN_IN, check_public, masked
 
@@ -123,7 +123,7 @@ class Storage:
                 file.write(data)
             return
         self.fs.create_dir(folder, recursive=True)
-        aside = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}"
+        aside = f"{folder}/{aside_of(last)}"
         try:
             with self.fs.open_output_stream(aside) as file:
                 file.write(data)
@@ -138,6 +138,11 @@ class Storage:
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(f"{self.root}/{name}")
+
+    def remove_abandoned(self, folder: str = "", **how: Any) -> None:
+        """`trainables.files.remove_abandoned` in a folder, where files are written aside at all."""
+        if self.fs.type_name == "local":
+            remove_abandoned(f"{self.root}/{folder}", **how)
 
     def files(self, folder: str = "", recursive: bool = False) -> Iterator[tuple[str, int]]:
         """(name, bytes) of the files in a folder; names are relative to it. Half-written ones are left out."""
@@ -168,7 +173,7 @@ def storage_problem(where: str) -> str | None:
     ]
 
     def probe() -> None:
-        name = f"probe-{uuid.uuid4().hex[:8]}"
+        name = aside_of("probe")
         try:
             store = Storage(where)
             store.write(name, b"tuner")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.files import is_full
+from trainables.files import aside_of, is_full
 
 CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
 DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages, as in pyproject.toml
@@ -35,7 +34,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Missing folders are created; text is written as UTF-8. ``OSError`` if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    aside = path.with_name(aside_of(path.name))
     try:
         with naming(path), open(aside, "xb") as file:  # x: always a new file, so a link in this place is never followed
             file.write(data.encode() if isinstance(data, str) else data)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.files import is_locked, locked
 from trainables.reading import read_text
+from trainables.storage import Storage
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.escape import to_stderr
 from tuner.execution.initial import prepare_init
@@ -235,6 +236,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         **listener.result(),
     }
     _write(to_stderr, save_result, run.folder, result)
+    _tidy(run)
     stop.phase = f"storage {spec.storage}" if spec.storage else ""
     if ended_early == "signal":
         raise Interrupted(result)
@@ -248,6 +250,18 @@ _WHY = {
     "ray": "Ray is gone",
     "disk": "its home cannot be written, for example because the disk is full: make room",
 }
+
+
+def _tidy(run: SearchRun) -> None:
+    """Remove half-written files of processes that were killed. No trial of this search writes any more; stems may be
+    another search's, and the search's folder may be written by `tuner verify`."""
+    here, shared = f"searches/{run.name}", Storage(run.home.place(run.spec.storage))
+    for folder in ("trials", "previews"):
+        shared.remove_abandoned(f"{here}/{folder}", seconds=0.0)
+    for place in (shared, Storage(run.home.root)):
+        place.remove_abandoned(below=False)
+        for folder in (here, "stems"):
+            place.remove_abandoned(folder)
 
 
 def _write(say: Say, write: Callable[..., Any], *args: Any) -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import ModuleType
@@ -78,9 +77,10 @@ def clock() -> float:
 
 def survey(place: str, uri: str | None) -> list[dict[str, Any]]:
     """Run `inspect_node` on every node while a mark of the driver's lies in ``place``; rows as in `ask`."""
+    from trainables.files import aside_of
     from trainables.storage import Storage
 
-    store, mark = Storage(place), f"mark-{uuid.uuid4().hex[:8]}"
+    store, mark = Storage(place), aside_of("mark")
     store.write(mark, b"tuner")
     try:
         return ask(inspect_node, place, mark, uri)

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
@@ -62,6 +62,8 @@ def open_storage(url: str | None, folder: Path | None) -> BaseStorage:
 def _open_journal(path: Path) -> JournalStorage:
     """The journal, cut behind its last whole line: a killed writer may leave half a line. One that cannot be read is
     renamed to ``study.unreadable.log`` and a new one begun."""
+    for left in path.parent.glob(f"{path.name}.lock*"):  # by an earlier version
+        left.unlink()
     text = path.read_bytes() if path.exists() else b""
     end = text.rfind(b"\n") + 1
     if end < len(text):
@@ -69,10 +71,21 @@ def _open_journal(path: Path) -> JournalStorage:
     try:
         if end:
             json.loads(text[:end].splitlines()[-1])  # Optuna reads the last line only once another one follows
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), _NoLock(str(path))))
     except Exception:  # whatever is wrong with it, the history holds the same trials
         os.replace(path, path.with_name("study.unreadable.log"))
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), _NoLock(str(path))))
+
+
+class _NoLock(JournalFileSymlinkLock):
+    """The driver holds the search's own lock, which the kernel releases. Optuna's is a link with an absolute place: one
+    that a killed driver left makes the next one wait for 30 s, and leads out of a home that was moved."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 def _key(folder: Path | None) -> str:
