@@ -191,37 +191,34 @@ def _show_comparison(comparison: Comparison) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+LISTED = ("method", "dataset", "state", "trials")
+
+
 def show_searches(home: Home, as_json: bool) -> None:
     """Print one row per search of the home; a search that cannot be read is reported on stderr."""
-    from tuner.results.searches import load_search, search_names, shown_state
+    from tuner.results.listing import Listing
+    from tuner.results.searches import search_names
 
-    rows = []
+    rows, listing = [], Listing(home)
     for name in search_names(home):
         try:
-            run = load_search(home, name)
-            _say_not_asked(run)
+            row = listing.row(name)
         except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
             to_stderr(error)
             continue
         except Exception as error:
             to_stderr(f"search {name!r} cannot be read: {error}")
             continue
-        created = min((t.started for t in run.history.trials.values()), default=None)
-        rows.append(
-            {
-                "search": name,
-                "method": run.spec.method_names,
-                "dataset": run.spec.dataset,
-                "state": shown_state(run),
-                "trials": len(run.history.trials),
-                "created": created and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(created)),
-            }
-        )
+        if row["note"]:
+            to_stderr(row["note"])
+        created = row["created"] and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(row["created"]))
+        rows.append({"search": name, **{key: row[key] for key in LISTED}, "created": created})
+    listing.keep()
     if as_json:
         print_json(rows)
         return
     table = Table()
-    for name in ("search", "method", "dataset", "state", "trials", "created"):
+    for name in ("search", *LISTED, "created"):
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))

@@ -84,10 +84,15 @@ def _of_kind(param: Param, value: Any) -> bool:
     return shaped(value, float)
 
 
+def is_running(home: Home, name: str) -> bool:
+    """Whether a driver on this machine holds the search's lock."""
+    return is_locked(home.search(name) / ".lock")
+
+
 def shown_state(run: SearchRun) -> str:
     """The search's state as others see it: ``running`` while a driver on this machine holds its lock."""
     state = state_of(run)
-    return "running" if state == "stopped" and is_locked(run.folder / ".lock") else state
+    return "running" if state == "stopped" and is_running(run.home, run.name) else state
 
 
 def load_front(name: str, home: Home | None = None) -> Front:

@@ -1,0 +1,70 @@
+"""What `tuner ls` says of each search. A home of many searches keeps it, so that not every history is read again."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from trainables.reading import intact, read_json, shaped
+from tuner.files import write_atomically
+from tuner.home import Home
+from tuner.results.searches import is_running, load_search
+from tuner.results.summary import state_of
+from tuner.sync.named_places import unasked_storage_note
+
+KEPT = ".listing.json"  # beside the searches; derived, so a damaged one counts as absent
+WORTH = 50  # so many newly read searches are worth writing it: fewer are read within a tenth of a second
+_SHAPE = {"stamp": [int], "method": str, "dataset": str, "state": str, "trials": int, "created": float, "note": str}
+
+
+class Listing:
+    """The searches of a home, each as method, dataset, state, trials, created (seconds since 1970, None before the
+    first trial) and a note, empty where there is nothing to say.
+
+    What is kept of a search holds as long as its spec and its history are the same files, unchanged. Where a storage,
+    which may know more, is named, nothing is kept.
+    """
+
+    def __init__(self, home: Home):
+        self.home = home
+        kept = None if home.storage else intact(lambda: read_json(home.searches / KEPT))
+        self._kept: dict[str, dict[str, Any]] = kept if isinstance(kept, dict) else {}
+        self._read: dict[str, dict[str, Any]] = {}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """What there is to say of the search; errors as in `load_search`."""
+        stamp, row = self._stamp(name), self._kept.get(name, {})
+        if not shaped(row, _SHAPE) or row["stamp"] != stamp:
+            row = self._read[name] = {"stamp": stamp, **_row(self.home, name)}
+        return {
+            **row,
+            "state": "running" if row["state"] == "stopped" and is_running(self.home, name) else row["state"],
+        }
+
+    def keep(self) -> None:
+        """Keep what was read, where that is much; a home that cannot be written stays as it is."""
+        if len(self._read) >= WORTH and not self.home.storage:
+            with suppress(OSError):
+                write_atomically(self.home.searches / KEPT, json.dumps(self._kept | self._read))
+
+    def _stamp(self, name: str) -> list[int]:
+        """Tells whether the files are those that were read. Taken before they are read, so it is never too new."""
+        stamp: list[int] = []
+        for file in ("spec.yaml", "history.jsonl"):
+            with suppress(OSError):
+                about = (self.home.search(name) / file).stat()
+                stamp += about.st_ino, about.st_size, about.st_mtime_ns
+        return stamp
+
+
+def _row(home: Home, name: str) -> dict[str, Any]:
+    run = load_search(home, name)
+    return {
+        "method": run.spec.method_names,
+        "dataset": run.spec.dataset,
+        "state": state_of(run),
+        "trials": len(run.history.trials),
+        "created": min((trial.started for trial in run.history.trials.values()), default=None),
+        "note": unasked_storage_note(run.spec, home, name) or "",
+    }
