@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=1.0, help="how much longer ends may take: other work here")
     parser.add_argument("--save", type=Path, help="file for the figures, a line of JSON per round")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with this process
     kinds = asked.only and {kind: KINDS[kind] for kind in asked.only}
     root, counts, failed = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp")), Counter(), 0
     with Rounds(root, asked.patience) as rounds:
