@@ -46,7 +46,7 @@ def thread_cpu() -> dict[str, float]:
     names = {t.native_id: t.name for t in threading.enumerate()}
     found = {"all": time.process_time(), "tune": 0.0, "mlflow": 0.0}
     for task in Path("/proc/self/task").iterdir():
-        kind = {"MainThread": "tune", "mlflow": "mlflow"}.get(names.get(int(task.name), ""))
+        kind = {"search": "tune", "mlflow": "mlflow"}.get(names.get(int(task.name), ""))
         if kind:
             fields = (task / "stat").read_text().rpartition(")")[2].split()
             found[kind] += (int(fields[11]) + int(fields[12])) / tick

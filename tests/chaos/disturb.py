@@ -57,7 +57,7 @@ def _session(process: Path) -> int:
 
 def _kill(round_: Round, title: str) -> None:
     """The newest process of that title, once there is one."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 20 * round_.patience
     while time.monotonic() < until and round_.driver.poll() is None:
         if pids := [pid for pid, command in round_.processes().items() if title in command]:
             with suppress(ProcessLookupError):
