@@ -17,6 +17,7 @@ from tuner.errors import Interrupted, Stopped, UsageError
 from tuner.execution import driver
 from tuner.execution.stopping import StopRequest, like_ctrl_c, stoppable, unless_stuck
 from tuner.home import Home
+from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.listener import Listener
 from tuner.results.searches import load_search
@@ -329,12 +330,73 @@ def test_p1_a_heads_silence_is_waited_for(monkeypatch):
     assert after(41) == "its head 10.0.0.1:6379 has not answered for 41 s"
 
 
+AT_ITS_END = """
+import atexit, os, signal
+from tuner.execution.stopping import leave
+
+@atexit.register
+def slowly():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    print("ended")
+
+leave(3)
+"""
+
+
+def test_c6_a_signal_after_the_result_changes_no_exit_code():
+    """Batch systems repeat them while libraries end."""
+    done = subprocess.run([sys.executable, "-c", AT_ITS_END], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ended\n", "")
+
+
+WHILE_IMPORTING = """
+import builtins, sys
+real = builtins.__import__
+
+def pressed(name, *rest):
+    if name == "typer":
+        raise KeyboardInterrupt
+    return real(name, *rest)
+
+from tuner.cli import main
+builtins.__import__ = pressed
+main()
+"""
+
+
+def test_c6_ctrl_c_while_the_command_line_is_imported_is_one_sentence():
+    done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Error: interrupted\n")
+
+
+def test_c5_a_clock_that_jumps_changes_no_duration_and_no_end(driven, monkeypatch):
+    """NTP corrects it, or a laptop wakes up: seconds are counted by a clock that cannot jump."""
+
+    def jump(history):
+        monkeypatch.setattr(time, "time", lambda real=time.time: real() - 86400)
+        one_trial(history)
+        assert optimizer._in_time("trades", 1), "a day more of the time budget"
+        return "signal"
+
+    optimizer = AskTell(driven.spec, History(None), until=time.monotonic() + 1000)
+    with pytest.raises(Interrupted) as stopped:
+        driven(jump)
+    assert 0 <= stopped.value.result["wall_s"] < 1000
+    monkeypatch.undo()
+    monkeypatch.setattr(time, "time", lambda real=time.time: real() + 86400)
+    assert optimizer._in_time("trades", 1)
+    with stoppable(time.monotonic() + 100) as stop:
+        time.sleep(0.3)
+        assert stop.reason is None
+
+
 ON_A_THREAD = """
 import threading, time
 from tuner.execution.stopping import stoppable
 
 def run():
-    with stoppable(time.time() + 0.1) as stop:
+    with stoppable(time.monotonic() + 0.1) as stop:
         time.sleep(0.5)
         print(stop.reason)
 
@@ -357,7 +419,7 @@ def test_rays_loop_is_told_wherever_it_runs():
     told = []
 
     def run():
-        with stoppable(time.time() + 0.2) as stop:
+        with stoppable(time.monotonic() + 0.2) as stop:
             ending = SearchStopper(stop)
             told.append(ending.stop_all())
             time.sleep(0.6)

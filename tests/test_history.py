@@ -1,6 +1,7 @@
 """The log of a search after its writer was killed, and what earlier versions wrote."""
 
 import json
+import time
 
 import pytest
 
@@ -106,3 +107,24 @@ def test_a_search_of_an_earlier_version_goes_on_in_full_under_its_name(tmp_path,
             run.history.append("start", record.trial, params=record.params, method="trades")
         run.history.append("end", record.trial, state=TrialState.FINISHED)
     assert handed == [(2, True), (3, True)]
+
+
+def test_c5_events_keep_their_order_where_the_clock_jumps(tmp_path, monkeypatch):
+    """By their times a resume knows in which order trials ended."""
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    history = History(tmp_path)
+    for trial in range(3):
+        history.append("start", trial, params={}, method="at")
+    for trial, at in ((2, 1e9 + 5), (0, 1e9 - 86400), (1, 1e9 - 3600)):
+        now[0] = at
+        history.append("end", trial, state="finished")
+    again = History(tmp_path)
+    now[0] = 1e9 - 50
+    again.append("start", 3, params={}, method="at")
+    for known in (history, again):
+        assert sorted((0, 1, 2), key=lambda trial: known.trials[trial].ended) == [2, 0, 1]
+    assert again.trials[3].started > again.trials[1].ended >= 1e9 + 5
+    now[0] = 2e9
+    again.append("end", 3, state="finished")
+    assert again.trials[3].ended == 2e9, "as the clock says, wherever that is possible"

@@ -423,11 +423,11 @@ def test_running_replicates_hold_back_the_end():
 
 def test_nothing_starts_that_cannot_end_in_time():
     spec, history = spec_of(method="trades", scheduler="none"), History(None)
-    optimizer = AskTell(spec, history, until=time.time() + 1000)
+    optimizer = AskTell(spec, history, until=time.monotonic() + 1000)
     drive(optimizer, history, spec, until=4 * 14)  # four trials of 12 epochs of 3 s
     assert not optimizer.late and len(history.trials) == 4
     for left, late in ((36 + 5, False), (36 - 5, True)):
-        optimizer = AskTell(spec, history, until=time.time() + left)
+        optimizer = AskTell(spec, history, until=time.monotonic() + left)
         assert (optimizer.next() is None) is late is optimizer.late
     assert optimizer.next() is None and len(history.trials) == 4
 
@@ -438,11 +438,11 @@ def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_tr
     drive(AskTell(spec, history), history, spec, until=14 + 2 * 7)  # the default setting and seven previews
     assert len(history.trials) == 8 and AskTell(spec, history).promotable is None
     for left, late in ((6 + 4, False), (6 - 4, True)):
-        optimizer = AskTell(spec, history, until=time.time() + left)
+        optimizer = AskTell(spec, history, until=time.monotonic() + left)
         assert (optimizer.next() is None) is late is optimizer.late
     drive(AskTell(spec, history), history, spec, until=2)
     for left, late in ((18 + 5, False), (18 - 5, True)):
-        optimizer = AskTell(spec, history, until=time.time() + left)
+        optimizer = AskTell(spec, history, until=time.monotonic() + left)
         assert optimizer.promotable is not None
         assert (optimizer.next() is None) is late is optimizer.late
     assert state_of(run_of(spec, history)) == "stopped", "a promotion waits for a resume"
@@ -452,9 +452,9 @@ def test_no_replicate_starts_that_cannot_end_in_time():
     spec, history = replicated()
     for record in history.trials.values():
         record.last.update(train_s=4.0, eval_s=1.0)
-    optimizer = AskTell(spec, history, until=time.time() + 50)
+    optimizer = AskTell(spec, history, until=time.monotonic() + 50)
     assert optimizer.next() is None and optimizer.late  # 12 epochs of 5 s
-    assert AskTell(spec, history, until=time.time() + 70).next().of == 0
+    assert AskTell(spec, history, until=time.monotonic() + 70).next().of == 0
 
 
 # ---- budgets ---------------------------------------------------------------------------------------------------------

@@ -187,3 +187,22 @@ def test_a_mirror_survives_errors_of_every_kind_and_says_so_once(driver, two, mo
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "server disconnected" in said and "sent when it answers" in said
     assert found.store.read("history.jsonl") == b"1\n2\nlate\n" and lease()["who"] == found.owner
+
+
+def test_c8_what_a_lost_mount_took_is_sent_again(two, tmp_path):
+    """What is written while a mount is away lies below it, and is not there when it comes back."""
+    where, a, _ = two
+    sender, path = mirror.Mirror(where, a, "x"), tmp_path / "s"
+    sender.claim()
+    sender.send()
+    path.rename(tmp_path / "aside")
+    (a.search("x") / "history.jsonl").write_text("1\n2\n3\n")
+    (a.search("x") / "result.json").write_text("{}")
+    sender.send()
+    path.rename(tmp_path / "below")
+    (tmp_path / "aside").rename(path)
+    written = (path / "searches/x/front.png").stat().st_mtime_ns
+    sender.close()
+    assert (path / "searches/x/history.jsonl").read_text() == "1\n2\n3\n"
+    assert (path / "searches/x/result.json").read_text() == "{}"
+    assert (path / "searches/x/front.png").stat().st_mtime_ns == written, "what is there is not sent again"

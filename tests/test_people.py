@@ -408,3 +408,19 @@ def test_p15_a_job_runs_in_rays_own_interpreter(tmp_path, monkeypatch):
     assert run_by("--node=1", command, "--z") == "rays/python -m tuner.job"
     assert run_by(command, TUNER_PYTHON=str(tmp_path / "named/python")) == "named/python -m tuner.job"
     assert run_by("--node=1") == "onpath/python -m tuner.job"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_c7_a_disk_that_is_full_before_the_first_trial_is_one_sentence(number, monkeypatch, capsys):
+    """A resume, for one, stores its spec: an exception's name told nobody what to do."""
+    from tuner.cli import app
+
+    def full(**options):
+        raise OSError(number, os.strerror(number), "/home/searches/s/spec.yaml")
+
+    monkeypatch.setattr(app, "app", full)
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert end.value.code == 1
+    said = f"Error: /home/searches/s/spec.yaml cannot be written ({os.strerror(number)}); make room there\n"
+    assert capsys.readouterr().err == said

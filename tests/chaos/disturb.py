@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.chaos import invariants
 from tests.chaos.plan import Disturbance
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def disturb(round_: Round, what: Disturbance) -> Undo | None:
     if what.kind in TITLES:
         _kill(round_, TITLES[what.kind])
         return None
-    return {"mlflow": _mlflow, "storage": _storage, "disk": _disk, "clock": _clock}[what.kind](round_, what)
+    kinds = {"mlflow": _mlflow, "storage": _storage, "mount": _mount, "disk": _disk, "clock": _clock}
+    return kinds[what.kind](round_, what)
 
 
 def processes(mark: str, sessions: set[int]) -> dict[int, str]:
@@ -71,6 +73,12 @@ def _mlflow(round_: Round, what: Disturbance) -> Undo:
     return round_.server.start
 
 
+def _mount(round_: Round, what: Disturbance) -> Undo:
+    """As a mount that is lost over a folder that nobody may write."""
+    round_.storage.mkdir(exist_ok=True)
+    return (lambda: unmount(round_.storage)) if mount(round_.storage, "ro,size=4k") else lambda: None
+
+
 def _storage(round_: Round, what: Disturbance) -> Undo:
     """As a mount that is lost: what is written meanwhile lies below it, and is not there when it comes back."""
     storage, aside = round_.storage, round_.storage.with_name("aside")
@@ -80,6 +88,7 @@ def _storage(round_: Round, what: Disturbance) -> Undo:
             storage.rename(trash := storage.with_name(f"trash-{time.monotonic_ns()}"))
             shutil.rmtree(trash, ignore_errors=True)
         aside.rename(storage)
+        round_.lost |= {trial for trial, checksum in invariants.checkpoints(round_).items() if not checksum}
 
     if not storage.exists():
         return lambda: None
@@ -101,9 +110,9 @@ def _clock(round_: Round, what: Disturbance) -> None:
     round_.clock.write_text(str(what.jump_s))
 
 
-def mount(folder: Path, megabytes: int) -> bool:
+def mount(folder: Path, options: str) -> bool:
     """A disk of its own at the folder; False where that is not allowed."""
-    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return subprocess.run(words, capture_output=True).returncode == 0
 
 

@@ -88,8 +88,15 @@ def checkpoints(round_: Round) -> dict[int, str]:
 
 def _checkpoints(round_: Round) -> Iterator[str]:
     round_._check_kept()
-    if lost := [trial for trial, checksum in checkpoints(round_).items() if not checksum]:
+    if lost := [trial for trial, checksum in checkpoints(round_).items() if not checksum and trial not in round_.lost]:
         yield f"finished trials {lost} have no checkpoint"
+    for name in SENT if round_.plan.storage else ():
+        ours, theirs = ((folder / name) for folder in (round_.search, round_.trained))
+        if not theirs.exists() or ours.read_bytes() != theirs.read_bytes():
+            yield f"the storage has another {name} than the home, or none"
+
+
+SENT = ("spec.yaml", "history.jsonl", "result.json", "front.parquet")  # of what a storage has at the end
 
 
 def outcome(round_: Round) -> dict[str, Any]:

@@ -18,7 +18,10 @@ SMALL = (
 EVENTS = {"one": 30, "several": 43, "seeds": 45}  # lines in the history of such a search
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 # kind -> how often it is drawn. A driver's group is what `timeout` and a closing terminal signal.
-KINDS = {"driver": 4, "group": 2, "worker": 3, "raylet": 1, "gcs": 1, "mlflow": 2, "storage": 2, "disk": 2, "clock": 1}
+KINDS = {
+    **{"driver": 4, "group": 2, "worker": 3, "raylet": 1, "gcs": 1},
+    **{"mlflow": 2, "storage": 1, "mount": 1, "disk": 2, "clock": 2},
+}
 JUMPS_S = (-30 * 86400.0, -3600.0, -20.0, 20.0, 3600.0, 30 * 86400.0)
 
 
@@ -37,7 +40,7 @@ class Disturbance:
     def __str__(self) -> str:
         what = {"driver": signal.Signals(self.signal).name, "group": signal.Signals(self.signal).name}.get(self.kind)
         what = f"{self.jump_s:+.0f} s" if self.kind == "clock" else what
-        lasts = f" for {self.lasts_s:.1f} s" if self.kind in ("mlflow", "storage", "disk") else ""
+        lasts = f" for {self.lasts_s:.1f} s" if self.kind in ("mlflow", "storage", "mount", "disk") else ""
         return f"{self.kind}{f' {what}' if what else ''}{lasts} {self.plus_s:.1f} s after event {self.events}"
 
 
@@ -88,7 +91,7 @@ def draw(seed: int, number: int, kinds: dict[str, int] | None = None) -> Plan:
         search,
         workers=rng.choice((1, 1, 1, 2)),
         server="mlflow" in drawn or rng.random() < 0.25,
-        storage="storage" in drawn or rng.random() < 0.3,
+        storage=bool({"storage", "mount"} & {*drawn}) or rng.random() < 0.3,
         small_disk="disk" in drawn,
         disturbances=tuple(disturbances),
     )
@@ -102,6 +105,8 @@ def _disturbance(kind: str, search: str, rng: Random) -> Disturbance:
         events,
         plus_s=rng.uniform(0.2, 10.0 if not events else 2.0),
         signal=rng.choice(ENDS),
-        lasts_s=rng.choice((0.5, 3.0, 8.0, 1000.0)) if kind != "storage" else rng.choice((0.5, 3.0, 8.0)),
+        lasts_s=rng.choice((0.5, 3.0, 8.0, 1000.0))
+        if kind not in ("storage", "mount")
+        else rng.choice((0.5, 3.0, 8.0)),
         jump_s=rng.choice(JUMPS_S),
     )

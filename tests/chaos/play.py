@@ -30,6 +30,7 @@ STOPS = {  # kind -> exit codes of a driver that it ended
     "gcs": {1},
     "disk": {1},
     "storage": {1},
+    "mount": {1},
 }
 
 
@@ -84,6 +85,9 @@ class Round:
         self.starts = 0
         self.result: dict = {}  # what the search printed at its end
         self._undo: list[tuple[float, Undo]] = []  # ``time.monotonic()`` at which a disturbance is over
+        self.lost: set[int] = (
+            set()
+        )  # trials that ended while their storage was away: it never had their last checkpoint
         self._kept: dict[int, str] = {}  # finished trial -> checksum of its checkpoint
         self._begun = time.monotonic()
 
@@ -242,7 +246,7 @@ class Round:
         for folder in (self.home, self.temporary, self.folder / "logs"):
             folder.mkdir(parents=True)
         self.clock.write_text("0")
-        if self.plan.small_disk and not mount(self.home, DISK_MB):
+        if self.plan.small_disk and not mount(self.home, f"size={DISK_MB}m"):
             raise PermissionError("a disk of its own needs root")
         if self.plan.server:
             self.server.start()
@@ -251,7 +255,9 @@ class Round:
     def _check_kept(self) -> None:
         """Finished trials keep their checkpoint as it is."""
         now = invariants.checkpoints(self)
-        lost = [trial for trial, checksum in self._kept.items() if now.get(trial) != checksum]
+        lost = [
+            trial for trial, checksum in self._kept.items() if now.get(trial) != checksum and trial not in self.lost
+        ]
         if lost:
             self.findings.append(f"finished trials {lost} have another checkpoint than when they finished, or none")
         self._kept |= now

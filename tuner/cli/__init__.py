@@ -5,6 +5,11 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command of ``sys.argv``. Nothing is imported before, see ``__main__``."""
-    from tuner.cli.app import main as run
+    try:
+        from tuner.cli.app import main as run
+    except KeyboardInterrupt:  # within the first half second
+        import os
 
+        os.write(2, b"Error: interrupted\n")
+        raise SystemExit(130) from None
     run()

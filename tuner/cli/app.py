@@ -15,6 +15,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.main import get_command
 
+from trainables.files import is_full
 from trainables.reading import Damaged
 from trainables.urls import masked
 from tuner.cli import cleaning, cluster, results, steering
@@ -269,6 +270,8 @@ def _failure(error: Exception) -> int:
         return 130
     if os.environ.get("TUNER_DEBUG"):
         raise error
+    if is_full(error):
+        return _complain(f"{error.filename or 'a file'} cannot be written ({error.strerror}); make room there", 1)
     return _complain(f"{type(error).__name__}: {error}", 1)
 
 

@@ -100,7 +100,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     home = Home(home.root, spec.storage)
     data, start = check(spec, home), prepare_init(spec, home)
     run = SearchRun(spec, home, spec.search_name, History(None))
-    until = time.time() + training_time(spec.seconds) if spec.seconds else None
+    until = time.monotonic() + training_time(spec.seconds) if spec.seconds else None
     with stoppable(until, go_on=_go_on(run)) as stop, _locked(run), mirrored(spec, home, run.name):
         stop.orderly = False
         _store_spec(run)
@@ -199,7 +199,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
 
     ``Interrupted`` after a signal, ``Stopped`` if the storage failed or Ray is gone.
     """
-    stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.time(), places()
+    stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.monotonic(), places()
     saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
     with Progress(run) as progress:
         tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s)
@@ -232,7 +232,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         "epochs_saved": sum(saved_by.values()),
         "epochs_saved_by": saved_by,
         "bill": trained(spec, history).to_dict(),
-        "wall_s": round(time.time() - begin, 2),
+        "wall_s": round(time.monotonic() - begin, 2),
         **listener.result(),
     }
     _write(to_stderr, save_result, run.folder, result)

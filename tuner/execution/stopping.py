@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -33,7 +34,7 @@ class StopRequest:
     """Call it with a reason to end the search early; ``reason`` keeps the first one ("signal", "time budget",
     "storage", "ray"). `ray_scheduler.SearchStopper` passes it on to Ray Tune's loop.
 
-    ``until``: when it will be called for the time budget, in seconds since 1970; None: no limit. ``phase``: what the
+    ``until``: when it will be called for the time budget, in ``time.monotonic()``; None: no limit. ``phase``: what the
     driver waits for now, in words for the user. ``lost``: asked now and then; why Ray will never answer again, or None.
     ``orderly``: False while a signal has nothing to end orderly and breaks off what is done, as Ctrl-C does.
     ``abandon``: called where the process ends without having waited for Ray.
@@ -71,7 +72,7 @@ class StopRequest:
 def stoppable(
     until: float | None, say: Callable[[str], None] = to_stderr, go_on: str = "results are kept"
 ) -> Iterator[StopRequest]:
-    """In this block Ctrl-C, SIGTERM, SIGHUP and the time ``until`` (seconds since 1970; None: no limit) end the search
+    """In this block Ctrl-C, SIGTERM, SIGHUP and the time ``until`` (``time.monotonic()``; None: none) end the search
     orderly.
 
     A line is said at once. The second signal makes the end wait for nobody; a third Ctrl-C ends the process at once,
@@ -82,7 +83,7 @@ def stoppable(
     on_signal = _handler(stop, say, go_on)
     in_main = threading.current_thread() is threading.main_thread()
     old = {s: signal.signal(s, on_signal) for s in SIGNALS if not _ignored(s)} if in_main else {}
-    timer = threading.Timer(max(0.0, until - time.time()), stop, ["time budget"]) if until else None
+    timer = threading.Timer(max(0.0, until - time.monotonic()), stop, ["time budget"]) if until else None
     if timer:
         timer.daemon = True
         timer.start()
@@ -182,11 +183,18 @@ def unless_stuck(work: Callable[[], T], stop: StopRequest, say: Callable[[str], 
     return outcome.result()
 
 
+def _deaf() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 _left_behind: list[tuple[threading.Thread, Callable[[], None]]] = []
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with ``code``, also where a thread of Ray's would keep it from ending."""
+    """End this process with ``code``, also where a thread of Ray's would keep it from ending. A signal does not change
+    the code any more: batch systems repeat them, and libraries take a while to end."""
+    atexit.register(_deaf)  # what is registered last is called first
     stuck = [abandon for thread, abandon in _left_behind if thread.is_alive()]
     if not stuck:
         raise SystemExit(code)

@@ -75,8 +75,8 @@ class AskTell:
     """Hands out trials and replicates in turn, and says which are stopped. Trials go by the history's numbers.
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
-    with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then
-    (``time.time()``), nor one that would exceed the budget. ``late``: set once that is the case. ``gpus_per_trial``:
+    with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then, in
+    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case. ``gpus_per_trial``:
     what a trial uses, for a budget in GPU hours. ``out``: the trials that are with a worker.
     """
 
@@ -302,7 +302,7 @@ class AskTell:
         )
         seconds = [_seconds(m) for m in latest]
         needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
-        self.late = time.time() + needs > self.until
+        self.late = time.monotonic() + needs > self.until
         return not self.late
 
     def _affordable(self, epochs: int) -> bool:

@@ -41,7 +41,7 @@ class Progress(Listener):
     def __init__(self, run: SearchRun):
         self.spec = run.spec
         self.console = PlainConsole(stderr=True)
-        self.begin, self.history = time.time(), run.history
+        self.begin, self.history = time.monotonic(), run.history
         self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.best = Front((), ())
@@ -92,7 +92,7 @@ class Progress(Listener):
             outcome += f" ({record.reason})" if record.reason else ""
         else:
             outcome = record.reason or f"after epoch {record.last.get('epoch', 0)}"
-        elapsed = duration(time.time() - self.begin)
+        elapsed = duration(time.monotonic() - self.begin)
         self.say(f"[{elapsed:>7}] {record.label} {record.state}: {outcome}  ({self._status()})")
 
     def _outcome(self, record: TrialRecord) -> str:
@@ -127,10 +127,10 @@ class Progress(Listener):
         if trained == self.trained_before or self.history.replicates:  # how many follow depends on the results of these
             return None
         left = max(0.0, expected(self.history.in_force(self.spec)).epochs - trained)
-        return left * (time.time() - self.begin) / (trained - self.trained_before)
+        return left * (time.monotonic() - self.begin) / (trained - self.trained_before)
 
     def _view(self) -> Group:
-        elapsed = duration(time.time() - self.begin)
+        elapsed = duration(time.monotonic() - self.begin)
         head = Text.assemble((self.spec.search_name, "bold"), f"  {elapsed}  {self._status()}")
         running = Table(box=None, pad_edge=False, show_header=False)
         for record in list(self.running.values()):

@@ -60,6 +60,7 @@ class History:
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
+        self._latest = 0.0  # time of the latest event
         self.changes = 0  # how many events have been applied: what is computed from a history holds until the next
         if self.path and self.path.exists():
             self._torn = self._replay(self)[-1:] not in ("", "\n")
@@ -85,6 +86,7 @@ class History:
 
     def _apply(self, event: Event) -> None:
         self.changes += 1
+        self._latest = max(self._latest, event.time)
         if isinstance(event, Asked):
             self.requests.add(event.request)
         if event.trial == WHOLE:
@@ -148,7 +150,8 @@ class History:
 
     def append(self, event: str, trial: int, **fields: Any) -> None:
         """Append an event, by the name and fields of its class (`tuner.results.events`); on disk when this returns."""
-        line = {"event": event, "trial": trial, "time": time.time(), **fields}
+        now = max(time.time(), math.nextafter(self._latest, math.inf))  # a clock that jumps changes no order
+        line = {"event": event, "trial": trial, "time": now, **fields}
         self._apply(event_of(line))
         if self.folder is None or self.path is None:
             return

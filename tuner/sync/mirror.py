@@ -69,7 +69,7 @@ def pull(storage: str, home: Home, name: str) -> bool:
         if store.read("spec.yaml") is None:
             return False
         behind = _is_behind(folder, theirs)
-        paths = {file: inside(folder, file) for file in _mirrored_files(store)}  # all checked before one is written
+        paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
         ours = [file for file in paths if MIRRORED.fullmatch(file)]
         for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
             if behind or not paths[file].exists():
@@ -83,11 +83,12 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
     return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
 
 
-def _mirrored_files(store: Storage) -> Iterator[str]:
-    yield from (file for file, _ in store.files() if file != LEASE)
+def _stored_files(store: Storage) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of what a storage has of a search, but for its lease and the folders of trials."""
+    yield from ((file, size) for file, size in store.files() if file != LEASE)
     for folder in store.folders():
         if folder not in _NOT_LISTED:
-            yield from (f"{folder}/{file}" for file, _ in store.files(folder, recursive=True))
+            yield from ((f"{folder}/{file}", size) for file, size in store.files(folder, recursive=True))
 
 
 def _lease(data: bytes | None) -> dict[str, Any] | None:
@@ -273,6 +274,8 @@ class Mirror:
         try:
             with storage_errors(self.storage):
                 self._renew_lease(MAX_INTERVAL_S)  # the pictures are sent last, and a page has 5 MB
+                there = dict(_stored_files(self.store))  # not all that was sent, where a mount was away meanwhile
+                self._sent = {file: state for file, state in self._sent.items() if there.get(file) == state[1]}
                 self.send()
         except TakenOver as error:
             to_stderr(error)
