@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Undo = Callable[[], None]
 MARK = "CHAOS_ROUND"
-TITLES = {"worker": "ray::ResourceTrainable", "raylet": "/raylet/raylet ", "gcs": "/gcs_server "}
+TITLES = {"worker": r"ray::(TrialActor|ResourceTrainable)", "raylet": "/raylet/raylet ", "gcs": "/gcs_server "}
 
 
 def disturb(round_: Round, what: Disturbance) -> Undo | None:
@@ -61,7 +62,7 @@ def _kill(round_: Round, title: str) -> None:
     """The newest process of that title, once there is one."""
     until = time.monotonic() + 20 * round_.patience
     while time.monotonic() < until and round_.driver.poll() is None:
-        if pids := [pid for pid, command in round_.processes().items() if title in command]:
+        if pids := [pid for pid, command in round_.processes().items() if re.search(title, command)]:
             with suppress(ProcessLookupError):
                 os.kill(max(pids), signal.SIGKILL)
             return
