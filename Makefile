@@ -5,6 +5,7 @@
 #   make test          all of that and every other test: what CI runs
 #   make policy        a policy linter over the Kubernetes manifests and the Dockerfile
 #   make fuzz          10,000 wrong inputs of every entry point (ROUNDS, SEED): about 8 CPU minutes
+#   make chaos         200 small searches (ROUNDS, SEED), killed, cut off and starved until they end: hours of CPU time
 #   make docs          the generated pages and tables of README and docs/
 #   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
@@ -19,10 +20,9 @@ PYTEST = -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 RUN = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 QUICK = -m "not process and not slow and not gpu"
 
-ROUNDS ?= 10000
 SEED ?= 0
 
-.PHONY: search quick test test-lowest lint types fuzz docs policy clean
+.PHONY: search quick test test-lowest lint types fuzz chaos docs policy clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
@@ -39,8 +39,13 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
 
+fuzz: ROUNDS ?= 10000
 fuzz: $(VENV)/.installed-test
 	$(RUN) $(VENV)/bin/python -W ignore -m tests.fuzz --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
+
+chaos: ROUNDS ?= 200
+chaos: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
 
 # What docs/ and README take from the code: cards and table of the methods, pages of recorded results.
 docs: $(VENV)/.installed

@@ -91,9 +91,10 @@ def _storage(round_: Round, what: Disturbance) -> Undo:
         aside.rename(storage)
         round_.lost |= {trial for trial, checksum in invariants.checkpoints(round_).items() if not checksum}
 
-    if not storage.exists():
+    try:
+        storage.rename(aside)
+    except OSError:  # it is not there yet, or another disturbance lies over it
         return lambda: None
-    storage.rename(aside)
     return back
 
 

@@ -232,6 +232,7 @@ class Round:
                 "CHAOS_CLOCK": str(self.clock),
                 "PYTHONPATH": os.pathsep.join(path),
                 "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",  # else trials wait for all other work on the machine
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             }
         )
