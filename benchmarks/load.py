@@ -1,13 +1,16 @@
 """What a full home costs: `tuner ls` of many searches, opening a long history, readers beside a writer.
 
     .venv/bin/python -m benchmarks.load            prints seconds, of the wall clock and of the CPU
+    .venv/bin/python -m benchmarks.load --users    instead: equal searches of three users on one Ray cluster, at once
 
-Ten classes, trials of 12 epochs; made-up numbers. Nothing is trained.
+Ten classes, trials of 12 epochs; made-up numbers. Nothing is trained but by the three users.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +23,7 @@ from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 
 EPOCHS, CLASSES = 12, 10
-SEARCHES, RESULTS, READERS = 1000, 100_000, 50
+SEARCHES, RESULTS, READERS, USERS = 1000, 100_000, 50, 3
 
 
 def metrics(epoch: int) -> dict[str, float]:
@@ -83,7 +86,45 @@ def readers(home: Home, folder: Path) -> None:
     assert all(first <= n <= first + 20 for n in seen), "a reader saw less than was written before"
 
 
+def users(root: Path) -> None:
+    """`USERS` homes search the same on one cluster, with one worker each; all of them get the same front."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ray = Path(sys.executable).with_name("ray")
+    start = [ray, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", port, "--include-dashboard"]
+    start += ["false", "--num-cpus", str(USERS), "--temp-dir", root / "r", "--disable-usage-stats"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen(start, **quiet, start_new_session=True)
+    try:
+        while subprocess.run([ray, "status", "--address", f"127.0.0.1:{port}"], **quiet).returncode:
+            assert head.poll() is None, "the cluster does not start"
+        words = "search --method srat --trials 5 --max-epochs 4 --max-concurrent 1 --name s --json".split()
+        small = [part for name in ("passes", "attack_steps", "eval_attack") for part in ("--set", f"{name}=1")]
+        begin = time.perf_counter()
+        drivers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tuner.cli", *words, *small, "--home", str(root / f"home{user}")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}", "OMP_NUM_THREADS": "1"},
+            )
+            for user in range(USERS)
+        ]
+        results = [json.loads(driver.communicate()[0]) for driver in drivers]
+        assert [driver.returncode for driver in drivers] == [0] * USERS
+        assert all(result["front"] == results[0]["front"] and result["state"] == "finished" for result in results)
+        print(f"{f'{USERS} users, one cluster: all ended, with equal fronts':60} {time.perf_counter() - begin:6.2f} s")
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
 def main() -> None:
+    if "--users" in sys.argv:
+        with tempfile.TemporaryDirectory(prefix="u", dir="/tmp") as root:  # short: Ray's sockets lie below it
+            users(Path(root))
+        return
     with tempfile.TemporaryDirectory() as root:
         home = Home(Path(root) / "home")
         spec = SearchSpec(method="trades", trials=4, max_epochs=EPOCHS, scheduler="none")
@@ -95,6 +136,9 @@ def main() -> None:
         cpu = tuner(home.root, "ls", "--json")
         took = time.perf_counter() - wall
         print(f"{f'tuner ls of {SEARCHES} searches of 48 results':60} {took:6.2f} s, CPU {cpu:6.2f} s")
+        wall = time.perf_counter()
+        cpu = tuner(home.root, "ls", "--json")
+        print(f"{'the same again':60} {time.perf_counter() - wall:6.2f} s, CPU {cpu:6.2f} s")
         large = Path(root) / "large"
         write_history(large, RESULTS)
         clocked(f"a history of {RESULTS} results opened", lambda: History(large))

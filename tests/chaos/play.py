@@ -167,7 +167,8 @@ class Round:
         """What has to hold at the end of a driver."""
         allowed = {0}.union(*(STOPS.get(what.kind, set()) for what in self._hit))
         sent = [what.signal for what in self._hit if what.kind in ("driver", "group")]
-        allowed |= {-signal.SIGKILL} if signal.SIGKILL in sent else set()
+        # before the program has begun a signal does what it does to every process
+        allowed |= {-number for number in sent if number == signal.SIGKILL or not self.driver.said}
         if code not in allowed:
             self.findings.append(f"exit code {code} of a driver hit by {[*map(str, self._hit)]}: {self.driver.said!r}")
         if "Traceback" in self.driver.said:
@@ -232,7 +233,7 @@ class Round:
                 "CHAOS_CLOCK": str(self.clock),
                 "PYTHONPATH": os.pathsep.join(path),
                 "OMP_NUM_THREADS": "1",
-            "RAY_worker_niceness": "0",  # else trials wait for all other work on the machine
+                "RAY_worker_niceness": "0",  # else trials wait for all other work on the machine
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             }
         )
