@@ -13,7 +13,7 @@ from ray import cloudpickle
 
 from tests.histories import fill, no_search, run_of
 from trainables.data import Summary
-from tuner.errors import Interrupted, Stopped, UsageError
+from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.execution import driver
 from tuner.execution.stopping import StopRequest, like_ctrl_c, stoppable, unless_stuck
 from tuner.home import Home
@@ -304,6 +304,51 @@ def test_p1_ray_pickles_nothing_of_the_drivers():
     stop = StopRequest()
     stop.lost = threading.RLock().acquire  # cannot be pickled, as a terminal cannot
     assert cloudpickle.dumps(SearchStopper(stop))
+
+
+class Starting:
+    """In place of the ray module: its first starts fail."""
+
+    def __init__(self, *errors):
+        self.errors, self.shut = [*errors], 0
+
+    def init(self, *args, **how):
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self):
+        self.shut += 1
+
+
+SLOW = [
+    Exception("The current node timed out during startup."),
+    RuntimeError("Timed out waiting for file /tmp/r/gcs_server_port_1"),  # its GCS had been killed
+]
+
+
+def test_c9_ray_is_started_again_where_one_of_its_processes_died(monkeypatch):
+    from tuner.execution import ray_instance
+
+    starting = Starting(*SLOW)
+    ray_instance.start(starting)
+    assert starting.shut == 2
+    with pytest.raises(Failed, match=r"^Ray does not start on this machine, tried three times \(Timed out waiting"):
+        ray_instance.start(Starting(*SLOW, SLOW[1]))
+    with pytest.raises(ValueError, match="an option"):
+        ray_instance.start(Starting(ValueError("an option")))
+    monkeypatch.setattr(ray_instance, "dead_process", lambda: "raylet")
+    ray_instance.start(starting := Starting(ConnectionError("reset by peer")))
+    assert starting.shut == 1
+
+
+def test_c9_rays_logs_are_not_shown(capsys):
+    from ray._private import worker
+
+    from tuner.execution import ray_instance
+
+    ray_instance.start(Starting())
+    worker.print_to_stdstream({"lines": ["(raylet) 20 lines of its log"], "pid": "raylet", "is_err": False})
+    assert capsys.readouterr() == ("", "")
 
 
 def test_p1_a_heads_silence_is_waited_for(monkeypatch):

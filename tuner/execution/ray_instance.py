@@ -21,6 +21,7 @@ from tuner.execution.ray_patches import (
     importing_as_here,
     on_loopback,
     out_of_reach,
+    quiet_errors,
     without_idle_processes,
 )
 from tuner.execution.ray_session import private_session
@@ -66,8 +67,10 @@ def start(ray: ModuleType, **how: Any) -> None:
     """Start a private instance on loopback, never the one whose address a `ray start` on this machine left behind.
     In a `private_session` no other user of the machine can use it.
 
-    Three attempts: Ray gives its processes 30 s to start, which is not enough on a busy machine.
+    Three attempts: Ray gives its processes 30 s to start, which is not enough on a busy machine, and one may be killed
+    while the others wait for it. ``Failed`` after the third.
     """
+    quiet_errors()
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # no trial would use such a worker
     for left in (2, 1, 0):
         try:
@@ -75,15 +78,20 @@ def start(ray: ModuleType, **how: Any) -> None:
                 how["job_config"] = importing_as_here()
                 ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, **QUIET, **how)
             return
-        except Exception as error:  # Ray raises a plain Exception here
-            if not left or "timed out during startup" not in str(error):
+        except Exception as error:  # Ray raises a plain Exception here, or a RuntimeError
+            died = dead_process()
+            if not died and "timed out" not in str(error).lower():
                 raise
             ray.shutdown()
+            if not left:
+                why = f"its process {died} has died" if died else " ".join(str(error).split())[:200]
+                raise Failed(f"Ray does not start on this machine, tried three times ({why})") from None
 
 
 def join(ray: ModuleType) -> None:
     """Connect to the cluster that RAY_ADDRESS names, from one of its nodes; ``Failed`` if it refuses."""
     check_head()
+    quiet_errors()
     try:
         with _own_handler():
             ray.init(job_config=importing_as_here(), **QUIET)
