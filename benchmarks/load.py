@@ -88,6 +88,8 @@ def readers(home: Home, folder: Path) -> None:
 
 def users(root: Path) -> None:
     """`USERS` homes search the same on one cluster, with one worker each; all of them get the same front."""
+    from tuner.execution.ray_instance import listens
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -97,8 +99,10 @@ def users(root: Path) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     head = subprocess.Popen(start, **quiet, start_new_session=True)
     try:
-        while subprocess.run([ray, "status", "--address", f"127.0.0.1:{port}"], **quiet).returncode:
+        while not listens("127.0.0.1", int(port)):
             assert head.poll() is None, "the cluster does not start"
+            time.sleep(0.2)
+        time.sleep(10)  # its raylet joins
         words = "search --method srat --trials 5 --max-epochs 4 --max-concurrent 1 --name s --json".split()
         small = [part for name in ("passes", "attack_steps", "eval_attack") for part in ("--set", f"{name}=1")]
         begin = time.perf_counter()

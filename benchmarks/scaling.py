@@ -82,7 +82,7 @@ class Clock:
 def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
     """One search with about so many results."""
     from benchmarks.seats import seats
-    from tuner.execution.driver import search
+    from tuner.execution import driver
     from tuner.execution.ray_callback import SearchCallback
     from tuner.home import Home
     from tuner.spec.search_spec import SearchSpec
@@ -102,11 +102,13 @@ def measure(concurrent: int, results: int, sampler: str, profile: bool) -> dict:
             max_concurrent=concurrent,
             name=f"s{concurrent}-{results}",
         )
-        profiler = cProfile.Profile()
-        if profile:
-            profiler.enable()
-        found = search(spec, Home(Path(home)))
-        profiler.disable()
+        profiler, tune = cProfile.Profile(), driver._tune  # on a thread of its own
+
+        def profiled(*args):
+            return profiler.runcall(tune, *args)
+
+        with patch.object(driver, "_tune", profiled if profile else tune):
+            found = driver.search(spec, Home(Path(home)))
         for thread in threading.enumerate():  # a search waits for MLflow's writer for a while only; the home is deleted
             if thread.name == "mlflow":
                 thread.join()

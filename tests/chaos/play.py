@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,6 +33,10 @@ STOPS = {  # kind -> exit codes of a driver that it ended
     "storage": {1},
     "mount": {1},
 }
+
+
+# What libraries say of themselves: tracebacks, warnings, Ray's logs.
+NOISE = re.compile(r"Traceback|Exception ignored|Warning:|WARNING|ERROR|\(raylet\)|\.cc:\d+|\.h:\d+|site-packages")
 
 
 class Server:
@@ -171,8 +176,8 @@ class Round:
         allowed |= {-number for number in sent if number == signal.SIGKILL or not self.driver.said}
         if code not in allowed:
             self.findings.append(f"exit code {code} of a driver hit by {[*map(str, self._hit)]}: {self.driver.said!r}")
-        if "Traceback" in self.driver.said:
-            self.findings.append(f"a traceback: {self.driver.said!r}")
+        if noise := NOISE.search(self.driver.said):
+            self.findings.append(f"{noise[0]!r} is for nobody who searches: {self.driver.said!r}")
         if code == 1 and "Error: " not in self.driver.said:
             self.findings.append(f"exit code 1 without a sentence: {self.driver.said!r}")
         took = time.monotonic() - self._asked if self._asked else 0.0
