@@ -71,6 +71,22 @@ def test_c1_a_search_that_ends_leaves_no_half_written_file(tmp_path, shared):
     assert [path for path in made if path.exists()] == [] and all(path.exists() for path in kept)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_c1_what_an_ended_preview_had_trained_is_removed(tmp_path, shared):
+    """A driver that is killed right after it has recorded the preview's end does not come to it."""
+    spec, history = SearchSpec(storage=str(tmp_path / "storage") if shared else None), History(None)
+    for trial in (1, 2):
+        history.append("start", trial, params={}, method="srat", preview=True)
+    history.append("preview", 1, epochs=2, metrics={"epoch": 9})
+    run = SearchRun(spec, Home(tmp_path / "home", spec.storage), "s", history)
+    for trial in (1, 2, 7):  # the second is to go on, the third is unknown
+        Storage(run.place("previews", trial)).write("checkpoint.pt", b"x")
+    Storage(run.place("trials", 1)).write("checkpoint.pt", b"x")
+    _tidy(run)
+    left = sorted(path.parent.name for path in tmp_path.rglob("previews/*/checkpoint.pt"))
+    assert left == ["2", "7"] and len([*tmp_path.rglob("trials/1/checkpoint.pt")]) == 1
+
+
 def test_c2_the_lock_of_a_killed_driver_keeps_nobody_waiting(tmp_path, monkeypatch):
     """Optuna's own lock is a link that a killed driver leaves: the next one waited for 30 s, and called it a link out
     of the folder where the home had been moved."""

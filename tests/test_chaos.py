@@ -112,11 +112,13 @@ def test_c0_it_sees_what_is_left(tmp_path):
     for folder in folders:
         folder.mkdir()
     (folders[0] / ".x.lock").touch()
-    round_ = SimpleNamespace(home=folders[0], storage=folders[1], temporary=folders[2])
+    round_ = SimpleNamespace(home=folders[0], storage=folders[1], temporary=folders[2], trained=tmp_path)
     assert [*invariants._left(round_)] == []
     for folder, name in zip(folders, (".result.json.0123456789ab", ".checkpoint.pt.01234567", "ray-abc")):
         (folder / name).touch()
-    assert len([*invariants._left(round_)]) == 3
+    (tmp_path / "previews" / "3").mkdir(parents=True)
+    (tmp_path / "previews" / "3" / "checkpoint.pt").touch()
+    assert len([*invariants._left(round_)]) == 4
 
 
 @pytest.mark.process

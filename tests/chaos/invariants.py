@@ -170,6 +170,8 @@ def _mlflow(round_: Round) -> Iterator[str]:
 
 
 def _left(round_: Round) -> Iterator[str]:
+    if left := [*round_.trained.glob("previews/*/*")]:
+        yield f"previews have ended and left {[*map(str, left)]}"
     for root in (round_.home, round_.storage, round_.temporary):
         left = [p.relative_to(root.parent) for p in root.rglob("*") if _is_temporary(p)]
         if root == round_.temporary:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from functools import cache, partial
 from types import ModuleType
@@ -253,9 +253,14 @@ _WHY = {
 
 
 def _tidy(run: SearchRun) -> None:
-    """Remove half-written files of processes that were killed. No trial of this search writes any more; stems may be
-    another search's, and the search's folder may be written by `tuner verify`."""
+    """Remove what processes that were killed left: half-written files, and checkpoints of previews that have ended. No
+    trial of this search writes any more; stems may be another search's, and `tuner verify` writes beside us."""
     here, shared = f"searches/{run.name}", Storage(run.home.place(run.spec.storage))
+    with suppress(OSError):
+        for file, _ in [*shared.files(f"{here}/previews", recursive=True)]:
+            trial = file.partition("/")[0]
+            if trial.isdigit() and int(trial) in run.history and run.history.record(int(trial)).preview:
+                shared.remove(f"{here}/previews/{file}")
     for folder in ("trials", "previews"):
         shared.remove_abandoned(f"{here}/{folder}", seconds=0.0)
     for place in (shared, Storage(run.home.root)):
