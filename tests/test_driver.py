@@ -14,7 +14,7 @@ from ray import cloudpickle
 from tests.histories import fill, no_search, run_of
 from trainables.data import Summary
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
-from tuner.execution import driver
+from tuner.execution import driver, stopping
 from tuner.execution.stopping import StopRequest, like_ctrl_c, stoppable, unless_stuck
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
@@ -23,6 +23,7 @@ from tuner.results.listener import Listener
 from tuner.results.searches import load_search
 from tuner.results.summary import save_result, saved_result
 from tuner.spec.search_spec import SearchSpec
+from tuner.tracking import tracker
 
 
 class Killed(BaseException):
@@ -229,6 +230,23 @@ leave(130)
 def test_p1_a_process_with_a_stuck_thread_ends():
     done = subprocess.run([sys.executable, "-c", STUCK], text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "None True\nabandoned\n"), done.stderr
+
+
+def test_c10_who_still_writes_to_mlflow_is_left_behind(driven, monkeypatch):
+    """Ended in the middle of an import or a write, it made the libraries' own ends print a traceback."""
+    ends, left = threading.Event(), []
+    monkeypatch.setattr(stopping, "_left_behind", left)
+    monkeypatch.setattr(tracker._Writer, "work", lambda writer: writer.imported.set() or ends.wait())
+    monkeypatch.setattr(
+        driver, "Tracker", lambda *args, **options: tracker.Tracker(*args, warn=print, close_s=lambda: 0.1)
+    )
+    try:
+        with pytest.raises(Interrupted):
+            driven(one_trial)
+        ((thread, abandon),) = left
+        assert thread.name == "mlflow" and thread.is_alive() and not tracker.UNFINISHED and abandon() is None
+    finally:
+        ends.set()
 
 
 def test_p1_a_search_whose_ray_is_gone_ends_at_once():

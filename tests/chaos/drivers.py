@@ -90,6 +90,7 @@ def _become(words: list[str], env: dict[str, str], log: str) -> None:
         os.close(file)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the harness may run under `nohup`
     sys.argv = ["tuner", *words]
 
 

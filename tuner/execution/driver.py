@@ -24,7 +24,7 @@ from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
-from tuner.execution.stopping import StopRequest, stoppable, training_time, unless_stuck
+from tuner.execution.stopping import StopRequest, leave_behind, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically
 from tuner.home import Home
@@ -51,7 +51,7 @@ from tuner.sync.mirror import mirrored
 from tuner.sync.named_places import place_flags
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
-from tuner.tracking.tracker import Tracker, sync
+from tuner.tracking.tracker import UNFINISHED, Tracker, sync
 
 if TYPE_CHECKING:  # Ray is imported only when a search runs
     from ray import tune
@@ -157,7 +157,9 @@ def fill_mlflow(name: str, home: Home, say: Say) -> bool:
     home.require_writable(run.folder)
     with _locked(run):
         write_pictures(run)
-        return sync(run, warn=say)
+        complete = sync(run, warn=say)
+        leave_behind(UNFINISHED)
+        return complete
 
 
 @contextmanager
@@ -223,6 +225,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
             if stop.reason in _WHY:
                 listener.trouble(f"the search stopped because {_WHY[stop.reason]}")
             listener.search_ended(run, state)
+            leave_behind(UNFINISHED)
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
     apart = parted_rows(run.front(), history.trials)
     result = {

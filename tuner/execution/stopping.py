@@ -191,6 +191,12 @@ def _deaf() -> None:
 _left_behind: list[tuple[threading.Thread, Callable[[], None]]] = []
 
 
+def leave_behind(threads: list[threading.Thread]) -> None:
+    """Nobody waits for these threads any more: `leave` ends the process without the libraries' own ends, which would
+    meet them in the middle of something."""
+    _left_behind.extend((threads.pop(), lambda: None) for _ in range(len(threads)))
+
+
 def leave(code: int) -> NoReturn:
     """End this process with ``code``, also where a thread of Ray's would keep it from ending. A signal does not change
     the code any more: batch systems repeat them, and libraries take a while to end."""

@@ -50,6 +50,7 @@ _STATUS = {
     TrialState.RUNNING: "KILLED",
 }
 _BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
+UNFINISHED: list[threading.Thread] = []  # writers that were not waited for; they end with the process
 PARENT = -2  # stands for the search's own run where runs are addressed by trial number
 
 
@@ -298,6 +299,8 @@ class _Writer:
         self._closing.set()
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            UNFINISHED.append(thread)
         if not self._complete:
             problem = self._refusal or "does not have all of this search yet"
             self.tracker.warn(
