@@ -1,5 +1,6 @@
 """How a driver ends, without Ray: whose result is returned, what signals and the time budget do."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -247,6 +248,28 @@ def test_c10_who_still_writes_to_mlflow_is_left_behind(driven, monkeypatch):
         assert thread.name == "mlflow" and thread.is_alive() and not tracker.UNFINISHED and abandon() is None
     finally:
         ends.set()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_c11_the_pictures_that_sync_draws_are_sent_to_a_storage_that_is_named(driven, tmp_path, monkeypatch, named):
+    """They could not be written while the home's disk was full."""
+    where = tmp_path / "storage"
+    driven(all_trials, storage=str(where))
+    for place in (driven.folder, where / "searches" / "s"):
+        (place / "front.html").unlink(missing_ok=True)
+    monkeypatch.setattr(driver, "sync", lambda run, warn: True)
+    assert driver.fill_mlflow("s", Home(tmp_path / "a", str(where) if named else None), print)
+    assert (driven.folder / "front.html").exists() and (where / "searches/s/front.html").exists() == named
+
+
+def test_c11_a_snapshot_of_rays_that_a_full_disk_refuses_is_nobodys_loss(capsys):
+    from tuner.execution.ray_patches import quiet_tune
+
+    quiet_tune()
+    from ray.tune.execution import experiment_state
+
+    experiment_state.logger.error("Saving experiment state to storage failed", exc_info=True)
+    assert capsys.readouterr() == ("", "") and not experiment_state.logger.isEnabledFor(logging.ERROR)
 
 
 def test_p1_a_search_whose_ray_is_gone_ends_at_once():

@@ -47,8 +47,8 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
-from tuner.sync.mirror import mirrored
-from tuner.sync.named_places import place_flags
+from tuner.sync.mirror import mirrored, push
+from tuner.sync.named_places import place_flags, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import UNFINISHED, Tracker, sync
@@ -157,6 +157,8 @@ def fill_mlflow(name: str, home: Home, say: Say) -> bool:
     home.require_writable(run.folder)
     with _locked(run):
         write_pictures(run)
+        if run.spec.storage and not unasked_storage_note(run.spec, home, name):
+            push(run.spec.storage, home, name)
         complete = sync(run, warn=say)
         leave_behind(UNFINISHED)
         return complete

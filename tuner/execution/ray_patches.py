@@ -59,7 +59,8 @@ def quiet_tune() -> None:
     from ray.air._internal import usage
 
     # Ray logs an interrupted trial as an error even where it continued
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    for name in ("ray.tune.tune", "ray.tune.execution.experiment_state"):  # and a snapshot that a full disk refuses
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     usage.tag_callbacks = lambda _: False
 
 
