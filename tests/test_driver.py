@@ -27,6 +27,10 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import tracker
 
 
+class NoTracker(Listener):
+    threads: tuple = ()
+
+
 class Killed(BaseException):
     """Nothing of a driver runs after it."""
 
@@ -39,7 +43,7 @@ def driven(tmp_path, monkeypatch):
         driver, "check", lambda *args: Summary(["a", "b"], (1, 8, 8), {"train": [3, 2]}, None, "", [], [])
     )
     monkeypatch.setattr(driver, "share_dataset", lambda *args: None)
-    monkeypatch.setattr(driver, "Tracker", lambda *args, **options: Listener())
+    monkeypatch.setattr(driver, "Tracker", lambda *args, **options: NoTracker())
 
     def run(what, home="a", storage=None, **changes):
         monkeypatch.setattr(driver, "_tune", lambda run, *rest: what(run.history))
@@ -245,7 +249,9 @@ def test_c10_who_still_writes_to_mlflow_is_left_behind(driven, monkeypatch):
         with pytest.raises(Interrupted):
             driven(one_trial)
         ((thread, abandon),) = left
-        assert thread.name == "mlflow" and thread.is_alive() and not tracker.UNFINISHED and abandon() is None
+        assert thread.name == "mlflow" and thread.is_alive() and abandon() is None
+        tracker.sync(load_search(Home(driven.folder.parents[1]), "s"), timeout=0.1, left=stopping.leave_behind)
+        assert [thread.name for thread, _ in left] == ["mlflow"] * 2 and left[1][0] is not thread
     finally:
         ends.set()
 
@@ -257,7 +263,7 @@ def test_c11_the_pictures_that_sync_draws_are_sent_to_a_storage_that_is_named(dr
     driven(all_trials, storage=str(where))
     for place in (driven.folder, where / "searches" / "s"):
         (place / "front.html").unlink(missing_ok=True)
-    monkeypatch.setattr(driver, "sync", lambda run, warn: True)
+    monkeypatch.setattr(driver, "sync", lambda run, **how: True)
     assert driver.fill_mlflow("s", Home(tmp_path / "a", str(where) if named else None), print)
     assert (driven.folder / "front.html").exists() and (where / "searches/s/front.html").exists() == named
 

@@ -51,7 +51,7 @@ from tuner.sync.mirror import mirrored, push
 from tuner.sync.named_places import place_flags, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
-from tuner.tracking.tracker import UNFINISHED, Tracker, sync
+from tuner.tracking.tracker import Tracker, sync
 
 if TYPE_CHECKING:  # Ray is imported only when a search runs
     from ray import tune
@@ -159,9 +159,7 @@ def fill_mlflow(name: str, home: Home, say: Say) -> bool:
         write_pictures(run)
         if run.spec.storage and not unasked_storage_note(run.spec, home, name):
             push(run.spec.storage, home, name)
-        complete = sync(run, warn=say)
-        leave_behind(UNFINISHED)
-        return complete
+        return sync(run, warn=say, left=leave_behind)
 
 
 @contextmanager
@@ -227,7 +225,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
             if stop.reason in _WHY:
                 listener.trouble(f"the search stopped because {_WHY[stop.reason]}")
             listener.search_ended(run, state)
-            leave_behind(UNFINISHED)
+            leave_behind([*tracker.threads, *(each.thread for each in notifications)])
     saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
     apart = parted_rows(run.front(), history.trials)
     result = {

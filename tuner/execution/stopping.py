@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
@@ -191,10 +191,10 @@ def _deaf() -> None:
 _left_behind: list[tuple[threading.Thread, Callable[[], None]]] = []
 
 
-def leave_behind(threads: list[threading.Thread]) -> None:
-    """Nobody waits for these threads any more: `leave` ends the process without the libraries' own ends, which would
-    meet them in the middle of something."""
-    _left_behind.extend((threads.pop(), lambda: None) for _ in range(len(threads)))
+def leave_behind(threads: Sequence[threading.Thread]) -> None:
+    """Nobody waits for these threads any more. If one is still at work at the end, `leave` ends the process without the
+    libraries' own ends, which would meet it in the middle of something."""
+    _left_behind.extend((thread, lambda: None) for thread in threads)
 
 
 def leave(code: int) -> NoReturn:

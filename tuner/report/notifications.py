@@ -186,12 +186,12 @@ class Notifications(Listener):
         self._told = 0.0  # the hypervolume of the last one
         self._troubles: dict[str, float] = {}
         self._failed: set[str] = set()
-        self._thread = threading.Thread(target=self._deliver, name="notifications", daemon=True)
+        self.thread = threading.Thread(target=self._deliver, name="notifications", daemon=True)
         self._closing = 0.0
 
     def search_started(self, run: SearchRun) -> None:
         self._run, self._told = run, run.front().hypervolume
-        self._thread.start()
+        self.thread.start()
 
     def front_changed(self, front: Front, finished: int) -> None:
         if time.monotonic() < self._due or front.hypervolume <= self._told * (1 + MOVED):
@@ -218,7 +218,7 @@ class Notifications(Listener):
         self._closing = time.monotonic() + self.close_s()
 
     def result(self) -> dict[str, Any]:
-        self._thread.join(max(0.0, self._closing - time.monotonic()))
+        self.thread.join(max(0.0, self._closing - time.monotonic()))
         return {}
 
     def _post(self, kind: str, text: str, **data: Any) -> None:

@@ -50,7 +50,6 @@ _STATUS = {
     TrialState.RUNNING: "KILLED",
 }
 _BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
-UNFINISHED: list[threading.Thread] = []  # writers that were not waited for; they end with the process
 PARENT = -2  # stands for the search's own run where runs are addressed by trial number
 
 
@@ -87,6 +86,7 @@ class Tracker(Listener):
         self._resumed = any(record.epochs for record in run.history.everything())
         self._writer = _Writer(self)
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
+        self.threads = [self._thread]  # of these some may still write when `close` has returned
         self._send(PARENT, runs.parent_changes(run.spec, run.history.steered.trials is not None))
 
     def training_began(self) -> None:
@@ -198,7 +198,7 @@ class Tracker(Listener):
     def search_ended(self, run: SearchRun, state: str) -> None:
         if self.close(state, timeout=self.close_s()) and self._resumed:
             # an earlier driver may have been killed before it sent everything
-            sync(run, warn=self.warn, timeout=10 * self.close_s())
+            sync(run, warn=self.warn, timeout=10 * self.close_s(), left=self.threads.extend)
 
     def close(self, state: str, *, timeout: float = 30) -> bool:
         """Log the summary and the pictures in the search's folder, end every run and wait for the writer.
@@ -299,8 +299,6 @@ class _Writer:
         self._closing.set()
         self.tracker._inbox.put(None)
         thread.join(max(0.0, deadline - time.monotonic()))
-        if thread.is_alive():
-            UNFINISHED.append(thread)
         if not self._complete:
             problem = self._refusal or "does not have all of this search yet"
             self.tracker.warn(
@@ -425,10 +423,17 @@ def _previewed(preview: Preview, when: int) -> list[tuple[str, float, int, int]]
     return [(f"preview/{metric_name(k)}", float(v), when, int(preview.metrics["epoch"])) for k, v in values.items()]
 
 
-def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float = 300) -> bool:
+def sync(
+    run: SearchRun,
+    *,
+    warn: Callable[[str], None] = print,
+    timeout: float = 300,
+    left: Callable[[list[threading.Thread]], None] = lambda threads: None,
+) -> bool:
     """Fill MLflow from the history alone, into the search's existing runs or new ones. May be repeated.
 
-    Waits at most ``timeout`` seconds; False if MLflow does not have everything then.
+    Waits at most ``timeout`` seconds; False if MLflow does not have everything then. ``left`` is given the threads that
+    may still write.
     """
     spec = run.spec
     records = sorted(run.history.everything(), key=lambda t: (t.ended or float("inf"), t.trial))
@@ -451,4 +456,6 @@ def sync(run: SearchRun, *, warn: Callable[[str], None] = print, timeout: float 
             else:  # a replicate changes a mean, so any trial may come onto the front
                 front = front_of(spec, past)
             tracker.front_changed(front, finished)
-    return tracker.close(state_of(run), timeout=timeout)
+    complete = tracker.close(state_of(run), timeout=timeout)
+    left(tracker.threads)
+    return complete
