@@ -15,7 +15,7 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from tests.histories import run_of
+from tests.histories import curve, run_of
 from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
@@ -199,6 +199,23 @@ def test_a_reference_that_fails_is_named_and_the_search_goes_on(tmp_path):
         "failed": 0,
     }
     assert result["no_search"] == [] and [row["trial"] for row in result["front"]] == [0]
+
+
+def test_c12_a_trial_whose_last_checkpoints_are_lost_ends_with_its_curve(tmp_path):
+    """Its epochs are in the history; a storage that came back has an earlier checkpoint. It trains them again and ended
+    at the first of them, without the curve by which the front is drawn and the next setting proposed."""
+    spec, history = SearchSpec(trials=1, max_epochs=3, storage=None), History(None)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), print)
+    record = watch.optimizer.next()
+    watch.started(record)
+    for epoch in (1, 2, 3):  # by an earlier driver, which died before the curve was written
+        history.append("epoch", 0, metrics={"epoch": epoch})
+    for epoch in (2, 3):
+        rates = {"epoch": epoch, "natural_robust_acc": 0.5, "worst_class_robust_acc": 0.1}
+        told = TrialReport(0, rates, done=epoch == 3, curve=curve(0.5, 0.1) if epoch == 3 else None)
+        assert history.record(0).state == "running"
+        watch.on_trial_result(0, [], None, told.to_result())
+    assert history.record(0).state == "finished" and history.record(0).curve
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def test_a_front_is_told_of_when_it_has_moved_but_not_all_the_time(run, monkeypa
     monkeypatch.setattr(notifications.time, "monotonic", lambda: now[0])
     place, rows = Kept(), run.front().rows
     listener = Notifications([place], print, lambda: 10.0)
-    listener._thread.start = lambda: None
+    listener.thread.start = lambda: None
     listener.search_started(run)
 
     def moved(at, hypervolume):

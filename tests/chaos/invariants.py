@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GONE_S = 20.0  # until the last process of a search has ended
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8,12}|.*\.(part|tmp|new)\b.*|ballast|aside|trash.*")
+RAYS = "_dict_checkpoint.pkl"  # in the folder that Ray Tune leaves where it cannot write its snapshot
 SAME = ("state", "front", "hypervolume", "hypervolume_claimed", "paper_curve", "no_search", "gain", "trials", "band")
 
 
@@ -175,7 +176,7 @@ def _left(round_: Round) -> Iterator[str]:
     for root in (round_.home, round_.storage, round_.temporary):
         left = [p.relative_to(root.parent) for p in root.rglob("*") if _is_temporary(p)]
         if root == round_.temporary:
-            left = [p.name for p in root.iterdir()]
+            left = [p.name for p in root.iterdir() if not (p / RAYS).exists()]
         if left:
             yield f"left behind: {[*map(str, left)]}"
 

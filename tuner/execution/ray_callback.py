@@ -98,7 +98,8 @@ class SearchCallback(Callback):
             self._epochs(number, report.epochs or [report.metrics])  # a restarted trial reports all its epochs again
         if report.curve and not self.history.record(number).curve:
             self._append("curve", number, curve=report.curve)
-        if self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
+        # Where the storage lost the last checkpoints, the trial trains epochs again that the history has.
+        if report.done and self.history.record(number).last.get("epoch", 0) >= self.spec.max_epochs:
             self._end(number, TrialState.FINISHED, "; ".join(report.notes))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

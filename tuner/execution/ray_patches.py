@@ -53,6 +53,7 @@ def quiet_tune() -> None:
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshot is never read
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a snapshot that nobody waits for may fail
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the callback prints one line, the history holds the whole error
     }.items():
         os.environ.setdefault(name, value)
