@@ -268,6 +268,30 @@ def test_c11_the_pictures_that_sync_draws_are_sent_to_a_storage_that_is_named(dr
     assert (driven.folder / "front.html").exists() and (where / "searches/s/front.html").exists() == named
 
 
+def test_c13_what_ray_makes_of_a_full_disk_is_the_full_disk(driven):
+    """It reads its snapshot at its end: an EOFError, which the command line took for Ctrl-C."""
+    stop, said = StopRequest(), []
+    stop("disk")
+    with driver._watched(None, stop, said.append):
+        raise EOFError("Ran out of input")
+    assert stop.reason == "disk" and said == []
+    with pytest.raises(EOFError), driver._watched(None, StopRequest(), said.append):
+        raise EOFError("Ran out of input")
+
+
+def test_c13_the_end_of_a_file_is_no_interruption(monkeypatch, capsys):
+    from tuner.cli import app
+
+    def command(home, as_json):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("tuner.report.console.show_searches", command)
+    monkeypatch.setattr(sys, "argv", ["tuner", "ls"])
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert end.value.code == 1 and capsys.readouterr().err.strip() == "Error: EOFError: Ran out of input"
+
+
 def test_c11_a_snapshot_of_rays_that_a_full_disk_refuses_is_nobodys_loss(capsys):
     from tuner.execution.ray_patches import quiet_tune
 

@@ -250,8 +250,9 @@ def main() -> None:
         code = _complain(str(error), 2)
     except (Failed, Damaged) as error:
         code = _complain(str(error), 1)
-    except (typer.Abort, KeyboardInterrupt):
-        code = _complain("interrupted", 130)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        ended = isinstance(error.__cause__, EOFError)  # of a file: nobody has interrupted anything
+        code = _failure(error.__cause__) if ended else _complain("interrupted", 130)
     except typer.Exit as stop:
         code = stop.exit_code
     except Exception as error:

@@ -327,10 +327,11 @@ def _watched(ray: ModuleType, stop: StopRequest, say: Say) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = stop.lost()
-        if not why and not says_full(error):
+        why, full = stop.lost(), stop.reason == "disk"
+        if not why and not full and not says_full(error):
             raise
-        say(f"Ray is gone: {why}" if why else f"the search stops: {' '.join(str(error).split())[-300:]}")
+        if not full:  # else that was said, and Ray Tune could not read a snapshot that it could not write
+            say(f"Ray is gone: {why}" if why else f"the search stops: {' '.join(str(error).split())[-300:]}")
         stop("ray" if why else "disk")
     finally:
         stop.lost = lambda: None
