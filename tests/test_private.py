@@ -144,6 +144,26 @@ def test_s4_what_killed_searches_left_is_removed(base):
     assert {p.name for p in base.iterdir()} == left
 
 
+def test_c14_what_cannot_be_removed_yet_is_removed_later(base, monkeypatch):
+    """Processes of a search that was left while its Ray was starting wrote on: without its lock, nobody ever came
+    back for the folder."""
+    writing = [True]
+    real = ray_session.shutil.rmtree
+
+    def rmtree(path, **how):
+        if not (writing[0] and "ray-left" in str(path)):
+            real(path, **how)
+
+    monkeypatch.setattr(ray_session.shutil, "rmtree", rmtree)
+    (base / "ray-left" / "r").mkdir(parents=True)
+    (base / "ray-left" / "lock").touch()
+    (base / "ray-left" / "token").touch()
+    with private_session():
+        assert sorted(path.name for path in (base / "ray-left").iterdir()) == ["lock", "r"]
+        writing[0] = False
+    assert not list(base.iterdir())
+
+
 @pytest.mark.parametrize("folder, taken", [("/x" * 14, False), ("/nowhere", False), ("{}", True)])
 def test_a_folder_whose_sockets_have_no_room_is_passed_over(tmp_path, monkeypatch, folder, taken):
     """P12: the path of a socket has 107 characters at most, so a long TMPDIR gives way to /tmp."""

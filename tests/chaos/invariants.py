@@ -26,7 +26,14 @@ SAME = ("state", "front", "hypervolume", "hypervolume_claimed", "paper_curve", "
 
 def broken(round_: Round) -> list[str]:
     """Every invariant that does not hold, in words."""
-    return [*_events(round_), *_checkpoints(round_), *_mlflow(round_), *_left(round_), *_processes(round_)]
+    return [
+        *_events(round_),
+        *_checkpoints(round_),
+        *_mlflow(round_),
+        *_sent(round_),
+        *_left(round_),
+        *_processes(round_),
+    ]
 
 
 # ---- trials ----------------------------------------------------------------------------------------------------------
@@ -91,13 +98,17 @@ def _checkpoints(round_: Round) -> Iterator[str]:
     round_._check_kept()
     if lost := [trial for trial, checksum in checkpoints(round_).items() if not checksum and trial not in round_.lost]:
         yield f"finished trials {lost} have no checkpoint"
-    for name in SENT if round_.plan.storage else ():
-        ours, theirs = ((folder / name) for folder in (round_.search, round_.trained))
-        if not theirs.exists() or ours.read_bytes() != theirs.read_bytes():
-            yield f"the storage has another {name} than the home, or none"
 
 
 SENT = ("spec.yaml", "history.jsonl", "result.json", "front.parquet")  # of what a storage has at the end
+
+
+def _sent(round_: Round) -> Iterator[str]:
+    """The storage has what the home has, after a `tuner sync` where the search asked for one."""
+    for name in SENT if round_.plan.storage else ():
+        ours, theirs = ((folder / name) for folder in (round_.search, round_.trained))
+        if ours.exists() and (not theirs.exists() or ours.read_bytes() != theirs.read_bytes()):
+            yield f"the storage has another {name} than the home, or none"
 
 
 def outcome(round_: Round) -> dict[str, Any]:

@@ -287,6 +287,7 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
     """
     use_token()
     quiet_tune()
+    stop.abandon = abandon  # also while Ray starts
     from tuner.execution.ray_callback import SearchCallback
 
     warm = warm_trials(run.spec, run.home, run.folder)
@@ -323,7 +324,7 @@ def _check_nodes(spec: SearchSpec) -> None:
 def _watched(ray: ModuleType, stop: StopRequest, say: Say) -> Iterator[None]:
     """In this block ``stop.lost`` tells whether Ray is gone. What follows from that, or from a full disk, stops the
     search."""
-    stop.lost, stop.abandon = watch(ray, say), abandon
+    stop.lost = watch(ray, say)
     try:
         yield
     except Exception as error:

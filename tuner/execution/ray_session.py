@@ -74,14 +74,27 @@ def _private_folder() -> Iterator[Path]:
         finally:
             _in_use.discard(folder)
             _remove(folder)
+            _remove_abandoned(base)  # of a search that was left while its Ray was starting, and still wrote then
 
 
 def _remove(folder: Path) -> None:
     for _ in range(20):  # Ray's processes may still be writing their last lines
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        if _removed(folder):
             break
         time.sleep(0.1)
+
+
+def _removed(folder: Path) -> bool:
+    """Remove the folder; if not all of it can be, its lock stays, by which a later search tries again."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
+        if not [path for path in folder.iterdir() if path.name != "lock"]:
+            shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 _in_use: set[Path] = set()
@@ -109,4 +122,4 @@ def _remove_abandoned(base: Path) -> None:
             if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and (old / "lock").exists():
                 with locked(old / "lock", patience=0) as mine:
                     if mine:
-                        shutil.rmtree(old, ignore_errors=True)
+                        _removed(old)
