@@ -90,16 +90,16 @@ def test_c3_whether_it_runs_is_never_kept(home):
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"s01": 1}', '{"s01": {"stamp": ["x"]}}'])
 def test_c3_a_damaged_listing_is_none(home, text):
     first = ls(home)
-    (home.searches / listing.KEPT).write_text(text)
+    (home.root / listing.KEPT).write_text(text)
     assert ls(home) == first
 
 
 def test_c3_few_searches_and_those_of_a_storage_are_read_anew(home, tmp_path, opened):
     ls(home, "--storage", tmp_path / "storage")
-    assert not (home.searches / listing.KEPT).exists() and len(opened) == MANY
+    assert not (home.root / listing.KEPT).exists() and len(opened) == MANY
     (home.search("s01") / "spec.yaml").unlink()
     ls(home)
-    assert not (home.searches / listing.KEPT).exists(), "a home is not written without need"
+    assert not (home.root / listing.KEPT).exists(), "a home is not written without need"
 
 
 def test_c3_a_home_that_cannot_be_written_is_listed(home, monkeypatch):

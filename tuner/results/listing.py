@@ -13,7 +13,7 @@ from tuner.results.searches import is_running, load_search
 from tuner.results.summary import state_of
 from tuner.sync.named_places import unasked_storage_note
 
-KEPT = ".listing.json"  # beside the searches; derived, so a damaged one counts as absent
+KEPT = ".listing.json"  # in the home; derived, so a damaged one counts as absent
 WORTH = 50  # so many newly read searches are worth writing it: fewer are read within a tenth of a second
 _SHAPE = {"stamp": [int], "method": str, "dataset": str, "state": str, "trials": int, "created": float, "note": str}
 
@@ -28,7 +28,7 @@ class Listing:
 
     def __init__(self, home: Home):
         self.home = home
-        kept = None if home.storage else intact(lambda: read_json(home.searches / KEPT))
+        kept = None if home.storage else intact(lambda: read_json(home.root / KEPT))
         self._kept: dict[str, dict[str, Any]] = kept if isinstance(kept, dict) else {}
         self._read: dict[str, dict[str, Any]] = {}
 
@@ -46,7 +46,7 @@ class Listing:
         """Keep what was read, where that is much; a home that cannot be written stays as it is."""
         if len(self._read) >= WORTH and not self.home.storage:
             with suppress(OSError):
-                write_atomically(self.home.searches / KEPT, json.dumps(self._kept | self._read))
+                write_atomically(self.home.root / KEPT, json.dumps(self._kept | self._read))
 
     def _stamp(self, name: str) -> list[int]:
         """Tells whether the files are those that were read. Taken before they are read, so it is never too new."""
