@@ -155,7 +155,7 @@ def test_c0_it_sees_what_mlflow_lacks(tmp_path):
         opened.execute("INSERT INTO tags VALUES ('t', 'tuner.trial', '0')")
         opened.execute("INSERT INTO metrics VALUES ('t', 'robust_acc', 1)")
     plan = SimpleNamespace(name="s", server=False)
-    round_ = SimpleNamespace(plan=plan, home=tmp_path, search=folder, driver=SimpleNamespace(said=""))
+    round_ = SimpleNamespace(plan=plan, home=tmp_path, search=folder, said="")
     assert [*invariants._mlflow(round_)] == []
     for wrong, found in (
         ("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = 'p'", "runs of MLflow are"),

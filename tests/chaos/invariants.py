@@ -146,7 +146,7 @@ def unequal(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
 
 def _mlflow(round_: Round) -> Iterator[str]:
     """MLflow has every trial and epoch and nothing runs there, or the driver said that `tuner sync` fills it in."""
-    if "fills it in" in round_.driver.said:
+    if "fills it in" in round_.said:
         words = ("--storage", str(round_.storage)) if round_.plan.storage else ()
         done = round_.run("sync", round_.plan.name, "--home", str(round_.home), *words)
         if done.poll() != 0:

@@ -88,6 +88,7 @@ class Round:
         self.findings: list[str] = []
         self.sessions: set[int] = set()
         self.starts = 0
+        self.said = ""  # by the last driver that ran the search: one that finds it finished says nothing
         self.result: dict = {}  # what the search printed at its end
         self._undo: list[tuple[float, Undo]] = []  # ``time.monotonic()`` at which a disturbance is over
         self.lost: set[int] = (
@@ -160,6 +161,7 @@ class Round:
             return False
         self.log(f"exit code {code}: {self.driver.said[-300:]!r}")
         self._check_end(code)
+        self.said = self.driver.said or self.said
         if code == 0:
             self.result = json.loads(self.driver.out.read_text())
             return True
