@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import multiprocessing
 import tempfile
 import threading
@@ -440,3 +441,11 @@ def test_roles_where_plain_at_is_searched():
     history.append("start", 4, params=default, method="srat", seed=1, of=0)
     roles = [role_of(spec, history, record) for record in history.everything()]
     assert roles == ["paper", "no_search", "trial", "trial", "paper"]
+
+
+def test_c15_what_mlflow_says_of_a_full_disk_is_said_once_and_in_our_words(tmp_path, spec):
+    """Its own logger printed a traceback for each attempt."""
+    history = fill(History(tmp_path / "searches" / "s"), spec)
+    assert sync(run_of(spec, history, Home(tmp_path), "s"), warn=print, timeout=120)
+    for name in ("mlflow.store.db.utils", "mlflow", "alembic.runtime.migration"):
+        assert not logging.getLogger(name).isEnabledFor(logging.ERROR), name

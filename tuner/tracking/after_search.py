@@ -32,7 +32,7 @@ def _client(home: Home) -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = runs.tracking_uri(home)
     where = f"MLflow at {masked(uri)}"
     try:

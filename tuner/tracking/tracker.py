@@ -350,8 +350,8 @@ class _Writer:
     def _connect(self) -> None:
         from mlflow import MlflowClient, __version__
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for name in ("mlflow", "alembic"):  # what fails is told in our words; MLflow adds a traceback for each attempt
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         tracker, run = self.tracker, self.tracker.run
         spec, uri = run.spec, tracker._uri
         local = not uri.startswith(("http:", "https:", "databricks"))
