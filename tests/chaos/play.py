@@ -107,7 +107,8 @@ class Round:
             if all(self._disturbed(what) for what in self.plan.disturbances):
                 while not self._ended():
                     self._tick()
-            self._restore()
+            if self._restore() and self.plan.storage:  # it came back after the end: a resume sends it what it lacks
+                self.run("resume", self.plan.name, "--home", str(self.home), "--storage", str(self.storage))
             self.findings += invariants.broken(self)
         except GiveUp as reason:
             self.findings.append(str(reason))
@@ -271,10 +272,12 @@ class Round:
             self.findings.append(f"finished trials {lost} have another checkpoint than when they finished, or none")
         self._kept |= now
 
-    def _restore(self) -> None:
-        """End all disturbances."""
+    def _restore(self) -> bool:
+        """End all disturbances; whether there were any."""
+        there_were = bool(self._undo)
         while self._undo:
             self._undo.pop()[1]()
+        return there_were
 
     def _clean_up(self) -> None:
         for pid in self.processes():
