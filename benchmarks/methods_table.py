@@ -53,9 +53,8 @@ def train(run: dict, dataset: str, home: str, device: str, every: int) -> dict:
     """One run, and its per-class figures on every ``every``-th test image."""
     name, begin = run["method"].partition("+")[0], time.perf_counter()
     training = {"batch_size": run["batch_size"], "class_weights": "effective" if run["method"] == CONTROL else "none"}
-    config = TrialConfig(
-        name, {}, training, dataset, run["setting"], run["model"], run["epochs"], run["seed"], home=home
-    )
+    what = {"imbalance": run["setting"], "model": run["model"], "max_epochs": run["epochs"], "seed": run["seed"]}
+    config = TrialConfig(name, {}, training, dataset, home=home, **what)
     trainer = Trainer(config, device)
     test = open_test(DataSpec(dataset, run["setting"], run["seed"]), Path(home), device)
     test = Split(test.base, test.index[::every], test.labels[::every])

@@ -217,7 +217,7 @@ def test_the_verified_page(tmp_path, width):
         browser.open((tmp_path / "verified.html").as_uri())
         browser.wait(f"{FRONT}.querySelectorAll('.scatterlayer .point').length >= 5")
         shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
-        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "paper": 0, "plain": 1, "anew": 1}
+        assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "paper": 0, "plain": 1, "model": 0, "anew": 1}
         bars = browser.js(f"return {FRONT}.data[2].error_y.arrayminus.concat({FRONT}.data[2].error_y.array)")
         assert bars == pytest.approx([0.05, 0.1])
         anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[6])")

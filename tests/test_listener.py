@@ -178,7 +178,7 @@ def test_progress_says_what_offsets_give(capsys):
 def test_the_time_left_counts_the_reference(monkeypatch, capsys):
     """Two trials and the reference of four epochs each: after six epochs in a minute six are left, so a minute."""
     now = [1000.0]
-    monkeypatch.setattr("tuner.report.progress.time.time", lambda: now[0])
+    monkeypatch.setattr("tuner.report.progress.time.monotonic", lambda: now[0])
     spec, history = SearchSpec(method="trades", max_epochs=4, trials=2), History(None)
     progress = Progress(run_of(spec, history))
     start(history, spec, 0, spec.search_space().default())

@@ -418,7 +418,7 @@ def test_c7_a_disk_that_is_full_before_the_first_trial_is_one_sentence(number, m
     def full(**options):
         raise OSError(number, os.strerror(number), "/home/searches/s/spec.yaml")
 
-    monkeypatch.setattr(app, "app", full)
+    monkeypatch.setattr(app, "whole_command", lambda: full)
     with pytest.raises(SystemExit) as end:
         app.main()
     assert end.value.code == 1
