@@ -220,7 +220,7 @@ def test_the_verified_page(tmp_path, width):
         assert shown == {"moves": 6, "val": 2, "test": 1, "fell": 1, "paper": 0, "plain": 1, "model": 0, "anew": 1}
         bars = browser.js(f"return {FRONT}.data[2].error_y.arrayminus.concat({FRONT}.data[2].error_y.array)")
         assert bars == pytest.approx([0.05, 0.1])
-        anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[6])")
+        anew = browser.js(f"return (t => [t.x, t.y, t.error_x.array, t.error_y.array])({FRONT}.data[7])")
         assert anew == [[0.53], [0.17], [0.01], [0.03]]
         text = browser.js("return document.body.innerText")
         assert "split test, 359 images" in text and "budget 4 epochs" in text and "trial 7 fell off" in text
