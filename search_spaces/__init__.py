@@ -12,8 +12,8 @@ Two files of the same name and a row in the test table; nothing else names the m
    ``start`` acts from that fraction of the epochs on; before, a trial takes its epochs from the stem, which is plain AT.
    ``PRIOR_IN_LOSS``, where there is one, says in words how the loss holds the classes' frequencies, which matters where
    post-hoc offsets are added. ``LINF_ONLY`` names values of parameters that mean nothing under another threat model
-   than L-infinity, and ``HEAD = "cosine"`` says that its head is no linear one. Every file of this package is a method,
-   but for those in `search_spaces.registry.HELPERS`.
+   than L-infinity, and ``STEM`` what its stem is where that is not plain AT with a linear head. Every file of this
+   package is a method, but for those in `search_spaces.registry.HELPERS`.
 2. ``trainables/methods/NAME.py`` holds the equation: pure functions, and a subclass of `trainables.method.Method` whose
    class attribute ``name`` is NAME. Only ``forward`` is required.
 3. A ``Case("NAME")`` in ``tests/test_methods.py`` runs the tests that every method passes.
@@ -70,6 +70,11 @@ def recipe_of(name: str, form: str | None = None) -> dict[str, Any]:
 def linf_only(name: str) -> dict[str, tuple[Any, ...]]:
     """The values of parameters that mean nothing under another threat model than L-infinity (``LINF_ONLY``)."""
     return getattr(method_space(name), "LINF_ONLY", {})
+
+
+def head_of(name: str) -> str:
+    """The head of a method's model, linear or cosine (``STEM``)."""
+    return getattr(method_space(name), "STEM", {}).get("head", "linear")
 
 
 def epochs_of(name: str) -> int | None:

@@ -11,7 +11,6 @@ PAPER = "Wu et al., Adversarial Robustness under Long-Tailed Distribution, CVPR 
 SUMMARY = "cosine classifier, class margins and logit prior for long tails"
 STEM = {"head": "cosine"}
 PRIOR_IN_LOSS = "class margins and the log class frequencies in its loss"
-HEAD = "cosine"
 
 
 @dataclass(frozen=True)

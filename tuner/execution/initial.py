@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.config import TrialConfig
 from trainables.reading import Damaged, shaped
 from tuner.errors import UsageError
 from tuner.execution.trial_config import first_trial, trial_config
@@ -57,7 +55,7 @@ def _looked_at(spec: SearchSpec, home: Home, found: Read, where: str) -> dict[st
 
     config = first_trial(SearchRun(spec, home, spec.search_name, History(None)))
     try:
-        _check_heads(spec, config)
+        _check_heads(spec)
         fitted, accuracy = first_look(found.state, config)
     except ValueError as error:
         raise UsageError(f"--init {spec.init!r} cannot be used with model {spec.model}: {error}") from None
@@ -72,14 +70,11 @@ def _looked_at(spec: SearchSpec, home: Home, found: Read, where: str) -> dict[st
     }
 
 
-def _check_heads(spec: SearchSpec, config: TrialConfig) -> None:
-    from trainables.data import check
-    from trainables.model_io import architecture
+def _check_heads(spec: SearchSpec) -> None:
+    from trainables.methods import method_class
 
-    summary = check(config.data_spec, Path(config.home))
     for method in spec.methods:
-        head = architecture(dataclasses.replace(config, method=method), summary)["head"]
-        if head != "linear":
+        if (head := method_class(method).head) != "linear":
             raise ValueError(f"{method} trains a {head} head, which no published weights have")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from search_spaces import METHODS, epochs_of, linf_only, method_space, recipe_of
+from search_spaces import METHODS, epochs_of, head_of, linf_only, method_space, recipe_of
 from search_spaces.number import number
 from search_spaces.param import Param, coerce, params_of
 from search_spaces.training import Training
@@ -189,7 +189,7 @@ class SearchSpec(SearchFields):
             )
 
     def _check_head_repair(self) -> None:
-        space, head = self.search_space(), getattr(method_space(self.methods[0]), "HEAD", "linear")
+        space, head = self.search_space(), head_of(self.methods[0])
         searched = "head_repair" in space.searched
         repair = "searched" if searched else space.fixed.get("head_repair", self.training().head_repair)
         if head != "linear" and repair != "none":
