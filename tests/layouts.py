@@ -5,6 +5,9 @@ Read in RobustBench's model zoo (architectures/wide_resnet.py, resnet.py, dm_wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -154,6 +157,21 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model((x - self.normalize.mean) / self.normalize.std)
+
+
+def published(folder: Path, x: Tensor, y: Tensor, widths: Sequence[int], steps: int) -> tuple[nn.Module, Path]:
+    """A public model of one-channel images ``x``, trained for a moment so that it is better than chance, and its file
+    in RobustBench's layout."""
+    torch.manual_seed(0)
+    model = Scaled(CifarResNet18(widths, 10, channels=1), [0.3], [0.4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(steps):
+        rows = torch.randperm(len(y))[:128]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "robust.pt")
+    return model.eval(), folder / "robust.pt"
 
 
 def trained(model: nn.Module, seed: int = 0) -> nn.Module:

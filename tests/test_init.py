@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.histories import start
-from tests.layouts import CifarResNet18, Scaled
+from tests.layouts import CifarResNet18, published
 from trainables import first_look
 from trainables.checkpoint import save_checkpoint
 from trainables.config import TrialConfig
@@ -57,20 +57,9 @@ def short(monkeypatch):
 
 @pytest.fixture(scope="module")
 def robust(tmp_path_factory):
-    """A public model of digits, trained here for a moment so that it is better than chance, in RobustBench's layout."""
+    """A public model of digits and its file."""
     folder = tmp_path_factory.mktemp("robust")
-    torch.manual_seed(0)
-    train = open_splits(DataSpec("digits", "none"), folder).train
-    model = Scaled(CifarResNet18(WIDTHS, 10, channels=1), [0.3], [0.4])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    x, y = train.batch(slice(None))
-    for step in range(40):
-        rows = torch.randperm(len(y))[:128]
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "robust.pt")
-    return model.eval(), folder / "robust.pt"
+    return published(folder, *open_splits(DataSpec("digits", "none"), folder).train.batch(slice(None)), WIDTHS, 40)
 
 
 def spec_of(init, **more):

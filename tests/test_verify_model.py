@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import layouts
 from tests.conftest import tuner_here
-from tests.layouts import CifarResNet18, Scaled
 from tests.verifying import without_ray
 from trainables import first_look
 from trainables.data import DataSpec, open_splits, open_test
@@ -33,17 +33,7 @@ DATA = DataSpec("digits", "none")
 def published(tmp_path_factory):
     """(the authors' model, its file, a home)."""
     folder = tmp_path_factory.mktemp("published")
-    torch.manual_seed(0)
-    x, y = open_splits(DATA, folder).train.batch(slice(None))
-    model = Scaled(CifarResNet18(WIDTHS, 10, channels=1), [0.3], [0.4])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for step in range(25):
-        rows = torch.randperm(len(y))[:128]
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "robust.pt")
-    return model.eval(), folder / "robust.pt", folder
+    return *layouts.published(folder, *open_splits(DATA, folder).train.batch(slice(None)), WIDTHS, 25), folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,3 +174,14 @@ def test_a_received_certificate_chooses_no_network(published, verified, tmp_path
     (tmp_path / "odd.json").write_text(json.dumps(stored))
     with pytest.raises(UsageError, match="is damaged: ValueError 'labels'"):
         read_certificate(tmp_path / "odd.json")
+
+
+def test_a_record_is_written_into_a_file_or_refused_in_one_sentence(tmp_path):
+    from tuner.report.files import write_asked
+
+    write_asked("json-robustbench", tmp_path / "new" / "record.json", "{}")
+    assert (tmp_path / "new" / "record.json").read_text() == "{}"
+    with pytest.raises(UsageError, match="--json-robustbench .* is a folder; give a file"):
+        write_asked("json-robustbench", tmp_path, "{}")
+    with pytest.raises(UsageError, match="--json-robustbench .* cannot be written"):
+        write_asked("json-robustbench", tmp_path / "new" / "record.json" / "below", "{}")

@@ -91,6 +91,21 @@ def _column(values: list, kind: pyarrow.DataType | None) -> pyarrow.Array:
         return pa.array([None if v is None else str(v) for v in values])
 
 
+def require_file(flag: str, path: Path) -> None:
+    """``UsageError`` where an option that takes a file names a folder."""
+    if path.is_dir():
+        raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
+
+
+def write_asked(flag: str, path: Path, data: bytes | str) -> None:
+    """Write the file that an option names; ``UsageError`` where that is a folder or cannot be written."""
+    require_file(flag, path)
+    try:
+        write_atomically(path.absolute(), data)
+    except OSError as error:
+        raise UsageError(f"--{flag} {str(path)!r} cannot be written ({error.strerror})") from None
+
+
 def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: Comparison | None) -> None:
     """Write the files that ``files`` names: "html", "png" or "parquet" -> path.
 
@@ -100,8 +115,7 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: C
     from tuner.report.html.front_page import front_page
 
     for kind, path in files.items():
-        if path.is_dir():
-            raise UsageError(f"--{kind} {str(path)!r} is a folder; give a file")
+        require_file(kind, path)
     data = {}
     if files.keys() - {"parquet"}:
         data = comparison_data(comparison) if comparison else picture_data(runs[0])
@@ -111,10 +125,7 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: C
         "parquet": lambda: trials_parquet(runs),
     }
     for kind, path in files.items():
-        try:
-            write_atomically(path.absolute(), makers[kind]())
-        except OSError as error:
-            raise UsageError(f"--{kind} {str(path)!r} cannot be written ({error.strerror})") from None
+        write_asked(kind, path, makers[kind]())
 
 
 def trials_parquet(runs: Sequence[SearchRun]) -> bytes:

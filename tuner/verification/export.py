@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import UsageError
-from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.report.files import require_file, write_asked
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
@@ -254,10 +254,9 @@ def export_table(name: str, file: Path | str, home: Home | None = None) -> dict[
 
     home, file = home or Home(), Path(file).absolute()
     history = load_search(home, name).history
-    if file.is_dir():
-        raise UsageError(f"--parquet {str(file)!r} is a folder; give a file")
+    require_file("parquet", file)
     _make_parent(file)
     table, sink = history.table(), pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_atomically(file, sink.getvalue().to_pybytes())
+    write_asked("parquet", file, sink.getvalue().to_pybytes())
     return {"parquet": str(file), "rows": table.num_rows}

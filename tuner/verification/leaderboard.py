@@ -46,7 +46,7 @@ def leaderboard(names: list[str], home: Home | None = None) -> dict[str, Any]:
     published = [row for row in _published() if not names or _group(row) in groups]
     rows = sorted(rows + published, key=lambda row: (_group(row), -row["average"]))
     for group in dict.fromkeys(map(_group, rows)):
-        _mark(list(row for row in rows if _group(row) == group and row["worst"] is not None))
+        _mark([row for row in rows if _group(row) == group and row["worst"] is not None])
     return {"rows": rows, "note": NOTE}
 
 
@@ -153,6 +153,11 @@ def sources(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(r["source"] for r in result["rows"] if r["verdict"] in (PRINTED, SECOND_HAND)))
 
 
+def footnotes(result: dict[str, Any]) -> list[str]:
+    """What stands below the table."""
+    return [*(f"[{number}] {source}" for number, source in enumerate(sources(result), 1)), result["note"]]
+
+
 def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text."""
     read = {source: f"[{number}]" for number, source in enumerate(sources(result), 1)}
@@ -205,14 +210,14 @@ def show_leaderboard(result: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for line in [*(f"[{number}] {source}" for number, source in enumerate(sources(result), 1)), result["note"]]:
+    for line in footnotes(result):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """The same as a page, with a picture of average against worst class. ``UsageError`` where it cannot be written."""
     from tuner import escape
-    from tuner.files import write_atomically
+    from tuner.report.files import write_asked
     from tuner.report.html.page import BLUE, GREY, page, table
 
     points = [
@@ -225,8 +230,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         for r in result["rows"]
         if r["worst"] is not None
     ]
-    lines = [*(f"[{number}] {source}" for number, source in enumerate(sources(result), 1)), result["note"]]
-    below = "".join(f'<p class="small">{escape.html(line)}</p>' for line in lines)
+    below = "".join(f'<p class="small">{escape.html(line)}</p>' for line in footnotes(result))
     text = page(
         "Leaderboard",
         "average against worst class under attack",
@@ -234,12 +238,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         {"points": points, "colours": [BLUE, GREY], "axis": ["average robust accuracy", "worst class"]},
         SCRIPT,
     )
-    if path.is_dir():
-        raise UsageError(f"--html {str(path)!r} is a folder; give a file")
-    try:
-        write_atomically(path.absolute(), text)
-    except OSError as error:
-        raise UsageError(f"--html {str(path)!r} cannot be written ({error.strerror})") from None
+    write_asked("html", path, text)
 
 
 SCRIPT = r"""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tuner.errors import UsageError
-from tuner.files import write_atomically
+from tuner.report.files import write_asked
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.summary import flags_of
 
@@ -25,11 +25,11 @@ def check_attack(attack: str) -> None:
 
 
 def write_record(result: dict[str, Any], spec: SearchSpec, path: Path) -> None:
-    """Write the record of the result's ``subject``. What only the authors know is left empty, as RobustBench's own
-    ``benchmark`` leaves it."""
+    """Write the record of the result's ``subject``; ``UsageError`` where it cannot be written. What only the authors
+    know is left empty, as RobustBench's own ``benchmark`` leaves it."""
     check_attack(result["attack"])
     (row,) = (r for r in result["rows"] if r["label"] == result["subject"]["label"])
-    write_atomically(path, json.dumps(record(row, spec), indent=2) + "\n")
+    write_asked("json-robustbench", path, json.dumps(record(row, spec), indent=2) + "\n")
 
 
 def record(row: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:
