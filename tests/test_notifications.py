@@ -13,7 +13,7 @@ from tuner.errors import Failed, UsageError
 from tuner.execution.driver import check
 from tuner.home import Home
 from tuner.report import notifications
-from tuner.report.notifications import Message, Notifications, Webhook, notify, places, signature
+from tuner.report.notifications import Message, Notifications, Webhook, notify, places_to_notify, signature
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 
@@ -124,22 +124,22 @@ def test_without_apprise_only_webhooks_are_possible(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apprise", None)
     monkeypatch.setenv("TUNER_NOTIFY", "mailto://h?to=a@b.org")
     with pytest.raises(UsageError, match=r"pip install 'robust-tuner\[notify\]'"):
-        places()
+        places_to_notify()
     monkeypatch.setenv("TUNER_NOTIFY", "https://h/x")
     monkeypatch.setenv("TUNER_NOTIFY_SECRET", SECRET)
-    assert places() == [Webhook("https://h/x", SECRET)]
+    assert places_to_notify() == [Webhook("https://h/x", SECRET)]
 
 
 def test_slack_is_known_by_the_address_that_it_gives(monkeypatch):
     hook = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
     monkeypatch.setenv("TUNER_NOTIFY", hook)
-    (place,) = places()
+    (place,) = places_to_notify()
     assert place.name == "Slack"
 
 
 def test_no_place_no_message(monkeypatch):
     monkeypatch.delenv("TUNER_NOTIFY", raising=False)
-    assert places() == []
+    assert places_to_notify() == []
     with pytest.raises(UsageError, match="TUNER_NOTIFY names no place"):
         notify()
 

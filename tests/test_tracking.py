@@ -132,15 +132,19 @@ def test_the_layout_of_a_search(tmp_path, spec, askers):
     assert {t for t, r in trials.items() if r.data.tags["tuner.pareto"] == "true"} == members
 
 
+def summary(spec, home):
+    return check(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root)
+
+
 def test_data_are_inputs_of_every_run(tmp_path, spec):
     """Those of training and of judging, never test, with a digest that moved data keep and other data have not."""
     home = home_in(tmp_path)
     run = run_of(spec, search_in(home, spec), home)
-    tracker = Tracker(run, warn=print)
+    tracker = Tracker(run, warn=print, data=summary(spec, home))
     drive(tracker, spec, run.history)
     assert tracker.close("finished", timeout=120)
     _, parent, trials = read_back(home, spec)
-    counts = check(DataSpec(spec.dataset, spec.imbalance, spec.seed), home.root).counts
+    counts = summary(spec, home).counts
     for inputs in (r.inputs.dataset_inputs for r in (parent, *trials.values())):
         found = {i.tags[0].value: i.dataset for i in inputs}
         assert [d.name for d in found.values()] == ["digits: train", "digits: val"]
@@ -149,9 +153,7 @@ def test_data_are_inputs_of_every_run(tmp_path, spec):
         assert json.loads(found["training"].source)["imbalance"] == spec.imbalance
     first, second = (i.dataset.digest for i in parent.inputs.dataset_inputs)
     assert first != second
-    digests = {
-        name: [i.dataset.digest for i in data_inputs(run_of(s, History(None), home))] for name, s in OTHERS.items()
-    }
+    digests = {name: [i.dataset.digest for i in data_inputs(s, summary(s, home))] for name, s in OTHERS.items()}
     assert digests["the same"] == [first, second]
     assert not {first, second} & {*digests["another seed"], *digests["other thinning"]}
 

@@ -26,9 +26,8 @@ class Summary:
     note: str  # what decoding changed, e.g. a resize; "" if nothing
     mean: list[float]  # per channel, pixels in [0, 1], over the source's training set
     std: list[float]
-    judged_by_train: tuple[
-        str, ...
-    ] = ()  # classes of which `val` holds images that train too: their rates are too high
+    judged_by_train: tuple[str, ...] = ()  # classes of which `val` holds images that train too: rates are too high
+    decoded: Path | None = None  # the folder of the decoded images
 
     @property
     def words(self) -> str:
@@ -65,6 +64,7 @@ def check(spec: DataSpec, home: Path) -> Summary:
         source.meta["mean"],
         source.meta["std"],
         tuple(source.meta["classes"][c] for c in sorted(both)),
+        folder,
     )
 
 

@@ -31,7 +31,7 @@ from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.optimizer.warm_start import check_warm, warm_trials
 from tuner.report.files import write_pictures
-from tuner.report.notifications import Notifications, places
+from tuner.report.notifications import Notifications, places_to_notify
 from tuner.report.pages import Pages
 from tuner.report.progress import Progress
 from tuner.results.best_epoch import parted_rows
@@ -71,7 +71,7 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     from trainables.threats import check_radius
 
     home.require_writable()
-    places()
+    places_to_notify()
     require_same(spec.plug_ins)
     check_head()
     check_storage(spec)
@@ -201,10 +201,10 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
 
     ``Interrupted`` after a signal, ``Stopped`` if the storage failed or Ray is gone.
     """
-    stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.monotonic(), places()
+    stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.monotonic(), places_to_notify()
     saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
     with Progress(run) as progress:
-        tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s)
+        tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s, data=data)
         notifications = [Notifications(to, progress.say, lambda: stop.close_s)] if to else []
         own = [*listeners, *installed_listeners(progress.say)]
         listener = Listeners([progress, Pages(), *notifications, tracker, *own], progress.say)

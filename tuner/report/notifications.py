@@ -126,7 +126,7 @@ class OfApprise:
         return None
 
 
-def places() -> list[Place]:
+def places_to_notify() -> list[Place]:
     """Those of ``TUNER_NOTIFY``. ``UsageError`` where one is no address, or a webhook has no secret to sign with."""
     return [_place(number, url) for number, url in enumerate(os.environ.get(PLACES, "").split(), 1)]
 
@@ -239,7 +239,7 @@ def notify() -> list[dict[str, Any]]:
 
     ``UsageError`` where there is none or one is wrong, ``Failed`` where one does not take it.
     """
-    found = places()
+    found = places_to_notify()
     if not found:
         raise UsageError(f"{PLACES} names no place; set it to addresses such as https://HOST/HOOK or mailto://...")
     message = Message("test", "a test message of tuner: what it says of searches will arrive here")

@@ -236,6 +236,11 @@ def removed(home: Home) -> list[tuple[float, str, Path]]:
     return sorted((float(match[1]), match[2], path) for match, path in found if match)
 
 
+def empty_trash(home: Home) -> int:
+    """Remove what has been in the trash for a day; the bytes that became free."""
+    return collect(_trash(home))
+
+
 def _trash(home: Home) -> Iterator[Item]:
     for when, name, path in removed(home):
         old = time.time() - when > DAY_S

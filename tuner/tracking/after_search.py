@@ -85,18 +85,12 @@ def set_deleted(run: SearchRun, deleted: bool) -> None:
         view = ViewType.ACTIVE_ONLY if deleted else ViewType.DELETED_ONLY
         change = client.delete_run if deleted else client.restore_run
 
-        def found(tag: str, value: str) -> Iterator[str]:
-            token = None
-            while True:
-                wanted = f"tags.`{tag}` = '{value}'"
-                page = client.search_runs([experiment.experiment_id], wanted, view, page_token=token)
-                yield from (r.info.run_id for r in page)
-                token = page.token
-                if not token:
-                    return
+        def found(tag: str, value: str) -> list[str]:
+            tagged = runs.tagged_runs(client, experiment.experiment_id, tag, value, view)
+            return [r.info.run_id for r in tagged]
 
-        for parent in list(found("tuner.key", runs.search_key(run.folder))):
-            for run_id in [*list(found("mlflow.parentRunId", parent)), parent]:  # the parent last: it finds the others
+        for parent in found("tuner.key", runs.search_key(run.folder)):
+            for run_id in [*found("mlflow.parentRunId", parent), parent]:  # the parent last: it finds the others
                 change(run_id)
 
 

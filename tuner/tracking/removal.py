@@ -10,7 +10,7 @@ from trainables.files import locked
 from trainables.reading import intact, read_text
 from tuner.errors import UsageError
 from tuner.home import Home, check_name
-from tuner.results.disk import TRASH, collect, inventory, removed
+from tuner.results.disk import TRASH, empty_trash, removed
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import stored_search
 from tuner.spec.search_spec import SearchSpec
@@ -40,7 +40,7 @@ def remove(name: str, home: Home) -> Path:
                 move_search(run.spec.storage, home, name, f"searches/{name}", f"{TRASH}/{to}")
         (home.root / TRASH).mkdir(exist_ok=True)
         os.rename(folder, home.root / TRASH / to)
-    collect(item for item in inventory(home) if item.kind == "trash")
+    empty_trash(home)
     return home.root / TRASH / to
 
 

@@ -14,7 +14,7 @@ import time
 import urllib.parse
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from tuner.spec.search_spec import SearchSpec
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KEY_FILE = "mlflow.key"
 VIEW_TAG = "mlflow.sharedViewState."
@@ -244,13 +245,20 @@ def trial_run(client: MlflowClient, experiment: str, parent: str, changes: Chang
 
 def trial_runs(client: MlflowClient, experiment: str, parent: str) -> dict[int, str]:
     """Trial number -> run id, of the trials that MLflow already has."""
-    run_ids, token = {}, None
+    children = tagged_runs(client, experiment, "mlflow.parentRunId", parent)
+    return {int(r.data.tags["tuner.trial"]): r.info.run_id for r in children if "tuner.trial" in r.data.tags}
+
+
+def tagged_runs(client: MlflowClient, experiment: str, tag: str, value: str, view: int = 1) -> Iterator[Run]:
+    """The runs of an experiment that carry a tag, page by page. ``view``: as `mlflow.entities.ViewType` has it, by
+    default (1) those that are not deleted."""
+    token = None
     while True:
-        page = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'", page_token=token)
-        run_ids |= {int(r.data.tags["tuner.trial"]): r.info.run_id for r in page if "tuner.trial" in r.data.tags}
+        page = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", view, page_token=token)
+        yield from page
         token = page.token
         if not token:
-            return run_ids
+            return
 
 
 def _origin() -> dict[str, str]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
+    from trainables.data import Summary
+
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
 PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
 CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with the driver
@@ -59,7 +61,7 @@ class Tracker(Listener):
     Every call returns at once, except `training_began`, which waits for MLflow's import, and `close`. ``warn`` prints a
     line for the user. ``live=False``: a history is replayed, and errors are reported once, at the end. ``began``: start
     of the search in seconds since 1970, by default now. ``close_s``: how many seconds the search's end may wait for
-    MLflow.
+    MLflow. ``data``: what the search's images are, which become inputs of its runs; `sync` does not open them.
     """
 
     name = "MLflow"
@@ -72,8 +74,9 @@ class Tracker(Listener):
         began: float | None = None,
         live: bool = True,
         close_s: Callable[[], float] = lambda: 30.0,
+        data: Summary | None = None,
     ):
-        self.run, self.warn, self.live, self.close_s = run, warn, live, close_s
+        self.run, self.warn, self.live, self.close_s, self.data = run, warn, live, close_s, data
         self._uri = runs.tracking_uri(run.home)
         self.tracking_uri = masked(self._uri)
         self.began = began or time.time()
@@ -364,11 +367,11 @@ class _Writer:
         key = runs.search_key(run.folder)
         parent = runs.parent_run(client, experiment, spec, run.name, key, tracker.began)
         self.run_ids = {PARENT: parent, **runs.trial_runs(client, experiment, parent)}
+        if tracker.data:
+            self._inputs = data_inputs(spec, tracker.data)
+            client.log_inputs(parent, self._inputs)
         self._experiment, self._client = experiment, client
         self.connected.set()
-        if tracker.live:  # a history says of what data it is, but these may be elsewhere
-            self._inputs = data_inputs(run)
-            client.log_inputs(parent, self._inputs)
         runs.log_system_metrics(parent, uri, tracker.warn if tracker.live else None)
         try:
             runs.save_view(client, experiment, parent, spec, run.name, __version__)
