@@ -37,6 +37,18 @@ def config(tmp_path_factory):
     return TrialConfig("at", training=training, home=str(tmp_path_factory.mktemp("home")), max_epochs=3)
 
 
+def trained_without_waiting(trainer):
+    """Train three epochs, of which the third must not wait for the device."""
+    trainer.run_epoch()  # attacks are recorded, which waits once
+    trainer.run_epoch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        totals = trainer._train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert totals["loss"].isfinite()
+
+
 def attacks(trainer):
     """What has been recorded of the training attacks."""
     return {key: made for key, made in trainer.record.made.items() if isinstance(key, Attack)}
@@ -46,14 +58,7 @@ def attacks(trainer):
 def test_every_method_trains_without_waiting_for_the_device(config, method, params, changes):
     trainer = Trainer(replace(config, method=method, params=params, training={**config.training, **changes}))
     assert trainer.device.type == "cuda" and (trainer.autocast is torch.bfloat16) == ("precision" not in changes)
-    trainer.run_epoch()  # attacks are recorded, which waits once
-    trainer.run_epoch()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        totals = trainer._train()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert totals["loss"].isfinite()
+    trained_without_waiting(trainer)
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     noise = 0.01 * torch.rand_like(x)
     if "cuda_graph" in changes:
@@ -73,14 +78,7 @@ def test_every_method_trains_without_waiting_for_the_device(config, method, para
 
 def test_l2_attacks_are_recorded_too(config):
     trainer = Trainer(replace(config, threat="l2", training={**config.training, "eps": 0.5}))
-    for _ in range(2):
-        trainer.run_epoch()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        totals = trainer._train()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert totals["loss"].isfinite()
+    trained_without_waiting(trainer)
     ((attack, replayed),) = attacks(trainer).items()
     x, y = trainer.splits.train.batch(torch.arange(32, device="cuda"))
     eps, x = torch.linspace(0.1, 1.0, 32, device="cuda"), x.contiguous(memory_format=torch.channels_last)

@@ -182,13 +182,12 @@ def verify(
         raise UsageError("tuner verify takes the name of a search, or --model FILE with --arch NAME")
     if json_robustbench is not None:
         check_attack(attack)
+    spec = model_spec(model, arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
     if model is not None:
         if (pick, most, seeds) != (None, 8, 0):
             raise UsageError("--pick, --most and --seeds are of a search; --model FILE is one model")
-        spec = model_spec(arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
         result = verify_model(model, spec, where, attack=attack, say=_say)
     else:
-        _refuse_of_model(arch, image_size, test_split, threat, training)
         result = verify_search(
             search or "", where, pick=pick, most=most, attack=attack, seeds=seeds, dataset=dataset, say=_say
         )
@@ -198,11 +197,18 @@ def verify(
     print_json(result) if as_json else show_verification(result, where)
 
 
-def model_spec(arch: str | None, dataset: str | None, **given: Any) -> SearchSpec:
-    """Data, network and attack of a model that no search made, by the options of a search that are ``given``."""
+def model_spec(model: Path | None, arch: str | None, dataset: str | None, **given: Any) -> SearchSpec | None:
+    """Data, network and attack of a ``model`` that no search made, by the options of a search that are ``given``; None
+    without one, where these options are refused: a search has its own."""
     from tuner.cli.search_options import key_values
     from tuner.spec.search_spec import SearchSpec
 
+    if model is None:
+        if arch or any(given.values()):
+            raise UsageError(
+                "--arch, --image-size, --test-split, --threat and --set belong to --model FILE; a search has its own"
+            )
+        return None
     if arch is None or dataset is None:
         raise UsageError("--model FILE needs --arch NAME, its network, and --dataset, the images that it is tested on")
     given["set"] = key_values(given["set"] or [], "--set")
@@ -215,13 +221,6 @@ def model_spec(arch: str | None, dataset: str | None, **given: Any) -> SearchSpe
             **{k: v for k, v in given.items() if v},
         }
     )
-
-
-def _refuse_of_model(*given: object) -> None:
-    if any(given):
-        raise UsageError(
-            "--arch, --image-size, --test-split, --threat and --set belong to --model FILE; a search has its own"
-        )
 
 
 def audit(
@@ -263,12 +262,9 @@ def audit(
     from tuner.verification.audit import show_audit, why_not
     from tuner.verification.foreign import open_model
 
-    where, opened = Home(home, storage), None
-    if model is not None:
-        spec = model_spec(arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
-        opened = partial(open_model, model, spec, where)
-    else:
-        _refuse_of_model(arch, image_size, test_split, threat, training)
+    where = Home(home, storage)
+    spec = model_spec(model, arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
+    opened = spec and partial(open_model, model, spec, where)
     result = audited(
         file, where, search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, model=opened, say=_say
     )

@@ -17,7 +17,7 @@ from tuner.errors import UsageError
 from tuner.escape import print_json
 from tuner.home import Home
 from tuner.report.console import PlainConsole, stdout_console
-from tuner.report.format import fraction, short_label
+from tuner.report.format import fraction, short_label, value_text
 from tuner.report.progress import duration
 from tuner.report.text import front_table
 from tuner.results.fronts import counts
@@ -87,7 +87,7 @@ def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
     for record in records:
         _, metrics = record.points[0]
         number = str(record.trial) if record.of is None else f"{record.trial} ({record.label})"
-        setting = ", ".join(f"{k}={_short(v)}" for k, v in record.params.items() if k in searched)
+        setting = ", ".join(f"{k}={value_text(v)}" for k, v in record.params.items() if k in searched)
         table.add_row(
             "no search" if record.role else number,
             *([record.method] if several else []),
@@ -97,10 +97,6 @@ def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
             setting,
         )
     return table
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _show_one(run: SearchRun, record: TrialRecord) -> None:
@@ -138,7 +134,7 @@ def _said(event: dict[str, Any]) -> str:
     by = f" by {event['by']}" if event.get("by") else ""
     match event["event"]:
         case "start" | "add" as name:
-            setting = ", ".join(f"{k}={_short(v)}" for k, v in event["params"].items())
+            setting = ", ".join(f"{k}={value_text(v)}" for k, v in event["params"].items())
             return f"{name}{by}: {event['method']}, seed {event.get('seed', 0)}, {setting or 'nothing is searched'}"
         case "epoch" | "preview" as name:
             return f"{name}: {_values(event['metrics'])}"
@@ -154,7 +150,7 @@ def _said(event: dict[str, Any]) -> str:
 
 def _values(metrics: dict[str, Any]) -> str:
     whole = {k: v for k, v in metrics.items() if "/" not in k and isinstance(v, (int, float))}
-    return ", ".join(f"{k} {_short(v)}" for k, v in whole.items())
+    return ", ".join(f"{k} {value_text(v)}" for k, v in whole.items())
 
 
 # ---- a view that renews itself -------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from trainables.files import aside_of
 from trainables.reading import LOG_BYTES, read_bytes
 from tuner.errors import UsageError
 from tuner.files import write_atomically
@@ -36,11 +36,10 @@ def clone(name: str, to: str, home: Home | None = None) -> SearchRun:
     if folder.exists() or to in search_names(home):
         raise UsageError(f"search {to!r} exists already; choose another --name")
     home.require_writable(home.searches)
-    aside = folder.with_name(f".{to}.{uuid.uuid4().hex[:12]}")  # whole or absent: the folder is renamed at the end
+    aside = folder.with_name(aside_of(to))  # whole or absent: the folder is renamed at the end
     try:
-        text = read_bytes(
-            run.folder / HISTORY, LOG_BYTES
-        )  # first: what it says of a checkpoint is there, or later than it
+        # The history first: a checkpoint of which it tells is there, or a later one.
+        text = read_bytes(run.folder / HISTORY, LOG_BYTES)
         write_atomically(aside / HISTORY, text[: text.rfind(b"\n") + 1])
         for part in COPIED:
             if (run.folder / part).is_file():
