@@ -109,7 +109,7 @@ def _show_one(run: SearchRun, record: TrialRecord) -> None:
     _, metrics = record.points[0]
     table = Table("metric", "preview" if record.state == TrialState.PREVIEWED else "last epoch", title="on val")
     for name, value in metrics.items():
-        table.add_row(name, str(value) if name == "epoch" or name.endswith("_s") else fraction(value))
+        table.add_row(name, value_text(value) if name == "epoch" or name.endswith("_s") else fraction(value))
     console.print(table if metrics else "no epoch yet", highlight=False)
 
 
