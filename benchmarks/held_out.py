@@ -1,7 +1,11 @@
 """Do a search's claims hold on images that no search saw? Default jobs, whose models are all judged on the TEST split.
 
     python -m benchmarks.held_out [--methods srat,done,dafa] [--seeds 0,1,2,3,4] [-- OPTIONS OF tuner search]
+    python -m benchmarks.held_out --data CIFAR10 --methods srat,done,dafa --seeds 0 -- --trials 1 --max-epochs 20
     python -m benchmarks.held_out --table          # docs/methods/no-search.md from the stored results
+
+``--data`` is a folder with train.parquet and test.parquet, of which 10,000 and 2,000 images are taken, as many of each
+class. With ``--trials 1`` a search is its two references: no search and the default setting.
 
 Each search runs as a user's does; the settings are the default job's unless options change them. Then every model that
 trained all epochs, the references too, is judged on `test` at all its offsets by CE-PGD and margin-PGD with five times
@@ -25,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.synthetic import thinned
 from trainables.attack_copy import Frozen
 from trainables.curve import Curve, CurvePoint
 from trainables.data import Split, open_test
@@ -42,6 +47,7 @@ from tuner.results.trial_state import TrialState
 RESULTS = Path(__file__).parent / "results" / "held_out.jsonl"
 STEPS = 5  # times the search's
 KEY = ("method", "seed", "options")
+IMAGES, TEST_IMAGES = 10_000, 2_000  # of ``--data``
 
 
 def run_search(method: str, seed: int, options: list[str], home: Path) -> tuple[SearchRun, dict]:
@@ -109,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="srat,done,dafa")
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--data", type=Path, help="a folder with train.parquet and test.parquet, in place of digits")
     parser.add_argument("--table", action="store_true")
     args, options = parser.parse_known_args()
     options = [option for option in options if option != "--"]
@@ -118,18 +125,22 @@ def main() -> None:
         write_page(stored())
         return
     done = {tuple(row[name] for name in KEY) for row in stored()}
+    known_as = " ".join([f"{args.data.name} {IMAGES:,}"] * bool(args.data) + options)
     for seed in map(int, args.seeds.split(",")):
         for method in args.methods.split(","):
-            if (method, seed, " ".join(options)) in done:
+            if (method, seed, known_as) in done:
                 continue
             with tempfile.TemporaryDirectory() as home:
+                data = thinned(args.data, Path(home) / "images", IMAGES, test=TEST_IMAGES) if args.data else None
                 begin = time.time()
-                run, said = run_search(method, seed, options, Path(home))
+                asked = [*options, "--dataset", data] if data else options
+                run, said = run_search(method, seed, asked, Path(home) / "home")
                 wall = time.time() - begin
                 row = {
-                    **dict(zip(KEY, (method, seed, " ".join(options)))),
+                    **dict(zip(KEY, (method, seed, known_as))),
                     "objectives": said["objectives"],
                     "trials": said["trials"],
+                    "max_epochs": run.spec.max_epochs,
                     "epochs_trained": said["epochs_trained"],
                     "wall_s": round(wall, 1),
                     "torch": torch.__version__,

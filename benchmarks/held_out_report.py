@@ -15,7 +15,7 @@ from trainables.class_metrics import class_metrics
 from tuner.results.assessment import Assessment, assess
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, row_label
-from tuner.results.references import PLAIN, no_search_rows, paper_rows
+from tuner.results.references import PLAIN, best_row, no_search_rows, paper_rows
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
 
@@ -42,7 +42,8 @@ class Search:
 
     def __init__(self, line: dict[str, Any]):
         self.method, self.seed, self.epochs = line["method"], line["seed"], line["epochs_trained"]
-        self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]))
+        of_spec = {"max_epochs": line["max_epochs"]} if "max_epochs" in line else {}
+        self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]), **of_spec)
         self.history, self.test = History(None), {}
         for model in line["models"]:
             number, role = model["trial"], {"role": "no_search"} if model["trial"] == NO_SEARCH else {}
@@ -97,7 +98,33 @@ def write_page(lines: list[dict[str, Any]]) -> None:
     head = HEAD.format(torch=", ".join(sorted({line["torch"] for line in lines})))
     former = [Search(line) for line in lines if line["options"] == FORMER and line["method"] != PLAIN]
     parts = [*plain_table(every), *method_tables(searches), *claims(searches), *compared(searches, former)]
+    for options in dict.fromkeys(line["options"] for line in lines):
+        if options not in ("", FORMER):
+            parts += references_alone(options, [line for line in lines if line["options"] == options])
     PAGE.write_text("\n".join([head, *parts]) + "\n")
+
+
+def references_alone(options: str, own: list[dict[str, Any]]) -> list[str]:
+    """No search and default settings on other data, each without offsets and with those that are best on `val`."""
+    searches, test = [Search(line) for line in own], sum(own[0]["models"][0]["test"][0]["count"])
+    lines = [
+        f"\n## {options.partition(' --')[0]} images: no search and default settings\n",
+        f"Options: `--{options.partition(' --')[2]}`; {test} images of `test`. Of a curve the point is shown that has "
+        "the largest product of the objectives on `val`.\n",
+        "| | seeds | natural average | class mean | worst class | hypervolume on test |",
+        "|---|---|---|---|---|---|",
+    ]
+    found: dict[str, dict[int, tuple[Search, list[dict[str, Any]]]]] = {}
+    for search in searches:
+        arms = list(search.arms.items())
+        for name, rows in [*arms[:2], *((f"{search.method}: {name}", rows) for name, rows in arms[2:4])]:
+            found.setdefault(name, {})[search.seed] = search, rows
+    for name, by_seed in found.items():
+        best = [s.test[row_label(best_row(rows, s.spec.objectives))] for s, rows in by_seed.values()]
+        shown = " | ".join(spread([metrics[key] for metrics in best]) for key in SHOWN)
+        volumes = spread([s.volume(rows) for s, rows in by_seed.values()])
+        lines.append(f"| {name} | {len(by_seed)} | {shown} | {volumes} |")
+    return lines
 
 
 def compared(searches: list[Search], former: list[Search]) -> list[str]:

@@ -31,13 +31,18 @@ def random_images(folder: Path, each: int, *, size: int = 32, channels: int = 3,
     return f"parquet:{folder}"
 
 
-def thinned(source: Path, folder: Path, total: int, *, seed: int = 0) -> str:
-    """``total`` random images of a parquet data set, as many of each class, and all of its test set; its name."""
-    table = pq.read_table(source / "train.parquet")
+def thinned(source: Path, folder: Path, total: int, *, test: int | None = None, seed: int = 0) -> str:
+    """``total`` random images of a parquet data set, as many of each class, and all of its test set, or ``test`` images
+    chosen likewise; its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images in (("train.parquet", total), ("test.parquet", test)):
+        table = pq.read_table(source / name)
+        pq.write_table(table if images is None else _some(table, images, seed), folder / name)
+    return f"parquet:{folder}"
+
+
+def _some(table: pa.Table, total: int, seed: int) -> pa.Table:
     labels = table["label"].to_numpy()
     rng, classes = np.random.default_rng(seed), np.unique(labels)
     kept = [rng.permutation(np.flatnonzero(labels == c))[: total // len(classes)] for c in classes]
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.take(np.sort(np.concatenate(kept))), folder / "train.parquet")
-    pq.write_table(pq.read_table(source / "test.parquet"), folder / "test.parquet")
-    return f"parquet:{folder}"
+    return table.take(np.sort(np.concatenate(kept)))
