@@ -101,7 +101,9 @@ def main() -> None:
         training = {"batch_size": 64, "schedule": "onecycle"}
         for seed in range(args.seeds):
             for arm in ("plain fp32", "ours"):
-                config = TrialConfig("at", {}, training, dataset, "none", args.model, args.epochs, seed, home=folder)
+                config = TrialConfig(
+                    "at", {}, training, dataset, "none", args.model, max_epochs=args.epochs, seed=seed, home=folder
+                )
                 rows.append(train(arm, config, args.device))
                 print(json.dumps(rows[-1]), flush=True)
                 if args.json:

@@ -92,7 +92,9 @@ def main() -> None:
         dataset = thinned(args.data, Path(folder) / "data", args.images, test=TEST_IMAGES)
         training = asdict(training_for(dataset))
         test = open_test(DataSpec(dataset), folder)
-        config = TrialConfig("at", {}, training, dataset, "none", "cnn:0.5", args.epochs, home=folder, data_seed=0)
+        config = TrialConfig(
+            "at", {}, training, dataset, "none", "cnn:0.5", max_epochs=args.epochs, home=folder, data_seed=0
+        )
         for seed in range(args.seeds):
             trained = train_both(replace(config, seed=seed))
             rows.append({"seed": seed, **{arm: figures(trainer, test) for arm, trainer in trained.items()}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from search_spaces.resolve import resolve
@@ -24,6 +24,7 @@ class TrialConfig:
     dataset: str = "digits"
     imbalance: str = "exp:10"
     model: str = "cnn"
+    _: KW_ONLY  # what follows grows
     threat: str = LINF  # norm of the ball whose radius is ``training``'s eps: a name of `trainables.threats`
     max_epochs: int = 12
     seed: int = 0  # initial weights, order of the images, attacks
