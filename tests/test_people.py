@@ -1,6 +1,7 @@
 """What people meet (shared faults, section B): homes with odd names, hints that can be typed, states, full disks,
 dead clusters."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -182,6 +183,36 @@ def test_p4_doctor_says_it(tmp_path, dead_head):
     done = tuner_here("doctor", "--home", tmp_path, "--json")
     (row,) = [row for row in json.loads(done.stdout) if row["check"] == "ray"]
     assert done.returncode == 1 and not row["ok"] and "nothing answers at 127.0.0.1" in row["detail"]
+
+
+@pytest.fixture(params=[b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"], ids=["silent", "HTTP"])
+def other_server(request, monkeypatch):
+    """RAY_ADDRESS of a port at which something else listens, such as the dashboard."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.suppress(OSError):
+        connections = []
+
+        def answer():
+            with contextlib.suppress(OSError):  # the test has ended
+                while True:
+                    connections.append(server.accept()[0])
+                    if request.param:
+                        connections[-1].sendall(request.param)
+                        connections[-1].close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("ray.init", lambda *args, **options: pytest.fail("it would ask for minutes"))
+        monkeypatch.setattr(ray_instance, "HEAD_CONNECTS_S", 1.0)
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in connections:
+            connection.close()
+
+
+def test_p4_a_port_that_is_no_head_is_one_sentence(tmp_path, other_server):
+    done = tuner_here("search", "--method", "srat", "--home", tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert f"what listens at 127.0.0.1:{other_server} is no Ray head" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # the terminal
 
 # Ray ends a driver that has not reached its cluster's head for 60 s; before that, the driver ends orderly.
 HEAD_AWAY_S, HEAD_ASKED_EVERY_S, HEAD_ANSWERS_S = 40.0, 5.0, 2.0
-HEAD_CONNECTS_S = 10.0  # for a first connection, also over a slow network
+HEAD_CONNECTS_S = 5.0  # for a first connection, and then for a first answer, also over a slow network
 
 
 @contextmanager
@@ -101,9 +101,12 @@ def join(ray: ModuleType) -> None:
 
 def check_head() -> None:
     """``Failed`` if RAY_ADDRESS names a head that does not answer: `ray.init` would ask for minutes."""
-    host, port = head_of(os.environ.get("RAY_ADDRESS", ""))
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, port = head_of(address)
     if port and not listens(host, port, HEAD_CONNECTS_S):
         raise _no_cluster(f"nothing answers at {host}:{port}")
+    if port and not address.startswith("ray://") and not _is_head(host, port):
+        raise _no_cluster(f"what listens at {host}:{port} is no Ray head, whose port is usually 6379")
 
 
 def _no_cluster(why: str) -> Failed:
@@ -178,6 +181,21 @@ def listens(host: str, port: int, seconds: float = HEAD_ANSWERS_S) -> bool:
             return True
     except OSError:
         return False
+
+
+def _is_head(host: str, port: int) -> bool:
+    """Whether Ray's GCS answers there, with or without a token; where Ray uses TLS, it is not asked."""
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    named = f"[{host}]" if ":" in host else host
+    with grpc.insecure_channel(f"{named}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=HEAD_CONNECTS_S)
+        except grpc.RpcError as error:
+            return error.code() == grpc.StatusCode.UNAUTHENTICATED
+    return True
 
 
 def _check_resources(ray: ModuleType, spec: SearchSpec) -> None:

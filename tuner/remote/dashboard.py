@@ -21,7 +21,7 @@ from tuner.execution.ray_token import local_token
 
 T = TypeVar("T")
 
-TIMEOUT_S = 20
+TIMEOUT_S = 12  # so that a cluster which is not there is said within 15 s
 LARGEST = 2**28  # bytes of an answer, the longest of which is a job's log
 STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "stopped", "FAILED": "failed"}
 ENDED = ("finished", "stopped", "failed")
