@@ -59,9 +59,38 @@ def ray_schema(kind):
     return validator_for(schema)(schema)
 
 
+# What we write of Kueue's objects, closed. Not Kueue's own schemas: with those of its v1beta1 it was compared by hand.
+RESOURCE = {"name": str, "nominalQuota": str}
+KUEUE = {
+    "ResourceFlavor": {},
+    "LocalQueue": {"spec": {"clusterQueue": str}},
+    "WorkloadPriorityClass": {"value": int},
+    "ClusterQueue": {
+        "spec": {
+            "cohort": str,
+            "namespaceSelector": {"matchLabels": dict},
+            "preemption": {"reclaimWithinCohort": str, "withinClusterQueue": str},
+            "resourceGroups": [{"coveredResources": [str], "flavors": [{"name": str, "resources": [RESOURCE]}]}],
+        }
+    },
+}
+
+
+def closed(value, shape):
+    """Whether a value has a shape, and no key more."""
+    if isinstance(shape, dict):
+        return set(value) == set(shape) and all(closed(value[key], of) for key, of in shape.items())
+    if isinstance(shape, list):
+        return bool(value) and all(closed(item, shape[0]) for item in value)
+    return isinstance(value, shape)
+
+
 def check_manifest(manifest):
     if manifest["apiVersion"] == "ray.io/v1":
         ray_schema(manifest["kind"]).validate(manifest)
+    elif manifest["apiVersion"] == "kueue.x-k8s.io/v1beta1":
+        rest = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "metadata")}
+        assert closed(rest, KUEUE[manifest["kind"]]), manifest["metadata"]["name"]
     elif manifest["kind"] != "Kustomization":
         import kubernetes_validate
 
@@ -85,14 +114,14 @@ def test_schemas_do_refuse():
             check_manifest({**cluster, **wrong})
 
 
-def patched(overlay):
-    """The overlay's RayCluster, its JSON patches applied (add and replace are all they use)."""
-    cluster = next(d for _, d in MANIFESTS if d["kind"] == "RayCluster")
+def patched(folder, kind="RayCluster"):
+    """The object of a folder with patches, its JSON patches applied (add, replace and remove are all they use)."""
+    cluster = next(d for _, d in MANIFESTS if d["kind"] == kind)
     cluster = json.loads(json.dumps(cluster))
-    kustomization = documents(KUBE / "overlays" / overlay / "kustomization.yaml")[0]
+    kustomization = documents(folder / "kustomization.yaml")[0]
     for patch in kustomization["patches"]:
-        assert patch["target"] == {"kind": "RayCluster", "name": cluster["metadata"]["name"]}
-        text = patch.get("patch") or (KUBE / "overlays" / overlay / patch["path"]).read_text()
+        assert patch["target"] == {"kind": kind, "name": cluster["metadata"]["name"]}
+        text = patch.get("patch") or (folder / patch["path"]).read_text()
         for step in yaml.safe_load(text):
             *keys, last = step["path"].strip("/").split("/")
             place = cluster
@@ -100,6 +129,8 @@ def patched(overlay):
                 place = place[int(key) if isinstance(place, list) else key]
             if last == "-":
                 place.append(step["value"])
+            elif step["op"] == "remove":
+                del place[last]
             else:
                 assert step["op"] == "add" or last in place
                 place[last] = step["value"]
@@ -108,7 +139,7 @@ def patched(overlay):
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_overlay(overlay):
-    cluster = patched(overlay)
+    cluster = patched(KUBE / "overlays" / overlay)
     check_manifest(cluster)
     gpus = [
         c["resources"]["limits"].get("nvidia.com/gpu")
@@ -116,6 +147,53 @@ def test_overlay(overlay):
         for c in g["template"]["spec"]["containers"]
     ]
     assert any(gpus) == (overlay == "gpu")
+
+
+def quantity(text):
+    """A Kubernetes quantity as a number: 500m, 8Gi, 4."""
+    number, unit = re.fullmatch(r"([0-9.]+)(m|[KMGT]i|)", str(text)).groups()
+    return float(number) * {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "": 1}[unit]
+
+
+def test_a_queued_search_can_be_admitted():
+    """Kueue's conditions for a RayJob (its page on them, 2026), and that queue, priority and quota fit together."""
+    from tuner.spec import known
+
+    job, queues = patched(KUBE / "queued", "RayJob"), documents(KUBE / "queued/queues.yaml")
+    check_manifest(job)
+    named = {(d["kind"], d["metadata"]["name"]): d for d in queues}
+    assert len(named) == len(queues) and all(d["apiVersion"] == "kueue.x-k8s.io/v1beta1" for d in queues)
+    spec, cluster, labels = job["spec"], job["spec"]["rayClusterSpec"], job["metadata"]["labels"]
+    assert spec["suspend"] is True and spec["shutdownAfterJobFinishes"] is True and "clusterSelector" not in spec
+    assert cluster["enableInTreeAutoscaling"] is False and len(cluster["workerGroupSpecs"]) <= 7
+    owner, priority = (labels[f"kueue.x-k8s.io/{key}"] for key in ("queue-name", "priority-class"))
+    assert f"--owner {owner} --priority {priority}" in spec["entrypoint"]
+    values = [named["WorkloadPriorityClass", name]["value"] for name in known.priorities()]
+    assert values == sorted(set(values)), "low, normal, high"
+    queue = named["LocalQueue", owner]
+    kustomization = documents(KUBE / "queued/kustomization.yaml")[0]
+    assert queue["metadata"]["namespace"] == kustomization["namespace"]
+    quota = named["ClusterQueue", queue["spec"]["clusterQueue"]]["spec"]
+    (group,) = quota["resourceGroups"]
+    (flavor,) = group["flavors"]
+    assert ("ResourceFlavor", flavor["name"]) in named
+    asked = {}
+    for replicas, template in [
+        (1, cluster["headGroupSpec"]),
+        *((g["replicas"], g) for g in cluster["workerGroupSpecs"]),
+    ]:
+        for container in template["template"]["spec"]["containers"]:
+            for name, amount in container["resources"]["requests"].items():
+                asked[name] = asked.get(name, 0) + replicas * quantity(amount)
+    nominal = {r["name"]: quantity(r["nominalQuota"]) for r in flavor["resources"]}
+    assert set(asked) <= set(group["coveredResources"]) == set(nominal)
+    assert asked["cpu"] == 10 and all(nominal[name] >= amount for name, amount in asked.items())
+    grows = next(v for v in env_of(cluster) if v["name"] == "TUNER_CLUSTER_GROWS")
+    assert grows["value"] == "" and all(g["minReplicas"] == g["maxReplicas"] for g in cluster["workerGroupSpecs"])
+
+
+def env_of(cluster):
+    return cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
 
 
 def test_kustomizations_name_files_that_exist():

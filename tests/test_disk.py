@@ -1,5 +1,6 @@
 """`tuner gc`, `rm` and `restore`: what lies where, who needs it, and that nothing else is touched."""
 
+import dataclasses
 import json
 import os
 import time
@@ -126,6 +127,114 @@ def test_data_are_known_by_the_names_that_they_are_stored_under(tmp_path, parque
     for dataset in ("digits", f"parquet:{parquet_dir}"):
         assert prepare(dataset, home).name.startswith(decoded_prefix(dataset))
     assert decoded_prefix("parquet:s3://bucket/some/cifar?region=x") == "parquet-cifar-"
+
+
+def test_weights_and_models_that_nothing_names_are_removed(home):
+    """Weights that a search started from stay, and a model that was tested."""
+    used, unused = "a" * 64, "b" * 64
+    write_atomically(home.search("half") / "init.json", json.dumps({"weights": used}))
+    for name in (used, unused):
+        write_atomically(home.root / "inits" / f"{name}.safetensors", b"w" * 100)
+    write_atomically(home.root / "inits" / "mine.txt", b"not ours")
+    for name, file in (("tested", "verified.json"), ("killed", "checkpoint.pt"), ("new", "checkpoint.pt")):
+        write_atomically(home.root / "models" / name / file, b"m" * 10)
+    write_atomically(home.root / "reproduced" / "0123456789abcdef" / "searches" / "x" / "spec.yaml", b"r")
+    for name in ("inits", "models/tested", "models/killed"):
+        aged(home.root / name)
+    aged(home.root / "reproduced", 2 * DAY_S)
+    lost = {path for path in gone(home) if not path.startswith(("searches", "stems", "datasets"))}
+    assert lost == {
+        f"inits/{unused}.safetensors",
+        "models/killed/checkpoint.pt",
+        "reproduced/0123456789abcdef/searches/x/spec.yaml",
+    }
+
+
+@pytest.fixture
+def storage(home, tmp_path):
+    """The two searches in a storage, with stems, data and weights that they need or not."""
+    where = tmp_path / "storage"
+    for name in ("done", "half"):
+        spec = SearchSpec.from_yaml((home.search(name) / "spec.yaml").read_text())
+        (home.search(name) / "spec.yaml").write_text(dataclasses.replace(spec, storage=str(where)).to_yaml())
+        write_atomically(home.search(name) / "dataset", f"digits-v1-{'0' * 32}")
+        push(str(where), home, name)
+        for trial in range(-1, 6):
+            write_atomically(where / "searches" / name / "trials" / str(trial) / "checkpoint.pt", b"x" * 1000)
+    for file in (f"stems/{STEM}/epoch-0001.pt", f"stems/{OTHER}/epoch-0001.pt", f"inits/{'b' * 64}.safetensors"):
+        write_atomically(where / file, b"y" * 500)
+    for data in ("digits", "mnist"):
+        write_atomically(where / "datasets" / f"{data}-v1-{'0' * 32}" / "train.arrow", b"z" * 700)
+    for age in (DAY_S / 2, 2 * DAY_S):
+        write_atomically(where / "trash" / f"{int(time.time() - age)}-old" / "spec.yaml", b"t")
+    aged(where)
+    return where
+
+
+def freed(home, storage, *args):
+    before = files(storage)
+    done = tuner_here("gc", "--yes", "--home", home.root, "--storage", storage, *args)
+    assert done.returncode == 0, done.stderr
+    return before - files(storage)
+
+
+def test_of_a_storage_what_no_search_needs_is_removed(home, storage):
+    before, front = files(storage), {row["trial"] for row in load_search(home, "done").front().rows} | {0, -1}
+    shown = json.loads(tuner_here("gc", "--home", home.root, "--storage", storage, "--json").stdout)
+    assert files(storage) == before and {item["storage"] for item in shown["items"]} == {None, str(storage)}
+    assert gone(home) and files(storage) == before, "it is not looked into where it is not named"
+    off = {f"searches/done/trials/{n}/checkpoint.pt" for n in range(-1, 6) if n not in front}
+    (old,) = {path for path in before if path.startswith("trash") and int(path[6:].split("-")[0]) < time.time() - DAY_S}
+    lost = freed(home, storage)
+    assert lost == off | {
+        f"stems/{OTHER}/epoch-0001.pt",
+        f"datasets/mnist-v1-{'0' * 32}/train.arrow",
+        f"inits/{'b' * 64}.safetensors",
+        old,
+    }
+    out = tuner_here("gc", "--home", home.root, "--storage", storage).stdout
+    assert freed(home, storage) == set() and "could be removed" not in out
+
+
+@pytest.mark.parametrize("how", ["running", "asked", "unreadable", "new", "not said"])
+def test_of_a_storage_nothing_is_removed_that_may_be_needed(home, storage, how):
+    """There are no locks in it: a lease, a request, an unknown search, and what is new are reasons enough."""
+    match how:
+        case "running":
+            write_atomically(storage / "searches" / "half" / "driver.json", b"{}")
+        case "asked":
+            write_atomically(storage / "searches" / "done" / "requests" / "1.json", b"{}")
+        case "unreadable":
+            write_atomically(storage / "searches" / "third" / "spec.yaml", b"method: [")
+        case "new":
+            for path in storage.rglob("*.*"):
+                os.utime(path)
+        case "not said":
+            History(home.search("half")).append("stem", 0, stem_epoch=1)
+            push(str(storage), home, "half")
+    lost = {path for path in freed(home, storage) if not path.startswith("trash")}
+    shared = {path for path in lost if not path.startswith("searches/")}
+    assert not shared or how in ("asked", "not said")
+    assert how != "not said" or not any(path.startswith("stems") for path in lost)
+    assert bool(lost - shared) == (how != "asked"), "checkpoints of the finished search, which nobody else needs"
+    assert not any(path.startswith("searches/half") for path in lost)
+
+
+def test_of_a_storage_no_link_is_followed(home, storage, tmp_path):
+    write_atomically(tmp_path / "outside" / "checkpoint.pt", b"precious")
+    (storage / "stems" / ("c" * 16)).symlink_to(tmp_path / "outside")
+    (storage / "searches" / "done" / "trials" / "77").symlink_to(tmp_path / "outside")
+    (storage / f"inits/{'d' * 64}.safetensors").symlink_to(tmp_path / "outside" / "checkpoint.pt")
+    freed(home, storage)
+    assert (tmp_path / "outside" / "checkpoint.pt").read_bytes() == b"precious"
+
+
+def test_a_storage_that_does_not_answer(home, tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = tuner_here("gc", "--home", home.root, "--storage", tmp_path / "file" / "x")
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr
+    done = tuner_here("gc", "--home", home.root, "--storage", "ftp://x")
+    assert done.returncode == 2 and "cannot be opened" in done.stderr
 
 
 # ---- rm and restore --------------------------------------------------------------------------------------------------

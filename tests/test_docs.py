@@ -6,6 +6,7 @@ need; they are parsed all the same, and ``MARKED`` counts their blocks.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from typer.main import get_command
 
 from tests.test_wrong_input import run
+from tests.verifying import without_ray
 from tuner.cli.app import app
 from tuner.report import notifications
 from tuner.spec.search_spec import SearchSpec
@@ -25,10 +27,11 @@ from tuner.spec.search_spec import SearchSpec
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = "> Not run by the tests:"
-MARKED = {"docs/guide.md": 5}
+MARKED = {"docs/guide.md": 5, "docs/share.md": 1}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
 RUN = {
+    "bundle",
     "doctor",
     "export",
     "front",
@@ -45,15 +48,17 @@ RUN = {
     "watch",
 }
 # search and submit as a dry run; audit needs what verify wrote: tests/test_audit.py; what changes a search:
-# tests/test_steering.py
+# tests/test_steering.py; what was sent: tests/test_sharing.py
 ONLY_PARSED = {
     "add",
     "audit",
     "clone",
+    "import",
     "jobs",
     "logs",
     "narrow",
     "notify",
+    "reproduce",
     "restore",
     "retry",
     "rm",
@@ -177,6 +182,46 @@ def test_command_runs(words, home, tmp_path, capsys, monkeypatch):
     assert words[1] in WITHOUT_JSON or json.loads(out)
     for flag in ("--html", "--png", "--parquet", "--to"):
         assert flag not in words or (tmp_path / words[words.index(flag) + 1]).exists()
+
+
+# Pages of one task each, whose commands run in their order, but for those that train, need what is not here, or take
+# seconds and run in `test_command_runs`.
+TASKS = {
+    "docs/add-trials.md": {"resume --trials", "resume --budget"},
+    "docs/choose-a-point.md": {"verify", "export"},
+    "docs/share.md": {"reproduce --dataset"},
+    "docs/slurm.md": {"watch"},  # of a search that waits in a queue
+}
+SBATCH = "#!/bin/sh\necho 4711\n"
+
+
+@pytest.mark.parametrize("page", TASKS)
+def test_a_task_is_done_as_its_page_says(page, finished, tmp_path, capsys, monkeypatch):
+    """On a search of its own; ``sbatch`` is a stand-in (what it is given: tests/test_deploy_slurm.py)."""
+    shutil.copytree(finished[1], tmp_path / "home")
+    shutil.copytree(finished[1] / "searches" / "first", tmp_path / "received" / "first")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text(SBATCH)
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    asked = [b for b in BLOCKS if b.page == page and b.language == "sh" and not b.marked]
+    done, left = [], set()
+    for words in (shlex.split(line) for block in asked for line in block.text.splitlines()):
+        named = {f"{words[1]} {flag}".strip() for flag in ("", *words)} & TASKS[page]
+        left |= named
+        if not named:
+            with without_ray():
+                code, out, err = run(capsys, monkeypatch, *words[1:], *NAMED.get((page, words[1]), ()))
+            assert code == 0 and out, f"{shlex.join(words)}: {err}"
+            done.append(words[1])
+    assert left == TASKS[page] and len(done) >= 2
+
+
+# The search of the fixture has the name that the page gives to another one.
+NAMED = {("docs/slurm.md", "submit"): ["--name", "queued"], ("docs/share.md", "import"): ["--home", "other"]}
 
 
 def test_the_main_commands_are_among_those_that_run():

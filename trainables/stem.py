@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -158,6 +160,12 @@ class Fork:
             time.sleep(0.1)
         return None
 
+    def missing(self) -> Iterator[int]:
+        """Train here and now what no other process trains of the stem; yields the epochs that this one trained."""
+        while not self.ready():
+            if (trained := self.advance()) is not None:
+                yield trained
+
     def leave(self) -> list[dict] | None:
         """Put the trial where the stem is; the metrics of every epoch so far.
 
@@ -219,7 +227,6 @@ def run_to_fork(trainer: Trainer) -> list[dict]:
     fork = open_fork(trainer)
     past = None if fork else []
     while past is None:
-        while not fork.ready():
-            fork.advance()
+        deque(fork.missing(), maxlen=0)
         past = fork.leave()
     return past

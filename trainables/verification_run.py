@@ -19,7 +19,7 @@ from trainables.data import digest, open_test
 from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
-from trainables.stem import run_to_fork
+from trainables.stem import open_fork, run_to_fork
 from trainables.threat_model import THREAT_MODELS
 from trainables.verification import Cascade
 
@@ -32,12 +32,24 @@ def fingerprint(folder: str) -> str | None:
 
 def train_to_end(config: TrialConfig) -> Iterator[int]:
     """Train a trial outside any search, from its checkpoint if it has one; yields the epochs done."""
+    yield from (step["epoch"] for step in steps_to_end(config) if "epoch" in step)
+
+
+def steps_to_end(config: TrialConfig) -> Iterator[dict[str, Any]]:
+    """The same; yields ``{"stem": name}`` of a trial that forks from one, ``{"stem_epoch": n}`` after each of its
+    epochs that had to be trained, and ``{"epoch": n}`` after each of the trial's own."""
     trainer, folder = Trainer(config), config.folder
-    if load_checkpoint(folder, trainer) is None:
-        run_to_fork(trainer)
+    past = load_checkpoint(folder, trainer)
+    if past is None:
+        if fork := open_fork(trainer):
+            yield {"stem": fork.name}
+            yield from ({"stem_epoch": number} for number in fork.missing())
+        past = run_to_fork(trainer)
     while trainer.epoch < config.last_epoch:
-        save_checkpoint(folder, trainer, trainer.run_epoch())
-        yield trainer.epoch
+        metrics = trainer.run_epoch()
+        save_checkpoint(folder, trainer, metrics, past)
+        past.append(metrics)
+        yield {"epoch": trainer.epoch}
 
 
 def refitted(folder: str, offsets: Offsets) -> Offsets:
@@ -103,6 +115,13 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
             "seconds": round(time.perf_counter() - begin, 2),
         }
     }
+
+
+def machine() -> dict[str, str]:
+    """What decides about last bits beside versions: the kind of device and of processor."""
+    if torch.cuda.is_available():
+        return {"device": "cuda", "processor": torch.cuda.get_device_name()}
+    return {"device": "cpu", "processor": torch.backends.cpu.get_cpu_capability()}
 
 
 def versions(attack: str) -> dict[str, str]:

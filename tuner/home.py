@@ -36,6 +36,11 @@ def user_name() -> str:
         return "unknown"
 
 
+def owner_name() -> str:
+    """The same as the owner of a search, whose name is part of the names of resources and labels."""
+    return re.sub(r"[^\w.-]", "-", user_name(), flags=re.ASCII).lstrip("_.-")[:63] or "unknown"
+
+
 class Home:
     """Paths below the home folder. Nothing is created until it is needed.
 

@@ -33,6 +33,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.summary import front_json, save_result
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify
+from tuner.verification.reproduce import bundle
 from tuner.verification.rows import chosen
 
 CLASSES = [str(c) for c in range(10)]
@@ -56,6 +57,10 @@ class Corpus:
     @property
     def model(self) -> Path:
         return self.root / "model"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "s.bundle.zip"
 
     @property
     def parquet(self) -> Path:
@@ -88,6 +93,7 @@ def build(root: Path) -> Corpus:
     _parquet(corpus.parquet)
     _images(corpus.images)
     verified(run)
+    bundle("s", corpus.bundle, home)
     StemStore(str(home.root), None, "0123456789abcdef").describe({"code": "x", "torch": "2"})
     return corpus
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ from tuner.execution import driver
 from tuner.execution.trial_config import trial_config
 from tuner.optimizer.study import RecordedStudy
 from tuner.report.console import show_result
+from tuner.results.bundle import ABOUT
 from tuner.results.searches import load_search
 from tuner.results.summary import front_json
 from tuner.spec.fields import SearchFields
@@ -89,9 +91,11 @@ COMMANDS = {
     "export": ["--pick", "--to", "--epoch", "--parquet", "--json"],
     "space": ["--json"],
     "methods": ["--json"],
+    "import": ["--name", "--json"],
+    "reproduce": ["--pick", "--dataset", "--json"],
     "jobs": ["--address", "--json"],
     "logs": ["--address", "--json"],
-    "stop": ["--address", "--json"],
+    "stop": ["--address", "--owner", "--json"],
     "nonsense": ["--json"],
 }
 
@@ -108,6 +112,8 @@ def commands(draw: Random, corpus: Corpus, scratch: Path) -> bool:
         words += [flag] if flag == "--json" else [flag, value]
     if name in ("front", "ls", "verify", "audit", "export"):
         words += ["--home", corpus.home.root]
+    if name in ("import", "reproduce"):
+        words += ["--home", scratch / "home"]
     with without_attacks(), without_network():
         return command(*words)
 
@@ -189,6 +195,33 @@ def received(corpus: Corpus, scratch: Path, *changed: str) -> Path:
     for name in changed:
         (folder / name).unlink()
     return folder
+
+
+@target
+def sent(draw: Random, corpus: Corpus, scratch: Path) -> bool:
+    """`tuner import` of a bundle: its bytes, one of its files or a name is wrong. What it takes in can be looked at."""
+    data = corpus.bundle.read_bytes()
+    if draw.random() < 0.5:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            held = {name: file.read(name) for name in file.namelist()}
+        name, sink = draw.choice(list(held)), io.BytesIO()
+        match draw.randrange(4):
+            case 0:
+                held[str(draw.choice(mutate.FLAGS))] = held.pop(name)
+            case 1 if name == ABOUT:
+                held[name] = mutate.json_text(draw, json.loads(held[name]))
+            case _:
+                held[name] = mutate.in_bytes(draw, held[name])
+        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in held.items():
+                file.writestr(name, content)
+        data = sink.getvalue()
+    else:
+        data = mutate.in_bytes(draw, data)
+    (scratch / "x.zip").write_bytes(data)
+    if not command("import", scratch / "x.zip", "--name", "taken", "--home", scratch / "home", "--json"):
+        return False
+    return command("front", "taken", "--home", scratch / "home", "--json")
 
 
 @target

@@ -18,7 +18,7 @@ from typer.main import get_command
 from trainables.files import is_full
 from trainables.reading import Damaged
 from trainables.urls import masked
-from tuner.cli import cleaning, cluster, results, steering
+from tuner.cli import cleaning, cluster, results, sharing, steering
 from tuner.cli.options import (
     HELP,
     RESULTS,
@@ -189,6 +189,7 @@ def ui(
     serve(Home(home), port, search_name)
 
 
+sharing.register(app)
 cleaning.register(app)
 cluster.register(app)
 

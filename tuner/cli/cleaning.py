@@ -14,17 +14,20 @@ from tuner.home import Home
 def gc(
     yes: Annotated[bool, option("--yes", "", "Remove what no search needs; without it, it is only shown.")] = False,
     home: HomeOption = None,
+    storage: StorageOption = None,
     as_json: Json = False,
 ):
     """Show what lies in the home folder and who needs it: data, stems, checkpoints; with --yes remove the rest.
 
-    Of a finished search the front's checkpoints are kept, and those of what it is compared with.
+    Of a finished search the front's checkpoints are kept, and those of what it is compared with. A storage is looked
+    into where it is named.
     """
     from tuner.report.disk import show_items
     from tuner.results.disk import collect, inventory
+    from tuner.results.stored_disk import stored_inventory
 
-    where = Home(home)
-    items = inventory(where)
+    where = Home(home, storage)
+    items = [*inventory(where), *(stored_inventory(where.storage) if where.storage else ())]
     free = collect(items) if yes else sum(item.bytes for item in items if not item.needed)
     if as_json:
         print_json({"removed": yes, "bytes": free, "items": [item.to_dict() for item in items]})

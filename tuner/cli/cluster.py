@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -21,6 +21,7 @@ from tuner.cli.options import (
     Package,
     Slurm,
     StorageOption,
+    option,
 )
 from tuner.cli.search_options import takes_spec
 from tuner.errors import UsageError
@@ -135,19 +136,33 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
 
 
 def jobs(address: Address = None, as_json: Json = False):
-    """List the jobs that were sent to a cluster, newest first."""
-    from tuner.remote.dashboard import Dashboard
+    """List the jobs that were sent to a cluster, newest first: whose they are, and what they have of it.
 
-    rows = Dashboard(address).jobs()
+    Of a job's trials some run and some wait for their turn. Its share is that of the cluster's CPUs or GPUs, whichever
+    is larger. Quotas, where the cluster has any, stand below.
+    """
+    from tuner.remote.dashboard import Dashboard
+    from tuner.remote.shares import shares
+
+    found = shares(Dashboard(address))
     if as_json:
-        print_json([{k: v for k, v in row.items() if k != "message"} for row in rows])
+        print_json([{k: v for k, v in row.items() if k not in ("message", "driver")} for row in found.jobs])
         return
-    wide = max((len(row["id"]) for row in rows), default=0)
-    for row in rows:
+    wide, owners = (max((len(row[key] or "-") for row in found.jobs), default=0) for key in ("id", "owner"))
+    for row in found.jobs:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["started"])) if row["started"] else "not yet"
-        to_stdout(f"{row['id']:{wide}}  {row['state']:8}  started {began}  search {row['search']}")
-    if not rows:
+        whose = f"{row['owner'] or '-':{owners}}  {row['priority'] or '-':6}"
+        to_stdout(f"{row['id']:{wide}}  {row['state']:8}  {whose}  started {began}  search {row['search']}{_has(row)}")
+    for name, (used, all_) in found.quotas.items():
+        to_stdout(f"quota {name}: {used:g} of {all_:g} in use")
+    if not found.jobs:
         to_stdout("no jobs of ours on this cluster")
+
+
+def _has(row: dict[str, Any]) -> str:
+    if not (row["running"] or row["waiting"]):
+        return ""
+    return f"  {row['running']} running, {row['waiting']} waiting, {row['share']:.0%} of the cluster"
 
 
 def logs(
@@ -186,13 +201,24 @@ def logs(
     print_json({"id": job, "logs": text}) if as_json else to_stdout(text, end="")
 
 
-def stop(job: JobId, address: Address = None, as_json: Json = False):
-    """Stop a job in good order: finished trials are kept, and `tuner resume SEARCH --address ...` resumes it."""
+def stop(
+    job: JobId,
+    owner: Annotated[
+        Optional[str],
+        option("--owner", "NAME", "Whose job it is, if it is somebody else's.", default="the user's name"),
+    ] = None,
+    address: Address = None,
+    as_json: Json = False,
+):
+    """Stop a job in good order: finished trials are kept, and `tuner resume SEARCH --address ...` resumes it.
+
+    Somebody else's job is stopped only where --owner says whose it is.
+    """
     from tuner.remote.dashboard import Dashboard
     from tuner.remote.submission import stop as stop_job
 
     cluster = Dashboard(address)
-    row, was_running = stop_job(cluster, job)
+    row, was_running = stop_job(cluster, job, owner=owner)
     if as_json:
         print_json({k: row[k] for k in ("id", "search", "state")})
     elif was_running:

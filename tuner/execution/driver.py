@@ -23,7 +23,7 @@ from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
-from tuner.execution.resources import resolve_gpus_per_trial, trial_resources
+from tuner.execution.resources import at_a_time, quota_of, resolve_gpus_per_trial, trial_resources
 from tuner.execution.stopping import StopRequest, leave_behind, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically
@@ -300,9 +300,11 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
         callback.ask_nodes, callback.stop, callback.ending = _nodes_checker(run, stop), stop, stop
         spec = resolve_gpus_per_trial(ray, run.spec, partial(first_trial, run), say)
         optimizer.gpus_per_trial = float(spec.gpus_per_trial)
+        quota, most = _quota(spec, ray.cluster_resources(), say)
+        spec = replace(spec, max_concurrent=most)
         survive_memory_kills()
         while True:
-            _ray_tuner(replace(run, spec=spec), optimizer, callback, stop).fit()
+            _ray_tuner(replace(run, spec=spec), quota, optimizer, callback, stop).fit()
             if stop.reason or not callback.take_up():
                 break  # else something was asked for after Ray Tune had heard that there is nothing more
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers
@@ -310,6 +312,16 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
             raise UsageError(problem)
     shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
     return stop.reason or ("time budget" if optimizer.late else None)
+
+
+def _quota(spec: SearchSpec, cluster: dict[str, float], say: Say) -> tuple[dict[str, float], int | None]:
+    """What a trial takes of the cluster's quotas, and how many trials may then run at a time; None: as many as fit."""
+    quota = quota_of(spec, cluster)
+    most = min((n for n in (spec.max_concurrent, at_a_time(quota, cluster)) if n is not None), default=None)
+    if quota:
+        shares = ", ".join(f"{amount:g} of the {cluster[name]:g} of {name}" for name, amount in quota.items())
+        say(f"quota: a trial takes {shares}")
+    return quota, most
 
 
 def _check_nodes(spec: SearchSpec) -> None:
@@ -354,8 +366,11 @@ def _nodes_checker(run: SearchRun, stop: Callable[[str], None]) -> Callable[[], 
     return ask
 
 
-def _ray_tuner(run: SearchRun, optimizer: AskTell, callback: SearchCallback, stop: StopRequest) -> tune.Tuner:
-    """Ray Tune, set up to leave every decision to our optimizer."""
+def _ray_tuner(
+    run: SearchRun, quota: dict[str, float], optimizer: AskTell, callback: SearchCallback, stop: StopRequest
+) -> tune.Tuner:
+    """Ray Tune, set up to leave every decision to our optimizer. ``quota``: what a trial takes beside its resources, of
+    whichever node has it."""
     from ray import tune
 
     from trainables.ray_adapter import TrialActor
@@ -366,8 +381,9 @@ def _ray_tuner(run: SearchRun, optimizer: AskTell, callback: SearchCallback, sto
         callback.started(record)
         return {"trial": trial_config(run, record).to_dict(), "threads": int(run.spec.cpus_per_trial)}
 
+    bundles = [trial_resources(run.spec), *([quota] if quota else [])]  # the first is where it runs
     return tune.Tuner(
-        tune.with_resources(TrialActor, tune.PlacementGroupFactory([trial_resources(run.spec)])),
+        tune.with_resources(TrialActor, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
             search_alg=ProposalSearcher(optimizer, configure),
             num_samples=-1,  # until the searcher returns FINISHED: an interrupted trial is suggested again

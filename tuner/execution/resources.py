@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,11 @@ from tuner.spec.search_spec import SearchSpec
 # A node has 1 of the resource "accelerator_type:KIND" for its kind of accelerator; a trial asks for a small part of it.
 LABEL = "accelerator_type:"
 AUTO = "auto"
+# Quotas of a cluster that several people use: resources with these beginnings, which its administrator gives to a node,
+# usually the head. A trial takes one of them, or its GPUs, wherever it runs itself.
+OWNER, OWNER_GPUS, PRIORITY = "owner:", "owner_gpus:", "priority:"
+OTHERS = "others"  # the owner for all that have no quota of their own
+QUOTAS = (OWNER, OWNER_GPUS, PRIORITY)
 
 
 def trial_resources(spec: SearchSpec) -> dict[str, float]:
@@ -22,6 +27,29 @@ def trial_resources(spec: SearchSpec) -> dict[str, float]:
     gpus = 1.0 if spec.gpus_per_trial == AUTO else spec.gpus_per_trial
     label = {f"{LABEL}{spec.accelerator}": 0.001} if spec.accelerator else {}
     return {"CPU": spec.cpus_per_trial, "GPU": gpus, **label}
+
+
+def quota_of(spec: SearchSpec, cluster: Mapping[str, float]) -> dict[str, float]:
+    """What a trial takes of the cluster's quotas; empty where it has none for it. ``cluster``: all its resources.
+
+    ``UsageError`` where a quota is smaller than what a single trial takes, which would wait for ever.
+    """
+    amounts = {OWNER: 1.0, OWNER_GPUS: trial_resources(spec)["GPU"]}
+    named = {
+        next((f"{kind}{name}" for name in (spec.owned_by, OTHERS) if f"{kind}{name}" in cluster), ""): amount
+        for kind, amount in amounts.items()
+    }
+    taken = {**named, f"{PRIORITY}{spec.priority}": 1.0}
+    found = {name: amount for name, amount in taken.items() if amount and name in cluster}
+    for name, amount in found.items():
+        if cluster[name] < amount:
+            raise UsageError(f"a trial takes {amount:g} of {name}, and the cluster has {cluster[name]:g}")
+    return found
+
+
+def at_a_time(quota: Mapping[str, float], cluster: Mapping[str, float]) -> int | None:
+    """How many trials the quotas allow at a time, those of others left aside; None: any number."""
+    return min((int(cluster[name] / amount + 1e-9) for name, amount in quota.items()), default=None)
 
 
 def unsatisfiable_resources(spec: SearchSpec, nodes: list[dict[str, float]]) -> str | None:

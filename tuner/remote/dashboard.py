@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trainables.reading import parse_json, shaped
@@ -27,6 +28,7 @@ STATES = {"PENDING": "pending", "RUNNING": "running", "SUCCEEDED": "finished", "
 ENDED = ("finished", "stopped", "failed")
 INTERRUPTED = 130
 OUR_KEY = "tuner.search"  # the key of a job's metadata that marks it as ours; its value is the search's name
+OWNER_KEY, PRIORITY_KEY = "tuner.owner", "tuner.priority"
 
 
 def cluster_address(address: str | None) -> str:
@@ -47,6 +49,17 @@ def cluster_address(address: str | None) -> str:
     if not good:
         raise UsageError(f"--address {given!r} is not allowed; give the head node's dashboard, http://HEAD:8265")
     return given.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Use:
+    """``job``: Ray's number of a driver; ``taken``: the resources that its trials have, under Ray's names; ``running``,
+    ``waiting``: how many trials have theirs, or wait for them."""
+
+    job: str
+    taken: dict[str, float]
+    running: int
+    waiting: int
 
 
 class Dashboard:
@@ -101,6 +114,11 @@ class Dashboard:
             "/api/jobs/", lambda answer: [job_row(job) for job in answer if OUR_KEY in (job.get("metadata") or {})]
         )
         return sorted(rows, key=lambda row: row["started"] or 0, reverse=True)
+
+    def uses(self) -> list[Use]:
+        """What the drivers of the cluster have and wait for, one for each that has a placement group."""
+        path = "/api/v0/placement_groups?detail=true&limit=10000"
+        return self.get(path, lambda answer: _uses(answer["data"]["result"]["result"]))
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job's `job_row`; ``ClusterError`` with exit code 2 if there is no such job."""
@@ -186,6 +204,24 @@ def _living(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return living
 
 
+def _uses(rows: list[dict[str, Any]]) -> list[Use]:
+    jobs: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        jobs.setdefault(_text(row["creator_job_id"]), []).append(row)
+    return [_use(job, groups) for job, groups in jobs.items()]
+
+
+def _use(job: str, groups: list[dict[str, Any]]) -> Use:
+    taken: dict[str, float] = {}
+    running = [group for group in groups if group["state"] == "CREATED"]
+    for bundle in (bundle for group in running for bundle in group["bundles"] or ()):
+        if not shaped([*bundle["unit_resources"].values()], [float]):
+            raise ValueError("resources that are no numbers")
+        for name, amount in bundle["unit_resources"].items():
+            taken[name] = taken.get(name, 0.0) + amount
+    return Use(job, taken, len(running), sum(group["state"] in ("PENDING", "RESCHEDULING") for group in groups))
+
+
 def _may_grow(data: dict[str, Any]) -> bool:
     report = (data.get("clusterStatus") or {}).get("autoscalerReport") or {}
     known = (report.get("nodeAvailabilitySummary") or {}).get("nodeAvailabilities")
@@ -205,6 +241,7 @@ def _text(value: Any) -> str:
 
 def job_row(job: dict[str, Any]) -> dict[str, Any]:
     """What `tuner jobs --json` prints of a job; ``exit_code`` is None while it runs. Any exception where it is no job.
+    ``owner`` and ``priority`` are None of jobs of earlier versions, ``driver`` (Ray's number of it) until it has begun.
 
     ``started`` and ``ended`` are in seconds since 1970. A job whose driver was interrupted counts as stopped.
     """
@@ -218,10 +255,13 @@ def job_row(job: dict[str, Any]) -> dict[str, Any]:
         code = INTERRUPTED
     elif state in ENDED and code is None:
         code = 0 if state == "finished" else 1
-    message = _text(job.get("message") or "")
+    message, said = _text(job.get("message") or ""), job.get("metadata") or {}
     return {
         "id": _text(job.get("submission_id") or job.get("job_id")),
-        "search": _text((job.get("metadata") or {}).get(OUR_KEY) or ""),
+        "search": _text(said.get(OUR_KEY) or ""),
+        "owner": _text(said.get(OWNER_KEY) or "") or None,
+        "priority": _text(said.get(PRIORITY_KEY) or "") or None,
+        "driver": _text(job.get("job_id") or "") or None,
         "state": state,
         "exit_code": code,
         "started": _seconds(job.get("start_time")),

@@ -12,11 +12,13 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from tuner.escape import to_stderr
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT, DISTRIBUTION
-from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, Dashboard
+from tuner.home import owner_name
+from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, OWNER_KEY, PRIORITY_KEY, Dashboard
 from tuner.results.listener import LISTENERS
 from tuner.spec.plug_ins import TABLES
 from tuner.spec.search_spec import SearchSpec
@@ -70,17 +73,22 @@ def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: l
     """
     check_fits(cluster, spec)
     check_travels(spec)
+    spec = replace(spec, owner=spec.owned_by)  # on the cluster the user is another
     job = {"command": "search", "search": spec.search_name, "home": cluster_home(home)}
-    return submit(cluster, job, env, package, spec=spec.to_yaml())
+    return submit(cluster, job, env, package, spec)
 
 
 def submit(
-    cluster: Dashboard, job: dict[str, Any], env: Sequence[str] = (), package: str = "send", spec: str = ""
+    cluster: Dashboard,
+    job: dict[str, Any],
+    env: Sequence[str] = (),
+    package: str = "send",
+    spec: SearchSpec | None = None,
 ) -> str:
     """Send a ``job`` for ``tuner.job``; returns its id.
 
     ``env``: NAME (must be set on the cluster) or NAME=VALUE (readable by everyone there). ``package``: "send" our code
-    along or use that of the cluster's "image". ``spec``: YAML.
+    along or use that of the cluster's "image". ``spec``: of a search that begins.
     """
     check_versions(cluster)
     names, values = parse_env(env)
@@ -89,14 +97,15 @@ def submit(
     job_id = f"{job['search']}-{uuid.uuid4().hex[:6]}"
     job = {**job, "env": names, "versions": ours()}
     with tempfile.TemporaryDirectory(prefix="tuner-submit-") as folder:
-        pack(Path(folder), job, spec, package)
+        pack(Path(folder), job, spec.to_yaml() if spec else "", package)
         values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         if cluster.may_grow():
             values[GROWS] = "1"
-        return _send(cluster, job_id, job["search"], folder, values)
+        whose = {OWNER_KEY: spec.owned_by, PRIORITY_KEY: spec.priority} if spec else {OWNER_KEY: owner_name()}
+        return _send(cluster, job_id, {OUR_KEY: job["search"], **whose}, folder, values)
 
 
-def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dict[str, str]) -> str:
+def _send(cluster: Dashboard, job_id: str, about: dict[str, str], folder: str, values: dict[str, str]) -> str:
     # without this, Ray's client omits a token that is needed or insists on one that is not; read when ray is imported
     os.environ["RAY_AUTH_MODE"] = "token" if cluster.headers else "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -109,7 +118,7 @@ def _send(cluster: Dashboard, job_id: str, search: str, folder: str, values: dic
         return client.submit_job(
             entrypoint=ENTRYPOINT,
             submission_id=job_id,
-            metadata={OUR_KEY: search},
+            metadata=about,
             runtime_env={"working_dir": folder, "env_vars": values},
         )
     except (RuntimeError, ConnectionError) as error:
@@ -328,14 +337,23 @@ def plain_log(text: str) -> str:
     )
 
 
-def stop(cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30) -> tuple[dict[str, Any], bool]:
-    """Send SIGTERM to the job's driver, which keeps finished work, and wait for its end.
+def stop(
+    cluster: Dashboard, job_id: str, wait_s: float = STOP_WAIT_S + 30, owner: str | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Send SIGTERM to the job's driver, which keeps finished work, and wait for its end. ``owner``: whose job it is,
+    where it is not the user's own.
 
-    Returns (the job's `job_row`, whether it was still running). ``ClusterError`` if it has not ended within ``wait_s``.
+    Returns (the job's `job_row`, whether it was still running). ``UsageError`` for a job of another owner;
+    ``ClusterError`` if it has not ended within ``wait_s``.
     """
-    row = cluster.job(job_id)
+    row, mine = cluster.job(job_id), owner or owner_name()
     if row["state"] in ENDED:
         return row, False
+    if row["owner"] not in (None, mine):  # earlier versions did not say whose it is
+        raise UsageError(
+            f"job {job_id!r} is {row['owner']}'s, not {mine}'s; if it is to be stopped: tuner stop {job_id} --owner "
+            f"{shlex.quote(row['owner'])}"
+        )
     cluster.stop(job_id)
     deadline = time.monotonic() + wait_s
     while row["state"] not in ENDED:

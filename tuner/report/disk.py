@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -21,13 +22,17 @@ def size_text(size: float) -> str:
 
 
 def show_items(home: Home, items: Sequence[Item], free: int, gone: bool) -> None:
+    """A table of the home, and one of its storage."""
     console = stdout_console()
-    table = Table("what", "name", "size", "removed" if gone else "not needed", "why", title=f"{home.root}")
-    for item in items:
-        why = ", ".join(item.searches) if item.needed and item.searches and not item.why else item.why
-        table.add_row(item.kind, item.name, size_text(item.bytes), "" if item.needed else "yes", why)
-    console.print(table if items else f"nothing lies in {home.root}", highlight=False)
+    for place, where in ((None, str(home.root)), *([(home.storage, home.storage)] if home.storage else [])):
+        mine = [item for item in items if (item.storage is None) == (place is None)]
+        table = Table("what", "name", "size", "removed" if gone else "not needed", "why", title=where)
+        for item in mine:
+            why = ", ".join(item.searches) if item.needed and item.searches and not item.why else item.why
+            table.add_row(item.kind, item.name, size_text(item.bytes), "" if item.needed else "yes", why)
+        console.print(table if mine else f"nothing lies in {where}", highlight=False)
     if gone:
         console.print(f"{size_text(free)} removed", highlight=False)
     elif free:
-        console.print(f"{size_text(free)} could be removed: tuner gc --yes{home.flag}", highlight=False, soft_wrap=True)
+        flags = home.flag + (f" --storage {shlex.quote(home.storage)}" if home.storage else "")
+        console.print(f"{size_text(free)} could be removed: tuner gc --yes{flags}", highlight=False, soft_wrap=True)

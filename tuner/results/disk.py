@@ -1,8 +1,9 @@
-"""What lies in a home, for which search, and what no search needs.
+"""What lies in a home, for which search, and what no search needs. Of a storage: `tuner.results.stored_disk`.
 
 Needed of a finished search are the checkpoints of its front, of its default settings and of its references, with those
-of their best epochs; of any other all. Decoded data and stems are needed where a search has them. What is not needed
-can be made again, or was never asked for.
+of their best epochs; of any other all. Decoded data, stems and weights to start from are needed where a search has
+them, a model of `tuner verify --model` where it was tested. What is not needed can be made again, or was never asked
+for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables.files import is_locked, locked
-from trainables.reading import LOG_BYTES, Damaged, intact, read_bytes, read_text
+from trainables.reading import LOG_BYTES, Damaged, intact, read_bytes, read_json, read_text
+from trainables.storage import Storage
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.results.fronts import front_of
@@ -26,10 +28,15 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import search_names, stored_search
 from tuner.results.steering import pending
 from tuner.results.summary import state_of
+from tuner.sync.initial import INIT
 from tuner.sync.shared_dataset import DATASET
+from tuner.sync.storage_spec import storage_errors
 
 DAY_S = 24 * 3600.0
 NEW_S = 3600.0  # what was written so lately may be of a search that has not said so yet
+NOT_ON_THE_FRONT = "trials that are not on the front"
+REPRODUCED = "reproduced"  # folder of the home where `tuner reproduce` trains
+WEIGHTS = re.compile(r"[0-9a-f]{64}\.safetensors")  # in the folder inits
 TRASH = "trash"  # folder of the home, for a day, with TIME-NAME for each search that was removed
 REMOVED = re.compile(r"(\d{1,12})-(.+)")
 _STEM = re.compile(rb'"stem": "([0-9a-f]{16})"')
@@ -37,8 +44,9 @@ _STEM = re.compile(rb'"stem": "([0-9a-f]{16})"')
 
 @dataclass(frozen=True)
 class Item:
-    """``kind``: data, stem, checkpoints, leftover or trash. ``searches``: who needs it; ``why`` it is kept or not, in
-    words. ``bytes``: on the disk, links not followed; of files with several names (`tuner clone`) for each name."""
+    """``kind``: data, stem, weights, checkpoints, model, leftover or trash. ``searches``: who needs it; ``why`` it is
+    kept or not, in words. ``bytes``: on the disk, links not followed; of files with several names (`tuner clone`) for
+    each name. ``storage``: where it lies, if not in the home, and ``files`` are its names there."""
 
     kind: str
     name: str
@@ -48,9 +56,11 @@ class Item:
     searches: tuple[str, ...] = ()
     paths: tuple[Path, ...] = field(default=(), repr=False)
     lock: Path | None = None  # held while it is removed
+    storage: str | None = None
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key not in ("paths", "lock")}
+        return {key: value for key, value in asdict(self).items() if key not in ("paths", "lock", "files")}
 
 
 def size_of(path: Path) -> int:
@@ -79,7 +89,9 @@ def inventory(home: Home) -> list[Item]:
     return [
         *_data(home, runs, everything),
         *_stems(home, runs, everything),
+        *_weights(home, runs, everything),
         *(item for run in runs for item in _checkpoints(run)),
+        *_models(home),
         *_leftovers(home, runs),
         *_trash(home),
     ]
@@ -100,6 +112,11 @@ def collect(items: Iterable[Item]) -> int:
 
 
 def _remove(item: Item) -> int:
+    if item.storage:
+        with storage_errors(item.storage):
+            for name in item.files:
+                Storage(item.storage).remove(name)
+        return item.bytes
     for path in item.paths:
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
@@ -123,11 +140,19 @@ def _is_new(path: Path) -> bool:
     return time.time() - max(times) < NEW_S
 
 
-def _shared(kind: str, path: Path, users: list[str], everything: list[str], lock: Path) -> Item:
+def _shared(kind: str, path: Path, users: list[str], everything: list[str], lock: Path | None) -> Item:
     """Data or a stem, which any search may use."""
-    why = "" if users else everything[0] if everything else "it is new" if _is_new(path) else "no search has it"
-    needed = bool(users) or why != "no search has it"
+    needed, why = verdict(users, everything, _is_new(path))
     return Item(kind, path.name, size_of(path), needed, why, tuple(users), (path,), lock)
+
+
+def verdict(users: list[str], everything: list[str], new: bool) -> tuple[bool, str]:
+    """Whether what any search may use is needed, and why. ``users``: the searches that have it; ``everything``: why
+    nothing of its kind may be removed."""
+    if users:
+        return True, ""
+    why = everything[0] if everything else "it is new" if new else ""
+    return (True, why) if why else (False, "no search has it")
 
 
 # ---- decoded data ----------------------------------------------------------------------------------------------------
@@ -160,12 +185,7 @@ def decoded_prefix(dataset: str) -> str:
 
 
 def _stems(home: Home, runs: list[SearchRun], everything: list[str]) -> Iterator[Item]:
-    forks = {run.name: _forked(run) for run in runs}
-    unsaid = [
-        f"search {run.name} has not said which one it trains"
-        for run in runs
-        if not forks[run.name] and any(t.stem_trained for t in run.history.everything())
-    ]
+    forks, unsaid = stems_of(runs)
     for path in _entries(home.root / "stems"):
         if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
             continue
@@ -173,9 +193,45 @@ def _stems(home: Home, runs: list[SearchRun], everything: list[str]) -> Iterator
         yield _shared("stem", path, users, [*everything, *unsaid], path.with_name(f".{path.name}.lock"))
 
 
+def stems_of(runs: list[SearchRun]) -> tuple[dict[str, set[str]], list[str]]:
+    """The stems of each search; and of searches that have not said which they train, why all are needed."""
+    forks = {run.name: _forked(run) for run in runs}
+    unsaid = [
+        f"search {run.name} has not said which one it trains"
+        for run in runs
+        if not forks[run.name] and any(t.stem_trained for t in run.history.everything())
+    ]
+    return forks, unsaid
+
+
 def _forked(run: SearchRun) -> set[str]:
     path = run.folder / "history.jsonl"
     return {found.decode() for found in _STEM.findall(read_bytes(path, LOG_BYTES))} if path.exists() else set()
+
+
+# ---- weights to start from, and models that no search made -----------------------------------------------------------
+
+
+def _weights(home: Home, runs: list[SearchRun], everything: list[str]) -> Iterator[Item]:
+    for path in _entries(home.root / "inits"):
+        if WEIGHTS.fullmatch(path.name) and not path.is_symlink():
+            users = [run.name for run in runs if starts_from(run) == path.stem]
+            yield _shared("weights", path, users, everything, None)
+
+
+def starts_from(run: SearchRun) -> str | None:
+    """The name of the weights that a search starts from."""
+    found = intact(lambda: read_json(run.folder / INIT))
+    return found.get("weights") if isinstance(found, dict) else None
+
+
+def _models(home: Home) -> Iterator[Item]:
+    for path in _entries(home.root / "models"):
+        if path.is_symlink() or not path.is_dir():
+            continue
+        tested, new = (path / "verified.json").exists(), _is_new(path)
+        why = "it was tested" if tested else "it is new" if new else "a verification that was killed left it"
+        yield Item("model", path.name, size_of(path), tested or new, why, (), (path,))
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -186,7 +242,7 @@ def _checkpoints(run: SearchRun) -> Iterator[Item]:
         part: {path.name: path for path in _entries(run.folder / part) if re.fullmatch(r"-?\d{1,9}", path.name)}
         for part in ("trials", "previews")
     }
-    kept, why = _kept(run)
+    kept, why = kept_trials(run)
     for needed in (True, False):
         paths = [
             path
@@ -195,14 +251,17 @@ def _checkpoints(run: SearchRun) -> Iterator[Item]:
             if (kept is None or (part == "trials" and int(name) in kept)) is needed
         ]
         if paths:
-            said = why if needed else "trials that are not on the front"
-            number = f"{len(paths)} trial{'s' * (len(paths) != 1)}"
+            said = why if needed else NOT_ON_THE_FRONT
             size = sum(map(size_of, paths))
-            lock = run.folder / ".lock"
-            yield Item("checkpoints", f"{run.name}: {number}", size, needed, said, (run.name,), tuple(paths), lock)
+            name, lock = f"{run.name}: {trials_text(len(paths))}", run.folder / ".lock"
+            yield Item("checkpoints", name, size, needed, said, (run.name,), tuple(paths), lock)
 
 
-def _kept(run: SearchRun) -> tuple[set[int] | None, str]:
+def trials_text(number: int) -> str:
+    return f"{number} trial{'s' * (number != 1)}"
+
+
+def kept_trials(run: SearchRun) -> tuple[set[int] | None, str]:
     """The trials whose checkpoints are needed, None: all of them; and why."""
     spec, history = run.history.in_force(run.spec), run.history
     run = SearchRun(spec, run.home, run.name, history)
@@ -225,7 +284,7 @@ def _leftovers(home: Home, runs: list[SearchRun]) -> Iterator[Item]:
         if ray.exists() and not _running(run):
             why = "a driver that was killed left it"
             yield Item("leftover", f"{run.name}: ray", size_of(ray), False, why, (), (ray,), run.folder / ".lock")
-    aside = [*home.searches.glob(".*"), *(home.root / "datasets").glob(".*.part-*")]
+    aside = [*home.searches.glob(".*"), *(home.root / "datasets").glob(".*.part-*"), *_entries(home.root / REPRODUCED)]
     for path in sorted(path for path in aside if time.time() - path.lstat().st_mtime > DAY_S):
         yield Item("leftover", path.name, size_of(path), False, "a command that was killed left it", (), (path,))
 

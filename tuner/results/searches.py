@@ -63,11 +63,11 @@ def stored_search(home: Home, name: str) -> SearchRun:
     except (UsageError, Damaged) as error:  # written by another version, edited by hand, damaged
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
     run = SearchRun(spec, home, name, History(folder))
-    _check_settings(run)
+    check_settings(run)
     return run
 
 
-def _check_settings(run: SearchRun) -> None:
+def check_settings(run: SearchRun) -> None:
     """``Failed`` where a setting has text for a number, or a number for text: what may vary is known to the spec
     alone. Ranges are not compared: another version may have had others."""
     spaces = {lane.method: lane.search_space().params for lane in run.spec.lanes}

@@ -43,6 +43,7 @@ MODEL = r"^(timm:\w[\w.-]*|[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?)$"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?|[1-9]\d*/[1-9]\d*)$", parsed_later=True)
 SPLIT_NAME = r"^\w[\w.-]*$"
+OWNER = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
 FORMER = "former"  # recipe of a search stored before there were recipes: common, with the milestones of then
 NO_FRONT = "handles one objective only and this tool searches fronts"
@@ -51,6 +52,14 @@ NO_FRONT = "handles one objective only and this tool searches fronts"
 def check_split_name(name: str) -> None:
     if not re.match(SPLIT_NAME, name):
         raise UsageError(f"--test-split {name!r} is not allowed; it takes the name of a split, such as validation")
+
+
+def check_owner(name: str) -> None:
+    if not re.fullmatch(OWNER, name):
+        raise UsageError(
+            f"--owner {name!r} is not allowed; it takes 1 to 63 of letters, digits, '_', '.', '-', starting with a "
+            "letter or digit"
+        )
 
 
 def check_threat(text: str) -> None:
@@ -183,6 +192,13 @@ class SearchFields:
         "Kind of GPU as Ray calls it, such as H200, A100 or L4.", hashed=False, unset="any")
     max_failures: int = option(2, Whole(0), RESOURCES,
         "Number of errors of its own after which a trial is given up; a lost node does not count.", hashed=False)
+
+    owner: str | None = option(None, Text(OWNER, check_owner), RESOURCES,
+        "Whose search it is. Where a cluster has the resource owner:NAME, no more trials of NAME's searches run at a "
+        "time.", hashed=False, unset="the user's name")
+    priority: str = option("normal", Choice(known.priorities), RESOURCES,
+        "How urgent it is: {names}. Where a cluster has the resource priority:NAME, no more trials of that priority "
+        "run at a time.", hashed=False)
 
     name: str | None = option(None, Text(f"^{SEARCH_NAME.pattern}$", check_name), RESULTS,
         "Name of the search.", hashed=False, unset="METHOD-DATASET-HASH")

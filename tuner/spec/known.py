@@ -25,6 +25,11 @@ def schedulers() -> Iterable[str]:
     return tuple(SCHEDULERS)
 
 
+def priorities() -> Iterable[str]:
+    """How urgent a search is, beside others of the same cluster."""
+    return ("low", "normal", "high")
+
+
 def burn_ins() -> Iterable[str]:
     """Where the epochs before the reweighting come from."""
     return ("stem", "own")

@@ -19,6 +19,7 @@ from trainables.datasets import training_for
 from trainables.threats import LINF, Threat, parse_threat
 from trainables.urls import public
 from tuner.errors import UsageError
+from tuner.home import owner_name
 from tuner.spec.budget import Budget
 from tuner.spec.epoch_plan import EpochPlan
 from tuner.spec.fields import FORMER, SearchFields
@@ -136,6 +137,11 @@ class SearchSpec(SearchFields):
     def starts_from(self) -> str | None:
         """What weights the trials begin with, as the user says it; None: random ones."""
         return None if self.init == "none" else self.init
+
+    @property
+    def owned_by(self) -> str:
+        """Whose search it is, as quotas and lists of jobs name it."""
+        return self.owner or owner_name()
 
     @property
     def method_names(self) -> str:
