@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tuner
+from tuner.home import owner_name
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard
+from tuner.remote.shares import shares
 
 TINY = [
     "--method",
@@ -86,7 +88,7 @@ class Cluster:
                 "--num-gpus",
                 "1",
                 "--resources",
-                '{"accelerator_type:T4": 1}',
+                '{"accelerator_type:T4": 1, "owner:others": 2}',
                 "--temp-dir",
                 str(folder / "ray"),
                 "--disable-usage-stats",
@@ -233,6 +235,10 @@ def test_stop_then_resume(cluster, monkeypatch):
         assert time.time() < deadline, cluster.tuner("logs", job, "--address", cluster.address).stdout
         time.sleep(0.2)
     monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+    found = shares(Dashboard(cluster.address))
+    (here,) = [row for row in found.jobs if row["id"] == job]
+    assert (here["owner"], here["priority"], here["running"], here["share"]) == (owner_name(), "normal", 1, 0.5)
+    assert found.quotas == {"owner:others": (1.0, 2.0)}, "a trial takes of the head's, beside its own resources"
     row, was_running = submission.stop(Dashboard(cluster.address), job)  # at once: a new process would come too late
     assert was_running and row["state"] == "stopped"
     result = json.loads((history.parent / "result.json").read_text())  # the driver came to its own end

@@ -1,10 +1,12 @@
-"""MLflow behind a password: a real server with basic authentication, and the header that a token becomes."""
+"""MLflow behind a password and the prefix of a path: a real server with basic authentication, and the header that a
+token becomes."""
 
 import http.server
 import os
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -21,12 +23,13 @@ from tuner.tracking import ui
 from tuner.tracking.tracker import Tracker, sync
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+PREFIX = "/team/mlflow"
 RIGHT, WRONG = "right-password-2718", "wrong-password-3141"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Address of `mlflow server --app-name basic-auth`."""
+    """Address of `mlflow server --app-name basic-auth`, behind a prefix as a proxy gives it one."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/users.db\nadmin_username = anna\n"
@@ -46,6 +49,8 @@ def server(tmp_path_factory):
         "server",
         "--app-name",
         "basic-auth",
+        "--static-prefix",
+        PREFIX,
         "--host",
         "127.0.0.1",
         "--port",
@@ -60,7 +65,7 @@ def server(tmp_path_factory):
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
     try:
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}{PREFIX}"
         assert ui._answers(process, address, threading.Event()), (folder / "log").read_text()
         yield address
     finally:
@@ -85,7 +90,7 @@ def holding(folder, text):
     return [p for p in folder.rglob("*") if p.is_file() and text.encode() in p.read_bytes()]
 
 
-def test_the_right_password_logs_a_search(server, made, monkeypatch):
+def test_the_right_password_logs_a_search(server, made, monkeypatch, capsys):
     from mlflow import MlflowClient
 
     home, spec, history = made
@@ -100,6 +105,17 @@ def test_the_right_password_logs_a_search(server, made, monkeypatch):
     (parent,) = (r for r in runs if r.info.run_name == "first")
     assert {"front.html", "front.png"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert holding(home.root, RIGHT) == [] and not any(RIGHT in str(r.data) for r in runs)
+    code, out, _ = run(capsys, monkeypatch, "ui", "--home", home.root, "--search", "first")
+    first, *others = (
+        out.split("\n", 1)[0],
+        *(line.split()[-1] for line in out.splitlines() if line.startswith("first ")),
+    )
+    assert code == 0 and len(others) == 4 and first == f"{server}/#/experiments?workflowType=machine_learning"
+    assert all(link.startswith(f"{server}/#/experiments/{experiment.experiment_id}/runs") for link in others)
+    signed = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    signed.add_password(None, server, "anna", RIGHT)
+    page = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(signed)).open(others[0], timeout=20)
+    assert "MLflow" in page.read().decode(), "there is a page at the prefix"
 
 
 def test_a_wrong_password_stops_no_search_and_is_told_nowhere(server, made, monkeypatch, capsys):
