@@ -34,6 +34,17 @@ def contents(folder):
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of(folder).items()}
 
 
+@pytest.fixture
+def more_threads():
+    """This process sums with more threads than a worker does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def sent(finished, tmp_path_factory):
     """The bundle of the finished search."""
@@ -143,7 +154,7 @@ def test_a_file_of_a_bundle_has_a_size(sent, monkeypatch):
 # ---- trained again ---------------------------------------------------------------------------------------------------
 
 
-def test_a_pick_is_trained_again_to_the_bit(finished, sent, tmp_path):
+def test_a_pick_is_trained_again_to_the_bit(finished, sent, tmp_path, more_threads):
     """In another home, which has no stem: it is trained again, and then found."""
     pick = str(next(row for row in finished[0]["front"] if row["trial"] > 0)["trial"])
     for trained in (True, False):

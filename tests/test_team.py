@@ -103,7 +103,11 @@ RUNNING = {
     "jobs/": [job("a", "ada", driver="01"), job("b", "bob", driver="02"), job("c"), job("d", "ada", "SUCCEEDED", "03")],
     "v0/nodes": listed(node(CPU=6.0, GPU=2.0), node(CPU=2.0, **{"owner:ada": 4.0, "priority:low": 2.0})),
     "v0/placement_groups": listed(
-        ADA, ADA, group("01", "PENDING", {"CPU": 2.0}), group("02", "CREATED", {"CPU": 1.0}), group("03", "REMOVED", {})
+        ADA,
+        ADA,
+        group("01", "PENDING", {"CPU": 2.0}),
+        group("02", "CREATED", {"CPU": 1.0}),
+        group("03", "CREATED", {"CPU": 8.0}),
     ),
 }
 
@@ -114,7 +118,7 @@ def test_jobs_show_owner_share_and_quota():
     assert (a["owner"], a["priority"], a["running"], a["waiting"], a["share"]) == ("ada", "normal", 2, 1, 0.5)
     assert (b["owner"], b["running"], b["share"]) == ("bob", 1, 0.125), "of eight CPUs"
     assert (c["owner"], c["share"]) == (None, 0.0), "sent by an earlier version"
-    assert (d["state"], d["share"]) == ("finished", 0.0)
+    assert (d["state"], d["share"]) == ("finished", 0.0), "what it had is about to go"
     assert found.quotas == {"owner:ada": (2.0, 4.0), "priority:low": (0.0, 2.0)}
 
 
