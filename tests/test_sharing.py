@@ -225,6 +225,53 @@ def test_what_differs_is_said_in_few_lines():
     assert len(lines) == 4 and lines[-1] == "differs: 2 other packages" and "not installed" in lines[0]
 
 
+@pytest.mark.parametrize("gpus, device", [(0.0, "cpu"), (0.5, "cuda"), ("auto", "cuda")])
+def test_it_trains_where_the_search_did(gpus, device, sent, tmp_path, monkeypatch):
+    """A search that asked for no GPU had none, also where this machine has one."""
+    asked = []
+
+    class Known(Exception):
+        pass
+
+    def begin(config, where=None):
+        asked.append(where or "cuda")
+        raise Known
+
+    def gpus_of(held):
+        spec = SearchSpec.from_yaml(held["spec.yaml"].decode()).to_dict()
+        held["spec.yaml"] = SearchSpec.from_dict({**spec, "gpus_per_trial": gpus}).to_yaml().encode()
+
+    monkeypatch.setattr("trainables.verification_run.Trainer", begin)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "H200")
+    said = []
+    with pytest.raises(Known):
+        reproduce(altered(sent, tmp_path / "x.zip", gpus_of), Home(tmp_path), say=said.append)
+    assert asked == [device] and ("differs: processor was" in "\n".join(said)) == (device == "cuda")
+
+
+def test_weights_to_start_from_must_be_here(sent, tmp_path):
+    def begun(held):
+        spec = SearchSpec.from_yaml(held["spec.yaml"].decode()).to_dict()
+        held["spec.yaml"] = SearchSpec.from_dict({**spec, "init": "robust.pt"}).to_yaml().encode()
+        record = {"source": "robust.pt", "file": "a" * 64, "weights": "b" * 64, "notes": [], "accuracy": ACCURACY}
+        held["init.json"] = json.dumps(record).encode()
+
+    file = altered(sent, tmp_path / "init.zip", begun)
+    done = tuner_here("reproduce", file, "--home", tmp_path / "home")
+    assert done.returncode == 2 and "starts from 'robust.pt'" in done.stderr and done.stderr.count("\n") == 1
+
+
+ACCURACY = {"images": 10, "clean_acc": 0.9, "attacked": 10, "robust_acc": 0.5}
+
+
+def test_a_storage_is_named_before_it_is_bundled(finished, tmp_path):
+    received(finished, tmp_path, storage=str(tmp_path / "storage"))
+    done = tuner_here("bundle", "first", "--home", tmp_path, cwd=tmp_path)
+    assert done.returncode == 2 and "which this command does not name" in done.stderr
+    assert not (tmp_path / "first.bundle.zip").exists()
+
+
 @pytest.mark.parametrize("pick", ["77", "best", "3@9"])
 def test_a_pick_that_is_not_there(pick, sent, tmp_path):
     done = tuner_here("reproduce", sent, "--pick", pick, "--home", tmp_path)

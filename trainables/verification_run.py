@@ -35,10 +35,11 @@ def train_to_end(config: TrialConfig) -> Iterator[int]:
     yield from (step["epoch"] for step in steps_to_end(config) if "epoch" in step)
 
 
-def steps_to_end(config: TrialConfig) -> Iterator[dict[str, Any]]:
-    """The same; yields ``{"stem": name}`` of a trial that forks from one, ``{"stem_epoch": n}`` after each of its
-    epochs that had to be trained, and ``{"epoch": n}`` after each of the trial's own."""
-    trainer, folder = Trainer(config), config.folder
+def steps_to_end(config: TrialConfig, device: str | None = None) -> Iterator[dict[str, Any]]:
+    """The same on ``device``, by default a GPU where there is one; yields ``{"stem": name}`` of a trial that forks from
+    one, ``{"stem_epoch": n}`` after each of its epochs that had to be trained, and ``{"epoch": n}`` after each of the
+    trial's own."""
+    trainer, folder = Trainer(config, device), config.folder
     past = load_checkpoint(folder, trainer)
     if past is None:
         if fork := open_fork(trainer):
@@ -117,9 +118,9 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
     }
 
 
-def machine() -> dict[str, str]:
-    """What decides about last bits beside versions: the kind of device and of processor."""
-    if torch.cuda.is_available():
+def machine(device: str | None) -> dict[str, str]:
+    """What decides about last bits beside versions: the kind of device and of processor. ``device``: as above."""
+    if device != "cpu" and torch.cuda.is_available():
         return {"device": "cuda", "processor": torch.cuda.get_device_name()}
     return {"device": "cpu", "processor": torch.backends.cpu.get_cpu_capability()}
 

@@ -33,6 +33,7 @@ from tuner.results.searches import load_search, stored_search
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.plug_ins import require_same
+from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of
 from tuner.sync.named_places import check_named
 from tuner.sync.shared_dataset import data_spec, dataset_of
@@ -94,7 +95,18 @@ def _here(run: SearchRun, dataset: str) -> dict[str, Any]:
         raise UsageError(str(error)) from None
     training = {method: training_code(method) for method in ("at", *run.spec.methods)}
     python = platform.python_version()
-    return {"python": python, "code": code_version(), "training": training, "data": data, "machine": machine()}
+    return {
+        "python": python,
+        "code": code_version(),
+        "training": training,
+        "data": data,
+        "machine": machine(_device(run.spec)),
+    }
+
+
+def _device(spec: SearchSpec) -> str | None:
+    """Where the search's trials train; None: on a GPU if there is one. Ray shows a worker none that it did not ask for."""
+    return "cpu" if spec.gpus_per_trial == 0 else None
 
 
 # ---- tuner reproduce -------------------------------------------------------------------------------------------------
@@ -141,7 +153,7 @@ def reproduce(
     differs = _differences(given, here, _here(replace(run, home=home), config.dataset))
     for line in differing_lines(differs) or ["versions, code, data and kind of machine are those of the bundle"]:
         say(line)
-    again = _train(config, record, int(run.spec.cpus_per_trial), say)
+    again = _train(config, record, run.spec, say)
     result = {
         "search": run.name,
         "pick": pick,
@@ -188,7 +200,7 @@ def _config(run: SearchRun, record: TrialRecord, home: Home, dataset: str | None
     return replace(config, home=str(home.root), dataset=where, spare_seeds=())
 
 
-def _train(config: TrialConfig, record: TrialRecord, threads: int, say: Say) -> Again:
+def _train(config: TrialConfig, record: TrialRecord, spec: SearchSpec, say: Say) -> Again:
     import torch
 
     from trainables.checkpoint import read_checkpoint
@@ -196,10 +208,10 @@ def _train(config: TrialConfig, record: TrialRecord, threads: int, say: Say) -> 
     from trainables.loop import Diverged
     from trainables.verification_run import steps_to_end
 
-    torch.set_num_threads(max(1, threads))  # as a worker does: sums depend on it
+    torch.set_num_threads(max(1, int(spec.cpus_per_trial)))  # as a worker does: sums depend on it
     found = Again(None)
     try:
-        for step in steps_to_end(config):
+        for step in steps_to_end(config, _device(spec)):
             if "stem" in step:
                 found = replace(found, stem=step["stem"])
             elif "stem_epoch" in step:
