@@ -105,7 +105,8 @@ def _here(run: SearchRun, dataset: str) -> dict[str, Any]:
 
 
 def _device(spec: SearchSpec) -> str | None:
-    """Where the search's trials train; None: on a GPU if there is one. Ray shows a worker none that it did not ask for."""
+    """Where the search's trials train, as Ray shows a worker no GPU that it did not ask for; None: on one if there is
+    one."""
     return "cpu" if spec.gpus_per_trial == 0 else None
 
 
