@@ -58,6 +58,10 @@ def front(
     prices: Annotated[
         bool, option("--prices", "", "Show instead what a point of each class costs along the front, and who pays it.")
     ] = False,
+    importances: Annotated[
+        bool,
+        option("--importances", "", "Show instead how much each searched parameter matters, by PED-ANOVA and fANOVA."),
+    ] = False,
     confirm: Annotated[
         bool, option("--confirm", "", "With --at: train the point with one more seed; its row is then a mean.")
     ] = False,
@@ -78,7 +82,10 @@ def front(
     files = {kind: path for kind, path in given.items() if path is not None}
     if confirm and (at is None or len(searches) > 1):
         raise UsageError("--confirm needs --at, which picks a point, and one search")
-    kept = show_front(Home(home, storage), searches, as_json, files, at, prices)
+    instead = [name for name, asked in (("prices", prices), ("importances", importances)) if asked]
+    if len(instead) + (at is not None) > 1:
+        raise UsageError("--at, --prices and --importances each show something in place of the front: give one of them")
+    kept = show_front(Home(home, storage), searches, as_json, files, at, "".join(instead))
     if confirm:
         run = load_search(Home(home, storage), searches[0])
         to_stderr("; ".join(said(run, ask(run, "confirm", trial=kept[searches[0]]["trial"]))))

@@ -73,13 +73,13 @@ def _saved(result: dict[str, Any]) -> str:
 
 
 def show_front(
-    home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None, prices: bool = False
+    home: Home, names: list[str], as_json: bool, files: dict[str, Path], at: str | None = None, instead: str = ""
 ) -> dict[str, dict[str, Any] | None]:
     """Print the front of one search, or the comparison of several searches or methods.
 
     ``files``: what else to write, as in `write_files`. ``at``: a constraint; printed is the cheapest point of each
-    search that keeps it. ``prices``: what a point of each class costs is printed instead. ``UsageError`` where searches
-    cannot be compared; ``Failed`` where no point keeps the constraint. Returns the points that keep it, by search.
+    search that keeps it. ``instead``: of `INSTEAD`, what is printed in its place. ``UsageError`` where searches cannot
+    be compared; ``Failed`` where no point keeps the constraint. Returns the points that keep it, by search.
     """
     from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
@@ -97,16 +97,16 @@ def show_front(
     comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
     write_files(files, runs, comparison)
     results = [front_json(run) | {"state": shown_state(run)} | ({"at": kept[run.name]} if kept else {}) for run in runs]
-    if prices:
-        results = [r | {"prices": [asdict(p) for p in class_prices(run)]} for r, run in zip(results, runs)]
+    if instead:
+        results = [r | {instead: INSTEAD[instead][0](run)} for r, run in zip(results, runs)]
     if as_json:
         by_search = comparison_json(comparison) if comparison else {}
         print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
         return kept
     if constraint:
         _show_kept(runs, kept, constraint)
-    elif prices:
-        _show_prices(runs)
+    elif instead:
+        INSTEAD[instead][1](runs)
     elif comparison:
         _show_comparison(comparison)
     else:
@@ -138,12 +138,42 @@ def _show_kept(runs: list[SearchRun], kept: dict[str, dict[str, Any] | None], co
         stdout_console().print(f"{run.name}, {text}", highlight=False, soft_wrap=True)
 
 
+def _prices_json(run: SearchRun) -> list[dict[str, Any]]:
+    return [asdict(price) for price in class_prices(run)]
+
+
 def _show_prices(runs: list[SearchRun]) -> None:
     for run in runs:
         lines = [price.words for price in class_prices(run)]
         title = f"{run.name}: what a point of each class costs along the front, on val"
         for line in [title, *(lines or ["the front has no two rows that differ"])]:
             stdout_console().print(line, highlight=False, soft_wrap=True)
+
+
+def importances_json(run: SearchRun) -> list[dict[str, Any]]:
+    """For each method its `Importances`, with what may be said of them."""
+    from tuner.optimizer.importances import importances
+
+    return [asdict(found) | {"words": found.words} for found in importances(run.spec, run.history)]
+
+
+def _show_importances(runs: list[SearchRun]) -> None:
+    console = stdout_console()
+    for run, found in ((run, found) for run in runs for found in importances_json(run)):
+        kind = "previews" if found["previews"] else "full trainings"
+        title = f"{run.name}: how much each parameter of {found['method']} matters, on {found['trials']} {kind}"
+        console.print(title, highlight=False, soft_wrap=True)
+        if found["ped_anova"] and found["fanova"]:
+            table = Table("parameter", "PED-ANOVA", "fANOVA")
+            for name, share in found["ped_anova"].items():
+                other = found["fanova"].get(name)
+                table.add_row(name, f"{share:.0%}", "-" if other is None else f"{other:.0%}")
+            console.print(table)
+        console.print(found["words"], highlight=False, soft_wrap=True)
+
+
+# What `tuner front` can show in place of the front: its JSON, and how it is printed for several.
+INSTEAD = {"prices": (_prices_json, _show_prices), "importances": (importances_json, _show_importances)}
 
 
 def _say_not_asked(run: SearchRun) -> None:

@@ -1,0 +1,82 @@
+"""How much each parameter matters: PED-ANOVA and fANOVA of Optuna on what the trials of a search were worth."""
+
+import json
+import random
+
+import pytest
+
+from tests.conftest import tuner_here
+from tests.histories import _draw, curve, metrics
+from tuner.home import Home
+from tuner.optimizer.importances import LEAST, Importances, importances
+from tuner.results.history import History
+from tuner.spec.search_spec import SearchSpec
+
+SPEC = SearchSpec(method="srat", trials=80, max_epochs=12, name="s")
+
+
+def previewed(history, spec, trials, worst_of, method="srat"):
+    """Random settings whose previews are worth ``worst_of(params)``; trial 0 is the default setting, in full."""
+    numbers, space = random.Random(0), spec.search_space()
+    history.append("start", 0, params=space.default(), method=method)
+    for trial in range(1, trials + 1):
+        params = space.resolve(lambda p: _draw(p.range, numbers))
+        history.append("start", trial, params=params, method=method, preview=True)
+        worth = worst_of(params)
+        history.append("preview", trial, epochs=2, metrics=metrics(10, 0.5, worth), curve=curve(0.5, worth))
+
+
+def test_the_parameter_that_decides_is_named_by_both():
+    history = History(None)
+    previewed(history, SPEC, 60, lambda params: 0.05 + 0.4 * params["start"])
+    (found,) = importances(SPEC, history)
+    assert (found.method, found.trials, found.previews) == ("srat", 60, True)
+    for shares in (found.ped_anova, found.fanova):
+        assert next(iter(shares)) == "start" and shares["start"] > 0.6 and sum(shares.values()) == pytest.approx(1)
+    assert set(found.ped_anova) == set(SPEC.search_space().searched), "PED-ANOVA knows conditions"
+    assert {"gamma", "scale"} & set(found.fanova) == set(), "not all trials have them"
+    assert "Both name start first." in found.words and "leaves out what not all trials have" in found.words
+    assert "rough" not in found.words and importances(SPEC, history) == [found], "the same again"
+
+
+def test_they_may_disagree_and_say_so():
+    """A third of the trials is bad by one parameter, which makes most of the spread; the best of the others differ in
+    another one."""
+    history = History(None)
+    previewed(history, SPEC, 80, lambda p: 0.05 if p["strength"] < 0.7 else 0.3 + 0.05 * p["start"])
+    (found,) = importances(SPEC, history)
+    assert next(iter(found.fanova)) == "strength" and next(iter(found.ped_anova)) == "start"
+    assert "They disagree: the best differ most in start, the spread of all comes most from strength." in found.words
+
+
+def test_too_few_and_all_alike():
+    history = History(None)
+    previewed(history, SPEC, LEAST - 1, lambda params: params["start"] / 4)
+    (few,) = importances(SPEC, history)
+    assert few.ped_anova is None and few.words == "Too few to say: 11 previews; from 12 on two measures are shown."
+    alike = History(None)
+    previewed(alike, SPEC, 20, lambda params: 0.2)
+    assert importances(SPEC, alike)[0].words.startswith("Nothing to say: all 20 previews are worth the same")
+
+
+def test_each_method_has_its_own():
+    spec = SearchSpec(method=("srat", "dafa"), trials=40, max_epochs=12, name="s")
+    history = History(None)
+    previewed(history, spec.of("srat"), 15, lambda params: params["start"] / 4)
+    found = importances(spec, history)
+    assert [(f.method, f.trials) for f in found] == [("srat", 15), ("dafa", 0)] and found[1].ped_anova is None
+    assert "With 15 previews both are rough." in found[0].words
+
+
+def test_the_command(tmp_path):
+    folder = Home(tmp_path).search("s")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(SPEC.to_yaml())
+    previewed(History(folder), SPEC, 14, lambda params: 0.05 + 0.4 * params["start"])
+    done = tuner_here("front", "s", "--importances", "--home", tmp_path)
+    assert "PED-ANOVA" in done.stdout and "start" in done.stdout and "rough" in done.stdout, done.stderr
+    (result,) = json.loads(tuner_here("front", "s", "--importances", "--home", tmp_path, "--json").stdout)
+    (found,) = result["importances"]
+    assert set(found) == {*Importances.__dataclass_fields__, "words"} and found["trials"] == 14
+    both = tuner_here("front", "s", "--importances", "--prices", "--home", tmp_path)
+    assert both.returncode == 2 and "give one of them" in both.stderr
