@@ -1,18 +1,23 @@
 """Real pages in a real Chromium: the interactive page from a disk, and MLflow's own; only loopback is reachable."""
 
+import os
 import shutil
 import threading
 
 import pytest
 
 from tests.browser import MISSING, Browser, free_port
-from tests.histories import fill, run_of
+from tests.histories import curve, fill, metrics, run_of
+from trainables.files import locked
 from tuner.home import Home
 from tuner.report import figures
 from tuner.report.files import write_pictures
+from tuner.report.live.server import LiveServer
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import row_label
+from tuner.results.running import Running
+from tuner.results.steering import take_up
 from tuner.results.summary import front_json
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
@@ -153,6 +158,50 @@ def test_the_slider_walks_along_the_front(curved):
         browser.js(f"const s = document.getElementById('trial'); s.value = '{row_label(rows[1])}'; s.onchange()")
         assert browser.js("return document.getElementById('tradeoff').value") == "1"
         assert browser.errors() == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_live_page_renews_itself(tmp_path, width):
+    home, spec = Home(tmp_path), SearchSpec(max_epochs=4, trials=9, name="s")
+    folder = home.search("s")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    history = fill(History(folder), spec, curves=True, failed=False)
+    history.append("start", 6, params={**history.trials[4].params, "start": 0.4}, method="srat", seed=0)
+    history.append("epoch", 6, metrics=metrics(1, 0.5, 0.1))
+    running = Running(folder)
+    running.heard(6, "node-7", 1)
+    running.write()
+    tiles = "[...document.querySelectorAll('.tile')].map(t => [t.lastChild.innerText, t.firstChild.innerText])"
+    with locked(folder / ".lock"), LiveServer(home) as server, Browser(width, 844) as browser:
+        browser.open(server.address)
+        browser.wait("document.querySelector('#list a')")
+        browser.js("document.querySelector('#list a').click()")
+        browser.wait(f"{FRONT}?.data?.length && document.querySelectorAll('#params .main-svg').length >= 9")
+        shown = browser.js(f"return Object.fromEntries({FRONT}.data.map(t => [t.meta, t.x.length]))")
+        assert shown["no_search"] == 3 and shown["front"] == len(front_of(spec, history).rows) and shown["band"] > 2
+        assert browser.js("return document.getElementById('state').innerText") == "running"
+        assert "on node-7, for" in browser.js("return document.getElementById('running').innerText")
+        assert ["trials have ended", "6 of 9"] in browser.js(f"return {tiles}")
+        # a result of another process comes without a reload
+        browser.js("window.same = true")
+        for epoch in range(2, 5):
+            history.append("epoch", 6, metrics=metrics(epoch, 0.9, 0.6))
+        history.append("curve", 6, curve=curve(0.9, 0.6))
+        history.append("end", 6, state="finished")
+        browser.wait("document.getElementById('latest').innerText.startsWith('trial 6')")
+        members = [row_label(row) for row in front_of(spec, history).rows]
+        assert any(m.startswith("6") for m in members) and browser.wait(f"D.members.join() === '{','.join(members)}'")
+        assert browser.js(f"return {FRONT}.data.find(t => t.meta === 'front').x.length") == len(members)
+        browser.js("const s = document.getElementById('tradeoff'); s.value = 0; s.oninput()")
+        assert f"trial {members[0]}," in browser.js("return document.getElementById('chosen').innerText")
+        # a note, whose text is text
+        browser.js("document.getElementById('text').value = '<b>look</b>'; document.getElementById('add').click()")
+        browser.wait("document.getElementById('said').innerText.startsWith('Asked for')")
+        take_up(spec, history, folder)
+        assert browser.wait("document.querySelector('#remarks .trial')?.innerText.includes('<b>look</b>')")
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        assert browser.js("return window.same") and browser.errors() == []
 
 
 def judged(trial, val, test, low, high):
@@ -304,7 +353,6 @@ def test_the_artifact_view_shows_the_interactive_page(made, pages):
 
 
 def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
-    import os
     import signal
     import subprocess
     import sys
@@ -317,11 +365,12 @@ def test_ui_prints_links_and_ends_with_all_its_processes(made, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    lines = [process.stdout.readline() for _ in range(5)]
+    first, *lines = [process.stdout.readline() for _ in range(6)]
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     children = listed.stdout.split()
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+    assert first.startswith("live http://127.0.0.1:") and first.endswith(f"/search/{spec.search_name}\n")
     assert lines[0].startswith("http://127.0.0.1:") and "workflowType=machine_learning" in lines[0]
     assert any("charts" in line and "viewStateShareKey" in line for line in lines)
     assert children

@@ -27,7 +27,7 @@ from tuner.spec.search_spec import SearchSpec
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = "> Not run by the tests:"
-MARKED = {"docs/guide.md": 5, "docs/share.md": 1}
+MARKED = {"docs/guide.md": 5, "docs/share.md": 1, "docs/watch.md": 1}
 # Pages whose Python blocks run as one script, and the test that does it.
 PYTHON = {"docs/python.md": "tests/test_export.py", "docs/extending.md": "tests/test_extending.py"}
 RUN = {
@@ -57,6 +57,7 @@ ONLY_PARSED = {
     "jobs",
     "logs",
     "narrow",
+    "note",
     "notify",
     "reproduce",
     "restore",

@@ -111,4 +111,4 @@ def test_a_view_of_a_search_without_trials(tmp_path):
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(SPEC.to_yaml())
     assert tuner_here("trials", "s", "--home", tmp_path).returncode == 0
-    trials.stdout_console().print(trials.view(load_search(Home(tmp_path), "s"), 100))
+    trials.stdout_console().print(trials.view(load_search(Home(tmp_path), "s"), "stopped", 100))

@@ -17,6 +17,7 @@ _WHERE = {
     "skip": "results.steering",
     "retry": "results.steering",
     "narrow": "results.steering",
+    "note": "results.steering",
     "clone": "results.cloning",
     "import_search": "results.importing",
     "bundle": "verification.reproduce",

@@ -180,13 +180,20 @@ def sync(search: Search, home: HomeOption = None, storage: StorageOption = None)
 @app.command(rich_help_panel=RESULTS)
 def ui(
     home: HomeOption = None,
-    port: Annotated[Optional[int], option("--port", "N", "Port on loopback.", default="a free one")] = None,
+    port: Annotated[Optional[int], option("--port", "N", "MLflow's port on loopback.", default="a free one")] = None,
+    live_port: Annotated[
+        Optional[int], option("--live-port", "N", "Port of the live pages on loopback.", default="a free one")
+    ] = None,
     search_name: Annotated[Optional[str], option("--search", "NAME", "Name of the search to link to.")] = None,
+    storage: StorageOption = None,
 ):
-    """Start MLflow on loopback for this home folder and print its address; Ctrl-C ends it."""
+    """Serve live pages of this home's searches, and MLflow, on loopback; prints their addresses, and Ctrl-C ends it.
+
+    Example: tuner ui --search first
+    """
     from tuner.tracking.ui import serve
 
-    serve(Home(home), port, search_name)
+    serve(Home(home, storage), port, search_name, live_port)
 
 
 sharing.register(app)

@@ -52,6 +52,24 @@ def retry(search: Search, trial: Trial, home: HomeOption = None, storage: Storag
     _ask(search, Home(home, storage), as_json, "retry", trial=trial)
 
 
+def note(
+    search: Search,
+    trial: Trial,
+    text: Annotated[Optional[str], typer.Argument(help="What to write, up to 2000 characters.")] = None,
+    star: Annotated[
+        Optional[bool], typer.Option("--star/--no-star", help="Mark it with your star, or take that away.")
+    ] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+):
+    """Write a note on a trial, or mark it with a star, also while the search runs; everybody who looks at it sees both.
+
+    Example: tuner note first 7 "worst class is the rarest one" --star
+    """
+    _ask(search, Home(home, storage), as_json, "note", trial=trial, text=text or "", star=star)
+
+
 def narrow(
     search: Search,
     space: Annotated[Path, option("--space", "FILE", "YAML file of ranges, as that of tuner search.")],
@@ -123,5 +141,5 @@ def said(run, answer) -> tuple[str, str]:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (add, narrow, skip, retry, clone):
+    for command in (add, narrow, skip, retry, note, clone):
         app.command(rich_help_panel=SEARCHING)(command)

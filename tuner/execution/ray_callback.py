@@ -19,8 +19,9 @@ from tuner.optimizer.ask_tell import AskTell
 from tuner.results.fronts import front_of
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front
+from tuner.results.running import Running
 from tuner.results.search_run import SearchRun
-from tuner.results.steering import answered, take_up
+from tuner.results.steering import REMARKS, answered, take_up
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
@@ -53,6 +54,7 @@ class SearchCallback(Callback):
         self._front: Front | None = None  # computed when the first trial finishes
         self._outdated_announced = False
         self._look_due = 0.0  # ``time.monotonic()``
+        self._running = Running(run.folder)
 
     def started(self, record: TrialRecord) -> None:
         """Record that a trial is handed to Ray, for the first time or to continue, before anything can be lost."""
@@ -78,12 +80,14 @@ class SearchCallback(Callback):
         if time.monotonic() >= self._look_due:
             self._look_due = time.monotonic() + LOOK_S
             self.take_up()
+            self._running.write()
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         if self.ending.stuck:
             return
         report = TrialReport.of(result)
         number = report.trial
+        self._running.heard(number, str(result.get("hostname", "")), *_reached(report))
         if self.optimizer.skipped(number):
             return  # what it trained since
         if report.failed:
@@ -106,6 +110,7 @@ class SearchCallback(Callback):
         if self.ending.stuck:
             return
         record = self.history.record(number_of(trial))
+        self._running.gone(record.trial)
         # of a preview the end is recorded: Ray tells of it late, when it may have been promoted already
         if trial.config["trial"].get("cool_down") is None:
             self._end(record.trial, TrialState.STOPPED, f"at chance after epoch {record.last.get('epoch', 0)}")
@@ -118,6 +123,7 @@ class SearchCallback(Callback):
         if self.ask_nodes().result():
             return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
         number, error = number_of(trial), error_of(trial)
+        self._running.gone(number)
         if not self.optimizer.skipped(number):
             self._interrupted(number, error)
         self.optimizer.back(number)
@@ -158,7 +164,7 @@ class SearchCallback(Callback):
     # ---- what users ask for ------------------------------------------------------------------------------------------
 
     def take_up(self) -> bool:
-        """Do what users have asked for since; whether there was anything."""
+        """Do what users have asked for since; whether anything of it changes the search."""
         try:
             answers = take_up(self.spec, self.history, self.run.folder, self.optimizer.out)
         except OSError as error:
@@ -166,7 +172,7 @@ class SearchCallback(Callback):
             return False
         for answer in answers:
             self.say(answered(answer))
-        done = [answer.request for answer in answers if answer.done]
+        done = [answer.request for answer in answers if answer.done and answer.request.kind not in REMARKS]
         for request in done:
             if request.kind == "skip":
                 self.listener.trial_ended(self.history.record(request.about["trial"]))
@@ -254,6 +260,13 @@ def _no_problem() -> Future[str | None]:
     problem: Future[str | None] = Future()
     problem.set_result(None)
     return problem
+
+
+def _reached(report: TrialReport) -> tuple[int, bool]:
+    """How far a trial has come, or the stem that it trains; and whether it is the stem."""
+    if report.metrics is not None:
+        return report.metrics["epoch"], False
+    return (report.stem.trained or 0, True) if report.stem else (0, False)
 
 
 def number_of(trial: Trial) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -85,17 +85,17 @@ BAND = "90 % band of the front"
 REFERENCE_LOOKS = {"no_search": ("#444444", "square", "s", "dash"), "paper": (VERMILLION, "star", "*", "dot")}
 
 
-def picture_data(run: SearchRun) -> dict:
-    """All values that the page and the PNG of one search show."""
+def picture_data(run: SearchRun, only: Collection[int] | None = None) -> dict:
+    """All values that the page and the PNG of one search show. ``only``: the trials that are drawn, by their numbers;
+    without, all of them."""
     spec, history, result = run.spec, run.history, front_json(run)
     front, references = front_in(result, spec.objectives), references_of(result)
-    points = points_of(spec, history, front, plane(spec.objectives))
-    for point in points:
-        point["style"] = "front" if point["front"] else "curve" if point["tau"] else point["state"]
+    drawn_trials = [t for t in history.trials.values() if only is None or t.trial in only]
+    points = points_of(spec, history, front, plane(spec.objectives), records=drawn_trials)
     drawn = [_reference_data(spec, history, reference, points) for reference in references]
     band = result.get("band")
     title, line = headline(spec)
-    previews = previews_of(spec, history, plane(spec.objectives))
+    previews = previews_of(spec, drawn_trials, plane(spec.objectives))
     data = frame_data(spec.objectives, points, drawn, band, effects=previews)
     label_points(data, [row_label(row) for row in front.rows])
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
@@ -195,26 +195,36 @@ def plane(objectives: tuple[str, ...]) -> tuple[str, str]:
     return objectives[0], "clean_acc" if objectives[0] == "worst_class_robust_acc" else "worst_class_robust_acc"
 
 
-def points_of(spec: SearchSpec, history: History, front: Front, axes: tuple[str, str], search: str = "") -> list[dict]:
+def points_of(
+    spec: SearchSpec,
+    history: History,
+    front: Front,
+    axes: tuple[str, str],
+    search: str = "",
+    records: Iterable[TrialRecord] | None = None,
+) -> list[dict]:
     """The points of each trial that has reported finite values of ``axes``, at its last epoch or its preview's: one for
-    each setting of its offsets. ``best``: the one of a trial with the largest sum of ``axes``.
+    each setting of its offsets. ``best``: the one of a trial with the largest sum of ``axes``; ``style``: of `STYLES`.
 
-    ``search``: its name, where the figure shows several searches. A point has ``std`` where it is a mean
-    over seeds. What ``front`` says of its rows, such as ``p_front``, holds for their points.
+    ``search``: its name, where the figure shows several searches; ``records``: the trials, where not all are shown. A
+    point has ``std`` where it is a mean over seeds. What ``front`` says of its rows, such as ``p_front``, holds for
+    their points.
     """
     papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
     on_front = {row_label(row): row for row in front.rows}
     points = []
-    for record in history.trials.values():
+    for record in history.trials.values() if records is None else records:
         points += _points_of(spec, history, record, axes, search, on_front, record.trial in papers)
+    for point in points:
+        point["style"] = "front" if point["front"] else "curve" if point["tau"] else point["state"]
     return points
 
 
-def previews_of(spec: SearchSpec, history: History, axes: tuple[str, str]) -> list[dict]:
-    """Every preview with the offsets at which the sum of ``axes`` is largest: all trials at one fidelity, which the few
-    that trained in full are not enough for."""
+def previews_of(spec: SearchSpec, records: Iterable[TrialRecord], axes: tuple[str, str]) -> list[dict]:
+    """Every preview of these trials with the offsets at which the sum of ``axes`` is largest: all at one fidelity,
+    which the few that trained in full are not enough for."""
     found = []
-    for record in history.trials.values():
+    for record in records:
         pairs = [(m.get(axes[0]), m.get(axes[1])) for _, m in record.preview_points]
         known = [(x, y) for x, y in pairs if _finite(x) and _finite(y)]
         if not known:

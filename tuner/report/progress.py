@@ -15,7 +15,7 @@ from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
-from tuner.results.bill import expected
+from tuner.results.bill import epochs_left, expected
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
@@ -124,9 +124,11 @@ class Progress(Listener):
     def _seconds_left(self) -> float | None:
         """Extrapolated from the epochs trained so far; None while that says nothing."""
         trained = self.history.epochs_trained()
-        if trained == self.trained_before or self.history.replicates:  # how many follow depends on the results of these
+        if trained == self.trained_before:
             return None
-        left = max(0.0, expected(self.history.in_force(self.spec)).epochs - trained)
+        left = epochs_left(self.history.in_force(self.spec), self.history)
+        if left is None:
+            return None
         return left * (time.monotonic() - self.begin) / (trained - self.trained_before)
 
     def _view(self) -> Group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
@@ -20,6 +21,7 @@ from tuner.report.console import PlainConsole, stdout_console
 from tuner.report.format import fraction, short_label, value_text
 from tuner.report.progress import duration
 from tuner.report.text import front_table
+from tuner.results.following import Followed
 from tuner.results.fronts import counts
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, shown_state
@@ -33,7 +35,8 @@ LATEST = 20  # trials that it shows
 
 def trial_json(run: SearchRun, record: TrialRecord) -> dict[str, Any]:
     """One trial, as ``tuner trials --json`` prints it. ``metrics``: of its last epoch, or at the end of its preview,
-    without offsets; ``of``: the trial whose setting a replicate repeats; ``added``: by whom, of a user's own one."""
+    without offsets; ``of``: the trial whose setting a replicate repeats; ``added``: by whom, of a user's own one;
+    ``stars``: who marked it."""
     _, metrics = record.points[0]
     return {
         "trial": record.trial,
@@ -44,6 +47,8 @@ def trial_json(run: SearchRun, record: TrialRecord) -> dict[str, Any]:
         "of": record.of,
         "role": record.role,
         "added": record.added or None,
+        "notes": [asdict(note) for note in record.notes],
+        "stars": list(record.stars),
         "reason": record.reason,
         "epochs": len(record.epochs),
         "stem_epochs": record.stem_epochs,
@@ -87,6 +92,7 @@ def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
     for record in records:
         _, metrics = record.points[0]
         number = str(record.trial) if record.of is None else f"{record.trial} ({record.label})"
+        number += " *" * bool(record.stars)
         setting = ", ".join(f"{k}={value_text(v)}" for k, v in record.params.items() if k in searched)
         table.add_row(
             "no search" if record.role else number,
@@ -103,6 +109,8 @@ def _show_one(run: SearchRun, record: TrialRecord) -> None:
     console = stdout_console()
     lines = [f"{record.label} of {run.name}: {record.state}" + (f", {record.reason}" if record.reason else "")]
     lines += [f"added by {record.added}"] if record.added else []
+    lines += [f"star of {', '.join(record.stars)}"] if record.stars else []
+    lines += [f"note of {note.by}, {_clock(note.time)}: {note.text}" for note in record.notes]
     lines += [f"{name} = {value}" for name, value in record.params.items()]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -126,8 +134,12 @@ def log_of(run: SearchRun, number: int) -> Iterator[str]:
         except ValueError:
             continue  # its writer was killed
         if event.get("trial") == number:
-            yield f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['time']))}  {_said(event)}"
+            yield f"{_clock(event['time'])}  {_said(event)}"
             yield from (f"    {text}" for text in str(event.get("text", "")).splitlines())
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _said(event: dict[str, Any]) -> str:
@@ -144,6 +156,9 @@ def _said(event: dict[str, Any]) -> str:
             return f"fork: left the stem {event.get('stem') or ''} after epoch {len(event['epochs'])}"
         case "end":
             return f"end: {event['state']}" + (f", {event['reason']}" if event.get("reason") else "")
+        case "note":
+            star = {True: ["a star"], False: ["no star any more"]}.get(event.get("star"), [])
+            return f"note{by}: {', '.join([*filter(None, [event.get('text')]), *star])}"
         case name:
             return f"{name}{by}" + (f": {event['reason']}" if event.get("reason") else "")
 
@@ -156,12 +171,12 @@ def _values(metrics: dict[str, Any]) -> str:
 # ---- a view that renews itself -------------------------------------------------------------------------------------
 
 
-def view(run: SearchRun, width: int) -> Group:
+def view(run: SearchRun, state: str, width: int) -> Group:
     """The search as its files say it now."""
     history, front = run.history, run.front()
     latest = max((t.ended or t.started for t in history.everything()), default=0.0)
     ago = f", last trial {duration(max(0.0, time.time() - latest))} ago" if latest else ""
-    head = Text.assemble((run.name, "bold"), f"  {shown_state(run)}: {counts(history)}{ago}")
+    head = Text.assemble((run.name, "bold"), f"  {state}: {counts(history)}{ago}")
     open_ = [t for t in history.everything() if not t.state.ended]
     parts: list[Any] = [head, _table(run, open_[-LATEST:])] if open_ else [head]
     if front.rows:
@@ -173,17 +188,18 @@ def watch(name: str, home: Home, *, pause_s: float = RENEW_S) -> None:
     """Show a search until it has ended, from its files alone: its driver may be on another machine. On a terminal the
     view renews itself; elsewhere it is printed where trials have ended since. Ctrl-C ends the view, not the search."""
     console: PlainConsole = stdout_console()
-    run, seen = load_search(home, name), -1
+    followed, seen = Followed(home, name), -1
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or nullcontext():
         while True:
+            run, state = followed.run, followed.state
             ended = sum(t.state.ended for t in run.history.everything())
             if live:
-                live.update(view(run, console.width), refresh=True)
+                live.update(view(run, state, console.width), refresh=True)
             elif ended != seen:
-                console.print(view(run, console.width))
-            if shown_state(run) in ("finished", "failed"):
+                console.print(view(run, state, console.width))
+            if state in ("finished", "failed"):
                 return
             seen = ended
             time.sleep(pause_s)
-            run = load_search(home, name)
+            followed.look()

@@ -11,6 +11,8 @@ from tuner.results.references import PLAIN, references
 from tuner.results.replicates import total_trials
 from tuner.spec.search_spec import SearchSpec
 
+STOOD = 20  # a search stood still where no epoch ended for so many times as long as usual
+
 
 @dataclass(frozen=True)
 class Bill:
@@ -55,6 +57,29 @@ def expected(spec: SearchSpec) -> Bill:
     full_epochs = (alone - plain) * spec.max_epochs + (spec.max_epochs - latest) + promoted * own
     stem = len(stems(spec)) * latest
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
+
+
+def epochs_left(spec: SearchSpec, history: History) -> float | None:
+    """About how many epochs the search still trains, replicates aside; None once there are any: how many follow depends
+    on the results of these."""
+    if history.replicates:
+        return None
+    return max(0.0, expected(spec).epochs - history.epochs_trained())
+
+
+def seconds_left(spec: SearchSpec, history: History) -> float | None:
+    """About how long the search still trains, at the pace of its latest epochs since it last stood still; None while
+    that says nothing."""
+    left, times = epochs_left(spec, history), [when for when, _ in history.pace]
+    gaps = sorted(later - earlier for earlier, later in zip(times, times[1:]))
+    if left is None or len(gaps) < 3 or times[-1] <= times[0]:
+        return None
+    still = STOOD * max(gaps[len(gaps) // 2], 1.0)
+    since = max((i for i in range(1, len(times)) if times[i] - times[i - 1] > still), default=0)
+    if since > len(times) - 4:  # it has only just begun again
+        since = 0
+    latest = list(history.pace)[since:]
+    return left * (latest[-1][0] - latest[0][0]) / sum(epochs for _, epochs in latest[1:])
 
 
 def stems(spec: SearchSpec) -> set[tuple[str, str, bool]]:

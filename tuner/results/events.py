@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Any, ClassVar
 
 from trainables.curve import Curve
-from tuner.results.trial_record import Preview, TrialRecord
+from tuner.results.trial_record import Note, Preview, TrialRecord
 from tuner.results.trial_state import TrialState
 
 Count = int
@@ -33,6 +33,11 @@ class Event:
     name: ClassVar[str]
     trial: int
     time: float
+
+    @property
+    def trained(self) -> int:
+        """How many epochs were trained, as the event tells."""
+        return 0
 
     def change(self, record: TrialRecord) -> None:
         """Apply the event to the trial's ``record``."""
@@ -97,6 +102,10 @@ class EpochDone(Event):
     name = "epoch"
     metrics: Metrics
 
+    @property
+    def trained(self) -> int:
+        return 1
+
     def change(self, record: TrialRecord) -> None:
         if record.epochs and record.epochs[-1]["epoch"] >= self.metrics["epoch"]:  # trained again
             record.epochs = [e for e in record.epochs if e["epoch"] < self.metrics["epoch"]]
@@ -124,6 +133,10 @@ class Previewed(Event):
     metrics: Metrics
     curve: dict[str, Any] | None = None
 
+    @property
+    def trained(self) -> int:
+        return self.epochs
+
     def change(self, record: TrialRecord) -> None:
         curve = Curve.of(self.curve) if self.curve else None
         record.preview = Preview(self.epochs, self.metrics, curve, self.time)
@@ -146,6 +159,10 @@ class StemTrained(Event):
 
     name = "stem"
     stem_epoch: int | None = None
+
+    @property
+    def trained(self) -> int:
+        return 1
 
     def change(self, record: TrialRecord) -> None:
         record.stem_trained += 1
@@ -246,6 +263,23 @@ class Confirmed(Event, Asked):
 
 
 @dataclass(frozen=True)
+class Noted(Event, Asked):
+    """A user wrote a ``text`` on the trial, or put a ``star`` on it or took it away. The search goes on as it was."""
+
+    name = "note"
+    text: str = ""
+    star: bool | None = None
+
+    def change(self, record: TrialRecord) -> None:
+        who = self.by or "a user"
+        if self.text:
+            record.notes = (*record.notes, Note(who, self.time, self.text))
+        if self.star is not None:
+            others = {name: when for name, when in record.stars.items() if name != who}
+            record.stars = {**others, who: self.time} if self.star else others
+
+
+@dataclass(frozen=True)
 class Extended(Event, Asked):
     """The search has so many trials from now on, those that users add aside."""
 
@@ -268,7 +302,7 @@ class Narrowed(Event, Asked):
 
 
 KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
-ASKED = (Added, Skipped, Retried, Confirmed, Extended, Narrowed)
+ASKED = (Added, Skipped, Retried, Confirmed, Noted, Extended, Narrowed)
 EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in (*KINDS, *ASKED)}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
 
@@ -325,7 +359,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "TrialState": lambda value: value in FINAL,
 }
 _FITS |= {
-    f"{kind} | None": partial(lambda fits, value: value is None or fits(value), _FITS[kind]) for kind in ("int", "str")
+    f"{kind} | None": partial(lambda fits, value: value is None or fits(value), _FITS[kind])
+    for kind in ("int", "str", "bool")
 }
 _FIELDS = {
     name: [(field.name, _FITS.get(str(field.type), lambda value: True)) for field in dataclasses.fields(kind)]

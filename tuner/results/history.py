@@ -11,6 +11,7 @@ import math
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # loading pyarrow takes time that most commands need not spen
     import pyarrow as pa
 
 
+PACE = 200  # events by which the time is estimated that a search needs
 BEGINNING = '{"event": '  # of every line
 
 
@@ -61,32 +63,42 @@ class History:
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
         self._latest = 0.0  # time of the latest event
+        self.pace: deque[tuple[float, int]] = deque(maxlen=PACE)  # when epochs were trained, and how many: the latest
         self.changes = 0  # how many events have been applied: what is computed from a history holds until the next
         if self.path and self.path.exists():
             self._torn = self._replay(self)[-1:] not in ("", "\n")
 
     def _replay(self, into: History, before: int | None = None) -> str:
         """Apply the file's events to ``into``, all or those before the start of one trial; returns the file's text.
-
-        ``Failed`` names a line that is no event, or whose event does not fit those before it.
-        """
+        ``Failed`` as in `take`."""
         if self.path is None or not self.path.exists():
             return ""
         text = read_text(self.path, LOG_BYTES)
         for number, line in enumerate(text.split("\n"), 1):
-            try:
-                event = checked_event_of(parse_json(line))
-                if isinstance(event, Started) and event.trial == before:
-                    break
-                into._apply(event)
-            except Exception as error:
-                if not _cut(line, error):
-                    raise Failed(f"line {number} of {self.path} is no event of a search: {line[:80]!r}") from error
+            if not into.take(line, f"line {number} of {self.path}", before):
+                break
         return text
+
+    def take(self, line: str, where: str, before: int | None = None) -> bool:
+        """Apply a line of a history's file; False, and nothing is done, if it is the start of trial ``before``.
+
+        ``Failed`` names ``where`` a line stands that is no event, or whose event does not fit those before it.
+        """
+        try:
+            event = checked_event_of(parse_json(line))
+            if isinstance(event, Started) and event.trial == before:
+                return False
+            self._apply(event)
+        except Exception as error:
+            if not _cut(line, error):
+                raise Failed(f"{where} is no event of a search: {line[:80]!r}") from error
+        return True
 
     def _apply(self, event: Event) -> None:
         self.changes += 1
         self._latest = max(self._latest, event.time)
+        if event.trained:
+            self.pace.append((event.time, event.trained))
         if isinstance(event, Asked):
             self.requests.add(event.request)
         if event.trial == WHOLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import state_of
+from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 
 
@@ -40,16 +42,23 @@ def load_search(home: Home, name: str) -> SearchRun:
 def stored_search(home: Home, name: str) -> SearchRun:
     """The search ``name`` of this home as it was made, brought up to date from the storage that the user named with it.
 
+    Errors as in `stored_spec`; ``Failed`` also if its history cannot be read.
+    """
+    run = SearchRun(stored_spec(home, name), home, name, History(home.search(name)))
+    check_settings(run)
+    return run
+
+
+def stored_spec(home: Home, name: str) -> SearchSpec:
+    """The spec of the search ``name`` as it was made; its folder is brought up to date from the home's storage first.
+
     The storage in the search's own spec is not contacted: a folder received from someone else must not choose where
     this machine connects to (`tuner.sync.named_places`). ``UsageError`` if there is no such search (the message offers
-    similar names) or its spec cannot be read; ``Failed`` if its history cannot.
+    similar names) or its spec cannot be read; ``Failed`` if the storage cannot.
     """
     from tuner.sync.mirror import pull
-    from tuner.sync.storage_spec import with_storage
 
-    folder = home.search(name)
-    path = folder / "spec.yaml"
-    storage = home.storage and with_storage(SearchSpec(), home).storage
+    storage, path = storage_of(home), home.search(name) / "spec.yaml"
     pulled = storage is not None and pull(storage, home, name)
     if not path.exists():
         import difflib
@@ -59,19 +68,23 @@ def stored_search(home: Home, name: str) -> SearchRun:
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; {hint}")
     try:
         moved = {"storage": storage} if pulled else {}
-        spec = SearchSpec.from_stored(read_text(path), name=name, **moved)  # a name may follow from the rest
+        return SearchSpec.from_stored(read_text(path), name=name, **moved)  # a name may follow from the rest
     except (UsageError, Damaged) as error:  # written by another version, edited by hand, damaged
         raise UsageError(f"search {name!r} cannot be read: {error}") from None
-    run = SearchRun(spec, home, name, History(folder))
-    check_settings(run)
-    return run
 
 
-def check_settings(run: SearchRun) -> None:
+def storage_of(home: Home) -> str | None:
+    """The storage that the user named with this home, as a spec has it."""
+    from tuner.sync.storage_spec import with_storage
+
+    return with_storage(SearchSpec(), home).storage if home.storage else None
+
+
+def check_settings(run: SearchRun, records: Iterable[TrialRecord] | None = None) -> None:
     """``Failed`` where a setting has text for a number, or a number for text: what may vary is known to the spec
-    alone. Ranges are not compared: another version may have had others."""
+    alone. Ranges are not compared: another version may have had others. ``records``: without, all of the search."""
     spaces = {lane.method: lane.search_space().params for lane in run.spec.lanes}
-    for record in run.history.everything():
+    for record in run.history.everything() if records is None else records:
         params = spaces.get(record.method, {})
         for name, value in record.params.items():
             if name in params and not _of_kind(params[name], value):

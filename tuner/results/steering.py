@@ -1,5 +1,5 @@
 """What users ask of a search while it runs or afterwards: more trials, one of their own, narrower ranges, an end or
-another try of a trial.
+another try of a trial, a note or a star on one.
 
 A command leaves a request, a small file in the search's folder. Whoever holds the search's lock takes it up: the driver
 that runs it, from time to time, else the command itself. Taken up, it is an event of the history, with who asked and
@@ -26,6 +26,7 @@ from search_spaces.param import Param, coerce, describe, params_of
 from trainables.files import locked
 from trainables.reading import intact, read_json, shaped
 from tuner.errors import UsageError
+from tuner.escape import printable
 from tuner.files import write_atomically
 from tuner.home import Home, user_name
 from tuner.results.history import History
@@ -41,6 +42,7 @@ from tuner.sync.mirror import leave_request
 from tuner.sync.named_places import check_named
 
 SIZE = 2**20  # bytes of one
+NOTE = 2000  # characters of a note
 
 
 class NotYet(Exception):
@@ -143,6 +145,15 @@ def _confirm(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[
     return {"trial": record.trial, "seeds": max(record.seeds, *known, 1) + 1}
 
 
+def _note(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:
+    record, text, star = _record(history, about), about.get("text", ""), about.get("star")
+    if not isinstance(text, str) or len(text) > NOTE:
+        raise UsageError(f"a note is a text of up to {NOTE} characters; this one has {len(str(text))}")
+    if not text.strip() and not isinstance(star, bool):
+        raise UsageError("nothing is noted: give a text, or say whether the trial has a star")
+    return {"trial": record.trial, "text": printable(text.strip()), "star": star if isinstance(star, bool) else None}
+
+
 def _narrow(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:
     space = about["space"]
     if not isinstance(space, dict) or not space:
@@ -195,7 +206,9 @@ KINDS: dict[str, Check] = {
     "retry": _retry,
     "narrow": _narrow,
     "confirm": _confirm,
+    "note": _note,
 }
+REMARKS = ("note",)  # which change nothing of the search
 
 
 # ---- asking, and taking up -------------------------------------------------------------------------------------------
@@ -231,6 +244,11 @@ def retry(name: str, trial: int, home: Home | None = None) -> Answer | None:
 def narrow(name: str, space: dict[str, Any], home: Home | None = None) -> Answer | None:
     """Let new proposals come from narrower ranges, given as in a space file; see `ask`."""
     return _ask(name, home, "narrow", space=space)
+
+
+def note(name: str, trial: int, text: str = "", home: Home | None = None, star: bool | None = None) -> Answer | None:
+    """Write a note on a trial, mark it with a star of one's own, or take that away; see `ask`."""
+    return _ask(name, home, "note", trial=trial, text=text, star=star)
 
 
 def _ask(name: str, home: Home | None, kind: str, **about: Any) -> Answer | None:
@@ -325,5 +343,10 @@ def _words(history: History, request: Request) -> str:
         case "add":
             record = history.trials[max(history.trials)]
             return f"trial {record.trial} is added: {', '.join(f'{k}={v}' for k, v in record.params.items())}"
+        case "note":
+            record, star = history.record(request.about["trial"]), request.about.get("star")
+            words = [f"{record.label} has a new note"] if str(request.about.get("text", "")).strip() else []
+            words += [] if star is None else [f"{record.label} {'has a star' if star else 'has no star any more'}"]
+            return " and ".join(words)
     done = {"skip": "is skipped", "retry": "will be tried again"}[request.kind]
     return f"{history.record(request.about['trial']).label} {done}"

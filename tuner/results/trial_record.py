@@ -27,6 +27,15 @@ class Preview:
     computed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # what is made of it, kept here
 
 
+@dataclass(frozen=True)
+class Note:
+    """What somebody wrote of a trial. ``time``: when, in seconds since 1970."""
+
+    by: str
+    time: float
+    text: str
+
+
 @dataclass
 class TrialRecord:
     """A trial's setting, state and metrics, as its events leave them.
@@ -36,7 +45,7 @@ class TrialRecord:
     trained, in full; else it is a proposal to be previewed, or that has been (``preview``). A replicate is a trial too:
     it repeats the setting of trial ``of`` under another seed. So is a reference, which has a ``role``: ``no_search``.
     ``added``: the user whose setting it is; empty where the search proposed it. ``seeds``: with how many it is to be
-    trained in all, where a user asked for more.
+    trained in all, where a user asked for more. ``notes``: what users wrote of it; ``stars``: who marked it, and when.
     """
 
     trial: int
@@ -58,6 +67,8 @@ class TrialRecord:
     preview: Preview | None = None
     added: str = ""
     seeds: int = 1
+    notes: tuple[Note, ...] = ()
+    stars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -36,7 +36,7 @@ REQUESTS = "requests"  # folder of what users ask of a search: a file for each, 
 _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
 # What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
 MIRRORED = re.compile(
-    r"spec\.yaml|history\.(jsonl|parquet)|result\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
+    r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
     r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/history\.jsonl"
     r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
@@ -95,6 +95,18 @@ def _lease(data: bytes | None) -> dict[str, Any] | None:
     """What a driver says of itself; None where there is no lease, or a damaged one, which nobody renews."""
     lease = intact(lambda: parse_json(data or b""))
     return lease if shaped(lease, {"who": str, "every": float}) and 0 < lease["every"] <= MAX_INTERVAL_S else None
+
+
+def lease_of(storage: str, name: str) -> bytes | None:
+    """The lease of the driver that runs the search, as it lies in the storage; ``Failed`` if that cannot be read."""
+    with storage_errors(storage):
+        return open_search(storage, name).read(LEASE)
+
+
+def alive(lease: bytes | None, unchanged_s: float) -> bool:
+    """Whether a driver with this lease is alive, where the lease has not changed for so many seconds."""
+    found = _lease(lease)
+    return found is not None and unchanged_s < _MISSED_INTERVALS * found["every"]
 
 
 def move_search(storage: str, home: Home, name: str, source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""`tuner ui`: MLflow's own pages on the loopback address, with links to a search's trials."""
+"""`tuner ui`: the live pages of a home's searches and MLflow's own, on the loopback address."""
 
 from __future__ import annotations
 
@@ -19,40 +19,51 @@ from tuner.errors import UsageError
 from tuner.escape import to_stderr, to_stdout
 from tuner.files import write_atomically
 from tuner.home import Home, check_name
+from tuner.report.live.server import LiveServer
 from tuner.results.searches import search_names
 from tuner.tracking import runs
 
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
 
 
-def serve(home: Home, port: int | None = None, open_link: str | None = None) -> None:
-    """Start MLflow on 127.0.0.1, print its address and links to a search, and run until Ctrl-C.
+def serve(home: Home, port: int | None = None, open_link: str | None = None, live_port: int | None = None) -> None:
+    """Serve the live pages and start MLflow on 127.0.0.1, print their addresses, and run until Ctrl-C.
 
-    ``port``: a free one by default. ``open_link``: the search to link to, by default the newest. If
-    ``MLFLOW_TRACKING_URI`` is a server already, only the links are printed. ``UsageError`` for an unknown search, a
-    port that is in use or a home that cannot be written; ``RuntimeError`` if MLflow does not start or ends by itself.
+    ``port``: MLflow's, and ``live_port``: free ones by default. ``open_link``: the search to link to, by default the
+    newest. If ``MLFLOW_TRACKING_URI`` is a server already, MLflow is not started, and links to that are printed.
+    ``UsageError`` for an unknown search, a port that is in use or a home that cannot be written; ``RuntimeError`` if
+    MLflow does not start or ends by itself.
     """
-    open_link = open_link and check_name(open_link)
+    name = check_name(open_link) if open_link else None
     uri = runs.tracking_uri(home)
-    if uri.startswith(("http:", "https:")):
-        _print_links(public(uri), uri, home, open_link)
-        return
-    if open_link is not None and not home.search(open_link).exists():
-        raise UsageError(f"no search {open_link!r} in {str(home.root)!r}; `tuner ls` names them")
+    elsewhere = uri.startswith(("http:", "https:"))
+    if name is not None and not elsewhere and name not in search_names(home):
+        raise UsageError(f"no search {name!r} in {str(home.root)!r}; `tuner ls` names them")
     home.require_writable()
+    with LiveServer(home, live_port or 0) as live, _until_signal() as stop:
+        to_stdout(f"live {live.address}{f'search/{name}' if name else ''}")
+        if elsewhere:
+            _print_links(public(uri), uri, home, name, live)
+            to_stderr("Ctrl-C ends it")
+            stop.wait()
+        else:
+            _serve_mlflow(uri, home, port or _free_port(), name, live, stop)
+
+
+def _serve_mlflow(uri: str, home: Home, port: int, name: str | None, live: LiveServer, stop: threading.Event) -> None:
+    """Run MLflow until ``stop`` is set."""
     if uri == runs.database_uri(home.mlflow_db):
         runs.configure_mlflow()
         from mlflow import MlflowClient
 
         runs.open_database(home, lambda uri: MlflowClient(tracking_uri=uri))
-    port = port or _free_port()
-    with server(uri, home, port) as (process, address), _until_signal() as stop:
+    with server(uri, home, port) as (process, address):
         to_stderr(f"starting MLflow on {address} ...")
         if not _answers(process, address, stop):
             if stop.is_set():
                 raise KeyboardInterrupt
             raise RuntimeError(f"MLflow did not start on {address}; its output is in {home.root / 'mlflow-server.log'}")
-        _print_links(address, uri, home, open_link)
+        _print_links(address, uri, home, name, live)
         to_stderr("Ctrl-C ends it")
         while not stop.wait(0.5):
             if process.poll() is not None:
@@ -155,9 +166,10 @@ def _check_port(port: int) -> None:
         raise UsageError(f"--port {port} cannot be used ({reason}); choose another or leave it out") from None
 
 
-def _print_links(address: str, uri: str, home: Home, name: str | None) -> None:
+def _print_links(address: str, uri: str, home: Home, name: str | None, live: LiveServer) -> None:
     to_stdout(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning")
     for search, pages in search_links(address, uri, [name] if name else search_names(home)[-1:]).items():
+        live.mlflow[search] = pages
         for page, link in pages.items():
             to_stdout(f"{search} {page:8} {link}")
 

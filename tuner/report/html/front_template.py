@@ -1,21 +1,26 @@
-"""Body and script of the front's page. The frame is `page`'s; the data are of `figures` or `comparison_figures`."""
+"""The parts of the front's page, and its script. The frame is `page`'s; the data are of `figures` or
+`comparison_figures`. ``draw`` may be called again with other data: a live page does (`tuner.report.live`)."""
 
-BODY = """<p id="gain">@@GAIN@@</p>
+WORDS = """<p id="gain">@@GAIN@@</p>
 @@TABLE@@
 <p class="small" id="note">@@NOTE@@</p>
-<div id="front"></div>
-<section id="more">
+"""
+FIGURE = """<div id="front"></div>
+<section class="more">
 <div id="slide"><label for="tradeoff">How much reweighting?</label>
 <div class="ends"><span>best @@SHORTX@@</span><input type="range" id="tradeoff" min="0" step="1">
 <span>best @@SHORTY@@</span></div></div>
 <p id="chosen"></p>
 <p class="small" id="setting"></p>
+</section>
+"""
+DETAILS = """<section class="more">
 <h2><label for="trial">Robust accuracy of each class on val, trial</label> <select id="trial"></select></h2>
 <div id="classes"></div>
 <h2><label for="method">Effect of each searched parameter</label> <select id="method"></select></h2>
-<p class="small">@@EFFECTSOF@@ over the searched range, each with the offsets at which the sum of both is
-largest. Blue circles: <span id="namex"></span>; vermillion triangles: <span id="namey"></span>; larger ones are
-@@LARGER@@.</p>
+<p class="small"><span id="effectsof">@@EFFECTSOF@@</span> over the searched range, each with the offsets at which the
+sum of both is largest. Blue circles: <span id="namex"></span>; vermillion triangles: <span id="namey"></span>; larger
+ones are <span id="larger">@@LARGER@@</span>.</p>
 <div id="params"></div>
 <h2>The same trials as parallel coordinates</h2>
 <p class="small">A line is a trial, from its parameters on the left to its objectives on the right; brighter lines have
@@ -90,16 +95,18 @@ function drawFront() {
         front = points.filter(t => t.meta === "front");
   drawPlane([...stairTraces(), ...curveTraces(), ...behind, ...front, ...referenceTraces(), ...paperTraces(), ring()],
             layout);
-  element("front").on("plotly_click", e => e.points[0].customdata && choose(e.points[0].customdata));
+  if (!element("front").tapped)
+    element("front").on("plotly_click", e => e.points[0].customdata && choose(e.points[0].customdata));
+  element("front").tapped = true;
 }
 
 const shown = v => typeof v === "number" ? +v.toPrecision(3) : v;
 const text3 = v => typeof v === "number" ? v.toFixed(3) : "-";
 const listed = values => Object.entries(values).map(([k, v]) => `${k} ${v > 0 ? "+" : ""}${v}`).join(", ");
-const everyPoint = [...D.points, ...D.references.flatMap(r => r.points)];
+const everyPoint = () => [...D.points, ...D.references.flatMap(r => r.points)];
 
 function choose(id) {
-  const p = everyPoint.find(q => q.id === id);
+  const p = everyPoint().find(q => q.id === id);
   if (!p) return;
   element("trial").value = id;
   if (D.members.includes(id)) element("tradeoff").value = D.members.indexOf(id);
@@ -173,23 +180,38 @@ function chooseMethod(number) {
   drawParallel(D.methods[number], full);
 }
 
-drawFront();
-const withClasses = everyPoint.filter((p, i) => Object.keys(p.robust).length
-                                                && everyPoint.findIndex(q => q.id === p.id) === i);
-if (withClasses.length) {
-  const list = element("trial"), methods = element("method"), slider = element("tradeoff");
+/* The lists and the slider of all points; what was chosen stays chosen. */
+function drawChoices() {
+  const every = everyPoint(), first = {};
+  every.forEach((p, i) => { if (!(p.id in first)) first[p.id] = i; });
+  const withClasses = every.filter((p, i) => Object.keys(p.robust).length && first[p.id] === i);
+  for (const part of document.querySelectorAll(".more")) part.hidden = !withClasses.length;
+  if (!withClasses.length) return;
+  const list = element("trial"), slider = element("tradeoff"), before = list.value;
   const state = p => p.front ? "on the front" : p.state + (p.tau ? ", with offsets" : "");
-  for (const p of withClasses) list.add(new Option(`${p.trial < 0 ? nameOf(p) : p.id} (${state(p)})`, p.id));
+  list.replaceChildren(...withClasses.map(p => new Option(`${p.trial < 0 ? nameOf(p) : p.id} (${state(p)})`, p.id)));
   list.onchange = () => choose(list.value);
   slider.max = Math.max(0, D.members.length - 1);
   slider.oninput = () => choose(D.members[Number(slider.value)]);
   element("slide").hidden = D.members.length < 2;
-  choose(withClasses.some(p => p.id === D.picked) ? D.picked : withClasses[0].id);
-  D.methods.forEach((m, i) => methods.add(new Option(m.name, i)));
+  choose([before, D.picked].find(id => withClasses.some(p => p.id === id)) ?? withClasses[0].id);
+}
+
+function drawEffects() {
+  const methods = element("method"), before = Number(methods.value) || 0;
+  if (!element("trial").value) return;
+  methods.replaceChildren(...D.methods.map((m, i) => new Option(m.name, i)));
   methods.hidden = D.methods.length === 1;
   methods.onchange = () => chooseMethod(Number(methods.value));
+  methods.value = before;
   for (const key of ["x", "y"]) element("name" + key).textContent = D[key];
   element("namec").textContent = D.y;
-  chooseMethod(0);
-} else element("more").hidden = true;
+  chooseMethod(before);
+}
+
+function draw() {
+  drawFront();
+  drawChoices();
+  drawEffects();
+}
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from tuner import escape
@@ -39,10 +40,10 @@ FRAME = r"""<!doctype html>
 <h1>@@TITLE@@</h1>
 <p class="small">@@LINE@@</p>
 @@BODY@@
-<script>@@PLOTLY@@</script>
+@@PLOTLY@@
 <script type="application/json" id="data">@@DATA@@</script>
-<script>
-const D = JSON.parse(document.getElementById("data").textContent);
+<script@@NONCE@@>
+let D = JSON.parse(document.getElementById("data").textContent);
 // plotly takes <b> for bold, and loses a category that is called as something that every object has
 const category = text => (text in {} ? "\u200b" : "") + asText(text);
 const asText = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -59,7 +60,8 @@ function drawPlane(traces, layout) {
   const legend = narrow ? {orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom"}
                         : {orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom"};
   if (narrow) element("front").style.height = `${320 + below}px`;
-  Plotly.newPlot("front", traces, {
+  Plotly.react("front", traces, {  // again with other data, a zoom stays
+    uirevision: "same",
     font, margin: {l: 62, r: 12, t: 10, b: narrow ? below : 50}, hovermode: "closest", plot_bgcolor: "#fafafa",
     hoverlabel: {align: "left"}, modebar: {orientation: "v"}, ...layout, legend: {...legend, ...layout.legend},
     xaxis: {title: title(D.axis[0]), automargin: true, ...layout.xaxis},
@@ -86,19 +88,30 @@ function drawClasses(series, top) {
 """
 
 
-def page(title: str, line: str, body: str, data: dict, script: str) -> str:
-    """A whole page as HTML, which opens from a disk and in MLflow's sandboxed frame.
+@dataclass(frozen=True)
+class Served:
+    """Of a page that a server sends: the address of plotly's script, and the nonce without which no script runs."""
 
-    ``line`` stands below the title. ``body`` is HTML; ``data`` becomes the constant ``D`` of ``script``.
+    plotly: str
+    nonce: str
+
+
+def page(title: str, line: str, body: str, data: dict, script: str, served: Served | None = None) -> str:
+    """A whole page as HTML, which opens from a disk and in MLflow's sandboxed frame, unless it is ``served``.
+
+    ``line`` stands below the title. ``body`` is HTML; ``data`` becomes ``D`` of ``script``.
     """
     from plotly.offline import get_plotlyjs
 
+    nonce = f' nonce="{served.nonce}"' if served else ""
+    plotly = f'<script{nonce} src="{escape.html(served.plotly)}">' if served else f"<script>{get_plotlyjs()}"
     fields = {
         "TITLE": escape.html(title),
         "LINE": escape.html(line),
         "BODY": body,
-        "PLOTLY": get_plotlyjs(),
-        "DATA": escape.script(_plain(data)),
+        "PLOTLY": f"{plotly}</script>",
+        "NONCE": nonce,
+        "DATA": escape.script(plain(data)),
         "SCRIPT": script,
     }
     return re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], FRAME)  # one pass: a value may contain @@
@@ -113,12 +126,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f'<div class="wide"><table id="table">{lines}</table></div>'
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` with None for NaN and infinity, which JSON does not have, and with printable texts."""
     if isinstance(value, str):
         return escape.printable(value)
     if isinstance(value, dict):
-        return {_plain(k): _plain(v) for k, v in value.items()}
+        return {plain(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,140 @@
+"""The parts of a live page that take seconds to compute: the whole picture with its band, and importances.
+
+One thread makes them, for whichever search is looked at, and rests in between: a search that runs on the same machine
+needs the processor more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.home import Home
+from tuner.report.console import importances_json
+from tuner.report.figures import picture_data, plane
+from tuner.report.html.page import plain
+from tuner.results.following import Followed
+from tuner.results.references import no_search_trial, paper_trial
+from tuner.results.search_run import SearchRun
+from tuner.results.trial_record import TrialRecord
+
+SHARE = 0.1  # of the time of one core, at most
+NICE = 10  # and it is scheduled after others
+LOOKED_AT_S = 15.0  # whose page was not asked for so long is not looked at any more
+DRAWN = 400  # trials: the browser of a phone draws no more in a second
+NEW_SHARE = 0.05  # importances are computed again when so many more trials have ended
+
+
+@dataclass
+class Pictured:
+    """A search whose page is looked at. ``data``: what `draw` of the page needs, as of the history's ``changes``."""
+
+    home: Home
+    name: str
+    followed: Followed | None = None
+    data: dict[str, Any] | None = None
+    changes: int = -1
+    importances: list[dict[str, Any]] = field(default_factory=list)
+    asked: float = 0.0  # ``time.monotonic()`` when the page was last asked for
+    due: float = 0.0
+    problem: str = ""
+    _best: dict[int, tuple[tuple, float]] = field(default_factory=dict)
+    _known: int = -1  # how many trials had ended when the importances were computed
+
+    def renew(self) -> bool:
+        """Make the picture again if the history has gone on; whether it had."""
+        if self.followed is None:
+            self.followed = Followed(self.home, self.name)
+        else:
+            self.followed.look()
+        run = self.followed.run
+        if self.data is not None and run.history.changes == self.changes:
+            return False
+        changes = run.history.changes
+        only = self._drawn(run)
+        data = picture_data(run, only)
+        if only is not None:
+            data["note"] = " ".join(
+                filter(None, [data["note"], f"{len(only)} of {len(run.history.trials)} trials are drawn."])
+            )
+        self._weigh(run)
+        self.data, self.changes = plain(data), changes
+        return True
+
+    def _drawn(self, run: SearchRun) -> set[int] | None:
+        """Of many trials those on the front, the references, the open ones, and the best of the others."""
+        history, axes = run.history, plane(run.spec.objectives)
+        if len(history.trials) <= DRAWN:
+            return None
+        always = {row["trial"] for row in run.front().rows}
+        always |= {t.trial for t in history.trials.values() if not t.state.ended}
+        always |= {n for n in (no_search_trial(run.spec, history), paper_trial(run.spec, history)) if n is not None}
+        best = sorted(history.trials.values(), key=lambda t: -self._value(t, axes))
+        return always | {t.trial for t in best[:DRAWN]}
+
+    def _value(self, record: TrialRecord, axes: tuple[str, str]) -> float:
+        """The largest sum of the two axes that it reaches; computed once for what there is of it."""
+        now = record.state, len(record.epochs), record.curve is None
+        known = self._best.get(record.trial)
+        if known is None or known[0] != now:
+            sums = [sum(metrics.get(a) or 0.0 for a in axes) for _, metrics in record.points]
+            known = self._best[record.trial] = now, max(sums, default=0.0)
+        return known[1]
+
+    def _weigh(self, run: SearchRun) -> None:
+        ended = sum(t.state.ended for t in run.history.trials.values())
+        if self._known < 0 or ended - self._known > NEW_SHARE * self._known or (ended != self._known and ended < 100):
+            self.importances, self._known = importances_json(run), ended
+
+
+class Painter:
+    """Keeps the pictures of the searches that are looked at. ``look_at`` says that one is."""
+
+    def __init__(self, home: Home):
+        self.home, self._pictures = home, dict[str, Pictured]()
+        self._lock, self._wake, self._end = threading.Lock(), threading.Event(), False
+        threading.Thread(target=self._run, name="painter", daemon=True).start()
+
+    def look_at(self, name: str) -> Pictured:
+        with self._lock:
+            pictured = self._pictures.setdefault(name, Pictured(self.home, name))
+        first = not pictured.asked
+        pictured.asked = time.monotonic()
+        if first:
+            self._wake.set()
+        return pictured
+
+    def close(self) -> None:
+        self._end = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        while not self._end:
+            self._wake.wait(0.2)
+            self._wake.clear()
+            for pictured in self._due():
+                self._paint(pictured)
+
+    def _due(self) -> list[Pictured]:
+        """Those that are looked at and may be made again; what nobody looks at any more is forgotten."""
+        now = time.monotonic()
+        with self._lock:
+            for name in [n for n, p in self._pictures.items() if now - p.asked > 20 * LOOKED_AT_S]:
+                del self._pictures[name]
+            return [p for p in self._pictures.values() if now - p.asked <= LOOKED_AT_S and now >= p.due]
+
+    def _paint(self, pictured: Pictured) -> None:
+        begin = time.monotonic()
+        try:
+            pictured.renew()
+            pictured.problem = ""
+        except Exception as error:  # a search that cannot be drawn must not end the page of another
+            pictured.problem = f"{type(error).__name__}: {error}"
+        end = time.monotonic()
+        pictured.due = end + max(1.0, (end - begin) * (1 / SHARE - 1))
