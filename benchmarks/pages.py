@@ -1,4 +1,5 @@
-"""The generated pages of docs/: a card for each method, their table, and the reports of stored measurements.
+"""The generated pages of docs/: a card for each method, their table, and the reports of stored measurements; and the
+table by which a search is forecast.
 
     python -m benchmarks.pages            # write what is stale (`make docs`)
     python -m benchmarks.pages --check    # write nothing; exit 1 and name what is stale
@@ -13,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import live_report, methods_report, scaling, what_adds
+from benchmarks import forecast, live_report, methods_report, scaling, what_adds
 from benchmarks.gpu import page as gpu_page
 from benchmarks.method_cards import built_in_methods, card, index
 from benchmarks.methods_report import stored_runs
@@ -36,6 +37,7 @@ def generated() -> dict[Path, str]:
         gpu_page.PAGE: gpu_page.page(*gpu_page.stored()),
         experiments / "what-adds.md": what_adds.page(what_adds.stored()),
         **({live_report.PAGE: live_report.page(live)} if live else {}),
+        forecast.TABLE: forecast.table(live),
     }
 
 

@@ -32,6 +32,7 @@ _WHERE = {
     "export_table": "verification.export",
     "verify_search": "verification.verify",
     "compare": "report.comparison",
+    "forecast": "results.forecast",
     "notify": "report.notifications",
 }
 __all__ = sorted(_WHERE)

@@ -134,6 +134,12 @@ def _check_without_data(spec) -> None:
 
 
 def _show(spec, as_json: bool) -> None:
+    from tuner.results.bill import expected
+    from tuner.results.forecast import forecast
+
     for note in spec.notes:
         to_stderr(note)
+    to_stderr(f"cost: about {expected(spec).words}")
+    if found := forecast(spec):
+        to_stderr(f"forecast: {found.words}")
     print_json(spec.to_dict()) if as_json else to_stdout(spec.to_yaml(), end="")
