@@ -431,6 +431,36 @@ def test_many_at_once(live):
     assert len(found) == 20 and set(found) <= {c for n in (6, 7) for c in found if c.startswith(f"{n} trials")}
 
 
+def test_tuner_ui_serves_the_live_pages_beside_an_mlflow_elsewhere(tmp_path, monkeypatch, capsys):
+    from contextlib import contextmanager
+
+    from tuner.tracking import ui
+
+    home, _ = made(tmp_path)
+    served, stop = [], threading.Event()
+
+    @contextmanager
+    def until_asked():
+        yield stop
+
+    def links(address, uri, names):
+        assert (address, names) == ("http://mlflow.example:5000", ["s"])
+        live = capsys.readouterr().out.split()
+        assert live[0] == "live" and live[1].endswith("/search/s")
+        served.append(asked(live[1])[0])
+        stop.set()
+        return {"s": {"trials": "http://mlflow.example:5000/#/x"}}
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    monkeypatch.setattr(ui, "_until_signal", until_asked)
+    monkeypatch.setattr(ui, "search_links", links)
+    ui.serve(home, None, "s")
+    assert served == [200] and "http://mlflow.example:5000/#/x" in capsys.readouterr().out
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UsageError, match="no search 'none'"):
+        ui.serve(home, None, "none")
+
+
 def test_a_port_that_is_taken(live):
     server, _ = live
     with pytest.raises(UsageError, match="--live-port"):

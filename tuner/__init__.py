@@ -33,6 +33,7 @@ _WHERE = {
     "verify_search": "verification.verify",
     "compare": "report.comparison",
     "forecast": "results.forecast",
+    "importances": "optimizer.importances",
     "notify": "report.notifications",
 }
 __all__ = sorted(_WHERE)

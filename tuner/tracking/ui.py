@@ -39,7 +39,6 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None, liv
     elsewhere = uri.startswith(("http:", "https:"))
     if name is not None and not elsewhere and name not in search_names(home):
         raise UsageError(f"no search {name!r} in {str(home.root)!r}; `tuner ls` names them")
-    home.require_writable()
     with LiveServer(home, live_port or 0) as live, _until_signal() as stop:
         to_stdout(f"live {live.address}{f'search/{name}' if name else ''}")
         if elsewhere:
@@ -52,6 +51,7 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None, liv
 
 def _serve_mlflow(uri: str, home: Home, port: int, name: str | None, live: LiveServer, stop: threading.Event) -> None:
     """Run MLflow until ``stop`` is set."""
+    home.require_writable()
     if uri == runs.database_uri(home.mlflow_db):
         runs.configure_mlflow()
         from mlflow import MlflowClient
