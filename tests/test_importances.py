@@ -59,6 +59,16 @@ def test_too_few_and_all_alike():
     assert importances(SPEC, alike)[0].words.startswith("Nothing to say: all 20 previews are worth the same")
 
 
+def test_of_many_trials_the_latest_count(monkeypatch):
+    from tuner.optimizer import importances as module
+
+    monkeypatch.setattr(module, "MOST", 20)
+    history = History(None)
+    previewed(history, SPEC, 40, lambda params: 0.05 if len(history.trials) < 22 else 0.05 + 0.4 * params["start"])
+    (found,) = importances(SPEC, history)
+    assert found.trials == 20 and next(iter(found.fanova)) == "start"
+
+
 def test_each_method_has_its_own():
     spec = SearchSpec(method=("srat", "dafa"), trials=40, max_epochs=12, name="s")
     history = History(None)

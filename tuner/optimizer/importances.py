@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ from optuna.importance import (
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
-from tuner.optimizer.observations import Observations, Value, Worth
+from tuner.optimizer.observations import Value, Worth
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
@@ -29,7 +30,7 @@ from tuner.spec.space import Space
 
 LEAST = 12  # trials: with fewer, what is found is mostly luck
 ROUGH = 50  # below, the figures are called rough
-MOST = 1000  # the latest trials: a forest of 10,000 takes minutes
+MOST = 500  # the latest trials: a forest of 10,000 takes minutes
 BEST, BEST_TRIALS = 0.1, 5  # whom PED-ANOVA compares with all: this share of the trials, but at least so many
 
 
@@ -86,9 +87,8 @@ def importances(spec: SearchSpec, history: History) -> list[Importances]:
 
 def _of(spec: SearchSpec, history: History) -> Importances:
     worth, space = Worth.of(spec), spec.search_space()
-    seen = Observations(worth)
-    seen.update(history.trials)
-    values = [seen.values[trial] for trial in sorted(seen.values) if space.contains(seen.values[trial].params)][-MOST:]
+    inside = (t for t in reversed(history.trials.values()) if space.contains(t.params))
+    values = list(islice((value for t in inside if (value := worth(t))), MOST))[::-1]
     found = Importances(spec.methods[0], len(values), worth.previews)
     if len(values) < LEAST or len({value.product for value in values}) < 2 or not _varied(space, values):
         return found

@@ -59,9 +59,10 @@ function drawPlane(traces, layout) {
   const below = 80 + 20 * traces.filter(t => t.showlegend !== false).length;
   const legend = narrow ? {orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom"}
                         : {orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom"};
-  if (narrow) element("front").style.height = `${320 + below}px`;
+  const size = narrow ? {height: 320 + below} : {};
+  if (narrow) element("front").style.height = `${size.height}px`;
   Plotly.react("front", traces, {  // again with other data, a zoom stays
-    uirevision: "same",
+    uirevision: "same", ...size,
     font, margin: {l: 62, r: 12, t: 10, b: narrow ? below : 50}, hovermode: "closest", plot_bgcolor: "#fafafa",
     hoverlabel: {align: "left"}, modebar: {orientation: "v"}, ...layout, legend: {...legend, ...layout.legend},
     xaxis: {title: title(D.axis[0]), automargin: true, ...layout.xaxis},

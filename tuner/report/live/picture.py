@@ -17,7 +17,8 @@ from tuner.home import Home
 from tuner.report.console import importances_json
 from tuner.report.figures import picture_data, plane
 from tuner.report.html.page import plain
-from tuner.results.following import Followed
+from tuner.report.live.now import Watched
+from tuner.results.pareto import Front
 from tuner.results.references import no_search_trial, paper_trial
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -35,7 +36,7 @@ class Pictured:
 
     home: Home
     name: str
-    followed: Followed | None = None
+    watched: Watched | None = None  # one of its own: the server's goes on meanwhile
     data: dict[str, Any] | None = None
     changes: int = -1
     importances: list[dict[str, Any]] = field(default_factory=list)
@@ -47,15 +48,13 @@ class Pictured:
 
     def renew(self) -> bool:
         """Make the picture again if the history has gone on; whether it had."""
-        if self.followed is None:
-            self.followed = Followed(self.home, self.name)
-        else:
-            self.followed.look()
-        run = self.followed.run
+        self.watched = self.watched or Watched(self.home, self.name)
+        self.watched.look()
+        run = self.watched.run
         if self.data is not None and run.history.changes == self.changes:
             return False
         changes = run.history.changes
-        only = self._drawn(run)
+        only = self._drawn(run, self.watched.front)
         data = picture_data(run, only)
         if only is not None:
             data["note"] = " ".join(
@@ -65,12 +64,12 @@ class Pictured:
         self.data, self.changes = plain(data), changes
         return True
 
-    def _drawn(self, run: SearchRun) -> set[int] | None:
+    def _drawn(self, run: SearchRun, front: Front) -> set[int] | None:
         """Of many trials those on the front, the references, the open ones, and the best of the others."""
         history, axes = run.history, plane(run.spec.objectives)
         if len(history.trials) <= DRAWN:
             return None
-        always = {row["trial"] for row in run.front().rows}
+        always = {row["trial"] for row in front.rows}
         always |= {t.trial for t in history.trials.values() if not t.state.ended}
         always |= {n for n in (no_search_trial(run.spec, history), paper_trial(run.spec, history)) if n is not None}
         best = sorted(history.trials.values(), key=lambda t: -self._value(t, axes))
@@ -130,11 +129,10 @@ class Painter:
             return [p for p in self._pictures.values() if now - p.asked <= LOOKED_AT_S and now >= p.due]
 
     def _paint(self, pictured: Pictured) -> None:
-        begin = time.monotonic()
+        begin = time.thread_time()  # waiting for others costs nobody anything
         try:
             pictured.renew()
             pictured.problem = ""
         except Exception as error:  # a search that cannot be drawn must not end the page of another
             pictured.problem = f"{type(error).__name__}: {error}"
-        end = time.monotonic()
-        pictured.due = end + max(1.0, (end - begin) * (1 / SHARE - 1))
+        pictured.due = time.monotonic() + max(1.0, (time.thread_time() - begin) * (1 / SHARE - 1))

@@ -184,6 +184,7 @@ function drawNow(now) {
 function timeTile(now) {
   if (now.state === "running") {
     if (now.seconds_left == null) return tile("–", "time left: not known yet");
+    if (!now.seconds_left) return tile("soon", "all epochs that were expected are trained");
     const end = now.clock + now.seconds_left, far = now.seconds_left > 20 * 3600;
     return tile(lasting(now.seconds_left), `left, until about ${far ? day(end) + " " : ""}${clock(end)}`);
   }
