@@ -20,6 +20,7 @@ from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
+from trainables.processes import ProcessDied
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
 from trainables.trial_report import TrialReport
@@ -71,6 +72,9 @@ def test_what_ray_says_is_understood():
     assert classify_failure("") == (OWN, "no reason given")
     for silent in (SILENT, ActorDiedError(SILENT)):
         assert classify_failure(silent) == (STORAGE, "storage 's3://b' is silent")
+    said = "process 2 of the 2 that train this trial was killed by SIGKILL"
+    died = RayTaskError("train", f"Traceback:\ntrainables.processes.ProcessDied: {said}", ProcessDied(said))
+    assert classify_failure(died) == (PROCESS, said)
 
 
 class Troubled(Listener):

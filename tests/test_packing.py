@@ -9,7 +9,13 @@ from trainables.config import TrialConfig
 from trainables.datasets import training_for
 from trainables.gpu_packing import choose, measure, room
 from tuner.errors import UsageError
-from tuner.execution.resources import fraction, trial_resources, unsatisfiable_resources
+from tuner.execution.resources import (
+    fraction,
+    task_options,
+    threads_per_process,
+    trial_resources,
+    unsatisfiable_resources,
+)
 from tuner.spec.search_spec import SearchSpec
 
 GIB = 2**30
@@ -96,6 +102,51 @@ def test_auto_without_a_gpu_is_none():
 def test_what_ray_is_asked_for():
     asked = SearchSpec(gpus_per_trial="0.25", accelerator="T4", cpus_per_trial=2)
     assert trial_resources(asked) == {"CPU": 2, "GPU": 0.25, "accelerator_type:T4": 0.001}
+
+
+@pytest.mark.parametrize(
+    "asked, processes, cpus, threads",
+    [
+        ({}, 1, 1, 1),
+        ({"cpus_per_trial": 0.5}, 1, 0.5, 1),
+        ({"gpus_per_trial": "auto", "cpus_per_trial": 3}, 1, 3, 3),
+        ({"gpus_per_trial": 0.5}, 1, 1, 1),
+        ({"gpus_per_trial": 2}, 2, 2, 1),  # each process has a CPU
+        ({"gpus_per_trial": 2, "cpus_per_trial": 9}, 2, 9, 4),
+        ({"gpus_per_trial": 2, "processes_per_trial": 2}, 2, 2, 1),
+        ({"processes_per_trial": 3, "cpus_per_trial": 6}, 3, 6, 2),
+    ],
+)
+def test_a_trial_of_several_gpus_has_a_process_for_each(asked, processes, cpus, threads):
+    spec = SearchSpec(**asked)
+    assert spec.processes == processes and trial_resources(spec)["CPU"] == cpus
+    assert threads_per_process(spec) == threads
+
+
+def test_an_attack_alone_needs_one_gpu():
+    spec = SearchSpec(gpus_per_trial=2, cpus_per_trial=4)
+    assert task_options(None, spec, trains=True) == {"num_cpus": 4, "num_gpus": 2, "resources": {}}
+    assert task_options(None, spec, trains=False) == {"num_cpus": 4, "num_gpus": 1, "resources": {}}
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ({"gpus_per_trial": 0.5}, "with --gpus-per-trial 0.5: each GPU of a trial has one process"),
+        ({"gpus_per_trial": "auto"}, "--processes-per-trial 2 is not allowed with --gpus-per-trial auto"),
+        ({"set": {"compile": "on"}}, "compile=on is for trials of one process, and these have 2"),
+        ({"space": {"compile": ["on", "off"]}}, "compile=on is for trials of one process"),
+        (
+            {"set": {"batch_size": 2}, "processes_per_trial": 3},
+            "3 processes of a trial cannot share batches of 2 images",
+        ),
+        ({"space": {"batch_size": [2, 64]}, "processes_per_trial": 3}, "cannot share batches of 2 images"),
+    ],
+)
+def test_what_several_processes_do_not_do_is_one_sentence(asked, words):
+    with pytest.raises(UsageError) as refusal:
+        SearchSpec(**{"processes_per_trial": 2, **asked})
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("value", ["1.5", "-1", "half", True, "nan", ""])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +30,24 @@ def warmed_up(decay: float, step: int) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def perturbed_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> list[tuple[Tensor, Tensor]]:
+Gradients = Sequence[Tensor | None]
+
+
+def perturbed_weights(
+    model: nn.Module, loss: Callable[[], Tensor], gamma: float, added: Callable[[Gradients], Gradients] = tuple
+) -> list[tuple[Tensor, Tensor]]:
     """Adversarial weight perturbation (Wu et al., NeurIPS 2020, eq. 8-10), one step, applied in place.
 
-    Every weight matrix w moves by ``gamma * |w| * g / |g|`` with g the gradient of ``loss()``. Returns the pairs
-    (weight, move); subtracting each move restores the model.
+    Every weight matrix w moves by ``gamma * |w| * g / |g|`` with g the gradient of ``loss()``, of which this process
+    may have a part that ``added`` completes. Returns the pairs (weight, move); subtracting each move restores the
+    model.
     """
     weights = [p for p in model.parameters() if p.dim() > 1 and p.requires_grad]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
     for m in norms:  # this pass must not touch the running statistics
         m.momentum = 0.0
-    grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+    grads = added(torch.autograd.grad(loss(), weights, allow_unused=True))
     for m, momentum in zip(norms, momenta):
         m.momentum = momentum
     moves = []

@@ -46,6 +46,7 @@ class TrialConfig:
     image_size: int = 0  # this and the next two: see ``Reading``
     test_split: str = "test"
     groups: str = "auto"
+    processes: int = 1  # that train the trial together (`trainables.data_parallel`)
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> TrialConfig:

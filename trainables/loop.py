@@ -21,6 +21,7 @@ from trainables.config import TrialConfig
 from trainables.cuda_graph import Recorder
 from trainables.curve import Curve
 from trainables.data import Split, open_splits
+from trainables.data_parallel import Alone, processes_for
 from trainables.evaluate import Evaluation, evaluate
 from trainables.head_repair import SLOWER, equal_norms, linear_head, tune_head
 from trainables.initial import load_initial
@@ -83,10 +84,19 @@ class Trainer:
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
-    def __init__(self, config: TrialConfig, device: str | torch.device | None = None, *, head: str | None = None):
+    def __init__(
+        self,
+        config: TrialConfig,
+        device: str | torch.device | None = None,
+        *,
+        head: str | None = None,
+        processes: Alone | None = None,
+    ):
+        """``processes``: who trains the trial, where it is not this process that leads."""
         self.config, self.training = config, config.full_training()
+        self.processes = processes or processes_for(config.processes)
         self.threat = THREAT_MODELS[config.threat]  # of training attack and evaluation; its radius is ``eps``
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or self.processes.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.splits = open_splits(config.data_spec, config.home, device=self.device)
         self.classes = len(self.splits.classes)
         counts = torch.as_tensor(self.splits.class_counts)
@@ -98,11 +108,12 @@ class Trainer:
                 f"{config.method} with average={self.method.params.average} keeps a weight average of its "
                 "own, so ema must be 0"
             )
+        self.model_head = head or self.method.head
         self.model = build_model(
             config.model,
             self.classes,
             self.splits.shape,
-            head=head or self.method.head,
+            head=self.model_head,
             mean=self.splits.mean,
             std=self.splits.std,
         ).to(self.device)
@@ -112,6 +123,7 @@ class Trainer:
         if self.training.head_repair != "none":
             linear_head(self.model)
         self.batches = Batches(self.splits.train.labels, self.classes, self.training.batch_size, self.training.passes)
+        self._check_processes()
         self.optimizer = SGD(
             self.model.parameters(),
             lr=self.training.lr,
@@ -129,7 +141,10 @@ class Trainer:
         if self.training.compile == "on":  # weights are inputs and shapes fixed: trials of a search share compiled code
             self.attacked.module.backbone.compile(dynamic=False)
         # holds no reference to the trainer, whose memory can then be freed
-        self.record = Recorder(self.device.type == "cuda" and self.training.cuda_graph == "on")
+        self.record = self.processes.recorder(
+            Recorder(self.device.type == "cuda" and self.training.cuda_graph == "on"),
+            batch_stats=self.training.attack_bn == "train",
+        )
         self._judges: dict[int, tuple[Frozen, Frozen]] = {}
         self._seen: Found = []  # in the last evaluation
         self.class_weights = class_weights(self.training.class_weights, counts)
@@ -143,6 +158,14 @@ class Trainer:
         self.offsets = kind_for(config.offsets, self.splits.class_counts, judged)
         self.curve: Curve | None = None  # once all epochs are trained: the final model over its offsets
 
+    def _check_processes(self) -> None:
+        """``ValueError`` in one sentence where several processes cannot train this trial."""
+        size, batch = self.processes.size, self.batches.batch_size
+        if batch < size:
+            raise ValueError(f"{size} processes cannot share batches of {batch} images; ask for fewer")
+        if size > 1 and self.training.compile == "on":
+            raise ValueError(f"compile=on is for trials of one process, and this one has {size}")
+
     # ---- one epoch -------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> dict[str, float]:
@@ -152,7 +175,13 @@ class Trainer:
         ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
         is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That epoch's metrics are of the
         model whose head has been repaired, where ``head_repair`` asks for it.
+
+        ``ProcessDied`` where one of several processes that train it is gone.
         """
+        with self.processes.together(self):
+            return self._run_epoch()
+
+    def _run_epoch(self) -> dict[str, float]:
         begin = time.perf_counter()
         totals = self._train()
         loss = totals["loss"].item()  # the epoch's one synchronisation with the device
@@ -196,12 +225,13 @@ class Trainer:
         self.model.train()
         self.method.train()
         for i, rows in enumerate(self.batches.epoch(self.method, generator)):
+            rows = self.processes.agreed(rows)
             self.optimizer.lr = self.learning_rate(self.epoch + i / len(self.batches))
             batch, loss = self._step(rows, generator)
             if self.training.ema:
                 self.average.update(self.model, warmed_up(self.training.ema, self.epoch * len(self.batches) + i))
             self._count(totals, batch, loss)
-        return totals
+        return {name: self.processes.agreed(value) for name, value in totals.items()}
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         x, y = self.splits.train.batch(rows)
@@ -219,10 +249,11 @@ class Trainer:
 
         moves = []
         if self.training.awp:
-            moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.training.awp)
+            moves = perturbed_weights(self.model, lambda: batch_and_loss()[1], self.training.awp, self.processes.added)
         batch, loss = batch_and_loss()
         self.optimizer.zero_grad()
         loss.backward()
+        self.processes.add_gradients(self.model.parameters())
         if moves:
             with torch.no_grad():
                 torch._foreach_sub_([w for w, _ in moves], [m for _, m in moves])
@@ -264,6 +295,9 @@ class Trainer:
         )
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.processes.forward(self._forward_here, x)
+
+    def _forward_here(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             features = self.model.features(x.contiguous(memory_format=torch.channels_last))
             logits = self.model.head(features)
@@ -302,6 +336,8 @@ class Trainer:
         else:
             batches = self._attacked_features(self.final_model)
             tune_head(self.final_model, batches, lr=SLOWER * t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+            for weights in self.final_model.head.parameters():
+                self.processes.agreed(weights.data)
         return self._judge(self.final_model)
 
     def _attacked_features(self, model) -> Iterator[Batch]:
@@ -318,7 +354,8 @@ class Trainer:
             x = self._augment(x, generator)
             eps = torch.full((len(y),), t.eps, device=self.device)
             begin, attacked = start_point(x, eps, attack.start, generator, threat), self.judges(model)[1]
-            x_adv, survived = find(attack, attacked, self.method, x, y, begin, eps, t.step_size * eps, threat=threat)
+            work = self.processes.shared(partial(find, attack, attacked, self.method, threat=threat))
+            x_adv, survived = work(x, y, begin, eps, t.step_size * eps)
             with torch.no_grad():
                 features = model.features(x_adv.contiguous(memory_format=torch.channels_last))
                 adversary = Adversary(x_adv, model.head(features), features, survived)
@@ -351,7 +388,7 @@ class Trainer:
         judge, attacked = self.judges(model)
         self._seen = []
         return evaluate(
-            judge,
+            self.processes.shared(judge),
             split or self.splits.watch,
             self.classes,
             eps=self.training.eps,
@@ -370,7 +407,7 @@ class Trainer:
             self._judge(self.final_model, self.splits.val)
         judge, attacked = self.judges(self.final_model)
         attacks = ShiftedAttacks(
-            judge,
+            self.processes.shared(judge),
             attacked,
             self.splits.val,
             self.training.eps,

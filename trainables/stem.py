@@ -121,6 +121,8 @@ def stem_key(trainer: Trainer) -> dict:
         key["model_code"] = model.mark
     if config.init:
         key["init"] = config.init
+    if config.processes > 1:  # sums are taken in parts
+        key["processes"] = config.processes
     if trainer.device.type == "cpu":  # both change the order of sums, hence the last bits
         key |= {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
     return key

@@ -23,7 +23,13 @@ from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
-from tuner.execution.resources import at_a_time, quota_of, resolve_gpus_per_trial, trial_resources
+from tuner.execution.resources import (
+    at_a_time,
+    quota_of,
+    resolve_gpus_per_trial,
+    threads_per_process,
+    trial_resources,
+)
 from tuner.execution.stopping import StopRequest, leave_behind, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically
@@ -379,7 +385,7 @@ def _ray_tuner(
 
     def configure(record: TrialRecord) -> dict[str, Any]:
         callback.started(record)
-        return {"trial": trial_config(run, record).to_dict(), "threads": int(run.spec.cpus_per_trial)}
+        return {"trial": trial_config(run, record).to_dict(), "threads": threads_per_process(run.spec)}
 
     bundles = [trial_resources(run.spec), *([quota] if quota else [])]  # the first is where it runs
     return tune.Tuner(

@@ -8,6 +8,7 @@ from ray import cloudpickle
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
+from trainables.processes import ProcessDied
 from trainables.ray_adapter import StorageDown
 
 OWN, PROCESS, NODE, STORAGE = "own", "process", "node", "storage"
@@ -16,12 +17,15 @@ OWN, PROCESS, NODE, STORAGE = "own", "process", "node", "storage"
 def classify_failure(error: Exception | str) -> tuple[str, str]:
     """The kind of failure (OWN, PROCESS, NODE or STORAGE) and its reason in one line.
 
-    PROCESS: the trial's process was killed, ran out of memory or crashed.
+    PROCESS: the trial's process, or one of several, was killed, ran out of memory or crashed.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if not isinstance(error, RayActorError) or error.actor_init_failed:
         _, down, reason = lines[-1].partition(f"{StorageDown.__name__}: ")
-        return (STORAGE, reason) if down else (OWN, lines[-1])
+        if down:
+            return STORAGE, reason
+        _, died, reason = lines[-1].partition(f"{ProcessDied.__name__}: ")
+        return (PROCESS, reason) if died else (OWN, lines[-1])
     if error.preempted or "its node has died" in str(error):
         address = next((line.removeprefix("ip: ") for line in lines if line.startswith("ip: ")), "")
         return NODE, f"its node {address} was lost".replace("  ", " ")

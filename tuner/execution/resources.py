@@ -23,10 +23,17 @@ QUOTAS = (OWNER, OWNER_GPUS, PRIORITY)
 
 
 def trial_resources(spec: SearchSpec) -> dict[str, float]:
-    """The resources of one trial under Ray's names. ``auto`` counts as a whole GPU until it is measured."""
+    """The resources of one trial under Ray's names. ``auto`` counts as a whole GPU until it is measured; of several
+    processes each has a CPU."""
     gpus = 1.0 if spec.gpus_per_trial == AUTO else spec.gpus_per_trial
     label = {f"{LABEL}{spec.accelerator}": 0.001} if spec.accelerator else {}
-    return {"CPU": spec.cpus_per_trial, "GPU": gpus, **label}
+    cpus = max(spec.cpus_per_trial, float(spec.processes)) if spec.processes > 1 else spec.cpus_per_trial
+    return {"CPU": cpus, "GPU": gpus, **label}
+
+
+def threads_per_process(spec: SearchSpec) -> int:
+    """How many threads each process of a trial computes with: whole CPUs, one at least."""
+    return max(1, int(spec.cpus_per_trial / spec.processes))
 
 
 def quota_of(spec: SearchSpec, cluster: Mapping[str, float]) -> dict[str, float]:
@@ -133,10 +140,13 @@ def resolve_gpus_per_trial(
     return replace(spec, gpus_per_trial=share)
 
 
-def task_options(ray: ModuleType, spec: SearchSpec) -> dict[str, Any]:
-    """A trial's resources as options of a Ray task; ``auto`` is a whole GPU if the cluster has one, else none."""
+def task_options(ray: ModuleType, spec: SearchSpec, *, trains: bool) -> dict[str, Any]:
+    """A trial's resources as options of a Ray task, which needs one GPU of several unless it ``trains``. ``auto`` is a
+    whole GPU if the cluster has one, else none."""
     if spec.gpus_per_trial == AUTO and not ray.cluster_resources().get("GPU"):
         spec = replace(spec, gpus_per_trial=0.0)
+    if spec.processes > 1 and not trains:
+        spec = replace(spec, processes_per_trial=1, gpus_per_trial=min(float(spec.gpus_per_trial), 1.0))
     return _as_task_options(spec)
 
 

@@ -59,6 +59,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         init=(start := init_of(spec, run.folder)) and start["weights"],
         offsets=spec.offsets,
         trial=record.trial,
+        processes=spec.processes,
         folder=run.place("trials" if record.full else "previews", record.trial),
     )
 

@@ -186,8 +186,12 @@ class SearchFields:
     cpus_per_trial: float = option(1.0, Positive(), RESOURCES,
         "CPUs of one trial.", hashed=False)
     gpus_per_trial: float | str = option(0.0, Gpus(), RESOURCES,
-        "GPUs of one trial, also a fraction of one; auto measures at the start how many trials share a GPU.",
+        "GPUs of one trial, also a fraction of one; auto measures at the start how many trials share a GPU. A trial of "
+        "several trains data-parallel, on one node.",
         hashed=False)
+    processes_per_trial: int = option(1, Whole(1), RESOURCES,
+        "Processes that train one trial together on CPUs, each its share of every batch; on GPUs there is one for each "
+        "of the trial's.", hashed=False)
     accelerator: str | None = option(None, Text(), RESOURCES,
         "Kind of GPU as Ray calls it, such as H200, A100 or L4.", hashed=False, unset="any")
     max_failures: int = option(2, Whole(0), RESOURCES,

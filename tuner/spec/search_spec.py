@@ -68,8 +68,24 @@ class SearchSpec(SearchFields):
         self._check_norm()
         self._check_head_repair()
         self.scheduling.check()
+        self._check_processes()
         if self.budget and self.budget.endswith("gpu-h") and not self.gpus_per_trial:
             raise UsageError(f"--budget {self.budget!r} counts GPUs, but --gpus-per-trial is 0")
+
+    def _check_processes(self) -> None:
+        """What is to be trained by several processes can be."""
+        asked, gpus, count = self.processes_per_trial, self.gpus_per_trial, self.processes
+        if asked > 1 and gpus not in (0, asked):
+            raise UsageError(
+                f"--processes-per-trial {asked} is not allowed with --gpus-per-trial "
+                f"{gpus if isinstance(gpus, str) else f'{gpus:g}'}: each GPU of a trial has one process"
+            )
+        space, training = self.search_space(), self.training()
+        if count > 1 and ("compile" in space.searched or training.compile == "on"):
+            raise UsageError(f"compile=on is for trials of one process, and these have {count}")
+        fewest = space.bounds("batch_size")[0] if "batch_size" in space.searched else training.batch_size
+        if count > fewest:
+            raise UsageError(f"{count} processes of a trial cannot share batches of {fewest} images")
 
     def _check_radius(self) -> None:
         """``threat`` and ``eps`` must not name two radii."""
@@ -132,6 +148,12 @@ class SearchSpec(SearchFields):
     @property
     def methods(self) -> tuple[str, ...]:
         return (self.method,) if isinstance(self.method, str) else self.method
+
+    @property
+    def processes(self) -> int:
+        """How many train one trial: one for each of its GPUs, or as many as are asked for on CPUs."""
+        gpus = 1 if isinstance(self.gpus_per_trial, str) else int(self.gpus_per_trial)  # auto: several trials share one
+        return max(gpus, self.processes_per_trial)
 
     @property
     def starts_from(self) -> str | None:

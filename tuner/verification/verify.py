@@ -19,7 +19,7 @@ from trainables.config import TrialConfig
 from trainables.offsets import Offsets
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_instance import connect
-from tuner.execution.resources import task_options
+from tuner.execution.resources import task_options, threads_per_process
 from tuner.execution.trial_config import trial_config
 from tuner.files import DISTRIBUTION, write_atomically
 from tuner.home import Home
@@ -203,8 +203,14 @@ def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
     """
     # Ray prints its nodes' complaints on stdout, where only results belong
     with redirect_stdout(sys.stderr), connect(spec) as ray:
-        task = ray.remote(verify_here).options(num_returns="streaming", **task_options(ray, spec))
-        running = {task.remote(group, attack, int(spec.cpus_per_trial)): group for group in same_model(jobs)}
+
+        def start(group: list[Job]) -> Any:
+            trains = group[0].seed is not None
+            options = task_options(ray, spec, trains=trains)
+            threads = threads_per_process(spec) if trains else int(spec.cpus_per_trial)
+            return ray.remote(verify_here).options(num_returns="streaming", **options).remote(group, attack, threads)
+
+        running = {start(group): group for group in same_model(jobs)}
         done = 0
         while running:
             (stream,), _ = ray.wait(list(running), num_returns=1)
