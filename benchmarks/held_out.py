@@ -36,7 +36,7 @@ from trainables.data import Split, open_test
 from trainables.evaluate import evaluate
 from trainables.model_io import load_trial
 from trainables.sweep import Found, ShiftedAttacks, points_along
-from trainables.threat_model import THREAT_MODELS, LInf, ThreatModel
+from trainables.threat_model import LInf, ThreatModel, find_threat_model
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
@@ -65,7 +65,7 @@ def on_test(run: SearchRun, record: TrialRecord, curve: Curve) -> list[dict]:
     model = Frozen(load_trial(config.folder, run.home.root, config.dataset)[0])
     training = config.full_training()
     split = open_test(config.data_spec, run.home.root)
-    steps, threat = STEPS * training.eval_attack, THREAT_MODELS[config.threat]
+    steps, threat = STEPS * training.eval_attack, find_threat_model(config.threat)
     points = over_offsets(model, split, curve, training.eps, steps, threat)
     return [
         {"tau": p.offsets.tau, "count": list(p.count), "clean": list(p.clean), "robust": list(p.robust)} for p in points

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -21,15 +22,20 @@ from trainables.methods import method_class
 from trainables.models.build import build_model
 from trainables.models.check import check_model
 from trainables.models.names import MODELS
-from trainables.stem import code_version, open_fork, run_to_fork
+from trainables.stem import code_version, open_fork, run_to_fork, stem_key
+from trainables.threats import THREATS
+from trainables.threats import pattern as threat_pattern
 from tuner.errors import Failed, UsageError
 from tuner.execution import driver, nodes
 from tuner.home import Home
 from tuner.remote import doctor, submission
+from tuner.report.text import headline
 from tuner.results.listener import LISTENERS, installed_listeners
 from tuner.results.searches import load_search
 from tuner.spec import plug_ins
 from tuner.spec.search_spec import SearchSpec
+from tuner.testing import ThreatContract
+from tuner.verification.verify import check_ball
 
 SPACE = """
 from dataclasses import dataclass
@@ -64,6 +70,7 @@ from torch import nn
 from trainables.data.decoded import Decoded
 from trainables.datasets import Dataset
 from trainables.models.names import Model
+from trainables.threats import Norm
 from tuner.results.listener import Listener
 
 STRIPES = Dataset("dark and light images", "cool_rows:load", {"eps": 0.2, "batch_size": 8})
@@ -82,6 +89,11 @@ def build(shape, width):
     return nn.Flatten(), shape[0] * shape[1] * shape[2]
 
 
+TILE = Norm("tile", lambda values: 1.0, "cool_ball:Tile")
+NO_BALL = Norm("nothing", lambda values: 1.0, "cool_ball")
+OTHER_BALL = Norm("another's", lambda values: 1.0, "trainables.threat_model:L2")
+
+
 class Quiet(Listener):
     name = "quiet"
 
@@ -90,8 +102,16 @@ class Fails(Listener):
     def __init__(self):
         raise OSError("no bell")
 """
+BALL = """
+from trainables.threat_model import LInf
+
+
+class Tile(LInf):
+    name, norm = "tile", ""
+"""
 FILES = {
     "cool_rows.py": ROWS,
+    "cool_ball.py": BALL,
     "leaves.py": "raise SystemExit(3)",
     "cool_space.py": SPACE,
     "cool_equation.py": EQUATION,
@@ -120,6 +140,12 @@ MORE_ENTRIES = {  # of cool-methods, by group
         "bare": "cool_rows:NO_BUILD",
         "gone": "leaves:ROW",
     },
+    "tuner.threats": {
+        "tile": "cool_rows:TILE",
+        "l2": "cool_rows:TILE",
+        "flat": "cool_rows:NO_BALL",
+        "masked": "cool_rows:OTHER_BALL",
+    },
     "tuner.listeners": {"quiet": "cool_rows:Quiet", "fails": "cool_rows:Fails", "alien": "cool_rows:PIXELS"},
 }
 MORE_PROBLEMS = [
@@ -128,6 +154,8 @@ MORE_PROBLEMS = [
     "model 'bare' of package cool-methods 1.2 is not used: its build must be \"package.module:function\"",
     "model 'cnn' of package cool-methods 1.2 is not used: a built-in model has this name",
     "model 'gone' of package cool-methods 1.2 is not used: SystemExit: 3",
+    "threat 'flat' of package cool-methods 1.2 is not used: its model must be \"package.module:Class\"",
+    "threat 'l2' of package cool-methods 1.2 is not used: a built-in threat has this name",
     "listener 'alien' of package cool-methods 1.2 is not used: it must be a subclass of "
     "tuner.results.listener.Listener",
 ]
@@ -262,7 +290,7 @@ def test_datasets_and_models_of_packages(installed, tmp_path):
         "resnet34",
     ]
     assert DATASETS["digits"].about.startswith("scikit") and MODELS["cnn"].largest == 64
-    said = [sentence for table in (DATASETS, MODELS, LISTENERS) for sentence in table.problems.values()]
+    said = [sentence for table in (DATASETS, MODELS, THREATS, LISTENERS) for sentence in table.problems.values()]
     assert said == MORE_PROBLEMS
     for name, sentence in (("bare", MORE_PROBLEMS[2]), ("gone", MORE_PROBLEMS[4])):
         with pytest.raises(ValueError) as refused:
@@ -273,6 +301,44 @@ def test_datasets_and_models_of_packages(installed, tmp_path):
     with pytest.raises(DataError) as refused:
         check(DataSpec("bent"), tmp_path)
     assert str(refused.value) == MORE_PROBLEMS[0]
+
+
+def test_a_threat_model_of_a_package_is_trained_and_judged_with(installed, tmp_path):
+    spec = SearchSpec(method="at", threat="tile:1/4", set={"passes": 1, "attack_steps": 2, "eval_attack": 2})
+    assert spec.threat == "tile:0.25" and spec.training().eps == 0.25 and list(spec.plug_ins) == ["threat tile"]
+    assert re.match(threat_pattern(), "tile:0.25") and "tile attack, eps 0.25 of" in headline(spec)[1]
+    fields = {"training": asdict(spec.training()), "home": str(tmp_path), "max_epochs": 1, "imbalance": "exp:40"}
+    trainers = [Trainer(TrialConfig("at", threat=threat, **fields), "cpu") for threat in ("tile", "linf")]
+    found = [{k: v for k, v in t.run_epoch().items() if not k.endswith("_s")} for t in trainers]
+    assert trainers[0].threat.__name__ == "Tile" and found[0] == found[1]  # which it is, under another name
+    keys = [stem_key(trainer) for trainer in trainers]
+    assert keys[0]["threat_code"].startswith("cool-methods 1.2 ") and "threat_code" not in keys[1]
+
+
+def test_a_threat_model_that_cannot_be_used_is_one_sentence(installed, tmp_path):
+    for text, words in (
+        ("flat:0.1", "threat 'flat' of package cool-methods 1.2 is not used"),
+        ("l3:1", "or l2:RADIUS such as l2:0.5, or masked:RADIUS, or tile:RADIUS"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            SearchSpec(threat=text)
+        assert words in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="threat 'masked' of package cool-methods 1.2 cannot be used: TypeError: "):
+        Trainer(TrialConfig("at", threat="masked", home=str(tmp_path)))
+    check_ball("autoattack", "l2")
+    check_ball("apgd", "tile")
+    with pytest.raises(
+        UsageError, match="--attack 'autoattack' knows no balls of tile; take apgd or pgd:STEPSxRESTART"
+    ):
+        check_ball("autoattack", "tile")
+
+
+class TestTile(ThreatContract):
+    threat = "tile"
+
+    @pytest.fixture(autouse=True)
+    def here(self, installed):
+        pass
 
 
 def test_the_code_of_a_model_counts_in_the_stem(installed, tmp_path):

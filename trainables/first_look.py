@@ -19,7 +19,7 @@ from trainables.evaluate import evaluate, images_of, no_tf32
 from trainables.foreign import Fitted, fit
 from trainables.model_io import load_weights
 from trainables.models.build import Classifier, build_model
-from trainables.threat_model import THREAT_MODELS
+from trainables.threat_model import find_threat_model
 
 IMAGES = 500  # of `val` at most, spread over it: a first look
 ATTACK_S = 20.0  # after which no more of them are attacked
@@ -66,7 +66,7 @@ def first_look(state: Mapping[str, Tensor], config: TrialConfig) -> tuple[Fitted
             eps=training.eps,
             steps=training.eval_attack,
             seed=config.seed,
-            threat=THREAT_MODELS[config.threat],
+            threat=find_threat_model(config.threat),
         )
         attacked, robust = attacked + len(part), robust + float(judged.robust.sum())
         if time.perf_counter() - begin > ATTACK_S:

@@ -33,7 +33,7 @@ from trainables.offsets import kind_for
 from trainables.schedule import learning_rate
 from trainables.sgd import SGD
 from trainables.sweep import Found, ShiftedAttacks, points_of
-from trainables.threat_model import THREAT_MODELS, LInf, ThreatModel
+from trainables.threat_model import LInf, ThreatModel, find_threat_model
 
 
 def find(
@@ -95,7 +95,7 @@ class Trainer:
         """``processes``: who trains the trial, where it is not this process that leads."""
         self.config, self.training = config, config.full_training()
         self.processes = processes or processes_for(config.processes)
-        self.threat = THREAT_MODELS[config.threat]  # of training attack and evaluation; its radius is ``eps``
+        self.threat = find_threat_model(config.threat)  # of training attack and evaluation; its radius is ``eps``
         self.device = torch.device(device or self.processes.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.splits = open_splits(config.data_spec, config.home, device=self.device)
         self.classes = len(self.splits.classes)

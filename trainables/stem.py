@@ -25,6 +25,7 @@ from trainables.data.store import content, prepare
 from trainables.loop import Trainer
 from trainables.models.names import MODELS, parse_model
 from trainables.stem_store import StemStore
+from trainables.threats import THREATS
 
 FORMAT = 4  # raise it when the files' content changes: old stems are then not found
 PLAIN = "at"  # the method
@@ -119,6 +120,8 @@ def stem_key(trainer: Trainer) -> dict:
     }
     if model := MODELS.plug_in(parse_model(config.model)[0]):
         key["model_code"] = model.mark
+    if threat := THREATS.plug_in(config.threat):
+        key["threat_code"] = threat.mark
     if config.init:
         key["init"] = config.init
     if config.processes > 1:  # sums are taken in parts

@@ -5,20 +5,24 @@ they may be, what a step of a given length along a gradient is, and what a rando
 
 How to add a threat model
 -------------------------
-A subclass of `ThreatModel` with its four methods and its names, listed in `THREAT_MODELS`, and a row of
-`trainables.threats`, which says how ``--threat`` and reports call it; `LInf` and `L2` are the examples. Whatever takes
+A subclass of `ThreatModel` with its four methods and its names, and a row of `trainables.threats`, which says how
+``--threat`` and reports call it, and names the class; `LInf` and `L2` are the examples. Whatever takes
 a ``threat`` (`pgd`, `apgd`, `square`, `evaluate`, `Cascade`) works with it, and `Trainer.threat` is the one that a
 trial trains and is judged with. ``eps`` is the radius everywhere, in the unit of the norm. Two things are made for a
-norm: the log barrier of DONE (boxes alone), and the moves of the black-box probe (`trainables.square`).
+norm: the log barrier of DONE (boxes alone), and the moves of the black-box probe (`trainables.square`). An image's
+point must not depend on the other images: several processes share a batch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
+
+from trainables.threats import THREATS
 
 
 def per_image(values: float | Tensor, x: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ class ThreatModel(ABC):
     """
 
     name: str  # in ``--threat``: "linf", "l2"
-    norm: str  # as AutoAttack calls it: "Linf", "L2"
+    norm: str = ""  # as AutoAttack calls it: "Linf", "L2"; empty: it knows no such ball
 
     def __init__(self, x: Tensor, radius: float | Tensor):
         self.x, self.radius = x, per_image(radius, x)
@@ -133,4 +137,16 @@ def direction(v: Tensor) -> Tensor:
     return v / length(v).clamp(min=SMALL)
 
 
-THREAT_MODELS: dict[str, type[ThreatModel]] = {model.name: model for model in (LInf, L2)}
+def find_threat_model(name: str) -> type[ThreatModel]:
+    """The class of a row of `THREATS`; ``ValueError`` in one sentence where a plug-in's cannot be used."""
+    row, package = THREATS[name], THREATS.source(name)
+    try:
+        found = resolve_name(row.model)
+        if not issubclass(found, ThreatModel) or found.name != name:
+            raise TypeError(f"{row.model} is no subclass of trainables.threat_model.ThreatModel with name = {name!r}")
+        return found
+    except Exception as error:  # a plug-in's module may raise anything
+        if package is None:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"threat {name!r} of {package} cannot be used: {reason}") from error

@@ -1,5 +1,8 @@
 """The threat models by name: how ``--threat`` is written, and how reports call them. Needs no torch: the command line
-reads and checks names. What an attack does in each is its class in `trainables.threat_model`.
+reads and checks names. What an attack does in each is its class, such as those of `trainables.threat_model`.
+
+Another installed package offers a row by an entry point of the group ``tuner.threats``, ``NAME =
+"package.module:ROW"``.
 """
 
 from __future__ import annotations
@@ -7,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.number import NUMBER, number
+from search_spaces.plug_ins import Table, Unusable
 
 LINF = "linf"  # the one that holds where nothing is said
 
@@ -16,17 +21,39 @@ LINF = "linf"  # the one that holds where nothing is said
 @dataclass(frozen=True)
 class Norm:
     """One row: how reports call it, and the largest distance between two images of ``values`` numbers in [0, 1]: no
-    radius is larger."""
+    radius is larger. ``model``: its `ThreatModel`, "package.module:Class", imported where something is attacked."""
 
     shown: str
     farthest: Callable[[int], float]
+    model: str
 
 
-THREATS = {LINF: Norm("L-inf", lambda values: 1.0), "l2": Norm("L2", math.sqrt)}
+def check_row(row: Any) -> None:
+    """``Unusable`` unless another package's row can be used as one of ours."""
+    if not isinstance(row, Norm) or not isinstance(row.shown, str):
+        raise Unusable("it must be a trainables.threats.Norm that says how reports call it")
+    if not isinstance(row.model, str) or ":" not in row.model:
+        raise Unusable('its model must be "package.module:Class"')
+    if not callable(row.farthest) or not row.farthest(64) > 0:
+        raise Unusable("its farthest must be a function of an image's number of values")
+
+
+BUILT_IN = {
+    LINF: Norm("L-inf", lambda values: 1.0, "trainables.threat_model:LInf"),
+    "l2": Norm("L2", math.sqrt, "trainables.threat_model:L2"),
+}
+THREATS: Table[Norm] = Table("threat", "tuner.threats", BUILT_IN, check_row, lambda row: (row.model.partition(":")[0],))
 SMALLEST = 1e-4  # radius
-# L-inf alone may leave its radius to the data set or to ``eps``.
-PATTERN = rf"^({LINF}|({'|'.join(THREATS)}):\s*{NUMBER}\s*)$"
-ALLOWED = "it takes linf:RADIUS such as linf:8/255, or l2:RADIUS such as l2:0.5"
+
+
+def pattern() -> str:
+    """What ``--threat`` looks like. L-inf alone may leave its radius to the data set or to ``eps``."""
+    return rf"^({LINF}|({'|'.join(THREATS)}):\s*{NUMBER}\s*)$"
+
+
+def _allowed() -> str:
+    more = "".join(f", or {name}:RADIUS" for name in THREATS if name not in BUILT_IN)
+    return f"it takes linf:RADIUS such as linf:8/255, or l2:RADIUS such as l2:0.5{more}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,7 @@ class Threat:
 
 
 def parse_threat(text: str) -> Threat:
-    """``linf``, ``linf:8/255`` or ``l2:0.5``; ``ValueError``, one sentence, for anything else."""
+    """``linf``, ``linf:8/255``, ``l2:0.5`` or so of a plug-in's; ``ValueError``, one sentence, for anything else."""
     name, colon, radius = text.partition(":")
     if text == LINF:
         return Threat()
@@ -53,8 +80,9 @@ def parse_threat(text: str) -> Threat:
         given = number(radius)
     except ValueError:
         given = math.nan
+    THREATS.refuse_broken(name)
     if name not in THREATS or not colon or math.isnan(given):
-        raise ValueError(f"--threat {text!r} is not allowed; {ALLOWED}")
+        raise ValueError(f"--threat {text!r} is not allowed; {_allowed()}")
     if given < SMALLEST or (name == LINF and given > 1):
         most = " and at most 1" if name == LINF else ""
         raise ValueError(

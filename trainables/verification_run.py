@@ -20,7 +20,7 @@ from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
 from trainables.stem import open_fork, run_to_fork
-from trainables.threat_model import THREAT_MODELS
+from trainables.threat_model import find_threat_model
 from trainables.verification import Cascade
 
 
@@ -92,7 +92,7 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
         attack,
         eps=training.eps,
         search_steps=training.eval_attack,
-        threat=THREAT_MODELS[config.threat],
+        threat=find_threat_model(config.threat),
     )
     for stage in cascade.run():
         yield {"stage": vars(stage)}

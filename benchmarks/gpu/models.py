@@ -21,7 +21,7 @@ from benchmarks.live_stages import Line, Memo, Result, Stage, kind_of
 from trainables.curve import Curve
 from trainables.data import DataSpec, Split, open_splits, open_test
 from trainables.model_io import add_offsets
-from trainables.threat_model import THREAT_MODELS
+from trainables.threat_model import find_threat_model
 from trainables.verification import Cascade
 
 
@@ -124,7 +124,7 @@ def attacked(target: Target, split: Split, attack: str) -> dict[str, Any]:
     config = target.about["config"]
     training = config.full_training()
     model = target.model.to(split.labels.device)
-    threat = THREAT_MODELS[config.threat]
+    threat = find_threat_model(config.threat)
     cascade = Cascade(model, split, attack, eps=training.eps, search_steps=training.eval_attack, threat=threat)
     stages = [vars(stage) for stage in cascade.run()]
     labels = split.labels.cpu()

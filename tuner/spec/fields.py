@@ -19,7 +19,7 @@ from typing import Any
 
 from search_spaces.number import NUMBER
 from trainables.threats import LINF, parse_threat
-from trainables.threats import PATTERN as THREAT
+from trainables.threats import pattern as threat_pattern
 from trainables.urls import SIGN_IN, check_public, masked
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, check_name
@@ -123,7 +123,7 @@ class SearchFields:
         "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
     model: str = option("cnn", Text(MODEL, examples=known.models), TRAINED,
         "Network: {names}, one of torchvision's by its name, or timm:NAME. A suffix such as ':0.5' scales the width.")
-    threat: str = option(LINF, Text(THREAT, check_threat), TRAINED,
+    threat: str = option(LINF, Text(threat_pattern, check_threat), TRAINED,
         "What an attack may do, in training, evaluation and verify: linf:8/255 changes every pixel by so much, of a "
         "pixel range of 1; l2:0.5 moves the image by that Euclidean distance. linf alone takes the radius of the data "
         "set, or of --set eps.", before=LINF)

@@ -14,17 +14,19 @@ from search_spaces import METHODS
 from search_spaces.plug_ins import PlugIn, Table
 from trainables.datasets import DATASETS
 from trainables.models.names import MODELS
+from trainables.threats import LINF, THREATS
 from tuner.errors import UsageError
 
 # What decides about trials, by kind; what only listens to a search is in `tuner.results.listener`.
-TABLES: dict[str, Table[Any]] = {table.kind: table for table in (METHODS, DATASETS, MODELS)}
+TABLES: dict[str, Table[Any]] = {table.kind: table for table in (METHODS, DATASETS, MODELS, THREATS)}
 _USED = re.compile(rf"({'|'.join(TABLES)}) (\S+)")
 _MARK = re.compile(r"(\S+) (\S+) ([0-9a-f]{16})")
 
 
-def used_plug_ins(methods: Iterable[str], dataset: str, model: str) -> dict[str, str]:
+def used_plug_ins(methods: Iterable[str], dataset: str, model: str, threat: str = LINF) -> dict[str, str]:
     """Those that a search of these names uses, as it remembers them."""
-    names = [*(("method", method) for method in methods), ("dataset", dataset), ("model", model.partition(":")[0])]
+    one_each = {"dataset": dataset, "model": model.partition(":")[0], "threat": threat}
+    names = [*(("method", method) for method in methods), *one_each.items()]
     found = {f"{kind} {name}": TABLES[kind].plug_in(name) for kind, name in names}
     return {what: plug_in.mark for what, plug_in in found.items() if plug_in}
 

@@ -53,7 +53,7 @@ class SearchSpec(SearchFields):
     def __post_init__(self):
         check_remembered(self.plug_ins)
         super().__post_init__()
-        here = used_plug_ins(self.methods, self.dataset, self.model)
+        here = used_plug_ins(self.methods, self.dataset, self.model, self.threat_model.name)
         object.__setattr__(self, "plug_ins", {what: self.plug_ins.get(what, mark) for what, mark in here.items()})
         object.__setattr__(self, "set", self._checked_set())
         object.__setattr__(self, "threat", str(self.threat_model))  # 8/255 and 0.0313... are the same search

@@ -35,7 +35,7 @@ from tuner.sync.named_places import check_named
 from tuner.verification.certificate import Certificate, Claim, read_certificate
 from tuner.verification.foreign import ROLE, ForeignModel
 from tuner.verification.job import name_of
-from tuner.verification.verify import Say, parse_attack
+from tuner.verification.verify import Say, check_ball, parse_attack
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
@@ -94,6 +94,7 @@ def audit(
         run = load_search(home, name)
         check_named(run.spec, home, name, f"audit {file} --search", dataset=dataset)
         models = [_found(run, claim) for claim in certificate.claims]
+    check_ball(attack, models[0].config.threat)
     split = _test_split(models[0].config, certificate)
     rows = np.sort(np.random.default_rng(seed).permutation(certificate.images)[:sample])
     say(f"{len(rows)} of {certificate.images} test images (seed {seed}), attack {attack}")
@@ -255,10 +256,10 @@ def _check(
 
 def _attack(network: Any, part: Split, attack: str, claim: Claim, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images are classified right without and under the attack; ``number`` seeds it, the certificate's is 0."""
-    from trainables.threat_model import THREAT_MODELS
+    from trainables.threat_model import find_threat_model
     from trainables.verification import Cascade
 
-    threat = THREAT_MODELS[claim.threat]
+    threat = find_threat_model(claim.threat)
     cascade = Cascade(network, part, attack, eps=claim.eps, search_steps=claim.search_steps, seed=number, threat=threat)
     for _ in cascade.run():
         pass

@@ -126,6 +126,7 @@ def verify_model(
     from tuner.verification.report import write_report
 
     home, attack = home or Home(), verify.parse_attack(attack)
+    verify.check_ball(attack, spec.threat_model.name)
     model = open_model(file, spec, home)
     for line in model.about:
         say(line)

@@ -17,6 +17,7 @@ from typing import Any
 
 from trainables.config import TrialConfig
 from trainables.offsets import Offsets
+from trainables.threats import THREATS
 from tuner.errors import Failed, UsageError
 from tuner.execution.ray_instance import connect
 from tuner.execution.resources import task_options, threads_per_process
@@ -56,6 +57,17 @@ def parse_attack(text: str) -> str:
     return text
 
 
+def check_ball(attack: str, threat: str) -> None:
+    """``UsageError`` unless an attack of `parse_attack` is made for the threat model of that name."""
+    if attack == "autoattack" and THREATS.plug_in(threat):
+        from trainables.threat_model import find_threat_model
+
+        if not find_threat_model(threat).norm:
+            raise UsageError(
+                f"--attack 'autoattack' knows no balls of {threat}; take apgd or pgd:STEPSxRESTARTS such as pgd:100x10"
+            )
+
+
 def verify_search(
     name: str,
     home: Home | None = None,
@@ -89,6 +101,7 @@ def verify_search(
     run.home.require_writable(run.folder)  # before an attack of hours
     check_named(run.spec, home, name, "verify", dataset=dataset)
     require_same(run.spec.plug_ins)
+    check_ball(attack, run.spec.threat_model.name)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
     jobs = make_jobs(run, rows, attack, seeds)
