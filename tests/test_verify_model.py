@@ -12,7 +12,7 @@ import torch
 from tests import layouts
 from tests.conftest import tuner_here
 from tests.verifying import without_ray
-from trainables import first_look
+from trainables import called, first_look
 from trainables.data import DataSpec, open_splits, open_test
 from tuner.errors import UsageError
 from tuner.home import Home
@@ -132,6 +132,129 @@ def test_an_audit_of_lies_fails(published, verified, tmp_path):
     given = ("--model", published[1], *AS_OPTIONS, "--home", published[2], "--json")
     done = tuner_here("audit", tmp_path / "lie.json", *given)
     assert done.returncode == 1 and not json.loads(done.stdout)["holds"]
+
+
+# ---- a function of the user's own -----------------------------------------------------------------------------------
+
+CODE = """
+import torch
+from torch import nn
+
+from beside import SLOPE
+
+
+class Bars(nn.Module):
+    def __init__(self, slope):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+        self.mixing = nn.BatchNorm1d(64)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.sin(slope * torch.arange(640.0)).reshape(10, 64))
+            self.head.bias.zero_()
+
+    def forward(self, x):
+        return self.head(self.mixing(x.flatten(1)))
+
+
+def bars():
+    return Bars(SLOPE)
+
+
+def other():
+    return Bars(SLOPE + 1)
+
+
+def narrow():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(65, 10))
+
+
+def noisy():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Noise())
+
+
+class Noise(nn.Module):
+    def forward(self, z):
+        return z + torch.rand_like(z)
+
+
+def nothing():
+    return "no model"
+
+
+def broken():
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A file of the user's code with one beside it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_models.py").write_text(CODE)
+    (folder / "beside.py").write_text("SLOPE = 3.0\n")
+    return folder / "my_models.py"
+
+
+CALLED = ("--dataset", "digits", "--set", "eps=0.02", "--set", "eval_attack=3")
+
+
+def test_a_function_of_the_users_own_is_verified_and_audited(own, tmp_path):
+    args = ("--model", f"{own}:bars", *CALLED, "--home", tmp_path)
+    done = tuner_here("verify", *args, "--attack", "pgd:3x1", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    (row,) = result["rows"]
+    labels, clean, robust = flags_of(row["flags"])
+    x, y = open_test(DATA, tmp_path).batch(slice(None))
+    right = (x.flatten(1) @ torch.sin(3.0 * torch.arange(640.0)).reshape(10, 64).T).argmax(1) == y
+    assert np.array_equal(labels, y.numpy()) and np.array_equal(clean, right.numpy()) and 0 < clean.sum() > robust.sum()
+    folder = tmp_path / "models" / result["search"]
+    assert (
+        result["model"]["arch"] == f"{own}:bars"
+        and "my_models.py:bars on digits" in (folder / "verified.html").read_text()
+    )
+    certificate = folder / "verified.json"
+    assert read_certificate(certificate).spec["model"] == f"{own}:bars"[:200]
+    assert "it is tested already" in tuner_here("verify", *args, "--attack", "pgd:3x1").stderr
+    given = ("audit", certificate, "--sample", 60, *CALLED, "--home", tmp_path)
+    done = tuner_here(*given, "--model", f"{own}:bars")
+    assert done.returncode == 0 and "The certificate holds." in done.stdout, done.stderr
+    done = tuner_here(*given, "--model", f"{own}:other")
+    assert done.returncode == 1 and "the model is not the certificate's" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        ("missing", "returns no model (AttributeError: "),
+        ("broken", "returns no model (SystemExit: 3)"),
+        ("nothing", "returns str; it takes a torch.nn.Module"),
+        ("narrow", "it gives (4, 9) for 4 images of 10 classes, not logits of shape (4, 10)"),
+        ("wide", "it does not take images of shape (4, 1, 8, 8) (RuntimeError: "),
+        ("noisy", "its logits of an image depend on the other images of a batch, or on chance"),
+    ],
+)
+def test_a_function_that_returns_no_model_for_the_data_is_one_sentence(own, tmp_path, function, said):
+    done = tuner_here("verify", "--model", f"{own}:{function}", *CALLED, "--home", tmp_path)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.stderr.startswith("Error: --model") and len(done.stderr.splitlines()) == 1
+
+
+def test_what_names_a_function_and_what_a_file(own, tmp_path, monkeypatch):
+    for text, is_one in (("a.b:c", True), ("a.py:c", True), ("/x/y.py:c", True), ("a.pt", False), ("a:1", False)):
+        assert called.is_call(text) is is_one
+    assert not called.is_call(str(own)) and not called.is_call("C:")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").write_text("")  # a file of that name is a file
+    assert not called.is_call("a:b")
+    done = tuner_here("verify", "--model", f"{own}:bars", "--arch", "cnn", "--dataset", "digits")
+    assert done.returncode == 2 and "--arch 'cnn' is the network of a file" in done.stderr
+    done = tuner_here("verify", "--model", "no_such_module:f", "--dataset", "digits", "--home", tmp_path)
+    assert done.returncode == 2 and "'no_such_module:f' returns no model (ModuleNotFoundError" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.attack_copy import Frozen
 from trainables.config import TrialConfig
@@ -53,9 +53,14 @@ def first_look(state: Mapping[str, Tensor], config: TrialConfig) -> tuple[Fitted
     found = fit(state, model)
     load_weights(model, found.weights)
     model.to(device).eval().requires_grad_(False)
-    some = _spread(splits.val, IMAGES)
     if not found.normalised:
-        _choose_pixels(found, model, splits, some)
+        _choose_pixels(found, model, splits, _spread(splits.val, IMAGES))
+    return found, look(model, splits, config)
+
+
+def look(model: nn.Module, splits: Splits, config: TrialConfig) -> Accuracy:
+    """How accurate a model on the device of ``splits`` is on `val`, without an attack and under the search's."""
+    some = _spread(splits.val, IMAGES)
     right, training = _right(model, some), config.full_training()
     judge, begin, attacked, robust = Frozen(model), time.perf_counter(), 0, 0.0
     for part in _parts(some):
@@ -71,7 +76,7 @@ def first_look(state: Mapping[str, Tensor], config: TrialConfig) -> tuple[Fitted
         attacked, robust = attacked + len(part), robust + float(judged.robust.sum())
         if time.perf_counter() - begin > ATTACK_S:
             break
-    return found, Accuracy(len(some), right / len(some), attacked, robust / attacked)
+    return Accuracy(len(some), right / len(some), attacked, robust / attacked)
 
 
 def _choose_pixels(found: Fitted, model: Classifier, splits: Splits, some: Split) -> None:
@@ -93,7 +98,7 @@ def _choose_pixels(found: Fitted, model: Classifier, splits: Splits, some: Split
 
 @no_tf32()
 @torch.no_grad()
-def _right(model: Classifier, some: Split) -> int:
+def _right(model: nn.Module, some: Split) -> int:
     """How many are classified right."""
     rows = torch.arange(len(some), device=some.labels.device).split(100)
     return sum(int((model(images_of(some, part)).argmax(1) == some.labels[part]).sum()) for part in rows)

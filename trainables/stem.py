@@ -34,6 +34,7 @@ PACKAGE = Path(__file__).parent
 # Files that do not decide a plain epoch's bits. Every other file counts, so a new one cannot be forgotten: counting too
 # many only trains a stem once more.
 APART = {
+    "called.py",
     "checkpoint.py",
     "config.py",
     "curve.py",

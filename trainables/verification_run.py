@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainables.checkpoint import checkpoint_bytes, load_checkpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -82,9 +83,26 @@ def retest(
 
 
 def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[str, Any]]:
+    model, about = load_trial(config.folder, Path(config.home), config.dataset, offsets)
+    classes, counts = about["architecture"]["classes"], about["train_counts"]
+    yield from test_model(
+        model, config, attack, classes=classes, train_counts=counts, epoch=about["epoch"], offsets=offsets
+    )
+
+
+def test_model(
+    model: nn.Module,
+    config: TrialConfig,
+    attack: str,
+    *,
+    classes: Sequence[str],
+    train_counts: Sequence[int],
+    epoch: int = 0,
+    offsets: Offsets = NONE,
+) -> Iterator[dict[str, Any]]:
+    """The stages and the result of `retest` for ``model``, whose checkpoint lies in the folder of ``config``."""
     begin, home, training = time.perf_counter(), Path(config.home), config.full_training()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, about = load_trial(config.folder, home, config.dataset, offsets)
     split = open_test(config.data_spec, home, device)
     cascade = Cascade(
         model.to(device),
@@ -103,13 +121,13 @@ def _test(config: TrialConfig, attack: str, offsets: Offsets) -> Iterator[dict[s
             "stages": [vars(s) for s in cascade.stages],
             "alarms": cascade.alarms,
             "offsets": offsets.to_dict(),
-            "classes": about["architecture"]["classes"],
-            "train_counts": about["train_counts"],
+            "classes": list(classes),
+            "train_counts": list(train_counts),
             "data": digest(split),
             "threat": config.threat,
             "eps": training.eps,
             "search_steps": training.eval_attack,
-            "epoch": about["epoch"],
+            "epoch": epoch,
             "checkpoint": fingerprint(config.folder),
             "device": device,
             "versions": versions(attack),

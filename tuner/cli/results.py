@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 MODEL = "A model that no search made"  # panel of the help
 
 ModelFile = Annotated[
-    Optional[Path],
+    Optional[str],
     option(
-        "--model", "FILE", "Weights of a model that no search made, as --init of tuner search reads them.", panel=MODEL
+        "--model",
+        "FILE",
+        "Weights of a model that no search made, as --init of tuner search reads them; or MODULE:FUNCTION or "
+        "FILE.py:FUNCTION, your own code, which returns a model.",
+        panel=MODEL,
     ),
 ]
 Arch = Annotated[
@@ -204,7 +208,7 @@ def verify(
     print_json(result) if as_json else show_verification(result, where)
 
 
-def model_spec(model: Path | None, arch: str | None, dataset: str | None, **given: Any) -> SearchSpec | None:
+def model_spec(model: str | None, arch: str | None, dataset: str | None, **given: Any) -> SearchSpec | None:
     """Data, network and attack of a ``model`` that no search made, by the options of a search that are ``given``; None
     without one, where these options are refused: a search has its own."""
     from tuner.cli.search_options import key_values
@@ -216,13 +220,18 @@ def model_spec(model: Path | None, arch: str | None, dataset: str | None, **give
                 "--arch, --image-size, --test-split, --threat and --set belong to --model FILE; a search has its own"
             )
         return None
-    if arch is None or dataset is None:
+    from trainables.called import is_call
+
+    called = is_call(model)
+    if called and arch:
+        raise UsageError(f"--arch {arch!r} is the network of a file; {model!r} returns a model")
+    if not called and arch is None or dataset is None:
         raise UsageError("--model FILE needs --arch NAME, its network, and --dataset, the images that it is tested on")
     given["set"] = key_values(given["set"] or [], "--set")
     return SearchSpec.from_dict(
         {
             "method": "at",
-            "model": arch,
+            **({} if called else {"model": arch}),
             "dataset": dataset,
             "imbalance": "none",
             **{k: v for k, v in given.items() if v},

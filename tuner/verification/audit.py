@@ -38,6 +38,8 @@ from tuner.verification.job import name_of
 from tuner.verification.verify import Say, check_ball, parse_attack
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainables.config import TrialConfig
     from trainables.data import Split
 
@@ -53,6 +55,7 @@ class Model:
 
     claim: Claim
     config: TrialConfig
+    network: nn.Module | None = None  # of a function, which no checkpoint holds
 
     @property
     def name(self) -> str:
@@ -121,16 +124,17 @@ def _foreign(certificate: Certificate, opened: Callable[[], ForeignModel] | None
     the model is named; ``Failed`` unless it is the certificate's, under the same attack's budget."""
     if opened is None:
         raise UsageError(
-            f"the certificate is of a model that no search made, {certificate.search!r}; --model FILE --arch NAME "
-            "--dataset DATASET say which it is"
+            f"the certificate is of a model that no search made, {certificate.search!r}; --model FILE --arch NAME, or "
+            "--model MODULE:FUNCTION, and --dataset DATASET say which it is"
         )
     if len(certificate.claims) > 1 or certificate.claims[0].role != ROLE:
         raise UsageError(f"the certificate is of search {certificate.search!r}, not of a model from a file")
     (claim,), model = certificate.claims, opened()
     if model.digest != claim.checkpoint:
-        raise Failed(f"the file is not the certificate's ({model.digest[:12]}, not {claim.checkpoint[:12]})")
+        what = "file" if model.network is None else "model"
+        raise Failed(f"the {what} is not the certificate's ({model.digest[:12]}, not {claim.checkpoint[:12]})")
     _check_budget(model.name, model.config, claim)
-    return model.name, [Model(claim, model.config)]
+    return model.name, [Model(claim, model.config, model.network)]
 
 
 def _known(certificate: Certificate, home: Home) -> str:
@@ -211,11 +215,10 @@ def _check(
     import torch
 
     from trainables.data import Split as Some
-    from trainables.model_io import load_trial
 
-    claim, config = model.claim, model.config
-    network, about = load_trial(config.folder, Path(config.home), config.dataset, claim.offsets)
-    if tuple(about["architecture"]["classes"]) != classes:
+    claim = model.claim
+    network, here = _network(model)
+    if here != classes:
         raise Failed(f"{model.name}: the classes here, or their order, are not the certificate's")
     network = network.to(split.labels.device)
 
@@ -252,6 +255,18 @@ def _check(
         row |= _tests(said_robust, np.stack(runs), maybe)
         why = _why(row, level)
     return {**row, "holds": why is None, "why": why}
+
+
+def _network(model: Model) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model, and the classes of its data here."""
+    from trainables.data import check
+    from trainables.model_io import load_trial
+
+    config = model.config
+    if model.network is not None:
+        return model.network, tuple(check(config.data_spec, Path(config.home)).classes)
+    network, about = load_trial(config.folder, Path(config.home), config.dataset, model.claim.offsets)
+    return network, tuple(about["architecture"]["classes"])
 
 
 def _attack(network: Any, part: Split, attack: str, claim: Claim, number: int) -> tuple[np.ndarray, np.ndarray]:

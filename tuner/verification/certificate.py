@@ -67,15 +67,18 @@ class Certificate:
     spec: dict[str, str] = field(default_factory=dict)
 
 
-def write_certificate(run: Tested, attack: str, done: list[tuple[Job, dict[str, Any]]]) -> None:
-    """Write ``verified.json`` of a search or a model; ``done`` as `summary` takes it, without models trained anew."""
+def write_certificate(
+    run: Tested, attack: str, done: list[tuple[Job, dict[str, Any]]], *, model: str | None = None
+) -> None:
+    """Write ``verified.json`` of a search or a model; ``done`` as `summary` takes it, without models trained anew.
+    ``model``: what its network is called, where the spec does not say it."""
     own = [(job, stored, flags_of(job.flags)) for job, stored in done if job.seed is None]
     first, (labels, _, _) = own[0][1], own[0][2]
     certificate = {
         "kind": KIND,
         "format": FORMAT,
         "search": run.name,
-        "spec": run.spec.identity(),
+        "spec": run.spec.identity() | ({"model": model} if model else {}),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "split": TEST_SPLIT,
         "attack": attack,

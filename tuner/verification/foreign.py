@@ -1,5 +1,5 @@
 """`tuner verify --model FILE`: test a model that no search made by the same attacks, with the same tables, certificate
-and audit.
+and audit. In place of FILE it may be a function of the user's own that returns a model (`trainables.called`).
 
 Its weights are read as `--init` reads them and kept as a checkpoint of ours in ``models/NAME/`` of the home, beside the
 results. NAME holds a hash of the file and of all that is asked for, so a repeated command tests only what is missing.
@@ -20,21 +20,27 @@ from trainables.reading import Damaged
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification import verify
 from tuner.verification.job import Job
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, row_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainables.config import TrialConfig
+    from trainables.first_look import Accuracy
 
 ROLE = "model"  # of its row
 
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A model from a file. ``spec``: the data, the network and the attack's radius, as a search says them.
+    """A model from a file or of a function. ``spec``: the data, the file's network and the attack's radius, as a search
+    says them.
 
-    ``config``: its checkpoint, which lies in ``folder``. ``digest``: the file's SHA-256. ``about``: what was read how,
-    and how accurate it is on `val`, in sentences.
+    ``arch``: what its network is called. ``config``: its checkpoint, which lies in ``folder``. ``digest``: the file's
+    SHA-256, or the function's `Called.digest`. ``about``: what was read how, and how accurate it is on `val`, in
+    sentences. ``network``: of a function.
     """
 
     name: str
@@ -43,6 +49,8 @@ class ForeignModel:
     config: TrialConfig
     digest: str
     about: tuple[str, ...]
+    arch: str
+    network: nn.Module | None = None
 
     @property
     def folder(self) -> Path:
@@ -53,23 +61,47 @@ def folder_of(home: Home, name: str) -> Path:
     return home.root / "models" / name
 
 
-def open_model(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
-    """Read a model's weights and keep them in the home. ``spec.model`` is its network.
+def open_model(model: Path | str, spec: SearchSpec, home: Home) -> ForeignModel:
+    """Read a model's weights and keep them in the home. ``model``: a file, whose network is ``spec.model``, or the name
+    of a function, which is called.
 
-    ``UsageError``, one sentence, where the file cannot be read, or does not fit network and data.
+    ``UsageError``, one sentence, where the file cannot be read or does not fit network and data, or where the function
+    returns no model for the data.
     """
+    from trainables.called import is_call
+
+    home.require_writable()
+    return _of_function(str(model), spec, home) if is_call(str(model)) else _of_file(Path(model), spec, home)
+
+
+def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
+    from trainables.called import CALL, call, first_look_at
+    from trainables.data import absolute
+
+    try:
+        called = call(text)
+        name = _name(CALL.fullmatch(text)["function"], f"{called.digest} {text}", spec)
+        config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
+        seen = first_look_at(called, config)
+    except ValueError as error:
+        raise UsageError(f"--model {text!r} cannot be used: {error}") from None
+    _keep(config, {key: value for key, value in called.network.state_dict().items()})
+    about = (f"the model that {text} returns, {called.parameters} parameters", _seen(seen))
+    return ForeignModel(name, spec, home, config, called.digest, about, text, called.network)
+
+
+def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
     from trainables.data import absolute
     from trainables.first_look import first_look
     from trainables.foreign import read_state
 
-    home.require_writable()
     try:
         read = read_state(file)
     except OSError as error:
         raise UsageError(f"--model {str(file)!r} cannot be read ({error.strerror})") from None
     except Damaged as error:
         raise UsageError(f"--model: {error}") from None
-    name = _name(file, read.digest, spec)
+    name = _name(file.stem, read.digest, spec)
     config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
     try:
         fitted, seen = first_look(read.state, config)
@@ -78,14 +110,20 @@ def open_model(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
     _keep(config, fitted.weights)
     about = (
         f"{file.name} (SHA-256 {read.digest[:12]}...) as {spec.model}: {'; '.join([*read.notes, *fitted.notes])}",
-        f"a first look at {seen.images} images of val: {seen.clean_acc:.3f} right without an attack, "
-        f"{seen.robust_acc:.3f} of {seen.attacked} under the search's",
+        _seen(seen),
     )
-    return ForeignModel(name, spec, home, config, read.digest, about)
+    return ForeignModel(name, spec, home, config, read.digest, about, spec.model)
 
 
-def _name(file: Path, digest: str, spec: SearchSpec) -> str:
-    safe = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem).lstrip("._-")[:60] or "model"
+def _seen(seen: Accuracy) -> str:
+    return (
+        f"a first look at {seen.images} images of val: {seen.clean_acc:.3f} right without an attack, "
+        f"{seen.robust_acc:.3f} of {seen.attacked} under the search's"
+    )
+
+
+def _name(stem: str, digest: str, spec: SearchSpec) -> str:
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")[:60] or "model"
     asked = json.dumps([digest, spec.identity()], sort_keys=True)
     return f"{safe}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
@@ -115,32 +153,45 @@ def _keep(config: TrialConfig, weights: dict[str, Any]) -> None:
 
 
 def verify_model(
-    file: Path, spec: SearchSpec, home: Home | None = None, *, attack: str = "apgd", say=lambda text: None
+    model: Path | str, spec: SearchSpec, home: Home | None = None, *, attack: str = "apgd", say=lambda text: None
 ) -> dict[str, Any]:
-    """Test the model in ``file`` on split test; returns what `--json` prints. ``spec``: as in `open_model`.
+    """Test ``model`` on split test; returns what `--json` prints. ``model`` and ``spec``: as in `open_model`.
 
     ``UsageError`` for wrong input.
     """
-    from tuner.verification import verify
     from tuner.verification.certificate import write_certificate
     from tuner.verification.report import write_report
 
     home, attack = home or Home(), verify.parse_attack(attack)
     verify.check_ball(attack, spec.threat_model.name)
-    model = open_model(file, spec, home)
-    for line in model.about:
+    opened = open_model(model, spec, home)
+    for line in opened.about:
         say(line)
-    path = model.folder / "verify" / verify.folder_of(attack) / ROLE
-    job = Job(0, model.config, path, role=ROLE, title=model.name, published=model.digest)
-    if verify.stored(job) is None:
+    path = opened.folder / "verify" / verify.folder_of(attack) / ROLE
+    job = Job(0, opened.config, path, role=ROLE, title=opened.name, published=opened.digest)
+    if verify.stored(job) is not None:
+        say("it is tested already")
+    elif opened.network is None:
         verify.run_jobs([job], spec, attack, say)
     else:
-        say("it is tested already")
+        _test_here(job, opened, attack, say)
     done = [(job, verify.stored(job))]
-    result = _summary(model, attack, *done[0])
-    write_report(result, model)
-    write_certificate(model, attack, done)
+    result = _summary(opened, attack, *done[0])
+    write_report(result, opened)
+    write_certificate(opened, attack, done, model=opened.arch)
     return result
+
+
+def _test_here(job: Job, model: ForeignModel, attack: str, say: verify.Say) -> None:
+    """In this process, which has called the function."""
+    from trainables.data import check
+    from trainables.verification_run import test_model
+
+    summary = check(model.config.data_spec, model.home.root)
+    counts = summary.counts["train"]
+    for event in test_model(model.network, model.config, attack, classes=summary.classes, train_counts=counts):
+        verify.keep([job], attack, {**event, "at": 0})
+        say(f"{job.label}: {verify.said(job, event)}")
 
 
 def _summary(model: ForeignModel, attack: str, job: Job, stored: dict[str, Any]) -> dict[str, Any]:
@@ -160,5 +211,5 @@ def _summary(model: ForeignModel, attack: str, job: Job, stored: dict[str, Any])
         "note": CORRECTION,
         "home": str(model.home.root),
         "about": list(model.about),
-        "model": {"arch": model.spec.model, "file": model.digest},
+        "model": {"arch": model.arch, "file": model.digest},
     }

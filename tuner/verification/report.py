@@ -95,7 +95,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     first, of_search = result["rows"][0], f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}"
     what = f"{of_search}, model {spec.model} · budget {spec.max_epochs} epochs"
     if "model" in result:
-        what = f"{spec.model} on {spec.dataset}"
+        what = f"{result['model']['arch']} on {spec.dataset}"
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
         f"{what} · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "

@@ -29,7 +29,12 @@ def write_record(result: dict[str, Any], spec: SearchSpec, path: Path) -> None:
     know is left empty, as RobustBench's own ``benchmark`` leaves it."""
     check_attack(result["attack"])
     (row,) = (r for r in result["rows"] if r["label"] == result["subject"]["label"])
-    write_asked("json-robustbench", path, json.dumps(record(row, spec), indent=2) + "\n")
+    write_asked("json-robustbench", path, json.dumps({**record(row, spec), **_network(result)}, indent=2) + "\n")
+
+
+def _network(result: dict[str, Any]) -> dict[str, str]:
+    """The architecture of a model that no search made."""
+    return {"architecture": result["model"]["arch"]} if "model" in result else {}
 
 
 def record(row: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:

@@ -237,10 +237,7 @@ def run_jobs(jobs: list[Job], spec: SearchSpec, attack: str, say: Say) -> None:
                 raise Failed(f"{group[0].label}: {_one_line(error)}") from None
             done += keep(group, attack, event)
             job = group[event.get("at", 0)]
-            say(
-                f"{job.label}: {_event_text(job, event)}"
-                + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else "")
-            )
+            say(f"{job.label}: {said(job, event)}" + (f"  ({done}/{len(jobs)} done)" if "stage" not in event else ""))
 
 
 def keep(group: list[Job], attack: str, event: dict[str, Any]) -> int:
@@ -259,7 +256,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "cause", None) or error).split())[:500]
 
 
-def _event_text(job: Job, event: dict[str, Any]) -> str:
+def said(job: Job, event: dict[str, Any]) -> str:
+    """An event of `verify_here` for people."""
     if "stage" in event:
         s = event["stage"]
         outcome = "classified wrong" if s["name"] == "clean" else "broken"
