@@ -170,6 +170,8 @@ VALUES = {
         [5, "", "../test", ["test"]],
     ),
     "groups": (["--dataset", "parquet:/a", "--groups", "none"], "none", ["tracks", 5, True]),
+    "extra_data": (["--extra-data", "parquet:/a"], "parquet:/a", ["/a", "folder:/a", "parquet:s3://b/a", 5]),
+    "extra_ratio": (["--extra-data", "parquet:/a", "--extra-ratio", "1/4"], 0.25, [0, 1, "a third", True]),
     "model": (["--model", "resnet18:0.5"], "resnet18:0.5", [5]),
     "threat": (["--threat", "l2:1/2"], "l2:0.5", [5, "l3:1", "l2", "l2:", "linf:", "L2:0.5", "l2:0.5:1", ["linf"]]),
     "init": (["--init", "robust.pt"], "robust.pt", [5, ["a.pt"]]),
@@ -242,7 +244,8 @@ def test_option_file_and_schema_mean_the_same(capsys, monkeypatch, tmp_path, nam
     args, value, _ = VALUES[name]
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(value if name == "space" else {}))
     own_images = dict.fromkeys(("image_size", "test_split", "groups"), {"dataset": "parquet:/a"})
-    more = {"recipe": {"method": "mart"}, "budget": {"gpus_per_trial": 1.0}, **own_images}.get(name, {})  # allows it
+    allows = {"budget": {"gpus_per_trial": 1.0}, "extra_ratio": {"extra_data": "parquet:/a"}, **own_images}
+    more = {"recipe": {"method": "mart"}, **allows}.get(name, {})
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({name: value, **more}))
     by_option = dry_run(capsys, monkeypatch, *[tmp_path / "space.yaml" if a == "SPACE" else a for a in args])
     by_file = dry_run(capsys, monkeypatch, "--spec", tmp_path / "spec.yaml")
@@ -266,7 +269,8 @@ def test_a_wrong_value_is_refused_by_tool_and_schema(name):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_what_can_change_a_result_changes_the_name(name):
-    allows = {"budget": {"gpus_per_trial": 1.0}, "recipe": {"method": "mart"}}.get(name, {})  # what allows the value
+    allows = {"budget": {"gpus_per_trial": 1.0}, "recipe": {"method": "mart"}}  # what allows the value
+    allows = {**allows, "extra_ratio": {"extra_data": "parquet:/a"}}.get(name, {})
     changed, plain = SearchSpec.from_dict({**allows, name: VALUES[name][1]}), SearchSpec(**allows)
     assert (changed.hash() == plain.hash()) == (name in NOT_HASHED)
 

@@ -46,6 +46,8 @@ class TrialConfig:
     image_size: int = 0  # this and the next two: see ``Reading``
     test_split: str = "test"
     groups: str = "auto"
+    extra: str = "none"  # more images to train on: see ``DataSpec``
+    extra_ratio: float = 0.0  # their share of a batch
     processes: int = 1  # that train the trial together (`trainables.data_parallel`)
 
     @classmethod
@@ -64,7 +66,9 @@ class TrialConfig:
     def data_spec(self) -> DataSpec:
         """The trial's images."""
         reading = Reading(self.image_size, self.test_split, self.groups)
-        return DataSpec(self.dataset, self.imbalance, self.split_seed, self.val_fraction, self.val_per_class, reading)
+        return DataSpec(
+            self.dataset, self.imbalance, self.split_seed, self.val_fraction, self.val_per_class, reading, self.extra
+        )
 
     def full_training(self) -> Training:
         """``training`` completed with the defaults."""

@@ -313,23 +313,65 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`F.batch_norm` in training mode of this process's rows ``x`` (n, C, ...), with mean and variance over the rows of
-    all processes (Chan et al. 1979)."""
-    wide, channels = full_precision(x), x.shape[1]
-    own_var, own_mean = torch.var_mean(wide, [d for d in range(x.dim()) if d != 1], correction=0)
+    all processes."""
+    wide = full_precision(x)
+    with torch.no_grad():
+        mean, var, count = statistics(group, wide, *torch.batch_norm_update_stats(wide, None, None, 0.0))
+        if running_mean is not None:
+            running_mean.lerp_(mean.to(running_mean), momentum)
+        if running_var is not None:
+            running_var.lerp_((var * (count / (count - 1))).to(running_var), momentum)
+    weight = mean.new_ones(mean.shape) if weight is None else weight
+    bias = mean.new_zeros(mean.shape) if bias is None else bias
+    return _BatchNorm.apply(wide, weight, bias, mean, var, count, eps, group).to(x.dtype)
+
+
+def statistics(group: Group, x: Tensor, own_mean: Tensor, own_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) mean and biased variance over all rows from those of our rows ``x`` (n, C, ...), and over how many values
+    (Chan et al. 1979)."""
+    channels = x.shape[1]
     own = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() // channels)])
     everyone = _Total.apply(F.pad(own[None], (0, 0, group.rank, group.size - 1 - group.rank)), group)
     means, variances, counts = everyone.split([channels, channels, 1], 1)
     counts = counts.detach()
     share = counts / counts.sum()
     mean = (share * means).sum(0)
-    var = (share * (variances + (means - mean).square())).sum(0)
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mean.to(running_mean), momentum)
-        if running_var is not None:
-            unbiased = var * (counts.sum() / (counts.sum() - 1))
-            running_var.lerp_(unbiased.to(running_var), momentum)
-    shape = (1, channels) + (1,) * (x.dim() - 2)
-    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
-    normal = (wide - mean.reshape(shape)) * scale.reshape(shape)
-    return (normal if bias is None else normal + bias.reshape(shape)).to(x.dtype)
+    return mean, (share * (variances + (means - mean).square())).sum(0), counts.sum()
+
+
+class _BatchNorm(torch.autograd.Function):
+    """torch's own kernels with the statistics of the whole batch, since a gradient taken through each operation costs a
+    training pass as much as all its convolutions. A gradient of the gradient is taken through each operation."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, count, eps, group):
+        ctx.save_for_backward(x, weight, bias, mean, var, count)
+        ctx.eps, ctx.group = eps, group
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, mean, var, count = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = torch.autograd.grad(
+                step_by_step(ctx.group, x, weight, bias, ctx.eps), (x, weight, bias), grad, create_graph=True
+            )
+            return *found, None, None, None, None, None
+        invstd = torch.rsqrt(var + ctx.eps)
+        _, at_weight, at_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, mean, invstd, False, ctx.eps, [False, True, True]
+        )
+        along, level = (ctx.group.total(torch.stack([at_weight, at_bias])) / count).unbind()
+        of_grad, of_x = weight * invstd, -weight * invstd.square() * along
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        constant = -of_grad * level - of_x * mean
+        at_x = torch.addcmul(constant.reshape(shape), grad, of_grad.reshape(shape)).addcmul_(x, of_x.reshape(shape))
+        return at_x, at_weight, at_bias, None, None, None, None, None
+
+
+def step_by_step(group: Group, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What `batch_norm` returns, in operations that can be differentiated as often as is asked for."""
+    var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+    mean, var, _ = statistics(group, x, mean, var)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    return (x - mean.reshape(shape)) * (torch.rsqrt(var + eps) * weight).reshape(shape) + bias.reshape(shape)

@@ -122,7 +122,15 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)
         if self.training.head_repair != "none":
             linear_head(self.model)
-        self.batches = Batches(self.splits.train.labels, self.classes, self.training.batch_size, self.training.passes)
+        self.images = self.splits.trained_on
+        self.batches = Batches(
+            self.splits.train.labels,
+            self.classes,
+            self.training.batch_size,
+            self.training.passes,
+            None if self.splits.extra is None else self.splits.extra.labels,
+            config.extra_ratio,
+        )
         self._check_processes()
         self.optimizer = SGD(
             self.model.parameters(),
@@ -234,10 +242,10 @@ class Trainer:
         return {name: self.processes.agreed(value) for name, value in totals.items()}
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
-        x, y = self.splits.train.batch(rows)
+        x, y = self.images.batch(rows)
         x = self._augment(x, generator)
         if self.method.needs_partners:
-            partners = self.splits.train.batch(self.batches.partners(rows, generator))[0]
+            partners = self.images.batch(self.batches.partners(rows, generator))[0]
             x = self.method.mix(x, y, self._augment(partners, generator), generator)
         self.record("refresh", self.attacked.refresh)()
         base = Attack(self.training.attack_steps, self.training.step_size, self.training.attack_start)
@@ -350,7 +358,7 @@ class Trainer:
         attack = Attack(t.attack_steps, t.step_size, t.attack_start, loss="ce")
         model.eval()
         for rows in self.batches.epoch(Method(None, self.task), generator):
-            x, y = self.splits.train.batch(rows)
+            x, y = self.images.batch(rows)
             x = self._augment(x, generator)
             eps = torch.full((len(y),), t.eps, device=self.device)
             begin, attacked = start_point(x, eps, attack.start, generator, threat), self.judges(model)[1]

@@ -21,7 +21,8 @@ import torch
 from search_spaces import METHODS
 from trainables.attack_copy import fast_dtype
 from trainables.config import TrialConfig
-from trainables.data.store import content, prepare
+from trainables.data.extra import prepare_extra
+from trainables.data.store import content, mapped, prepare
 from trainables.loop import Trainer
 from trainables.models.names import MODELS, parse_model
 from trainables.stem_store import StemStore
@@ -96,7 +97,16 @@ def data_key(config: TrialConfig) -> dict:
         "data_seed": config.split_seed,
         "val_fraction": config.val_fraction,
         "val_per_class": config.val_per_class,
+        **_extra_key(config),
     }
+
+
+def _extra_key(config: TrialConfig) -> dict:
+    if config.extra == "none":
+        return {}
+    source = mapped(prepare(config.dataset, Path(config.home), config.data_spec.reading) / "train.arrow")
+    extra = mapped(prepare_extra(config.extra, Path(config.home), source))
+    return {"extra": extra.meta["digest"], "extra_ratio": config.extra_ratio}
 
 
 def stem_key(trainer: Trainer) -> dict:

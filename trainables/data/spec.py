@@ -37,6 +37,7 @@ class DataSpec:
     val_fraction: float = 0.2  # of a class, in (0, 1): what `val` has at least, if that is not above ``val_per_class``
     val_per_class: int = 300  # images of a class that `val` has at most; 0: the rule of earlier searches
     reading: Reading = Reading()
+    extra: str = "none"  # parquet:DIR of more images to train on, see `trainables.data.extra`
 
 
 def validate_spec(spec: DataSpec) -> None:
@@ -52,6 +53,16 @@ def validate_spec(spec: DataSpec) -> None:
     if isinstance(spec.val_per_class, bool) or not isinstance(spec.val_per_class, int) or spec.val_per_class < 0:
         raise DataError(f"val_per_class {spec.val_per_class!r} is not allowed; it must be a whole number of at least 0")
     _check_reading(spec.dataset, spec.reading)
+    check_extra(spec.extra)
+
+
+def check_extra(extra: str) -> None:
+    """Raise `DataError` unless it is ``none`` or names a folder of this machine; whether it exists is not looked at."""
+    kind, _, where = extra.partition(":")
+    if extra != "none" and (kind != "parquet" or not where or "://" in where):
+        raise DataError(
+            f"extra data {masked(extra)!r} are not allowed; they take none or parquet:DIR, a folder that all nodes see"
+        )
 
 
 def _check_reading(dataset: str, reading: Reading) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.data.extra import prepare_extra
 from trainables.data.spec import DataError, DataSpec, class_counts, keeps_head, parse_imbalance, validate_spec
 from trainables.data.store import Mapped, mapped, prepare
 
@@ -28,11 +29,15 @@ class Summary:
     std: list[float]
     judged_by_train: tuple[str, ...] = ()  # classes of which `val` holds images that train too: rates are too high
     decoded: Path | None = None  # the folder of the decoded images
+    extra: tuple[int, ...] = ()  # extra training images per class; none where there are no extra data
+    extra_note: str = ""  # as ``note``, of them
 
     @property
     def words(self) -> str:
         """One line for the user."""
         images = ", ".join(f"{sum(counts)} {split}" for split, counts in self.counts.items())
+        if self.extra:
+            images += f", and {sum(self.extra)} extra to train on{f' ({self.extra_note})' if self.extra_note else ''}"
         height, width = self.shape[1:]
         note = f"; {self.note}" if self.note else ""
         again = ""
@@ -54,6 +59,7 @@ def check(spec: DataSpec, home: Path) -> Summary:
     classes = len(source.meta["classes"])
     labels = {"train": source.labels[train], "val": source.labels[val], "test": tests}
     counts = {split: np.bincount(of_split, minlength=classes).tolist() for split, of_split in labels.items()}
+    more = mapped(prepare_extra(spec.extra, home, source)) if spec.extra != "none" else None
     both = set(source.labels[np.intersect1d(train, val)].tolist())
     return Summary(
         source.meta["classes"],
@@ -65,6 +71,8 @@ def check(spec: DataSpec, home: Path) -> Summary:
         source.meta["std"],
         tuple(source.meta["classes"][c] for c in sorted(both)),
         folder,
+        () if more is None else tuple(np.bincount(more.labels, minlength=classes).tolist()),
+        "" if more is None else more.meta["note"],
     )
 
 

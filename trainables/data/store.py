@@ -58,8 +58,13 @@ def prepare(dataset: str, home: Path, reading: Reading = Reading()) -> Path:  # 
 
     `DataError` for an unknown name, missing or wrong files, or a home that cannot be written.
     """
+    key, decode = _locate(dataset, Path(home).expanduser().resolve() / "datasets", reading)
+    return place_folder(home, key, lambda aside: _write(aside, key, decode()))
+
+
+def place_folder(home: Path, key: str, write: Callable[[Path], None]) -> Path:
+    """The home's folder of decoded data named ``key``; if it is not there yet, ``write`` fills it aside."""
     datasets = Path(home).expanduser().resolve() / "datasets"
-    key, decode = _locate(dataset, datasets, reading)
     folder = datasets / key
     if folder.is_dir():
         return folder
@@ -67,7 +72,7 @@ def prepare(dataset: str, home: Path, reading: Reading = Reading()) -> Path:  # 
         datasets.mkdir(parents=True, exist_ok=True)
         with locked(datasets / f".{key}.lock"):
             if not folder.is_dir():
-                _write_aside(folder, decode)
+                _write_aside(folder, write)
     except OSError as problem:
         raise DataError(
             f"home {str(home)!r} cannot be written ({problem}); it must be a folder that can be created and written"
@@ -165,27 +170,26 @@ def _fetch(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
         return load(kind, folder, found, reading)
 
 
-def _write_aside(folder: Path, decode: Callable[[], Decoded | str]) -> None:
+def _write(aside: Path, key: str, data: Decoded | str) -> None:
+    """Write decoded data, or copy those at a URL, into a folder that will be called ``key``."""
+    if isinstance(data, str):
+        _copy(data, aside)
+        _check_copy(key, data, aside)
+    else:
+        data.classes = [name.replace("/", "-") for name in data.classes]  # "/" separates parts of metric names
+        _validate(data)
+        meta = {"classes": data.classes, "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
+        write_images(aside / "train.arrow", *data.train, data.groups, meta)
+        write_images(aside / "test.arrow", *data.test, None, meta)
+    (aside / "content").write_text(_hash(aside))
+
+
+def _write_aside(folder: Path, write: Callable[[Path], None]) -> None:
     for stale in folder.parent.glob(f".{folder.name}.part-*"):  # we hold the lock: a killed process left it
         shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
-        data = decode()
-        if isinstance(data, str):
-            _copy(data, aside)
-            _check_copy(folder.name, data, aside)
-        else:
-            data.classes = [name.replace("/", "-") for name in data.classes]  # "/" separates parts of metric names
-            _validate(data)
-            meta = {
-                "classes": data.classes,
-                "grouped_by": data.grouped_by,
-                "note": data.note,
-                **_statistics(data.train[0]),
-            }
-            _write(aside / "train.arrow", *data.train, data.groups, meta)
-            _write(aside / "test.arrow", *data.test, None, meta)
-        (aside / "content").write_text(_hash(aside))
+        write(aside)
         os.chmod(aside, 0o755)  # mkdtemp makes it private, but the home may be shared
         with contextlib.suppress(OSError):  # without locks another process may have been quicker
             os.rename(aside, folder)
@@ -282,7 +286,8 @@ def _statistics(images: np.ndarray) -> dict[str, list[float]]:
     return {"mean": mean, "std": [max(v**0.5, 1e-3) for v in variance]}
 
 
-def _write(file: Path, images: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, meta: dict) -> None:
+def write_images(file: Path, images: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, meta: dict) -> None:
+    """Images (N, C, H, W) uint8, labels (N,) and groups (N,) int64 as a file for `mapped`."""
     shape = images.shape[1:]
     flat = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(shape)))
     tensors = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), flat)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainables.class_metrics import watched
+from trainables.data.extra import prepare_extra
 from trainables.data.spec import DataSpec, validate_spec
 from trainables.data.split import choose
 from trainables.data.store import Mapped, mapped, prepare
@@ -64,6 +65,31 @@ class Splits:
     class_counts: list[int]  # training images per class
     mean: list[float]  # per channel, for the model's normalisation
     std: list[float]
+    extra: Split | None = None  # images that train too, and count for nothing else
+
+    @property
+    def trained_on(self) -> Split | Joined:
+        """What a training step takes rows of: `train`, and after its rows those of `extra`."""
+        return self.train if self.extra is None else Joined(self.train, self.extra)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """The images of two splits, one after the other; nothing is copied but what is asked for."""
+
+    first: Split
+    second: Split
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Split.batch`, of ``rows`` (B,)."""
+        n = len(self.first)
+        (x, y), (more_x, more_y) = self.first.batch(rows.clamp(max=n - 1)), self.second.batch((rows - n).clamp(min=0))
+        own = rows < n
+        return _chosen(own, x, more_x), _chosen(own, y, more_y)
+
+
+def _chosen(own: Tensor, mine: Tensor, others: Tensor) -> Tensor:
+    return mine.where(own.reshape((-1,) + (1,) * (mine.dim() - 1)), others)
 
 
 def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
@@ -97,7 +123,15 @@ def _open_splits(spec: DataSpec, home: Path, device: str) -> Splits:
         counts,
         meta["mean"],
         meta["std"],
+        _extra(spec.extra, home, source, device),
     )
+
+
+def _extra(extra: str, home: Path, source: Mapped, device: str) -> Split | None:
+    if extra == "none":
+        return None
+    more = mapped(prepare_extra(extra, home, source))
+    return _split(more, np.arange(len(more.labels)), device)
 
 
 def _watched(labels: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
+from trainables.data import absolute
 from tuner.results.references import role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -59,6 +60,8 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         init=(start := init_of(spec, run.folder)) and start["weights"],
         offsets=spec.offsets,
         trial=record.trial,
+        extra=absolute(spec.extra_data),
+        extra_ratio=spec.extra_ratio if spec.extra_data != "none" else 0.0,
         processes=spec.processes,
         folder=run.place("trials" if record.full else "previews", record.trial),
     )

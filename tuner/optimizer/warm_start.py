@@ -21,7 +21,7 @@ from tuner.spec.search_spec import SearchSpec
 # The fields that must agree for a value of the earlier search to be a value of this one.
 _SAME = (
     *("method", "dataset", "image_size", "groups", "imbalance", "val_fraction", "val_per_class"),
-    *("model", "init", "max_epochs", "burn_in", "offsets"),
+    *("model", "init", "extra_data", "extra_ratio", "max_epochs", "burn_in", "offsets"),
 )
 
 

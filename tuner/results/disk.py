@@ -169,7 +169,9 @@ def _data(home: Home, runs: list[SearchRun], everything: list[str]) -> Iterator[
 def _decodes(run: SearchRun, folder: str) -> bool:
     """Whether a decoded folder may be of the search's data: several versions of the same files look alike."""
     kept = intact(lambda: read_text(run.folder / DATASET).strip())
-    return folder.startswith(decoded_prefix(run.spec.dataset)) or bool(kept and folder in (kept, kept[:-33]))
+    extra = f"extra-{decoded_prefix(run.spec.extra_data).removeprefix('parquet-')}"
+    prefixes = (decoded_prefix(run.spec.dataset), *([extra] if run.spec.extra_data != "none" else []))
+    return folder.startswith(prefixes) or bool(kept and folder in (kept, kept[:-33]))
 
 
 def decoded_prefix(dataset: str) -> str:

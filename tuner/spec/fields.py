@@ -42,6 +42,7 @@ METHOD = Several(Choice(known.methods, broken=known.broken_methods), unwrapped=T
 MODEL = r"^(timm:\w[\w.-]*|[\w-]+(:\d*\.?\d+(/[1-9]\d*)?)?)$"
 CONSTRAINT = Text(rf"^\s*({'|'.join(BOUNDED)})\s*(>=|<=)\s*{NUMBER}\s*$", parsed_later=True)
 SMOOTHING = Text(r"^cvar:(0?\.\d*[1-9]\d*|1(\.0*)?|[1-9]\d*/[1-9]\d*)$", parsed_later=True)
+EXTRA = r"^(none|parquet:(?!.*://).+)$"
 SPLIT_NAME = r"^\w[\w.-]*$"
 OWNER = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 STUDY_DATABASE = "^(sqlite:|postgresql|mysql)"
@@ -59,6 +60,13 @@ def check_owner(name: str) -> None:
         raise UsageError(
             f"--owner {name!r} is not allowed; it takes 1 to 63 of letters, digits, '_', '.', '-', starting with a "
             "letter or digit"
+        )
+
+
+def check_extra(text: str) -> None:
+    if not re.match(EXTRA, text):
+        raise UsageError(
+            f"--extra-data {masked(text)!r} is not allowed; it takes none or parquet:DIR, a folder that all nodes see"
         )
 
 
@@ -121,6 +129,12 @@ class SearchFields:
     groups: str = option("auto", Choice(known.groups), TRAINED,
         "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
         "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
+    extra_data: str = option("none", Text(EXTRA, check_extra), TRAINED,
+        "parquet:DIR of more images to train on, such as generated ones, in a folder that all nodes see. Their labels "
+        "are matched by name, and they judge nothing.", before="none")
+    extra_ratio: float = option(0.3, Share(), TRAINED,
+        "Fraction of a batch that the images of --extra-data have; an epoch stays as long as it is without them.",
+        before=0.3)
     model: str = option("cnn", Text(MODEL, examples=known.models), TRAINED,
         "Network: {names}, one of torchvision's by its name, or timm:NAME. A suffix such as ':0.5' scales the width.")
     threat: str = option(LINF, Text(threat_pattern, check_threat), TRAINED,

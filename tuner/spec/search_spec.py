@@ -59,6 +59,8 @@ class SearchSpec(SearchFields):
         object.__setattr__(self, "threat", str(self.threat_model))  # 8/255 and 0.0313... are the same search
         _ = self.goal  # raises what is wrong with constraints and smoothing
         self._check_radius()
+        if self.extra_data == "none" and self.extra_ratio != options_of(SearchFields)["extra_ratio"].default:
+            raise UsageError(f"--extra-ratio {self.extra_ratio:g} is the share of --extra-data, which is missing")
         if len(self.methods) > 1:
             self._check_lanes()
             return

@@ -38,10 +38,12 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
 
 def data_spec(spec: SearchSpec, dataset: str) -> DataSpec:
     """The images of a search, whose data set is found under the name ``dataset``."""
-    from trainables.data import DataSpec, Reading
+    from trainables.data import DataSpec, Reading, absolute
 
     reading = Reading(spec.image_size, spec.test_split, spec.groups)
-    return DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading)
+    return DataSpec(
+        dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading, absolute(spec.extra_data)
+    )
 
 
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
