@@ -21,8 +21,8 @@ import torch
 from search_spaces import METHODS
 from trainables.attack_copy import fast_dtype
 from trainables.config import TrialConfig
-from trainables.data.extra import prepare_extra
-from trainables.data.store import content, mapped, prepare
+from trainables.data.extra import extra_content
+from trainables.data.store import content, prepare
 from trainables.loop import Trainer
 from trainables.models.names import MODELS, parse_model
 from trainables.stem_store import StemStore
@@ -102,11 +102,8 @@ def data_key(config: TrialConfig) -> dict:
 
 
 def _extra_key(config: TrialConfig) -> dict:
-    if config.extra == "none":
-        return {}
-    source = mapped(prepare(config.dataset, Path(config.home), config.data_spec.reading) / "train.arrow")
-    extra = mapped(prepare_extra(config.extra, Path(config.home), source))
-    return {"extra": extra.meta["digest"], "extra_ratio": config.extra_ratio}
+    content = extra_content(config.data_spec, Path(config.home))
+    return {"extra": content, "extra_ratio": config.extra_ratio} if content else {}
 
 
 def stem_key(trainer: Trainer) -> dict:

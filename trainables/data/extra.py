@@ -20,8 +20,8 @@ from trainables.data.files import CHUNK, File, decode, listed, probe
 from trainables.data.layout import some
 from trainables.data.limits import check_expansion
 from trainables.data.parquet import read_parquet
-from trainables.data.spec import DataError
-from trainables.data.store import FORMAT, Mapped, place_folder, write_images
+from trainables.data.spec import DataError, DataSpec
+from trainables.data.store import FORMAT, Mapped, mapped, place_folder, prepare, write_images
 
 NAME = "extra.arrow"
 
@@ -41,10 +41,21 @@ def prepare_extra(extra: str, home: Path, own: Mapped) -> Path:
 
     def write(aside: Path) -> None:
         images, labels, note = _read(folder, files, classes, shape)
-        meta = {"classes": classes, "note": note, "digest": digest}
+        content = hashlib.sha256(images)
+        content.update(labels)
+        meta = {"classes": classes, "note": note, "content": content.hexdigest()[:32]}
         write_images(aside / NAME, images, labels, None, meta)
 
     return place_folder(home, key, write) / NAME
+
+
+def extra_content(spec: DataSpec, home: Path) -> str | None:
+    """32 hex digits of the SHA-256 of the extra images and labels of ``spec``, whatever their files are called; None
+    where it has none."""
+    if spec.extra == "none":
+        return None
+    own = mapped(prepare(spec.dataset, home, spec.reading) / "train.arrow")
+    return mapped(prepare_extra(spec.extra, home, own)).meta["content"]
 
 
 def _hidden(name: str) -> bool:

@@ -23,13 +23,7 @@ from tuner.execution.ray_instance import check_head, connect, watch
 from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
-from tuner.execution.resources import (
-    at_a_time,
-    quota_of,
-    resolve_gpus_per_trial,
-    threads_per_process,
-    trial_resources,
-)
+from tuner.execution.resources import at_a_time, quota_of, resolve_gpus_per_trial, threads_per_process, trial_resources
 from tuner.execution.stopping import StopRequest, leave_behind, stoppable, training_time, unless_stuck
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically

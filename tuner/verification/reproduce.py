@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.reading import LOG_BYTES, parse_json, read_bytes
 from tuner.errors import Failed, UsageError
+from tuner.execution.resources import threads_per_process
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
 from tuner.report.files import require_file, write_asked
@@ -85,12 +86,16 @@ def installed() -> dict[str, str]:
 def _here(run: SearchRun, dataset: str) -> dict[str, Any]:
     """What decides about a training beside versions: code, data, machine. ``dataset``: where the data lie."""
     from trainables.data import DataError
+    from trainables.data.extra import extra_content
     from trainables.data.store import content, prepare
     from trainables.stem import code_version as training_code
     from trainables.verification_run import machine
 
+    images = data_spec(run.spec, dataset)
     try:
-        data = content(prepare(dataset, run.home.root, data_spec(run.spec, dataset).reading))
+        data = content(prepare(dataset, run.home.root, images.reading))
+        if extra := extra_content(images, run.home.root):
+            data = f"{data}+{extra}"
     except DataError as error:
         raise UsageError(str(error)) from None
     training = {method: training_code(method) for method in ("at", *run.spec.methods)}
@@ -209,7 +214,7 @@ def _train(config: TrialConfig, record: TrialRecord, spec: SearchSpec, say: Say)
     from trainables.loop import Diverged
     from trainables.verification_run import steps_to_end
 
-    torch.set_num_threads(max(1, int(spec.cpus_per_trial)))  # as a worker does: sums depend on it
+    torch.set_num_threads(threads_per_process(spec))  # as a worker does: sums depend on it
     found = Again(None)
     try:
         for step in steps_to_end(config, _device(spec)):
