@@ -21,7 +21,7 @@ STYLE = """<style>
   @media (max-width: 900px) { #columns { display: block } #tiles { grid-template-columns: repeat(2, minmax(0, 1fr)) }
                               .tile:last-child:nth-child(odd) { grid-column: 1 / -1 } }
   .trial { padding: 5px 0; border-bottom: 1px solid #eee; overflow-wrap: anywhere }
-  .trial .head { display: flex; justify-content: space-between; gap: 10px; flex-wrap: wrap }
+  .trial .head { display: flex; gap: 10px; flex-wrap: wrap } .trial .head > :last-child { margin-left: auto }
   .trial .bar { margin: 3px 0 }
   #curves { height: 230px }
   .weights { width: 100%; border-collapse: collapse } .weights td { white-space: normal; vertical-align: middle }
