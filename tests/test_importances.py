@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import tuner_here
 from tests.histories import _draw, curve, metrics
 from tuner.home import Home
-from tuner.optimizer.importances import LEAST, Importances, importances
+from tuner.optimizer.importances import LEAST, Importances, importances_of
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 
@@ -29,14 +29,14 @@ def previewed(history, spec, trials, worst_of, method="srat"):
 def test_the_parameter_that_decides_is_named_by_both():
     history = History(None)
     previewed(history, SPEC, 60, lambda params: 0.05 + 0.4 * params["start"])
-    (found,) = importances(SPEC, history)
+    (found,) = importances_of(SPEC, history)
     assert (found.method, found.trials, found.previews) == ("srat", 60, True)
     for shares in (found.ped_anova, found.fanova):
         assert next(iter(shares)) == "start" and shares["start"] > 0.6 and sum(shares.values()) == pytest.approx(1)
     assert set(found.ped_anova) == set(SPEC.search_space().searched), "PED-ANOVA knows conditions"
     assert {"gamma", "scale"} & set(found.fanova) == set(), "not all trials have them"
     assert "Both name start first." in found.words and "leaves out what not all trials have" in found.words
-    assert "rough" not in found.words and importances(SPEC, history) == [found], "the same again"
+    assert "rough" not in found.words and importances_of(SPEC, history) == [found], "the same again"
 
 
 def test_they_may_disagree_and_say_so():
@@ -44,7 +44,7 @@ def test_they_may_disagree_and_say_so():
     another one."""
     history = History(None)
     previewed(history, SPEC, 80, lambda p: 0.05 if p["strength"] < 0.7 else 0.3 + 0.05 * p["start"])
-    (found,) = importances(SPEC, history)
+    (found,) = importances_of(SPEC, history)
     assert next(iter(found.fanova)) == "strength" and next(iter(found.ped_anova)) == "start"
     assert "They disagree: the best differ most in start, the spread of all comes most from strength." in found.words
 
@@ -52,11 +52,11 @@ def test_they_may_disagree_and_say_so():
 def test_too_few_and_all_alike():
     history = History(None)
     previewed(history, SPEC, LEAST - 1, lambda params: params["start"] / 4)
-    (few,) = importances(SPEC, history)
+    (few,) = importances_of(SPEC, history)
     assert few.ped_anova is None and few.words == "Too few to say: 11 previews; from 12 on two measures are shown."
     alike = History(None)
     previewed(alike, SPEC, 20, lambda params: 0.2)
-    assert importances(SPEC, alike)[0].words.startswith("Nothing to say: all 20 previews are worth the same")
+    assert importances_of(SPEC, alike)[0].words.startswith("Nothing to say: all 20 previews are worth the same")
 
 
 def test_of_many_trials_the_latest_count(monkeypatch):
@@ -65,7 +65,7 @@ def test_of_many_trials_the_latest_count(monkeypatch):
     monkeypatch.setattr(module, "MOST", 20)
     history = History(None)
     previewed(history, SPEC, 40, lambda params: 0.05 if len(history.trials) < 22 else 0.05 + 0.4 * params["start"])
-    (found,) = importances(SPEC, history)
+    (found,) = importances_of(SPEC, history)
     assert found.trials == 20 and next(iter(found.fanova)) == "start"
 
 
@@ -73,7 +73,7 @@ def test_each_method_has_its_own():
     spec = SearchSpec(method=("srat", "dafa"), trials=40, max_epochs=12, name="s")
     history = History(None)
     previewed(history, spec.of("srat"), 15, lambda params: params["start"] / 4)
-    found = importances(spec, history)
+    found = importances_of(spec, history)
     assert [(f.method, f.trials) for f in found] == [("srat", 15), ("dafa", 0)] and found[1].ped_anova is None
     assert "With 15 previews both are rough." in found[0].words
 

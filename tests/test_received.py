@@ -432,7 +432,7 @@ def test_s5_links_within_the_folder_may_stay(tmp_path):
 
 
 def columns(n=4, classes=2):
-    """(images, labels, groups, meta) as `store._write` takes them."""
+    """(images, labels, groups, meta) as `store.write_images` takes them."""
     meta = {"classes": [str(c) for c in range(classes)], "grouped_by": None, "note": "", "mean": [0.5], "std": [0.5]}
     return np.zeros((n, 1, 8, 8), np.uint8), np.arange(n) % classes, None, meta
 
@@ -441,7 +441,7 @@ def put(folder, train=None, test=None):
     """Decoded data in a folder of a storage; returns the content's hash."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, given in (("train", train), ("test", test)):
-        store._write(folder / f"{name}.arrow", *(given or columns()))
+        store.write_images(folder / f"{name}.arrow", *(given or columns()))
     return store._hash(folder)
 
 
@@ -487,7 +487,7 @@ def test_s8_what_was_decoded_here_is_not_copied(tmp_path):
 
 def saying(rows, tmp_path):
     """The bytes of a file that says so and holds 1237: reading the labels may end the process."""
-    store._write(tmp_path / "lies.arrow", *columns(1237))
+    store.write_images(tmp_path / "lies.arrow", *columns(1237))
     lies, true = (tmp_path / "lies.arrow").read_bytes(), struct.pack("<q", 1237)
     assert lies.count(true) == 3, "of the batch, and of its two columns"
     return lies.replace(true, struct.pack("<q", rows))
@@ -532,7 +532,7 @@ def written(batch, meta=None, batches=1, **options):
 
 def crafted(tmp_path):
     """(name, bytes of a train.arrow), the last one as it should be."""
-    store._write(tmp_path / "right.arrow", *columns(5000))
+    store.write_images(tmp_path / "right.arrow", *columns(5000))
     many = pa.ipc.open_file(str(tmp_path / "right.arrow")).get_batch(0)
     batch, right, meta = many.slice(0, 4), written(many), columns()[3]
     yield "cut", right[:-200]

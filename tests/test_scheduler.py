@@ -179,10 +179,10 @@ def test_the_scheduler_stops_what_the_optimizer_calls_dead():
     assert asked == [(7, {"epoch": 3, "clean_acc": 0.3}), (7, {"epoch": 4, "clean_acc": 0.1})]
 
 
-def test_a_preview_that_ray_completes_late_does_not_end_its_trial():
+def test_a_preview_that_ray_completes_late_does_not_end_its_trial(tmp_path):
     """Ray tells of an end after it has told the last result: by then the trial may have been promoted."""
     history, told = History(None), []
-    run = SimpleNamespace(spec=None, history=history)
+    run = SimpleNamespace(spec=None, history=history, folder=tmp_path)
     optimizer = SimpleNamespace(tell=told.append, back=lambda number: None)
     callback = SearchCallback(run, optimizer, SimpleNamespace(trial_ended=lambda record: None), say=print)
     history.append("start", 1, params={}, method="srat", preview=True)

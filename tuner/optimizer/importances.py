@@ -22,9 +22,11 @@ from optuna.importance import (
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
+from tuner.home import Home
 from tuner.optimizer.observations import Value, Worth
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.results.history import History
+from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 
@@ -79,7 +81,13 @@ class Importances:
         return " ".join([meaning, verdict, *missing, *rough])
 
 
-def importances(spec: SearchSpec, history: History) -> list[Importances]:
+def importances(name: str, home: Home | None = None) -> list[Importances]:
+    """Of the search ``name``, as `importances_of`; errors as in `load_search`."""
+    run = load_search(home or Home(), name)
+    return importances_of(run.spec, run.history)
+
+
+def importances_of(spec: SearchSpec, history: History) -> list[Importances]:
     """Those of each method of the search: of what a trial is worth to its sampler (`Worth`), as one number, the
     hypervolume of its curve or of its objectives. Takes a second or two."""
     return [_of(lane, history.lane(lane.methods[0]) if len(spec.lanes) > 1 else history) for lane in spec.lanes]

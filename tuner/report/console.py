@@ -152,9 +152,9 @@ def _show_prices(runs: list[SearchRun]) -> None:
 
 def importances_json(run: SearchRun) -> list[dict[str, Any]]:
     """For each method its `Importances`, with what may be said of them."""
-    from tuner.optimizer.importances import importances
+    from tuner.optimizer.importances import importances_of
 
-    return [asdict(found) | {"words": found.words} for found in importances(run.spec, run.history)]
+    return [asdict(found) | {"words": found.words} for found in importances_of(run.spec, run.history)]
 
 
 def _show_importances(runs: list[SearchRun]) -> None:
