@@ -458,7 +458,7 @@ def test_python_page_runs(tmp_path):
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240
     )
-    assert done.returncode == 0 and len(blocks) == 5, done.stderr
+    assert done.returncode == 0 and len(blocks) == 6, done.stderr
     assert "finished {'finished': 4" in done.stdout and "hypervolume" in done.stdout
     assert {f.name for f in (tmp_path / "my-model").iterdir()} == FILES
 
