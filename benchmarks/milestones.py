@@ -93,7 +93,16 @@ def main() -> None:
         training = asdict(training_for(dataset))
         test = open_test(DataSpec(dataset), folder)
         config = TrialConfig(
-            "at", {}, training, dataset, "none", "cnn:0.5", max_epochs=args.epochs, home=folder, data_seed=0
+            "at",
+            {},
+            training,
+            dataset,
+            "none",
+            "cnn:0.5",
+            max_epochs=args.epochs,
+            home=folder,
+            data_seed=0,
+            objectives=OBJECTIVES,  # the best epoch is kept
         )
         for seed in range(args.seeds):
             trained = train_both(replace(config, seed=seed))
