@@ -109,8 +109,12 @@ def references_alone(options: str, own: list[dict[str, Any]]) -> list[str]:
     searches, test = [Search(line) for line in own], sum(own[0]["models"][0]["test"][0]["count"])
     lines = [
         f"\n## {options.partition(' --')[0]} images: no search and default settings\n",
-        f"Options: `--{options.partition(' --')[2]}`; {test} images of `test`. Of a curve the point is shown that has "
-        "the largest product of the objectives on `val`.\n",
+        fill(
+            f"Options: `--{options.partition(' --')[2]}`; {test} images of `test`. Of a curve the point is shown that "
+            "has the largest product of the objectives on `val`. So much a CPU allows; more is for `benchmarks.gpu`.",
+            116,
+        ),
+        "",
         "| | seeds | natural average | class mean | worst class | hypervolume on test |",
         "|---|---|---|---|---|---|",
     ]
