@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainables.config import TrialConfig
 from trainables.data import open_splits
 from trainables.first_look import Accuracy, look
+from trainables.reading import named_line
 
 CALL = re.compile(r"(?P<file>.+\.py|[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)")
 
@@ -45,8 +46,7 @@ def call(text: str) -> Called:
         )
         network = getattr(module, found["function"])()
     except (Exception, SystemExit) as error:  # it may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{text!r} returns no model ({reason})") from error
+        raise ValueError(f"{text!r} returns no model ({named_line(error)[:300]})") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{text!r} returns {type(network).__name__}; it takes a torch.nn.Module")
     network = network.eval().requires_grad_(False)
@@ -87,8 +87,7 @@ def first_look_at(called: Called, config: TrialConfig) -> Accuracy:
             logits = network(x)
             alone = network(x[:1])
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"it does not take images of shape {tuple(x.shape)} ({reason})") from error
+        raise ValueError(f"it does not take images of shape {tuple(x.shape)} ({named_line(error)[:300]})") from error
     if not isinstance(logits, Tensor) or logits.shape != (len(x), k) or not logits.is_floating_point():
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"it gives {shape} for {len(x)} images of {k} classes, not logits of shape ({len(x)}, {k})")

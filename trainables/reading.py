@@ -74,6 +74,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def named_line(error: BaseException) -> str:
+    """The same with the error's class before it, of code of somebody else's, which may raise anything."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def shaped(value: Any, shape: Any) -> bool:
     """Whether a JSON value has a shape: a type (numbers are finite and no booleans, whole ones have 64 bits),
     ``[shape]`` of every item of a list, or ``{key: shape}`` of an object, which may have other keys too."""

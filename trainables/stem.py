@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -240,6 +239,7 @@ def run_to_fork(trainer: Trainer) -> list[dict]:
     fork = open_fork(trainer)
     past = None if fork else []
     while past is None:
-        deque(fork.missing(), maxlen=0)
+        for _ in fork.missing():
+            pass
         past = fork.leave()
     return past

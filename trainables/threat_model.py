@@ -22,6 +22,7 @@ from pkgutil import resolve_name
 import torch
 from torch import Tensor
 
+from trainables.reading import named_line
 from trainables.threats import THREATS
 
 
@@ -148,5 +149,4 @@ def find_threat_model(name: str) -> type[ThreatModel]:
     except Exception as error:  # a plug-in's module may raise anything
         if package is None:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"threat {name!r} of {package} cannot be used: {reason}") from error
+        raise ValueError(f"threat {name!r} of {package} cannot be used: {named_line(error)}") from error

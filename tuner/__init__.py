@@ -12,6 +12,7 @@ _WHERE = {
     "search": "execution.driver",
     "resume": "execution.driver",
     "load_front": "results.searches",
+    "load_search": "results.searches",
     "add": "results.steering",
     "skip": "results.steering",
     "retry": "results.steering",

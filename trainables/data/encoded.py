@@ -55,13 +55,7 @@ def matched(part: Encoded, classes: list[str] | None, parts: Sequence[Encoded]) 
         return part
     _check_distinct(part.classes, part.file)
     _check_distinct(classes, parts[0].file)
-    own = len(part.classes)
-    wrong = np.flatnonzero((part.labels < 0) | (part.labels >= own))
-    if len(wrong):
-        raise DataError(
-            f"{part.place(int(wrong[0]))} has label {part.labels[wrong[0]]}, which is out of range; labels must be "
-            f"integers from 0 to {own - 1}"
-        )
+    check_labels(part, len(part.classes))
     number = {name: c for c, name in enumerate(classes)}
     for label in np.unique(part.labels):
         if part.classes[label] not in number:
@@ -77,3 +71,18 @@ def _check_distinct(classes: list[str], file: str) -> None:
     twice = [name for c, name in enumerate(classes) if name in classes[:c]]
     if twice:
         raise DataError(f"{file} names two classes {twice[0]!r}, so its labels cannot be matched by name")
+
+
+def check_labels(part: Encoded, classes: int) -> None:
+    """``DataError`` unless the labels are 0 to ``classes`` - 1."""
+    wrong = np.flatnonzero((part.labels < 0) | (part.labels >= classes))
+    if len(wrong):
+        raise DataError(
+            f"{part.place(int(wrong[0]))} has label {part.labels[wrong[0]]}, which is out of range; labels must be "
+            f"integers from 0 to {classes - 1}"
+        )
+
+
+def in_metrics(classes: list[str]) -> list[str]:
+    """Names of classes as metrics have them, in whose own names "/" separates parts."""
+    return [name.replace("/", "-") for name in classes]

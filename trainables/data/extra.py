@@ -10,17 +10,16 @@ HASH covers path, size and time of the files, and of the data set what they are 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
 
-from trainables.data.encoded import Encoded, matched
+from trainables.data.encoded import Encoded, check_labels, in_metrics, matched
 from trainables.data.files import CHUNK, File, decode, listed, probe
-from trainables.data.layout import some
+from trainables.data.layout import is_hidden, some
 from trainables.data.limits import check_expansion
 from trainables.data.parquet import read_parquet
-from trainables.data.spec import DataError, DataSpec
+from trainables.data.spec import DataError, DataSpec, decoded_start
 from trainables.data.store import FORMAT, Mapped, mapped, place_folder, prepare, write_images
 
 NAME = "extra.arrow"
@@ -31,13 +30,13 @@ def prepare_extra(extra: str, home: Path, own: Mapped) -> Path:
     they are not there yet. ``DataError`` as `prepare` has them, and where a class is not among the data set's."""
     kind, _, where = extra.partition(":")
     folder = Path(where).expanduser()
-    files = [f for f in listed(kind, where) if f.name.lower().endswith(".parquet") and not _hidden(f.name)]
+    files = [f for f in listed(kind, where) if f.name.lower().endswith(".parquet") and not is_hidden(f.name)]
     if not files:
         raise DataError(f"extra data {extra!r} hold no .parquet files")
     classes, shape = own.meta["classes"], own.images.shape[1:]
     told = (FORMAT, str(folder.resolve()), sorted(files), classes, shape)
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-    key = "extra-" + re.sub(r"[^\w.-]", "_", folder.resolve().name) + f"-{digest}"
+    key = decoded_start("extra", str(folder.resolve())) + digest
 
     def write(aside: Path) -> None:
         images, labels, note = _read(folder, files, classes, shape)
@@ -56,10 +55,6 @@ def extra_content(spec: DataSpec, home: Path) -> str | None:
         return None
     own = mapped(prepare(spec.dataset, home, spec.reading) / "train.arrow")
     return mapped(prepare_extra(spec.extra, home, own)).meta["content"]
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _read(
@@ -85,12 +80,7 @@ def _unnamed(parts: list[Encoded]) -> list[str]:
 def _labelled(part: Encoded, classes: list[str]) -> np.ndarray:
     """(N,) the part's labels as the data set counts its ``classes``: by name, or as they are where it names none."""
     if part.classes is not None:
-        part.classes = [name.replace("/", "-") for name in part.classes]  # as the data set's own
+        part.classes = in_metrics(part.classes)  # as the data set's own
         part = matched(part, classes, [part])
-    wrong = np.flatnonzero((part.labels < 0) | (part.labels >= len(classes)))
-    if len(wrong):
-        raise DataError(
-            f"{part.place(int(wrong[0]))} has label {part.labels[wrong[0]]}, which is out of range; labels must be "
-            f"integers from 0 to {len(classes) - 1}"
-        )
+    check_labels(part, len(classes))
     return part.labels

@@ -49,7 +49,7 @@ def layout(kind: str, names: Collection[str], test_split: str, where: str) -> La
     """
     if canonical(test_split) == "train":
         raise DataError(f"test split {test_split!r} is what a search trains on; name another")
-    shown = sorted(name for name in names if not _is_hidden(name))
+    shown = sorted(name for name in names if not is_hidden(name))
     if kind == "parquet":
         return _parquet(shown, test_split, where)
     return _folder(shown, _count_files(names) - _count_files(shown), test_split, where)
@@ -59,7 +59,8 @@ def _count_files(names: Collection[str]) -> int:
     return sum(not name.endswith("/") for name in names)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Of a file, by its path below the data: it or a folder on the way begins with a dot."""
     return any(part.startswith(".") for part in name.split("/"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 from search_spaces.number import number
@@ -133,3 +134,9 @@ def class_counts(n_max: float, classes: int, kind: str, factor: float) -> list[i
         head = classes // 2
         return [int(n_max)] * head + [int(n_max * factor)] * (classes - head)
     return [int(n_max)] * classes
+
+
+def decoded_start(kind: str, name: str) -> str:
+    """With what the names of the folders begin into which a data set is decoded, before a hash of its files. ``name``:
+    its path, or its URL without a query."""
+    return f"{kind}-" + re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2]) + "-"

@@ -29,10 +29,11 @@ import pyarrow as pa
 
 from trainables.data.arrow import arrow_problem
 from trainables.data.decoded import Decoded
+from trainables.data.encoded import in_metrics
 from trainables.data.files import File, listed, load
 from trainables.data.layout import Layout, layout
 from trainables.data.named import load_named
-from trainables.data.spec import DataError, Reading, check_dataset
+from trainables.data.spec import DataError, Reading, check_dataset, decoded_start
 from trainables.datasets import DATASETS
 from trainables.files import inside, locked
 from trainables.storage import Storage, below, explain, open_source
@@ -97,7 +98,7 @@ def _locate(dataset: str, datasets: Path, reading: Reading) -> tuple[str, Callab
     read = set(found.files)
     stats = sorted(file for file in below if file.name in read)
     digest = hashlib.sha256(repr((FORMAT, kind, place, stats, reading)).encode()).hexdigest()[:16]
-    key = f"{kind}-" + re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2]) + f"-{digest}"
+    key = decoded_start(kind, name) + digest
     return key, lambda: decode(kind, where, found, reading)
 
 
@@ -176,7 +177,7 @@ def _write(aside: Path, key: str, data: Decoded | str) -> None:
         _copy(data, aside)
         _check_copy(key, data, aside)
     else:
-        data.classes = [name.replace("/", "-") for name in data.classes]  # "/" separates parts of metric names
+        data.classes = in_metrics(data.classes)
         _validate(data)
         meta = {"classes": data.classes, "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
         write_images(aside / "train.arrow", *data.train, data.groups, meta)

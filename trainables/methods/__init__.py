@@ -6,6 +6,7 @@ from typing import Any
 from search_spaces import METHODS, method_space
 from search_spaces.resolve import resolve
 from trainables.method import Method, Task
+from trainables.reading import named_line
 
 
 def method_class(name: str) -> type[Method]:
@@ -19,8 +20,7 @@ def method_class(name: str) -> type[Method]:
     try:
         return _class_in(space.METHOD, name)
     except Exception as error:  # a plug-in's module may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"method {name!r} of {package} cannot be trained: {reason}") from error
+        raise ValueError(f"method {name!r} of {package} cannot be trained: {named_line(error)}") from error
 
 
 def _class_in(module: str, name: str) -> type[Method]:

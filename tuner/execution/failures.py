@@ -21,11 +21,11 @@ def classify_failure(error: Exception | str) -> tuple[str, str]:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if not isinstance(error, RayActorError) or error.actor_init_failed:
-        _, down, reason = lines[-1].partition(f"{StorageDown.__name__}: ")
-        if down:
-            return STORAGE, reason
-        _, died, reason = lines[-1].partition(f"{ProcessDied.__name__}: ")
-        return (PROCESS, reason) if died else (OWN, lines[-1])
+        for raised, kind in ((StorageDown, STORAGE), (ProcessDied, PROCESS)):
+            _, found, reason = lines[-1].partition(f"{raised.__name__}: ")
+            if found:
+                return kind, reason
+        return OWN, lines[-1]
     if error.preempted or "its node has died" in str(error):
         address = next((line.removeprefix("ip: ") for line in lines if line.startswith("ip: ")), "")
         return NODE, f"its node {address} was lost".replace("  ", " ")

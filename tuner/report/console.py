@@ -97,9 +97,9 @@ def show_front(
     comparison = compared if len(runs) > 1 or len(compared.groups) > 1 else None
     write_files(files, runs, comparison)
     results = [front_json(run) | {"state": shown_state(run)} | ({"at": kept[run.name]} if kept else {}) for run in runs]
-    if instead:
-        results = [r | {instead: INSTEAD[instead][0](run)} for r, run in zip(results, runs)]
     if as_json:
+        if instead:
+            results = [r | {instead: INSTEAD[instead][0](run)} for r, run in zip(results, runs)]
         by_search = comparison_json(comparison) if comparison else {}
         print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
         return kept

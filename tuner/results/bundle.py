@@ -20,11 +20,12 @@ from typing import Any
 
 from trainables.reading import LOG_BYTES, MIB, TEXT_BYTES, one_line, parse_json, read_bytes, shaped
 from tuner.errors import UsageError
+from tuner.sync.mirror import HISTORY
 
 KIND = "tuner bundle"
 FORMAT = 1
 ABOUT, LOCK = "bundle.json", "lock.txt"
-SPEC, HISTORY = "spec.yaml", "history.jsonl"
+SPEC = "spec.yaml"
 # Of a search's folder, with the bytes that each may have: what it is made of, and the certificate of its verification.
 FILES = {
     SPEC: MIB,

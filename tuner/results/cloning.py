@@ -14,8 +14,8 @@ from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names, stored_search
+from tuner.sync.mirror import HISTORY
 
-HISTORY = "history.jsonl"
 COPIED = ("warm-start/history.jsonl", "dataset")  # beside the history and the spec
 TRAINED = ("trials", "previews")
 

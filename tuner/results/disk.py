@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables.data.spec import decoded_start
 from trainables.files import is_locked, locked
 from trainables.reading import LOG_BYTES, Damaged, intact, read_bytes, read_json, read_text
 from trainables.storage import Storage
@@ -169,9 +170,9 @@ def _data(home: Home, runs: list[SearchRun], everything: list[str]) -> Iterator[
 def _decodes(run: SearchRun, folder: str) -> bool:
     """Whether a decoded folder may be of the search's data: several versions of the same files look alike."""
     kept = intact(lambda: read_text(run.folder / DATASET).strip())
-    extra = f"extra-{decoded_prefix(run.spec.extra_data).removeprefix('parquet-')}"
-    prefixes = (decoded_prefix(run.spec.dataset), *([extra] if run.spec.extra_data != "none" else []))
-    return folder.startswith(prefixes) or bool(kept and folder in (kept, kept[:-33]))
+    prefixes, (_, extra, where) = [decoded_prefix(run.spec.dataset)], run.spec.extra_data.partition(":")
+    prefixes += [decoded_prefix(f"extra:{where}")] if extra else []
+    return folder.startswith(tuple(prefixes)) or bool(kept and folder in (kept, kept[:-33]))
 
 
 def decoded_prefix(dataset: str) -> str:
@@ -180,7 +181,7 @@ def decoded_prefix(dataset: str) -> str:
     if not colon:
         return f"{dataset}-v"
     name = where.partition("?")[0] if "://" in where else str(Path(where).expanduser().resolve())
-    return f"{kind}-" + re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2]) + "-"
+    return decoded_start(kind, name)
 
 
 # ---- stems -----------------------------------------------------------------------------------------------------------

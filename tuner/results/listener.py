@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from search_spaces.plug_ins import Table, Unusable
+from trainables.reading import named_line
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -122,6 +123,5 @@ def installed_listeners(say: Callable[[str], None]) -> list[Listener]:
         try:
             made.append(cls())
         except (Exception, SystemExit) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            say(f"listener {name!r} of {LISTENERS.source(name)} is not used: {reason}")
+            say(f"listener {name!r} of {LISTENERS.source(name)} is not used: {named_line(error)}")
     return made

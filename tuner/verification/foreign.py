@@ -85,7 +85,7 @@ def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
         seen = first_look_at(called, config)
     except ValueError as error:
         raise UsageError(f"--model {text!r} cannot be used: {error}") from None
-    _keep(config, {key: value for key, value in called.network.state_dict().items()})
+    _keep(config, dict(called.network.state_dict()))
     about = (f"the model that {text} returns, {called.parameters} parameters", _seen(seen))
     return ForeignModel(name, spec, home, config, called.digest, about, text, called.network)
 

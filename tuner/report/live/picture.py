@@ -16,7 +16,6 @@ from typing import Any
 from tuner.home import Home
 from tuner.report.console import importances_json
 from tuner.report.figures import picture_data, plane
-from tuner.report.html.page import plain
 from tuner.report.live.now import Watched
 from tuner.results.pareto import Front
 from tuner.results.references import no_search_trial, paper_trial
@@ -61,7 +60,7 @@ class Pictured:
                 filter(None, [data["note"], f"{len(only)} of {len(run.history.trials)} trials are drawn."])
             )
         self._weigh(run)
-        self.data, self.changes = plain(data), changes
+        self.data, self.changes = data, changes
         return True
 
     def _drawn(self, run: SearchRun, front: Front) -> set[int] | None:

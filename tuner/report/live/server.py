@@ -127,7 +127,7 @@ class NotFound(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request. The server has ``live``, ``key`` and ``allowed`` names."""
+    """One request. The server has ``live``, its ``key``, and links to ``mlflow``."""
 
     server: LiveServer
     protocol_version = "HTTP/1.1"
