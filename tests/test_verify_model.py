@@ -219,7 +219,9 @@ def test_a_function_of_the_users_own_is_verified_and_audited(own, tmp_path):
     )
     certificate = folder / "verified.json"
     assert read_certificate(certificate).spec["model"] == f"{own}:bars"[:200]
-    assert "it is tested already" in tuner_here("verify", *args, "--attack", "pgd:3x1").stderr
+    again = tuner_here("verify", *args, "--attack", "pgd:3x1")
+    assert "it is tested already" in again.stderr
+    assert f"{certificate} --model {own}:bars --dataset DATASET" in again.stdout, "how it is audited"
     given = ("audit", certificate, "--sample", 60, *CALLED, "--home", tmp_path)
     done = tuner_here(*given, "--model", f"{own}:bars")
     assert done.returncode == 0 and "The certificate holds." in done.stdout, done.stderr

@@ -28,9 +28,12 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
             table.add_row(*row)
         if rows:
             console.print(table)
-    foreign = "model" in result
+    foreign = result.get("model")
     folder = folder_of(home, result["search"]) if foreign else home.search(result["search"])
-    again = " --model FILE --arch ARCH --dataset DATASET" if foreign else ""
+    again = ""
+    if foreign:
+        which = shlex.quote(foreign["arch"]) if foreign["called"] else "FILE --arch ARCH"
+        again = f" --model {which} --dataset DATASET"
     for line in [
         *rest,
         CORRECTION,

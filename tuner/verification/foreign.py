@@ -211,5 +211,5 @@ def _summary(model: ForeignModel, attack: str, job: Job, stored: dict[str, Any])
         "note": CORRECTION,
         "home": str(model.home.root),
         "about": list(model.about),
-        "model": {"arch": model.arch, "file": model.digest},
+        "model": {"arch": model.arch, "file": model.digest, "called": model.network is not None},
     }
