@@ -167,6 +167,7 @@ def packed():
         (saved([torch.ones(3)]), "holds no state dict"),
         (saved({"epoch": 3}), "holds no state dict"),
     ],
+    ids=["code", "packed", "cut off", "text", "empty", "half of safetensors", "a list", "a number"],  # bytes have times
 )
 def test_only_numbers_are_loaded(tmp_path, monkeypatch, data, part):
     monkeypatch.chdir(tmp_path)
