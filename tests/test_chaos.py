@@ -16,7 +16,7 @@ import pytest
 
 from tests.chaos import invariants
 from tests.chaos.__main__ import Rounds
-from tests.chaos.disturb import MARK, processes
+from tests.chaos.disturb import MARK, disturb, processes
 from tests.chaos.plan import KINDS, SEARCHES, Disturbance, Plan, draw
 
 PATIENCE = 4.0  # tests share the machine
@@ -122,6 +122,27 @@ def test_c0_it_sees_what_is_left(tmp_path):
 
 
 @pytest.mark.process
+def test_c0_a_storage_comes_back_under_somebody_who_writes_meanwhile(tmp_path, monkeypatch):
+    storage, trashed = tmp_path / "storage", []
+    (storage / "searches").mkdir(parents=True)
+    round_ = SimpleNamespace(storage=storage, lost=set())
+    monkeypatch.setattr(invariants, "checkpoints", lambda _: {})
+    back = disturb(round_, Disturbance("storage", 0, 0.0))
+    (storage / "before").mkdir(parents=True)
+    rename = Path.rename
+
+    def slow_rename(path: Path, to: Path) -> None:
+        rename(path, to)
+        if path == storage:
+            trashed.append(to)
+            if len(trashed) < 3:  # the writer is faster
+                (storage / "new").mkdir(parents=True)
+
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    back()
+    assert os.listdir(storage) == ["searches"] and os.listdir(tmp_path) == ["storage"] and len(trashed) == 3
+
+
 def test_c0_it_sees_processes_that_write_over_their_environment():
     """As Ray's workers do, with the name that they give themselves."""
     sleep = "import time; time.sleep(60)"

@@ -85,10 +85,13 @@ def _storage(round_: Round, what: Disturbance) -> Undo:
     storage, aside = round_.storage, round_.storage.with_name("aside")
 
     def back() -> None:
-        with suppress(FileNotFoundError):
-            storage.rename(trash := storage.with_name(f"trash-{time.monotonic_ns()}"))
+        while aside.exists():
+            with suppress(FileNotFoundError):
+                storage.rename(storage.with_name(f"trash-{time.monotonic_ns()}"))
+            with suppress(OSError):  # whoever writes has made it anew between the two lines
+                aside.rename(storage)
+        for trash in storage.parent.glob("trash-*"):
             shutil.rmtree(trash, ignore_errors=True)
-        aside.rename(storage)
         round_.lost |= {trial for trial, checksum in invariants.checkpoints(round_).items() if not checksum}
 
     try:
