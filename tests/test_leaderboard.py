@@ -103,7 +103,11 @@ def test_a_certificate_of_an_earlier_version_has_its_average_alone(tmp_path):
 
 
 def test_wrong_names(tmp_path):
-    for name, part in [("nobody", "has no certificate"), ("../x", "is neither a file nor a name")]:
+    for name, part in [
+        ("nobody", "has no certificate"),
+        ("../x", "is neither a file nor a name"),
+        ("9" * 300, "is neither a file nor a name"),
+    ]:
         with pytest.raises(UsageError, match=part):
             leaderboard([name], Home(tmp_path))
     (tmp_path / "x.json").write_text("{}")

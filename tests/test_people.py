@@ -90,6 +90,11 @@ def test_p12_a_tilde_is_the_users_home(tmp_path, monkeypatch):
         Home("~nobody-here/a")
 
 
+def test_p12_a_home_that_no_file_system_can_have():
+    with pytest.raises(UsageError, match=r"home folder '.*9' cannot be read \(File name too long\)"):
+        Home("/tmp/" + "9" * 300)
+
+
 @pytest.mark.parametrize("folder", ["plain", "with space", "it's $HOME"])
 def test_p12_a_hint_names_the_home_as_a_shell_reads_it(tmp_path, spec, folder, monkeypatch):
     home = Home(tmp_path / folder)

@@ -250,6 +250,7 @@ def test_what_names_a_function_and_what_a_file(own, tmp_path, monkeypatch):
     for text, is_one in (("a.b:c", True), ("a.py:c", True), ("/x/y.py:c", True), ("a.pt", False), ("a:1", False)):
         assert called.is_call(text) is is_one
     assert not called.is_call(str(own)) and not called.is_call("C:")
+    assert called.is_call("a" * 300 + ":f")  # longer than a file's name may be
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").write_text("")  # a file of that name is a file
     assert not called.is_call("a:b")

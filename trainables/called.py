@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Called:
 
 def is_call(text: str) -> bool:
     """Whether it names a function, not a file."""
-    return CALL.fullmatch(text) is not None and not Path(text).exists()
+    return CALL.fullmatch(text) is not None and not os.path.exists(text)
 
 
 def call(text: str) -> Called:

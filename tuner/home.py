@@ -54,6 +54,10 @@ class Home:
             self.root = Path(named).expanduser().absolute()
         except RuntimeError:
             raise UsageError(f"home folder {named!r} names a user that this machine does not have") from None
+        try:
+            self.searches.exists()
+        except OSError as error:  # its name is too long, or it lies in a folder of somebody else's
+            raise UsageError(f"home folder {str(self.root)!r} cannot be read ({error.strerror})") from None
         self.storage = storage or os.environ.get("TUNER_STORAGE") or None
         try:
             check_public("--storage", self.storage or "", SIGN_IN)

@@ -214,7 +214,7 @@ def sent(draw: Random, corpus: Corpus, scratch: Path) -> bool:
                 held[name] = mutate.in_bytes(draw, held[name])
         with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as file:
             for name, content in held.items():
-                file.writestr(name, content)
+                file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # by itself it takes no empty name
         data = sink.getvalue()
     else:
         data = mutate.in_bytes(draw, data)

@@ -6,6 +6,7 @@ that is worth; those of one data set, thinning and radius are one group, and onl
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,8 @@ def _group(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _rows(name: str, home: Home) -> list[dict[str, Any]]:
-    path = Path(name)
-    if path.is_file():
-        return _of(read_certificate(path), name, THEIRS)
+    if os.path.isfile(name):  # Path's raises OSError for what is too long for a file's name
+        return _of(read_certificate(Path(name)), name, THEIRS)
     if not SEARCH_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is neither a file nor a name; it takes searches, verified models and certificates")
     for folder in (home.search(name), folder_of(home, name)):
