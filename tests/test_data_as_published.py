@@ -74,6 +74,18 @@ def test_p3_a_test_class_that_train_does_not_have_is_refused(tmp_path, home):
     assert "test.parquet has images of class 'wasp'" in said and "classes of train: cat, dog, ship" in said
 
 
+def test_p3_a_name_of_two_lines_is_quoted(tmp_path, home):
+    names = ["a\nb", "dog", "ship"]
+    shard(tmp_path / "d/train.parquet", [0, 1, 2] * 5, names=names)
+    shard(tmp_path / "d/test.parquet", [0, 1, 2], names=["wasp", "dog", "ship"])
+    assert r"classes of train: 'a\nb', dog, ship" in refused(f"parquet:{tmp_path / 'd'}", home)
+    for split in ("train", "test"):
+        for name in names if split == "train" else ["wasp"]:
+            (tmp_path / "f" / split / name).mkdir(parents=True)
+            Image.fromarray(picture(1)).save(tmp_path / "f" / split / name / "x.png")
+    assert r"train: 'a\nb', dog, ship" in refused(f"folder:{tmp_path / 'f'}", home)
+
+
 @pytest.mark.parametrize("wrong", ["train", "test"])
 def test_p3_two_classes_of_one_name_cannot_be_matched(tmp_path, home, wrong):
     names = {"train": NAMES, "test": ["ship", "dog", "cat"], wrong: ["cat", "cat", "ship"]}

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trainables.data.layout import some
+
 
 def arrow_problem(file: Path) -> str | None:
     """What is wrong with ``file``, None where it is as `store` writes it. Whatever Arrow raises means no as well."""
@@ -17,7 +19,7 @@ def arrow_problem(file: Path) -> str | None:
         return f"{reader.num_record_batches} batches"
     shape = _shape(reader.schema)
     if shape is None:
-        return f"columns {', '.join(f'{field.name} {field.type}' for field in reader.schema)}"
+        return f"columns {some([f'{field.name} {field.type}' for field in reader.schema], 20)}"
     batch = reader.get_batch(0)
     batch.validate(full=True)  # lengths and buffers, which Arrow else trusts
     if any(column.null_count for column in batch.columns) or batch.nbytes > file.stat().st_size:

@@ -116,7 +116,7 @@ def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str]
     for name in found.test:
         if class_of(name) not in number:
             raise DataError(
-                f"test class {class_of(name)!r} is not among the classes of {folder / 'train'}: {', '.join(classes)}"
+                f"test class {class_of(name)!r} is not among the classes of {folder / 'train'}: {some(classes, 10)}"
             )
     halves = [
         _samples([(str(folder / name), number[class_of(name)]) for name in names])

@@ -83,7 +83,7 @@ def _parquet(names: list[str], test_split: str, where: str) -> Layout:
     sets = sorted({_dataset_of(name, test_split) for name in train + test})
     if len(sets) > 1:
         raise DataError(
-            f"{where} holds several data sets ({', '.join(name or 'its own files' for name in sets)}); name the "
+            f"{where} holds several data sets ({some([name or 'its own files' for name in sets], 10)}); name the "
             "folder of one of them"
         )
     unread = [name for split, files in of_split.items() if split not in wanted.values() for name in files]
@@ -122,7 +122,7 @@ def _wanted(split: str, present: Collection[str]) -> str:
 def _others(present: Collection[str]) -> str:
     """A hint at the splits that are there and could count as test."""
     others = sorted(name for name in present if name and canonical(name) != "train")
-    return f"; to test on one of {', '.join(others)}, say --test-split {others[0]}" if others else ""
+    return f"; to test on one of {some(others, 10)}, say --test-split {some(others[:1])}" if others else ""
 
 
 # --- folder: SPLIT/CLASS/**/IMAGE ------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def class_of(name: str) -> str:
 
 
 def some(names: Collection[str], most: int = 5) -> str:
-    """Names in a sentence: the first few, and how many more."""
-    shown = [*names][:most]
+    """Names in a sentence: the first few, and how many more. One with a line break or the like is quoted."""
+    shown = [name if name.isprintable() else repr(name) for name in [*names][:most]]
     more = [f"{len(names) - most} more"] if len(names) > most else []
     return ", ".join([*shown, *more])

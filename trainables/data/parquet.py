@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.data.encoded import Encoded
+from trainables.data.layout import some
 from trainables.data.limits import EXPANSION, SMALL, check_rows
 from trainables.data.spec import DataError
 
@@ -103,7 +104,9 @@ def _is_image(dtype: pa.DataType) -> bool:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})" for field in schema)
+    return some(
+        [f"{field.name} ({'struct' if pa.types.is_struct(field.type) else field.type})" for field in schema], 20
+    )
 
 
 def _image_column(schema: pa.Schema, file: Path) -> str:
