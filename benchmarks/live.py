@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.live_arms import ARMS, Row
+from benchmarks.live_arms import ARMS, OBJECTIVES, Model, Row
 from benchmarks.live_problem import (
     COSTS,
     PROBLEMS,
@@ -54,7 +54,9 @@ from benchmarks.live_problem import (
 from benchmarks.live_report import RESULTS, stored, write_page
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Memo
+from trainables.curve import Curve
 from tuner.files import write_atomically
+from tuner.results.pareto import nondominated
 
 KEY = ("problem", "arm", "seed", "workers", "offsets", "trials", "epochs", "set")  # what names a run
 
@@ -103,6 +105,7 @@ def one(run: Run) -> dict[str, Any]:
         "claim": round(arm.claim(), 6),
         "trace": trace,
         "front": [described(memo, row) for row in arm.front()],
+        "best": best_of(memo, simulation.models),
         "costs": asdict(run.costs),
         "torch": torch.__version__,
         "really": {
@@ -115,10 +118,21 @@ def one(run: Run) -> dict[str, Any]:
 
 def on_test(memo: Memo, row: Row) -> dict[str, float]:
     """The row's metrics on `test`."""
-    model = row.model
-    kind = model.curve.points[-1].offsets.kind
-    curve = memo.held_out(model.line, model.epoch, kind)
+    curve = curve_on_test(memo, row.model)
     return curve.metrics(curve.points[row.point])
+
+
+def curve_on_test(memo: Memo, model: Model) -> Curve:
+    return memo.held_out(model.line, model.epoch, model.curve.points[-1].offsets.kind)
+
+
+def best_of(memo: Memo, models: list[Model]) -> list[list[float]]:
+    """The objectives on `test` of the models' points that no other dominates there: what choosing by `test` itself
+    would show, so that no choice of theirs shows more."""
+    points = []
+    for curve in (curve_on_test(memo, model) for model in models):
+        points += [[metrics[name] for name in OBJECTIVES] for metrics in map(curve.metrics, curve.points)]
+    return [points[i] for i in nondominated(points, [True] * len(OBJECTIVES))]
 
 
 def described(memo: Memo, row: Row) -> dict[str, Any]:

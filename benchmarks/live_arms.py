@@ -38,7 +38,7 @@ from tuner.optimizer.ask_tell import AskTell
 from tuner.results.assessment import assess
 from tuner.results.fronts import front_of
 from tuner.results.history import History
-from tuner.results.pareto import hypervolume, nondominated
+from tuner.results.pareto import nondominated, volume
 from tuner.results.references import PLAIN, references
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -73,10 +73,6 @@ class Row:
         curve = self.model.curve
         metrics = curve.metrics(curve.points[self.point])
         return [metrics[name] for name in OBJECTIVES]
-
-
-def volume(points: list[list[float]]) -> float:
-    return hypervolume(points, [0.0] * len(OBJECTIVES), [True] * len(OBJECTIVES))
 
 
 def front_rows(models: Iterable[Model]) -> list[Row]:

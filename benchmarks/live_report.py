@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tuner.results.pareto import volume
+
 RESULTS = Path(__file__).parent / "results" / "live.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "experiments" / "live.md"
 RESOLVED = 1.15  # the factor that a comparison must be able to see
@@ -189,6 +191,11 @@ def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], R
     return ratio
 
 
+def perfect(runs: Sequence[Run]) -> float:
+    """The hypervolume that the best choice among all models of these runs, made on `test` itself, would have there."""
+    return volume([point for run in runs for point in run["best"]])
+
+
 SWEPT, STOCK, RANDOM, PLAIN, WAS = "stock", "stock, no offsets", "random", "plain", "ours as it was"
 STEM = "random+stem"
 PEERS = (PLAIN, RANDOM, STEM, SWEPT, "primo")
@@ -273,6 +280,7 @@ def page(lines: Sequence[Run]) -> str:
             "",
             *goals_table(found),
             "",
+            *bound_table(found),
         ]
     parts += worst_table(groups)
     return "\n".join(parts).rstrip() + "\n"
@@ -338,6 +346,31 @@ def wanted(goal: Goal) -> str:
 def cells(ratio: Ratio, goal: Goal) -> str:
     needed = ratio.seeds_needed if ratio.seeds_needed is not None else "-"
     return f"{ratio} | {ratio.seeds} | {needed} | {ratio.verdict(goal.aim, goal.below)}"
+
+
+def bound_table(found: Found) -> list[str]:
+    """What no way of searching could exceed: the choice is made on the images on which it is scored."""
+    having = {name: {s: run for s, run in runs.items() if "best" in run} for name, runs in found.items()}
+    having = {name: runs for name, runs in having.items() if runs}
+    seeds = sorted(set.intersection(*map(set, having.values()))) if having else []
+    if not seeds:
+        return []
+    together = {seed: perfect([runs[seed] for runs in having.values()]) for seed in seeds}
+    every = f"all that these {len(having)} have trained"
+    rows = [
+        f"What choosing on `test` itself would show, over what an arm shows ({len(seeds)} seeds that all have): no "
+        "choice of offsets or of models exceeds it, and it has the luck of `test` on top.\n",
+        f"| arm | its own models, chosen on `test` | over what it shows | {every} | over what it shows |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in having.items():
+        own = {seed: perfect([runs[seed]]) for seed in seeds}
+        mine, all_ = (of_means([(best[seed], final(runs[seed])) for seed in seeds]) for best in (own, together))
+        rows.append(
+            f"| {name} | {statistics.fmean(own.values()):.3f} | {mine} | "
+            f"{statistics.fmean(together.values()):.3f} | {all_} |"
+        )
+    return [*rows, ""]
 
 
 def worst_table(groups: dict[tuple[str, int], Found]) -> list[str]:

@@ -9,22 +9,25 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.live_arms import OBJECTIVES, Arm, Row, volume
+from benchmarks.live_arms import OBJECTIVES, Arm, Model, Row
 from benchmarks.live_problem import Costs
 from benchmarks.live_stages import Result, Stage
+from tuner.results.pareto import volume
 
 Run = Callable[[Stage], Result]
 OnTest = Callable[[Row], dict[str, float]]  # a row -> its metrics on `test`
 
 
 class Simulation:
-    """``workers`` that do what the arm says. ``run`` gives a stage's result; ``trace``: the front's value over time."""
+    """``workers`` that do what the arm says. ``run`` gives a stage's result; ``trace``: the front's value over time;
+    ``models``: all that were judged, previews too."""
 
     def __init__(self, arm: Arm, run: Run, on_test: OnTest, costs: Costs, workers: int):
         self.arm, self.run_stage, self.on_test, self.costs, self.workers = arm, run, on_test, costs, workers
         self.now = self.cost = 0.0
         self.epochs = self.judged = 0
         self.trace: list[dict[str, Any]] = []
+        self.models: list[Model] = []
         self._queue: list[tuple[float, int, float, Stage]] = []  # when it ends, its number, its cost, the stage
         self._started = 0
         self._rows: list[tuple[int, int, int]] = []  # of the front shown last
@@ -34,7 +37,10 @@ class Simulation:
         self._fill()
         while self._queue:
             self.now, _, cost, stage = heapq.heappop(self._queue)
-            self.arm.told(stage, self.run_stage(stage))
+            result = self.run_stage(stage)
+            if result.curve is not None:
+                self.models.append(Model(stage.line, stage.until, result.curve))
+            self.arm.told(stage, result)
             self.cost += cost
             self._show()
             self._fill()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import live, live_problem, live_report, live_stages
-from benchmarks.live_arms import ARMS, OBJECTIVES, Arm, Model, front_rows, volume
+from benchmarks.live_arms import ARMS, OBJECTIVES, Arm, Model, front_rows
 from benchmarks.live_problem import PROBLEMS, Costs, Job
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Line, Memo, Result, Stage, meaning
@@ -26,6 +26,7 @@ from trainables.offsets import NONE, Offsets
 from trainables.stem import run_to_fork, stem_config
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.bill import trained
+from tuner.results.pareto import volume
 
 TINY = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1, batch_size=64))
 COSTS = Costs(watch=0.5, val=1.0, sweep=2.0)
@@ -384,9 +385,20 @@ def test_scores_by_hand():
         return dict(zip(("natural_robust_acc", "worst_class_robust_acc"), values[row.point]))
 
     arm = Scripted([Stage(one, 0, 1, trial=0), Stage(one, 1, 2, judge="auto", trial=1), Stage(one, 2, 3, trial=2)])
-    _, trace = simulated(arm, 1, on_test, t1=curve)
+    simulation, trace = simulated(arm, 1, on_test, t1=curve)
     assert trace == [{"cost": 6.0, "time": 6.0, "held_out": 0.23, "claimed": 0.3025, "points": 2}]
     assert scored == [0, 1]  # not again while the front stays
+    assert [(model.line, model.epoch) for model in simulation.models] == [(one, 2)]
+
+
+def test_the_best_choice_is_made_on_test():
+    """Classes of 30 and 10 training images. On test: natural 0.65 and worst 0.2, 0.575 and 0.5, 0.4 and 0.4; 0.75 and
+    0.0. The third is dominated there, whatever an arm chose."""
+    on_test = {1: curve_of((8, 2), (6, 5), (4, 4)), 2: curve_of((10, 0))}
+    memo = SimpleNamespace(held_out=lambda line, epoch, kind: on_test[epoch])
+    models = [Model(None, 1, curve_of((0, 0), (0, 0), (9, 9))), Model(None, 2, curve_of((10, 0)))]
+    best = live.best_of(memo, models)
+    assert best == [pytest.approx([0.65, 0.2]), pytest.approx([0.575, 0.5]), pytest.approx([0.75, 0.0])]
 
 
 # ---- arms ------------------------------------------------------------------------------------------------------------
@@ -831,6 +843,17 @@ def test_page(tmp_path, monkeypatch):
     worst = text.partition("## The worst problem")[2]
     assert "| ours | done, 16 trials x 12 epochs, 4 workers | 1.50 [1.50, 1.50] | 5 | 2 | missed |" in worst
     assert "srat" not in worst
+
+
+def test_no_choice_shows_more_than_the_best_on_test():
+    """Both arms' models together have 0.6 * 0.2 + 0.4 * 0.1 = 0.16 on `test`, ours alone 0.12, stock's 0.12; they show
+    0.1 and 0.08."""
+    ours = {0: {**result("ours", 0, [(10, 0.1)]), "best": [[0.6, 0.2]]}, 1: result("ours", 1, [(10, 0.9)])}
+    stock = {0: {**result("stock", 0, [(10, 0.08)]), "best": [[0.4, 0.3]]}}
+    assert live_report.perfect([ours[0], stock[0]]) == pytest.approx(0.16)
+    rows = live_report.bound_table({"ours": ours, "stock": stock})
+    assert rows[-3:] == ["| ours | 0.120 | 1.20 | 0.160 | 1.60 |", "| stock | 0.120 | 1.50 | 0.160 | 2.00 |", ""]
+    assert "1 seeds that all have" in rows[0] and live_report.bound_table({"ours": {1: ours[1]}}) == []
 
 
 def test_nothing_is_published_without_results():
