@@ -30,8 +30,8 @@ epochs, judging included, at the ratios given with each problem. Hypervolume is 
 on the TEST split of the rows that the arm's own front names, chosen on `val`; no search sees these images. Arms are
 swept over post-hoc class offsets unless they say "no offsets".
 
-The arms, by their command line names: `plain` is no search (plain AT, then again under the next seeds: runs of
-neighbouring seeds share trainings), `random` trains the default setting and random ones in full, four times as many
+The arms, by their command line names: `plain` is no search (plain AT, then again under the next seeds, half as many
+trainings as the others have trials), `random` trains the default setting and random ones in full, four times as many
 as the others, and judges each at its end alone; `random+stem` takes the epochs before each one's start from plain AT,
 trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all
 trials in full; `ours` is `tuner search`, whose front is that of the trials that trained in full, `ours in full` the

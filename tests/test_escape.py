@@ -267,7 +267,7 @@ def test_s10_pages_live_in_a_browser(run, home, tmp_path):
 def test_s10_pictures_draw_names(run, home):
     both = compare_runs([run, load_search(home, "two")])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # what matplotlib says of a text
         warnings.filterwarnings("ignore", "Glyph .* missing|.*constrained_layout not applied|.*Tight layout")
         assert png.png(figures.picture_data(run)).startswith(b"\x89PNG")
         assert comparison_png(both, comparison_data(both)).startswith(b"\x89PNG")

@@ -194,7 +194,8 @@ def test_s13_the_image_installs_what_has_a_hash():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     assert {name: pinned.get(name) for name in hashed} == hashed, "run deploy/hash-requirements.sh"
-    assert needed("robust-tuner", "service") - {"robust-tuner"} <= set(hashed)
+    if importlib.metadata.version("torch") == pinned["torch"]:  # else other versions are installed, with other needs
+        assert needed("robust-tuner", "service") - {"robust-tuner"} <= set(hashed)
     text = (ROOT / "Dockerfile").read_text()
     assert "--require-hashes" in text and "deploy/requirements.txt" in text
 
