@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student
 
 from trainables.class_metrics import class_metrics
@@ -18,6 +19,7 @@ from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.references import PLAIN, best_row, no_search_rows, paper_rows
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification.intervals import worst_class
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods" / "no-search.md"
 FORMER = "commit e057531"  # ``options`` of searches by the code before there were stem and previews
@@ -45,6 +47,7 @@ class Search:
         of_spec = {"max_epochs": line["max_epochs"]} if "max_epochs" in line else {}
         self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]), **of_spec)
         self.history, self.test = History(None), {}
+        self.worst: dict[str, tuple[float, float]] = {}  # intervals of the worst class on test, from the images alone
         for model in line["models"]:
             number, role = model["trial"], {"role": "no_search"} if model["trial"] == NO_SEARCH else {}
             about = {"params": model["params"], "method": model["method"], "seed": model["seed"], **role}
@@ -56,6 +59,7 @@ class Search:
                 label = row_label({"trial": number, "offsets": {"tau": point["tau"]}})
                 counts = (point["count"], point["clean"], point["robust"])
                 self.test[label] = class_metrics(model["val"]["classes"], model["val"]["train_counts"], *counts)
+                self.worst[label] = worst_class(np.array(point["robust"]), np.array(point["count"]))[1]
         self.front = Front.of(self.history.rows(self.spec.objectives), self.spec.objectives)
         found = assess(self.spec, self.history)
         assert found is not None
@@ -111,7 +115,8 @@ def references_alone(options: str, own: list[dict[str, Any]]) -> list[str]:
         f"\n## {options.partition(' --')[0]} images: no search and default settings\n",
         fill(
             f"Options: `--{options.partition(' --')[2]}`; {test} images of `test`. Of a curve the point is shown that "
-            "has the largest product of the objectives on `val`. So much a CPU allows; more is for `benchmarks.gpu`.",
+            "has the largest product of the objectives on `val`, in brackets the 95 % interval of its worst class from "
+            "the images alone. So much a CPU allows; more is for `benchmarks.gpu`.",
             116,
         ),
         "",
@@ -124,11 +129,27 @@ def references_alone(options: str, own: list[dict[str, Any]]) -> list[str]:
         for name, rows in [*arms[:2], *((f"{search.method}: {name}", rows) for name, rows in arms[2:4])]:
             found.setdefault(name, {})[search.seed] = search, rows
     for name, by_seed in found.items():
-        best = [s.test[row_label(best_row(rows, s.spec.objectives))] for s, rows in by_seed.values()]
-        shown = " | ".join(spread([metrics[key] for metrics in best]) for key in SHOWN)
+        labels = [(s, row_label(best_row(rows, s.spec.objectives))) for s, rows in by_seed.values()]
+        shown = " | ".join(spread([s.test[label][key] for s, label in labels]) for key in SHOWN)
+        low, high = (statistics.fmean(s.worst[label][i] for s, label in labels) for i in (0, 1))
+        shown += f" [{low:.3f}, {high:.3f}]"
         volumes = spread([s.volume(rows) for s, rows in by_seed.values()])
         lines.append(f"| {name} | {len(by_seed)} | {shown} | {volumes} |")
-    return lines
+    return [*lines, "", fill(added(searches), 116)]
+
+
+def added(searches: list[Search]) -> str:
+    """What default settings with offsets add to the worst class of no search, and whether images alone explain it."""
+    said = []
+    for search in searches:
+        first, last = (
+            row_label(best_row(search.arms[name], search.spec.objectives))
+            for name in ("**no search**: plain AT, offsets swept", "default setting, offsets swept")
+        )
+        gain = search.test[last][SHOWN[-1]] - search.test[first][SHOWN[-1]]
+        apart = search.worst[first][1] < search.worst[last][0] or search.worst[last][1] < search.worst[first][0]
+        said.append(f"{search.method} {gain:+.3f} ({'the intervals part' if apart else 'not distinguishable'})")
+    return f"Over no search the default settings with offsets add to the worst class: {', '.join(said)}."
 
 
 def compared(searches: list[Search], former: list[Search]) -> list[str]:
