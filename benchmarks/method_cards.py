@@ -41,7 +41,8 @@ INDEX = f"""# Methods
 
 {{count}} methods stand behind one interface. Each card has the equation, the parameters with default, its source
 and range, cautions, and what our own runs show. "Searched" is what `tuner search` varies unless `--fix` or `--space`
-say otherwise; `tuner space METHOD` prints the same in a terminal.
+say otherwise; `tuner space METHOD` prints the same in a terminal. "Acts as" is the coordinate that a parameter shares
+with other methods' (`--warm-start`): [what each means](../../search_spaces/coordinates.py).
 
 - What our runs say of the papers' claims: [evidence](evidence.md)
 - What SRAT, DONE and DAFA add over one plain training: [no search](no-search.md)
@@ -124,8 +125,8 @@ def _parameters(name: str) -> list[str]:
         return ["None."]
     note = inspect.getdoc(METHODS[name])
     rows = [
-        "| name | default | source | range | searched | exists with | meaning |",
-        "|---|---|---|---|---|---|---|",
+        "| name | default | source | range | searched | exists with | acts as | meaning |",
+        "|---|---|---|---|---|---|---|---|",
         *(_row(param) for param in params.values()),
     ]
     return [*([f"```text\n{note}\n```"] if note else []), SOURCES, "\n".join(rows)]
@@ -162,7 +163,8 @@ def _row(param: Param) -> str:
     default = "; ".join([str(param.default), *by])
     when = ", ".join(f"{other} = {' or '.join(map(str, allowed))}" for other, allowed in param.when.items())
     searched = "yes" if param.searched else "no"
-    cells = (f"`{param.name}`", default, param.source, describe(param.range), searched, when, param.doc)
+    acts = param.acts_as.name if param.acts_as else ""
+    cells = (f"`{param.name}`", default, param.source, describe(param.range), searched, when, acts, param.doc)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

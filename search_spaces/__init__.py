@@ -77,6 +77,12 @@ def head_of(name: str) -> str:
     return getattr(method_space(name), "STEM", {}).get("head", "linear")
 
 
+def base_of(name: str) -> str | None:
+    """The plain base of a method that does not choose one by a parameter: at, trades or mart (``STEM``). None for a
+    plug-in that does not say: its class does, which loads torch."""
+    return getattr(method_space(name), "STEM", {}).get("form", None if METHODS.plug_in(name) else "at")
+
+
 def epochs_of(name: str) -> int | None:
     """How many epochs the authors' code trains; None: unknown."""
     return getattr(method_space(name), "EPOCHS", None)

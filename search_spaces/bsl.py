@@ -19,4 +19,4 @@ PRIOR_IN_LOSS = "the log class frequencies in its loss (balanced softmax)"
 
 @dataclass(frozen=True)
 class Params:
-    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count; 1 = balanced softmax, 0 = plain AT", source="code")
+    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count; 1 = balanced softmax, 0 = plain AT", source="code", acts_as="log-prior factor")

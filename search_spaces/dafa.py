@@ -5,6 +5,7 @@ Read: github.com/rucy74/DAFA, arguments.py and utils.py.
 
 from dataclasses import dataclass
 
+from search_spaces.coordinates import BASE
 from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Lee et al., DAFA: Distance-Aware Fair Adversarial Training, ICLR 2024"
@@ -28,8 +29,8 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("trades", choice("at", "trades"), "plain base", source="code")
-    lam: float = param(1.0, loguniform(0.2, 3.0), "how far weights move from 1 (CIFAR-10: 1, CIFAR-100, STL-10: 1.5)", source="code")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})
-    start: float = param(0.636, uniform(0.3, 0.8), "fraction of the epochs before the weights are computed (70 of 110)", source="code")
+    form: str = param("trades", choice("at", "trades"), "plain base", source="code", acts_as=BASE)
+    lam: float = param(1.0, loguniform(0.2, 3.0), "how far weights move from 1 (CIFAR-10: 1, CIFAR-100, STL-10: 1.5)", source="code", acts_as="similarity lambda")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)}, acts_as="KL weight")
+    start: float = param(0.636, uniform(0.3, 0.8), "fraction of the epochs before the weights are computed (70 of 110)", source="code", acts_as="start")
     floor: float = param(0.3, uniform(0.01, 1.0), "smallest weight; a large lam would make some negative", source="ours", searched=False)

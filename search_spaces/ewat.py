@@ -13,5 +13,5 @@ SUMMARY = "instance weights proportional to the entropy of the adversarial predi
 
 @dataclass(frozen=True)
 class Params:
-    strength: float = param(1.0, uniform(0.0, 1.0), "share of the entropy weights, the rest is 1", source="second-hand")
+    strength: float = param(1.0, uniform(0.0, 1.0), "share of the entropy weights, the rest is 1", source="second-hand", acts_as="entropy share")
     temperature: float = param(1.0, loguniform(0.1, 10.0), "temperature of the prediction whose entropy is taken", source="second-hand")

@@ -34,4 +34,4 @@ class Params:
     targets: str = param("confusion", choice("confusion", "uniform"), "how targets are drawn: by the softmax of sharpness * share of all wrong predictions, or uniformly", source="code")
     sharpness: float = param(2.0, uniform(0.0, 20.0), "factor in that softmax", source="code", when={"targets": ("confusion",)})
     class_eps: bool = param(True, choice(True, False), "radius (lambda_r + class accuracy) * eps; the accuracy of the last epoch's attacks", source="code", searched=False)
-    lambda_r: float = param(0.5, uniform(0.2, 1.0), "base of the radius factor", source="code", when={"class_eps": (True,)})
+    lambda_r: float = param(0.5, uniform(0.2, 1.0), "base of the radius factor", source="code", when={"class_eps": (True,)}, acts_as="radius base")

@@ -26,8 +26,8 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    start: float = param(0.5, uniform(0.0, 0.8), "fraction of the epochs trained as plain AT first (60 of 120)", source="code")
+    start: float = param(0.5, uniform(0.0, 0.8), "fraction of the epochs trained as plain AT first (60 of 120)", source="code", acts_as="start")
     func: str = param("tanh", choice("tanh", "sigmoid", "discrete"), "weight as a function of the steps survived", source="code")
-    lam: float = param(-1.0, uniform(-3.0, 3.0), "Lambda: larger = flatter weights", source="code", when={"func": ("tanh", "sigmoid")})
+    lam: float = param(-1.0, uniform(-3.0, 3.0), "Lambda: larger = flatter weights", source="code", when={"func": ("tanh", "sigmoid")}, acts_as="geometry lambda")
     schedule: str = param("fixed", choice("fixed", "linear"), "Lambda over the epochs after `start`", source="code", when={"func": ("tanh", "sigmoid")}, searched=False)
     lam_max: float = param(3.0, uniform(-3.0, 10.0), "Lambda at epoch 0 of the linear schedule; theirs is infinite, which gives NaN", source="ours", when={"schedule": ("linear",)}, searched=False)

@@ -27,4 +27,4 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term (ResNet-18: 5, WRN: 6)", source="code")
+    beta: float = param(5.0, loguniform(1.0, 10.0), "weight of the KL term (ResNet-18: 5, WRN: 6)", source="code", acts_as="KL weight")

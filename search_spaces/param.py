@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search_spaces.coordinates import ActsAs
 from search_spaces.number import number
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
@@ -65,16 +66,19 @@ def fractions(*words: str) -> FractionsDistribution:
 
 
 def param(default: Any, range_: Distribution, doc: str, *, source: Source = "ours",
-          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True) -> Any:
+          when: dict[str, tuple] | None = None, by: dict[str, dict[Any, Any]] | None = None, searched: bool = True,
+          acts_as: str | ActsAs | None = None) -> Any:
     """A dataclass field that carries its own search range; ``doc`` is its meaning.
 
     ``source``: where the default was read, see `Source`. Every line of this project says it.
     ``when={"loss": ("ldam",)}``: the parameter exists only while ``loss`` has one of these values.
     ``by={"form": {"trades": 2.0}}``: the default where ``form`` is ``trades``, if papers set it by form.
     ``searched=False``: a search leaves it at its default unless a space file names it.
+    ``acts_as="KL weight"``: its coordinate, where methods share one, see `search_spaces.coordinates`.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched})
+        "range": range_, "doc": doc, "source": source, "when": when or {}, "by": by or {}, "searched": searched,
+        "acts_as": ActsAs(acts_as) if isinstance(acts_as, str) else acts_as})
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Param:
     searched: bool
     by: dict[str, dict[Any, Any]] = dataclasses.field(default_factory=dict)
     source: Source = "ours"  # of the defaults
+    acts_as: ActsAs | None = None
 
     def active(self, values: dict[str, Any]) -> bool:
         """Whether the parameter exists beside these values of the others."""

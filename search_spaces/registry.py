@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from search_spaces.param import Param
 
 # Files of this package that are not a method's; every other one is.
-HELPERS = ("number", "param", "plug_ins", "provenance", "registry", "resolve", "training")
+HELPERS = ("coordinates", "number", "param", "plug_ins", "provenance", "registry", "resolve", "training")
 
 
 class MethodSpace(Protocol):
@@ -90,12 +90,15 @@ def _check_recipe(recipe: Any) -> None:
 
 
 def _check_params(params: dict[str, Param]) -> None:
+    from search_spaces.coordinates import COORDINATES
     from search_spaces.param import SOURCES, coerce
 
     earlier: dict[str, tuple] = {}
     for name, param in params.items():
         if param.source not in SOURCES:
             raise Unusable(f"the source of its parameter {name} must be one of: {', '.join(SOURCES)}")
+        if param.acts_as and param.acts_as.name not in COORDINATES:
+            raise Unusable(f"the coordinate of its parameter {name} must be one of: {', '.join(COORDINATES)}")
         values = [param.default, *(value for defaults in param.by.values() for value in defaults.values())]
         if [coerce(param, value) for value in values] != values:
             raise Unusable(f"a default of its parameter {name} is not of the type of the range")

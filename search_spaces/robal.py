@@ -17,5 +17,5 @@ PRIOR_IN_LOSS = "class margins and the log class frequencies in its loss"
 class Params:
     margin: float = param(0.1, uniform(0.0, 0.3), "margin subtracted from the true class's cosine (logits are 10 * cosine)", source="code")
     margin_tau: float = param(0.0, uniform(0.0, 0.5), "margin per log(n_c / n_min), divided by the scale (variant N: 0, R: 0.3)", source="code")
-    prior_tau: float = param(1.2, uniform(0.0, 2.0), "factor on the log class frequency added to the logits (variant N: 1.2, R: 1.5)", source="code")
+    prior_tau: float = param(1.2, uniform(0.0, 2.0), "factor on the log class frequency added to the logits (variant N: 1.2, R: 1.5)", source="code", acts_as="log-prior factor")
     beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code")

@@ -34,4 +34,4 @@ RECIPE = {
 class Params:
     spread: float = param(0.3, uniform(0.0, 0.9), "the paper's alpha: share of the radius that goes by rarity; the mean radius over the images stays eps", source="code")
     ramp: float = param(0.8, uniform(0.0, 1.0), "the paper's beta: fraction of the epochs over which the radii grow from 0 to their full size; 0 = at once", source="code")
-    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count in the loss, as in bsl; 0 = plain AT's loss", source="code")
+    strength: float = param(1.0, uniform(0.0, 2.0), "factor on log class count in the loss, as in bsl; 0 = plain AT's loss", source="code", acts_as="log-prior factor")

@@ -11,6 +11,7 @@ from 23.2 to 36.3 percent, the average falling from 52.5 to 51.6; these figures 
 
 from dataclasses import dataclass
 
+from search_spaces.coordinates import BASE
 from search_spaces.param import choice, loguniform, param, uniform
 
 PAPER = "Jin et al., Enhancing Robust Fairness via Confusional Spectral Regularization, ICLR 2025, arXiv:2501.13273"
@@ -21,8 +22,8 @@ SUMMARY = "weights by (predicted, true) class along the leading singular pair of
 
 @dataclass(frozen=True)
 class Params:
-    form: str = param("trades", choice("at", "trades"), "plain base; the authors have TRADES, with and without weight perturbation", source="code")
+    form: str = param("trades", choice("at", "trades"), "plain base; the authors have TRADES, with and without weight perturbation", source="code", acts_as=BASE)
     share: float = param(0.3, uniform(0.0, 1.0), "weight of the spectral term; the base's cross-entropy has the rest", source="code")
     scale: float = param(2.0, loguniform(0.5, 8.0), "largest of the weights, less 0.01, the smallest", source="code")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)})
-    start: float = param(0.9, uniform(0.0, 0.98), "fraction of the epochs trained without the term first; the authors fine-tune a finished model for 2 epochs", source="ours")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", when={"form": ("trades",)}, acts_as="KL weight")
+    start: float = param(0.9, uniform(0.0, 0.98), "fraction of the epochs trained without the term first; the authors fine-tune a finished model for 2 epochs", source="ours", acts_as="start")

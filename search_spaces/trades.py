@@ -27,4 +27,4 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Params:
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term (the paper's 1/lambda)", source="code")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term (the paper's 1/lambda)", source="code", acts_as="KL weight")

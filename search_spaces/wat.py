@@ -19,6 +19,6 @@ RECIPE = trades.RECIPE
 
 @dataclass(frozen=True)
 class Params:
-    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge", source="code")
-    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code")
+    eta: float = param(0.1, loguniform(0.01, 1.0), "learning rate of the hedge", source="code", acts_as="hedge rate")
+    beta: float = param(6.0, loguniform(1.0, 10.0), "weight of the KL term", source="code", acts_as="KL weight")
     memory: float = param(1.0, uniform(0.9, 1.0), "factor on the past validation losses per epoch; 1 = never forget, as theirs; less is our addition", source="code")

@@ -83,6 +83,7 @@ def test_imports_run_down(module):
             "functools",
             "hashlib",
             "importlib",
+            "math",
             "pathlib",
             "pkgutil",
             "re",

@@ -26,6 +26,7 @@ def two(tmp_path):
         "front.png": "png",
         "verify/seeds/0/1/checkpoint.pt": "",
         "warm-start/history.jsonl": "1\n",
+        "warm-start/points.json": "{}",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -43,7 +44,8 @@ def files_of(home):
 def test_pull_brings_what_another_home_sent(two):
     where, _, b = two
     assert not mirror.pull(where, b, "y") and mirror.pull(where, b, "x")
-    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json", "warm-start/history.jsonl"]
+    kept = ["warm-start/history.jsonl", "warm-start/points.json"]
+    assert files_of(b) == ["front.png", "history.jsonl", "spec.yaml", "verify/apgd/0.json", *kept]
     assert (b.search("x") / "history.jsonl").read_text() == "1\n2\n", "half a line stays at home"
     assert mirror.stored_names(where) == ["x"]
 

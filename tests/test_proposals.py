@@ -744,8 +744,11 @@ def test_warm_start_from_a_search_that_did_not_record_an_objective(tmp_path):
     "changes, part",
     [
         ({"dataset": "mnist"}, "dataset 'digits' there, 'mnist' here"),
-        ({"method": "srat"}, "method"),
-        ({"method": ("trades", "at")}, "method"),
+        (
+            {"method": "srat"},
+            "no searched coordinate with this search: trades has KL weight there; srat has log class-",
+        ),
+        ({"method": ("trades", "at")}, "no finished trial"),
         ({"burn_in": "own"}, "burn_in 'stem' there, 'own' here"),
         ({"scheduler": "preview"}, "scheduler 'none' there, 'preview' here"),
         ({"offsets": "none"}, "offsets 'auto' there, 'none' here"),

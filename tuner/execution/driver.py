@@ -29,7 +29,7 @@ from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
-from tuner.optimizer.warm_start import check_warm, warm_trials
+from tuner.optimizer.warm_start import check_warm, warm_points, warm_trials
 from tuner.report.files import write_pictures
 from tuner.report.notifications import Notifications, places_to_notify
 from tuner.report.pages import Pages
@@ -215,7 +215,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         state = "failed"
         try:
             with redirect_stdout(sys.stderr):  # Ray prints its nodes' complaints on stdout, where only results belong
-                ended_early = unless_stuck(lambda: _tune(run, listener, progress.say, stop), stop, progress.say)
+                ended_early = unless_stuck(lambda: _tune(run, data, listener, progress.say, stop), stop, progress.say)
                 ended_early = ended_early or stop.reason
             run = _as_changed(run)
             state = state_of(run)  # by the trials: a stop after the last trial's end does not make it "stopped"
@@ -280,7 +280,7 @@ def _write(say: Say, write: Callable[..., Any], *args: Any) -> None:
         say(f"not written: {error}")
 
 
-def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> str | None:
+def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: StopRequest) -> str | None:
     """Run the trials; return why the search ended early ("signal", "time budget", "storage"), or None.
 
     ``UsageError`` if the nodes do not share the storage.
@@ -291,7 +291,10 @@ def _tune(run: SearchRun, listener: Listener, say: Say, stop: StopRequest) -> st
     from tuner.execution.ray_callback import SearchCallback
 
     warm = warm_trials(run.spec, run.home, run.folder)
-    optimizer = AskTell(run.spec, run.history, run.folder, warm, references=references(run.spec), until=stop.until)
+    first = warm_points(run.spec, run.home, run.folder, data.counts["train"])
+    optimizer = AskTell(
+        run.spec, run.history, run.folder, warm, first=first, references=references(run.spec), until=stop.until
+    )
     for line in optimizer.descriptions:
         say(line)
     callback = SearchCallback(run, optimizer, listener, say)

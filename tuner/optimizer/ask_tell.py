@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
+from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
 from tuner.results.bill import trained
@@ -76,8 +77,9 @@ class AskTell:
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then, in
-    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case. ``gpus_per_trial``:
-    what a trial uses, for a budget in GPU hours. ``out``: the trials that are with a worker.
+    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case. ``first``: by
+    method, what it tries first. ``gpus_per_trial``: what a trial uses, for a budget in GPU hours. ``out``: the trials
+    that are with a worker.
     """
 
     def __init__(
@@ -87,10 +89,12 @@ class AskTell:
         folder: Path | None = None,
         warm: Iterable[TrialRecord] = (),
         *,
+        first: Mapping[str, FirstPoints] | None = None,
         references: Iterable[TrialRecord] = (),
         until: float | None = None,
     ):
         self.history, self.until, self.late, self.folder = history, until, False, folder
+        self.first = first or {}
         self.warm, self.references, self.out = list(warm), list(references), set[int]()
         self.methods: dict[str, MethodSearch] = {}
         self.budget = Budget.of(spec.budget)
@@ -124,6 +128,7 @@ class AskTell:
             history,
             self.folder,
             [t for t in self.warm if t.method == method],
+            first=self.first[method].settings if method in self.first else (),
             most=self.total,
             study=None if alone else f"{spec.search_name}/{method}",
             out=self._out_of(method, history),
@@ -147,6 +152,8 @@ class AskTell:
         for method, search in self.methods.items():
             name = f"{method}: " if len(self.methods) > 1 else ""
             lines.append(name + search.proposer.description)
+            if method in self.first:
+                lines.append(f"{name}{self.first[method]}")
         lines.append(self.spec.scheduling.describe())
         if len(self.methods) > 1:
             lines.append(

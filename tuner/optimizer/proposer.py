@@ -46,9 +46,10 @@ class Proposer:
     """Proposes settings from what the history says, and keeps the recorded study.
 
     ``spec``: of one method. ``folder``: where the study is recorded; without one, it is kept in memory for samplers
-    that read it, and for others not at all. ``warm``: the trials of an earlier search. ``most``: how many trials it may
-    propose, if not ``spec.trials``. ``study``: the study's name. ``out``: trials that are with a worker now.
-    ``space``: what new proposals come from, where it has been narrowed; the model still knows what lies beyond.
+    that read it, and for others not at all. ``warm``: the trials of an earlier search. ``first``: settings to try
+    before there is a model, in place of quasi-random ones. ``most``: how many trials it may propose, if not
+    ``spec.trials``. ``study``: the study's name. ``out``: trials that are with a worker now. ``space``: what new
+    proposals come from, where it has been narrowed; the model still knows what lies beyond.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Proposer:
         folder: Path | None = None,
         warm: Iterable[TrialRecord] = (),
         *,
+        first: Iterable[dict[str, Any]] = (),
         most: int | None = None,
         study: str | None = None,
         out: Collection[int] = (),
@@ -68,7 +70,7 @@ class Proposer:
         self.sampler = SAMPLERS[spec.sampler]
         self.share = spec.trials if self.space.searched else 1  # nothing to search: the default setting once
         self.total = (most or spec.trials) if self.space.searched else 1
-        self.warm = list(warm)
+        self.warm, self.first = list(warm), list(first)
         self.known = self._observe(history)
         recorded = folder is not None or self.sampler.own_study
         self.recorded = RecordedStudy(spec, history, folder, study, self.space) if recorded else None
@@ -166,12 +168,19 @@ class Proposer:
             return lambda: propose(space, values, [], sampler(self.sampler))
         if not self.sampler.learns:
             return lambda: quasi_random(space, spec.seed, number)
+        if number < START and (given := self._given(known)):
+            return lambda: given
         if len(known.values) < MIN_VALUES or (number < START and not self.warm):
             return lambda: first_points(space, spec.seed, number)
         model = self._model(len(known.values))
         seed = proposal_seed(spec.seed, number)
         seen = known.frozen(space, seed, reads_pruned=model.reads_pruned, whole=self.whole)
         return lambda: propose(space, values, seen, sampler(model))
+
+    def _given(self, known: Observations) -> dict[str, Any] | None:
+        """The first setting of ``first`` that was not proposed yet and that the space, perhaps narrowed since, has."""
+        new = (dict(p) for p in self.first if frozenset(p.items()) not in known.proposed and self.space.expresses(p))
+        return next(new, None)
 
     def _model(self, values: int) -> Sampler:
         """The sampler that proposes once there are so many trials with a value."""

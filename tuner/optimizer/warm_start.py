@@ -1,36 +1,76 @@
-"""Warm start: the model of a new search learns from the trials of an earlier one whose values mean the same."""
+"""Warm start: what a new search takes over from an earlier one.
+
+From one of the same method, over the same space, the model learns: the values mean the same. From one of another method
+it cannot learn; there the best trials, translated through the coordinates that both search, are the first points.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from trainables.reading import LOG_BYTES, read_bytes
+from search_spaces import method_space
+from search_spaces.param import coerce, params_of
+from search_spaces.resolve import resolve
+from search_spaces.training import Training
+from trainables.reading import LOG_BYTES, Damaged, read_bytes, read_json, shaped
 from trainables.schedule import drop_epochs
-from tuner.errors import UsageError
+from tuner.errors import Failed, UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.optimizer.observations import Worth
+from tuner.optimizer.translation import coordinates, searched_coordinates, shareable, translate
 from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
-# The fields that must agree for a value of the earlier search to be a value of this one.
+POINTS = 3  # first points of a method that may come from another's search; the rest say what that one did not see
+# The fields that must agree for what was good in the earlier search to say something here.
 _SAME = (
-    *("method", "dataset", "image_size", "groups", "imbalance", "val_fraction", "val_per_class"),
+    *("dataset", "image_size", "groups", "imbalance", "val_fraction", "val_per_class"),
     *("model", "init", "extra_data", "extra_ratio", "max_epochs", "burn_in", "offsets"),
 )
 
 
-def check_warm(spec: SearchSpec, home: Home) -> None:
-    """``UsageError`` in one sentence where the earlier search is unknown, or its values mean something else.
+@dataclass(frozen=True)
+class FirstPoints:
+    """What one method takes over from the search ``earlier`` of others: the ``settings`` to try after the default one,
+    the ``methods`` whose trials they were, and the ``coordinates`` that they hold. Without settings, ``methods`` are
+    those that share a coordinate."""
 
-    Once its trials are kept with this search, the earlier one is not read any more: it may be gone.
+    earlier: str
+    methods: list[str]
+    coordinates: list[str]
+    settings: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        of, count = f"{self.earlier} ({', '.join(self.methods)})", len(self.settings)
+        if not self.methods:
+            return f"warm start: nothing, {self.earlier} shares no searched coordinate"
+        if not count:
+            return f"warm start: nothing, the best trials of {of} stand at the default setting"
+        points = f"{count} first point{'s' * (count > 1)}"
+        return f"warm start: {points} from the best trials of {of}: {', '.join(self.coordinates)}"
+
+
+def check_warm(spec: SearchSpec, home: Home) -> None:
+    """``UsageError`` in one sentence where the earlier search is unknown, or says nothing about this one; ``Failed``
+    where what was taken over is damaged.
+
+    Once that is kept with this search, the earlier one is not read any more: it may be gone.
     """
-    if not spec.warm_start or _kept(home.search(spec.search_name)).exists():
+    folder = home.search(spec.search_name)
+    if _points(folder).exists():
+        _read_points(spec, folder)
+    if not spec.warm_start or _points(folder).exists() or _trials(folder).exists():
         return
     if not SAMPLERS[spec.sampler].warm_starts:
         raise UsageError(
@@ -39,6 +79,10 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
         )
     earlier = load_search(home, spec.warm_start)
     _check_same(spec, earlier.spec)
+    if earlier.spec.method == spec.method:
+        _check_learnable(spec, earlier.spec)
+    else:
+        _check_shared(spec, earlier.spec)
     ended = [t for t in earlier.history.trials.values() if t.preview or t.state == TrialState.FINISHED]
     metrics = [t.preview.metrics if t.preview else t.last for t in ended]
     unknown = [name for name in spec.objectives if all(name not in found for found in metrics)]
@@ -58,6 +102,10 @@ def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
     if found:
         pairs = "; ".join(found)
         raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
+
+
+def _check_learnable(spec: SearchSpec, theirs: SearchSpec) -> None:
+    """A search of the same method."""
     there, here = theirs.shown_space(), spec.shown_space()
     if set(there.searched) != set(here.searched):
         raise UsageError(
@@ -73,6 +121,32 @@ def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
         raise UsageError(f"--warm-start {spec.warm_start!r} was trained otherwise: {pairs}")
 
 
+def _check_shared(spec: SearchSpec, theirs: SearchSpec) -> None:
+    """A search of another method, whose recipe may be another too; the radius may not."""
+    radii = [found.lanes[0].training().eps for found in (theirs, spec)]
+    if radii[0] != radii[1]:
+        raise UsageError(
+            f"--warm-start {spec.warm_start!r} was trained otherwise: eps {radii[0]} there, {radii[1]} here"
+        )
+    if not any(_sharing(lane, theirs) for lane in spec.lanes):
+        there, here = ("; ".join(map(_own_coordinates, found.lanes)) for found in (theirs, spec))
+        raise UsageError(
+            f"--warm-start {spec.warm_start!r} shares no searched coordinate with this search: {there} there; "
+            f"{here} here"
+        )
+
+
+def _own_coordinates(lane: SearchSpec) -> str:
+    """``done has start``"""
+    return f"{lane.method} has {', '.join(shareable(searched_coordinates(lane))) or 'none'}"
+
+
+def _sharing(lane: SearchSpec, theirs: SearchSpec) -> dict[str, SearchSpec]:
+    """Of the earlier search's methods, those that search a coordinate which this one searches too."""
+    here = {*searched_coordinates(lane)}
+    return {own.methods[0]: own for own in theirs.lanes if here & {*searched_coordinates(own)}}
+
+
 def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
     """Training settings that differ, by --set, --recipe, or the defaults of another version."""
     found = dict[str, str]()
@@ -85,14 +159,82 @@ def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
 
 
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:
-    """The earlier search's trials, as they were when this search first started; kept in ``folder``."""
-    if not spec.warm_start:
+    """The trials of an earlier search of the same method, as they were when this search first started; kept in
+    ``folder``."""
+    if not spec.warm_start or _translates(spec, spec.warm_start, home, folder):
         return []
-    kept = _kept(folder)
+    kept = _trials(folder)
     if not kept.exists():
         write_atomically(kept, read_bytes(home.search(spec.warm_start) / "history.jsonl", LOG_BYTES))
     return list(History(kept.parent).trials.values())
 
 
-def _kept(folder: Path) -> Path:
+def warm_points(spec: SearchSpec, home: Home, folder: Path, counts: Sequence[int]) -> dict[str, FirstPoints]:
+    """Of an earlier search of another method, what each of this search's methods tries first, as it was decided when
+    this search first started; kept in ``folder``. ``counts``: training images of each class."""
+    if not spec.warm_start or not _translates(spec, spec.warm_start, home, folder):
+        return {}
+    if not _points(folder).exists():
+        earlier = load_search(home, spec.warm_start)
+        made = {lane.methods[0]: asdict(_first_points(lane, earlier, counts)) for lane in spec.lanes}
+        write_atomically(_points(folder), json.dumps(made))
+    return _read_points(spec, folder)
+
+
+def _first_points(lane: SearchSpec, earlier: SearchRun, counts: Sequence[int]) -> FirstPoints:
+    sharing, default = _sharing(lane, earlier.spec), lane.search_space().default()
+    settings, methods, taken = list[dict[str, Any]](), list[str](), list[str]()
+    for record in _best_half(Worth.of(lane), [t for t in earlier.history.trials.values() if t.method in sharing]):
+        found = coordinates(sharing[record.method], record.params, counts)
+        params, names = translate(found, lane, counts)
+        if len(settings) < POINTS and params != default and params not in settings:
+            settings.append(params)
+            methods.append(record.method)
+            taken += names
+    unique = dict.fromkeys
+    return FirstPoints(earlier.name, [*unique(methods or sharing)], [*unique(taken)], settings)
+
+
+def _best_half(worth: Worth, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The better half of the trials that have a value, best first; of equal ones the earlier."""
+    valued = [(value, record) for record in records if (value := worth(record))]
+    valued.sort(key=lambda found: (sum(max(v, 0.0) for v in found[0].violations.values()), -found[0].product))
+    return [record for _, record in valued[: -(-len(valued) // 2)]]
+
+
+def _read_points(spec: SearchSpec, folder: Path) -> dict[str, FirstPoints]:
+    """``Failed`` where the file is damaged, or was changed by hand into what the method does not take."""
+    path = _points(folder)
+    shape = {"earlier": str, "methods": [str], "coordinates": [str], "settings": [dict]}
+    try:
+        kept = read_json(path)
+        if not shaped(kept, {method: shape for method in spec.methods}):
+            raise Damaged(f"{str(path)!r} holds no first points of {spec.method_names}")
+        return {
+            method: FirstPoints(**{**kept[method], "settings": [_sound(method, s) for s in kept[method]["settings"]]})
+            for method in spec.methods
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise Failed(f"the warm start of search {spec.search_name!r} cannot be read: {error}") from None
+
+
+def _sound(method: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting that the method takes, with what it lacks at its default: a parameter that came later."""
+    own, common = params_of(method_space(method).Params), params_of(Training)
+    others = {name: coerce(common[name], value) for name, value in setting.items() if name not in own}
+    return resolve(method, {name: value for name, value in setting.items() if name in own}) | others
+
+
+def _translates(spec: SearchSpec, earlier: str, home: Home, folder: Path) -> bool:
+    """Whether the ``earlier`` search is of another method."""
+    if _points(folder).exists() or _trials(folder).exists():
+        return _points(folder).exists()
+    return load_search(home, earlier).spec.method != spec.method
+
+
+def _trials(folder: Path) -> Path:
     return folder / "warm-start" / "history.jsonl"
+
+
+def _points(folder: Path) -> Path:
+    return folder / "warm-start" / "points.json"

@@ -266,6 +266,7 @@ def method_json(name: str) -> dict[str, Any]:
             "doc": p.doc,
             "source": p.source,
             "when": _when(p),
+            "acts_as": p.acts_as.name if p.acts_as else None,
         }
         for p in params_of(space.Params).values()
     ]
@@ -314,6 +315,8 @@ def show_space(method: str, as_json: bool) -> None:
     for p in row["params"]:
         table.add_row(*("" if p[k] is None else str(p[k]) for k in columns))
     console.print(table)
+    if shared := [f"{p['name']}: {p['acts_as']}" for p in row["params"] if p["acts_as"]]:
+        console.print(f"acts as, for --warm-start  {', '.join(shared)}", highlight=False, soft_wrap=True)
     if row["recipe"]:
         console.print(
             f"--recipe paper  {recipe_text(row['recipe'], row['recipe_epochs'])}", highlight=False, soft_wrap=True

@@ -32,6 +32,7 @@ FILES = {
     HISTORY: LOG_BYTES,
     "init.json": TEXT_BYTES,
     "warm-start/history.jsonl": LOG_BYTES,
+    "warm-start/points.json": MIB,
     "verified.json": 256 * MIB,
 }
 LARGEST = 1024 * MIB  # of a bundle

@@ -16,7 +16,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names, stored_search
 from tuner.sync.mirror import HISTORY
 
-COPIED = ("warm-start/history.jsonl", "dataset")  # beside the history and the spec
+COPIED = ("warm-start/history.jsonl", "warm-start/points.json", "dataset")  # beside the history and the spec
 TRAINED = ("trials", "previews")
 
 

@@ -190,7 +190,8 @@ class SearchFields:
     smooth_worst: str | None = option(None, SMOOTHING, STOPPING,
         "cvar:0.2 shows sampler and scheduler the mean of the worst 20 % of the classes in place of the worst class.")
     warm_start: str | None = option(None, Text(), STOPPING,
-        "Name of an earlier search; the sampler also learns from its trials that ran to their end.")
+        "Name of an earlier search; the sampler also learns from its trials that ran to their end. Of another method, "
+        "the best are tried first, translated.")
     scheduler: str | None = option(None, Choice(known.schedulers), STOPPING,
         "Which proposals train in full: preview tries all of them in a few epochs and trains the best in full, none "
         "trains all of them.", unset="preview where it saves something", before="none")

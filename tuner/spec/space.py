@@ -78,6 +78,10 @@ class Space:
         """Whether a searched parameter exists only with some values of another searched one."""
         return any(set(_conditions(self.params[name], self.params)) & set(self.searched) for name in self.searched)
 
+    def conditions(self, name: str) -> dict[str, tuple]:
+        """Parameter -> allowed values: what has to hold for a parameter to exist, conditions of conditions included."""
+        return _conditions(self.params[name], self.params)
+
     def choices_of(self, name: str) -> set:
         """The values that a choice can have in a trial; empty where there is no such parameter."""
         return _possible(self.params[name], self.params, self.fixed) if name in self.params else set()

@@ -37,7 +37,7 @@ _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its inter
 # What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
 MIRRORED = re.compile(
     r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
-    r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/history\.jsonl"
+    r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/(history\.jsonl|points\.json)"
     r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
