@@ -20,6 +20,7 @@ from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.datasets import training_for
+from trainables.gpu_use import rows_of
 from trainables.processes import ProcessDied
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
 from trainables.storage import Storage
@@ -31,6 +32,7 @@ from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.listener import Listener
 from tuner.results.references import references
+from tuner.results.running import read_running
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.search_spec import SearchSpec
@@ -356,3 +358,27 @@ def _children(parent):
             yield child.pid, " ".join(child.cmdline())
         except psutil.Error:
             continue
+
+
+def test_a_worker_says_how_busy_the_gpus_of_its_machine_are(actor, monkeypatch):
+    """Where it trains on one; elsewhere nothing is asked."""
+    make, rows, asked = actor[0], [{"index": 0, "utilization.gpu": 93.0}], []
+    monkeypatch.setattr(ray_adapter, "of_worker", lambda: SimpleNamespace(ask=lambda: asked.append(1) or rows))
+    running = make()
+    assert "gpus" not in running.step() and not asked
+    monkeypatch.setattr(running.trainer, "device", SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(running, "_step", lambda: {"trial": 0, "stem": {"trained": 1}, "done": False})
+    assert running.step() == {"trial": 0, "stem": {"trained": 1}, "done": False, "gpus": rows} and asked
+    rows.clear()  # before the first answer
+    assert "gpus" not in running.step()
+
+
+def test_the_driver_keeps_what_a_worker_says_of_its_gpus(tmp_path):
+    spec, history = SearchSpec(trials=2, max_epochs=4), History(None)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)
+    watch.started(watch.optimizer.next())
+    watch._running.path = tmp_path / "running.json"
+    rows = rows_of("0, NVIDIA H200, 87, 40960, 143771\n")
+    watch.on_trial_result(0, [], None, {**TrialReport(0, {"epoch": 1}).to_result(), "hostname": "n", "gpus": rows})
+    watch._running.write()
+    assert read_running(tmp_path)[0].gpus == rows

@@ -12,19 +12,21 @@ import pytest
 
 from tests.conftest import tuner_here
 from tests.histories import curve, fill, metrics, start
+from trainables.files import locked
+from trainables.gpu_use import in_words, rows_of
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.report.live import picture
-from tuner.report.live.machine import rows_of
 from tuner.report.live.now import Watched
 from tuner.report.live.picture import Pictured
 from tuner.report.live.server import TOKEN, LiveServer
+from tuner.report.trials import view
 from tuner.results.bill import expected, seconds_left
 from tuner.results.following import Followed
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import row_label
-from tuner.results.running import FILE, Running, read_running
+from tuner.results.running import FILE, Running, gpus_by_host, read_running
 from tuner.results.searches import load_search
 from tuner.results.steering import ask
 from tuner.spec.search_spec import SearchSpec
@@ -145,6 +147,45 @@ def test_where_trials_run(tmp_path):
     for damaged in ("[]", '{"x": {}}', '{"3": {"host": 1, "epoch": 2, "stem": false, "heard": 1}}', "{"):
         (tmp_path / FILE).write_text(damaged)
         assert read_running(tmp_path) == {}
+
+
+def gpu(index, use, used=20480.0):
+    return {"index": index, "name": "H", "utilization.gpu": use, "memory.used": used, "memory.total": 81920.0}
+
+
+def test_gpus_of_other_machines(tmp_path):
+    """As the trial said that was heard of last there; on the page and in `tuner watch` while the search runs."""
+    home, history = made(tmp_path)
+    running = Running(home.search("s"))
+    for number in (6, 7, 8):
+        start(history, SPEC, number, SPEC.search_space().default())
+    running.heard(7, "node-1", 2, gpus=[gpu(0, 10), gpu(1, None)])
+    time.sleep(0.002)
+    running.heard(6, "node-1", 3, gpus=[gpu(0, 93), gpu(1, 4.0)])
+    running.heard(8, "cpu-node", 3)
+    running.write()
+    nodes = {"node-1": [gpu(0, 93), gpu(1, 4.0)]}
+    assert gpus_by_host(read_running(home.search("s"))) == nodes
+    watched = Watched(home, "s")
+    watched.look()
+    assert watched.now(-1, None)["nodes"] == {}, "no driver: what it said last is of then"
+    with locked(home.search("s") / ".lock"):
+        watched.look()
+        assert watched.now(-1, None)["nodes"] == nodes
+        shown = [str(part) for part in view(watched.run, "running", 100).renderables]
+    assert "GPUs of node-1: 0 H: 93 %, 20 of 80 GiB; 1 H: 4 %, 20 of 80 GiB" in shown
+    assert not any("GPUs" in str(part) for part in view(watched.run, "stopped", 100).renderables)
+    assert in_words(gpu(1, None)) == "1 H: ? %, 20 of 80 GiB"
+
+
+@pytest.mark.parametrize(
+    "wrong", [1, "x", [1], [{}], [{**gpu(0, 5), "utilization.gpu": "5"}], [{**gpu(0, 5), "index": 0.5}]]
+)
+def test_gpus_that_somebody_wrote_are_not_shown(tmp_path, wrong):
+    place = {"host": "n", "epoch": 1, "stem": False, "heard": 1.0, "gpus": wrong}
+    (tmp_path / FILE).write_text(json.dumps({"3": place, "4": {**place, "gpus": [gpu(0, 5)] * 100}}))
+    places = read_running(tmp_path)
+    assert places[3].gpus == () and len(places[4].gpus) == 64
 
 
 def test_the_time_that_is_left_by_hand(monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 
 from trainables.config import TrialConfig
+from trainables.gpu_use import of_worker
 from trainables.trial_report import StemReport, TrialReport
 
 WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four minutes
@@ -27,7 +28,8 @@ class StorageDown(Exception):
 
 
 class TrialActor(tune.Trainable):
-    """Reports a `TrialReport` after every epoch, and after every step that waits for the stem or trains it.
+    """Reports a `TrialReport` after every epoch, and after every step that waits for the stem or trains it; on a GPU
+    also how busy those of its machine are (``gpus``).
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whichever process trained it.
@@ -54,6 +56,10 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict:
+        gpus = of_worker().ask() if self.trainer.device.type == "cuda" else []
+        return self._step() | ({"gpus": gpus} if gpus else {})
+
+    def _step(self) -> dict:
         from trainables.checkpoint import save_checkpoint
         from trainables.loop import Diverged
 

@@ -41,6 +41,7 @@ APART = {
     "first_look.py",
     "foreign.py",
     "gpu_packing.py",
+    "gpu_use.py",
     "head_repair.py",
     "initial.py",
     "model_io.py",

@@ -87,7 +87,7 @@ class SearchCallback(Callback):
             return
         report = TrialReport.of(result)
         number = report.trial
-        self._running.heard(number, str(result.get("hostname", "")), *_reached(report))
+        self._running.heard(number, str(result.get("hostname", "")), *_reached(report), result.get("gpus", ()))
         if self.optimizer.skipped(number):
             return  # what it trained since
         if report.failed:

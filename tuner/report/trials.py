@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trainables.gpu_use import in_words
 from trainables.reading import LOG_BYTES, parse_json, read_text
 from tuner.errors import UsageError
 from tuner.escape import print_json
@@ -23,6 +24,7 @@ from tuner.report.progress import duration
 from tuner.report.text import front_table
 from tuner.results.following import Followed
 from tuner.results.fronts import counts
+from tuner.results.running import gpus_by_host, read_running
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, shown_state
 from tuner.results.steering import pending
@@ -179,6 +181,9 @@ def view(run: SearchRun, state: str, width: int) -> Group:
     head = Text.assemble((run.name, "bold"), f"  {state}: {counts(history)}{ago}")
     open_ = [t for t in history.everything() if not t.state.ended]
     parts: list[Any] = [head, _table(run, open_[-LATEST:])] if open_ else [head]
+    if state == "running":
+        nodes = gpus_by_host(read_running(run.folder))
+        parts += [Text(f"GPUs of {host}: {'; '.join(map(in_words, gpus))}") for host, gpus in nodes.items()]
     if front.rows:
         parts.append(front_table(front, [], run.spec.shown_space().searched, width))
     return Group(*parts)

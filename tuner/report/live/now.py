@@ -16,7 +16,7 @@ from tuner.results.following import Followed
 from tuner.results.fronts import counts, front_of
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
-from tuner.results.running import FILE, Place, read_running
+from tuner.results.running import FILE, Place, gpus_by_host, read_running
 from tuner.results.search_run import SearchRun
 from tuner.results.steering import pending
 from tuner.results.trial_record import TrialRecord
@@ -110,6 +110,7 @@ class Watched:
             "front": self._front_json(limits),
             "points": self._fresh(drawn),
             "running": [self._running(t, places.get(t.trial)) for t in everything if t.state == TrialState.RUNNING],
+            "nodes": gpus_by_host(places) if state == "running" else {},
             "curves": self._curves(everything),
             "latest": self._latest(everything),
             "waiting": len(pending(run.folder)),

@@ -22,11 +22,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from trainables.gpu_use import Gpus
 from trainables.reading import Damaged, parse_json, shaped
 from tuner.errors import Failed, UsageError
 from tuner.home import Home, check_name
 from tuner.report.html.page import Served, plain
-from tuner.report.live.machine import Gpus
 from tuner.report.live.now import Watched
 from tuner.report.live.page import list_page, search_page
 from tuner.report.live.picture import Painter

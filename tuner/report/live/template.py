@@ -215,9 +215,11 @@ function drawRunning(now) {
 
 function drawGpus(now) {
   const gpus_ = latest?.bill.gpus ?? "0", share = Number(gpus_) === 0 ? "" : `A trial has ${gpus_} of a GPU. `;
-  const gpus = now.gpus.map(g => `${g.index} ${g.name}: ${g["utilization.gpu"] ?? "?"} %, ` +
-    `${((g["memory.used"] ?? 0) / 1024).toFixed(0)} of ${((g["memory.total"] ?? 0) / 1024).toFixed(0)} GiB`);
-  element("gpus").textContent = share + (gpus.length ? `GPUs of ${now.machine}: ${gpus.join("; ")}` : "");
+  const nodes = {...latest?.nodes, ...(now.gpus.length ? {[now.machine]: now.gpus} : {})};
+  const words = g => `${g.index} ${g.name}: ${g["utilization.gpu"] ?? "?"} %, ` +
+    `${((g["memory.used"] ?? 0) / 1024).toFixed(0)} of ${((g["memory.total"] ?? 0) / 1024).toFixed(0)} GiB`;
+  element("gpus").textContent = share + Object.entries(nodes).map(([host, gpus]) =>
+    `GPUs of ${host}: ${gpus.map(words).join("; ")}`).join(". ");
 }
 
 function drawCurves(now) {
