@@ -59,7 +59,7 @@ class Server:
 
     def __init__(self):
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._requests.settimeout(100)
+        self._requests.settimeout(250)  # pytest's own is 300
         with theirs:
             words = [sys.executable, "-m", "tests.drivers", str(theirs.fileno())]
             self.process = subprocess.Popen(
@@ -123,6 +123,7 @@ class Forked:
                 ours.append(pipe)
             self.stdin, self.stdout, self.stderr = ours
             self.pid = self._server.ask(request, fds)
+            assert self.pid, f"no driver could begin in {os.getcwd()}"
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
@@ -172,7 +173,7 @@ def _serve(requests: socket.socket, made: dict[str, str]) -> None:
     while True:
         message, fds, *_ = socket.recv_fds(requests, 1 << 20, 3)
         if not message:
-            sys.exit()
+            os._exit(0)
         request = json.loads(message)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
@@ -181,10 +182,13 @@ def _serve(requests: socket.socket, made: dict[str, str]) -> None:
             for fd in fds:
                 os.close(fd)
         else:
-            first = request.pop("first")
-            _become(fds, made, **request)
-            requests.send(str(os.getpid()).encode())
-            requests.close()
+            first, answer = request.pop("first"), b"null"
+            try:
+                _become(fds, made, **request)
+                answer = str(os.getpid()).encode()
+            finally:
+                requests.send(answer)
+                requests.close()
             return exec(first, {"__name__": "first"})
 
 
