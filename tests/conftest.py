@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import reach
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else trials wait for all other work on the machine
+
+from tests import drivers, reach  # noqa: E402 - the first keeps the environment
+
 # One actor: starting a second one costs more than these trials do.
 SMALL = [
     "--max-epochs",
@@ -38,18 +40,30 @@ SMALL = [
 READS = {"front", "ls", "methods", "schema", "space"}
 
 
-def tuner(*args, env=None, timeout=240, cwd=None):
-    """The command line as a user has it, in a process of its own unless it only reads; returns the finished process."""
+def tuner(*args, env=None, timeout=240, cwd=None, **how):
+    """The command line as a user has it, in a process of its own unless it only reads; returns the finished process.
+    ``how``: as of `tuner_process`."""
     if args[0] in READS:
         return tuner_here(*args, env=env, cwd=cwd)
-    return subprocess.run(
-        [sys.executable, "-m", "tuner.cli", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **(env or {})},
-        cwd=cwd,
-    )
+    process = tuner_process(*args, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+def tuner_process(*args, env=None, cwd=None, fresh=False, first="", **how):
+    """The command line in a process of its own, which has begun. It is forked where that is the same, see
+    tests/drivers.py, unless it is to be ``fresh``. ``env``: beside what this process has; ``first``: code that it runs
+    before; ``how``: as of `subprocess.Popen`."""
+    whole = {**os.environ, **(env or {})}
+    if not fresh and drivers.forks(whole, cwd):
+        return drivers.Forked(args, whole, first=first, **how)
+    code = f"{first}\nimport sys\nfrom tuner.cli import main\nsys.argv[0] = 'tuner'\nmain()"
+    command = [sys.executable, *(["-c", code] if first else ["-m", "tuner.cli"]), *map(str, args)]
+    return subprocess.Popen(command, text=True, env=whole, cwd=cwd, **how)
 
 
 def tuner_here(*args, env=None, cwd=None):
@@ -116,7 +130,7 @@ def finished(once):
     def make(home):
         small = ["--trials", 6, *SMALL, "--name", "first"]
         beside = shadowing(home.parent / "work")  # P10: the files of its user break nothing, in no process
-        done = tuner("search", "--method", "srat", *small, "--home", home, "--json", cwd=beside)
+        done = tuner("search", "--method", "srat", *small, "--home", home, "--json", cwd=beside, fresh=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr
 
@@ -234,6 +248,7 @@ def pytest_runtest_protocol(item):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess.Popen, "__init__", guarded)
         patch.setattr(multiprocessing.process.BaseProcess, "start", lambda self: refuse(self) or begin(self))
+        patch.setattr(drivers.Forked, "__init__", lambda self, words, *rest, **options: refuse(words))
         return (yield)
 
 
@@ -251,4 +266,5 @@ def pytest_collection_finish():
 
 
 def pytest_unconfigure():
+    drivers.close()
     gc.unfreeze()  # else what counts its objects at the end, as Triton's bindings do, takes them for leaks

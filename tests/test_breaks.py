@@ -3,7 +3,6 @@ last checkpoint. Real Ray and kills."""
 
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from tests.conftest import tuner_process
 from tests.histories import curve, run_of
 from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
@@ -295,34 +295,10 @@ def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     folder = tmp_path / "searches" / "b"
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / "1").write_text("a file where a folder should be")
-    command = [
-        sys.executable,
-        "-m",
-        "tuner.cli",
-        "search",
-        "--method",
-        "srat",
-        "--trials",
-        "2",
-        "--max-epochs",
-        "4",
-        "--set",
-        "passes=2",
-        "--set",
-        "eval_attack=4",
-        "--max-concurrent",
-        "1",
-        "--max-failures",
-        "1",
-        "--burn-in",
-        "own",
-        "--name",
-        "b",
-        "--home",
-        str(tmp_path),
-        "--json",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    args = ["--method", "srat", "--trials", 2, "--max-epochs", 4, "--max-concurrent", 1, "--max-failures", 1]
+    args += ["--set", "passes=2", "--set", "attack_steps=3", "--set", "eval_attack=2", "--burn-in", "own"]
+    args += ["--name", "b", "--home", tmp_path, "--json"]
+    process = tuner_process("search", *args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     path, deadline = folder / "history.jsonl", time.time() + 240
     while not (path.exists() and '"epoch"' in path.read_text() and (pid := _training(process.pid))):
         assert process.poll() is None and time.time() < deadline, process.communicate()

@@ -76,7 +76,8 @@ def test_sbatch_forwards_the_signal_and_requeues(tmp_path, short):
 def test_sbatch_runs_a_search(tmp_path, short):
     """Ray with a token of this job's own and the search are the real ones; SLURM's programs stand-ins."""
     slurm = {name: FAKES[name] for name in ("scontrol", "srun", "hostname")}
-    tiny = ["--trials", "1", "--max-epochs", "1", "--set", "passes=1", "--set", "attack_steps=2"]
+    tiny = ["--trials", "1", "--max-epochs", "1"]
+    tiny += [word for name in ("passes=1", "attack_steps=2", "eval_attack=2") for word in ("--set", name)]
     script = sbatch(
         tmp_path, short, "--method", "at", *tiny, "--name", "on-slurm", "--json", fakes=slurm, job=str(os.getpid())
     )  # its port comes from it

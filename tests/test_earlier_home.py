@@ -70,7 +70,7 @@ def test_it_is_trained_as_it_was(home):
 def test_it_is_resumed_with_the_reference_that_it_lacks(home):
     folder = home / "searches" / "before"
     before = (folder / "history.jsonl").read_text()
-    done = tuner("resume", "before", "--home", home, "--json")
+    done = tuner("resume", "before", "--home", home, "--json", fresh=True)
     assert done.returncode == 0, done.stderr
     result, history = json.loads(done.stdout), History(folder)
     assert history.path.read_text().startswith(before)

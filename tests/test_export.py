@@ -124,7 +124,7 @@ def exported(finished, once):
 
     def make(folder):
         what = ["--pick", "knee", "--to", folder / "model", "--register", "digits"]
-        done = tuner("export", "first", *what, "--home", home, "--json")
+        done = tuner("export", "first", *what, "--home", home, "--json", fresh=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -150,7 +150,7 @@ def test_the_best_epoch_is_exported(finished, tmp_path):
     weights = load_model(tmp_path / "best").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in state["best"]["model"].items())
     assert "best of its epochs" in (tmp_path / "best/README.md").read_text()
-    wrong = tuner("export", "first", "--pick", "knee", "--epoch", "first", "--to", tmp_path / "no", "--home", home)
+    wrong = tuner_here("export", "first", "--pick", "knee", "--epoch", "first", "--to", tmp_path / "no", "--home", home)
     assert wrong.returncode == 2 and "'first' is not allowed; it takes last or best" in wrong.stderr
 
 
@@ -448,12 +448,25 @@ def test_table_of_all_trials(finished, tmp_path):
     assert {"state", "seed", "robust_acc", "param/sep_weight"} <= set(table)
 
 
+# Four of the page's calls would each start an instance of Ray, and an actor for every core.
+ONE_RAY = """
+import ray
+from tuner.execution import ray_instance, ray_session
+session = ray_session.private_session()
+ray_instance.start(ray, _temp_dir=session.__enter__(), num_cpus=1)
+"""
+ITS_END = """
+ray.shutdown()
+session.__exit__(None, None, None)
+"""
+
+
 @pytest.mark.ray
 def test_python_page_runs(tmp_path):
-    """docs/python.md, from top to bottom, as one script."""
+    """docs/python.md, from top to bottom, as one script, in a Ray that is there before."""
     blocks = snippets((ROOT / "docs" / "python.md").read_text())
     script = tmp_path / "page.py"
-    script.write_text("\n".join(blocks))
+    script.write_text("\n".join([ONE_RAY, *blocks, ITS_END]))
     env = {**os.environ, "TUNER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240

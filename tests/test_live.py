@@ -623,7 +623,7 @@ def test_ours_stops_who_stays_at_chance():
 @pytest.mark.slow
 def test_ours_does_what_a_search_does(tmp_path):
     """One worker each, so that all is known in the same order: the same events, to the last bit of the metrics."""
-    problem = replace(PROBLEMS["srat"], set={"passes": 1, "attack_steps": 2, "eval_attack": 2}, epochs=8)
+    problem = replace(PROBLEMS["srat"], set={"passes": 1, "attack_steps": 2, "eval_attack": 2}, epochs=5)
     arm = ARMS["ours"](Job(problem, 1, workers=1, trials=8, home=str(tmp_path / "memo" / "home")))
     ours, append = [], arm.history.append
 
@@ -635,7 +635,7 @@ def test_ours_does_what_a_search_does(tmp_path):
     memo = live_problem.memo_of(tmp_path / "memo")
     Simulation(arm, memo.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1).run()
     options = [word for key, value in problem.set.items() for word in ("--set", f"{key}={value}")]
-    asked = ["--method", "srat", "--trials", 8, "--max-epochs", 8, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
+    asked = ["--method", "srat", "--trials", 8, "--max-epochs", 5, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
     done = tuner("search", *asked, *options, "--home", tmp_path / "home")
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "home" / "searches" / "s" / "history.jsonl").read_text().splitlines()

@@ -94,6 +94,8 @@ def up_search_down(s3):
             "srat",
             "--trials",
             "2",
+            "--max-concurrent",
+            "1",
             "--max-epochs",
             "1",
             "--set",

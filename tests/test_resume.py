@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -16,10 +15,10 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.conftest import tuner, tuner_here
+from tests.conftest import tuner, tuner_here, tuner_process
 from tuner.results.history import History
 
-# Sixteen steps a trial, slow enough to be caught in the middle of one.
+# Some 1.5 s a trial, slow enough to be caught in the middle of one.
 ARGS = [
     "search",
     "--method",
@@ -31,9 +30,9 @@ ARGS = [
     "--set",
     "passes=2",
     "--set",
-    "attack_steps=5",
+    "attack_steps=2",
     "--set",
-    "eval_attack=4",
+    "eval_attack=2",
     "--scheduler",
     "none",
     "--burn-in",
@@ -46,22 +45,11 @@ ARGS = [
 ]
 
 
-def started(home, args):
-    command = [sys.executable, "-m", "tuner.cli", *args, "--home", str(home)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ.copy(),
-        start_new_session=True,
-    )
-
-
 def start_and_wait(home, ends, extra_epochs=1, args=ARGS, of="trials"):
     """Start the search and return its process once ``ends`` trials have ended and another is in its middle; ``of``:
     or one of these."""
-    process = started(home, args)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = tuner_process(*args, "--home", home, start_new_session=True, **pipes)
     path, deadline = home / "searches" / "killed" / "history.jsonl", time.time() + 150
     while time.time() < deadline:
         history = History(path.parent) if path.exists() else None
@@ -72,7 +60,7 @@ def start_and_wait(home, ends, extra_epochs=1, args=ARGS, of="trials"):
         ):
             return process
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError("the search never got that far")
 
 

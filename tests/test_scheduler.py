@@ -2,6 +2,7 @@
 chance."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from tests.conftest import tuner
 from tests.histories import run_of
+from trainables.checkpoint import read_checkpoint
+from trainables.config import TrialConfig
+from trainables.loop import Trainer
 from trainables.offsets import TAUS
 from trainables.trial_report import StemReport, TrialReport
 from tuner.execution.ray_callback import SearchCallback
@@ -154,9 +158,29 @@ def test_what_stays_at_chance_is_stopped_and_the_references_are_not(tmp_path):
     assert result["state"] == "finished" and result["epochs_trained"] == 2 * 4 + 2 * 2
     assert result["epochs_saved_by"] == {"stem": 0, "previews": 0, "at_chance": 4}
     assert f"trial 1 stopped: {history.trials[1].reason}" in stderr
+    trained_alone(history, tmp_path, stderr)
     ended = [history.trials[0], history.references[-1]]
     assert all(len(record.curve.points) == 1 and sum(record.curve.points[0].count) > 900 for record in ended)
     assert {row["offsets"]["tau"] for row in [*result["front"], *result["no_search"]]} <= {0}
+
+
+def trained_alone(history, home, stderr):
+    """By --burn-in own: there is no stem, and plain AT ends with the figures of a training that nobody knows of."""
+    assert "no stem: --burn-in own" in stderr and not list(home.glob("stems/*/*"))
+    records = history.everything()
+    assert len(records) == 4 and all(t.full and not t.preview and not t.stem_epochs for t in records)
+    assert all(not m.get("stem") for t in records for m in t.epochs)
+    folder = history.folder / "trials"
+    told = [TrialConfig(**read_checkpoint(folder / str(number))["config"]) for number in (0, -1)]
+    assert {(c.fork, c.cool_down) for c in told} == {(0, None)} and all(c.stem == {} for c in told)
+    torch.set_num_threads(1)
+    alone = Trainer(replace(told[-1], folder=None))
+    rows = [alone.run_epoch() for _ in range(4)]
+    assert told[-1].method == "at" and without_times(rows) == without_times(history.references[-1].epochs)
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in rows]
 
 
 def test_the_scheduler_stops_what_the_optimizer_calls_dead():

@@ -1,10 +1,8 @@
 """One real search of two methods with two seeds, killed among its replicates and resumed: what every place says."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_process
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import nondominated, row_label
@@ -56,14 +54,8 @@ OBJECTIVES = ["natural_robust_acc", "worst_class_robust_acc"]
 def killed(tmp_path_factory):
     """(result, home, lines of the history when it was killed, what the resumed search said)"""
     home = tmp_path_factory.mktemp("several")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", *ARGS, "--home", str(home)],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ.copy(),
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = tuner_process(*ARGS, "--home", home, start_new_session=True, **pipes)
     path, deadline = home / "searches" / "both" / "history.jsonl", time.time() + 200
     while time.time() < deadline:
         history = History(path.parent)

@@ -1,10 +1,7 @@
 """The stem in a search: who shares it, what every trial is told and trains, and that no kill changes the result."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import weakref
 from dataclasses import asdict, fields, replace
 
@@ -177,12 +174,12 @@ def test_a_worker_that_has_its_own_stem_to_train_leaves_others_alone(trial):
 
 # ---- a real search ---------------------------------------------------------------------------------------------------
 
-# A driver that keeps the checkpoints of previews, which say what the trials received, as EPOCH-NUMBER.pt in the folder
-# it is given; and that is killed by SIGKILL before or after the n-th event of a name is written.
-DRIVER = """
-import os, shutil, signal, sys
+# A driver with this before it keeps the checkpoints of previews, which say what the trials received, as
+# EPOCH-NUMBER.pt in the folder it is given; and it is killed by SIGKILL before or after the n-th event of a name is
+# written.
+FIRST = """
+import os, shutil, signal
 from pathlib import Path
-from tuner.cli import main
 from tuner.execution.ray_callback import SearchCallback
 from tuner.results.history import History
 kept, (moment, name, nth) = Path({kept!r}), {at!r}
@@ -206,19 +203,14 @@ def die(event):
     if event == name and seen.count(event) == nth:
         os.kill(os.getpid(), signal.SIGKILL)
 SearchCallback._preview, History.append = heard, written
-sys.argv = ["tuner", *{args!r}]
-main()
 """
 
 
-def driven(home, *args, at=("after", "nothing", 1)):
+def driven(home, *args, at=("after", "nothing", 1), fresh=False):
     """A driver of its own, as the finished process."""
     kept = home / "kept"
     kept.mkdir(parents=True, exist_ok=True)
-    code = DRIVER.format(kept=str(kept), at=at, args=[*map(str, args), "--home", str(home)])
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=os.environ.copy()
-    )
+    return tuner(*args, "--home", home, first=FIRST.format(kept=str(kept), at=at), fresh=fresh)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +218,7 @@ def undisturbed(once):
     """(home, result, stderr) of the search."""
 
     def make(home):
-        done = driven(home, *SEARCH, "--name", "s")
+        done = driven(home, *SEARCH, "--name", "s", fresh=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr
 
@@ -345,24 +337,6 @@ def test_killed_in_every_stage_and_resumed_gives_the_same_result(undisturbed, tm
             e["trial"] for e in map(json.loads, history(tmp_path).path.read_text().splitlines()) if e["event"] == name
         ]
         assert told and len(set(told)) == len(told), "nothing is previewed or promoted twice"
-
-
-def test_with_burn_in_own_every_trial_trains_alone(tmp_path):
-    few = ["--burn-in", "own", "--trials", 3, "--max-epochs", 4, "--name", "s", "--home", tmp_path]
-    done = tuner(*SEARCH, *few)
-    result, known = json.loads(done.stdout), history(tmp_path)
-    assert done.returncode == 0 and "no stem: --burn-in own" in done.stderr
-    assert not list(tmp_path.glob("stems/*/*")) and result["trials"]["finished"] == 3
-    records = known.everything()
-    assert len(records) == 4 and all(t.full and not t.preview and not t.stem_epochs for t in records)
-    assert all(not m.get("stem") for t in records for m in t.epochs) and {len(t.epochs) for t in records} == {4}
-    told = [received(tmp_path, record, preview=False) for record in records]
-    assert {(c.fork, c.cool_down) for c in told} == {(0, None)} and all(c.stem == {} for c in told)
-    assert (result["epochs_trained"], result["epochs_saved"], result["bill"]["stem"]) == (4 * 4, 0, 0)
-    torch.set_num_threads(1)
-    alone = Trainer(replace(told[-1], folder=None))  # plain AT
-    rows = [alone.run_epoch() for _ in range(4)]
-    assert told[-1].method == "at" and without_times(rows) == without_times(records[-1].epochs)
 
 
 def test_two_searches_at_once_train_the_stem_once(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tuner, tuner_here
+from tests.conftest import tuner, tuner_here, tuner_process
 from tests.s3 import BUCKET, s3_server
 from tests.test_submit import free_ports
 from trainables import storage
@@ -275,28 +275,10 @@ TINY = [
 @pytest.mark.timeout(900)
 def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
     data = shutil.copytree(parquet_dir, tmp_path / "data")
-    first = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tuner.cli",
-            "search",
-            *TINY,
-            "--dataset",
-            f"parquet:{data}",
-            "--imbalance",
-            "none",
-            "--name",
-            "far",
-            "--home",
-            tmp_path / "a",
-            "--storage",
-            s3.url("far"),
-        ],
-        env={**os.environ, **s3.env},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    place = ["--name", "far", "--home", tmp_path / "a", "--storage", s3.url("far")]
+    data_set = ["--dataset", f"parquet:{data}", "--imbalance", "none"]
+    first = tuner_process(
+        "search", *TINY, *data_set, *place, env=s3.env, stderr=subprocess.PIPE, start_new_session=True
     )
     history, deadline = tmp_path / "a/searches/far/history.jsonl", time.time() + 250
     while not (

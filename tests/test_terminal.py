@@ -5,12 +5,11 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, tuner_process
 
 
 def test_live_view_on_a_terminal(tmp_path):
@@ -31,30 +30,9 @@ def test_live_view_on_a_terminal(tmp_path):
     ray_folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # not tmp_path: a socket's path has at most 107 characters
     os.mkdir(f"{ray_folder}/ray")
     Path(ray_folder, "ray", "ray_current_cluster").write_text("127.0.0.9:1")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tuner.cli",
-            "search",
-            "--method",
-            "dafa",
-            "--trials",
-            "3",
-            *SMALL,
-            "--fix",
-            "start=0.3",
-            "--fix",
-            "floor=1.0",
-            "--home",
-            str(tmp_path),
-            "--json",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        text=True,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "RAY_TMPDIR": ray_folder},
-    )
+    args = ["--method", "dafa", "--trials", 3, *SMALL, "--fix", "start=0.3", "--fix", "floor=1.0", "--home", tmp_path]
+    env = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "RAY_TMPDIR": ray_folder}
+    process = tuner_process("search", *args, "--json", env=env, stdout=subprocess.PIPE, stderr=terminal)
     os.close(terminal)
     out, _ = process.communicate(timeout=240)
     reader.join(5)

@@ -10,7 +10,7 @@ from tuner.execution.stopping import training_time
 from tuner.results.history import History
 from tuner.results.trial_state import TrialState
 
-BUDGET = 40  # seconds, 32 of them for training
+BUDGET = 30  # seconds, 24 of them for training
 
 
 def test_a_tenth_of_a_minute_or_a_fifth_is_left_for_the_report():

@@ -278,7 +278,7 @@ def test_worst_class_interval_covers_and_the_correction_takes_bias_away(p, least
 def verified(finished):
     """(result JSON, home, stderr) of one verification through the command line, with one retrained seed."""
     _, home, _ = finished
-    done = tuner("verify", "first", "--seeds", 1, "--most", 2, "--home", home, "--json")
+    done = tuner("verify", "first", "--seeds", 1, "--most", 2, "--home", home, "--json", fresh=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), home, done.stderr
 

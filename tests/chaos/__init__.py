@@ -5,7 +5,7 @@
 
 ``plan``        what a round does: the search, its places, one to three disturbances; all of it drawn from the seed
 ``disturb``     the disturbances: signals, kills, a storage that goes away, a full disk, a clock that jumps
-``drivers``     starts drivers, in processes that have imported what a driver needs
+``drivers``     starts drivers, forked from a process that has imported what a driver needs
 ``play``        one round: starts, disturbs and resumes a search until it ends
 ``invariants``  what must hold then
 """

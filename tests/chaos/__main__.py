@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from tests import drivers
 from tests.chaos import invariants
-from tests.chaos.drivers import Drivers
 from tests.chaos.plan import KINDS, Plan, draw
 from tests.chaos.play import Round, Server
 
@@ -23,21 +23,19 @@ class Rounds:
     """Plays rounds in a folder; a context manager. The folders of those that were not in order are kept."""
 
     def __init__(self, root: Path, patience: float = 1.0):
-        self.root, self.drivers, self.server, self.patience = root, Drivers(), Server(root / "mlflow"), patience
+        self.root, self.server, self.patience = root, Server(root / "mlflow"), patience
         self._references: dict[str, dict] = {}
 
     def __enter__(self) -> Rounds:
-        self.drivers.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.server.kill()
-        self.drivers.__exit__(*error)
 
     def play(self, plan: Plan) -> list[str]:
         """What was wrong in the round."""
         reference = self._undisturbed(plan) if plan.workers == 1 else None
-        round_ = Round(plan, self.root / plan.name, self.drivers, self.server, self.patience)
+        round_ = Round(plan, self.root / plan.name, self.server, self.patience)
         findings = round_.play()
         if reference and round_.result:
             findings += invariants.unequal(invariants.outcome(round_), reference)
@@ -49,7 +47,7 @@ class Rounds:
         """The outcome of the same search without disturbances."""
         if plan.search not in self._references:
             quiet = replace(plan, number=-1, disturbances=(), server=False, storage=False, small_disk=False)
-            round_ = Round(quiet, self.root / f"u-{plan.search}", self.drivers, self.server, self.patience)
+            round_ = Round(quiet, self.root / f"u-{plan.search}", self.server, self.patience)
             findings = round_.play()
             assert not findings, f"not in order without any disturbance: {findings}"
             self._references[plan.search] = invariants.outcome(round_)
@@ -86,6 +84,7 @@ def main() -> int:
                 row = {"seed": asked.seed, "round": number, "plan": str(plan), "s": round(took), "findings": findings}
                 with open(asked.save, "a") as file:
                     file.write(json.dumps(row) + "\n")
+    drivers.close()
     print(f"{asked.rounds} rounds (seed {asked.seed}), {dict(counts)}: {failed} were not in order")
     if not failed:
         shutil.rmtree(root)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.chaos import invariants
 from tests.chaos.disturb import MARK, Undo, disturb, mount, processes, unmount
-from tests.chaos.drivers import Driver, Drivers
+from tests.chaos.drivers import Driver
 from tests.chaos.plan import Disturbance, Plan
 
 LINE_S, END_S = 2.0, 15.0  # after a signal: until a line is printed, until the end
@@ -80,8 +80,8 @@ class Round:
     """``folder``: a new one, with a short path (Ray's sockets lie below it); ``server``: runs where the plan says so;
     ``patience``: by how much everything may take longer, on a machine with other work."""
 
-    def __init__(self, plan: Plan, folder: Path, drivers: Drivers, server: Server, patience: float = 1.0):
-        self.plan, self.folder, self.drivers, self.server = plan, folder, drivers, server
+    def __init__(self, plan: Plan, folder: Path, server: Server, patience: float = 1.0):
+        self.plan, self.folder, self.server = plan, folder, server
         self.patience = patience
         self.mark, self.home, self.storage = folder.name, folder / "home", folder / "storage"
         self.temporary, self.clock = folder / "t", folder / "clock"
@@ -194,7 +194,7 @@ class Round:
         words = ["resume", self.plan.name] if (self.search / "spec.yaml").exists() else ["search", *self.plan.options]
         words += [] if words[0] == "resume" else ["--name", self.plan.name]
         words += ["--home", str(self.home), "--json"] + (["--storage", str(self.storage)] * self.plan.storage)
-        self.driver = self.drivers.start(words, self.env, self.folder / "logs" / str(self.starts))
+        self.driver = Driver(words, self.env, self.folder / "logs" / str(self.starts))
         self._hit: list[Disturbance] = []
         self._asked: float | None = None
         self.log(" ".join(words))
@@ -202,7 +202,7 @@ class Round:
     def run(self, *words: str) -> Driver:
         """Another command, to its end."""
         self.starts += 1
-        driver = self.drivers.start([*words], self.env, self.folder / "logs" / str(self.starts))
+        driver = Driver([*words], self.env, self.folder / "logs" / str(self.starts))
         while driver.poll() is None:
             time.sleep(0.05)
         return driver
