@@ -564,6 +564,19 @@ class OursAtRandom(Ours):
     changes = {"sampler": "random"}
 
 
+class OursAndPlain(Ours):
+    name = "ours + no search"
+    help = "the same with the curve of its no search, which is trained anyway and shown beside the front"
+
+    def front(self) -> list[Row]:
+        records = (*self.history.trials.values(), *self.history.references.values())
+        full = [(self.runs[r.trial].line, r.curve) for r in records if r.full and r.curve is not None]
+        return front_rows(Model(line, line.last, curve) for line, curve in full)
+
+    def claim(self) -> float:
+        return volume([row.values for row in self.front()])
+
+
 ARMS: dict[str, type[Arm]] = {
-    arm.name: arm for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursInFull, OursAtRandom)
+    arm.name: arm for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursAndPlain, OursInFull, OursAtRandom)
 }

@@ -490,9 +490,9 @@ def test_every_arm_keeps_its_promises(name, problem):
 
 
 def test_plain_has_no_search():
-    _, stages, _ = played("plain")
-    assert [s.line.config.method for s in stages] == ["at"] * 6 and not any(s.watched for s in stages)
-    assert [s.line.config.seed for s in sorted(stages, key=lambda s: s.trial)] == [3, 4, 5, 6, 7, 8]
+    _, stages, _ = played("plain")  # of 6 trials
+    assert [s.line.config.method for s in stages] == ["at"] * 3 and not any(s.watched for s in stages)
+    assert [s.line.config.seed for s in sorted(stages, key=lambda s: s.trial)] == [3, 4, 5]
 
 
 def test_random_trains_four_times_the_trials_in_full():
@@ -535,6 +535,18 @@ def begins(simulation, own):
         if stage.line.config.method != "at" and own(stage):
             found.setdefault(stage.trial, time_)
     return found
+
+
+def test_ours_with_its_no_search():
+    """The same stages, and the model of plain AT counts, be it the only one there is."""
+    alone, _, simulation = played("ours")
+    arm, _, both = played("ours + no search")
+    assert [(s.trial, s.until) for _, s in both.begun] == [(s.trial, s.until) for _, s in simulation.begun]
+    models = {row.model.line.config.method for row in arm.front()}
+    assert arm.claim() >= volume([row.values for row in alone.front()]) and "srat" in models
+    for record in arm.history.trials.values():
+        record.curve = None
+    assert {row.model.line.config.method for row in arm.front()} == {"at"}
 
 
 def test_ours_by_hand(monkeypatch):
