@@ -198,7 +198,7 @@ def perfect(runs: Sequence[Run]) -> float:
 
 SWEPT, STOCK, RANDOM, PLAIN, WAS = "stock", "stock, no offsets", "random", "plain", "ours as it was"
 STEM = "random+stem"
-PEERS = (PLAIN, RANDOM, STEM, SWEPT, "primo")
+PEERS = (RANDOM, STEM, SWEPT, "primo")
 GOALS = (
     Goal("cost to reach what stock ends with, over stock's", 1 / 5, True, (STOCK,), to_level(lambda _, s: final(s))),
     Goal("the same, stock swept over offsets too", 1 / 5, True, (SWEPT,), to_level(lambda _, s: final(s))),
@@ -329,8 +329,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 def candidates(found: Found) -> list[str]:
-    """The arms of whom the goals speak: neither peers nor references."""
-    return [name for name in found if name.removesuffix(", no offsets") not in PEERS]
+    """The arms of whom the goals speak; no search, under several seeds, has to stand beside them."""
+    return [name for name in found if name.removesuffix(", no offsets") not in PEERS and name != f"{PLAIN}, no offsets"]
 
 
 def goals_table(found: Found) -> list[str]:
@@ -354,7 +354,8 @@ def cells(ratio: Ratio, goal: Goal) -> str:
 def bound_table(found: Found) -> list[str]:
     """What no way of searching could exceed: the choice is made on the images on which it is scored."""
     having = {name: {s: run for s, run in runs.items() if "best" in run} for name, runs in found.items()}
-    having = {name: runs for name, runs in having.items() if runs}
+    enough = min(ENOUGH, max(map(len, having.values()), default=0))
+    having = {name: runs for name, runs in having.items() if len(runs) >= max(enough, 1)}
     seeds = sorted(set.intersection(*map(set, having.values()))) if having else []
     if not seeds:
         return []
