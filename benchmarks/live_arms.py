@@ -24,7 +24,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import nondominated, volume
 from tuner.results.references import PLAIN, references
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import NATURAL, WORST
 
@@ -207,7 +207,8 @@ class OnStem(Arm):
         self.spec, self.history = job.spec(**self.changes), History(None)
         self.runs: dict[int, Run] = {}
         self.going: list[int] = []  # trials between two stages: they go on as soon as they can
-        self._stems: dict[tuple[bool, str], Stem] = {}  # as in a search, methods of another base have one of their own
+        # as in a search, methods of another base have one of their own, and so has every seed
+        self._stems: dict[tuple[bool, str, int], Stem] = {}
 
     @abstractmethod
     def begin(self) -> int | None:
@@ -233,9 +234,9 @@ class OnStem(Arm):
     def enter(self, record: TrialRecord) -> None:
         """A trial's training begins, that of its preview or the one in full. The history knows of it."""
         config = self.job.config(record, self.spec, self.history)
-        kind = stem_kind(config)
+        kind = (*stem_kind(config), record.seed)
         if kind not in self._stems:
-            self._stems[kind] = Stem(self.job.stem(self.spec, *kind))
+            self._stems[kind] = Stem(replace(self.job, seed=record.seed).stem(self.spec, *kind[:2]))
         stem = self._stems[kind]
         reference = record.role is not None
         line = stem.line if reference else Line(config, stem.line if config.fork else None)
@@ -267,13 +268,13 @@ class OnStem(Arm):
         judge = self.job.offsets if until == run.line.last else None
         return Stage(run.line, run.at, until, watched=self.watched, judge=judge, trial=number)
 
-    def _of_stem(self, number: int, stem: Stem) -> Stage | None:
+    def _of_stem(self, number: int, stem: Stem, judge: str | None = None) -> Stage | None:
         if stem.busy:
             return None
         stem.busy, since = True, len(stem.epochs)
         first, last = self.spec.forks
         keep = first <= since + 1 <= last
-        return Stage(stem.line, since, since + 1, watched=self.watched, keep=keep, trial=number)
+        return Stage(stem.line, since, since + 1, watched=self.watched, keep=keep, judge=judge, trial=number)
 
     def told(self, stage: Stage, result: Result) -> None:
         number, run = stage.trial, self.runs[stage.trial]
@@ -577,6 +578,51 @@ class OursAndPlain(Ours):
         return volume([row.values for row in self.front()])
 
 
+class OursOnStems(OursAndPlain):
+    """A proposal's number decides its seed, and with it its stem. Workers with nothing else to do train the stems to
+    their ends: each is a no search of its own."""
+
+    name = "ours, four stems"
+    help = "the same, its proposals on stems of four seeds in turn, whose no searches count too"
+    stems = 4
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.plain: list[Model] = []
+
+    def enter(self, record: TrialRecord) -> None:
+        turn = 0 if record.role else record.trial % self.stems
+        super().enter(replace(record, seed=record.seed + turn))
+
+    def next(self, free: int) -> Stage | None:
+        return super().next(free) or next(filter(None, map(self._to_its_end, enumerate(self._stems.values()))), None)
+
+    def _to_its_end(self, numbered: tuple[int, Stem]) -> Stage | None:
+        number, stem = numbered
+        left = stem.line.last - len(stem.epochs)
+        if not left or stem.line is self._reference:
+            return None
+        return self._of_stem(NO_SEARCH - 1 - number, stem, self.job.offsets if left == 1 else None)
+
+    @property
+    def _reference(self) -> Line | None:
+        return next((run.line for run in self.runs.values() if run.line is run.stem.line), None)
+
+    def told(self, stage: Stage, result: Result) -> None:
+        if stage.trial >= NO_SEARCH:
+            return super().told(stage, result)
+        stem = next(stem for stem in self._stems.values() if stem.line is stage.line)
+        stem.busy = result.failed is not None  # for good
+        stem.epochs += result.metrics
+        if result.curve is not None:
+            self.plain.append(Model(stage.line, stage.until, result.curve))
+
+    def front(self) -> list[Row]:
+        models = {id(row.model): row.model for row in super().front()}
+        return front_rows([*models.values(), *self.plain])
+
+
 ARMS: dict[str, type[Arm]] = {
-    arm.name: arm for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursAndPlain, OursInFull, OursAtRandom)
+    arm.name: arm
+    for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursAndPlain, OursOnStems, OursInFull, OursAtRandom)
 }

@@ -470,7 +470,7 @@ def test_every_arm_keeps_its_promises(name, problem):
         config = line.config
         assert config.data_seed == 3 and config.max_epochs == 12 and config.folder is None
         assert config.imbalance == PROBLEMS[problem].imbalance
-        assert name == "plain" or config.seed == 3
+        assert name in ("plain", "ours, four stems") or config.seed == 3
         assert config.method in (PROBLEMS[problem].method, "at", "trades", "mart")
         if problem == "mail-balanced" and config.method == "mail":
             assert config.params["form"] == "trades"
@@ -547,6 +547,20 @@ def test_ours_with_its_no_search():
     for record in arm.history.trials.values():
         record.curve = None
     assert {row.model.line.config.method for row in arm.front()} == {"at"}
+
+
+def test_ours_on_four_stems():
+    """Seed 3: proposals 1, 2, 3 have the stems of seeds 4, 5, 6; 4 and 5 those of 3 and 4. Each stem is trained once,
+    to its end, where it is judged; that of seed 3 is the reference."""
+    arm, stages, simulation = played("ours, four stems")
+    seeds = {number: run.line.config.seed for number, run in arm.runs.items()}
+    assert seeds == {0: 3, -1: 3, 1: 4, 2: 5, 3: 6, 4: 3, 5: 4}
+    assert all(run.stem.line.config.seed == seeds[n] for n, run in arm.runs.items() if run.fork)
+    plain = [s for s in stages if s.line.config.method == "at"]
+    trained = sorted((s.line.config.seed, e) for s in plain for e in range(s.since + 1, s.until + 1))
+    assert trained == [(seed, e) for seed in (3, 4, 5, 6) for e in range(1, 13)]
+    assert sorted(s.line.config.seed for s in plain if s.judge) == [3, 4, 5, 6] and len(arm.plain) == 3
+    assert simulation.cost == pytest.approx(sum(COSTS.of(stage) for stage in stages))
 
 
 def test_ours_by_hand(monkeypatch):
