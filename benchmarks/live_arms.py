@@ -582,7 +582,7 @@ class OursOnStems(OursAndPlain):
     """A proposal's number decides its seed, and with it its stem. Workers with nothing else to do train the stems to
     their ends: each is a no search of its own."""
 
-    name = "ours, four stems"
+    name = "ours on four stems"
     help = "the same, its proposals on stems of four seeds in turn, whose no searches count too"
     stems = 4
 

@@ -35,7 +35,7 @@ trainings as the others have trials), `random` trains the default setting and ra
 as the others, and judges each at its end alone; `random+stem` takes the epochs before each one's start from plain AT,
 trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all
 trials in full; `ours` is `tuner search`, whose front is that of the trials that trained in full, `ours + no search`
-counts the curve of its no search too, which it trains and shows beside the front, `ours, four stems` has proposals on
+counts the curve of its no search too, which it trains and shows beside the front, `ours on four stems` has proposals on
 stems of four seeds in turn and counts the no searches of all four, `ours in full` is `ours` without previews, `ours at
 random` with random proposals, and `ours as it was` the code before there were stem and previews.
 

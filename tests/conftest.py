@@ -252,6 +252,17 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
+@pytest.fixture(autouse=True)
+def environment_of_its_own():
+    """What code under test puts into the environment ends with the test: drivers of later ones would have it, and could
+    not be forked."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - drivers.OF_LIBRARIES:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def pytest_configure():
     gc.disable()  # while all that is collected stays
     socket.getaddrinfo = _no_network

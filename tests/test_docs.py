@@ -175,6 +175,9 @@ def home(finished, tmp_path_factory):
 def test_command_runs(words, home, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNER_HOME", str(home))
+    if words[1] == "leaderboard" and len(words) > 2:
+        code, _, err = run(capsys, monkeypatch, "verify", words[2], "--pick", "knee", "--attack", "pgd:2x1")
+        assert code == 0, err
     code, out, err = run(capsys, monkeypatch, *words[1:])
     assert code == 0 and (out or words[1] == "sync"), err
     if words[1] not in WITHOUT_JSON and "--json" not in words:

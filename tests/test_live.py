@@ -470,7 +470,7 @@ def test_every_arm_keeps_its_promises(name, problem):
         config = line.config
         assert config.data_seed == 3 and config.max_epochs == 12 and config.folder is None
         assert config.imbalance == PROBLEMS[problem].imbalance
-        assert name in ("plain", "ours, four stems") or config.seed == 3
+        assert name in ("plain", "ours on four stems") or config.seed == 3
         assert config.method in (PROBLEMS[problem].method, "at", "trades", "mart")
         if problem == "mail-balanced" and config.method == "mail":
             assert config.params["form"] == "trades"
@@ -552,7 +552,7 @@ def test_ours_with_its_no_search():
 def test_ours_on_four_stems():
     """Seed 3: proposals 1, 2, 3 have the stems of seeds 4, 5, 6; 4 and 5 those of 3 and 4. Each stem is trained once,
     to its end, where it is judged; that of seed 3 is the reference."""
-    arm, stages, simulation = played("ours, four stems")
+    arm, stages, simulation = played("ours on four stems")
     seeds = {number: run.line.config.seed for number, run in arm.runs.items()}
     assert seeds == {0: 3, -1: 3, 1: 4, 2: 5, 3: 6, 4: 3, 5: 4}
     assert all(run.stem.line.config.seed == seeds[n] for n, run in arm.runs.items() if run.fork)

@@ -468,7 +468,7 @@ def test_built_in_methods_are_the_files_and_need_no_installed_package():
         "print([x for x in sys.modules if x.startswith('search_spaces.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    loaded = {f"search_spaces.{name}" for name in ("number", "param", "plug_ins", "registry", "srat")}
+    loaded = {f"search_spaces.{name}" for name in ("coordinates", "number", "param", "plug_ins", "registry", "srat")}
     assert set(eval(done.stdout)) == loaded, done.stderr
     assert not set(HELPERS) & set(METHODS.built_in)
 
