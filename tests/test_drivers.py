@@ -44,6 +44,18 @@ sys.exit(7)
 """
 
 
+@pytest.fixture(autouse=True)
+def as_pytest_began(monkeypatch):
+    """Without what earlier tests of this process, and fixtures that last, have put into the environment."""
+    for name in (os.environ.keys() | drivers.ENVIRONMENT.keys()) - drivers.OF_LIBRARIES:
+        if name.startswith("PYTEST_"):
+            continue
+        if name in drivers.ENVIRONMENT:
+            monkeypatch.setenv(name, drivers.ENVIRONMENT[name])
+        else:
+            monkeypatch.delenv(name)
+
+
 def seen(fresh, leads=False, **how):
     code = SEEN.replace("LIBRARIES", repr(drivers.OF_LIBRARIES)).replace("LEADS", repr(leads))
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
