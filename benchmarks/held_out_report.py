@@ -47,7 +47,7 @@ class Search:
         of_spec = {"max_epochs": line["max_epochs"]} if "max_epochs" in line else {}
         self.spec = SearchSpec(method=self.method, seed=self.seed, objectives=tuple(line["objectives"]), **of_spec)
         self.history, self.test = History(None), {}
-        self.worst: dict[str, tuple[float, float]] = {}  # intervals of the worst class on test, from the images alone
+        self.right: dict[str, tuple[list[int], list[int]]] = {}  # (robust, count) of each class on test
         for model in line["models"]:
             number, role = model["trial"], {"role": "no_search"} if model["trial"] == NO_SEARCH else {}
             about = {"params": model["params"], "method": model["method"], "seed": model["seed"], **role}
@@ -59,11 +59,15 @@ class Search:
                 label = row_label({"trial": number, "offsets": {"tau": point["tau"]}})
                 counts = (point["count"], point["clean"], point["robust"])
                 self.test[label] = class_metrics(model["val"]["classes"], model["val"]["train_counts"], *counts)
-                self.worst[label] = worst_class(np.array(point["robust"]), np.array(point["count"]))[1]
+                self.right[label] = point["robust"], point["count"]
         self.front = Front.of(self.history.rows(self.spec.objectives), self.spec.objectives)
         found = assess(self.spec, self.history)
         assert found is not None
         self.assessment: Assessment = found
+
+    def worst(self, label: str) -> tuple[float, float]:
+        """The 95 % interval of a point's worst class on test, from the images alone."""
+        return worst_class(*map(np.array, self.right[label]))[1]
 
     def volume(self, rows: Sequence[dict[str, Any]]) -> float:
         """The hypervolume on test of the rows that no other of them dominates on val."""
@@ -131,7 +135,7 @@ def references_alone(options: str, own: list[dict[str, Any]]) -> list[str]:
     for name, by_seed in found.items():
         labels = [(s, row_label(best_row(rows, s.spec.objectives))) for s, rows in by_seed.values()]
         shown = " | ".join(spread([s.test[label][key] for s, label in labels]) for key in SHOWN)
-        low, high = (statistics.fmean(s.worst[label][i] for s, label in labels) for i in (0, 1))
+        low, high = map(statistics.fmean, zip(*(s.worst(label) for s, label in labels)))
         shown += f" [{low:.3f}, {high:.3f}]"
         volumes = spread([s.volume(rows) for s, rows in by_seed.values()])
         lines.append(f"| {name} | {len(by_seed)} | {shown} | {volumes} |")
@@ -147,7 +151,8 @@ def added(searches: list[Search]) -> str:
             for name in ("**no search**: plain AT, offsets swept", "default setting, offsets swept")
         )
         gain = search.test[last][SHOWN[-1]] - search.test[first][SHOWN[-1]]
-        apart = search.worst[first][1] < search.worst[last][0] or search.worst[last][1] < search.worst[first][0]
+        (below, above), (low, high) = search.worst(first), search.worst(last)
+        apart = above < low or high < below
         said.append(f"{search.method} {gain:+.3f} ({'the intervals part' if apart else 'not distinguishable'})")
     return f"Over no search the default settings with offsets add to the worst class: {', '.join(said)}."
 
