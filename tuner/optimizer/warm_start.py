@@ -161,10 +161,12 @@ def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:
     """The trials of an earlier search of the same method, as they were when this search first started; kept in
     ``folder``."""
-    if not spec.warm_start or _translates(spec, spec.warm_start, home, folder):
+    if not spec.warm_start or _points(folder).exists():
         return []
     kept = _trials(folder)
     if not kept.exists():
+        if load_search(home, spec.warm_start).spec.method != spec.method:
+            return []
         write_atomically(kept, read_bytes(home.search(spec.warm_start) / "history.jsonl", LOG_BYTES))
     return list(History(kept.parent).trials.values())
 
@@ -172,10 +174,14 @@ def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]
 def warm_points(spec: SearchSpec, home: Home, folder: Path, counts: Sequence[int]) -> dict[str, FirstPoints]:
     """Of an earlier search of another method, what each of this search's methods tries first, as it was decided when
     this search first started; kept in ``folder``. ``counts``: training images of each class."""
-    if not spec.warm_start or not _translates(spec, spec.warm_start, home, folder):
+    if not spec.warm_start:
         return {}
     if not _points(folder).exists():
+        if _trials(folder).exists():
+            return {}
         earlier = load_search(home, spec.warm_start)
+        if earlier.spec.method == spec.method:
+            return {}
         made = {lane.methods[0]: asdict(_first_points(lane, earlier, counts)) for lane in spec.lanes}
         write_atomically(_points(folder), json.dumps(made))
     return _read_points(spec, folder)
@@ -223,13 +229,6 @@ def _sound(method: str, setting: Mapping[str, Any]) -> dict[str, Any]:
     own, common = params_of(method_space(method).Params), params_of(Training)
     others = {name: coerce(common[name], value) for name, value in setting.items() if name not in own}
     return resolve(method, {name: value for name, value in setting.items() if name in own}) | others
-
-
-def _translates(spec: SearchSpec, earlier: str, home: Home, folder: Path) -> bool:
-    """Whether the ``earlier`` search is of another method."""
-    if _points(folder).exists() or _trials(folder).exists():
-        return _points(folder).exists()
-    return load_search(home, earlier).spec.method != spec.method
 
 
 def _trials(folder: Path) -> Path:
