@@ -103,12 +103,12 @@ def break_off(tmp_path, troubles):
     watch.stop = said.append
     watch.started(watch.optimizer.next())
 
-    def end(error):
+    def end(error, trial=0, **config):
         path = tmp_path / "error.pkl"
         path.write_bytes(cloudpickle.dumps(error))
-        told = SimpleNamespace(config={"trial": {"trial": 0}}, pickled_error_file=str(path), error_file=None)
+        told = SimpleNamespace(config={"trial": {"trial": trial, **config}}, pickled_error_file=str(path))
         watch.on_trial_error(0, [], told)
-        return history.trials[0]
+        return history.trials[trial]
 
     return history, end, said
 
@@ -161,6 +161,21 @@ def test_a_preview_that_gets_on_between_deaths_goes_on(tmp_path):
     for _ in range(DEATHS):
         watch.on_trial_error(0, [], told)
     assert history.trials[preview.trial].state == "failed"
+
+
+def test_an_error_after_the_end_is_no_interruption(break_off):
+    """Ray saves a checkpoint of its own once a trial has ended, which a full disk prevents (make chaos, 13/0). So late
+    an error of a preview is none of the training in full to which it has been promoted."""
+    history, end, said = break_off
+    history.append("end", 0, state="finished")
+    error = RayTaskError("save", "OSError: no space", OSError(28, "No space left on device"))
+    assert end(error).state == "finished" and history.trials[0].errors == 0 and not said
+    history.append("start", 1, params={}, method="srat", preview=True)
+    history.append("preview", 1, epochs=1, metrics={"epoch": 3}, curve=None)
+    assert end(error, trial=1, cool_down=1).state == "previewed"
+    history.append("promote", 1)
+    assert end(error, trial=1, cool_down=1).errors == 0 and not said
+    assert end(error, trial=1, cool_down=None).errors == 1 and "trial 1 was interrupted" in said[0]
 
 
 def test_a_silent_storage_ends_the_search_and_no_trial(break_off, troubles):

@@ -124,9 +124,14 @@ class SearchCallback(Callback):
             return  # the nodes do not share the storage: not the trial's fault, and the search is about to end
         number, error = number_of(trial), error_of(trial)
         self._running.gone(number)
-        if not self.optimizer.skipped(number):
+        if not self._over(trial):  # else Ray failed at what comes after: its own checkpoint, say, on a full disk
             self._interrupted(number, error)
         self.optimizer.back(number)
+
+    def _over(self, trial: Trial) -> bool:
+        """Whether what Ray trained has ended: the trial, or its preview, which may have been promoted since."""
+        record = self.history.record(number_of(trial))
+        return record.state.ended or (trial.config["trial"].get("cool_down") is not None and bool(record.preview))
 
     def _interrupted(self, number: int, error: Exception | str) -> None:
         record, (kind, reason) = self.history.record(number), classify_failure(error)
