@@ -87,7 +87,7 @@ class Proposer:
     def description(self) -> str:
         """One line: what this search proposes with."""
         first = paper_label(self.spec.methods[0], self.whole.default())
-        return describe_sampler(self.spec.sampler, self.space, self.worth, first)
+        return describe_sampler(self.spec.sampler, self.space, self.worth, first, self.spec.most_trials)
 
     @property
     def ahead(self) -> bool:
