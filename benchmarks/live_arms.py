@@ -40,7 +40,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import nondominated, volume
 from tuner.results.references import PLAIN, references
-from tuner.results.trial_record import NO_SEARCH, TrialRecord
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import NATURAL, WORST
 
@@ -577,51 +577,33 @@ class OursAndPlain(Ours):
     claim = Arm.claim
 
 
-class OursOnStems(OursAndPlain):
-    """A proposal's number decides its seed, and with it its stem. Workers with nothing else to do train the stems to
-    their ends: each is a no search of its own."""
+class OnTwoStems(OursAndPlain):
+    name = "ours on two stems"
+    help = "the same, its trials under two seeds in turn, each with a stem of its own"
+    changes = {"stems": 2}
 
+
+class OnFourStems(OursAndPlain):
     name = "ours on four stems"
-    help = "the same, its proposals on stems of four seeds in turn, whose no searches count too"
-    stems = 4
+    help = "the same under four seeds"
+    changes = {"stems": 4}
+
+
+class WithPlain(Ours):
+    """Plain AT is a method of the search: under each seed it is one of the trials, trained on from the stem."""
+
+    name = "ours with plain AT on four stems"
+    help = "tuner search --method METHOD --method at --stems 4: a quarter of the trials is plain AT under four seeds"
 
     def __init__(self, job: Job):
+        self.changes = {"stems": 4, "method": (job.problem.method, PLAIN)}
         super().__init__(job)
-        self.plain: list[Model] = []
-
-    def enter(self, record: TrialRecord) -> None:
-        turn = 0 if record.role else record.trial % self.stems
-        super().enter(replace(record, seed=record.seed + turn))
-
-    def next(self, free: int) -> Stage | None:
-        return super().next(free) or next(filter(None, map(self._to_its_end, enumerate(self._stems.values()))), None)
-
-    def _to_its_end(self, numbered: tuple[int, Stem]) -> Stage | None:
-        number, stem = numbered
-        left = stem.line.last - len(stem.epochs)
-        if not left or stem.line is self._reference:
-            return None
-        return self._of_stem(NO_SEARCH - 1 - number, stem, self.job.offsets if left == 1 else None)
-
-    @property
-    def _reference(self) -> Line | None:
-        return next((run.line for run in self.runs.values() if run.line is run.stem.line), None)
-
-    def told(self, stage: Stage, result: Result) -> None:
-        if stage.trial >= NO_SEARCH:
-            return super().told(stage, result)
-        stem = next(stem for stem in self._stems.values() if stem.line is stage.line)
-        stem.busy = result.failed is not None  # for good
-        stem.epochs += result.metrics
-        if result.curve is not None:
-            self.plain.append(Model(stage.line, stage.until, result.curve))
-
-    def front(self) -> list[Row]:
-        models = {id(row.model): row.model for row in super().front()}
-        return front_rows([*models.values(), *self.plain])
 
 
 ARMS: dict[str, type[Arm]] = {
     arm.name: arm
-    for arm in (Plain, Random, RandomStem, Stock, Primo, Ours, OursAndPlain, OursOnStems, OursInFull, OursAtRandom)
+    for arm in (
+        *(Plain, Random, RandomStem, Stock, Primo),
+        *(Ours, OursAndPlain, OnTwoStems, OnFourStems, WithPlain, OursInFull, OursAtRandom),
+    )
 }

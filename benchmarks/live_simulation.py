@@ -28,7 +28,7 @@ class Simulation:
         self.epochs = self.judged = 0
         self.trace: list[dict[str, Any]] = []
         self.models: list[Model] = []
-        self._queue: list[tuple[float, int, float, Stage]] = []  # when it ends, its number, its cost, the stage
+        self._queue: list[tuple[float, int, Stage]] = []  # when it ends, its number, the stage
         self._started = 0
         self._rows: list[tuple[int, int, int]] = []  # of the front shown last
 
@@ -36,12 +36,13 @@ class Simulation:
         """Until nothing runs and the arm has nothing more to do; the trace."""
         self._fill()
         while self._queue:
-            self.now, _, cost, stage = heapq.heappop(self._queue)
+            ends = self._queue[0][0]
+            self.cost += (ends - self.now) * len(self._queue)  # what the others have done of theirs is spent too
+            self.now, _, stage = heapq.heappop(self._queue)
             result = self.run_stage(stage)
             if result.curve is not None:
                 self.models.append(Model(stage.line, stage.until, result.curve))
             self.arm.told(stage, result)
-            self.cost += cost
             self._show()
             self._fill()
         return self.trace
@@ -51,11 +52,10 @@ class Simulation:
             stage = self.arm.next(self.workers - len(self._queue))
             if stage is None:
                 return
-            cost = self.costs.of(stage)
             self.epochs += stage.until - stage.since
             self.judged += stage.judge is not None
             self._started += 1
-            heapq.heappush(self._queue, (self.now + cost, self._started, cost, stage))
+            heapq.heappush(self._queue, (self.now + self.costs.of(stage), self._started, stage))
 
     def _show(self) -> None:
         rows = self.arm.front()

@@ -19,7 +19,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.promotion import curve_of
 from tuner.results.references import references
-from tuner.results.replicates import fell_off, total_trials, wanted
+from tuner.results.replicates import fell_off, missing, total_trials, wanted
 from tuner.results.summary import extras, front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
@@ -262,6 +262,47 @@ def test_a_method_without_parameters_runs_once():
     drive(AskTell(spec, history), history, spec)
     assert total_trials(spec) == 6 and len(history.numbers["at"]) == 1 and len(history.numbers["trades"]) == 5
     assert total_trials(spec_of(method=("at", "lsat"), trials=6)) == 2
+
+
+def test_trials_take_their_seeds_in_turn():
+    """Of each method by its own numbers: the default setting, which others are compared with, has the search's seed."""
+    spec, history = spec_of(trials=14, seed=5, stems=3), History(None)
+    drive(AskTell(spec, history, references=references(spec)), history, spec)
+    for numbers in history.numbers.values():
+        assert [history.record(n).seed for n in numbers] == [5 + place % 3 for place in range(len(numbers))]
+    assert history.record(NO_SEARCH).seed == 5
+    again = spec_of(trials=14, seed=5, stems=3)
+    assert again.search_name != spec_of(trials=14, seed=5).search_name
+    assert spec_of(trials=14, seed=5, stems=1).search_name == spec_of(trials=14, seed=5).search_name
+
+
+def test_a_method_without_parameters_runs_once_under_each_seed():
+    """Plain AT under four seeds, trained in full without a preview: what seeds alone are worth."""
+    spec, history = spec_of(method=("at", "trades"), trials=12, stems=4), History(None)
+    drive(AskTell(spec, history), history, spec)
+    plain = [history.record(n) for n in history.numbers["at"]]
+    assert [(t.seed, t.full, t.preview, t.params) for t in plain] == [(s, True, None, {}) for s in range(4)]
+    assert len(history.numbers["trades"]) == 8 and total_trials(spec) == 12
+    assert total_trials(spec_of(method=("at", "lsat"), trials=6, stems=2)) == 4
+    assert total_trials(spec_of(method="at", trials=3, stems=8)) == 3
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp", "nsga2"])
+def test_plain_at_alone_is_a_search_over_seeds(sampler):
+    spec, history = spec_of(method="at", trials=9, stems=3, sampler=sampler), History(None)
+    drive(AskTell(spec, history, references=references(spec)), history, spec)
+    assert [(t.seed, t.state) for t in history.trials.values()] == [(s, "finished") for s in range(3)]
+
+
+def test_replicates_of_a_trial_have_other_seeds_than_its_own():
+    spec, history = SearchSpec(method="trades", trials=4, seeds=3, stems=2), History(None)
+    for number, worst in enumerate((0.1, 0.2, 0.1, 0.1)):
+        ended(history, number, 0.5, worst, seed=number % 2)
+    (best,) = {row["trial"] for row in front_of(spec, history).rows}
+    assert (best, history.record(best).seed) == (1, 1)
+    assert missing(spec, history) == [(0, 1), (1, 0), (0, 2), (1, 2)]
+    ended(history, 4, 0.5, 0.2, of=1, seed=0)
+    assert missing(spec, history) == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_spec_file_json_and_lanes_of_several_methods(tmp_path):

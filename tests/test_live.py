@@ -391,6 +391,14 @@ def test_scores_by_hand():
     assert [(model.line, model.epoch) for model in simulation.models] == [(one, 2)]
 
 
+def test_what_others_have_done_of_their_stages_is_spent():
+    """Two workers: the model of the first stage is there at 6, when the other one has done 6 of its 9."""
+    arm = Scripted([Stage(None, 0, 2, judge="auto", trial=0), Stage(None, 0, 6, trial=1)])
+    simulation, trace = simulated(arm, 2, t0=curve_of((8, 2)))
+    assert [(point["time"], point["cost"]) for point in trace] == [(6.0, 12.0)]
+    assert (simulation.now, simulation.cost) == (9.0, 15.0)
+
+
 def test_the_best_choice_is_made_on_test():
     """Classes of 30 and 10 training images. On test: natural 0.65 and worst 0.2, 0.575 and 0.5, 0.4 and 0.4; 0.75 and
     0.0. The third is dominated there, whatever an arm chose."""
@@ -470,7 +478,7 @@ def test_every_arm_keeps_its_promises(name, problem):
         config = line.config
         assert config.data_seed == 3 and config.max_epochs == 12 and config.folder is None
         assert config.imbalance == PROBLEMS[problem].imbalance
-        assert name in ("plain", "ours on four stems") or config.seed == 3
+        assert config.seed == 3 or name == "plain" or "stems" in name
         assert config.method in (PROBLEMS[problem].method, "at", "trades", "mart")
         if problem == "mail-balanced" and config.method == "mail":
             assert config.params["form"] == "trades"
@@ -550,17 +558,25 @@ def test_ours_with_its_no_search():
 
 
 def test_ours_on_four_stems():
-    """Seed 3: proposals 1, 2, 3 have the stems of seeds 4, 5, 6; 4 and 5 those of 3 and 4. Each stem is trained once,
-    to its end, where it is judged; that of seed 3 is the reference."""
+    """Seed 3: proposals 1, 2, 3 have the stems of seeds 4, 5, 6; 4 and 5 those of 3 and 4. Each epoch of a stem is
+    trained once, to the latest fork of its trials."""
     arm, stages, simulation = played("ours on four stems")
     seeds = {number: run.line.config.seed for number, run in arm.runs.items()}
     assert seeds == {0: 3, -1: 3, 1: 4, 2: 5, 3: 6, 4: 3, 5: 4}
+    assert {number: arm.history.record(number).seed for number in seeds} == seeds
     assert all(run.stem.line.config.seed == seeds[n] for n, run in arm.runs.items() if run.fork)
-    plain = [s for s in stages if s.line.config.method == "at"]
-    trained = sorted((s.line.config.seed, e) for s in plain for e in range(s.since + 1, s.until + 1))
-    assert trained == [(seed, e) for seed in (3, 4, 5, 6) for e in range(1, 13)]
-    assert sorted(s.line.config.seed for s in plain if s.judge) == [3, 4, 5, 6] and len(arm.plain) == 3
+    trained = sorted((s.line.config.seed, s.until) for s in stages if s.line.config.method == "at" and s.until <= 8)
+    assert trained == [(seed, epoch) for seed in (3, 4, 5, 6) for epoch in range(1, 9)]
     assert simulation.cost == pytest.approx(sum(COSTS.of(stage) for stage in stages))
+
+
+def test_plain_at_as_a_method_on_four_stems():
+    """Of six trials plain AT's share of three is trained under the seeds 3, 4 and 5, from their stems."""
+    arm, stages, _ = played("ours with plain AT on four stems")
+    plain = [arm.runs[n] for n in arm.history.numbers["at"]]
+    assert [(run.line.config.seed, run.fork) for run in plain] == [(3, 11), (4, 11), (5, 11)]
+    assert all(run.line.stem is run.stem.line for run in plain) and len(arm.history.numbers["srat"]) == 3
+    assert {run.at for run in plain} == {12} and all(t.full for t in arm.history.trials.values() if t.method == "at")
 
 
 def test_ours_by_hand(monkeypatch):

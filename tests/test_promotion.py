@@ -277,6 +277,11 @@ def test_a_search_without_previews_promotes_nothing():
         ({"method": ("trades", "wat")}, Bill(12, 24, 14, 28, 7, 24 + 4 + 4 * 12), None),  # wat's measures losses
         # plain AT is the first trial of its method, not one more
         ({"method": ("trades", "at")}, Bill(12, 16, 14, 28, 6, 12 + 4 + 4 * 12), None),
+        # TRADES under four seeds, plain AT under one; as a method it takes all of its four, and leaves 11 previews
+        ({"stems": 4}, Bill(12, 40, 15, 30, 6, 12 + 4 + 4 * 12), None),
+        ({"method": ("trades", "at"), "stems": 4}, Bill(12, 64, 11, 22, 8, 12 + 4 * 4 + 3 * 12), None),
+        ({"stems": 8, "trials": 5}, Bill(12, 40, 4, 8, 3, 12 + 4 + 12), None),  # seeds 0 to 4 alone have a trial
+        ({"method": "at", "stems": 3, "trials": 4}, Bill(12, 0, 0, 0, 3, 36), None),
         ({"method": "at", "trials": 4}, Bill(12, 0, 0, 0, 1, 12), "1.0 trainings' worth: 1 training in full"),
     ],
     ids=str,

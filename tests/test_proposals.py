@@ -451,6 +451,7 @@ def test_a_search_says_what_it_proposes_with():
     )
     assert said(method="trades", sampler="gp") == "sampler gp, after the paper's setting"
     assert said(method="at") == "sampler: nothing is searched, the paper's setting runs once"
+    assert said(method="at", stems=3) == "sampler: nothing is searched, the paper's setting runs under 3 seeds"
 
 
 def test_the_start_is_spread_out():

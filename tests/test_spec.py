@@ -193,6 +193,7 @@ VALUES = {
     "until_flat": (["--until-flat", "3"], 3, [0, 1.5]),
     "time_budget": (["--time-budget", "60.5"], 60.5, [0, -1, "60 s"]),
     "seeds": (["--seeds", "3"], 3, [0, 2.5]),
+    "stems": (["--stems", "4"], 4, [0, 2.5, "4", True, 1001]),
     "sampler": (["--sampler", "gp"], "gp", ["grid", "cmaes", 5]),
     "smooth_worst": (["--smooth-worst", "cvar:0.2"], "cvar:0.2", [0.2, "cvar:2", "cvar:0", "mean:0.2"]),
     "warm_start": (["--warm-start", "earlier"], "earlier", [5]),

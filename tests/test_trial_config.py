@@ -124,6 +124,23 @@ def test_the_default_setting_trains_alone_and_plain_at_as_long_as_a_stem_is_need
     assert (plain.method, plain.params, plain.fork) == ("at", {}, 9) and plain.stem == plain.training
 
 
+def test_plain_at_under_any_seed_is_a_stem_trained_on(tmp_path):
+    spec = SearchSpec(method=("srat", "at"), max_epochs=10, seed=3, stems=3)
+    plain = told(spec, {}, tmp_path, seed=5, method="at")
+    assert (plain.seed, plain.split_seed, plain.fork, plain.stem) == (5, 3, 9, plain.training)
+    varied = SearchSpec(method=("srat", "at"), max_epochs=10, space={"lr": [0.01, 0.1]}, stems=3)
+    assert told(varied, {"lr": 0.02}, tmp_path, seed=1, method="at").fork == 0
+
+
+def test_who_waits_trains_stems_of_other_seeds_that_will_be_needed(tmp_path):
+    def spare(seed, **changes):
+        return told(SearchSpec(method="wmmr", seed=3, **changes), {}, tmp_path, seed=seed).spare_seeds
+
+    assert spare(3) == () and spare(3, seeds=3) == (4, 5)
+    assert spare(4, seeds=3) == (), "a replicate's are trained already"
+    assert spare(3, stems=3) == (4, 5) and spare(4, stems=3) == (3, 5) and spare(4, stems=2, seeds=3) == (3, 5)
+
+
 def test_methods_whose_recipes_differ_have_stems_of_their_own(tmp_path):
     methods = SearchSpec(method=("dafa", "mail"), recipe="paper", max_epochs=10)
     dafa, mail = (told(methods, {"start": 0.5}, tmp_path, method=m) for m in methods.methods)

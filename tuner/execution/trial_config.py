@@ -8,9 +8,11 @@ from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from trainables.data import absolute
-from tuner.results.references import role_of
+from tuner.results.references import PLAIN, role_of
+from tuner.results.replicates import other_seeds
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
+from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of
 from tuner.sync.shared_dataset import dataset_of
 
@@ -53,7 +55,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         home=str(run.home.root),
         fork=fork,
         stem=stem if fork else {},
-        spare_seeds=tuple(range(spec.seed + 1, spec.seed + spec.seeds)) if record.seed == spec.seed else (),
+        spare_seeds=_spare_seeds(spec, record),
         stem_from=max(1, spec.forks[0]),
         cool_down=None if record.full else plan.preview[1],
         storage=spec.storage,
@@ -67,9 +69,17 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
     )
 
 
+def _spare_seeds(spec: SearchSpec, record: TrialRecord) -> tuple[int, ...]:
+    """Whose stems are trained while this trial waits for its own: other trials' or their replicates'."""
+    own = range(spec.seed, spec.seed + spec.stems)
+    return tuple(other_seeds(spec, record, max(spec.stems, spec.seeds) - 1)) if record.seed in own else ()
+
+
 def _fork(run: SearchRun, record: TrialRecord) -> int:
     """Where a full training leaves the stem. Plain AT is the stem, and leaves it where nobody needs it any more; a
     default setting is trained as its paper does, alone."""
+    if record.method == PLAIN and not record.role and not run.spec.of(PLAIN).search_space().searched:
+        return run.spec.forks[1]  # under any of the seeds
     match role_of(run.spec, run.history, record):
         case "no_search":
             return run.spec.forks[1]

@@ -161,6 +161,8 @@ class AskTell:
                 f"{', '.join(str(search.first) for search in self.methods.values())} each, then those whose trials "
                 "make the front of all grow get more"
             )
+        if self.spec.stems > 1:
+            lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn, each with its own stem")
         if self.spec.seeds > 1:
             lines.append(f"seeds: at the end every front member is trained with {self.spec.seeds} seeds in all")
         return lines
@@ -241,7 +243,8 @@ class AskTell:
     def _trial(self) -> TrialRecord | None:
         search, self._next = self._chosen(), None
         method, plan = search.method, search.spec.epoch_plan
-        preview = self.spec.scheduling.previewing and len(search.history.trials) > 0  # the default setting is full
+        varied = len(search.history.trials) > 0 and bool(search.spec.search_space().searched)
+        preview = self.spec.scheduling.previewing and varied  # a default setting is full
         epochs = plan.preview[1] if preview else self.spec.max_epochs - plan.forks[0]
         if not search.proposer.interrupted and not self._in_time(method, epochs):
             return None  # before the proposal is recorded
@@ -249,7 +252,8 @@ class AskTell:
         if proposal is None:
             return None
         if proposal.trial >= len(known):
-            return TrialRecord(self._number, proposal.params, method, seed=self.spec.seed, full=not preview)
+            seed = self.spec.seed_of(proposal.trial)
+            return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
         left = self.spec.max_epochs - max(len(record.epochs), self._fork(record)) if record.full else plan.preview[1]
         return record if self._in_time(method, left, begun=record.state == TrialState.RUNNING) else None

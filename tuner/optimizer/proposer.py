@@ -68,8 +68,8 @@ class Proposer:
         self.spec, self.history, self.worth, self.whole = spec, history, Worth.of(spec), spec.search_space()
         self.space = space or self.whole
         self.sampler = SAMPLERS[spec.sampler]
-        self.share = spec.trials if self.space.searched else 1  # nothing to search: the default setting once
-        self.total = (most or spec.trials) if self.space.searched else 1
+        self.share = spec.most_trials
+        self.total = most or spec.trials if self.space.searched else self.share
         self.warm, self.first = list(warm), list(first)
         self.known = self._observe(history)
         recorded = folder is not None or self.sampler.own_study
@@ -87,7 +87,7 @@ class Proposer:
     def description(self) -> str:
         """One line: what this search proposes with."""
         first = paper_label(self.spec.methods[0], self.whole.default())
-        return describe_sampler(self.spec.sampler, self.space, self.worth, first)
+        return describe_sampler(self.spec.sampler, self.space, self.worth, first, self.spec.most_trials)
 
     @property
     def ahead(self) -> bool:
@@ -139,9 +139,10 @@ class Proposer:
     # ---- one proposal ------------------------------------------------------------------------------------------------
 
     def _new(self, number: int) -> Proposal:
-        if self.recorded and self.sampler.own_study and number > 0:
+        default = number == 0 or not self.space.searched
+        if self.recorded and self.sampler.own_study and not default:
             return Proposal(number, self.recorded.ask(number, self.share))
-        params = self.whole.default() if number == 0 else self._proposed(number)
+        params = self.whole.default() if default else self._proposed(number)
         if self.recorded:
             self.recorded.start(number, params)
         return Proposal(number, params)
@@ -157,7 +158,7 @@ class Proposer:
 
     def _prepare(self, number: int, known: Callable[[], Observations]) -> None:
         """Begin to compute proposal ``number`` from what is known now, where that is done ahead."""
-        if self._worker and number - self.history.added < self.total:
+        if self._worker and self.space.searched and number - self.history.added < self.total:
             self._next = self._worker.submit(self._plan(number, known()))
 
     def _plan(self, number: int, known: Observations) -> Callable[[], dict[str, Any]]:

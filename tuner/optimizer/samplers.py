@@ -57,10 +57,11 @@ def first_points(space: Space, seed: int, number: int) -> dict[str, Any]:
     return space.at(np.clip(draw.normal(center, NEAR), 0.0, 1.0))
 
 
-def describe_sampler(name: str, space: Space, worth: Worth, first: str) -> str:
-    """One line for the user: what the search will propose with. ``first``: what trial 0 is called."""
+def describe_sampler(name: str, space: Space, worth: Worth, first: str, seeds: int = 1) -> str:
+    """One line for the user: what the search will propose with. ``first``: what trial 0 is called. ``seeds``: under how
+    many it runs where nothing is searched."""
     if not space.searched:
-        return f"sampler: nothing is searched, {first} runs once"
+        return f"sampler: nothing is searched, {first} runs {'once' if seeds == 1 else f'under {seeds} seeds'}"
     row = SAMPLERS[name]
     if not row.models:
         return f"sampler {name}, after {first}"

@@ -46,15 +46,16 @@ class Bill:
 def expected(spec: SearchSpec) -> Bill:
     """What a new search will cost about; how many replicates follow is not known before."""
     scheduler, beside, total = spec.scheduling, len(references(spec)), total_trials(spec)
-    alone = len(spec.methods)  # default settings
-    previews = total - alone if scheduler.previewing else 0
-    promoted = scheduler.most(previews) if scheduler.previewing else total - alone
+    once = {lane.methods[0]: 1 if lane.search_space().searched else lane.most_trials for lane in spec.lanes}
+    alone = sum(once.values())  # default settings
+    previews = max(0, total - alone) if scheduler.previewing else 0
+    promoted = scheduler.most(previews) if scheduler.previewing else max(0, total - alone)
     _, latest = spec.forks
     forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
     own = spec.max_epochs - sum(forks) / len(forks)
     each = spec.lanes[0].epoch_plan.preview[1]
-    plain = 1 - beside  # plain AT as a method, whose first trial is the reference: it takes all of the stem
-    full_epochs = (alone - plain) * spec.max_epochs + (spec.max_epochs - latest) + promoted * own
+    plain = once.get(PLAIN, 0)  # plain AT as a method takes all of the stem, as the reference does
+    full_epochs = (alone - plain) * spec.max_epochs + (plain + beside) * (spec.max_epochs - latest) + promoted * own
     stem = len(stems(spec)) * latest
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
 
@@ -82,13 +83,15 @@ def seconds_left(spec: SearchSpec, history: History) -> float | None:
     return left * (latest[-1][0] - latest[0][0]) / sum(epochs for _, epochs in latest[1:])
 
 
-def stems(spec: SearchSpec) -> set[tuple[str, str, bool]]:
-    """The stems that trials and the reference fork from: form of the loss, head, and whether losses on `val` are
-    measured. fairfront's hedge, which measures them too, is not seen here."""
-    found = {stem_of(PLAIN)}
+def stems(spec: SearchSpec) -> set[tuple[str, str, bool, int]]:
+    """The stems that trials and the reference fork from: form of the loss, head, whether losses on `val` are measured,
+    and the seed. fairfront's hedge, which measures them too, is not seen here."""
+    found = {(*stem_of(PLAIN), spec.seed)}
     for lane in spec.lanes:
         form, head, val_losses = stem_of(lane.methods[0])
-        found |= {(each, head, val_losses) for each in lane.search_space().choices_of("form") or (form,)}
+        seeds = {spec.seed_of(number) for number in range(1, lane.most_trials)}  # a default setting has none
+        forms = lane.search_space().choices_of("form") or (form,)
+        found |= {(each, head, val_losses, seed) for each in forms for seed in seeds}
     return found
 
 

@@ -17,6 +17,7 @@ from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.promotion import promotable
 from tuner.results.references import references
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -29,7 +30,7 @@ def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """Like `wanted`, even while trials are still to come."""
-    asked = [(t.trial, spec.seed + n) for t in history.trials.values() for n in range(1, t.seeds)]
+    asked = [(t.trial, seed) for t in history.trials.values() for seed in other_seeds(spec, t, t.seeds - 1)]
     started = {(r.of, r.seed) for r in history.replicates.values()}
     return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
 
@@ -42,7 +43,13 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
-    return [(trial, spec.seed + n) for n in range(1, spec.seeds) for trial in sorted(members)]
+    seeds = {trial: other_seeds(spec, history.record(trial), spec.seeds - 1) for trial in sorted(members)}
+    return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items()]
+
+
+def other_seeds(spec: SearchSpec, record: TrialRecord, count: int) -> list[int]:
+    """The first seeds, from the search's on, that are not the trial's own: those of its replicates."""
+    return [seed for seed in range(spec.seed, spec.seed + count + 1 + spec.stems) if seed != record.seed][:count]
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
@@ -60,8 +67,9 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
 
 
 def total_trials(spec: SearchSpec) -> int:
-    """How many trials the search proposes; a method without searched parameters has one."""
-    return min(spec.trials, sum(spec.trials if lane.search_space().searched else 1 for lane in spec.lanes))
+    """How many trials the search proposes; a method without searched parameters has one under each seed."""
+    most = [spec.trials if lane.search_space().searched else lane.most_trials for lane in spec.lanes]
+    return min(spec.trials, sum(most))
 
 
 def running(history: History) -> bool:

@@ -84,7 +84,7 @@ def _add(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str,
     lane = spec.of(method)
     params = setting_of(lane.search_space(), method, about.get("params") or {})
     for record in history.trials.values():
-        if record.method == method and record.params == params:
+        if (record.method, record.params, record.seed) == (method, params, spec.seed):
             raise UsageError(
                 f"trial {record.trial} has this setting already; training is seeded, so it would be the same"
             )
@@ -141,8 +141,8 @@ def _confirm(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[
     record = _record(history, about)
     if record.trial not in history.trials or record.state != TrialState.FINISHED:
         raise UsageError(f"{record.label} is {record.state}; another seed confirms a trial that trained in full")
-    known = [r.seed - spec.seed + 1 for r in history.replicates.values() if r.of == record.trial]
-    return {"trial": record.trial, "seeds": max(record.seeds, *known, 1) + 1}
+    known = sum(r.of == record.trial for r in history.replicates.values())
+    return {"trial": record.trial, "seeds": max(record.seeds, known + 1) + 1}
 
 
 def _note(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str, Any]:

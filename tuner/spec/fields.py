@@ -183,6 +183,9 @@ class SearchFields:
     seeds: int = option(1, Whole(1), BUDGET,
         "Number of seeds, the first included, with which members of the front are trained; the front is then drawn on "
         "means.", hashed=False)
+    stems: int = option(1, Whole(1, 1000), BUDGET,
+        "Number of seeds under which trials are trained in turn, each with a stem of its own: what luck a stem has is "
+        "then not that of all trials. A method that varies nothing is trained once under each.", before=1)
 
     sampler: str = option("auto", Choice(known.samplers, refused=(("cmaes", NO_FRONT),)), STOPPING,
         "What proposes settings: {names}. auto takes a Gaussian process in flat "

@@ -179,16 +179,13 @@ class SearchSpec(SearchFields):
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
-        theirs: list[dict[str, Any]] = [
-            {name: {k: v for k, v in getattr(self, name).items() if m in self._having(k)} for name in ("fix", "space")}
-            for m in self.methods
-        ]
-        return tuple(
-            dataclasses.replace(
-                self, method=m, trials=share, name=self.search_name, scheduler=self.scheduling.name, **own
-            )
-            for m, own in zip(self.methods, theirs)
-        )
+        same = {"trials": share, "name": self.search_name, "scheduler": self.scheduling.name}
+        return tuple(dataclasses.replace(self, method=m, **same, **self._own(m)) for m in self.methods)
+
+    def _own(self, method: str) -> dict[str, dict[str, Any]]:
+        """The part of ``fix`` and ``space`` that is a method's."""
+        given = {"fix": self.fix, "space": self.space}
+        return {name: {k: v for k, v in of.items() if method in self._having(k)} for name, of in given.items()}
 
     def of(self, method: str) -> SearchSpec:
         """The lane of one of its methods; of a reference, which is trained as the first method is, the first."""
@@ -305,9 +302,19 @@ class SearchSpec(SearchFields):
 
     @property
     def proposals(self) -> int:
-        """How many trials are no default setting."""
-        searched = len(self.methods) > 1 or bool(self.search_space().searched)
-        return self.trials - len(self.methods) if searched else 0
+        """How many trials are no default setting, of which a method that varies nothing has one under each seed."""
+        varied = [m for m in self.methods if build_space(m, **self._own(m)).searched]
+        once = len(varied) + (len(self.methods) - len(varied)) * min(self.stems, -(-self.trials // len(self.methods)))
+        return max(0, self.trials - once) if varied else 0
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials a lane proposes at most: with nothing to vary, one under each seed."""
+        return self.trials if self.search_space().searched else min(self.trials, self.stems)
+
+    def seed_of(self, number: int) -> int:
+        """The seed of a lane's trial with this number."""
+        return self.seed + number % self.stems
 
     @property
     def seconds(self) -> float | None:

@@ -139,7 +139,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
             "threat": job.config.threat,
             "dataset": spec.dataset,
             "imbalance": spec.imbalance,
-            "seed": spec.seed,
+            "seed": record.seed,
         },
         "spec": spec.to_dict(),
         # `tuner verify` tests the last epoch's model
