@@ -138,6 +138,19 @@ def finished(once):
     return result, home, stderr
 
 
+@pytest.fixture
+def wide_front(monkeypatch):
+    """The front holds every point of the trials that trained in full: which of them are on that of so small a search is
+    up to the last bits of the processor."""
+    from tuner.results.pareto import Front
+    from tuner.results.search_run import SearchRun
+
+    def every(run):
+        return Front(run.spec.objectives, tuple(run.history.rows(run.spec.objectives, run.spec.goal)))
+
+    monkeypatch.setattr(SearchRun, "assessed_front", every)
+
+
 @pytest.fixture(scope="session")
 def parquet_dir(tmp_path_factory):
     """A real Parquet data set as hubs publish them: 3 classes of 32x32 PNGs, each a colour with noise."""

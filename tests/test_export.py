@@ -397,11 +397,11 @@ def test_offsets_are_folded_into_the_head(tmp_path, method):
 
 
 @pytest.mark.parametrize("pick", ["no_search", "no_search@0.5", "paper@1", "front"])
-def test_any_reference_and_any_row_can_be_exported(finished, tmp_path, pick):
+def test_any_reference_and_any_row_can_be_exported(finished, wide_front, tmp_path, pick):
     """Its logits are the trial's plus the offsets; its metrics are those of the row."""
     home, result = Home(finished[1]), finished[0]
     if pick == "front":
-        row = next(r for r in result["front"] if r["offsets"]["tau"])
+        row = next(r for r in load_front("first", home).rows if r["offsets"]["tau"])
         pick = f"{row['trial']}@{row['offsets']['tau']:g}"
     else:
         role, _, tau = pick.partition("@")

@@ -17,6 +17,7 @@ from torch import nn
 
 from tests.conftest import tuner, tuner_here
 from tests.histories import run_of
+from tests.verifying import without_ray
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
 from trainables.model_io import load_trial
@@ -339,18 +340,21 @@ def test_gains_are_over_the_best_reference_on_val(verified, finished):
     assert "no search" in first and "95 % intervals" in first
 
 
-def test_offsets_shift_what_is_tested(verified):
+def test_offsets_shift_what_is_tested(finished, wide_front, tmp_path):
     """A row with offsets, by hand: the plain model's logits plus its offsets give its clean flags."""
-    result, home, _ = verified
-    row = next(r for r in result["rows"] if r["offsets"]["tau"])
-    model, _ = load_trial(home / "searches" / "first" / "trials" / str(row["trial"]), home)
-    x, y = open_test(DataSpec("digits"), home).batch(slice(None))
+    home = Home(copied(finished[1], tmp_path))
+    with without_ray():
+        result = verify_search("first", home, pick="1@1", attack="pgd:1x1")
+    row = result["rows"][0]
+    assert (row["trial"], row["offsets"]["tau"]) == (1, 1)
+    model, _ = load_trial(home.search("first") / "trials" / "1", home.root)
+    x, y = open_test(DataSpec("digits"), home.root).batch(slice(None))
     with torch.no_grad():
         right = (model(x) + torch.tensor(row["offsets"]["values"])).argmax(1) == y
         plain = model(x).argmax(1) == y
     flags = pq.read_table(row["flags"])["clean"].to_numpy()
     assert (right.numpy() != flags).sum() <= 1 < (plain.numpy() != flags).sum()
-    assert Path(row["flags"]).name == f"{row['label']}.parquet" and "@" in row["label"]
+    assert Path(row["flags"]).name == f"{row['label']}.parquet" and row["label"] == "1@1"
 
 
 def test_flags_report_and_table(verified):
