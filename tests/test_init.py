@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import tuner
 from tests.histories import start
 from tests.layouts import CifarResNet18, published
 from trainables import first_look
@@ -32,6 +33,7 @@ from tuner.home import Home
 from tuner.report.text import notes
 from tuner.results.history import History
 from tuner.results.search_run import SearchRun
+from tuner.results.searches import load_search
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
@@ -214,6 +216,27 @@ def test_an_export_and_a_trial(tmp_path):
         with pytest.raises(UsageError) as refused:
             prepare_init(SearchSpec(init=wrong, name="mine"), mine)
         assert part in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_whole_search_begins_with_a_trial_of_another(finished, tmp_path):
+    """At a learning rate that moves nothing, its trials end with the weights that they began with."""
+    shutil.copytree(finished[1], tmp_path / "home")
+    home = Home(tmp_path / "home")
+    settings = ("lr=1e-4", "passes=1", "attack_steps=1", "eval_attack=1")
+    quick = [word for setting in settings for word in ("--set", setting)]
+    asked = ("--method", "dafa", "--init", "first:0", "--name", "second", "--trials", 1, "--max-epochs", 1, *quick)
+    done = tuner("search", *asked, "--max-concurrent", 1, "--home", home.root, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    said = f"first:0 classifies {result['init']['accuracy']['clean_acc']:.3f} of "
+    assert said in done.stderr and result["state"] == "finished" and result["trials"]["finished"] == 1
+    first = load_search(home, "first")
+    before, _ = load_trial(trial_config(first, first.history.record(0)).folder, home.root)
+    second = load_search(home, "second")
+    for number in (0, NO_SEARCH):
+        after, _ = load_trial(trial_config(second, second.history.record(number)).folder, home.root)
+        for (name, old), new in zip(before.named_parameters(), after.parameters()):
+            torch.testing.assert_close(new, old, rtol=0, atol=0.01, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_what_cannot_be_used_is_said_before_anything_starts(robust, tmp_path):
