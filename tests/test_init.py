@@ -177,15 +177,18 @@ def test_pixels_are_scaled_as_the_model_needs_them(tmp_path):
     assert model.mean.flatten().tolist() == pytest.approx(splits.mean)
 
 
-def ended(home, name="first") -> SearchRun:
-    """A search whose reference has trained for an epoch."""
-    spec = SearchSpec(name=name, max_epochs=1, set={"passes": 1, "eval_attack": 2})
+def ended(home, name="first", method="srat") -> SearchRun:
+    """A search whose reference has trained for an epoch: of plain AT its trial."""
+    spec = SearchSpec(name=name, method=method, max_epochs=1, set={"passes": 1, "eval_attack": 2})
     run = SearchRun(spec, home, name, History(home.search(name)))
     write_atomically(run.folder / "spec.yaml", spec.to_yaml())
     start(run.history, spec, 0, spec.search_space().default())
-    run.history.append("start", NO_SEARCH, params={}, method="at", seed=0, role="no_search")
-    trainer = Trainer(trial_config(run, run.history.record(NO_SEARCH)))
+    number = 0 if method == "at" else NO_SEARCH
+    if number == NO_SEARCH:
+        run.history.append("start", NO_SEARCH, params={}, method="at", seed=0, role="no_search")
+    trainer = Trainer(trial_config(run, run.history.record(number)))
     save_checkpoint(trainer.config.folder, trainer, trainer.run_epoch())
+    run.history.append("end", number, state="finished")
     return run
 
 
@@ -204,6 +207,10 @@ def test_an_export_and_a_trial(tmp_path):
         prepare_init(dataclasses.replace(spec, model="resnet18"), mine)
     by_trial = prepare_init(SearchSpec(init=f"{name}:no_search", name="mine"), mine)
     assert by_trial["weights"] == by_export["weights"]
+    plain = ended(mine, "plain", method="at")  # its only trial is no search too
+    assert list(plain.history.references) == []
+    by_both = [prepare_init(SearchSpec(init=f"plain:{trial}", name="mine"), mine) for trial in ("0", "no_search")]
+    assert by_both[0]["weights"] == by_both[1]["weights"]
     for wrong, part in [
         (f"{name}:99", "has no trial '99'"),
         (f"{name}:x", "has no trial 'x'"),
@@ -211,7 +218,7 @@ def test_an_export_and_a_trial(tmp_path):
         ("nobody:3", "no search 'nobody'"),
         ("not-there.pt", "is not there"),
         ("export:not-there", "is not there"),
-        (str(tmp_path), "cannot be read (Is a directory)"),
+        (str(tmp_path), "is a folder; it takes a FILE of weights, or export:DIR"),
     ]:
         with pytest.raises(UsageError) as refused:
             prepare_init(SearchSpec(init=wrong, name="mine"), mine)
