@@ -4,9 +4,10 @@ Read: github.com/zhang-lilin/RobustLT, core/methods/robustlt.py, utils.py, atbsl
 the abstract.
 
 It is meant to be put on other methods; here it has the two of its authors' configurations that need nothing else: plain AT
-(`strength` 0) and AT with balanced softmax (1). For the latter they train with AutoAugment, which this project does not
-have. On CIFAR-10-LT, ratio 50, it is said to raise AT-BSL's accuracy under AutoAttack from 34.6 to 37.5 percent, on the tail
-from 24.8 to 30.7 (WRN-28-10); these figures are second-hand. On balanced data the radii of all classes are equal.
+(`strength` 0) and AT with balanced softmax (1). For the latter they train with AutoAugment, which `--set
+augment=autoaugment` adds. On CIFAR-10-LT, ratio 50, it is said to raise AT-BSL's accuracy under AutoAttack from 34.6 to 37.5
+percent, on the tail from 24.8 to 30.7 (WRN-28-10); these figures are second-hand. On balanced data the radii of all classes
+are equal.
 """
 
 from dataclasses import dataclass

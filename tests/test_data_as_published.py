@@ -422,6 +422,41 @@ def test_p11_a_folder_with_val_in_place_of_test(tmp_path, home):
     assert counts(dataset, home, test_split="validation")["test"] == [3, 3]
 
 
+def write_tiny(folder: Path) -> str:
+    """Tiny-ImageNet as it is unpacked: boxes beside the images of `train`, those of `val` in one folder with a file of
+    their classes, those of `test` without."""
+    for number, name in enumerate(("n01443537", "n01629819")):
+        (folder / "train" / name / "images").mkdir(parents=True)
+        (folder / "train" / name / f"{name}_boxes.txt").write_text("")
+        for row in range(6):
+            Image.fromarray(picture(10 * number + row)).save(folder / "train" / name / "images" / f"{name}_{row}.JPEG")
+    for split in ("val", "test"):
+        (folder / split / "images").mkdir(parents=True)
+        for row in range(4):
+            Image.fromarray(picture(row)).save(folder / split / "images" / f"{split}_{row}.JPEG")
+    lines = [f"val_{row}.JPEG\t{name}\t0\t32\t44\t62\n" for row, name in enumerate(["n01629819"] * 3 + ["n01443537"])]
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "wnids.txt").write_text("")
+    return f"folder:{folder}"
+
+
+def test_p11_tiny_imagenet_as_it_is_unpacked(tmp_path, home):
+    dataset = write_tiny(tmp_path / "d")
+    found = check(DataSpec(dataset, "none", reading=Reading(test_split="val")), home)
+    assert found.classes == ["n01443537", "n01629819"] and found.counts["test"] == [1, 3]
+    assert found.note == "not read: 2 other files, test/"
+    test = open_test(DataSpec(dataset, "none", reading=Reading(test_split="val")), home)
+    assert test.y.tolist() == [1, 1, 1, 0], "the classes of the file's lines, image by image"
+    assert "test class 'images' is not among the classes" in refused(dataset, home)  # its test has no labels
+    lines = (file := tmp_path / "d/val/val_annotations.txt").read_text()
+    file.write_text(lines.replace("val_2.JPEG", "val_9.JPEG"))
+    assert refused(dataset, home, test_split="val") == f"{file} has no line with the class of val_2.JPEG"
+    file.write_text(lines.replace("n01629819", "n0"))
+    assert "test class 'n0' is not among the classes" in refused(dataset, home, test_split="val")
+    file.write_bytes(b"\xff")
+    assert "is no text in UTF-8" in refused(dataset, home, test_split="val")
+
+
 def test_p11_test_images_without_labels_point_to_another_split(tmp_path, home):
     shard(tmp_path / "d/train.parquet", [0, 1, 2] * 5, names=NAMES)
     shard(tmp_path / "d/test.parquet", [-1, -1, -1], names=NAMES)

@@ -161,7 +161,7 @@ def packed():
         (saved({"state_dict": Evil()}), "holds no weights that can be loaded safely"),
         (packed(), "it is packed"),
         (saved({"a": torch.ones(3)})[:-40], "holds no weights that can be loaded safely"),
-        (b"not weights at all", "holds no weights that can be loaded safely"),
+        (b"not weights at all", "holds no weights that can be loaded safely (Weights only load failed); what"),
         (b"", "holds no weights that can be loaded safely"),
         (b"\x10\0\0\0\0\0\0\0{not json at all", "holds no weights that can be loaded safely"),
         (saved([torch.ones(3)]), "holds no state dict"),

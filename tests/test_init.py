@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import tuner
 from tests.histories import start
 from tests.layouts import CifarResNet18, published
 from trainables import first_look
@@ -32,6 +33,7 @@ from tuner.home import Home
 from tuner.report.text import notes
 from tuner.results.history import History
 from tuner.results.search_run import SearchRun
+from tuner.results.searches import load_search
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
@@ -175,15 +177,18 @@ def test_pixels_are_scaled_as_the_model_needs_them(tmp_path):
     assert model.mean.flatten().tolist() == pytest.approx(splits.mean)
 
 
-def ended(home, name="first") -> SearchRun:
-    """A search whose reference has trained for an epoch."""
-    spec = SearchSpec(name=name, max_epochs=1, set={"passes": 1, "eval_attack": 2})
+def ended(home, name="first", method="srat") -> SearchRun:
+    """A search whose reference has trained for an epoch: of plain AT its trial."""
+    spec = SearchSpec(name=name, method=method, max_epochs=1, set={"passes": 1, "eval_attack": 2})
     run = SearchRun(spec, home, name, History(home.search(name)))
     write_atomically(run.folder / "spec.yaml", spec.to_yaml())
     start(run.history, spec, 0, spec.search_space().default())
-    run.history.append("start", NO_SEARCH, params={}, method="at", seed=0, role="no_search")
-    trainer = Trainer(trial_config(run, run.history.record(NO_SEARCH)))
+    number = 0 if method == "at" else NO_SEARCH
+    if number == NO_SEARCH:
+        run.history.append("start", NO_SEARCH, params={}, method="at", seed=0, role="no_search")
+    trainer = Trainer(trial_config(run, run.history.record(number)))
     save_checkpoint(trainer.config.folder, trainer, trainer.run_epoch())
+    run.history.append("end", number, state="finished")
     return run
 
 
@@ -202,6 +207,10 @@ def test_an_export_and_a_trial(tmp_path):
         prepare_init(dataclasses.replace(spec, model="resnet18"), mine)
     by_trial = prepare_init(SearchSpec(init=f"{name}:no_search", name="mine"), mine)
     assert by_trial["weights"] == by_export["weights"]
+    plain = ended(mine, "plain", method="at")  # its only trial is no search too
+    assert list(plain.history.references) == []
+    by_both = [prepare_init(SearchSpec(init=f"plain:{trial}", name="mine"), mine) for trial in ("0", "no_search")]
+    assert by_both[0]["weights"] == by_both[1]["weights"]
     for wrong, part in [
         (f"{name}:99", "has no trial '99'"),
         (f"{name}:x", "has no trial 'x'"),
@@ -209,11 +218,32 @@ def test_an_export_and_a_trial(tmp_path):
         ("nobody:3", "no search 'nobody'"),
         ("not-there.pt", "is not there"),
         ("export:not-there", "is not there"),
-        (str(tmp_path), "cannot be read (Is a directory)"),
+        (str(tmp_path), "is a folder; it takes a FILE of weights, or export:DIR"),
     ]:
         with pytest.raises(UsageError) as refused:
             prepare_init(SearchSpec(init=wrong, name="mine"), mine)
         assert part in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_whole_search_begins_with_a_trial_of_another(finished, tmp_path):
+    """At a learning rate that moves nothing, its trials end with the weights that they began with."""
+    shutil.copytree(finished[1], tmp_path / "home")
+    home = Home(tmp_path / "home")
+    settings = ("lr=1e-4", "passes=1", "attack_steps=1", "eval_attack=1")
+    quick = [word for setting in settings for word in ("--set", setting)]
+    asked = ("--method", "dafa", "--init", "first:0", "--name", "second", "--trials", 1, "--max-epochs", 1, *quick)
+    done = tuner("search", *asked, "--max-concurrent", 1, "--home", home.root, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    said = f"first:0 classifies {result['init']['accuracy']['clean_acc']:.3f} of "
+    assert said in done.stderr and result["state"] == "finished" and result["trials"]["finished"] == 1
+    first = load_search(home, "first")
+    before, _ = load_trial(trial_config(first, first.history.record(0)).folder, home.root)
+    second = load_search(home, "second")
+    for number in (0, NO_SEARCH):
+        after, _ = load_trial(trial_config(second, second.history.record(number)).folder, home.root)
+        for (name, old), new in zip(before.named_parameters(), after.parameters()):
+            torch.testing.assert_close(new, old, rtol=0, atol=0.01, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_what_cannot_be_used_is_said_before_anything_starts(robust, tmp_path):

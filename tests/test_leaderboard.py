@@ -66,12 +66,13 @@ def test_figures_are_those_of_the_flags(tmp_path):
 def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
     home = Home(tmp_path)
     put(home.search("mine"), certificate())
-    put(home.search("thinned"), certificate("thinned", imbalance="exp:50", dataset="parquet:/data/cifar10"))
+    put(home.search("thinned"), certificate("thinned", imbalance="exp:50:all", dataset="parquet:/data/cifar10"))
+    put(home.search("fewer"), certificate("fewer", imbalance="exp:50"))  # 4,700 images of the head, not all 5,000
     put(home.search("digits"), certificate("digits", dataset="digits"))
     assert {r["name"] for r in leaderboard(["mine"], home)["rows"]} >= {"TRADES", "DAFA", "IDBH"}
     assert "RobustLT" not in {r["name"] for r in leaderboard(["mine"], home)["rows"]}
     assert {r["name"] for r in leaderboard(["thinned"], home)["rows"]} >= {"RobustLT", "AT-BSL"}
-    assert len(leaderboard(["digits"], home)["rows"]) == 1
+    assert len(leaderboard(["digits"], home)["rows"]) == len(leaderboard(["fewer"], home)["rows"]) == 1
     stored = certificate("l2")
     stored["rows"][0]["threat"] = "l2"
     put(home.search("l2"), stored)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests import layouts
 from tests.conftest import tuner_here
 from tests.verifying import without_ray
 from trainables import called, first_look
 from trainables.data import DataSpec, open_splits, open_test
+from trainables.models.build import build_model
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
@@ -271,15 +274,27 @@ def test_what_names_a_function_and_what_a_file(own, tmp_path, monkeypatch):
         (("--model", "not-there.pt", *AS_OPTIONS), "cannot be read (No such file"),
         (("--model", "FILE", "--arch", "cnn", "--dataset", "digits"), "cannot be used as cnn: its tensors"),
         (("--model", "FILE", "--arch", "nonsense", "--dataset", "digits"), "unknown model 'nonsense'"),
-        (("--model", "FILE", "--arch", ARCH, "--dataset", "nonsense"), "nonsense"),
+        (("--model", "FILE", "--arch", ARCH, "--dataset", "nonsense"), "Error: unknown dataset 'nonsense'"),
+        (("--model", "HERE", "--arch", ARCH, "--dataset", "digits"), "is a folder; FILE of an export is its model.saf"),
         (("first", "--arch", "cnn"), "belong to --model FILE"),
         (("--model", "FILE", *AS_OPTIONS, "--json-robustbench", "x.json"), "holds AutoAttack's accuracy"),
     ],
 )
 def test_wrong_input(published, args, part):
-    args = [published[1] if a == "FILE" else a for a in args]
+    args = [{"FILE": published[1], "HERE": published[2]}.get(a, a) for a in args]
     done = tuner_here("verify", *args, "--home", published[2])
     assert done.returncode == 2 and part in done.stderr and done.stderr.count("Error") == 1, done.stderr
+
+
+def test_a_file_that_needs_no_change_is_said_so(tmp_path):
+    """One of ours: nothing is renamed, and no name is made to begin with a capital."""
+    file = tmp_path / "mine.safetensors"
+    save_file(build_model("cnn:0.1", 10, (1, 8, 8)).state_dict(), file)
+    asked = ("--model", file, "--arch", "cnn:0.1", *CALLED, "--attack", "pgd:1x1")
+    with without_ray():
+        done = tuner_here("verify", *asked, "--home", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"The file mine\.safetensors \(SHA-256 \w{12}\.\.\.\) as cnn:0\.1\.\n", done.stdout), done.stdout
 
 
 def test_robustbenchs_record(published, verified):

@@ -126,7 +126,7 @@ def _plain(value: Tensor) -> bool:
 def _reason(error: Exception) -> str:
     """torch's sentence without the advice, most of which is to load without safety."""
     found = re.search(r"Unsupported (?:global|class|operand)[^.]*|GLOBAL \S+", text := one_line(error))
-    return found[0] if found else text[:120]
+    return found[0] if found else text.partition(". ")[0][:120]
 
 
 def _tensors(held: object) -> tuple[list[str], dict[str, Tensor]]:

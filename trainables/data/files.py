@@ -19,6 +19,7 @@ from trainables.data.layout import IMAGES, Layout, class_of, some
 from trainables.data.limits import check_expansion, open_image
 from trainables.data.parquet import read_parquet
 from trainables.data.spec import DataError, Reading
+from trainables.reading import Damaged, read_text
 
 CHUNK = 64  # images one thread decodes at a time
 SEVERAL = (32, 32)  # (W, H) to which images of several sizes are resized where the user names no size
@@ -111,18 +112,32 @@ def _numbers(labels: np.ndarray) -> list[str]:
 
 def _of_folder(folder: Path, found: Layout) -> tuple[Encoded, Encoded, list[str], str]:
     """torchvision's ImageFolder layout: ``train/CLASS/**`` and ``test/CLASS/**``; classes in alphabetical order."""
-    classes = sorted({class_of(name) for name in found.train})
+    of_train = [class_of(name) for name in found.train]
+    of_test = _annotated(folder, found) if found.labels else [class_of(name) for name in found.test]
+    classes = sorted(set(of_train))
     number = {name: c for c, name in enumerate(classes)}
+    for name in of_test:
+        if name not in number:
+            raise DataError(f"test class {name!r} is not among the classes of {folder / 'train'}: {some(classes, 10)}")
+    train, test = (
+        _samples([(str(folder / name), number[of]) for name, of in zip(names, ofs)])
+        for names, ofs in ((found.train, of_train), (found.test, of_test))
+    )
+    return train, test, classes, ""
+
+
+def _annotated(folder: Path, found: Layout) -> list[str]:
+    """The class of each image of ``test`` by its line in their file: name, class and a box, with tabs between."""
+    file = folder / str(found.labels)
+    try:
+        lines = [line.split("\t") for line in read_text(file).splitlines()]
+    except Damaged as problem:
+        raise DataError(str(problem)) from None
+    of = {line[0]: line[1] for line in lines if len(line) > 1}
     for name in found.test:
-        if class_of(name) not in number:
-            raise DataError(
-                f"test class {class_of(name)!r} is not among the classes of {folder / 'train'}: {some(classes, 10)}"
-            )
-    halves = [
-        _samples([(str(folder / name), number[class_of(name)]) for name in names])
-        for names in (found.train, found.test)
-    ]
-    return halves[0], halves[1], classes, ""
+        if Path(name).name not in of:
+            raise DataError(f"{file} has no line with the class of {Path(name).name}")
+    return [of[Path(name).name] for name in found.test]
 
 
 def _samples(samples: list[tuple[str, int]]) -> Encoded:

@@ -26,15 +26,17 @@ IMAGES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".ti
 
 @dataclass(frozen=True)
 class Layout:
-    """``train``, ``test``: names of the files to read, sorted; ``unread``: in words, what was left out."""
+    """``train``, ``test``: names of the files to read, sorted; ``unread``: in words, what was left out. ``labels``: the
+    file that says of what class each image of ``test`` is, where their folders do not."""
 
     train: list[str]
     test: list[str]
     unread: str = ""
+    labels: str | None = None
 
     @property
     def files(self) -> list[str]:
-        return self.train + self.test
+        return self.train + self.test + ([self.labels] if self.labels else [])
 
 
 def canonical(word: str) -> str:
@@ -125,7 +127,7 @@ def _others(present: Collection[str]) -> str:
     return f"; to test on one of {some(others, 10)}, say --test-split {some(others[:1])}" if others else ""
 
 
-# --- folder: SPLIT/CLASS/**/IMAGE ------------------------------------------------------------------------------------
+# --- folder: SPLIT/CLASS/**/IMAGE; test also as Tiny-ImageNet's val: SPLIT/images/IMAGE and SPLIT/SPLIT_annotations.txt
 
 
 def _folder(names: list[str], hidden: int, test_split: str, where: str) -> Layout:
@@ -133,10 +135,13 @@ def _folder(names: list[str], hidden: int, test_split: str, where: str) -> Layou
     chosen = [_wanted(split, tops) for split in ("train", test_split)]
     train, test = (_images(names, top, where, _others(tops)) for top in chosen)
     _check_no_empty_class(names, chosen[0], train, where)
-    other = sum(_count_files([n for n in names if n.startswith(f"{top}/")]) for top in chosen) - len(train + test)
+    listed = f"{chosen[1]}/{chosen[1]}_annotations.txt"
+    labels = listed if listed in names and {class_of(name) for name in test} == {"images"} else None
+    read = len(train) + len(test) + bool(labels)
+    other = sum(_count_files([n for n in names if n.startswith(f"{top}/")]) for top in chosen) - read
     left = [f"{n} {what} files" for n, what in ((hidden, "hidden"), (other, "other")) if n]
     left += [f"{top}/" for top in tops if top not in chosen and top.lower() in _SPLIT_OF_WORD]
-    return Layout(train, test, f"not read: {some(left)}" if left else "")
+    return Layout(train, test, f"not read: {some(left)}" if left else "", labels)
 
 
 def _images(names: list[str], top: str, where: str, hint: str) -> list[str]:

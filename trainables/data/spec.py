@@ -109,7 +109,10 @@ def parse_imbalance(text: str) -> tuple[str, float]:
     except ValueError:
         ratio = math.nan
     if kind not in ("exp", "step") or not (1 <= ratio < math.inf):
-        raise DataError(f"imbalance {text!r} is not allowed; it takes none, exp:K or step:K with a number K >= 1")
+        raise DataError(
+            f"imbalance {text!r} is not allowed; it takes none, exp:K or step:K with a number K >= 1, also "
+            "exp:K:all, which keeps all images of the largest class"
+        )
     return kind, ratio
 
 

@@ -8,7 +8,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from trainables.models.names import MODELS
+from trainables.models.names import MODELS, find_model
 
 
 class RGB(nn.Module):
@@ -56,9 +56,11 @@ def check_torchvision(name: str, width: float, shape: tuple[int, int, int]) -> N
     """`ValueError` unless torchvision has a classification model of this name that takes images of ``shape``."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
+        same = name.lower().replace("_", "-")
+        meant = f", did you mean {same!r}?" if same != name and find_model(same) else ""
         raise ValueError(
-            f"unknown model {name!r}; it takes {', '.join(MODELS)} "
-            f"or the name of a torchvision classification model such as mobilenet_v3_small, or timm:NAME"
+            f"unknown model {name!r}{meant}; it takes {', '.join(MODELS)} or the name of a torchvision classification "
+            f"model such as mobilenet_v3_small, a WideResNet of another size (wrn-D-W), or timm:NAME"
         )
     if width != 1:
         raise ValueError(f"model '{name}:{width:g}' is not allowed; only {', '.join(MODELS)} take a width")

@@ -10,6 +10,7 @@ from tuner.errors import UsageError
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.home import Home
 from tuner.results.history import History
+from tuner.results.references import no_search_trial
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import NO_SEARCH
@@ -96,6 +97,8 @@ def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
             f"--init {spec.init!r} is not there ({error.filename}); it takes a FILE of weights, {EXPORT}DIR or "
             "SEARCH:TRIAL"
         ) from None
+    except IsADirectoryError:
+        raise UsageError(f"--init {spec.init!r} is a folder; it takes a FILE of weights, or {EXPORT}DIR") from None
     except OSError as error:
         raise UsageError(f"--init {spec.init!r} cannot be read ({error.strerror})") from None
     except Damaged as error:
@@ -122,7 +125,10 @@ def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> Read:
     named = with_storage(SearchSpec(), home).storage
     if places(run.spec).get("storage", named) != named:
         raise UsageError(f"--init {spec.init!r} is in {run.spec.storage!r}, which this command does not name")
-    number = NO_SEARCH if trial == NO_SEARCH_NAME else int(trial) if trial.isdecimal() else None
+    number = int(trial) if trial.isdecimal() else None
+    if trial == NO_SEARCH_NAME:
+        plain = no_search_trial(run.spec, run.history)  # of a search of plain AT its first trial
+        number = NO_SEARCH if plain is None else plain
     try:
         record = run.history.record(number)
     except KeyError:

@@ -136,7 +136,8 @@ class SearchFields:
         "Fraction of a batch that the images of --extra-data have; an epoch stays as long as it is without them.",
         before=0.3)
     model: str = option("cnn", Text(MODEL, examples=known.models), TRAINED,
-        "Network: {names}, one of torchvision's by its name, or timm:NAME. A suffix such as ':0.5' scales the width.")
+        "Network: {names}, another size of a WideResNet (wrn-D-W), one of torchvision's by its name, or timm:NAME. A "
+        "suffix such as ':0.5' scales the width.")
     threat: str = option(LINF, Text(threat_pattern, check_threat), TRAINED,
         "What an attack may do, in training, evaluation and verify: linf:8/255 changes every pixel by so much, of a "
         "pixel range of 1; l2:0.5 moves the image by that Euclidean distance. linf alone takes the radius of the data "
@@ -226,7 +227,7 @@ class SearchFields:
         "Name of the search.", hashed=False, unset="METHOD-DATASET-HASH")
     experiment: str | None = option(None, Text(), RESULTS,
         "MLflow experiment in which the search is recorded.", hashed=False, unset="DATASET-IMBALANCE-MODEL")
-    storage: str | None = option(None, Text(None, _public("--storage", SIGN_IN)), RESULTS,
+    storage: str | None = option(None, Text(parse=_public("--storage", SIGN_IN)), RESULTS,
         "Folder that all nodes share, or s3://, gs://...: data, stems, checkpoints and results are kept there.",
         hashed=False, unset="TUNER_STORAGE, else the home folder")
     study_storage: str | None = option(None, Text(STUDY_DATABASE, check_study_storage), RESULTS,

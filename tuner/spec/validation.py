@@ -22,13 +22,14 @@ MOST = 10**6  # of anything that is counted: a larger number is a slip
 
 @dataclass(frozen=True)
 class Text:
-    """Text. ``parse`` raises ``UsageError`` where the text itself is wrong, ``pattern`` says the same in the schema.
+    """Text, which is not empty. ``parse`` raises ``UsageError`` where the text itself is wrong, ``pattern`` says the
+    same in the schema.
 
     ``parsed_later``: other fields decide about it too; what is no text is refused with them, in the same sentence.
     ``examples``: values that a shell suggests and that the schema names as examples, with others allowed.
     """
 
-    pattern: str | Callable[[], str] | None = None
+    pattern: str | Callable[[], str] = r"\S"
     parse: Callable[[str], Any] | None = None
     examples: Callable[[], Iterable[str]] | None = None
     parsed_later: bool = False
@@ -47,12 +48,13 @@ class Text:
             )
         if self.parse:
             self.parse(value)
+        if not value.strip():  # such as --init "$FILE" where FILE is not set
+            raise UsageError(f"{option.name} {value!r} is not allowed; it takes text, or leave it out")
         return value
 
     def schema(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": "string"}
-        if self.pattern:
-            found["pattern"] = self.pattern if isinstance(self.pattern, str) else self.pattern()
+        pattern = self.pattern if isinstance(self.pattern, str) else self.pattern()
+        found: dict[str, Any] = {"type": "string", "pattern": pattern}
         if self.examples:
             found["examples"] = list(self.examples())
         return found

@@ -76,13 +76,15 @@ def open_model(model: Path | str, spec: SearchSpec, home: Home) -> ForeignModel:
 
 def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
     from trainables.called import CALL, call, first_look_at
-    from trainables.data import absolute
+    from trainables.data import DataError, absolute
 
     try:
         called = call(text)
         name = _name(CALL.fullmatch(text)["function"], f"{called.digest} {text}", spec)
         config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
         seen = first_look_at(called, config)
+    except DataError as error:
+        raise UsageError(str(error)) from None
     except ValueError as error:
         raise UsageError(f"--model {text!r} cannot be used: {error}") from None
     _keep(config, dict(called.network.state_dict()))
@@ -91,12 +93,14 @@ def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
 
 
 def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
-    from trainables.data import absolute
+    from trainables.data import DataError, absolute
     from trainables.first_look import first_look
     from trainables.foreign import read_state
 
     try:
         read = read_state(file)
+    except IsADirectoryError:
+        raise UsageError(f"--model {str(file)!r} is a folder; FILE of an export is its model.safetensors") from None
     except OSError as error:
         raise UsageError(f"--model {str(file)!r} cannot be read ({error.strerror})") from None
     except Damaged as error:
@@ -105,11 +109,14 @@ def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
     config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
     try:
         fitted, seen = first_look(read.state, config)
+    except DataError as error:
+        raise UsageError(str(error)) from None
     except ValueError as error:
         raise UsageError(f"--model {str(file)!r} cannot be used as {spec.model}: {error}") from None
     _keep(config, fitted.weights)
+    notes = "; ".join([*read.notes, *fitted.notes])
     about = (
-        f"{file.name} (SHA-256 {read.digest[:12]}...) as {spec.model}: {'; '.join([*read.notes, *fitted.notes])}",
+        f"the file {file.name} (SHA-256 {read.digest[:12]}...) as {spec.model}" + (f": {notes}" if notes else ""),
         _seen(seen),
     )
     return ForeignModel(name, spec, home, config, read.digest, about, spec.model)

@@ -38,8 +38,8 @@ PUBLISHED = (
     Published("TRADES with AWP", "ResNet-18", 51.86, None, "PyTorch-Robust"),
     Published("DAT with AWP and SWA", "ResNet-18", 52.8, None, "a survey", second_hand=True),
     Published("IDBH", "ResNet-18", 52.3, None, "a survey", second_hand=True),
-    Published("AT-BSL", "ResNet-18", 33.0, None, LOG, "exp:50"),
-    Published("AT-BSL with RandAugment", "ResNet-18", 33.8, None, LOG, "exp:50"),
-    Published("AT-BSL", "WideResNet-28-10", 34.6, None, "its successors", "exp:50", second_hand=True),
-    Published("RobustLT", "WideResNet-28-10", 37.5, None, "notes about it", "exp:50", second_hand=True),
+    Published("AT-BSL", "ResNet-18", 33.0, None, LOG, "exp:50:all"),
+    Published("AT-BSL with RandAugment", "ResNet-18", 33.8, None, LOG, "exp:50:all"),
+    Published("AT-BSL", "WideResNet-28-10", 34.6, None, "its successors", "exp:50:all", second_hand=True),
+    Published("RobustLT", "WideResNet-28-10", 37.5, None, "notes about it", "exp:50:all", second_hand=True),
 )
