@@ -189,6 +189,8 @@ def test_tuner_space_shows_it(capsys, monkeypatch):
     text = shown("mart")
     assert "--recipe paper" in text and "milestones 0.625,0.75,0.833" in text and "120 epochs" in text
     assert "--recipe" not in shown("srat")
+    begins = "lr 0.001, schedule constant, weight_decay 0.0005, start 0.0; 2 epochs from a trained model (--init)\n"
+    assert begins in shown("spectral")
 
 
 def test_each_recipe_has_its_source_beside_it():

@@ -259,6 +259,8 @@ def test_what_names_a_function_and_what_a_file(own, tmp_path, monkeypatch):
     assert not called.is_call("a:b")
     done = tuner_here("verify", "--model", f"{own}:bars", "--arch", "cnn", "--dataset", "digits")
     assert done.returncode == 2 and "--arch 'cnn' is the network of a file" in done.stderr
+    done = tuner_here("verify", "--model", f"{own}:bars", "--dataset", "nonsense", "--home", tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("Error: unknown dataset 'nonsense'")
     done = tuner_here("verify", "--model", "no_such_module:f", "--dataset", "digits", "--home", tmp_path)
     assert done.returncode == 2 and "'no_such_module:f' returns no model (ModuleNotFoundError" in done.stderr
 
@@ -277,6 +279,7 @@ def test_what_names_a_function_and_what_a_file(own, tmp_path, monkeypatch):
         (("--model", "FILE", "--arch", ARCH, "--dataset", "nonsense"), "Error: unknown dataset 'nonsense'"),
         (("--model", "HERE", "--arch", ARCH, "--dataset", "digits"), "is a folder; FILE of an export is its model.saf"),
         (("first", "--arch", "cnn"), "belong to --model FILE"),
+        (("--model", "FILE", *AS_OPTIONS[:4], "--threat", "l2:9"), "Error: --threat 'l2:9.0' is not allowed; no two"),
         (("--model", "FILE", *AS_OPTIONS, "--json-robustbench", "x.json"), "holds AutoAttack's accuracy"),
     ],
 )

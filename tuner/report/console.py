@@ -319,11 +319,15 @@ def show_space(method: str, as_json: bool) -> None:
         console.print(f"acts as, for --warm-start  {', '.join(shared)}", highlight=False, soft_wrap=True)
     if row["recipe"]:
         console.print(
-            f"--recipe paper  {recipe_text(row['recipe'], row['recipe_epochs'])}", highlight=False, soft_wrap=True
+            f"--recipe paper  {recipe_text(row['recipe'], row['recipe_epochs'], row['name'])}",
+            highlight=False,
+            soft_wrap=True,
         )
 
 
-def recipe_text(recipe: dict[str, Any], epochs: int | None) -> str:
+def recipe_text(recipe: dict[str, Any], epochs: int | None, method: str) -> str:
     """``lr 0.1, milestones 0.75,0.9; 100 epochs``"""
-    settings = ", ".join(f"{name} {value}" for name, value in recipe.items())
-    return settings + (f"; {epochs} epochs" if epochs else "")
+    begins = getattr(method_space(method), "FINE_TUNING", {})
+    settings = ", ".join(f"{name} {value}" for name, value in {**recipe, **begins}.items())
+    after = f"; {epochs} epochs" if epochs else ""
+    return settings + after + (" from a trained model (--init)" if begins else "")

@@ -76,15 +76,15 @@ def open_model(model: Path | str, spec: SearchSpec, home: Home) -> ForeignModel:
 
 def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
     from trainables.called import CALL, call, first_look_at
-    from trainables.data import DataError, absolute
+    from trainables.data import absolute
 
     try:
         called = call(text)
         name = _name(CALL.fullmatch(text)["function"], f"{called.digest} {text}", spec)
         config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
         seen = first_look_at(called, config)
-    except DataError as error:
-        raise UsageError(str(error)) from None
+    except UsageError:  # of the data
+        raise
     except ValueError as error:
         raise UsageError(f"--model {text!r} cannot be used: {error}") from None
     _keep(config, dict(called.network.state_dict()))
@@ -93,7 +93,7 @@ def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
 
 
 def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
-    from trainables.data import DataError, absolute
+    from trainables.data import absolute
     from trainables.first_look import first_look
     from trainables.foreign import read_state
 
@@ -109,8 +109,6 @@ def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
     config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
     try:
         fitted, seen = first_look(read.state, config)
-    except DataError as error:
-        raise UsageError(str(error)) from None
     except ValueError as error:
         raise UsageError(f"--model {str(file)!r} cannot be used as {spec.model}: {error}") from None
     _keep(config, fitted.weights)
@@ -136,12 +134,20 @@ def _name(stem: str, digest: str, spec: SearchSpec) -> str:
 
 
 def _config(spec: SearchSpec, home: Home, folder: str, dataset: str) -> TrialConfig:
+    """``UsageError`` where there are no such data, or all images are within the radius."""
+    from trainables.data import check
+    from trainables.threats import check_radius
     from tuner.execution.trial_config import first_trial
     from tuner.results.history import History
     from tuner.results.search_run import SearchRun
 
     config = first_trial(SearchRun(spec, home, spec.search_name, History(None)))
-    return dataclasses.replace(config, folder=folder, dataset=dataset, stem={}, spare_seeds=())
+    config = dataclasses.replace(config, folder=folder, dataset=dataset, stem={}, spare_seeds=())
+    try:
+        check_radius(spec.threat_model, check(config.data_spec, home.root).shape)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return config
 
 
 def _keep(config: TrialConfig, weights: dict[str, Any]) -> None:
