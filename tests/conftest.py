@@ -18,6 +18,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else trials wait for all other work on the machine
+# A private Ray has one worker at a time, on however many cores: a second one's imports cost more than the work here.
+os.environ.setdefault("RAY_OVERRIDE_RESOURCES", '{"CPU": 1}')
 
 from tests import drivers, reach  # noqa: E402 - the first keeps the environment
 

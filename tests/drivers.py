@@ -40,7 +40,8 @@ IMPORTS = (
     *("trainables.ray_adapter", "tuner.verification.verify"),
 )
 # Read where they are used, by us or by a library. Whatever else differs may have been read at an import.
-READ_LATE = ("TUNER_", "AWS_", "PYTEST_", "MLFLOW_TRACKING_", "CHAOS_", "RAY_TMPDIR", "TERM", "COLUMNS", "LINES")
+READ_LATE = ("TUNER_", "AWS_", "PYTEST_", "MLFLOW_TRACKING_", "CHAOS_", "RAY_TMPDIR", "RAY_OVERRIDE_", "TERM")
+READ_LATE += ("COLUMNS", "LINES")
 # Set by libraries while they are imported, here by whatever tests have imported.
 OF_LIBRARIES = {"RAY_CLIENT_MODE", "_RJEM_MALLOC_CONF", "_MLFLOW_TELEMETRY_SESSION_ID", "TORCHINDUCTOR_CACHE_DIR"}
 OF_LIBRARIES |= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}

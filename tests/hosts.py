@@ -24,6 +24,8 @@ BIN = Path(sys.executable).parent
 GCS, DASHBOARD = 6379, 8265
 # How soon the head gives a silent node up, as everything in deploy/ sets it: Ray's own 10 s and 5 make over a minute.
 NOTICE = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "4"}
+# Ray's reader of logs, for drivers that print them, has nothing to do here.
+BARE = ["--include-log-monitor", "False"]
 
 
 def ip(*args, check=True):
@@ -186,7 +188,8 @@ class Hosts:
         self.up()
 
     def _common(self, name: str) -> list:
-        return ["--temp-dir", self.folder / "ray" / name, "--object-store-memory", 90_000_000, "--disable-usage-stats"]
+        folder = self.folder / "ray" / name
+        return ["--temp-dir", folder, "--object-store-memory", 90_000_000, "--disable-usage-stats", *BARE]
 
     def _host(self, name: str, number: int) -> Host:
         self._made.append(Host(self, name, number))
@@ -194,9 +197,9 @@ class Hosts:
 
     def up(self, seconds: float = 300) -> None:
         """Start the head and every worker that does not run, and wait until the head counts them all."""
-        self.wait(lambda: self._runs([self.head]) and self._answers(), seconds, "the head's dashboard")
+        self.wait(lambda: self._runs([self.head]) and self._answers(), seconds, "the head's dashboard", 0.5)
         everybody = [self.head, *self.workers]
-        self.wait(lambda: self._runs(everybody) and self.living() == len(everybody), seconds, "all nodes")
+        self.wait(lambda: self._runs(everybody) and self.living() == len(everybody), seconds, "all nodes", 0.5)
 
     def _runs(self, hosts: list[Host]) -> bool:
         """What has ended is started again, as a supervisor would: Ray gives a node 30 s to start, and one that the head
@@ -225,13 +228,14 @@ class Hosts:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
-    def wait(self, condition, seconds: float, what: str):
-        """The condition's first true value; AssertionError with the hosts' last words after so many seconds."""
+    def wait(self, condition, seconds: float, what: str, every: float = 0.1):
+        """The condition's first true value, asked ``every`` so many seconds; AssertionError with the hosts' last words
+        after ``seconds``."""
         deadline = time.time() + seconds
         while not (value := condition()):
             logs = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in sorted(self.folder.glob("*.log")))
             assert time.time() < deadline, f"{what}: not within {seconds:.0f} s\n{logs}"
-            time.sleep(0.1)
+            time.sleep(every)
         return value
 
     def popen(self, *args, **env) -> subprocess.Popen:

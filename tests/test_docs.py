@@ -16,11 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from tests.test_wrong_input import run
 from tests.verifying import without_ray
-from tuner.cli.app import app
+from tuner.cli.app import whole_command
 from tuner.report import notifications
 from tuner.spec.search_spec import SearchSpec
 
@@ -149,7 +148,7 @@ def test_command_is_parsed(words, tmp_path, capsys, monkeypatch):
     """By the command line's own parser; a search also as a dry run, which checks every value."""
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
-    root = get_command(app)
+    root = whole_command()
     if words[1].startswith("--"):
         assert words[1] in {option for param in root.params for option in param.opts} | {"--help"}
         return

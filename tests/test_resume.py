@@ -10,7 +10,6 @@ from collections import Counter
 
 import optuna
 import psutil
-import pytest
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -85,24 +84,25 @@ def all_at_once(process, how):
     return children
 
 
-@pytest.mark.parametrize("how, of, ends", [(signal.SIGKILL, "trials", 1), (signal.SIGTERM, "references", 1)])
-def test_killed_driver_then_resume(tmp_path, how, of, ends):
-    """In the middle of a trial, and of plain AT, the reference. SIGTERM to the driver alone: test_submit.py's `tuner
-    stop` sends it."""
-    process = start_and_wait(tmp_path, ends, of=of)
-    if how == signal.SIGKILL:
-        second = tuner_here(*ARGS, "--home", tmp_path)
-        assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
-    children = all_at_once(process, how) if how == signal.SIGTERM else process.send_signal(how)
+def test_killed_driver_then_resume(tmp_path):
+    """In the middle of plain AT, the reference, by SIGTERM to all, and of a trial, by SIGKILL. SIGTERM to the driver
+    alone: test_submit.py's `tuner stop` sends it."""
+    process = start_and_wait(tmp_path, 1, of="references")
+    children = all_at_once(process, signal.SIGTERM)
     out, err = process.communicate(timeout=50)  # Ray ends a driver that it left alone after 60 s
-    if how == signal.SIGTERM:
-        assert process.returncode == 130, err
-        assert "SIGTERM: the search stops" in err and f"`tuner resume killed --home {tmp_path}` continues it" in err
-        assert not psutil.wait_procs(children, timeout=10)[1], "none of Ray's processes is left"
-        left = json.loads(out)
-        assert left["state"] == "stopped" and left["trials"]["finished"] >= 1 and left["front"]
-        assert "over_paper" in left["gain"] and bool(left["no_search"]) == ("over_no_search" in left["gain"])
-        assert "RUNNING" not in {r.info.status for r in runs_of(left)}
+    assert process.returncode == 130, err
+    assert "SIGTERM: the search stops" in err and f"`tuner resume killed --home {tmp_path}` continues it" in err
+    assert not psutil.wait_procs(children, timeout=10)[1], "none of Ray's processes is left"
+    left = json.loads(out)
+    assert left["state"] == "stopped" and left["trials"]["finished"] >= 1 and left["front"]
+    assert "over_paper" in left["gain"] and bool(left["no_search"]) == ("over_no_search" in left["gain"])
+    assert "RUNNING" not in {r.info.status for r in runs_of(left)}
+
+    process = start_and_wait(tmp_path, 1, args=["resume", "killed"])
+    second = tuner_here(*ARGS, "--home", tmp_path)
+    assert second.returncode == 2 and "running already" in json.loads(second.stdout)["error"]
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=50)
     before = read(tmp_path)
     finished = {e["trial"] for e in before if e["event"] == "end" and e["state"] == "finished"}
     trained = {(e["trial"], e["metrics"]["epoch"]) for e in before if e["event"] == "epoch"}

@@ -35,8 +35,8 @@ from tuner.spec.search_spec import SearchSpec
 QUICK = ["--max-epochs", 4, "--set", "attack_steps=2", "--set", "eval_attack=2"]
 
 
-def searched(home, name, *args):
-    done = tuner("search", *QUICK, *args, "--name", name, "--home", home, "--json")
+def searched(home, name, *args, **how):
+    done = tuner("search", *QUICK, *args, "--name", name, "--home", home, "--json", **how)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), History(home / "searches" / name), done.stderr
 
@@ -47,7 +47,8 @@ def previewing(tmp_path_factory):
     run at a time."""
     home = tmp_path_factory.mktemp("previewing")
     args = ["--method", "trades", "--trials", 9, "--constraint", "clean_acc>=0.15", "--max-concurrent", 2]
-    return *searched(home, "previews", *args, "--set", "passes=1"), home
+    two = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    return *searched(home, "previews", *args, "--set", "passes=1", env=two), home
 
 
 def test_proposals_are_previewed_and_the_best_train_in_full(previewing):

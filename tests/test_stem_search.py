@@ -298,16 +298,6 @@ def test_every_trial_received_what_was_proposed(undisturbed):
     assert previewed == 5 and full > 3
 
 
-def test_an_equal_seed_gives_an_equal_result_also_where_the_stem_is_there_already(undisturbed):
-    home, result, _ = undisturbed
-    done = tuner(*SEARCH, "--name", "again", "--home", home)
-    again = json.loads(done.stdout)
-    assert outcome(home, "again") == outcome(home)
-    assert again["front"] == result["front"] and again["trials"] == result["trials"]
-    assert (result["bill"]["stem"], again["bill"]["stem"]) == (9, 0)
-    assert again["epochs_trained"] == result["epochs_trained"] - 9
-
-
 def test_killed_in_every_stage_and_resumed_gives_the_same_result(undisturbed, tmp_path):
     """One search: killed while the stem trains, in the middle of a preview, before the best one is promoted, and in its
     full training."""
@@ -340,6 +330,7 @@ def test_killed_in_every_stage_and_resumed_gives_the_same_result(undisturbed, tm
 
 
 def test_two_searches_at_once_train_the_stem_once(tmp_path):
+    """An equal seed gives an equal result, also where the stem is another search's."""
     from concurrent.futures import ThreadPoolExecutor
 
     fixed = ["--method", "srat", "--trials", 2, "--max-epochs", 6, "--fix", "start=0.67", "--home", tmp_path]
@@ -349,4 +340,7 @@ def test_two_searches_at_once_train_the_stem_once(tmp_path):
     assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
     results = [json.loads(d.stdout) for d in done]
     assert [r["state"] for r in results] == ["finished"] * 2 and results[0]["front"] == results[1]["front"]
+    assert outcome(tmp_path, "one") == outcome(tmp_path, "two")
+    assert sum(r["bill"]["stem"] for r in results) == 4
+    assert len({r["epochs_trained"] - r["bill"]["stem"] for r in results}) == 1
     assert sum(t.stem_trained for name in ("one", "two") for t in history(tmp_path, name).everything()) == 4

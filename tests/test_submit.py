@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tuner
+from tests.conftest import tuner, tuner_here
+from tests.hosts import BARE
 from tuner.home import owner_name
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard
@@ -92,6 +93,7 @@ class Cluster:
                 "--temp-dir",
                 str(folder / "ray"),
                 "--disable-usage-stats",
+                *BARE,
             ],
             env={
                 **self.env,
@@ -132,6 +134,12 @@ class Cluster:
         whole = {**self.env, **env}
         command = [sys.executable, "-m", "tuner.cli", *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200, env=whole, cwd=self.env["HOME"])
+
+    def tuner_here(self, *args, **env):
+        """The same in this process, for what is answered at once."""
+        return tuner_here(
+            *args, env={"HOME": self.env["HOME"], "RAY_AUTH_TOKEN": self.token, **env}, cwd=self.env["HOME"]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +183,10 @@ def test_submit_and_follow(cluster, followed):
 
 
 def test_jobs_logs_and_metadata(cluster, followed):
-    jobs = cluster.tuner("jobs", "--address", cluster.address, "--json")
+    jobs = cluster.tuner_here("jobs", "--address", cluster.address, "--json")
     row = next(r for r in json.loads(jobs.stdout) if r["search"] == "sent")
     assert row["state"] == "finished" and row["id"] == json.loads(followed.stdout)["id"]
-    logs = cluster.tuner("logs", row["id"], "--address", cluster.address)
+    logs = cluster.tuner_here("logs", row["id"], "--address", cluster.address)
     assert logs.returncode == 0 and "trial 1 finished" in logs.stdout and submission.RESULT not in logs.stdout
     request = urllib.request.Request(
         f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {cluster.token}"}
@@ -303,7 +311,7 @@ def test_driver_on_the_head_node(cluster, tmp_path):
     ],
 )
 def test_wrong_input_on_a_cluster(cluster, args, env, code, words):
-    done = cluster.tuner(*args, "--address", cluster.address, "--json", **env)
+    done = cluster.tuner_here(*args, "--address", cluster.address, "--json", **env)
     assert done.returncode == code, done.stderr
     assert words in json.loads(done.stdout)["error"] and "Traceback" not in done.stderr
 
