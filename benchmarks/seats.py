@@ -83,7 +83,9 @@ class Host:
     def call(self, seat: int, method: str, args: tuple, kwargs: dict):
         if method == "__init__":
             self.trials[seat] = NoOp(*args, **kwargs)
-        elif method != "stop" and not method.startswith("__ray_"):  # what is told late still finds its trial
+        elif method == "stop":
+            self.trials.pop(seat, None)
+        elif not method.startswith("__ray_"):
             return getattr(self.trials[seat], method)(*args, **kwargs)
 
 
