@@ -1,5 +1,8 @@
 """Fronts by hand (the oracle file covers dominance and hypervolume)."""
 
+import math
+import random
+
 import pytest
 
 from tuner.results.pareto import Front, hypervolume, nondominated
@@ -39,3 +42,25 @@ def test_duplicates_are_all_kept_and_count_once():
     points = [[0.5, 0.5], [0.5, 0.5], [0.4, 0.4]]
     assert nondominated(points, [True, True]) == [0, 1]
     assert hypervolume(points, [0, 0], [True, True]) == 0.25
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_a_front_is_what_nothing_dominates_whatever_the_number_of_objectives(objectives):
+    """Compared pair by pair, with ties, copies, infinities and objectives that are minimised."""
+    numbers = random.Random(objectives)
+    for _ in range(300):
+        up = [numbers.random() < 0.6 for _ in range(objectives)]
+        points = [
+            [numbers.choice([None, math.nan, math.inf, 0.0, -0.0, 0.25, 0.5, 1.0, numbers.random()]) for _ in up]
+            for _ in range(numbers.randint(0, 15))
+        ]
+        valid = {i: p for i, p in enumerate(points) if not any(v is None or math.isnan(v) for v in p)}
+        signed = {i: [v if best else -v for v, best in zip(p, up)] for i, p in valid.items()}
+
+        def beaten(i):
+            return any(
+                all(a >= b for a, b in zip(q, signed[i])) and any(a > b for a, b in zip(q, signed[i]))
+                for q in signed.values()
+            )
+
+        assert nondominated(points, up) == [i for i in signed if not beaten(i)]

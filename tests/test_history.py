@@ -1,10 +1,13 @@
 """The log of a search after its writer was killed, and what earlier versions wrote."""
 
 import json
+import random
+import struct
 import time
 
 import pytest
 
+from trainables.reading import parse_json
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
@@ -128,3 +131,36 @@ def test_c5_events_keep_their_order_where_the_clock_jumps(tmp_path, monkeypatch)
     now[0] = 2e9
     again.append("end", 3, state="finished")
     assert again.trials[3].ended == 2e9, "as the clock says, wherever that is possible"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_line_is_read_as_json_reads_it(seed):
+    """Whatever reads it fast: the same value to the bit, or the same refusal."""
+    numbers = random.Random(seed)
+    line = '{"event": "epoch", "metrics": {"epoch": 3, "a": 0.1234567, "b": null, "c": NaN, "t": "\\u00e9\\ud800"}}'
+    texts = [repr(struct.unpack("d", numbers.randbytes(8))[0]).replace("nan", "NaN") for _ in range(500)]
+    texts += [f"{numbers.random() * 10 ** numbers.randint(-9, 9):.{numbers.randint(1, 30)}e}" for _ in range(500)]
+    texts += [
+        "1e999",
+        "-0",
+        "-0.0",
+        "01",
+        "1.",
+        "[1,]",
+        '{"a": 1, "a": 2}',
+        "9" * 400,
+        "[" * 10**5,
+        '"\ud800"',
+        "\ufeff1",
+    ]
+    for _ in range(2000):
+        at, more = numbers.randrange(len(line)), numbers.choice('0123456789.eE+-"\\{}[],: \n\tNaInftrue\u00e9')
+        texts.append(line[:at] + numbers.choice(["", more]) + line[at + numbers.randint(0, 3) :])
+    for text in texts:
+        try:
+            expected = repr(json.loads(text))
+        except (ValueError, RecursionError):
+            with pytest.raises(ValueError):
+                parse_json(text)
+        else:
+            assert repr(parse_json(text)) == expected, text

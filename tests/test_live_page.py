@@ -16,6 +16,7 @@ from trainables.files import locked
 from trainables.gpu_use import in_words, rows_of
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
+from tuner.report.figures import picture_data
 from tuner.report.live import picture
 from tuner.report.live.now import Watched
 from tuner.report.live.picture import Pictured
@@ -318,6 +319,17 @@ def test_of_many_trials_the_best_are_drawn(tmp_path, monkeypatch):
     assert "of 30 trials are drawn" in pictured.data["note"] and pictured.importances[0]["words"]
     finish(history, 30, 0.9, 0.8)
     assert pictured.renew() and 30 in {p["trial"] for p in pictured.data["points"]}
+
+
+def test_of_very_many_trials_a_page_draws_the_best_and_all_of_the_front(tmp_path):
+    home, history = made(tmp_path, trials=30)
+    run = load_search(home, "s")
+    few, whole = picture_data(run, 3), picture_data(run)
+    drawn = {p["trial"] for p in few["points"]}
+    assert {row["trial"] for row in history_front(history)} <= drawn and len(drawn) < 30
+    assert len({p["trial"] for p in whole["points"]}) == 30 and "are drawn" not in whole["note"]
+    assert "of 30 trials are drawn" in few["note"] and few["members"] == whole["members"]
+    assert picture_data(run, 30) == whole
 
 
 def history_front(history):

@@ -1,5 +1,7 @@
 """A trial is a curve, and what a search is compared with: rows, replicates, order of trials, what may be claimed."""
 
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from trainables.offsets import prior
 from tuner.optimizer.ask_tell import AskTell
 from tuner.report.gain import gains
 from tuner.report.reference import front_in, references_of
+from tuner.results import assessment
 from tuner.results.assessment import assess, flat, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -243,6 +246,25 @@ def test_of_very_many_trials_those_near_the_front_are_assessed():
     assert nearest(rows, ("a", "b"), 9) == [0, 1, 2, 3, 4, 5]
     assert nearest(rows, ("a", "b"), 4) == [0, 1, 2, 4]
     assert nearest(rows, ("a", "b"), 5) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_left_out_of_very_many_rows_is_what_no_front_reaches(seed, monkeypatch):
+    """With ties, copies, missing values, and curves that cross: the same trials as where all rows are compared."""
+    numbers = random.Random(seed)
+
+    def value():
+        kinds = [None, math.nan, *[numbers.random()] * 12, *[numbers.randrange(5) / 4] * 12]
+        return numbers.choice(kinds if seed % 5 else kinds[:2])
+
+    trials = [trial for trial in range(60) for _ in range(numbers.randint(1, 5))]
+    rows = [{"trial": trial, "a": value(), "b": value()} for trial in trials]
+    numbers.shuffle(rows)
+    left = assessment._within(rows, ("a", "b"), 2)
+    found = [nearest(rows, ("a", "b"), most) for most in (2, 7, 70)]
+    monkeypatch.setattr(assessment, "_within", lambda rows, objectives, most: list(rows))
+    assert found == [nearest(rows, ("a", "b"), most) for most in (2, 7, 70)]
+    assert len(left) < len(rows) or not seed % 5
 
 
 def test_an_assessment_is_computed_once_for_each_state_of_the_history():

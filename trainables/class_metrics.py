@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 
 TAIL = 0.3  # of the classes: those of `tail_robust_acc`
 WATCHED = 30  # images of a class that judge an epoch, where the smallest class has no more
@@ -65,17 +67,23 @@ def imbalanced(train_counts: Sequence[int]) -> bool:
     return max(train_counts) > BALANCED * min(train_counts)
 
 
-def frequency_groups(train_counts: Sequence[int]) -> dict[str, set[int]]:
+def frequency_groups(train_counts: Sequence[int]) -> Mapping[str, frozenset[int]]:
     """``many``, ``medium`` and ``few``: classes by their training images, a third each (the middle one takes the rest).
 
     Empty where they are balanced, or where there are fewer than three classes. The thirds are ours: the long-tail
     literature's limits of 100 and 20 images leave groups empty on data as small as digits and as large as CIFAR-10-LT.
     """
+    return _groups(tuple(train_counts))
+
+
+@lru_cache(maxsize=64)  # asked for every model that is judged; a search has one set of training images
+def _groups(train_counts: tuple[int, ...]) -> Mapping[str, frozenset[int]]:
     if len(train_counts) < 3 or not imbalanced(train_counts):
         return {}
     order = sorted(range(len(train_counts)), key=lambda c: (-train_counts[c], c))
     third = len(order) // 3
-    return {"many": set(order[:third]), "medium": set(order[third:-third]), "few": set(order[-third:])}
+    parts = {"many": order[:third], "medium": order[third:-third], "few": order[-third:]}
+    return MappingProxyType({name: frozenset(classes) for name, classes in parts.items()})
 
 
 def _mean(values: Sequence[float]) -> float:

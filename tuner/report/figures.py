@@ -37,6 +37,7 @@ AXIS = {
     "worst_class_clean_acc": f"worst-class clean accuracy on {SPLIT} (fraction)",
 }
 APART = (0.07, 0.05)  # labels stand beside points that are so far apart in x or in y, in units of the picture
+DRAWN = 1000  # trials: with their offsets as many points as a page opens at once
 ROOM = 0.6  # how far a picture reaches below what it is about (front, references), in units of that ...
 MIN_ROOM = 0.1  # ... but at least so much
 
@@ -85,18 +86,21 @@ BAND = "90 % band of the front"
 REFERENCE_LOOKS = {"no_search": ("#444444", "square", "s", "dash"), "paper": (VERMILLION, "star", "*", "dot")}
 
 
-def picture_data(run: SearchRun, only: Collection[int] | None = None) -> dict:
-    """All values that the page and the PNG of one search show. ``only``: the trials that are drawn, by their numbers;
-    without, all of them."""
+def picture_data(run: SearchRun, most: int = DRAWN) -> dict:
+    """All values that the page and the PNG of one search show. ``most``: of a search with more trials those on the
+    front, the references, the open ones and so many others are drawn, the best."""
     spec, history, result = run.spec, run.history, front_json(run)
     front, references = front_in(result, spec.objectives), references_of(result)
-    drawn_trials = [t for t in history.trials.values() if only is None or t.trial in only]
+    drawn_trials = _drawn(history, front, {reference.plain["trial"] for reference in references}, most)
     points = points_of(spec, history, front, plane(spec.objectives), records=drawn_trials)
     drawn = [_reference_data(spec, history, reference, points) for reference in references]
     band = result.get("band")
     title, line = headline(spec)
     previews = previews_of(spec, drawn_trials, plane(spec.objectives))
     data = frame_data(spec.objectives, points, drawn, band, effects=previews)
+    if len(drawn_trials) < len(history.trials):
+        note = f"{len(drawn_trials)} of {len(history.trials)} trials are drawn."
+        data["note"] = " ".join(filter(None, [data["note"], note]))
     label_points(data, [row_label(row) for row in front.rows])
     corners = [(p["x"], p["y"]) for p in points if p["front"]] if data["two"] else []
     xs, ys = staircase(corners, data["range"])
@@ -118,6 +122,24 @@ def picture_data(run: SearchRun, only: Collection[int] | None = None) -> dict:
         "members": [row_label(row) for row in front.rows],
         "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes],
     }
+
+
+def _drawn(history: History, front: Front, references: Collection[int], most: int) -> list[TrialRecord]:
+    """The trials that `picture_data` draws, in their order."""
+    trials = history.trials.values()
+    if len(trials) <= most:
+        return list(trials)
+    first, last = plane(front.objectives)
+
+    def reached(record: TrialRecord) -> float:
+        """The sum of the two axes without offsets: those of all offsets take too long to compute."""
+        metrics = record.last or (record.preview.metrics if record.preview else {})
+        return (metrics.get(first) or 0.0) + (metrics.get(last) or 0.0)
+
+    kept = {row["trial"] for row in front.rows} | {*references}
+    kept |= {t.trial for t in trials if not t.state.ended}
+    kept |= {t.trial for t in sorted(trials, key=reached, reverse=True)[:most]}
+    return [t for t in trials if t.trial in kept]
 
 
 def label_points(data: dict, members: Sequence[str]) -> None:

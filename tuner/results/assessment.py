@@ -5,12 +5,14 @@ The statistics are in `tuner.results.uncertainty`; here they are asked about a s
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import no_search_trial, paper_trial
@@ -82,7 +84,7 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     }
     found = judge(points, curve.train_counts, spec.objectives, curves, curve.classes)
     notes = dict(zip((_label(p) for p in points), found.rows))
-    front = front_of(spec, history)
+    front = Front.of(every, spec.objectives)
     named = [*(_label(p) for p in points), *_outside(points, curves)]
     return Assessment(
         Front(front.objectives, tuple({**row, **notes.get(row_label(row), {})} for row in front.rows)),
@@ -149,13 +151,31 @@ def _adds_nothing(spec: SearchSpec, history: History, before: Sequence[int], lat
 def nearest(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int) -> list[int]:
     """The trials of ``rows``, ascending; where there are more than ``most``, those that are on the front, then those on
     the front of the others, and so on."""
-    left, kept = list(rows), list[int]()
+    left, kept = _within(rows, objectives, most), list[int]()
     while left and len(kept) < most:
         points = [[row.get(name) for name in objectives] for row in left]
         best = {left[i]["trial"] for i in nondominated(points, [True] * len(objectives))}
         kept += sorted(best or {row["trial"] for row in left})
         left = [row for row in left if row["trial"] not in kept]
     return sorted(kept[:most])
+
+
+def _within(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """Those of ``rows`` that `nearest` may still reach: of two objectives without those that rows of ``most`` other
+    trials dominate, which come first. So each of its fronts costs little, however many trials there are."""
+    if len(objectives) != 2:
+        return list(rows)
+    first, last = objectives
+    enough = most * max(Counter(row["trial"] for row in rows).values(), default=1)  # rows, of so many trials at least
+    better: list[float] = []  # the last objective of those that are no worse in the first
+    compared, kept = [], []
+    for row in rows:
+        (kept if any(row[n] is None or math.isnan(row[n]) for n in objectives) else compared).append(row)
+    for row in sorted(compared, key=lambda row: -row[first]):
+        if len(better) - bisect_right(better, row[last]) < enough:
+            kept.append(row)
+        insort(better, row[last])
+    return kept
 
 
 def _kept(spec: SearchSpec, history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:

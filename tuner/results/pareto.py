@@ -34,10 +34,15 @@ def nondominated(points: Sequence[Point], maximise: Sequence[bool]) -> list[int]
     front found so far.
     """
     valid = _valid(points)
-    order = sorted(valid, key=lambda i: [-v if up else v for v, up in zip(valid[i], maximise)])
+    costs = {i: [-v if up else v for v, up in zip(row, maximise)] for i, row in valid.items()}
+    order = sorted(costs, key=costs.__getitem__)
     front: list[int] = []
     for i in order:
-        if not any(_dominates(valid[j], valid[i], maximise) for j in front):
+        if len(maximise) == 2 and front:  # of two objectives the last found is the best in the second: it decides
+            free = costs[i][1] < costs[front[-1]][1] or costs[i] == costs[front[-1]]
+        else:
+            free = not any(_dominates(valid[j], valid[i], maximise) for j in front)
+        if free:
             front.append(i)
     return sorted(front)
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Running:
             return
         self._written = dict(self._places)
         with suppress(OSError):
-            write_atomically(self.path, json.dumps({trial: asdict(place) for trial, place in self._places.items()}))
+            write_atomically(self.path, json.dumps({trial: vars(place) for trial, place in self._places.items()}))
 
 
 def read_running(folder: Path) -> dict[int, Place]:

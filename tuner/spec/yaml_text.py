@@ -23,13 +23,18 @@ class _Loader(_Fast):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []  # a list, for a key may be one
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep)
+        keys = [key for key, _ in node.value]  # before what `<<` brings, which they may replace
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            seen: set[Any] = set()
+            for key_node in keys:
+                key = self.construct_object(key_node, deep=True)
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} stands twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return mapping
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
@@ -49,8 +54,10 @@ def read_yaml(text: str) -> Any:
 
 def _check_events(text: str) -> None:
     """``ValueError`` for aliases, with which a few hundred bytes name billions of values, and for depth."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Fast):
+    depth, loader = 0, _Fast(text)
+    while (event := loader.get_event()) is not None:
+        if isinstance(event, yaml.ScalarEvent):
+            continue
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"alias *{event.anchor} is not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -15,12 +15,9 @@ from typing import Any
 
 from tuner.home import Home
 from tuner.report.console import importances_json
-from tuner.report.figures import picture_data, plane
+from tuner.report.figures import picture_data
 from tuner.report.live.now import Watched
-from tuner.results.pareto import Front
-from tuner.results.references import no_search_trial, paper_trial
 from tuner.results.search_run import SearchRun
-from tuner.results.trial_record import TrialRecord
 
 SHARE = 0.1  # of the time of one core, at most
 NICE = 10  # and it is scheduled after others
@@ -42,7 +39,6 @@ class Pictured:
     asked: float = 0.0  # ``time.monotonic()`` when the page was last asked for
     due: float = 0.0
     problem: str = ""
-    _best: dict[int, tuple[tuple, float]] = field(default_factory=dict)
     _known: int = -1  # how many trials had ended when the importances were computed
 
     def renew(self) -> bool:
@@ -53,35 +49,10 @@ class Pictured:
         if self.data is not None and run.history.changes == self.changes:
             return False
         changes = run.history.changes
-        only = self._drawn(run, self.watched.front)
-        data = picture_data(run, only)
-        if only is not None:
-            data["note"] = " ".join(
-                filter(None, [data["note"], f"{len(only)} of {len(run.history.trials)} trials are drawn."])
-            )
+        data = picture_data(run, DRAWN)
         self._weigh(run)
         self.data, self.changes = data, changes
         return True
-
-    def _drawn(self, run: SearchRun, front: Front) -> set[int] | None:
-        """Of many trials those on the front, the references, the open ones, and the best of the others."""
-        history, axes = run.history, plane(run.spec.objectives)
-        if len(history.trials) <= DRAWN:
-            return None
-        always = {row["trial"] for row in front.rows}
-        always |= {t.trial for t in history.trials.values() if not t.state.ended}
-        always |= {n for n in (no_search_trial(run.spec, history), paper_trial(run.spec, history)) if n is not None}
-        best = sorted(history.trials.values(), key=lambda t: -self._value(t, axes))
-        return always | {t.trial for t in best[:DRAWN]}
-
-    def _value(self, record: TrialRecord, axes: tuple[str, str]) -> float:
-        """The largest sum of the two axes that it reaches; computed once for what there is of it."""
-        now = record.state, len(record.epochs), record.curve is None
-        known = self._best.get(record.trial)
-        if known is None or known[0] != now:
-            sums = [sum(metrics.get(a) or 0.0 for a in axes) for _, metrics in record.points]
-            known = self._best[record.trial] = now, max(sums, default=0.0)
-        return known[1]
 
     def _weigh(self, run: SearchRun) -> None:
         ended = sum(t.state.ended for t in run.history.trials.values())
