@@ -8,7 +8,7 @@ command gets a process of its own (`forks`, and ``fresh`` in tests/conftest.py):
 
 - What is imported, and when: `python -m tuner.cli` itself, shadowed modules (`finished`), PYTHONPATH
   (test_time_budget), warnings. One command of each kind is always fresh: `search` in `finished`, `verify` in
-  `verified`, `export` in `exported`, `resume` in test_earlier_home, all that a cluster is asked in test_submit.
+  `verified`, `export` in `exported`, `resume` in test_earlier_home, all that trains on the cluster of test_submit.
 - What libraries read from the environment while they are imported: other values than those of this process.
 - The seed of hashes: forked drivers share theirs. The undisturbed search of test_stem_search, with which forked ones
   are compared, is fresh.
