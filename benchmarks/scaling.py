@@ -9,7 +9,7 @@ on SQLite), with the trials of ``benchmarks.seats``: they report at once, so the
 CPU time is the driver's own (all its threads), which other processes on the machine hardly change.
 
 `--plain` measures Ray Tune alone instead: as many results of the same trials, three each, as a preview has, with random
-settings, its own loggers and snapshots off, no history, no study, no MLflow. No driver on Ray Tune can cost less.
+settings, its own loggers and snapshots off, no history, no study, no MLflow.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ was behind when such a search ended; the driver waits 30 s for it and says that 
 
 Ray Tune alone (`--plain --concurrent 1000 --results 3000 --long 0`, once, Ray 2.60.0, 2 cores of an AMD EPYC with AVX2
 at a load of 12) took 11.6, 9.4, 8.7, 6.4, 4.3, 3.6, 3.3, 3.7 and 5.6 ms of CPU time per result, in stretches of 300
-results: 6.3 ms in the mean. The first 1,000 are dearer, while trials start. No driver on Ray Tune costs less than that;
+results: 6.3 ms in the mean. The first 1,000 are dearer, while trials start;
 what it takes alone in a search of 100,000 results has not been measured.
 
 """

@@ -168,7 +168,7 @@ def _within(rows: Sequence[dict[str, Any]], objectives: Sequence[str], most: int
     first, last = objectives
     enough = most * max(Counter(row["trial"] for row in rows).values(), default=1)  # rows, of so many trials at least
     better: list[float] = []  # the last objective of those that are no worse in the first
-    compared, kept = [], []
+    compared, kept = list[dict[str, Any]](), list[dict[str, Any]]()
     for row in rows:
         (kept if any(row[n] is None or math.isnan(row[n]) for n in objectives) else compared).append(row)
     for row in sorted(compared, key=lambda row: -row[first]):
