@@ -223,7 +223,7 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
 def parent_changes(spec: SearchSpec, extended: bool = False) -> Changes:
     """The parameters of the search's run, and its status while the search runs. MLflow lets none be changed: the number
     of trials of a search that was ``extended`` is a tag."""
-    counts = () if extended else ("trials",)
+    counts = [*([] if extended else ["trials"]), *(["stems"] if spec.stems > 1 else [])]
     shown = ("method", "dataset", "imbalance", "model", *counts, "max_epochs", "seed", "sampler")
     params = {
         **{n: getattr(spec, n) for n in shown},
