@@ -52,7 +52,9 @@ def test_tables_have_a_column_for_it(home):
     assert [row["seed"] for row in found["front"]] == [SEEDS[row["trial"]] for row in found["front"]]
     table = tuner_here("front", "s", "--home", home.root).stdout
     assert "┃ seed ┃" in table
-    one = run_of(SearchSpec(method="srat", trials=6, max_epochs=12, name="one"), fill(History(None), SearchSpec("srat")))
+    one = run_of(
+        SearchSpec(method="srat", trials=6, max_epochs=12, name="one"), fill(History(None), SearchSpec("srat"))
+    )
     assert {row["seed"] for row in one.front().rows} == {0}
 
 

@@ -35,9 +35,9 @@ def front_cells(
     """Header and rows as text: at most ``MAX_ROWS`` of the front, spread evenly, then those of `reference_rows`.
 
     ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of them have a column each. Means over seeds have their
-    standard deviation beside them; rows of several methods name their method, those under several seeds their seed; offsets have a column if any row has
-    them, and so has the probability to be on the front if it is known. ``narrow``: without columns for offsets, whose
-    tau the label says too, and for single parameters.
+    standard deviation beside them; rows of several methods name their method, those under several seeds their seed;
+    offsets have a column if any row has them, and so has the probability to be on the front if it is known.
+    ``narrow``: without columns for offsets, whose tau the label says too, and for single parameters.
     """
     shown_rows = evenly(front.rows, MAX_ROWS)
     rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)

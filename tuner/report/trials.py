@@ -190,11 +190,11 @@ def view(run: SearchRun, state: str, width: int) -> Group:
     return Group(*parts)
 
 
-def watch(name: str, home: Home, *, pause_s: float = RENEW_S) -> None:
+def watch(name: str, home: Home | None = None, *, pause_s: float = RENEW_S) -> None:
     """Show a search until it has ended, from its files alone: its driver may be on another machine. On a terminal the
     view renews itself; elsewhere it is printed where trials have ended since. Ctrl-C ends the view, not the search."""
     console: PlainConsole = stdout_console()
-    followed, seen = Followed(home, name), -1
+    followed, seen = Followed(home or Home(), name), -1
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or nullcontext():
         while True:

@@ -244,6 +244,11 @@ def retry(name: str, trial: int, home: Home | None = None) -> Answer | None:
     return _ask(name, home, "retry", trial=trial)
 
 
+def confirm(name: str, trial: int, home: Home | None = None) -> Answer | None:
+    """Train the setting of a trial that trained in full under one more seed; see `ask`."""
+    return _ask(name, home, "confirm", trial=trial)
+
+
 def narrow(name: str, space: dict[str, Any], home: Home | None = None) -> Answer | None:
     """Let new proposals come from narrower ranges, given as in a space file; see `ask`."""
     return _ask(name, home, "narrow", space=space)
