@@ -41,7 +41,7 @@ def fill(
 
 
 def start(history: History, spec: SearchSpec, trial: int, params: dict) -> None:
-    history.append("start", trial, params=params, method=spec.method, seed=spec.seed)
+    history.append("start", trial, params=params, method=spec.method, seed=spec.seed_of(trial))
 
 
 def no_search(history: History, spec: SearchSpec, classes=range(4), mean: float = 0.5, worst: float = 0.1) -> None:

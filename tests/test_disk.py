@@ -105,6 +105,13 @@ def test_a_stem_that_nobody_has_named_yet_stays(home):
     assert not any(path.startswith("stems") for path in gone(home))
 
 
+def test_a_stem_stays_from_its_first_epoch_on(home):
+    """Under each of several seeds, although trials have left but one of them."""
+    History(home.search("half")).append("fork", 0, epochs=[], stem=STEM)
+    History(home.search("half")).append("stem", 1, stem_epoch=1, stem=OTHER)
+    assert not any(path.startswith("stems") for path in gone(home))
+
+
 def test_what_is_new_stays(home):
     write_atomically(home.root / "stems" / OTHER / "epoch-0002.pt", b"y")
     assert not any(path.startswith("stems") for path in gone(home))

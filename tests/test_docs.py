@@ -5,6 +5,8 @@ A fenced block says what it is: ``sh`` (a command a line), ``python``, ``yaml`` 
 need; they are parsed all the same, and ``MARKED`` counts their blocks.
 """
 
+import ast
+import inspect
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+import tuner
 from tests.test_wrong_input import run
 from tests.verifying import without_ray
 from tuner.cli.app import whole_command
@@ -132,6 +135,22 @@ def test_blocks_that_are_not_run_are_counted():
             found[block.page] = found.get(block.page, 0) + 1
     assert found == MARKED
     assert sum(path.read_text().count("Not run by the tests") for path in PAGES) == sum(MARKED.values())
+
+
+def test_every_command_is_a_function_too():
+    """Of `docs/python.md`'s table: the calls stand there with arguments that their functions take."""
+    rows = [line.split(" | ") for line in (ROOT / "docs/python.md").read_text().splitlines() if line.startswith("| `")]
+    commands = [name for first, *_ in rows for name in re.findall(r"`(\w+)`", first)]
+    assert sorted(commands) == sorted(get_command(app).commands)
+    code = [text for _, second in rows for text in re.findall(r"`(\w[^`]*)`", second)]
+    calls = [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    named = {call.func.id: call for call in calls if isinstance(call.func, ast.Name)}
+    for name, call in named.items():
+        signature = inspect.signature(getattr(tuner, name))
+        signature.bind(*call.args, **{word.arg: word.value for word in call.keywords})
+    assert named.keys() <= set(tuner.__all__) and len(named) > 40
+    for name in tuner.__all__:
+        assert getattr(tuner, name) is not None
 
 
 def test_python_blocks_stand_where_a_test_runs_them():

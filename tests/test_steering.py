@@ -117,6 +117,9 @@ def lines(history):
         {"method": "srat"},
         {"scheduler": "none", "trials": 3},
         {"method": ("srat", "trades")},
+        {"stems": 3},
+        {"method": ("srat", "at"), "stems": 4, "trials": 21},
+        {"method": "at", "stems": 25},
     ],
     ids=str,
 )
@@ -124,14 +127,15 @@ def test_extended_is_asked_for_from_the_start(folder, changes):
     """To the last bit of every setting, promotion and metric: nothing that was decided at the old end differs once
     eight previews were in."""
     at = dying if changes.get("method") else curve
-    long = spec_of(**{**changes, "trials": 21})
+    trials = max(21, changes.get("trials", 17) + 4)
+    long = spec_of(**{**changes, "trials": trials})
     straight = Worker(long, folder("straight"), at).run()
     short = spec_of(**{"trials": 17, **changes})
     Worker(short, where := folder("extended"), at).run()
     assert state_of(run_of(short, History(where))) == "finished"
-    History(where).append("extend", -2, trials=21)
+    History(where).append("extend", -2, trials=trials)
     again = Worker(short, where, at)
-    assert state_of(run_of(again.spec, again.history)) == "stopped" and again.spec.trials == 21
+    assert state_of(run_of(again.spec, again.history)) == "stopped" and again.spec.trials == trials
     again.run()
     assert lines(again.history) == lines(straight.history)
     assert summary(again.history) == summary(straight.history)
@@ -355,6 +359,15 @@ def test_of_choices_and_fixed_values_that_are_gone_nothing_is_shown():
     assert "loss" not in one.searched and "scale" not in some.searched
 
 
+def test_a_method_that_has_nothing_left_to_vary_proposes_nothing_more(folder):
+    """The others take the trials that are left."""
+    worker = Worker(spec_of(method=("srat", "trades")), folder("a")).run(8)
+    before = len(worker.history.numbers["trades"])
+    worker.ask("narrow", space={"beta": 3.0})
+    numbers = worker.run().history.numbers
+    assert before >= 2 and len(numbers["trades"]) == before and len(numbers["srat"]) == 16 - before
+
+
 def test_the_default_setting_stays_what_it_is(folder):
     """It is what the search is compared with, although nobody would propose it now."""
     worker = Worker(spec_of(), where := folder("a")).run(4)
@@ -510,6 +523,28 @@ def test_what_cannot_be_done_is_said_in_one_sentence(made, kind, about, sentence
     with pytest.raises(UsageError, match=sentence):
         ask(made, kind, **about)
     assert not pending(made.folder) and made.history.path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "changes, trials, sentence",
+    [
+        ({"method": "at", "trials": 3, "stems": 5}, 4, ""),
+        ({"method": "at", "trials": 8, "stems": 5}, 16, "varies nothing and has a trial under each of its 5 seeds"),
+        ({"method": "at", "trials": 3}, 4, "varies nothing, so there is nothing more to try"),
+        ({"method": ("at", "lsat"), "trials": 16, "stems": 2}, 32, "under each of its 2 seeds"),
+        ({"method": ("at", "trades"), "trials": 16, "stems": 2}, 32, ""),
+    ],
+    ids=str,
+)
+def test_what_varies_nothing_ends_with_its_seeds(changes, trials, sentence):
+    def extend():
+        return KINDS["extend"](spec_of(**changes), History(None), {"trials": trials})
+
+    if not sentence:
+        assert extend()["trials"] == trials
+        return
+    with pytest.raises(UsageError, match=sentence):
+        extend()
 
 
 def test_one_more_seed_of_a_trial(folder):

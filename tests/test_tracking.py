@@ -370,7 +370,7 @@ def test_the_saved_view_is_only_written_for_known_versions(spec):
 
     with pytest.raises(RuntimeError, match="3.99"):
         layout.save_view(Client(), "1", "abc", spec, "s", "3.99.0")
-    layout.save_view(Client(), "1", "abc", spec, "s", "3.17.2")
+    layout.save_view(Client(), "1", "abc", spec, "s", "3.18.0")
     view = json.loads(Client.tags["mlflow.sharedViewState.abc"])
     assert view["name"] == "s: objectives" and view["state"].startswith("deflate;")
     assert len(json.dumps(view)) < 20000  # MLflow's limit for a tag of an experiment

@@ -101,28 +101,30 @@ class TrialActor(tune.Trainable):
         trains it, or the fork itself."""
         past = self.fork.leave() if self.fork.ready() else None
         if past is None:
-            trained = self._advance()
-            return TrialReport(self.trial.trial, stem=StemReport(trained=trained, outdated=self.fork.outdated))
+            trained, name = self._advance()
+            stem = StemReport(trained=trained, outdated=self.fork.outdated, name=name if trained else None)
+            return TrialReport(self.trial.trial, stem=stem)
         stem = StemReport(past=past, name=self.fork.name)
         self.fork = self.spare = None  # with what they hold in memory
         self.epochs = list(past)
         return replace(self._report(past[-1]), stem=stem)
 
-    def _advance(self) -> int | None:
-        """Train an epoch of the stem; while another process does, one of a stem that replicates will need."""
+    def _advance(self) -> tuple[int | None, str]:
+        """Train an epoch of the stem; while another process does, one of a stem under another seed. Which epoch that
+        was, None for none, and of which stem."""
         from trainables.loop import Diverged
         from trainables.stem import spare_fork
 
         if self.spare_seeds and (trained := self.fork.advance(wait_s=0.0)):
-            return trained
+            return trained, self.fork.name
         while self.spare_seeds and not self.fork.ready():
             self.spare = self.spare or spare_fork(self.trainer, self.spare_seeds[0])
             with suppress(Diverged):  # no fault of this trial's
                 if not self.spare.ready():
-                    return self.spare.advance()
+                    return self.spare.advance(), self.spare.name
             self.spare = None
             self.spare_seeds.pop(0)
-        return self.fork.advance()
+        return self.fork.advance(), self.fork.name
 
     def _report(self, metrics: dict) -> TrialReport:
         done = self.trainer.epoch >= self.trial.last_epoch

@@ -13,9 +13,9 @@ Metrics = dict[str, Any]
 class StemReport:
     """What a step did for the stem, or that it left it.
 
-    ``trained``: the epoch of the stem that this step trained, if any. ``outdated``: how many stored stems would fit,
-    were they not of another version of the code or of torch. ``past``: the stem's epochs, once the trial has left it;
-    ``name``: the stem's.
+    ``trained``: the epoch of a stem that this step trained, if any: of the trial's own, or of one under another seed.
+    ``outdated``: how many stored stems would fit, were they not of another version of the code or of torch. ``past``:
+    the stem's epochs, once the trial has left it. ``name``: that of the stem that was trained or left.
     """
 
     trained: int | None = None

@@ -90,18 +90,12 @@ def resume(
     ``said``: the places that were named again, which the job names in its turn. ``changes``: how the search goes on,
     by the names of its fields.
     """
-    from tuner.home import check_name
     from tuner.remote.dashboard import Dashboard
-    from tuner.remote.submission import check_travels, cluster_home, submit
-    from tuner.spec.search_spec import SearchSpec
+    from tuner.remote.submission import submit_resume
 
-    check_name(search)
-    check_travels(SearchSpec(**{field: value for field, value in said.items() if value is not None}))
-    where = cluster_home(None if home is None else str(home))
     cluster = Dashboard(address)
-    SearchSpec(**changes)  # says what is wrong with them
-    job = {"command": "resume", "search": search, "home": where, **said, "changes": changes}
-    _sent(cluster, submit(cluster, job), search, follow, as_json)
+    job_id = submit_resume(cluster, search, None if home is None else str(home), said, changes)
+    _sent(cluster, job_id, search, follow, as_json)
 
 
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:

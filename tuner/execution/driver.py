@@ -148,11 +148,12 @@ def _go_on(run: SearchRun) -> str:
     return f"`tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}` continues it"
 
 
-def fill_mlflow(name: str, home: Home, say: Say) -> bool:
+def fill_mlflow(name: str, home: Home | None = None, say: Say = lambda text: None) -> bool:
     """``tuner sync``: fill MLflow from the history alone; False if MLflow did not take all of it.
 
     ``UsageError`` while the search is running, since its driver logs it then.
     """
+    home = home or Home()
     run = load_search(home, name)
     home.require_writable(run.folder)
     with _locked(run):

@@ -203,7 +203,7 @@ class SearchCallback(Callback):
                 "code or of torch"
             )
         if stem.trained:
-            self._append("stem", number, stem_epoch=stem.trained)
+            self._append("stem", number, stem_epoch=stem.trained, **({"stem": stem.name} if stem.name else {}))
         if stem.past and self.history.record(number).full:
             self._fork(number, stem.past, stem.name)
 

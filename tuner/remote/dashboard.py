@@ -68,7 +68,7 @@ class Dashboard:
     Every method that makes a request raises ``ClusterError`` if the cluster does not answer or refuses.
     """
 
-    def __init__(self, address: str | None):
+    def __init__(self, address: str | None = None):
         self.address = cluster_address(address)
         self.headers: dict[str, str] = {}
         self._sign_in()

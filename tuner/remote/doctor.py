@@ -22,7 +22,7 @@ SKEW_S = 5.0  # clocks that differ by more make durations and the times in MLflo
 Row = dict[str, Any]
 
 
-def examine(address: str | None, home: str | None, storage: str | None = None) -> list[Row]:
+def examine(address: str | None = None, home: str | None = None, storage: str | None = None) -> list[Row]:
     """All checks, in the order in which one would fix what fails: rows {"check", "ok", "detail"}."""
     if address or os.environ.get("RAY_API_SERVER_ADDRESS"):
         return [_versions(), _plug_ins(), *_cluster(address, home, storage)]

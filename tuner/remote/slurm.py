@@ -20,7 +20,7 @@ OPTION = re.compile(r"--[a-z][a-z-]*(=[^\s#]+)?")
 ANSWER_S = 60
 
 
-def submit_slurm(spec: SearchSpec, home: Home, options: str) -> dict[str, Any]:
+def submit_slurm(spec: SearchSpec, home: Home | None = None, options: str = "") -> dict[str, Any]:
     """Write ``slurm/NAME.sbatch`` and ``slurm/NAME.yaml`` below the home, which all nodes must see, and queue the
     script: {"id", "search", "script"}. It starts Ray over the allocation, runs or resumes the search, and goes back
     into the queue where its time is over.
@@ -28,7 +28,7 @@ def submit_slurm(spec: SearchSpec, home: Home, options: str) -> dict[str, Any]:
     ``options``: sbatch's, such as ``--nodes=2 --gpus-per-node=4``. ``UsageError`` for another word among them or where
     there is no sbatch; ``ClusterError`` with what sbatch says where it refuses the job.
     """
-    given, name = sbatch_options(options), spec.search_name
+    home, given, name = home or Home(), sbatch_options(options), spec.search_name
     home.require_writable()
     folder = home.root / "slurm"
     script, written = folder / f"{name}.sbatch", folder / f"{name}.yaml"

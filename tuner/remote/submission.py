@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ from tuner.escape import to_stderr
 from tuner.execution.ray_instance import GROWS
 from tuner.execution.resources import unsatisfiable_resources
 from tuner.files import CHECKOUT, DISTRIBUTION
-from tuner.home import owner_name
+from tuner.home import check_name, owner_name
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, OWNER_KEY, PRIORITY_KEY, Dashboard
 from tuner.results.listener import LISTENERS
 from tuner.spec.plug_ins import TABLES
@@ -65,7 +65,9 @@ OPEN_VARIABLES = (
 )
 
 
-def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: list[str], package: str) -> str:
+def submit_search(
+    cluster: Dashboard, spec: SearchSpec, home: str | None = None, env: Sequence[str] = (), package: str = "send"
+) -> str:
     """Check a search and send it; returns the job's id.
 
     ``UsageError`` for a spec that would mean something else on the cluster; ``ClusterError`` where the cluster lacks
@@ -76,6 +78,28 @@ def submit_search(cluster: Dashboard, spec: SearchSpec, home: str | None, env: l
     spec = replace(spec, owner=spec.owned_by)  # on the cluster the user is another
     job = {"command": "search", "search": spec.search_name, "home": cluster_home(home)}
     return submit(cluster, job, env, package, spec)
+
+
+def submit_resume(
+    cluster: Dashboard,
+    search: str,
+    home: str | None = None,
+    said: Mapping[str, str | None] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> str:
+    """Send a job that goes on with a search in the cluster's ``home`` or in a storage; returns the job's id.
+
+    ``said``: the places that are named again (``storage``, ``dataset``, ``study_storage``), which the job names in its
+    turn. ``changes``: how the search goes on, by the names of its fields, such as ``trials``. Errors as in
+    `submit_search`.
+    """
+    check_name(search)
+    places, changes = dict(said or {}), dict(changes or {})
+    check_travels(SearchSpec(**{field: value for field, value in places.items() if value is not None}))
+    SearchSpec(**changes)  # says what is wrong with them
+    return submit(
+        cluster, {"command": "resume", "search": search, "home": cluster_home(home), **places, "changes": changes}
+    )
 
 
 def submit(

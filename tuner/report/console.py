@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,29 +220,11 @@ def _show_comparison(comparison: Comparison) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-LISTED = ("method", "dataset", "state", "trials")
-
-
 def show_searches(home: Home, as_json: bool) -> None:
     """Print one row per search of the home; a search that cannot be read is reported on stderr."""
-    from tuner.results.listing import Listing
-    from tuner.results.searches import search_names
+    from tuner.results.listing import LISTED, searches
 
-    rows, listing = [], Listing(home)
-    for name in search_names(home):
-        try:
-            row = listing.row(name)
-        except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
-            to_stderr(error)
-            continue
-        except Exception as error:
-            to_stderr(f"search {name!r} cannot be read: {error}")
-            continue
-        if row["note"]:
-            to_stderr(row["note"])
-        created = row["created"] and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(row["created"]))
-        rows.append({"search": name, **{key: row[key] for key in LISTED}, "created": created})
-    listing.keep()
+    rows = searches(home, to_stderr)
     if as_json:
         print_json(rows)
         return

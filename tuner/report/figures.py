@@ -296,6 +296,7 @@ def _points_of(
                     "paper": is_paper and not offsets.tau,
                     "setting": setting_name(row) if is_paper else "",
                     "params": record.params,
+                    "seed": record.seed if spec.stems > 1 else None,
                     "values": {short_label(name): row.get(name) for name in shown_metrics(spec.objectives)},
                     "p_front": row.get("p_front"),
                     "offsets": _offsets_of(record, offsets),
@@ -435,6 +436,7 @@ def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_fro
     ]
     lines += [f"offsets: {text}" for text in [offsets_text(row)] if text]
     lines += [f"on the front with probability {row['p_front']:.0%}"] if "p_front" in row else []
+    lines += [f"seed {record.seed}"] if spec.stems > 1 and "seeds" not in row else []
     lines += [f"mean ± standard deviation of seeds {', '.join(map(str, row['seeds']))}"] if "seeds" in row else []
     lines += [f"{k} = {value_text(v)}" for k, v in record.params.items()]
     return head + "<br>".join(map(escape.plotly, lines))

@@ -35,9 +35,9 @@ def front_cells(
     """Header and rows as text: at most ``MAX_ROWS`` of the front, spread evenly, then those of `reference_rows`.
 
     ``searched``: the parameters to show. Up to ``MAX_COLUMNS`` of them have a column each. Means over seeds have their
-    standard deviation beside them; rows of several methods name their method; offsets have a column if any row has
-    them, and so has the probability to be on the front if it is known. ``narrow``: without columns for offsets, whose
-    tau the label says too, and for single parameters.
+    standard deviation beside them; rows of several methods name their method, those under several seeds their seed;
+    offsets have a column if any row has them, and so has the probability to be on the front if it is known.
+    ``narrow``: without columns for offsets, whose tau the label says too, and for single parameters.
     """
     shown_rows = evenly(front.rows, MAX_ROWS)
     rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)
@@ -46,6 +46,8 @@ def front_cells(
     columns: dict[str, list[str]] = {"trial": [label for label, _ in rows]}
     if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
         columns["method"] = [row["method"] for _, row in rows]
+    if len({row.get("seed") for _, row in rows}) > 1:
+        columns["seed"] = [str(row.get("seed", "")) for _, row in rows]
     if not narrow and any(offsets_text(row) for _, row in rows):
         columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
     columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
@@ -192,11 +194,12 @@ def headline(spec: SearchSpec) -> tuple[str, str]:
     """A title (method and data) and the line below it (split, budget, attack, sampler)."""
     training, searched = spec.training(), spec.shown_space().searched
     eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
+    seeds = f"seed {spec.seed}" if spec.stems == 1 else f"seeds {spec.seed} to {spec.seed + spec.stems - 1} in turn"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
     return title, (
         f"split {SPLIT} · budget {spec.max_epochs} epochs · {spec.threat_model.shown} attack, eps {eps} of a pixel "
         f"range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
-        f"seed {spec.seed}"
+        f"{seeds}"
     )
 
 

@@ -87,8 +87,8 @@ def show_trials(name: str, trial: int | None, home: Home, as_json: bool) -> None
 
 
 def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
-    several = len(run.spec.methods) > 1
-    header = ["trial", *(["method"] if several else []), "state", "epochs"]
+    several, seeds = len(run.spec.methods) > 1, run.spec.stems > 1
+    header = ["trial", *(["method"] if several else []), *(["seed"] if seeds else []), "state", "epochs"]
     table = Table(*header, *map(short_label, run.spec.objectives), "setting")
     searched = run.spec.shown_space().searched
     for record in records:
@@ -99,6 +99,7 @@ def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
         table.add_row(
             "no search" if record.role else number,
             *([record.method] if several else []),
+            *([str(record.seed)] if seeds else []),
             str(record.state) + (f", added by {record.added}" if record.added else ""),
             f"{len(record.epochs)}/{run.spec.max_epochs}" if record.full else "preview",
             *(fraction(metrics.get(name)) for name in run.spec.objectives),
@@ -113,7 +114,7 @@ def _show_one(run: SearchRun, record: TrialRecord) -> None:
     lines += [f"added by {record.added}"] if record.added else []
     lines += [f"star of {', '.join(record.stars)}"] if record.stars else []
     lines += [f"note of {note.by}, {_clock(note.time)}: {note.text}" for note in record.notes]
-    lines += [f"{name} = {value}" for name, value in record.params.items()]
+    lines += [f"{name} = {value}" for name, value in {"seed": record.seed, **record.params}.items()]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     _, metrics = record.points[0]
@@ -153,7 +154,7 @@ def _said(event: dict[str, Any]) -> str:
         case "epoch" | "preview" as name:
             return f"{name}: {_values(event['metrics'])}"
         case "stem":
-            return f"stem: trained its epoch {event.get('stem_epoch')}"
+            return f"stem: trained epoch {event.get('stem_epoch')} of {event.get('stem') or 'it'}"
         case "fork":
             return f"fork: left the stem {event.get('stem') or ''} after epoch {len(event['epochs'])}"
         case "end":
@@ -189,11 +190,11 @@ def view(run: SearchRun, state: str, width: int) -> Group:
     return Group(*parts)
 
 
-def watch(name: str, home: Home, *, pause_s: float = RENEW_S) -> None:
+def watch(name: str, home: Home | None = None, *, pause_s: float = RENEW_S) -> None:
     """Show a search until it has ended, from its files alone: its driver may be on another machine. On a terminal the
     view renews itself; elsewhere it is printed where trials have ended since. Ctrl-C ends the view, not the search."""
     console: PlainConsole = stdout_console()
-    followed, seen = Followed(home, name), -1
+    followed, seen = Followed(home or Home(), name), -1
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or nullcontext():
         while True:

@@ -77,9 +77,9 @@ def size_of(path: Path) -> int:
     return total
 
 
-def inventory(home: Home) -> list[Item]:
+def inventory(home: Home | None = None) -> list[Item]:
     """All that can be told apart in a home, needed or not."""
-    runs, unread = [], []
+    home, runs, unread = home or Home(), [], []
     for name in (n for n in search_names(Home(home.root)) if home.search(n).exists()):
         try:
             runs.append(stored_search(Home(home.root), name))

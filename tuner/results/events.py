@@ -155,10 +155,11 @@ class Promoted(Event):
 
 @dataclass(frozen=True)
 class StemTrained(Event):
-    """The trial trained one epoch of the stem, for all trials that will fork from it."""
+    """The trial trained one epoch of a stem, for all trials that will fork from it. ``stem``: its name, if known."""
 
     name = "stem"
     stem_epoch: int | None = None
+    stem: str | None = None
 
     @property
     def trained(self) -> int:

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from trainables.reading import intact, read_json, shaped
+from tuner.errors import Failed, UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
-from tuner.results.searches import is_running, load_search
+from tuner.results.searches import is_running, load_search, search_names
 from tuner.results.summary import state_of
 from tuner.sync.named_places import unasked_storage_note
 
 KEPT = ".listing.json"  # in the home; derived, so a damaged one counts as absent
 WORTH = 50  # so many newly read searches are worth writing it: fewer are read within a tenth of a second
 _SHAPE = {"stamp": [int], "method": str, "dataset": str, "state": str, "trials": int, "created": float, "note": str}
+
+
+LISTED = ("method", "dataset", "state", "trials")
+
+
+def searches(home: Home | None = None, say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """What `tuner ls --json` prints: a row for each search of the home and of its storage, by name. A search that
+    cannot be read is left out, and ``say`` hears why; it hears of notes, too."""
+    home, rows = home or Home(), []
+    listing = Listing(home)
+    for name in search_names(home):
+        try:
+            row = listing.row(name)
+        except (UsageError, Failed) as error:  # a search that cannot be read must not hide the others
+            say(str(error))
+            continue
+        except Exception as error:
+            say(f"search {name!r} cannot be read: {error}")
+            continue
+        if row["note"]:
+            say(row["note"])
+        created = row["created"] and time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(row["created"]))
+        rows.append({"search": name, **{key: row[key] for key in LISTED}, "created": created})
+    listing.keep()
+    return rows
 
 
 class Listing:

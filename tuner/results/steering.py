@@ -30,6 +30,7 @@ from tuner.escape import printable
 from tuner.files import write_atomically
 from tuner.home import Home, user_name
 from tuner.results.history import History
+from tuner.results.replicates import total_trials
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import WHOLE, TrialRecord
@@ -68,8 +69,10 @@ def _extend(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[s
     trials = SearchSpec(trials=about["trials"]).trials  # raises what is no number of trials
     if trials <= now.trials:
         raise UsageError(f"--trials {trials} adds nothing: search {now.search_name!r} has {now.trials} already")
-    if not any(lane.search_space().searched for lane in now.lanes):
-        raise UsageError(f"search {now.search_name!r} varies nothing, so there is nothing more to try")
+    extended = dataclasses.replace(now, trials=trials, scheduler=now.scheduling.name, name=now.search_name)
+    if total_trials(extended) == total_trials(now):
+        under = f" and has a trial under each of its {now.stems} seeds" if now.stems > 1 else ""
+        raise UsageError(f"search {now.search_name!r} varies nothing{under}, so there is nothing more to try")
     return {"trial": WHOLE, "trials": trials}
 
 
@@ -239,6 +242,11 @@ def skip(name: str, trial: int, home: Home | None = None) -> Answer | None:
 def retry(name: str, trial: int, home: Home | None = None) -> Answer | None:
     """Try a trial again that failed or was skipped; see `ask`."""
     return _ask(name, home, "retry", trial=trial)
+
+
+def confirm(name: str, trial: int, home: Home | None = None) -> Answer | None:
+    """Train the setting of a trial that trained in full under one more seed; see `ask`."""
+    return _ask(name, home, "confirm", trial=trial)
 
 
 def narrow(name: str, space: dict[str, Any], home: Home | None = None) -> Answer | None:

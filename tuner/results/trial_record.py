@@ -114,7 +114,7 @@ class TrialRecord:
     def row(
         self, objectives: Iterable[str], metrics: Mapping[str, Any] | None = None, offsets: Offsets = NONE
     ) -> dict[str, Any]:
-        """A row of the front: trial, epoch, offsets, the metrics of `shown_metrics`, params, method.
+        """A row of the front: trial, seed, epoch, offsets, the metrics of `shown_metrics`, params, method.
 
         ``metrics``: those with ``offsets``, or of another epoch than the last.
         """
@@ -123,6 +123,7 @@ class TrialRecord:
         values = {name: metrics.get(name) for name in shown_metrics(objectives)}
         return {
             "trial": self.trial,
+            "seed": self.seed,
             "epoch": metrics.get("epoch", 0),
             "offsets": offsets.to_dict(),
             **values,

@@ -179,10 +179,10 @@ class SearchSpec(SearchFields):
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
-        same = {"trials": share, "name": self.search_name, "scheduler": self.scheduling.name}
+        same: dict[str, Any] = {"trials": share, "name": self.search_name, "scheduler": self.scheduling.name}
         return tuple(dataclasses.replace(self, method=m, **same, **self._own(m)) for m in self.methods)
 
-    def _own(self, method: str) -> dict[str, dict[str, Any]]:
+    def _own(self, method: str) -> dict[str, Any]:
         """The part of ``fix`` and ``space`` that is a method's."""
         given = {"fix": self.fix, "space": self.space}
         return {name: {k: v for k, v in of.items() if method in self._having(k)} for name, of in given.items()}

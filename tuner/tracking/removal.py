@@ -19,13 +19,14 @@ from tuner.sync.named_places import check_named
 from tuner.tracking.after_search import set_deleted
 
 
-def remove(name: str, home: Home) -> Path:
+def remove(name: str, home: Home | None = None) -> Path:
     """Move the search ``name`` into the trash of its home, and of its storage, for a day; its MLflow runs are deleted
     as MLflow does it, so that they can be restored. Returns the folder in the trash.
 
     ``UsageError`` where there is no such search, it is running, or its storage is not named; ``Failed`` where MLflow or
     the storage does not answer: then it may be repeated.
     """
+    home = home or Home()
     folder = home.search(name)
     if folder.is_symlink():
         raise UsageError(f"{str(folder)!r} is a link, which is not followed here; remove the link itself")
@@ -44,9 +45,10 @@ def remove(name: str, home: Home) -> Path:
     return home.root / TRASH / to
 
 
-def restore(name: str, home: Home) -> SearchRun:
+def restore(name: str, home: Home | None = None) -> SearchRun:
     """Bring back what `remove` has moved, the latest of this name. ``UsageError`` where there is nothing, or another
     search has the name now."""
+    home = home or Home()
     folder = home.search(name)
     found = [path for _, of, path in removed(home) if of == name]
     if not found:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
 KEY_FILE = "mlflow.key"
 VIEW_TAG = "mlflow.sharedViewState."
 # Saved views are not a public API of MLflow: they are written only for versions whose pages were checked by hand.
-VIEW_VERSIONS = ((3, 15), (3, 18))  # from the first up to, but not including, the second
+VIEW_VERSIONS = ((3, 15), (3, 19))  # from the first up to, but not including, the second
 
 
 def tracking_uri(home: Home) -> str:
@@ -223,7 +223,7 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
 def parent_changes(spec: SearchSpec, extended: bool = False) -> Changes:
     """The parameters of the search's run, and its status while the search runs. MLflow lets none be changed: the number
     of trials of a search that was ``extended`` is a tag."""
-    counts = () if extended else ("trials",)
+    counts = [*([] if extended else ["trials"]), *(["stems"] if spec.stems > 1 else [])]
     shown = ("method", "dataset", "imbalance", "model", *counts, "max_epochs", "seed", "sampler")
     params = {
         **{n: getattr(spec, n) for n in shown},
@@ -278,7 +278,7 @@ def save_view(client: MlflowClient, experiment: str, parent: str, spec: SearchSp
     """
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if not VIEW_VERSIONS[0] <= numbers < VIEW_VERSIONS[1]:
-        raise RuntimeError(f"MLflow {version} is not one of the versions whose saved views are known (3.15 to 3.17)")
+        raise RuntimeError(f"MLflow {version} is not one of the versions whose saved views are known (3.15 to 3.18)")
     text = json.dumps(_view_state(parent, spec), separators=(",", ":"))
     now = int(time.time() * 1000)
     packed = "deflate;" + base64.b64encode(zlib.compress(text.encode())).decode()

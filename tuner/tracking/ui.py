@@ -26,7 +26,9 @@ from tuner.tracking import runs
 START_S = 180  # MLflow's server needs up to a minute on a busy laptop
 
 
-def serve(home: Home, port: int | None = None, open_link: str | None = None, live_port: int | None = None) -> None:
+def serve(
+    home: Home | None = None, port: int | None = None, open_link: str | None = None, live_port: int | None = None
+) -> None:
     """Serve the live pages and start MLflow on 127.0.0.1, print their addresses, and run until Ctrl-C.
 
     ``port``: MLflow's, and ``live_port``: free ones by default. ``open_link``: the search to link to, by default the
@@ -34,7 +36,7 @@ def serve(home: Home, port: int | None = None, open_link: str | None = None, liv
     ``UsageError`` for an unknown search, a port that is in use or a home that cannot be written; ``RuntimeError`` if
     MLflow does not start or ends by itself.
     """
-    name = check_name(open_link) if open_link else None
+    home, name = home or Home(), check_name(open_link) if open_link else None
     uri = runs.tracking_uri(home)
     elsewhere = uri.startswith(("http:", "https:"))
     if name is not None and not elsewhere and name not in search_names(home):

@@ -7,6 +7,7 @@ that is worth; those of one data set, thinning and radius are one group, and onl
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ NOTE = (
 OF_PUBLISHED = ("cifar10", "linf", "8/255")  # data, norm and radius of what is published
 
 
-def leaderboard(names: list[str], home: Home | None = None) -> dict[str, Any]:
+def leaderboard(names: Sequence[str] = (), home: Home | None = None) -> dict[str, Any]:
     """What `--json` prints: ``rows``, those of one group together, the best average first.
 
     ``names``: searches and verified models of the home, and files of certificates; none: what is published. Published

@@ -248,8 +248,8 @@ def stem_of(path: Path, trial: int) -> str | None:
     """The name of the stem from which a trial's full training forked, by a history."""
     name = None
     for line in read_bytes(path, LOG_BYTES).split(b"\n"):
-        if b'"stem": "' in line and (event := parse_json(line)).get("trial") == trial:
-            name = event["stem"]
+        if b'"stem": "' in line and (event := parse_json(line)).get("trial") == trial and "epochs" in event:
+            name = event["stem"]  # of the fork, not of an epoch that was trained for a stem
     return name
 
 

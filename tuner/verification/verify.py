@@ -25,7 +25,6 @@ from tuner.execution.trial_config import trial_config
 from tuner.files import DISTRIBUTION, write_atomically
 from tuner.home import Home
 from tuner.results.pareto import row_label
-from tuner.results.replicates import other_seeds
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.trial_record import TrialRecord
@@ -147,6 +146,7 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
     ``Failed`` for a checkpoint that is missing or damaged.
     """
     results = run.folder / "verify" / folder_of(attack)
+    first = run.spec.seed + run.spec.stems  # no trial has it: nothing was chosen by it, and all are paired by seed
     jobs = []
     for row in rows:
         trial, label = row["trial"], row_label(row)
@@ -155,7 +155,7 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
         check_checkpoint(config, record)
         what = {"offsets": Offsets.of(row.get("offsets")), "role": row["role"], "also": tuple(row["also"])}
         jobs.append(Job(trial, config, results / label, **what))
-        for seed in other_seeds(run.spec, record, seeds):
+        for seed in range(first, first + seeds):
             folder = run.place("verify", "seeds", trial, seed)
             reseeded = dataclasses.replace(config, seed=seed, folder=folder)
             jobs.append(Job(trial, reseeded, results / f"{label}-seed{seed}", seed, **what))

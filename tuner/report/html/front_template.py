@@ -116,7 +116,8 @@ function choose(id) {
   name.textContent = nameOf(p) + on;
   const values = Object.entries(p.values).map(([k, v]) => `${k} ${text3(v)}`);
   element("chosen").replaceChildren(name, ": " + values.join(" · "));
-  element("setting").textContent = [Object.entries(p.params).map(([k, v]) => `${k} = ${shown(v)}`).join(", "),
+  const setting = p.seed == null ? p.params : {seed: p.seed, ...p.params};
+  element("setting").textContent = [Object.entries(setting).map(([k, v]) => `${k} = ${shown(v)}`).join(", "),
     p.offsets && `class offsets (${p.offsets.kind}, tau ${p.offsets.tau}): ${listed(p.offsets.values)}`]
     .filter(Boolean).join(" — ");
   Plotly.restyle(plane, {x: [[p.x]], y: [[p.y]]}, [plane.data.findIndex(t => t.meta === "chosen")]);

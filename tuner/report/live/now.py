@@ -148,6 +148,11 @@ class Watched:
         records = [history.trials[number] for number in sorted(since, key=self.changed.__getitem__)[-FRESH:]]
         return points_of(self.run.spec, history, self.front, plane(self.run.spec.objectives), records=records)
 
+    def _label(self, record: TrialRecord) -> str:
+        """``trial 3``, with its seed where trials have several."""
+        own = self.run.spec.stems > 1 and record.of is None and record.role is None
+        return f"{record.label}, seed {record.seed}" if own else record.label
+
     def _running(self, record: TrialRecord, place: Place | None) -> dict[str, Any]:
         spec = self.run.spec
         fork, length = spec.of(record.method).epoch_plan.preview if not record.full else (0, spec.max_epochs)
@@ -156,7 +161,7 @@ class Watched:
         epoch = max(len(record.epochs), heard.epoch) if heard and not stem else len(record.epochs)
         return {
             "trial": record.trial,
-            "label": record.label,
+            "label": self._label(record),
             "method": record.method if len(spec.methods) > 1 else "",
             "what": "trains the stem" if stem else "preview" if not record.full else "in full",
             "epoch": heard.epoch if heard and stem else epoch,
@@ -175,7 +180,7 @@ class Watched:
         names = dict.fromkeys((*self.run.spec.objectives, "robust_acc", "clean_acc", "train_loss"))
         return [
             {
-                "label": t.label,
+                "label": self._label(t),
                 "running": t.state == TrialState.RUNNING,
                 "epochs": [m["epoch"] for m in t.epochs],
                 "metrics": {n: [m.get(n) for m in t.epochs] for n in names if n in t.last},
@@ -189,7 +194,7 @@ class Watched:
         return [
             {
                 "trial": t.trial,
-                "label": t.label,
+                "label": self._label(t),
                 "state": str(t.state),
                 "reason": t.reason,
                 "ended": t.ended,
@@ -206,7 +211,7 @@ class Watched:
         return [
             {
                 "trial": t.trial,
-                "label": t.label,
+                "label": self._label(t),
                 "stars": list(t.stars),
                 "notes": [{"by": n.by, "time": n.time, "text": n.text} for n in t.notes],
             }
