@@ -141,7 +141,7 @@ def test_every_command_is_a_function_too():
     """Of `docs/python.md`'s table: the calls stand there with arguments that their functions take."""
     rows = [line.split(" | ") for line in (ROOT / "docs/python.md").read_text().splitlines() if line.startswith("| `")]
     commands = [name for first, *_ in rows for name in re.findall(r"`(\w+)`", first)]
-    assert sorted(commands) == sorted(get_command(app).commands)
+    assert sorted(commands) == sorted(whole_command().commands)
     code = [text for _, second in rows for text in re.findall(r"`(\w[^`]*)`", second)]
     calls = [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     named = {call.func.id: call for call in calls if isinstance(call.func, ast.Name)}
