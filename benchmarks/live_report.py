@@ -35,9 +35,10 @@ trainings as the others have trials), `random` trains the default setting and ra
 as the others, and judges each at its end alone; `random+stem` takes the epochs before each one's start from plain AT,
 trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all
 trials in full; `ours` is `tuner search`, whose front is that of the trials that trained in full, `ours + no search`
-counts the curve of its no search too, which it trains and shows beside the front, `ours on four stems` has proposals on
-stems of four seeds in turn and counts the no searches of all four, `ours in full` is `ours` without previews, `ours at
-random` with random proposals, and `ours as it was` the code before there were stem and previews.
+counts the curve of its no search too, which it trains and shows beside the front, `ours on four stems` is that with
+`--stems 4`, `ours with plain AT on four stems` with `--method at --stems 4` (plain AT under four seeds is among the
+trials), `ours in full` is `ours` without previews, `ours at random` with random proposals, and `ours as it was` the code
+before there were stem and previews.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
 values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
