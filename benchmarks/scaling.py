@@ -40,7 +40,7 @@ half MLflow's writer. They share the GIL, so together they are the bottleneck: s
 was behind when such a search ended; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
 
 Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, Ray 2.60.0, 2 cores of an AMD EPYC with AVX2
-at a load of 7) took 6.9 to 9.9 ms of CPU time per result in stretches of 1,500, 9.0 in the mean, and is no cheaper at
+at a load of 7) took 6.9 to 9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean, and is no cheaper at
 the end than at the beginning. So 5 ms, which were aimed at, are out of reach of a driver on Ray Tune on such a machine;
 what it takes alone in a search of 100,000 results has not been measured.
 
