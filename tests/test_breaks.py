@@ -364,6 +364,30 @@ def test_a_worker_says_how_busy_the_gpus_of_its_machine_are(actor, monkeypatch):
     assert "gpus" not in running.step()
 
 
+def test_what_a_trial_prints_is_said_once_and_has_a_size(actor, monkeypatch, capsys):
+    running = actor[0]()
+
+    def step():
+        print("its own words")
+        return {"trial": 0, "done": False}
+
+    monkeypatch.setattr(running, "_step", step)
+    assert running.step() == running.step() == {"trial": 0, "done": False, "printed": "its own words\n"}
+    assert capsys.readouterr().out == 2 * "its own words\n", "it goes where it went before"
+    monkeypatch.setattr(running, "_step", lambda: print("x" * 20_000) or {"trial": 0})
+    kept = running.step()["printed"]
+    assert kept == "x" * (ray_adapter.PRINTED - 28) + "\n..." and running.step() == {"trial": 0}
+
+
+def test_the_driver_writes_down_what_a_trial_prints(tmp_path):
+    spec, history = SearchSpec(trials=2, max_epochs=4), History(tmp_path)
+    watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)
+    watch.started(watch.optimizer.next())
+    report = {"trial": 0, "metrics": None, "done": False, "printed": "hello\n"}
+    watch.on_trial_result(1, [], SimpleNamespace(config={"trial": {"trial": 0}}), report)
+    assert '"event": "printed", "trial": 0' in history.path.read_text() and History(tmp_path).trials[0].epochs == []
+
+
 def test_the_driver_keeps_what_a_worker_says_of_its_gpus(tmp_path):
     spec, history = SearchSpec(trials=2, max_epochs=4), History(None)
     watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)

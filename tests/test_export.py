@@ -321,6 +321,7 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
     to, result, home = exported
     assert {"model": "digits", "version": "1", "alias": "knee"}.items() <= result.items()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")  # its name from MLflow 3.18 on
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # S3: it holds no code and no pickled object
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a program of the CPU is not looked for on a GPU
     model = mlflow.pyfunc.load_model("models:/digits@knee")

@@ -76,6 +76,9 @@ def test_the_log_of_one(home):
     assert lines[0] == "start: srat, seed 0, loss=ce, start=0.5" and lines[1] == "error: out of memory"
     assert lines[2:5] == ["    Traceback", "      [red]line 1[/red]", "    out of memory"]
     assert lines[5].startswith("preview: epoch 10, robust_acc 0.3") and len(lines) == 6
+    History(home.search("s")).append("printed", 3, text="its own words\n[red]more[/red]\n")
+    printed = tuner_here("logs", "s", 3, "--home", home.root).stdout
+    assert printed.endswith("  printed\n    its own words\n    [red]more[/red]\n")
     ends = json.loads(tuner_here("logs", "s", 2, "--home", home.root, "--json").stdout)["lines"]
     assert ends[-1].endswith("  end: stopped") and sum("  epoch: " in line for line in ends) == 2
     assert r"add by ann\x1b: srat" in tuner_here("logs", "s", 5, "--home", home.root).stdout

@@ -5,8 +5,10 @@ The driver imports this file too, so torch is imported inside the actor only.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from time import sleep
 from typing import Any
@@ -23,19 +25,27 @@ FULL_WAITS = 3  # of them where the disk is full
 WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
+PRINTED = 16_384  # characters of what a trial prints that are kept
+
+
 class StorageDown(Exception):
     """The storage failed, not the trial; the message is one sentence."""
 
 
 class TrialActor(tune.Trainable):
     """Reports a `TrialReport` after every epoch, and after every step that waits for the stem or trains it; on a GPU
-    also how busy those of its machine are (``gpus``).
+    also how busy those of its machine are (``gpus``), and what was printed meanwhile (``printed``).
 
     The trial keeps its own checkpoint in its folder: an actor that starts anew (a lost node, a resumed search) goes on
     from the last finished epoch, whichever process trained it.
     """
 
     def setup(self, config: dict) -> None:
+        self.printed = Printed()
+        with redirect_stdout(self.printed):
+            self._setup(config)
+
+    def _setup(self, config: dict) -> None:
         import torch
 
         from trainables.checkpoint import load_checkpoint
@@ -57,7 +67,10 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict:
         gpus = of_worker().ask() if self.trainer.device.type == "cuda" else []
-        return self._step() | ({"gpus": gpus} if gpus else {})
+        with redirect_stdout(self.printed):
+            report = self._step()
+        text = self.printed.taken()
+        return report | ({"gpus": gpus} if gpus else {}) | ({"printed": text} if text else {})
 
     def _step(self) -> dict:
         from trainables.checkpoint import save_checkpoint
@@ -137,3 +150,24 @@ class TrialActor(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         """Nothing to do: ``setup`` has gone on from the trial's folder."""
+
+
+class Printed(io.TextIOBase):
+    """Standard output of a trial: it goes where it went before, and the first of it is kept until it is taken."""
+
+    def __init__(self) -> None:
+        self._before, self._room, self._parts = sys.stdout, PRINTED, list[str]()
+
+    def write(self, text: str) -> int:
+        if self._room > 0:
+            self._parts.append(text[: self._room] + ("\n..." if len(text) > self._room else ""))
+        self._room -= len(text)
+        return self._before.write(text)
+
+    def flush(self) -> None:
+        self._before.flush()
+
+    def taken(self) -> str:
+        """What was printed since the last call."""
+        text, self._parts = "".join(self._parts), []
+        return text

@@ -88,6 +88,8 @@ class SearchCallback(Callback):
         report = TrialReport.of(result)
         number = report.trial
         self._running.heard(number, str(result.get("hostname", "")), *_reached(report), result.get("gpus", ()))
+        if text := result.get("printed"):
+            self._append("printed", number, text=str(text))
         if self.optimizer.skipped(number):
             return  # what it trained since
         if report.failed:

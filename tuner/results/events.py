@@ -204,6 +204,14 @@ class Lost(Event):
 
 
 @dataclass(frozen=True)
+class Printed(Event):
+    """What the trial's process printed since its report before: a method of somebody's own, say."""
+
+    name = "printed"
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
 class Ended(Event):
     """The trial reached its final ``state``. ``reason`` says why it failed, or holds notes on a finished one."""
 
@@ -302,7 +310,7 @@ class Narrowed(Event, Asked):
         search.space = {**search.space, **self.space}
 
 
-KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Ended)
+KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Printed, Ended)
 ASKED = (Added, Skipped, Retried, Confirmed, Noted, Extended, Narrowed)
 EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in (*KINDS, *ASKED)}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
