@@ -310,7 +310,20 @@ class Narrowed(Event, Asked):
         search.space = {**search.space, **self.space}
 
 
-KINDS = (Started, Resumed, EpochDone, Swept, Previewed, Promoted, StemTrained, Forked, ErrorRaised, Lost, Printed, Ended)
+KINDS = (
+    Started,
+    Resumed,
+    EpochDone,
+    Swept,
+    Previewed,
+    Promoted,
+    StemTrained,
+    Forked,
+    ErrorRaised,
+    Lost,
+    Printed,
+    Ended,
+)
 ASKED = (Added, Skipped, Retried, Confirmed, Noted, Extended, Narrowed)
 EVENTS: dict[str, type[Event]] = {kind.name: kind for kind in (*KINDS, *ASKED)}
 EVENTS |= {"trunk": StemTrained, "branch": Forked}  # their names in histories of earlier versions
