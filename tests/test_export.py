@@ -321,7 +321,6 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
     to, result, home = exported
     assert {"model": "digits", "version": "1", "alias": "knee"}.items() <= result.items()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")  # its name from MLflow 3.18 on
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # S3: it holds no code and no pickled object
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a program of the CPU is not looked for on a GPU
     model = mlflow.pyfunc.load_model("models:/digits@knee")
@@ -340,6 +339,10 @@ def test_registered_model_answers_on_real_images(exported, monkeypatch):
     assert version.source == logged.artifact_location and logged.status == "READY" and logged.name == "digits-knee"
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "digits", "version": "1"}]
     assert model.metadata.model_id == logged.model_id and mlflow.pyfunc.load_model(logged.model_uri)
+    monkeypatch.setenv("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")  # of MLflow 3.18, which then refuses all pyfuncs
+    program = mlflow.pytorch.load_model("models:/digits@knee")
+    with torch.no_grad():
+        assert np.allclose(program(x[:2]).numpy(), answers[:2], atol=1e-5)
     run = client.get_run(logged.source_run_id)
     assert run.data.tags["tuner.trial"] == str(result["trial"])
     assert [output.model_id for output in run.outputs.model_outputs] == [logged.model_id]
