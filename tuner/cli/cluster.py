@@ -91,11 +91,11 @@ def resume(
     by the names of its fields.
     """
     from tuner.remote.dashboard import Dashboard
-    from tuner.remote.submission import submit_resume
+    from tuner.remote.submission import resume_job, submit
 
+    job = resume_job(search, None if home is None else str(home), said, changes)  # wrong input needs no cluster
     cluster = Dashboard(address)
-    job_id = submit_resume(cluster, search, None if home is None else str(home), said, changes)
-    _sent(cluster, job_id, search, follow, as_json)
+    _sent(cluster, submit(cluster, job), search, follow, as_json)
 
 
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:

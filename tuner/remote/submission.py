@@ -93,13 +93,21 @@ def submit_resume(
     turn. ``changes``: how the search goes on, by the names of its fields, such as ``trials``. Errors as in
     `submit_search`.
     """
+    return submit(cluster, resume_job(search, home, said, changes))
+
+
+def resume_job(
+    search: str,
+    home: str | None = None,
+    said: Mapping[str, str | None] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The job of `submit_resume`, checked without a cluster."""
     check_name(search)
     places, changes = dict(said or {}), dict(changes or {})
     check_travels(SearchSpec(**{field: value for field, value in places.items() if value is not None}))
     SearchSpec(**changes)  # says what is wrong with them
-    return submit(
-        cluster, {"command": "resume", "search": search, "home": cluster_home(home), **places, "changes": changes}
-    )
+    return {"command": "resume", "search": search, "home": cluster_home(home), **places, "changes": changes}
 
 
 def submit(
