@@ -292,6 +292,9 @@ def test_plain_at_alone_is_a_search_over_seeds(sampler):
     spec, history = spec_of(method="at", trials=9, stems=3, sampler=sampler), History(None)
     drive(AskTell(spec, history, references=references(spec)), history, spec)
     assert [(t.seed, t.state) for t in history.trials.values()] == [(s, "finished") for s in range(3)]
+    assert "stems: trials are trained under 3 seeds in turn" in AskTell(spec, history).descriptions, "there is no stem"
+    both = AskTell(spec_of(stems=3), History(None)).descriptions
+    assert "stems: trials are trained under 3 seeds in turn, each with its own stem" in both
 
 
 def test_replicates_of_a_trial_have_other_seeds_than_its_own():

@@ -162,7 +162,8 @@ class AskTell:
                 "make the front of all grow get more"
             )
         if self.spec.stems > 1:
-            lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn, each with its own stem")
+            stem = ", each with its own stem" if self.spec.forks[1] else ""
+            lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn{stem}")
         if self.spec.seeds > 1:
             lines.append(f"seeds: at the end every front member is trained with {self.spec.seeds} seeds in all")
         return lines
