@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.conftest import tuner
 from tests.test_methods import CASES
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
@@ -23,6 +24,9 @@ from trainables.loop import Trainer
 from trainables.processes import ProcessDied
 from trainables.ray_adapter import TrialActor
 from trainables.stem import stem_key
+from tuner.execution.trial_config import trial_config
+from tuner.home import Home
+from tuner.results.searches import load_search
 
 PATIENCE_S = 60.0
 
@@ -284,3 +288,33 @@ def test_a_process_that_dies_ends_the_trial_with_a_sentence(config, tmp_path, le
     (helper,) = leader.helpers._processes
     helper.stdin.close()  # as where the first process is killed
     assert helper.wait(30) == 0
+
+
+def test_a_search_of_two_processes_trains_what_one_does(tmp_path):
+    """Through the command line and Ray, in an L2 ball as above; one process trains the same trial here. Rounding may move
+    one of the 31 images that judge a class after an epoch."""
+    quick = (
+        "--set",
+        "passes=1",
+        "--set",
+        "attack_steps=2",
+        "--set",
+        "eval_attack=2",
+        "--offsets",
+        "none",
+        "--threat",
+        "l2:0.5",
+    )
+    asked = ("--method", "at", "--trials", 1, "--max-epochs", 2, "--processes-per-trial", 2, "--threat", "l2:0.5")
+    asked += ("--name", "two", *quick)
+    done = tuner("search", *asked, "--home", tmp_path, env={"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'})
+    assert done.returncode == 0, done.stderr
+    run = load_search(Home(tmp_path), "two")
+    config = trial_config(run, run.history.trials[0])
+    assert config.processes == 2
+    alone = Trainer(replace(config, processes=1, folder=None))
+    for epoch in run.history.trials[0].epochs:
+        metrics = alone.run_epoch()
+        assert epoch["train_loss"] == pytest.approx(metrics["train_loss"], rel=5e-4)
+        for name in [name for name in metrics if name.startswith(("robust_acc/", "clean_acc/"))]:
+            assert epoch[name] == pytest.approx(metrics[name], abs=1.01 / 31), name
