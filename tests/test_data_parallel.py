@@ -291,22 +291,11 @@ def test_a_process_that_dies_ends_the_trial_with_a_sentence(config, tmp_path, le
 
 
 def test_a_search_of_two_processes_trains_what_one_does(tmp_path):
-    """Through the command line and Ray, in an L2 ball as above; one process trains the same trial here. Rounding may move
-    one of the 31 images that judge a class after an epoch."""
-    quick = (
-        "--set",
-        "passes=1",
-        "--set",
-        "attack_steps=2",
-        "--set",
-        "eval_attack=2",
-        "--offsets",
-        "none",
-        "--threat",
-        "l2:0.5",
-    )
+    """Through the command line and Ray, in an L2 ball as above; one process trains the same trial here. Rounding may
+    move one of the 31 images that judge a class after an epoch."""
+    quick = [word for name in ("passes=1", "attack_steps=2", "eval_attack=2") for word in ("--set", name)]
     asked = ("--method", "at", "--trials", 1, "--max-epochs", 2, "--processes-per-trial", 2, "--threat", "l2:0.5")
-    asked += ("--name", "two", *quick)
+    asked += ("--offsets", "none", "--name", "two", *quick)
     done = tuner("search", *asked, "--home", tmp_path, env={"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'})
     assert done.returncode == 0, done.stderr
     run = load_search(Home(tmp_path), "two")
