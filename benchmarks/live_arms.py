@@ -577,15 +577,9 @@ class OursAndPlain(Ours):
     claim = Arm.claim
 
 
-class OnTwoStems(OursAndPlain):
-    name = "ours on two stems"
-    help = "the same, its trials under two seeds in turn, each with a stem of its own"
-    changes = {"stems": 2}
-
-
 class OnFourStems(OursAndPlain):
     name = "ours on four stems"
-    help = "the same under four seeds"
+    help = "the same, its trials under four seeds in turn, each with a stem of its own"
     changes = {"stems": 4}
 
 
@@ -604,6 +598,6 @@ ARMS: dict[str, type[Arm]] = {
     arm.name: arm
     for arm in (
         *(Plain, Random, RandomStem, Stock, Primo),
-        *(Ours, OursAndPlain, OnTwoStems, OnFourStems, WithPlain, OursInFull, OursAtRandom),
+        *(Ours, OursAndPlain, OnFourStems, WithPlain, OursInFull, OursAtRandom),
     )
 }

@@ -183,8 +183,9 @@ def main() -> None:
     runs = [(n, args.results) for n in args.concurrent] + ([(max(args.concurrent), args.long)] if args.long else [])
     report = []
     for concurrent, results in runs:
-        alone = args.plain and plain(concurrent, results)
-        report.append(alone or measure(concurrent, results, args.sampler, args.profile))
+        report.append(
+            plain(concurrent, results) if args.plain else measure(concurrent, results, args.sampler, args.profile)
+        )
         print(f"{concurrent} concurrent, {report[-1]['results']} results, trials {report[-1]['trials']}")
         print("   results    wall ms   CPU ms   of Ray Tune's loop   of MLflow's thread   (per result)")
         for row in report[-1]["windows"]:

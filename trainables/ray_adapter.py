@@ -23,8 +23,6 @@ WAITS_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)  # between one try and the next: four
 FULL_WAITS = 3  # of them where the disk is full
 # errors of the trial's own folder, which waiting does not mend
 WRONG_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-
-
 PRINTED = 16_384  # characters of what a trial prints that are kept
 
 

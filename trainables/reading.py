@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from pydantic_core import from_json
-
 T = TypeVar("T")
 
 MIB = 2**20
@@ -56,6 +54,8 @@ def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
 
 def parse_json(text: str | bytes) -> Any:
     """The JSON value in ``text``; ``ValueError`` whatever is wrong with it."""
+    from pydantic_core import from_json  # some 40 ms, which commands that read no JSON need not spend
+
     try:
         return from_json(text)  # the same value to the bit, in a third of json's time
     except (ValueError, TypeError):  # also of what json alone reads, such as half of a surrogate pair

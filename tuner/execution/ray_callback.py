@@ -88,10 +88,10 @@ class SearchCallback(Callback):
         report = TrialReport.of(result)
         number = report.trial
         self._running.heard(number, str(result.get("hostname", "")), *_reached(report), result.get("gpus", ()))
-        if text := result.get("printed"):
-            self._append("printed", number, text=str(text))
         if self.optimizer.skipped(number):
             return  # what it trained since
+        if text := result.get("printed"):
+            self._append("printed", number, text=str(text))
         if report.failed:
             self._end(number, TrialState.FAILED, report.failed)
             return

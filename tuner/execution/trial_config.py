@@ -78,7 +78,7 @@ def _spare_seeds(spec: SearchSpec, record: TrialRecord) -> tuple[int, ...]:
 def _fork(run: SearchRun, record: TrialRecord) -> int:
     """Where a full training leaves the stem. Plain AT is the stem, and leaves it where nobody needs it any more; a
     default setting is trained as its paper does, alone."""
-    if record.method == PLAIN and not record.role and not run.spec.of(PLAIN).search_space().searched:
+    if record.method == PLAIN and not run.spec.of(PLAIN).search_space().searched:
         return run.spec.forks[1]  # under any of the seeds
     match role_of(run.spec, run.history, record):
         case "no_search":

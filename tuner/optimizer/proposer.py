@@ -69,10 +69,8 @@ class Proposer:
         self.space = space or self.whole
         self.sampler = SAMPLERS[spec.sampler]
         self.share = spec.most_trials
-        if self.space.searched:
-            self.total = most or spec.trials
-        else:  # where a user has narrowed everything away, nothing more is proposed
-            self.total = 1 if self.whole.searched else self.share
+        # where a user has narrowed everything away, nothing more is proposed
+        self.total = most or spec.trials if self.space.searched else spec.default_trials
         self.warm, self.first = list(warm), list(first)
         self.known = self._observe(history)
         recorded = folder is not None or self.sampler.own_study

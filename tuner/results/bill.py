@@ -46,15 +46,16 @@ class Bill:
 def expected(spec: SearchSpec) -> Bill:
     """What a new search will cost about; how many replicates follow is not known before."""
     scheduler, beside, total = spec.scheduling, len(references(spec)), total_trials(spec)
-    once = {lane.methods[0]: 1 if lane.search_space().searched else lane.most_trials for lane in spec.lanes}
-    alone = sum(once.values())  # default settings
-    previews = max(0, total - alone) if scheduler.previewing else 0
-    promoted = scheduler.most(previews) if scheduler.previewing else max(0, total - alone)
+    alone = total - spec.proposals  # default settings
+    previews = spec.proposals if scheduler.previewing else 0
+    promoted = scheduler.most(previews) if scheduler.previewing else spec.proposals
     _, latest = spec.forks
     forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
     own = spec.max_epochs - sum(forks) / len(forks)
     each = spec.lanes[0].epoch_plan.preview[1]
-    plain = once.get(PLAIN, 0)  # plain AT as a method takes all of the stem, as the reference does
+    plain = (
+        spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0
+    )  # plain AT as a method takes all of the stem, as the reference does
     full_epochs = (alone - plain) * spec.max_epochs + (plain + beside) * (spec.max_epochs - latest) + promoted * own
     stem = len(stems(spec)) * latest
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)

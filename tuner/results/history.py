@@ -190,16 +190,14 @@ class History:
         with which the search began."""
         if self.steered.trials is None:
             return spec
-        return replace(
-            spec, trials=self.steered.trials, scheduler=spec.scheduling.name, name=spec.name or spec.search_name
-        )
+        return spec.changed(trials=self.steered.trials)
 
     def narrowed(self, spec: SearchSpec, space: dict[str, Any] | None = None) -> SearchSpec:
         """The search whose space is what new proposals come from; ``space``: ranges that narrow it further."""
         space = {**spec.space, **self.steered.space, **(space or {})}
         if space == spec.space:
             return spec
-        return replace(spec, space=space, scheduler=spec.scheduling.name, name=spec.name or spec.search_name)
+        return spec.changed(space=space)
 
     def epochs_trained(self) -> int:
         """Epochs that were trained; those of a stem count once, however many trials share it."""

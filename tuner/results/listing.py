@@ -18,10 +18,8 @@ from tuner.sync.named_places import unasked_storage_note
 
 KEPT = ".listing.json"  # in the home; derived, so a damaged one counts as absent
 WORTH = 50  # so many newly read searches are worth writing it: fewer are read within a tenth of a second
-_SHAPE = {"stamp": [int], "method": str, "dataset": str, "state": str, "trials": int, "created": float, "note": str}
-
-
 LISTED = ("method", "dataset", "state", "trials")
+_SHAPE = {"stamp": [int], "method": str, "dataset": str, "state": str, "trials": int, "created": float, "note": str}
 
 
 def searches(home: Home | None = None, say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:

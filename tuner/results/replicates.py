@@ -49,7 +49,7 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 def other_seeds(spec: SearchSpec, record: TrialRecord, count: int) -> list[int]:
     """The first seeds, from the search's on, that are not the trial's own: those of its replicates."""
-    return [seed for seed in range(spec.seed, spec.seed + count + 1 + spec.stems) if seed != record.seed][:count]
+    return [seed for seed in range(spec.seed, spec.seed + count + 1) if seed != record.seed][:count]
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
@@ -68,7 +68,7 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
 
 def total_trials(spec: SearchSpec) -> int:
     """How many trials the search proposes; a method without searched parameters has one under each seed."""
-    most = [spec.trials if lane.search_space().searched else lane.most_trials for lane in spec.lanes]
+    most = (spec.trials if lane.search_space().searched else lane.default_trials for lane in spec.lanes)
     return min(spec.trials, sum(most))
 
 

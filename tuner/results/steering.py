@@ -69,8 +69,7 @@ def _extend(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[s
     trials = SearchSpec(trials=about["trials"]).trials  # raises what is no number of trials
     if trials <= now.trials:
         raise UsageError(f"--trials {trials} adds nothing: search {now.search_name!r} has {now.trials} already")
-    extended = dataclasses.replace(now, trials=trials, scheduler=now.scheduling.name, name=now.search_name)
-    if total_trials(extended) == total_trials(now):
+    if total_trials(now.changed(trials=trials)) == total_trials(now):
         under = f" and has a trial under each of its {now.stems} seeds" if now.stems > 1 else ""
         raise UsageError(f"search {now.search_name!r} varies nothing{under}, so there is nothing more to try")
     return {"trial": WHOLE, "trials": trials}

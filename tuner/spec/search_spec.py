@@ -179,8 +179,11 @@ class SearchSpec(SearchFields):
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
-        same: dict[str, Any] = {"trials": share, "name": self.search_name, "scheduler": self.scheduling.name}
-        return tuple(dataclasses.replace(self, method=m, **same, **self._own(m)) for m in self.methods)
+        return tuple(self.changed(method=m, trials=share, **self._own(m)) for m in self.methods)
+
+    def changed(self, **fields: Any) -> SearchSpec:
+        """The same search, by its name and with its scheduler, with other values of some fields."""
+        return dataclasses.replace(self, name=self.search_name, scheduler=self.scheduling.name, **fields)
 
     def _own(self, method: str) -> dict[str, Any]:
         """The part of ``fix`` and ``space`` that is a method's."""
@@ -308,9 +311,14 @@ class SearchSpec(SearchFields):
         return max(0, self.trials - once) if varied else 0
 
     @property
+    def default_trials(self) -> int:
+        """How many trials of a lane have the default setting: with nothing to vary, one under each seed."""
+        return 1 if self.search_space().searched else min(self.trials, self.stems)
+
+    @property
     def most_trials(self) -> int:
-        """How many trials a lane proposes at most: with nothing to vary, one under each seed."""
-        return self.trials if self.search_space().searched else min(self.trials, self.stems)
+        """How many trials a lane proposes at most."""
+        return self.trials if self.search_space().searched else self.default_trials
 
     def seed_of(self, number: int) -> int:
         """The seed of a lane's trial with this number."""
