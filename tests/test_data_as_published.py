@@ -440,6 +440,21 @@ def write_tiny(folder: Path) -> str:
     return f"folder:{folder}"
 
 
+def test_stl10_as_folders(tmp_path, home):
+    """96 pixels as they are, for torchvision's networks, and 64, which ours take."""
+    for split in ("train", "test"):
+        for number, name in enumerate(("airplane", "bird")):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for row in range(6):
+                image = Image.fromarray(picture(10 * number + row)).resize((96, 96))
+                image.save(tmp_path / "d" / split / name / f"{row}.png")
+    dataset = f"folder:{tmp_path / 'd'}"
+    for size, side in ((0, 96), (64, 64)):
+        found = check(DataSpec(dataset, "none", reading=Reading(image_size=size)), home)
+        assert found.shape == (3, side, side) and found.classes == ["airplane", "bird"]
+        assert found.counts["test"] == [6, 6]
+
+
 def test_p11_tiny_imagenet_as_it_is_unpacked(tmp_path, home):
     dataset = write_tiny(tmp_path / "d")
     found = check(DataSpec(dataset, "none", reading=Reading(test_split="val")), home)

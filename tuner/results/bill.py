@@ -53,9 +53,8 @@ def expected(spec: SearchSpec) -> Bill:
     forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
     own = spec.max_epochs - sum(forks) / len(forks)
     each = spec.lanes[0].epoch_plan.preview[1]
-    plain = (
-        spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0
-    )  # plain AT as a method takes all of the stem, as the reference does
+    # plain AT as a method takes all of the stem, as the reference does
+    plain = spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0
     full_epochs = (alone - plain) * spec.max_epochs + (plain + beside) * (spec.max_epochs - latest) + promoted * own
     stem = len(stems(spec)) * latest
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
