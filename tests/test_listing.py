@@ -59,6 +59,13 @@ def test_c3_a_history_is_read_once(home, opened):
     assert ls(home) == (first, said) and not opened
 
 
+def test_c3_what_a_driver_ended_is_not_read(finished, opened, tmp_path):
+    home = Home(finished[1])
+    rows, _ = ls(home)
+    assert not opened and rows["first"]["state"] == "finished"
+    assert ls(home, "--storage", tmp_path / "storage")[0] == rows and opened == ["first"]
+
+
 def test_c3_what_has_changed_is_read_again(home, opened):
     first, _ = ls(home)
     opened.clear()

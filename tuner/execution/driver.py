@@ -38,6 +38,7 @@ from tuner.results.best_epoch import parted_rows
 from tuner.results.bill import trained
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners, installed_listeners
+from tuner.results.listing import keep_listed
 from tuner.results.references import references
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, stored_search
@@ -240,6 +241,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
         **listener.result(),
     }
     _write(to_stderr, save_result, run.folder, result)
+    _write(to_stderr, keep_listed, run)
     _tidy(run)
     stop.phase = f"storage {spec.storage}" if spec.storage else ""
     if ended_early == "signal":

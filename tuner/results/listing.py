@@ -12,6 +12,7 @@ from trainables.reading import intact, read_json, shaped
 from tuner.errors import Failed, UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import is_running, load_search, search_names
 from tuner.results.summary import state_of
 from tuner.sync.named_places import unasked_storage_note
@@ -62,15 +63,19 @@ class Listing:
         """What there is to say of the search; errors as in `load_search`."""
         stamp, row = self._stamp(name), self._kept.get(name, {})
         if not shaped(row, _SHAPE) or row["stamp"] != stamp:
-            row = self._read[name] = {"stamp": stamp, **_row(self.home, name)}
+            row = self._read[name] = {"stamp": stamp, **_row(load_search(self.home, name), self.home)}
         return {
             **row,
             "state": "running" if row["state"] == "stopped" and is_running(self.home, name) else row["state"],
         }
 
-    def keep(self) -> None:
-        """Keep what was read, where that is much; a home that cannot be written stays as it is."""
-        if len(self._read) >= WORTH and not self.home.storage:
+    def add(self, run: SearchRun) -> None:
+        """The same of a search that its driver has in memory, all of it written."""
+        self._read[run.name] = {"stamp": self._stamp(run.name), **_row(run, self.home)}
+
+    def keep(self, worth: int = WORTH) -> None:
+        """Keep what was read of ``worth`` searches or more; a home that cannot be written stays as it is."""
+        if len(self._read) >= worth and not self.home.storage:
             with suppress(OSError):
                 write_atomically(self.home.root / KEPT, json.dumps(self._kept | self._read))
 
@@ -84,13 +89,19 @@ class Listing:
         return stamp
 
 
-def _row(home: Home, name: str) -> dict[str, Any]:
-    run = load_search(home, name)
+def keep_listed(run: SearchRun) -> None:
+    """Keep what there is to say of a search whose driver ends, so that no `tuner ls` has to read its history."""
+    listing = Listing(Home(run.home.root))  # as who names no storage sees it
+    listing.add(run)
+    listing.keep(worth=1)
+
+
+def _row(run: SearchRun, home: Home) -> dict[str, Any]:
     return {
         "method": run.spec.method_names,
         "dataset": run.spec.dataset,
         "state": state_of(run),
         "trials": len(run.history.trials),
         "created": min((trial.started for trial in run.history.trials.values()), default=None),
-        "note": unasked_storage_note(run.spec, home, name) or "",
+        "note": unasked_storage_note(run.spec, home, run.name) or "",
     }
