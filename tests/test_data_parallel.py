@@ -126,6 +126,7 @@ VARIANTS = [(str(case), {"method": case.name, "params": case.params}, 2) for cas
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields, size", [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
 def test_several_train_as_one_up_to_rounding(config, fields, size):
     """In an L2 ball, where a step follows the gradient smoothly: in a box rounding turns the sign of a gradient near 0,

@@ -44,6 +44,7 @@ def corpus(tmp_path_factory):
 ROUNDS = {"verification": 15, "result": 20, "history": 25, "stored_spec": 20}  # slow ones; others have 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_foreign_comes_out(name, corpus):
     """Some 500 inputs in all."""

@@ -3,6 +3,8 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.histories import fill
 from tuner.home import Home
 from tuner.results.history import History
@@ -14,6 +16,7 @@ from tuner.spec.search_spec import SearchSpec
 READERS, TRIALS = 50, 12
 
 
+@pytest.mark.slow
 def test_c4_fifty_readers_see_whole_views_of_a_search_that_is_written(tmp_path):
     """What `ls` and `front` read: no error, never less than before, no trial in part."""
     home, spec = Home(tmp_path), SearchSpec(method="trades", trials=TRIALS, max_epochs=4, name="s", scheduler="none")

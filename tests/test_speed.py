@@ -145,6 +145,7 @@ def test_bf16_resumes_bit_by_bit(config):
     assert all(torch.equal(a, b) for a, b in zip(straight.model.parameters(), second.model.parameters()))
 
 
+@pytest.mark.slow
 def test_bf16_attack_judged_in_fp32_finds_as_much(config):
     """The same model, attacked through its bf16 copy and through itself: within 2 points of each other."""
     training = asdict(training_for("digits", passes=2, attack_steps=5))

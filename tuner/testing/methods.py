@@ -64,7 +64,7 @@ class MethodContract:
 
     def test_whatever_a_search_draws_trains(self, name):
         rng = random.Random(7)
-        for i in range(40):
+        for i in range(20):
             values = random_params(name, rng, all_of_them=i % 2 == 0)
             method = trained(make(name, **values), epochs=EPOCHS - 1)
             loss, grad, _ = loss_and_grads(method, make_batch(method))
