@@ -16,6 +16,7 @@ from tuner.optimizer.study import RecordedStudy
 from tuner.results.history import History
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
+from tuner.tracking.tracker import ASIDE
 
 
 def old(path, seconds=60.0):
@@ -55,9 +56,10 @@ def test_c1_a_search_that_ends_leaves_no_half_written_file(tmp_path, shared):
         (place, "probe", 60),
         (run.folder, "history.parquet", 60),
         (run.folder / "verify/x", "0.json", 60),
+        (run.folder / ASIDE, "", 0),
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        made.append(folder / files.aside_of(name))
+        made.append(folder / (files.aside_of(name) if name else "curve.json"))
         made[-1].write_bytes(b"half")
         old(made[-1], seconds)
     kept = [place / "stems/abc/.key.json.lock", run.folder / ".lock", place / "searches/s/trials/3/checkpoint.pt"]

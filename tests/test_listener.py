@@ -1,7 +1,9 @@
 """Who hears what happens in a search: in order, whole, and without harm to it."""
 
 import inspect
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,8 @@ class Recorder(Listener):
     def search_ended(self, run, state):
         assert all((run.folder / name).exists() for name in ("front.html", "front.png", "front.parquet"))
         self.heard.append(("search_ended", state))
+        caught = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigCgt"))
+        self.catches = int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1
 
     def result(self):
         return {"heard": len(self.heard)}
@@ -81,6 +85,7 @@ def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
             recorder = Recorder()
             result = search(spec, Home(tmp_path), listeners=[Broken(), recorder])
     assert result["state"] == "finished" and result["heard"] == len(recorder.heard)
+    assert recorder.catches, "Ray, which has ended, left a SIGTERM that kills: the end would not be in order"
     heard = recorder.heard
     assert heard[0] == ("search_started",) and heard[-1] == ("search_ended", "finished")
     assert heard.count(("training_began",)) == 1

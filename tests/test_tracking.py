@@ -24,7 +24,7 @@ from tuner.results.references import role_of
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.inputs import data_inputs
-from tuner.tracking.tracker import Tracker, sync
+from tuner.tracking.tracker import ASIDE, Tracker, sync
 
 WORST = "worst_class_robust_acc"
 
@@ -378,11 +378,14 @@ def test_the_saved_view_is_only_written_for_known_versions(spec):
     assert "viewStateShareKey" not in layout.links("http://h:1/", "1", "abc", False)["charts"]
 
 
-def test_curves_roles_and_references(tmp_path, spec):
+def test_curves_roles_and_references(tmp_path, spec, monkeypatch):
     home = home_in(tmp_path)
     history = search_in(home, spec, curves=True)
     run = run_of(spec, history, home)
+    monkeypatch.setattr(tempfile, "mkdtemp", None)  # what is killed meanwhile leaves nothing outside of the folder
     assert sync(run, warn=print, timeout=120)
+    monkeypatch.undo()
+    assert not (run.folder / ASIDE).exists()
     client, parent, trials = read_back(home, spec)
     roles = {t: r.data.tags["tuner.role"] for t, r in trials.items()}
     assert roles == {-1: "no_search", 0: "paper", **dict.fromkeys(range(1, 7), "trial")}

@@ -52,7 +52,7 @@ from tuner.sync.mirror import mirrored, push
 from tuner.sync.named_places import place_flags, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
-from tuner.tracking.tracker import Tracker, sync
+from tuner.tracking.tracker import ASIDE, Tracker, sync
 
 if TYPE_CHECKING:  # Ray is imported only when a search runs
     from ray import tune
@@ -267,6 +267,7 @@ def _tidy(run: SearchRun) -> None:
             trial = file.partition("/")[0]
             if trial.isdigit() and int(trial) in run.history and run.history.record(int(trial)).preview:
                 shared.remove(f"{here}/previews/{file}")
+    shutil.rmtree(run.folder / ASIDE, ignore_errors=True)
     for folder in ("trials", "previews"):
         shared.remove_abandoned(f"{here}/{folder}", seconds=0.0)
     for place in (shared, Storage(run.home.root)):

@@ -60,7 +60,8 @@ def connect(spec: SearchSpec) -> Iterator[ModuleType]:
                 # Ray Tune leaves cycles that refer to Ray's objects. One that is freed after the shutdown, on any
                 # thread, makes Ray end the whole process, before the result is printed.
                 gc.collect()
-                ray.shutdown()
+                with _own_handler():
+                    ray.shutdown()
 
 
 def start(ray: ModuleType, **how: Any) -> None:
@@ -82,7 +83,8 @@ def start(ray: ModuleType, **how: Any) -> None:
             died = dead_process()
             if not died and "timed out" not in str(error).lower():
                 raise
-            ray.shutdown()
+            with _own_handler():
+                ray.shutdown()
             if not left:
                 why = f"its process {died} has died" if died else " ".join(str(error).split())[:200]
                 raise Failed(f"Ray does not start on this machine, tried three times ({why})") from None
@@ -119,7 +121,8 @@ def _no_cluster(why: str) -> Failed:
 
 @contextmanager
 def _own_handler() -> Iterator[None]:
-    """What this process does at SIGTERM stays: `ray.init` installs handlers, in Python and in C++, that end it.
+    """What this process does at SIGTERM stays: `ray.init` installs handlers, in Python and in C++, that end it, and
+    `ray.shutdown` leaves the system's own, which ends it too.
 
     Unlike `signal.signal`, Python's C functions may be called on any thread.
     """

@@ -8,8 +8,10 @@ the history instead of the clock. So a resumed search continues its runs, which 
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.curve import Curve
 from trainables.urls import masked
 from tuner import escape
+from tuner.files import write_atomically
 from tuner.report.text import summary_markdown
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -52,6 +55,7 @@ _STATUS = {
     TrialState.RUNNING: "KILLED",
 }
 _BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
+ASIDE = ".to-mlflow"  # in a search's folder: what is written to be sent, and left by who is killed meanwhile
 PARENT = -2  # stands for the search's own run where runs are addressed by trial number
 
 
@@ -385,6 +389,11 @@ class _Writer:
             self.run_ids[trial] = runs.trial_run(self._client, self._experiment, self.run_ids[PARENT], changes)
             if self._inputs:
                 self._client.log_inputs(self.run_ids[trial], self._inputs)
+        for name, content in changes.documents.items():  # `log_dict` makes them where nobody tidies up
+            path = self.tracker.run.folder / ASIDE / name
+            write_atomically(path, json.dumps(content, indent=2))
+            self._client.log_artifact(self.run_ids[trial], str(path))
+            shutil.rmtree(path.parent)
         write(self._client, self.run_ids[trial], changes)
 
     def _report(self, error: Exception) -> None:
@@ -412,8 +421,6 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
         )
     for path in changes.files:
         client.log_artifact(run_id, str(path))
-    for name, content in changes.documents.items():
-        client.log_dict(run_id, content, name)
     if changes.status == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     elif changes.status:
