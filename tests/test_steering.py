@@ -26,8 +26,7 @@ from tuner.results.references import references
 from tuner.results.searches import load_search, stored_search
 from tuner.results.steering import KINDS, ask, pending, setting_of, take_up
 from tuner.results.summary import front_json, state_of
-from tuner.results.trial_record import NO_SEARCH
-from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored, push
@@ -372,6 +371,7 @@ def test_a_method_that_has_nothing_left_to_vary_proposes_nothing_more(folder):
     worker.ask("narrow", space={"beta": 3.0})
     numbers = worker.run().history.numbers
     assert before >= 2 and len(numbers["trades"]) == before and len(numbers["srat"]) == 16 - before
+    assert worker.optimizer.descriptions[1] == "trades: sampler: nothing is searched, the paper's setting runs once"
 
 
 def test_the_default_setting_stays_what_it_is(folder):

@@ -87,7 +87,7 @@ class Proposer:
     @property
     def description(self) -> str:
         """One line: what this search proposes with."""
-        first, seeds = paper_label(self.spec.methods[0], self.whole.default()), self.spec.most_trials
+        first, seeds = paper_label(self.spec.methods[0], self.whole.default()), self.spec.default_trials
         if not self.space.searched:
             return f"sampler: nothing is searched, {first} runs {'once' if seeds == 1 else f'under {seeds} seeds'}"
         if not self.sampler.models:
