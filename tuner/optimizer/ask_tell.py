@@ -323,7 +323,8 @@ class AskTell:
         """A trial has ended, or its preview; its history knows already."""
         if number not in self.history.trials:
             return
-        search, place = self._place(number)
+        method, place = self.history.number_in_lane(number)
+        search = self.methods[method]
         search.proposer.tell(place)
         if not (record := self.history.trials[number]).preview or record.state == TrialState.PREVIEWED:
             search.ended(record)
@@ -334,14 +335,10 @@ class AskTell:
         Default settings, references and replicates always go on: others are compared with them.
         """
         record = self.history.trials.get(number)
-        if record is None or not record.full or self._place(number)[1] == 0:
+        if record is None or not record.full or self.history.number_in_lane(number)[1] == 0:
             return False
         own = metrics["epoch"] - record.stem_epochs
         if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):
             return False
         before = next((m for m in record.epochs if m["epoch"] == metrics["epoch"] - 1), {})
         return at_chance(metrics) and at_chance(before)
-
-    def _place(self, number: int) -> tuple[MethodSearch, int]:
-        method, place = self.history.number_in_lane(number)
-        return self.methods[method], place

@@ -96,7 +96,9 @@ class Observations:
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
     added: set[int] = field(default_factory=set)  # trials that a user added, perhaps with what is not searched
     _known: int = 0  # trials of the history that were taken in
-    _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, value) -> for Optuna
+    _cache: dict[tuple, FrozenTrial | None] = field(
+        default_factory=dict
+    )  # (trial, whether it runs, value) -> for Optuna
 
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""
@@ -145,21 +147,21 @@ class Observations:
             params = record.params if record else self.values[trial].params
             if trial in self.added and not whole.expresses(params):
                 continue
-            value, ended = known.get(trial), trial not in self.open
-            state = OptunaState.COMPLETE if value else OptunaState.PRUNED if ended else OptunaState.RUNNING
-            key = trial, state, value and (*value.point, *value.violations.values())
+            value, running = known.get(trial), trial in self.open
+            key = trial, running, value and (*value.point, *value.violations.values())
             if key not in self._cache:
-                self._cache[key] = self._frozen(space, whole, params, state, value)
+                self._cache[key] = self._frozen(space, whole, params, value, running)
             made.append(self._cache[key])
         return [trial for trial in made if trial is not None]
 
     def _frozen(
-        self, space: Space, whole: Space, params: dict, state: OptunaState, value: Value | None
+        self, space: Space, whole: Space, params: dict, value: Value | None, running: bool
     ) -> FrozenTrial | None:
         """A trial as Optuna's samplers see it; None where it lies outside the ``whole`` ranges (the default setting
         may) or has no place in the narrowed ``space``."""
         if not whole.contains(params) or (space is not whole and not space.has_place_for(params)):
             return None
+        state = OptunaState.COMPLETE if value else OptunaState.RUNNING if running else OptunaState.PRUNED
         kept = dict.fromkeys(self.worth.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
         setting = searched(space, params)
         trial = create_trial(

@@ -82,12 +82,7 @@ def _objections(spec: SearchSpec, name: str, home: Home) -> Iterator[str]:
         yield f"has no effect with --sampler {spec.sampler}; choose one of: {able}"
     earlier = load_search(home, name)
     theirs = earlier.spec
-    pairs = {name: (getattr(theirs, name), getattr(spec, name)) for name in _SAME}
-    if theirs.threat_model.name != spec.threat_model.name:
-        pairs["threat"] = theirs.threat, spec.threat
-    if theirs.scheduling.previewing != spec.scheduling.previewing:
-        pairs["scheduler"] = theirs.scheduling.name, spec.scheduling.name
-    if differs := _differing(pairs):
+    if differs := _differing(_judged(spec, theirs)):
         yield f"does not fit this search: {differs}"
     yield from _unlike(spec, theirs) if theirs.method == spec.method else _unrelated(spec, theirs)
     ended = [t for t in earlier.history.trials.values() if t.preview or t.state == TrialState.FINISHED]
@@ -97,6 +92,16 @@ def _objections(spec: SearchSpec, name: str, home: Home) -> Iterator[str]:
         yield f"did not record {', '.join(unknown)}, an objective here"
     if not any(map(Worth.of(spec), ended)):
         yield "has no finished trial to learn from"
+
+
+def _judged(spec: SearchSpec, theirs: SearchSpec) -> dict[str, tuple[Any, Any]]:
+    """By name, what there and here decides what a value means."""
+    pairs = {name: (getattr(theirs, name), getattr(spec, name)) for name in _SAME}
+    if theirs.threat_model.name != spec.threat_model.name:
+        pairs["threat"] = theirs.threat, spec.threat
+    if theirs.scheduling.previewing != spec.scheduling.previewing:
+        pairs["scheduler"] = theirs.scheduling.name, spec.scheduling.name
+    return pairs
 
 
 def _unlike(spec: SearchSpec, theirs: SearchSpec) -> Iterator[str]:

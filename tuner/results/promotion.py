@@ -56,17 +56,24 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
         return wanted[0]
     latest = [t for t in ended if not t.added][-WINDOW:]
     waiting = {t.trial: curve_of(t, goal) for t in latest if t.state == TrialState.PREVIEWED}
-    most = scheduler.most(len(latest))
+    most, taken = scheduler.most(len(latest)), _taken(latest, goal)
     if not waiting or not most:
         return None
-    taken = [curve_of(t, goal) for t in latest if t.preview and t.full]
-    if len(taken) < most:
-        if not any(waiting.values()):
-            return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
-        beside = [curve_of(t, goal) for t in asked if t.preview and t.full]
-        return adds_most(waiting, [point for curve in (*taken, *beside) for point in curve])
-    best = max(waiting, key=lambda trial: (round(volume(waiting[trial]), DIGITS), -trial))
-    return best if all(round(volume(waiting[best]) - volume(curve), DIGITS) > 0 for curve in taken) else None
+    if len(taken) >= most:
+        return _better_than_all(waiting, taken)
+    if not any(waiting.values()):
+        return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
+    return adds_most(waiting, [point for curve in (*taken, *_taken(asked, goal)) for point in curve])
+
+
+def _taken(ended: Iterable[TrialRecord], goal: Goal) -> list[list[Point]]:
+    """The curves of those previews that train in full, or have."""
+    return [curve_of(t, goal) for t in ended if t.preview and t.full]
+
+
+def _better_than_all(curves: Mapping[int, Sequence[Point]], known: Iterable[Sequence[Point]]) -> int | None:
+    best = max(curves, key=lambda trial: (round(volume(curves[trial]), DIGITS), -trial))
+    return best if all(round(volume(curves[best]) - volume(curve), DIGITS) > 0 for curve in known) else None
 
 
 def _violation(record: TrialRecord, goal: Goal) -> float:
