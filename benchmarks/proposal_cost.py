@@ -88,7 +88,7 @@ def measure(case: dict[str, Any], count: int, asks: int, trial_s: float) -> dict
         if number:  # the first one also reads what is there
             waits.append(time.perf_counter() - begin)
             computed.append(time.thread_time() - busy)
-        if proposer.ahead:
+        if not proposer.ready:  # it is computed while a trial trains
             time.sleep(trial_s)
         previewed(history, spec, proposal.trial, proposal.params, rng)
         proposer.tell(proposal.trial)

@@ -492,6 +492,21 @@ def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_tr
     assert state_of(run_of(spec, history)) == "stopped", "a promotion waits for a resume"
 
 
+def test_the_pace_is_that_of_a_methods_own_epochs():
+    """An epoch of srat takes 1 s, one of trades 9 s; those that a trial has from the stem say nothing."""
+    spec, history = spec_of(scheduler="none"), History(None)
+    for number, (method, seconds) in enumerate([("srat", 1.0), ("trades", 9.0)] * 2):
+        history.append("start", number, params=spec.of(method).search_space().default(), method=method)
+        history.append("fork", number, epochs=[{"epoch": n, "stem": True, "train_s": 99.0} for n in range(1, 9)])
+        for epoch in range(9, 13):
+            history.append("epoch", number, metrics={**metrics_at(epoch, 0.5), "train_s": seconds, "eval_s": 0.0})
+        history.append("end", number, state=TrialState.FINISHED)
+    optimizer = AskTell(spec, history)
+    for left, fits in ((12 - 5, []), (12 + 5, ["srat"]), (108 - 5, ["srat"]), (108 + 5, ["srat", "trades"])):
+        optimizer.until = time.monotonic() + left
+        assert [method for method in spec.methods if optimizer._in_time(method, 12)] == fits
+
+
 def test_no_replicate_starts_that_cannot_end_in_time():
     spec, history = replicated()
     for record in history.trials.values():

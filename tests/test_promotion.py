@@ -13,7 +13,7 @@ from tuner.optimizer.ask_tell import AskTell
 from tuner.results import promotion
 from tuner.results.bill import Bill, expected, trained
 from tuner.results.history import History
-from tuner.results.promotion import curve_of, enclosing, promotable
+from tuner.results.promotion import adds_most, curve_of, promotable
 from tuner.results.references import references
 from tuner.results.replicates import trials_ended
 from tuner.results.summary import front_json, state_of
@@ -26,32 +26,40 @@ from tuner.spec.search_spec import SearchSpec
 # ---- the rule by hand ------------------------------------------------------------------------------------------------
 
 
+def one_by_one(curves, known=()):
+    """All trials in the order in which they are taken, each beside those before it."""
+    left, taken, there = dict(curves), [], list(known)
+    while left:
+        taken.append(adds_most(left, there))
+        there += left.pop(taken[-1])
+    return taken
+
+
 def test_the_largest_comes_first_then_who_adds_most():
     """Hypervolumes: 0.20, 0.18, 0.16, 0.189. To the first, trial 1 adds (0.6 - 0.5) x 0.3 = 0.03, trial 2 adds 0.2 x
     (0.8 - 0.4) = 0.08, and trial 3 adds 0.45 x 0.02 = 0.009."""
     curves = {0: [(0.5, 0.4)], 1: [(0.6, 0.3)], 2: [(0.2, 0.8)], 3: [(0.45, 0.42)]}
-    assert enclosing(curves, 4) == [0, 2, 1, 3]
-    assert enclosing(curves, 2) == [0, 2] and enclosing(curves, 0) == []
+    assert one_by_one(curves) == [0, 2, 1, 3]
 
 
 def test_a_curve_counts_with_all_its_points():
     """By their best points trial 1 is the larger one (0.25); the three of trial 0 enclose 0.9 x 0.1 + 0.5 x 0.3 +
     0.1 x 0.5 = 0.29. Trial 2 adds (0.75 - 0.5) x (0.3 - 0.1) = 0.05 to them, trial 1 adds 0.1 x (0.5 - 0.1) = 0.04."""
     curves = {0: [(0.9, 0.1), (0.5, 0.4), (0.1, 0.9)], 1: [(0.5, 0.5)], 2: [(0.75, 0.3), (0.3, 0.3)]}
-    assert enclosing(curves, 3) == [0, 2, 1]
+    assert one_by_one(curves) == [0, 2, 1]
 
 
 def test_of_equal_gains_the_larger_curve_then_the_lower_number():
     """To (0.5, 0.5) all others add 0.02; trial 2 has 0.22 of its own, and once it is there trial 1 adds 0.01."""
     curves = {0: [(0.5, 0.5)], 1: [(0.6, 0.2)], 2: [(0.55, 0.4)], 3: [(0.2, 0.6)]}
-    assert enclosing(curves, 4) == [0, 2, 3, 1]
-    assert enclosing({9: [(0.5, 0.5)], 4: [(0.5, 0.5)], 7: [(0.5, 0.5)]}, 3) == [4, 7, 9]
+    assert one_by_one(curves) == [0, 2, 3, 1]
+    assert one_by_one({9: [(0.5, 0.5)], 4: [(0.5, 0.5)], 7: [(0.5, 0.5)]}) == [4, 7, 9]
     assert 0.7 * 0.1 < 0.07 * 1.0, "equal but for the last bit"
-    assert enclosing({1: [(0.07, 1.0)], 0: [(0.7, 0.1)]}, 1) == [0]
+    assert adds_most({1: [(0.07, 1.0)], 0: [(0.7, 0.1)]}, []) == 0
 
 
 def test_a_trial_without_a_feasible_point_comes_last():
-    assert enclosing({0: [], 1: [(0.2, 0.2)], 2: [(0.0, 0.9)]}, 3) == [1, 0, 2], "a point on an axis encloses nothing"
+    assert one_by_one({0: [], 1: [(0.2, 0.2)], 2: [(0.0, 0.9)]}) == [1, 0, 2], "a point on an axis encloses nothing"
 
 
 def cells(points, size=8):
@@ -69,7 +77,7 @@ def test_three_objectives_against_counting_cells(seed, known):
     draw = np.random.default_rng(seed)
     curves = {n: [tuple(map(float, p)) for p in draw.integers(0, 8, (draw.integers(1, 4), 3))] for n in range(12)}
     there = [p for trial in range(known) for p in curves.pop(trial)]
-    found, taken = enclosing(curves, 12, there), []
+    found, taken = one_by_one(curves, there), []
     while left := [n for n in curves if n not in taken]:
         taken.append(max(left, key=lambda n: (cells([*there, *curves[n]]) - cells(there), cells(curves[n]), -n)))
         there += curves[taken[-1]]

@@ -19,13 +19,14 @@ from tuner.execution.ray_callback import SearchCallback
 from tuner.files import write_atomically
 from tuner.home import Home, user_name
 from tuner.optimizer.ask_tell import AskTell
+from tuner.optimizer.observations import Observations, Worth
 from tuner.results.history import History
 from tuner.results.listener import Listener
 from tuner.results.references import references
 from tuner.results.searches import load_search, stored_search
 from tuner.results.steering import KINDS, ask, pending, setting_of, take_up
 from tuner.results.summary import front_json, state_of
-from tuner.results.trial_record import NO_SEARCH
+from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import mirrored, push
@@ -357,6 +358,10 @@ def test_of_choices_and_fixed_values_that_are_gone_nothing_is_shown():
     assert not one.has_place_for(focal) and one.has_place_for(whole.default())
     assert not one.has_place_for(setting_of(whole, "srat", {"strength": 0.5}))
     assert "loss" not in one.searched and "scale" not in some.searched
+    known = Observations(Worth.of(spec))
+    known.expect(TrialRecord(1, whole.default(), "srat"))
+    (shown,) = known.frozen(one, 0, whole=whole)
+    assert {*shown.params} == {*shown.distributions} and "loss" not in shown.params and "start" in shown.params
 
 
 def test_a_method_that_has_nothing_left_to_vary_proposes_nothing_more(folder):
@@ -366,6 +371,7 @@ def test_a_method_that_has_nothing_left_to_vary_proposes_nothing_more(folder):
     worker.ask("narrow", space={"beta": 3.0})
     numbers = worker.run().history.numbers
     assert before >= 2 and len(numbers["trades"]) == before and len(numbers["srat"]) == 16 - before
+    assert worker.optimizer.descriptions[1] == "trades: sampler: nothing is searched, the paper's setting runs once"
 
 
 def test_the_default_setting_stays_what_it_is(folder):
@@ -457,6 +463,19 @@ def test_who_is_skipped_is_neither_promoted_nor_shown(folder, sampler):
     assert history.trials[3].reason == f"skipped by {user_name()}" and not history.trials[3].full
     assert history.trials[6].preview is None and history.proposed == (10 if sampler == "gp" else 16)
     assert front_json(run_of(spec_of(), history))["trials"]["skipped"] == 2
+
+
+@pytest.mark.parametrize("method", ["trades", ("trades", "wat")])
+def test_whoever_takes_over_leaves_alone_what_is_with_a_worker(folder, method):
+    """One that nobody has goes first. Trials of several methods have the same numbers, each in its own."""
+    worker = Worker(spec_of(method=method, scheduler="none"), folder("a"))
+    for _ in range(5):  # the reference is one of them
+        worker.handed(worker.optimizer.next())
+    last = max(worker.history.trials)
+    worker.optimizer.out.discard(last)
+    worker.optimizer.take_over(worker.spec)
+    assert worker.optimizer.next().trial == last
+    assert worker.optimizer.next().trial == last + 1
 
 
 def test_a_running_trial_is_skipped_and_what_it_trains_meanwhile_is_not_heard(folder):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -59,11 +59,6 @@ class MethodSearch:
             self.rewards.add(len(record.epochs) - record.stem_epochs, curve_of(record, self.spec.goal, preview=False))
         elif record.preview or not record.full:
             self.rewards.add(self.spec.epoch_plan.preview[1], curve_of(record, self.spec.goal))
-
-
-def _seconds(metrics: dict) -> float:
-    """How long an epoch took."""
-    return (metrics.get("train_s") or 0.0) + (metrics.get("eval_s") or 0.0)
 
 
 def at_chance(metrics: dict) -> bool:
@@ -121,8 +116,7 @@ class AskTell:
     def _open(self, spec: SearchSpec) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
         (method,), alone = spec.methods, len(self.spec.methods) == 1
-        # with replicates among them, trials that are added or come by an extension are numbered otherwise than here
-        history = self.history if alone and not self.history.replicates else self.history.lane(method)
+        history, places = self.history.lane(method), map(self.history.number_in_lane, self.out & {*self.history.trials})
         proposer = Proposer(
             spec,
             history,
@@ -131,17 +125,10 @@ class AskTell:
             first=self.first[method].settings if method in self.first else (),
             most=self.total,
             study=None if alone else f"{spec.search_name}/{method}",
-            out=self._out_of(method, history),
+            out={place for of, place in places if of == method},
             space=self.history.narrowed(self.spec).of(method).search_space(),
         )
         return MethodSearch(method, spec, history, proposer)
-
-    def _out_of(self, method: str, history: History) -> set[int]:
-        """The trials of a method that are out, by their numbers in ``history``, which is its lane or the whole one."""
-        trials = self.out & set(self.history.trials)
-        if history is self.history:
-            return trials
-        return {place for of, place in map(self.history.number_in_lane, trials) if of == method}
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
 
@@ -215,16 +202,14 @@ class AskTell:
             return None
         if self._again:
             record = self._again.pop(0)
-            left = self.spec.max_epochs - len(record.epochs)
-            return record if self._in_time(record.method, left, begun=True) else None
+            return self._if_in_time(record, self.spec.max_epochs - len(record.epochs), begun=True)
         if flat(self.spec, self.history):  # what has begun is trained to its end
             return self._trial() if self._interrupted else self._replicate()
         if self._references and self.history.trials:
-            record = self._references.pop(0)
-            return record if self._in_time(record.method, self.spec.max_epochs) else None
+            return self._if_in_time(self._references.pop(0), self.spec.max_epochs)
         if self.promotable is not None:
             record = self.history.trials[self.promotable]
-            return record if self._in_time(record.method, self.spec.max_epochs - self._fork(record)) else None
+            return self._if_in_time(record, self.spec.max_epochs - self._fork(record))
         return self._replicate() if self.exhausted else self._trial()
 
     @property
@@ -256,8 +241,7 @@ class AskTell:
             seed = self.spec.seed_of(proposal.trial)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
-        left = self.spec.max_epochs - max(len(record.epochs), self._fork(record)) if record.full else plan.preview[1]
-        return record if self._in_time(method, left, begun=record.state == TrialState.RUNNING) else None
+        return self._if_in_time(record, self._left(record), begun=record.state == TrialState.RUNNING)
 
     def _replicate(self) -> TrialRecord | None:
         wanted = replicates.wanted(self.spec, self.history)
@@ -265,9 +249,8 @@ class AskTell:
             return None
         trial, seed = wanted[0]
         record = self.history.record(trial)
-        if not self._in_time(record.method, self.spec.max_epochs):
-            return None
-        return TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
+        replicate = TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
+        return self._if_in_time(replicate, self.spec.max_epochs)
 
     @property
     def _number(self) -> int:
@@ -295,6 +278,9 @@ class AskTell:
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
+    def _if_in_time(self, record: TrialRecord, epochs: int, *, begun: bool = False) -> TrialRecord | None:
+        return record if self._in_time(record.method, epochs, begun=begun) else None
+
     def _in_time(self, method: str, epochs: int, *, begun: bool = False) -> bool:
         """Whether so many more epochs of a method are within the budget, and can end by ``until`` at the pace of its
         latest ones; else the search is ``late``. ``begun``: they are of a trial that the history has as running, which
@@ -302,17 +288,7 @@ class AskTell:
         self.late = not self._affordable(0 if begun else epochs)
         if self.until is None or self.late:
             return not self.late
-        latest = islice(
-            (
-                m
-                for t in reversed(self.history.everything())
-                if t.method == method
-                for m in reversed(t.epochs)
-                if not m.get("stem")
-            ),
-            PACE,
-        )
-        seconds = [_seconds(m) for m in latest]
+        seconds = list(islice(self._durations(method), PACE))
         needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
         self.late = time.monotonic() + needs > self.until
         return not self.late
@@ -321,15 +297,21 @@ class AskTell:
         """Whether a budget of epochs or of GPU hours allows so many more epochs, beside those that are running."""
         if self.budget is None or self.budget.seconds is not None:
             return True
-        known, each = self.history.everything(), 1.0
+        each = 1.0
         if self.budget.unit == "gpu-h":
-            own = [_seconds(m) for t in known for m in t.epochs if not m.get("stem")]
-            each = (statistics.fmean(own) if own else 0.0) / 3600 * self.gpus_per_trial
-        promised = sum(self._left(t) for t in known if t.state == TrialState.RUNNING)
+            each = statistics.fmean([*self._durations()] or [0.0]) / 3600 * self.gpus_per_trial
+        promised = sum(self._left(t) for t in self.history.everything() if t.state == TrialState.RUNNING)
         return (trained(self.spec, self.history).epochs + promised + epochs) * each <= self.budget.amount
 
+    def _durations(self, *methods: str) -> Iterator[float]:
+        """Seconds of each epoch that trials, or those of some methods, trained themselves; the latest first."""
+        for record in reversed(self.history.everything()):
+            if not methods or record.method in methods:
+                own = (m for m in reversed(record.epochs) if not m.get("stem"))
+                yield from ((m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in own)
+
     def _left(self, record: TrialRecord) -> int:
-        """How many epochs a running trial still trains."""
+        """How many epochs a trial that has begun still trains."""
         if not record.full:
             return self.spec.of(record.method).epoch_plan.preview[1]
         begun = record.stem_trained if record.role else self._fork(record)
@@ -341,7 +323,8 @@ class AskTell:
         """A trial has ended, or its preview; its history knows already."""
         if number not in self.history.trials:
             return
-        search, place = self._place(number)
+        method, place = self.history.number_in_lane(number)
+        search = self.methods[method]
         search.proposer.tell(place)
         if not (record := self.history.trials[number]).preview or record.state == TrialState.PREVIEWED:
             search.ended(record)
@@ -352,14 +335,10 @@ class AskTell:
         Default settings, references and replicates always go on: others are compared with them.
         """
         record = self.history.trials.get(number)
-        if record is None or not record.full or self._place(number)[1] == 0:
+        if record is None or not record.full or self.history.number_in_lane(number)[1] == 0:
             return False
         own = metrics["epoch"] - record.stem_epochs
         if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):
             return False
         before = next((m for m in record.epochs if m["epoch"] == metrics["epoch"] - 1), {})
         return at_chance(metrics) and at_chance(before)
-
-    def _place(self, number: int) -> tuple[MethodSearch, int]:
-        method, place = self.history.number_in_lane(number)
-        return self.methods[method], place

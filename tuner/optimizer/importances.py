@@ -8,9 +8,8 @@ trials, by the variance of a random forest that a parameter alone accounts for. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import optuna
 from optuna.importance import (
@@ -23,7 +22,7 @@ from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
 from tuner.home import Home
-from tuner.optimizer.observations import Value, Worth
+from tuner.optimizer.observations import Value, Worth, searched
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.results.history import History
 from tuner.results.searches import load_search
@@ -103,9 +102,7 @@ def _of(spec: SearchSpec, history: History) -> Importances:
     best = max(BEST, BEST_TRIALS / len(values))
     study = _study(space, values)
     ped_anova, fanova = PedAnovaImportanceEvaluator(target_quantile=best), FanovaImportanceEvaluator(seed=0)
-    return Importances(
-        spec.methods[0], len(values), worth.previews, best, _shares(study, ped_anova), _shares(study, fanova)
-    )
+    return replace(found, best=best, ped_anova=_shares(study, ped_anova), fanova=_shares(study, fanova))
 
 
 def _varied(space: Space, values: list[Value]) -> set[str]:
@@ -118,14 +115,9 @@ def _varied(space: Space, values: list[Value]) -> set[str]:
 def _study(space: Space, values: list[Value]) -> optuna.Study:
     study = optuna.create_study(direction="maximize")
     study.add_trials(
-        [create_trial(state=OptunaState.COMPLETE, value=v.product, **_places(space, v.params)) for v in values]
+        [create_trial(state=OptunaState.COMPLETE, value=v.product, **searched(space, v.params)) for v in values]
     )
     return study
-
-
-def _places(space: Space, params: dict[str, Any]) -> dict[str, Any]:
-    searched = {name: params[name] for name in space.searched if name in params}
-    return {"params": searched, "distributions": {name: space.params[name].range for name in searched}}
 
 
 @quiet_optuna()

@@ -37,8 +37,8 @@ class RewardWindow:
             self.older = outer([*self.older, *left])
 
     @property
-    def latest(self) -> list[Point]:
-        return [point for _, points in self.recent for point in points]
+    def points(self) -> list[Point]:
+        return [*self.older, *(point for _, points in self.recent for point in points)]
 
     @property
     def epochs(self) -> int:
@@ -47,11 +47,10 @@ class RewardWindow:
 
 def rates(methods: dict[str, RewardWindow]) -> dict[str, float]:
     """Method -> exclusive hypervolume of its latest trials, per epoch that they trained."""
-    points = {name: [*window.older, *window.latest] for name, window in methods.items()}
-    whole = volume([p for of_one in points.values() for p in of_one])
+    whole = volume([point for window in methods.values() for point in window.points])
     found = {}
     for name, window in methods.items():
-        others = [p for other, of_one in points.items() if other != name for p in of_one]
+        others = [point for other in methods.values() if other is not window for point in other.points]
         found[name] = max(0.0, whole - volume([*others, *window.older])) / window.epochs
     return found
 

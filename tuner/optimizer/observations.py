@@ -11,7 +11,7 @@ import copy
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -96,7 +96,9 @@ class Observations:
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
     added: set[int] = field(default_factory=set)  # trials that a user added, perhaps with what is not searched
     _known: int = 0  # trials of the history that were taken in
-    _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)  # (trial, state, value) -> for Optuna
+    _cache: dict[tuple, FrozenTrial | None] = field(
+        default_factory=dict
+    )  # (trial, whether it runs, value) -> for Optuna
 
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""
@@ -115,10 +117,8 @@ class Observations:
 
     def add_past(self, records: Iterable[TrialRecord]) -> None:
         """Trials of an earlier search; their numbers are negative here."""
-        for number, record in enumerate(records):
-            value = self.worth(replace(record, trial=-1 - number))
-            if value is not None:
-                self.values[-1 - number] = value
+        worths = {-1 - number: self.worth(record) for number, record in enumerate(records)}
+        self.values |= {number: value for number, value in worths.items() if value is not None}
 
     def expect(self, record: TrialRecord) -> None:
         """A trial was proposed; the history need not have it yet."""
@@ -147,20 +147,33 @@ class Observations:
             params = record.params if record else self.values[trial].params
             if trial in self.added and not whole.expresses(params):
                 continue
-            made.append(self._frozen_once(trial, (space, whole), params, known.get(trial), trial in self.open))
+            value, running = known.get(trial), trial in self.open
+            key = trial, running, value and (*value.point, *value.violations.values())
+            if key not in self._cache:
+                self._cache[key] = self._frozen(space, whole, params, value, running)
+            made.append(self._cache[key])
         return [trial for trial in made if trial is not None]
 
-    def _frozen_once(
-        self, trial: int, spaces: tuple[Space, Space], params: dict, value: Value | None, running: bool
+    def _frozen(
+        self, space: Space, whole: Space, params: dict, value: Value | None, running: bool
     ) -> FrozenTrial | None:
-        """``_frozen_trial``, made once for a trial and what is known of it."""
+        """A trial as Optuna's samplers see it; None where it lies outside the ``whole`` ranges (the default setting
+        may) or has no place in the narrowed ``space``."""
+        if not whole.contains(params) or (space is not whole and not space.has_place_for(params)):
+            return None
         state = OptunaState.COMPLETE if value else OptunaState.RUNNING if running else OptunaState.PRUNED
-        key = trial, state, value and (*value.point, *value.violations.values())
-        if key not in self._cache:
-            kept = dict.fromkeys(self.worth.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
-            point, violations = (value.point, value.violations) if value else (None, kept)
-            self._cache[key] = _frozen_trial(*spaces, params, state, point, violations)
-        return self._cache[key]
+        kept = dict.fromkeys(self.worth.goal.violations({}), 0.0) if state == OptunaState.PRUNED else {}
+        setting = searched(space, params)
+        trial = create_trial(
+            state=state,
+            values=list(value.point) if value else None,
+            params=setting["params"],
+            distributions={name: whole.params[name].range for name in setting["params"]},
+            constraints=(value.violations if value else kept) or None,
+        )
+        trial.__class__ = _SharedTrial
+        trial.distributions = setting["distributions"]
+        return trial
 
     def _worst(self, record: TrialRecord) -> Value:
         """The worst that is known, one by one of values and constraints."""
@@ -196,29 +209,10 @@ def _at_most(trials: list[int], seed: int) -> list[int]:
     return random.Random(seed).sample(trials, MAX_OBSERVATIONS) if len(trials) > MAX_OBSERVATIONS else trials
 
 
-def _frozen_trial(
-    space: Space,
-    whole: Space,
-    params: dict,
-    state: OptunaState,
-    point: tuple[float, ...] | None,
-    violations: dict[str, float],
-) -> FrozenTrial | None:
-    """A trial as Optuna's samplers see it; None where it lies outside the ``whole`` ranges (the default setting may)
-    or has no place in the narrowed ``space``."""
-    if not whole.contains(params) or (space is not whole and not space.has_place_for(params)):
-        return None
-    searched = {name: params[name] for name in space.searched if name in params}
-    trial = create_trial(
-        state=state,
-        values=None if point is None else list(point),
-        params=searched,
-        distributions={name: whole.params[name].range for name in searched},
-        constraints=violations or None,
-    )
-    trial.__class__ = _SharedTrial
-    trial.distributions = {name: space.params[name].range for name in searched}
-    return trial
+def searched(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+    """What of a setting is searched, as Optuna's ``create_trial`` takes it: ``params`` and their ``distributions``."""
+    found = {name: params[name] for name in space.searched if name in params}
+    return {"params": found, "distributions": {name: space.params[name].range for name in found}}
 
 
 @quiet_optuna()

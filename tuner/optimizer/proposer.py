@@ -13,6 +13,7 @@ Gaussian process: about a second) the next proposal is computed as soon as one i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 
 from search_spaces.provenance import paper_label
 from tuner.optimizer.observations import Observations, Worth, propose
-from tuner.optimizer.samplers import START, describe_sampler, first_points, make_sampler, proposal_seed, quasi_random
+from tuner.optimizer.samplers import START, first_points, make_sampler, proposal_seed, quasi_random
 from tuner.optimizer.study import RecordedStudy
 from tuner.results.history import History
 from tuner.results.trial_record import TrialRecord
@@ -68,7 +69,6 @@ class Proposer:
         self.spec, self.history, self.worth, self.whole = spec, history, Worth.of(spec), spec.search_space()
         self.space = space or self.whole
         self.sampler = SAMPLERS[spec.sampler]
-        self.share = spec.most_trials
         # where a user has narrowed everything away, nothing more is proposed
         self.total = most or spec.trials if self.space.searched else spec.default_trials
         self.warm, self.first = list(warm), list(first)
@@ -82,18 +82,24 @@ class Proposer:
         self._worker = ThreadPoolExecutor(1, "proposals") if self._model(0).prepares_ahead else None
         self._next: Future[dict[str, Any]] | None = None
         if history.trials and not self._lost:
-            self._prepare(len(history.trials), lambda: self._observe(history.before_last_start(), last=history))
+            self._prepare(len(history.trials), self._before_newest)
 
     @property
     def description(self) -> str:
         """One line: what this search proposes with."""
-        first = paper_label(self.spec.methods[0], self.whole.default())
-        return describe_sampler(self.spec.sampler, self.space, self.worth, first, self.spec.most_trials)
-
-    @property
-    def ahead(self) -> bool:
-        """Whether proposals are computed while the trials before them train."""
-        return self._worker is not None
+        first, seeds = paper_label(self.spec.methods[0], self.whole.default()), self.spec.default_trials
+        if not self.space.searched:
+            return f"sampler: nothing is searched, {first} runs {'once' if seeds == 1 else f'under {seeds} seeds'}"
+        if not self.sampler.models:
+            return f"sampler {self.sampler.name}, after {first}"
+        early, last = self._model(0), self._model(math.inf)
+        if early is not last:
+            why = f"flat space; {last.label} after {early.max_values} values"
+        else:
+            why = "conditional space" if self.space.conditional else f"{self.worth.values} objectives"
+        seen = "the hypervolume of a trial's curve" if self.worth.swept else "a trial's objectives"
+        seen += ", by its preview" if self.worth.previews else ""
+        return f"sampler {self.sampler.name}: {first}, {START - 1} first points, then {early.label} on {seen} ({why})"
 
     @property
     def ready(self) -> bool:
@@ -142,7 +148,7 @@ class Proposer:
     def _new(self, number: int) -> Proposal:
         default = number == 0 or not self.space.searched
         if self.recorded and self.sampler.own_study and not default:
-            return Proposal(number, self.recorded.ask(number, self.share))
+            return Proposal(number, self.recorded.ask(number, self.spec.most_trials))
         params = self.whole.default() if default else self._proposed(number)
         if self.recorded:
             self.recorded.start(number, params)
@@ -165,7 +171,7 @@ class Proposer:
     def _plan(self, number: int, known: Observations) -> Callable[[], dict[str, Any]]:
         """How proposal ``number`` will be made: what is known is fixed now, the work may be done later."""
         spec, space, values = self.spec, self.space, self.worth.values
-        sampler = partial(make_sampler, seed=spec.seed, number=number, trials=self.share)
+        sampler = partial(make_sampler, seed=spec.seed, number=number, trials=spec.most_trials)
         if self.sampler.build and not self.sampler.learns:
             return lambda: propose(space, values, [], sampler(self.sampler))
         if not self.sampler.learns:
@@ -184,7 +190,7 @@ class Proposer:
         new = (dict(p) for p in self.first if frozenset(p.items()) not in known.proposed and self.space.expresses(p))
         return next(new, None)
 
-    def _model(self, values: int) -> Sampler:
+    def _model(self, values: float) -> Sampler:
         """The sampler that proposes once there are so many trials with a value."""
         return self.sampler.model(conditional=self.space.conditional, objectives=self.worth.values, values=values)
 
@@ -196,12 +202,15 @@ class Proposer:
         self.known.expect(TrialRecord(proposal.trial, proposal.params, self.spec.methods[0]))
         return self.known
 
-    def _observe(self, history: History, last: History | None = None) -> Observations:
-        """What ``history`` tells; with ``last``, also that the trial it started last is under way."""
+    def _before_newest(self) -> Observations:
+        """What was known when the newest trial was about to start, and that it is under way."""
+        newest = self.history.trials[max(self.history.trials)]
+        known = self._observe(self.history.before_last_start())
+        known.expect(TrialRecord(newest.trial, newest.params, newest.method, added=newest.added))
+        return known
+
+    def _observe(self, history: History) -> Observations:
         known = Observations(self.worth)
         known.add_past(self.warm)
         known.update(history.trials)
-        if last is not None and len(last.trials) > len(history.trials):
-            newest = last.trials[max(last.trials)]
-            known.expect(TrialRecord(newest.trial, newest.params, newest.method, added=newest.added))
         return known

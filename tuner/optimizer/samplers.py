@@ -1,4 +1,4 @@
-"""The samplers of `tuner.spec.samplers` at work: seeds, the first points, and what a search says of its sampler.
+"""The samplers of `tuner.spec.samplers` at work: seeds and the first points.
 
 Every proposal gets a sampler of its own, seeded by (search seed, trial number): a search that was interrupted proposes
 what the uninterrupted one would have.
@@ -6,16 +6,13 @@ what the uninterrupted one would have.
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from tuner.optimizer.observations import Worth
 from tuner.optimizer.quiet import quiet_optuna
-from tuner.spec.samplers import SAMPLERS, Sampler
+from tuner.spec.samplers import Sampler
 from tuner.spec.space import Space
 
 START = 6  # trials before a model is trusted, the default setting included
@@ -55,22 +52,3 @@ def first_points(space: Space, seed: int, number: int) -> dict[str, Any]:
     draw = np.random.default_rng([seed, number])
     center = np.nan_to_num(np.array(space.coordinates(space.default())), nan=0.5)
     return space.at(np.clip(draw.normal(center, NEAR), 0.0, 1.0))
-
-
-def describe_sampler(name: str, space: Space, worth: Worth, first: str, seeds: int = 1) -> str:
-    """One line for the user: what the search will propose with. ``first``: what trial 0 is called. ``seeds``: under how
-    many it runs where nothing is searched."""
-    if not space.searched:
-        return f"sampler: nothing is searched, {first} runs {'once' if seeds == 1 else f'under {seeds} seeds'}"
-    row = SAMPLERS[name]
-    if not row.models:
-        return f"sampler {name}, after {first}"
-    at = partial(row.model, conditional=space.conditional, objectives=worth.values)
-    early, last = at(values=0), at(values=math.inf)
-    if early is not last:
-        why = f"flat space; {last.label} after {early.max_values} values"
-    else:
-        why = "conditional space" if space.conditional else f"{worth.values} objectives"
-    seen = "the hypervolume of a trial's curve" if worth.swept else "a trial's objectives"
-    seen += ", by its preview" if worth.previews else ""
-    return f"sampler {name}: {first}, {START - 1} first points, then {early.label} on {seen} ({why})"

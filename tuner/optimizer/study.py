@@ -26,7 +26,7 @@ from trainables.reading import read_text
 from trainables.urls import masked
 from tuner.errors import UsageError
 from tuner.files import write_atomically
-from tuner.optimizer.observations import Worth
+from tuner.optimizer.observations import Worth, searched
 from tuner.optimizer.quiet import quiet_optuna
 from tuner.optimizer.samplers import make_sampler
 from tuner.results.history import History
@@ -178,16 +178,9 @@ class RecordedStudy:
     def start(self, number: int, params: dict[str, Any]) -> None:
         """A trial was proposed."""
         inside = self.space.expresses(params)  # the default setting may lie outside the ranges
-        searched = {n: params[n] for n in self.space.searched if n in params} if inside else {}
-        trial_id = self.storage.create_new_trial(
-            self._study_id,
-            create_trial(
-                state=OptunaState.RUNNING,
-                params=searched,
-                distributions={n: self.space.params[n].range for n in searched},
-                user_attrs={"paper": number == 0},
-            ),
-        )
+        setting, about = searched(self.space, params if inside else {}), {"paper": number == 0}
+        trial = create_trial(state=OptunaState.RUNNING, user_attrs=about, **setting)
+        trial_id = self.storage.create_new_trial(self._study_id, trial)
         self._check(number, self.storage.get_trial_number_from_id(trial_id))
 
     @property

@@ -7,7 +7,7 @@ it cannot learn; there the best trials, translated through the coordinates that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,70 +70,65 @@ def check_warm(spec: SearchSpec, home: Home) -> None:
     folder = home.search(spec.search_name)
     if _points(folder).exists():
         _read_points(spec, folder)
-    if not spec.warm_start or _points(folder).exists() or _trials(folder).exists():
-        return
+    elif spec.warm_start and not _trials(folder).exists():
+        if why := next(_objections(spec, spec.warm_start, home), None):
+            raise UsageError(f"--warm-start {spec.warm_start!r} {why}")
+
+
+def _objections(spec: SearchSpec, name: str, home: Home) -> Iterator[str]:
+    """Why the earlier search, of that name, says nothing about this one."""
     if not SAMPLERS[spec.sampler].warm_starts:
-        raise UsageError(
-            f"--warm-start {spec.warm_start!r} has no effect with --sampler {spec.sampler}; choose "
-            f"one of: {', '.join(name for name, row in SAMPLERS.items() if row.warm_starts)}"
-        )
-    earlier = load_search(home, spec.warm_start)
-    _check_same(spec, earlier.spec)
-    if earlier.spec.method == spec.method:
-        _check_learnable(spec, earlier.spec)
-    else:
-        _check_shared(spec, earlier.spec)
+        able = ", ".join(name for name, row in SAMPLERS.items() if row.warm_starts)
+        yield f"has no effect with --sampler {spec.sampler}; choose one of: {able}"
+    earlier = load_search(home, name)
+    theirs = earlier.spec
+    if differs := _differing(_judged(spec, theirs)):
+        yield f"does not fit this search: {differs}"
+    yield from _unlike(spec, theirs) if theirs.method == spec.method else _unrelated(spec, theirs)
     ended = [t for t in earlier.history.trials.values() if t.preview or t.state == TrialState.FINISHED]
     metrics = [t.preview.metrics if t.preview else t.last for t in ended]
     unknown = [name for name in spec.objectives if all(name not in found for found in metrics)]
     if ended and unknown:  # made by an earlier version
-        raise UsageError(f"--warm-start {spec.warm_start!r} did not record {', '.join(unknown)}, an objective here")
+        yield f"did not record {', '.join(unknown)}, an objective here"
     if not any(map(Worth.of(spec), ended)):
-        raise UsageError(f"--warm-start {spec.warm_start!r} has no finished trial to learn from")
+        yield "has no finished trial to learn from"
 
 
-def _check_same(spec: SearchSpec, theirs: SearchSpec) -> None:
-    differs = [n for n in _SAME if getattr(theirs, n) != getattr(spec, n)]
-    found = [f"{n} {getattr(theirs, n)!r} there, {getattr(spec, n)!r} here" for n in differs]
+def _judged(spec: SearchSpec, theirs: SearchSpec) -> dict[str, tuple[Any, Any]]:
+    """By name, what there and here decides what a value means."""
+    pairs = {name: (getattr(theirs, name), getattr(spec, name)) for name in _SAME}
     if theirs.threat_model.name != spec.threat_model.name:
-        found.append(f"threat {theirs.threat!r} there, {spec.threat!r} here")
+        pairs["threat"] = theirs.threat, spec.threat
     if theirs.scheduling.previewing != spec.scheduling.previewing:
-        found.append(f"scheduler {theirs.scheduling.name!r} there, {spec.scheduling.name!r} here")
-    if found:
-        pairs = "; ".join(found)
-        raise UsageError(f"--warm-start {spec.warm_start!r} does not fit this search: {pairs}")
+        pairs["scheduler"] = theirs.scheduling.name, spec.scheduling.name
+    return pairs
 
 
-def _check_learnable(spec: SearchSpec, theirs: SearchSpec) -> None:
-    """A search of the same method."""
+def _unlike(spec: SearchSpec, theirs: SearchSpec) -> Iterator[str]:
+    """Why nothing can be learnt from a search of the same method."""
     there, here = theirs.shown_space(), spec.shown_space()
     if set(there.searched) != set(here.searched):
-        raise UsageError(
-            f"--warm-start {spec.warm_start!r} searches another space: {', '.join(there.searched)} there, "
-            f"{', '.join(here.searched)} here"
-        )
+        yield f"searches another space: {', '.join(there.searched)} there, {', '.join(here.searched)} here"
     if there.fixed != here.fixed:
-        raise UsageError(
-            f"--warm-start {spec.warm_start!r} has other parameters fixed: {there.fixed} there, {here.fixed} here"
-        )
-    pairs = "; ".join(_trained_otherwise(spec, theirs))
-    if pairs:
-        raise UsageError(f"--warm-start {spec.warm_start!r} was trained otherwise: {pairs}")
+        yield f"has other parameters fixed: {there.fixed} there, {here.fixed} here"
+    if differs := _differing(_training(spec, theirs)):
+        yield f"was trained otherwise: {differs}"
 
 
-def _check_shared(spec: SearchSpec, theirs: SearchSpec) -> None:
-    """A search of another method, whose recipe may be another too; the radius may not."""
-    radii = [found.lanes[0].training().eps for found in (theirs, spec)]
-    if radii[0] != radii[1]:
-        raise UsageError(
-            f"--warm-start {spec.warm_start!r} was trained otherwise: eps {radii[0]} there, {radii[1]} here"
-        )
+def _unrelated(spec: SearchSpec, theirs: SearchSpec) -> Iterator[str]:
+    """Why nothing can be taken over from a search of another method, whose recipe may be another; the radius may
+    not."""
+    if differs := _differing({"eps": (theirs.lanes[0].training().eps, spec.lanes[0].training().eps)}):
+        yield f"was trained otherwise: {differs}"
     if not any(_sharing(lane, theirs) for lane in spec.lanes):
         there, here = ("; ".join(map(_own_coordinates, found.lanes)) for found in (theirs, spec))
-        raise UsageError(
-            f"--warm-start {spec.warm_start!r} shares no searched coordinate with this search: {there} there; "
-            f"{here} here"
-        )
+        yield f"shares no searched coordinate with this search: {there} there; {here} here"
+
+
+def _differing(pairs: Mapping[str, tuple[Any, Any]]) -> str:
+    """``lr 0.1 there, 0.2 here; ...``; ``pairs``: by name, the values there and here."""
+    found = (f"{name} {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here)
+    return "; ".join(found)
 
 
 def _own_coordinates(lane: SearchSpec) -> str:
@@ -147,15 +142,16 @@ def _sharing(lane: SearchSpec, theirs: SearchSpec) -> dict[str, SearchSpec]:
     return {own.methods[0]: own for own in theirs.lanes if here & {*searched_coordinates(own)}}
 
 
-def _trained_otherwise(spec: SearchSpec, theirs: SearchSpec) -> list[str]:
-    """Training settings that differ, by --set, --recipe, or the defaults of another version."""
-    found = dict[str, str]()
+def _training(spec: SearchSpec, theirs: SearchSpec) -> dict[str, tuple[Any, Any]]:
+    """By name, the training settings there and here that differ, by --set, --recipe, or the defaults of another
+    version."""
+    found = dict[str, tuple[Any, Any]]()
     for there, here in zip(theirs.lanes, spec.lanes):
-        ours, others = asdict(here.training()), asdict(there.training())
-        drops = (drop_epochs(settings["milestones"], spec.max_epochs) for settings in (ours, others))
-        differs = [n for n in ours if ours[n] != others[n] and (n != "milestones" or next(drops) != next(drops))]
-        found |= {name: f"{name} {others[name]!r} there, {ours[name]!r} here" for name in differs}
-    return list(found.values())
+        others, ours = asdict(there.training()), asdict(here.training())
+        if drop_epochs(others["milestones"], spec.max_epochs) == drop_epochs(ours["milestones"], spec.max_epochs):
+            others["milestones"] = ours["milestones"]
+        found |= {name: (others[name], ours[name]) for name in ours if others[name] != ours[name]}
+    return found
 
 
 def warm_trials(spec: SearchSpec, home: Home, folder: Path) -> list[TrialRecord]:

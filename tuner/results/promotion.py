@@ -7,7 +7,6 @@ the greedy algorithm for a submodular function, within 1 - 1/e of the best set (
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -57,17 +56,24 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
         return wanted[0]
     latest = [t for t in ended if not t.added][-WINDOW:]
     waiting = {t.trial: curve_of(t, goal) for t in latest if t.state == TrialState.PREVIEWED}
-    most = scheduler.most(len(latest))
+    most, taken = scheduler.most(len(latest)), _taken(latest, goal)
     if not waiting or not most:
         return None
-    taken = [curve_of(t, goal) for t in latest if t.preview and t.full]
-    if len(taken) < most:
-        if not any(waiting.values()):
-            return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
-        beside = [curve_of(t, goal) for t in asked if t.preview and t.full]
-        return enclosing(waiting, 1, [point for curve in (*taken, *beside) for point in curve])[0]
-    best = max(waiting, key=lambda trial: (round(volume(waiting[trial]), DIGITS), -trial))
-    return best if all(round(volume(waiting[best]) - volume(curve), DIGITS) > 0 for curve in taken) else None
+    if len(taken) >= most:
+        return _better_than_all(waiting, taken)
+    if not any(waiting.values()):
+        return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
+    return adds_most(waiting, [point for curve in (*taken, *_taken(asked, goal)) for point in curve])
+
+
+def _taken(ended: Iterable[TrialRecord], goal: Goal) -> list[list[Point]]:
+    """The curves of those previews that train in full, or have."""
+    return [curve_of(t, goal) for t in ended if t.preview and t.full]
+
+
+def _better_than_all(curves: Mapping[int, Sequence[Point]], known: Iterable[Sequence[Point]]) -> int | None:
+    best = max(curves, key=lambda trial: (round(volume(curves[trial]), DIGITS), -trial))
+    return best if all(round(volume(curves[best]) - volume(curve), DIGITS) > 0 for curve in known) else None
 
 
 def _violation(record: TrialRecord, goal: Goal) -> float:
@@ -79,25 +85,20 @@ def _violation(record: TrialRecord, goal: Goal) -> float:
     return min(missed, default=math.inf)
 
 
-def enclosing(curves: Mapping[int, Sequence[Point]], most: int, known: Sequence[Point] = ()) -> list[int]:
-    """At most so many of the trials, each of which adds the most hypervolume above 0 to ``known`` and to those before
-    it; of equal ones the one with the larger hypervolume of its own, then the lower number.
+def adds_most(curves: Mapping[int, Sequence[Point]], known: Sequence[Point]) -> int:
+    """The trial whose curve adds the most hypervolume above 0 to ``known``; of equal ones the one with the larger
+    hypervolume of its own, then the lower number.
 
-    A gain only shrinks as others are taken, so it is computed again only for the trial that seems next (Minoux, 1978).
+    None adds more than its own: the largest come first, and most need not be joined with ``known``.
     """
     own = {trial: round(volume(curve), DIGITS) for trial, curve in curves.items()}
-    waiting = [(-size, -size, trial, -1 if known else 0) for trial, size in own.items()]
-    heapq.heapify(waiting)
-    taken: list[int] = []
-    points = outer(known)
-    so_far = volume(points)
-    while waiting and len(taken) < most:
-        _, _, trial, seen = heapq.heappop(waiting)
-        if seen < len(taken):
-            gain = round(volume([*points, *curves[trial]]) - so_far, DIGITS)
-            heapq.heappush(waiting, (-gain, -own[trial], trial, len(taken)))
-            continue
-        taken.append(trial)
-        points = outer([*points, *curves[trial]])
-        so_far = volume(points)
-    return taken
+    there = outer(known)
+    so_far = volume(there)
+    best, most = -1, -math.inf
+    for trial in sorted(own, key=lambda trial: (-own[trial], trial)):
+        if own[trial] <= most:
+            break
+        gain = round(volume([*there, *curves[trial]]) - so_far, DIGITS)
+        if gain > most:
+            best, most = trial, gain
+    return best

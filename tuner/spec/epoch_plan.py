@@ -25,13 +25,10 @@ class EpochPlan:
     max_epochs: int
     burn_in: str = "stem"
 
-    def start_of(self, params: dict[str, Any]) -> int:
-        """The epoch at which a trial with these parameters begins to reweight; it trains the last epoch itself."""
-        return self._epoch(params.get("start", 0.0))
-
     def fork_of(self, params: dict[str, Any]) -> int:
-        """How many epochs a full training with these parameters takes from the stem; 0: none."""
-        return self.start_of(params) if self.burn_in == "stem" else 0
+        """How many epochs a full training with these parameters takes from the stem, those before it begins to
+        reweight; 0: none. It trains the last epoch itself."""
+        return self._epoch(params.get("start", 0.0)) if self.burn_in == "stem" else 0
 
     @property
     def forks(self) -> tuple[int, int]:
@@ -40,9 +37,9 @@ class EpochPlan:
             return 0, 0
         if "start" in self.space.searched:
             low, high = self.space.bounds("start")
-            return self._epoch(low), self._epoch(high)
-        fixed = self.space.fixed.get("start", self.space.params["start"].default)
-        return self._epoch(fixed), self._epoch(fixed)
+        else:
+            low = high = self.space.fixed.get("start", self.space.params["start"].default)
+        return self._epoch(low), self._epoch(high)
 
     @property
     def preview(self) -> tuple[int, int]:
