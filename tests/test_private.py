@@ -132,7 +132,8 @@ def test_s4_what_killed_searches_left_is_removed(base):
     for name in ("ray-killed", "ray-running", "ray-", "other"):
         (base / name / "r").mkdir(parents=True)
         (base / name / "lock").touch()
-    (base / "ray-of-others").mkdir()
+    (base / "ray-again/r/session_2026/logs").mkdir(parents=True)  # a process of Ray's wrote there after its removal
+    (base / "ray-of-others/r/thesis").mkdir(parents=True)
     (base / "ray-file").write_text("lock")
     (base / "elsewhere").mkdir()
     (base / "elsewhere" / "lock").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -95,6 +96,7 @@ class Round:
             set()
         )  # trials that ended while their storage was away: it never had their last checkpoint
         self._kept: dict[int, str] = {}  # finished trial -> checksum of its checkpoint
+        self._back = -math.inf  # ``time.monotonic()`` at which the last disturbance was over
         self._begun = time.monotonic()
 
     # ---- the course of a round ---------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class Round:
             if all(self._disturbed(what) for what in self.plan.disturbances):
                 while not self._ended():
                     self._tick()
-            if self._restore() and self.plan.storage:  # it came back after the end: a resume sends it what it lacks
+            if (self._restore() or self._back_lately()) and self.plan.storage:  # a resume sends it what it lacks
                 self.run("resume", self.plan.name, "--home", str(self.home), "--storage", str(self.storage))
             self.findings += invariants.broken(self)
         except GiveUp as reason:
@@ -150,10 +152,15 @@ class Round:
         for entry in due:
             self._undo.remove(entry)
             entry[1]()
+            self._back = time.monotonic()
             self.log("a disturbance is over")
         if time.monotonic() - self.driver.began > HUNG_S * self.patience:
             self.driver.send(signal.SIGKILL, group=False)
             raise GiveUp(f"hang: a driver has not ended after {HUNG_S * self.patience:.0f} s: {self.driver.said!r}")
+
+    def _back_lately(self) -> bool:
+        """Whether a storage may have come back while the search ended, which then wrote into what stood in its place."""
+        return time.monotonic() - self._back < END_S
 
     def _ended(self) -> bool:
         """Whether the search has ended well. A driver that ended otherwise is followed by a `tuner resume`."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from trainables.files import locked, private
 from tuner.execution.ray_patches import kill_private, reread_token
 
-PREFIX = "ray-"
+PREFIX, RAYS = "ray-", "r"  # a session's folder, and in it the one that Ray fills
 # Below the folder Ray adds its session's name and a socket's, and the path of a socket has 107 characters at most.
 _LONGEST = 107 - len(f"/{PREFIX}12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
@@ -36,7 +36,7 @@ def private_session() -> Iterator[str]:
         with open(token, "x", opener=private) as file:
             file.write(secrets.token_hex(32))
         with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_AUTH_TOKEN=None):
-            yield str(folder / "r")  # Ray opens this one to everybody, who cannot reach it
+            yield str(folder / RAYS)  # Ray opens this one to everybody, who cannot reach it
 
 
 @contextlib.contextmanager
@@ -119,7 +119,14 @@ def _remove_abandoned(base: Path) -> None:
     for old in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             about = old.lstat()
-            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and (old / "lock").exists():
-                with locked(old / "lock", patience=0) as mine:
-                    if mine:
+            mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+            if mine and ((old / "lock").exists() or _made_again(old)):
+                with locked(old / "lock", patience=0) as unused:
+                    if unused:
                         _removed(old)
+
+
+def _made_again(folder: Path) -> bool:
+    """Whether it is a removed one, into which a process of Ray's wrote once more: it has Ray's part alone."""
+    parts = [path.name for path in folder.iterdir()]
+    return parts == [RAYS] and all(path.name.startswith("session_") for path in (folder / RAYS).iterdir())
