@@ -282,7 +282,9 @@ def _failure(error: Exception) -> int:
     if os.environ.get("TUNER_DEBUG"):
         raise error
     if is_full(error):
-        return _complain(f"{error.filename or 'stdout or a file'} cannot be written ({error.strerror}); make room there", 1)
+        return _complain(
+            f"{error.filename or 'stdout or a file'} cannot be written ({error.strerror}); make room there", 1
+        )
     return _complain(f"{type(error).__name__}: {error}", 1)
 
 
