@@ -331,6 +331,7 @@ IN_NEW_FOLDERS = {
     "tuner.remote.submission",
     "tuner.job",
     "trainables.data.store",
+    "trainables.model_io",
 }
 
 

@@ -22,6 +22,6 @@ def _open_streams() -> None:
     would get its number, and what a library or a worker prints would go into it."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by number: opening takes the lowest
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode)
-            os.set_inheritable(stream.fileno(), True)
-            setattr(sys, name, stream)
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode))
