@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from tests.make_data import picture, row_numbers, shard, write_folder, write_parquet
+from tests.make_data import encode, picture, row_numbers, shard, write_folder, write_parquet
 from trainables.data import DataError, DataSpec, Reading, check, open_splits, open_test, prepare
 from trainables.data.files import tracks_of
 from trainables.data.layout import layout
+from trainables.data.parquet import read_parquet
 from trainables.data.store import mapped
 
 NAMES = ["cat", "dog", "ship"]
@@ -146,6 +149,70 @@ def test_p3_a_file_that_names_no_classes_counts_as_the_others_and_is_said(tmp_pa
     assert classes_of_test(dataset, home) == {1000: "cat", 1001: "dog", 1002: "ship"}
     said = check(DataSpec(dataset, "none"), home).words
     assert said.endswith("; labels without names, taken as they are: test.parquet")
+
+
+def column(folder: Path, labels, images=None, names=("image", "label"), metadata=None) -> str:
+    """A data set of two equal files with these columns."""
+    images = images or [encode(picture(i)) for i in range(len(labels))]
+    table = pa.Table.from_arrays([pa.array(images), *[pa.array(labels)] * (len(names) - 1)], names=names)
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(table.replace_schema_metadata(metadata), folder / f"{split}.parquet")
+    return f"parquet:{folder}"
+
+
+def test_p3_names_are_told_apart_to_the_last_character(tmp_path, home):
+    """numpy's text has no NUL at its end, so two classes became one."""
+    dataset = column(tmp_path / "d", ["cat", "cat\0", "cat "] * 5)
+    assert check(DataSpec(dataset, "none"), home).classes == ["cat", "cat\0", "cat "]
+
+
+def test_p3_two_columns_of_one_name_are_refused(tmp_path, home):
+    said = refused(column(tmp_path / "d", [0, 1] * 5, names=("image", "label", "label")), home)
+    assert "2 columns called 'label'" in said
+    assert "2 columns called 'x'" in refused(
+        column(tmp_path / "e", [0, 1] * 5, names=("image", "label", "x", "x")), home
+    )
+
+
+@pytest.mark.parametrize(
+    "features",
+    [b'{"info":{"features":' + b"[" * 20_000 + b"]" * 20_000 + b"}}"]
+    + [b'{"info":{"features":{"label":{"names":{"0":"a","%s":"b"}}}}}' % key for key in (b"9" * 5000, "²".encode())],
+    ids=["deep", "digits", "no digit"],
+)
+def test_p11_metadata_that_are_none_name_nothing(tmp_path, home, features):
+    dataset = column(tmp_path / "d", [0, 1] * 5, metadata={b"huggingface": features})
+    assert check(DataSpec(dataset, "none"), home).classes == ["0", "1"]
+
+
+def test_p7_a_path_that_is_no_text_makes_no_tracks(tmp_path, home):
+    images = [{"bytes": encode(picture(i)), "path": i} for i in range(10)]
+    assert counts(column(tmp_path / "d", [0, 1] * 5, images), home)["test"] == [5, 5]
+
+
+@pytest.mark.parametrize("where", ["label", "path"])
+def test_s12_a_long_text_that_stands_for_many_rows_is_kept_once(tmp_path, home, where):
+    """60 GB as they are, 60 kB in the file."""
+    rows, text = 60_000, "a" * 10**6
+    repeated = pa.DictionaryArray.from_arrays(pa.array(np.arange(rows, dtype=np.int32) % 2), pa.array([text, "b"]))
+    images = pa.array([encode(picture(0))] * rows)
+    if where == "path":
+        images = pa.StructArray.from_arrays([images, repeated], names=["bytes", "path"])
+    table = pa.table({"image": images, "label": repeated if where == "label" else pa.array([0, 1] * (rows // 2))})
+    for stored in (table, table.replace_schema_metadata(None)):
+        pq.write_table(stored, tmp_path / "x.parquet", store_schema=stored is table)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            found = read_parquet(tmp_path / "x.parquet", 64)
+            assert found.rows == rows
+        except DataError as problem:
+            assert "expands into more than" in str(problem)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kilobytes"
+
+
+def test_s12_the_name_of_a_class_has_a_length(tmp_path, home):
+    assert "name is 256 characters long" in refused(column(tmp_path / "d", ["a" * 256, "b"] * 5), home)
 
 
 # --- P6: folders by torchvision's rules ---------------------------------------------------------------------

@@ -9,8 +9,9 @@ from benchmarks.load import write_history
 from tests.conftest import tuner_here
 from trainables.files import locked
 from tuner.home import Home
-from tuner.results import listing
+from tuner.results import listing, searches
 from tuner.results.history import History
+from tuner.results.searches import search_names
 from tuner.spec.search_spec import SearchSpec
 
 MANY = listing.WORTH
@@ -115,3 +116,28 @@ def test_c3_a_home_that_cannot_be_written_is_listed(home, monkeypatch):
 
     monkeypatch.setattr(listing, "write_atomically", full)
     assert len(ls(home)[0]) == MANY
+
+
+@pytest.mark.parametrize("created", [1e300, -1e300, 1e18, -1e15])
+def test_s11_a_kept_time_that_no_calendar_has_is_read_again(home, created):
+    first = ls(home)
+    path = home.root / listing.KEPT
+    kept = json.loads(path.read_text())
+    kept["s01"]["created"] = created
+    path.write_text(json.dumps(kept))
+    assert ls(home) == first
+
+
+def test_a_search_that_is_removed_meanwhile_hides_no_other(home, monkeypatch):
+    """Between the moment its name is found and that its file is looked at."""
+    real = searches.Path.stat
+
+    def stat(path, **how):
+        if path.name == "spec.yaml" and path.parent.name == "s01":
+            raise FileNotFoundError(path)
+        return real(path, **how)
+
+    found = search_names(home)
+    monkeypatch.setattr(searches.Path, "glob", lambda path, pattern: [home.search(n) / "spec.yaml" for n in found])
+    monkeypatch.setattr(searches.Path, "stat", stat)
+    assert sorted(search_names(home)) == sorted(found)

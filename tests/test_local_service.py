@@ -42,7 +42,7 @@ def block_of_ports(count=40):
     not POSTGRES, reason="PostgreSQL's programs are not installed (Debian: apt-get install -y postgresql)"
 )
 @pytest.mark.timeout(600)
-def test_up_search_down():
+def test_s14_up_search_down():
     with s3_server(int(next(free_ports(1)))) as s3:
         up_search_down(s3)
 

@@ -262,3 +262,65 @@ def test_a_place_that_hangs_delays_the_end_by_no_more_than_is_left(run):
     place = Hangs()
     told(run, place, close_s=0.1)
     held.set()
+
+
+ODD = [
+    "https://[x",
+    "https://h:abc/T0KEN",
+    "https://h:99999/T0KEN",
+    "https://h:0/T0KEN",
+    "https://h/T0K\u00e9N",
+    "https://h/T0KEN\udcff",
+    "https://h/\x01T0KEN",
+    f"https://{'a' * 70}.example/T0KEN",
+    "https://a..b/T0KEN",
+    "https://h/hook T0KEN",  # two addresses, the second a piece of the first
+]
+
+
+@pytest.mark.parametrize("address", ODD, ids=ascii)
+def test_an_address_that_cannot_be_one_is_refused_without_its_secret(address, monkeypatch):
+    monkeypatch.setenv("TUNER_NOTIFY", address)
+    monkeypatch.setenv("TUNER_NOTIFY_SECRET", SECRET)
+    with pytest.raises(UsageError) as refused:
+        places_to_notify()
+    assert "of TUNER_NOTIFY" in str(refused.value) and "T0K" not in str(refused.value)
+
+
+ANSWERS = [
+    b"garbage\r\n\r\n",
+    b"HTTP/1.1 999999 x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+    b"HTTP/1.1 302 x\r\nLocation: http://[\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: ascii(answer[:30]))
+def test_an_answer_that_is_none_is_a_problem_of_its_place(answer, monkeypatch):
+    """And no end of the thread that sends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        place = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/T0KEN", SECRET)
+        problem = notifications.deliver(place, Message("test", "x"))
+    assert problem and "T0K" not in problem
+
+
+def test_a_service_whose_code_fails_is_a_problem_of_its_place():
+    class Broken(Kept):
+        def send(self, message):
+            raise RuntimeError("T0KEN")
+
+    assert notifications.deliver(Broken(), Message("test", "x")) == "RuntimeError"
+
+
+def test_a_message_is_json_as_every_parser_reads_it():
+    body = Message("test", "x", {"hypervolume": float("nan"), "front": [{"std": float("inf")}]}).body()
+    assert json.loads(body, parse_constant=pytest.fail)["data"] == {"hypervolume": None, "front": [{"std": None}]}

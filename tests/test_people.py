@@ -25,7 +25,8 @@ from tests.conftest import tuner_here
 from tests.histories import fill, run_of
 from tests.test_tracking import home_in, no_outer_server, search_in  # noqa: F401 - a fixture
 from trainables import ray_adapter
-from trainables.storage import Storage, explain
+from trainables.data import DataError, DataSpec, check
+from trainables.storage import Storage, absolute_storage, explain
 from tuner.errors import Failed, UsageError
 from tuner.execution import driver, ray_instance
 from tuner.execution.ray_callback import SearchCallback
@@ -40,7 +41,7 @@ from tuner.results.listener import Listener
 from tuner.results.searches import load_search, shown_state
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
-from tuner.tracking import health
+from tuner.tracking import health, removal
 from tuner.tracking.runs import database_uri
 from tuner.tracking.tracker import sync
 
@@ -93,6 +94,31 @@ def test_p12_a_tilde_is_the_users_home(tmp_path, monkeypatch):
 def test_p12_a_home_that_no_file_system_can_have():
     with pytest.raises(UsageError, match=r"home folder '.*9' cannot be read \(File name too long\)"):
         Home("/tmp/" + "9" * 300)
+
+
+def test_p8_names_that_are_no_text_are_refused_where_they_would_be_kept(tmp_path):
+    """On disks names are any bytes; a spec, SQLite and MLflow hold text."""
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
+    with pytest.raises(UsageError, match="home folder .* is no text"):
+        Home(odd)
+    with pytest.raises(DataError, match="dataset .* is no text"):
+        check(DataSpec(f"folder:{odd}", "none"), tmp_path / "home")
+    with pytest.raises(ValueError, match=".* is no text"):
+        absolute_storage(odd)
+
+
+@pytest.mark.parametrize("command", ["rm", "restore", "gc"])
+def test_p12_a_home_that_cannot_be_written_is_noticed_before_mlflow_is_told(tmp_path, spec, monkeypatch, command):
+    home = Home(tmp_path)
+    search_in(home, spec, failed=False)
+    for trial in (0, 1, 2):
+        (home.search("s") / f"previews/{trial}").mkdir(parents=True)
+    if command == "restore":
+        removal.remove("s", home)
+    monkeypatch.setattr(removal, "set_deleted", lambda *args: pytest.fail("MLflow was told"))
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    done = tuner_here(command, *(["--yes"] if command == "gc" else ["s"]), "--home", tmp_path)
+    assert done.returncode == 2 and "cannot be written (Read-only file system)" in done.stderr
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "it's $HOME"])
@@ -367,6 +393,22 @@ def test_p5_what_could_not_be_written_leaves_nothing_and_names_its_file(tmp_path
         HOW[what](tmp_path)
     assert str(tmp_path) in str(error.value)
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.tmp")) and not (tmp_path / "big").exists()
+
+
+def test_p5_a_model_that_could_not_be_written_names_its_file(tmp_path, little_room):
+    """The writers of torch and safetensors have errors of their own, and torch's ends the process."""
+    from trainables.model_io import write_weights
+    from trainables.models.build import build_model
+
+    model = build_model("cnn", 3, (1, 8, 8)).eval()
+    write_weights(model, tmp_path, [1, 8, 8])
+    weights, whole = tmp_path / "model.safetensors", tmp_path / "model.pt2"
+    assert weights.stat().st_size < whole.stat().st_size - 4096
+    for file in (weights, whole):
+        little_room(file.stat().st_size - 2048)
+        with pytest.raises(OSError) as error:
+            write_weights(model, tmp_path, [1, 8, 8])
+        assert error.value.filename == str(file)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), OSError(errno.EDQUOT, "x")])

@@ -105,7 +105,7 @@ def test_a_file_is_never_written_through_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["../../../stolen", "front/../../../../stolen", "../first2/history.jsonl"])
-def test_keys_of_a_named_storage_stay_in_the_search(key, tmp_path, s3_env):
+def test_s1_keys_of_a_named_storage_stay_in_the_search(key, tmp_path, s3_env):
     """S1: a bucket can hold any key; nothing is written, not even the harmless ones."""
     client = s3_env.client()
     prefix = f"hostile-{abs(hash(key))}"
@@ -212,7 +212,7 @@ def test_stored_data_need_a_name(where, tmp_path):
         prepare(f"stored:{where.format(tmp_path)}", tmp_path / "home")
 
 
-def test_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, monkeypatch):
+def test_s2_keys_of_a_data_set_stay_in_its_folder(tmp_path, parquet_dir, s3_env, monkeypatch):
     """S2: the files of a data URL are copied here before they are decoded: a key that leads out of the folder is not
     read, or refused where it would be."""
     import tempfile
@@ -331,6 +331,7 @@ IN_NEW_FOLDERS = {
     "tuner.remote.submission",
     "tuner.job",
     "trainables.data.store",
+    "trainables.model_io",
 }
 
 

@@ -423,3 +423,24 @@ def test_reproduce_says_what_it_did(finished, sent, tmp_path):
     found = reproduce(sent, Home(tmp_path), pick="no_search", say=said.append)
     assert found["equal"] and found["trial"] == -1
     assert said[0] == "versions, code, data and kind of machine are those of the bundle"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_s7_what_is_no_file_is_not_replaced(finished, tmp_path, kind):
+    """A file takes another's place by its name; as root also that of /dev/null, for the whole machine."""
+    place = tmp_path / "place"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/null")  # another name of it: should this test fail, the link alone is replaced
+    before = os.lstat(place)
+    for command in (("bundle", "first", "--to"), ("front", "first", "--html")):
+        done = tuner_here(*command, place, "--home", finished[1])
+        assert done.returncode == 2 and "is no regular file" in done.stderr
+    assert os.lstat(place).st_ino == before.st_ino
+
+
+def test_a_disk_is_not_walked_through_for_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "walk", pytest.fail)
+    with pytest.raises(UsageError, match="is no search's folder"):
+        import_search(tmp_path, Home(tmp_path / "home"))

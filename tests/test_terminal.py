@@ -5,9 +5,12 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import SMALL, tuner_process
 
@@ -42,3 +45,23 @@ def test_live_view_on_a_terminal(tmp_path):
     assert "front on val, hypervolume" in screen_text and "running" in screen_text and "epoch" in screen_text
     assert "class weights were raised to floor=1" in screen_text, "what a method had to change is said at once"
     assert "\x1b[" in screen_text, "a live view moves the cursor"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_p1_a_closed_stream_is_silence(tmp_path, closed):
+    """The next file that is opened must not get its number: what is printed would go into it."""
+    says = "import sys; sys.argv = ['tuner', 'methods']; from tuner.cli import main; main()"
+    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, says], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_p5_a_stdout_that_is_full_is_one_line(options):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "w") as full:
+        process = tuner_process("methods", *options, stdout=full, stderr=subprocess.PIPE, fresh=True)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and said.count("\n") == 1 and "stdout" in said and "Traceback" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,19 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
     """``model.safetensors``, and ``model.pt2``: the whole computation, for torch alone; any batch size.
 
     Only the first is safe to load from anybody: torch unpickles what a ``.pt2`` holds and evaluates its expressions.
+    ``OSError`` names the file that cannot be written; torch's own writer would end the process.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    weights, whole = save({k: v.contiguous() for k, v in model.state_dict().items()}), io.BytesIO()
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, folder / "model.pt2")
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
+    torch.export.save(program, whole)
+    for name, data in (("model.safetensors", weights), ("model.pt2", whole.getbuffer())):
+        try:
+            (folder / name).write_bytes(data)
+        except OSError as error:
+            error.filename = str(folder / name)
+            raise
 
 
 def load_model(folder: str | Path) -> nn.Module:

@@ -52,6 +52,11 @@ def read_text(path: str | Path, most: int = TEXT_BYTES) -> str:
         raise Damaged(f"{str(path)!r} is no text in UTF-8 (byte {error.start})") from None
 
 
+def is_text(name: str) -> bool:
+    """Whether a name, which on disks may be any bytes, can be written into a file of text."""
+    return "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
+
+
 def parse_json(text: str | bytes) -> Any:
     """The JSON value in ``text``; ``ValueError`` whatever is wrong with it."""
     from pydantic_core import from_json  # some 40 ms, which commands that read no JSON need not spend

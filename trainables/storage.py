@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from trainables.files import aside_of, is_full, is_name, remove_abandoned
-from trainables.reading import Damaged, open_regular
+from trainables.reading import Damaged, is_text, open_regular
 from trainables.urls import SIGN_IN, check_public, masked
 
 # What a URL may begin with. Others, and chains such as ``zip::file://``, are refused: a URL can come with a search from
@@ -40,7 +40,10 @@ _SILENT = re.compile(
 
 
 def absolute_storage(where: str | None) -> str | None:
-    """The same place for a process in another folder; ``ValueError`` where the URL carries a password."""
+    """The same place for a process in another folder; ``ValueError`` where the URL carries a password or its name is no
+    text."""
+    if where and not is_text(os.path.abspath(where)):
+        raise ValueError(f"{where!r} has a name that is no text in UTF-8; choose another")
     if where is None or "://" not in where:
         return where and os.path.abspath(os.path.expanduser(where))
     check_public("storage", where, SIGN_IN)

@@ -177,7 +177,11 @@ class _SamePlace(urllib.request.HTTPRedirectHandler):
     """urllib sends a request's headers, with its token, wherever an answer points."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if _origin(newurl) != _origin(req.full_url):
+        try:
+            same = _origin(newurl) == _origin(req.full_url)
+        except ValueError:  # it is no URL
+            same = False
+        if not same:
             raise urllib.error.HTTPError(req.full_url, code, f"sends elsewhere, to {masked(newurl)}", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -48,14 +48,15 @@ def to_stderr(text: object) -> None:
 
 def print_json(value: Any) -> None:
     """As every JSON parser reads it: what is no finite number is null."""
-    to_stdout(json.dumps(_finite(value), indent=1, allow_nan=False))
+    to_stdout(json.dumps(finite(value), indent=1, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: what is no finite number is None."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

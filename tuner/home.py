@@ -9,6 +9,7 @@ import shlex
 import tempfile
 from pathlib import Path
 
+from trainables.reading import is_text
 from trainables.urls import SIGN_IN, check_public
 from tuner.errors import UsageError
 
@@ -54,6 +55,8 @@ class Home:
             self.root = Path(named).expanduser().absolute()
         except RuntimeError:
             raise UsageError(f"home folder {named!r} names a user that this machine does not have") from None
+        if not is_text(str(self.root)):  # MLflow, SQLite and a spec keep it as text
+            raise UsageError(f"home folder {named!r} has a name that is no text in UTF-8; choose another")
         try:
             self.searches.exists()
         except OSError as error:  # its name is too long, or it lies in a folder of somebody else's

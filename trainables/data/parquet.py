@@ -4,7 +4,8 @@ are called."""
 from __future__ import annotations
 
 import contextlib
-import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from trainables.data.encoded import Encoded
 from trainables.data.layout import some
 from trainables.data.limits import EXPANSION, SMALL, check_rows
 from trainables.data.spec import DataError
+from trainables.reading import parse_json
 
 _IMAGE_NAMES = ("image", "img", "bytes", "png", "jpg")
+PATHS = 256  # file names read at a time
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y", "coarse_label")
 
 
@@ -29,6 +32,7 @@ def read_parquet(file: Path, chunk: int, first: Encoded | None = None) -> Encode
     """
     with _readable(file):
         parquet = pq.ParquetFile(file)
+    _check_columns(parquet.schema_arrow, file)
     schema, features = parquet.schema_arrow, _features(parquet.schema_arrow)
     image = _image_column(schema, file)
     label = first.label if first and first.label in schema.names else _label_column(schema, features, file)
@@ -53,15 +57,19 @@ def read_parquet(file: Path, chunk: int, first: Encoded | None = None) -> Encode
                 yield images
 
     with _readable(file):
-        column, paths = _label_values(parquet, label, file), _paths(parquet, image)
-    place = lambda row: f"{file} row {row}"  # noqa: E731
-    if pa.types.is_integer(column.type):
-        labels, classes = column.to_numpy().astype(np.int64), _class_names(features, label)
-        return Encoded(rows, labels, classes, paths, chunks, place, str(file), tuple(schema.names), label)
-    names, labels = np.unique(column.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+        labels, names = _label_values(_column(file, label), label, file)
+        paths = _paths(file, schema, image)
     return Encoded(
-        *(rows, labels.astype(np.int64), names.tolist(), paths, chunks, place, str(file), tuple(schema.names), label),
-        from_text=True,
+        rows,
+        labels,
+        names or _class_names(features, label),
+        paths,
+        chunks,
+        lambda row: f"{file} row {row}",
+        str(file),
+        tuple(schema.names),
+        label,
+        from_text=names is not None,
     )
 
 
@@ -80,7 +88,7 @@ def _readable(file: Path) -> Iterator[None]:
 def _features(schema: pa.Schema) -> dict:
     """The feature description that Hugging Face `datasets` leaves in a schema, else {}."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
@@ -88,7 +96,7 @@ def _features(schema: pa.Schema) -> dict:
 
 def _class_names(features: dict, label: str) -> list[str] | None:
     names = features.get(label, {}).get("names")
-    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
+    if isinstance(names, dict) and all(re.fullmatch(r"[0-9]{1,18}", str(key)) for key in names):
         names = [names[key] for key in sorted(names, key=int)]
     return [str(name) for name in names] if names and isinstance(names, list) else None
 
@@ -133,29 +141,53 @@ def _label_column(schema: pa.Schema, features: dict, file: Path) -> str:
     return candidates[0]
 
 
-def _label_values(parquet: pq.ParquetFile, name: str, file: Path) -> pa.ChunkedArray:
-    """The labels, integers or names."""
-    column = parquet.read(columns=[name]).column(0)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_integer(column.type) or _is_text(column.type)):
+def _check_columns(schema: pa.Schema, file: Path) -> None:
+    name, times = Counter(schema.names).most_common(1)[0] if schema.names else ("", 0)
+    if times > 1:
+        raise DataError(f"{file} has {times} columns called {name!r}; each needs a name of its own")
+
+
+def _column(file: Path, name: str) -> pa.ChunkedArray:
+    """A column of numbers or texts, the latter as codes of a dictionary: one long text may stand for all rows."""
+    return pq.ParquetFile(file, read_dictionary=[name]).read(columns=[name]).column(0)
+
+
+def _label_values(column: pa.ChunkedArray, name: str, file: Path) -> tuple[np.ndarray, list[str] | None]:
+    """(N,) int64 and, where the labels are names, these in alphabetical order."""
+    coded = pa.types.is_dictionary(column.type)
+    dtype = column.type.value_type if coded else column.type
+    if not (pa.types.is_integer(dtype) or _is_text(dtype)):
         raise DataError(
-            f"{file} column {name!r} holds {column[0].as_py()!r} ({column.type}); labels must be integers from 0, or "
-            "names"
+            f"{file} column {name!r} holds {column[0].as_py()!r} ({dtype}); labels must be integers from 0, or names"
         )
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise DataError(f"{file} row {row} has label null; every image needs a label")
-    return column
+    if pa.types.is_integer(dtype):
+        return (column.cast(dtype) if coded else column).to_numpy().astype(np.int64), None
+    codes = (column if coded else column.dictionary_encode()).unify_dictionaries().combine_chunks()
+    written = codes.dictionary.to_pylist()  # not as numpy's text, which drops a NUL at the end
+    numbers = codes.indices.to_numpy().astype(np.int64)
+    names = sorted({written[c] for c in np.unique(numbers)})
+    number = {name: c for c, name in enumerate(names)}
+    return np.array([number.get(text, -1) for text in written], dtype=np.int64)[numbers], names
 
 
 def _is_text(dtype: pa.DataType) -> bool:
     return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
-def _paths(parquet: pq.ParquetFile, image: str) -> list[str] | None:
-    dtype = parquet.schema_arrow.field(image).type
-    if not pa.types.is_struct(dtype) or "path" not in [child.name for child in dtype]:
+def _paths(file: Path, schema: pa.Schema, image: str) -> list[str | None] | None:
+    """The images' own file names, where they are stored."""
+    dtype = schema.field(image).type
+    if not pa.types.is_struct(dtype) or not any(child.name == "path" and _is_text(child.type) for child in dtype):
         return None
-    column = parquet.read(columns=[f"{image}.path"]).column(0)
-    return [path for part in column.chunks for path in part.field("path").to_pylist()]
+    left = max(SMALL, EXPANSION * file.stat().st_size)  # bytes, as of the images
+    paths: list[str | None] = []
+    for batch in pq.ParquetFile(file).iter_batches(PATHS, columns=[f"{image}.path"]):
+        column = batch.column(0).field("path")
+        left -= column.get_total_buffer_size()
+        if left < 0:
+            raise DataError(f"{file} expands into more than {EXPANSION} times its bytes")
+        paths += column.to_pylist()
+    return paths

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from search_spaces.number import number
 from trainables.datasets import DATASETS, KINDS, dataset_names
+from trainables.reading import is_text
 from trainables.urls import SIGN_IN, check_public, masked
 
 
@@ -86,6 +87,8 @@ def check_dataset(dataset: str) -> None:
         raise DataError(
             f"unknown dataset {dataset!r}; a data set of the Hugging Face hub is written parquet:hf://datasets/USER/NAME"
         )
+    if not is_text(dataset):
+        raise DataError(f"dataset {dataset!r} has a name that is no text in UTF-8; rename its folder")
     try:
         DATASETS.refuse_broken(dataset)
     except ValueError as problem:

@@ -239,17 +239,26 @@ def _check_copy(key: str, where: str, folder: Path) -> None:
             raise DataError(f"dataset 'stored:{where}' cannot be used: {name} holds no decoded images ({problem})")
 
 
-def _validate(data: Decoded) -> None:
-    """Labels are 0..K-1 with K at least 2, every class has a name of its own, and images in both splits."""
-    classes = len(data.classes)
+CLASS_NAME = 255  # characters, as many as a folder's
+
+
+def _validate_names(names: list[str]) -> None:
     once: set[str] = set()
-    for name in data.classes:
+    for name in names:
+        if len(name) > CLASS_NAME:
+            raise DataError(f"the dataset has a class whose name is {len(name):,} characters long, over {CLASS_NAME}")
         if not name.strip() or name in once:
             what = "without a name" if not name.strip() else f"called {name!r}"
             raise DataError(
                 f"the dataset has {'two classes' if name in once else 'a class'} {what}; each needs its own"
             )
         once.add(name)
+
+
+def _validate(data: Decoded) -> None:
+    """Labels are 0..K-1 with K at least 2, every class has a name of its own, and images in both splits."""
+    classes = len(data.classes)
+    _validate_names(data.classes)
     for split, (images, labels) in (("train", data.train), ("test", data.test)):
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(wrong):

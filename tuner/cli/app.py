@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Optional
 
@@ -265,7 +266,8 @@ def main() -> None:
         code = stop.exit_code
     except Exception as error:
         code = _failure(error)
-    sys.stdout.flush()
+    with suppress(OSError):  # said already, by what has printed
+        sys.stdout.flush()
     leave(code)
 
 
@@ -280,13 +282,16 @@ def _failure(error: Exception) -> int:
     if os.environ.get("TUNER_DEBUG"):
         raise error
     if is_full(error):
-        return _complain(f"{error.filename or 'a file'} cannot be written ({error.strerror}); make room there", 1)
+        return _complain(
+            f"{error.filename or 'stdout or a file'} cannot be written ({error.strerror}); make room there", 1
+        )
     return _complain(f"{type(error).__name__}: {error}", 1)
 
 
 def _complain(sentence: str, code: int) -> int:
     sentence = masked(sentence)
     if "--json" in sys.argv:
-        to_stdout(json.dumps({"error": sentence}))
+        with suppress(OSError):  # stdout may be what is full
+            to_stdout(json.dumps({"error": sentence}))
     to_stderr(f"Error: {sentence}")
     return code

@@ -28,6 +28,8 @@ def gc(
 
     where = Home(home, storage)
     items = [*inventory(where), *(stored_inventory(where.storage) if where.storage else ())]
+    if yes and not all(item.needed or item.storage for item in items):
+        where.require_writable()
     free = collect(items) if yes else sum(item.bytes for item in items if not item.needed)
     if as_json:
         print_json({"removed": yes, "bytes": free, "items": [item.to_dict() for item in items]})

@@ -185,14 +185,14 @@ def verify(
     from tuner.results.searches import load_search
     from tuner.verification.console import show_verification
     from tuner.verification.foreign import verify_model
-    from tuner.verification.robustbench import check_attack, write_record
+    from tuner.verification.robustbench import check_record, write_record
     from tuner.verification.verify import verify_search
 
     where = Home(home, storage)
     if (search is None) == (model is None):
         raise UsageError("tuner verify takes the name of a search, or --model FILE with --arch NAME")
     if json_robustbench is not None:
-        check_attack(attack)
+        check_record(attack, json_robustbench)
     spec = model_spec(model, arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
     if model is not None:
         if (pick, most, seeds) != (None, 8, 0):

@@ -92,13 +92,16 @@ def _column(values: list, kind: pyarrow.DataType | None) -> pyarrow.Array:
 
 
 def require_file(flag: str, path: Path) -> None:
-    """``UsageError`` where an option that takes a file names a folder."""
+    """``UsageError`` where an option that takes a file names a folder, a pipe or a device: it would be replaced, and
+    /dev/null with it for the whole machine where root asks for it."""
     if path.is_dir():
         raise UsageError(f"--{flag} {str(path)!r} is a folder; give a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--{flag} {str(path)!r} is no regular file; give the name of one")
 
 
 def write_asked(flag: str, path: Path, data: bytes | str) -> None:
-    """Write the file that an option names; ``UsageError`` where that is a folder or cannot be written."""
+    """Write the file that an option names; ``UsageError`` where that is no file or cannot be written."""
     require_file(flag, path)
     try:
         write_atomically(path.absolute(), data)
@@ -110,7 +113,7 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: C
     """Write the files that ``files`` names: "html", "png" or "parquet" -> path.
 
     The first two show the single run, or the ``comparison`` of several; the table has all trials x epochs.
-    ``UsageError`` for a path that is a folder or cannot be written.
+    ``UsageError`` for a path that is no file or cannot be written.
     """
     from tuner.report.html.front_page import front_page
 

@@ -26,10 +26,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any, Protocol
 
 from trainables.urls import open_url
 from tuner.errors import Failed, UsageError
+from tuner.escape import finite
 from tuner.report.gain import assessed_in, gains
 from tuner.report.reference import front_in, references_of
 from tuner.results.listener import Listener
@@ -57,7 +59,8 @@ class Message:
 
     def body(self) -> bytes:
         when = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="seconds")
-        return json.dumps({"type": self.kind, "timestamp": when, "text": self.text, "data": self.data}).encode()
+        said = {"type": self.kind, "timestamp": when, "text": self.text, "data": self.data}
+        return json.dumps(finite(said), allow_nan=False).encode()
 
 
 class Place(Protocol):
@@ -101,6 +104,8 @@ class Webhook:
             return f"HTTP {error.code}"
         except OSError as error:  # also what urllib makes of them
             raise Again(str(getattr(error, "reason", error))) from None
+        except (HTTPException, ValueError):
+            return "its answer is not HTTP"
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -132,7 +137,8 @@ def places_to_notify() -> list[Place]:
 
 
 def _place(number: int, url: str) -> Place:
-    which = f"address {number} of {PLACES} ({url.partition('://')[0][:20]}://...)"
+    scheme, colon, _ = url.partition("://")  # without one, it may be a piece of a secret
+    which = f"address {number} of {PLACES}" + (f" ({scheme[:20]}://...)" if colon else "")
     web = url.startswith(("https://", "http://"))
     try:
         from apprise import Apprise
@@ -140,9 +146,10 @@ def _place(number: int, url: str) -> Place:
         if not web:
             raise UsageError(f"{which} needs Apprise: pip install 'robust-tuner[notify]'") from None
     else:
-        if plugin := Apprise.instantiate(url, suppress_exceptions=True):
+        # it raises for bytes that are no text, whatever it is told
+        if plugin := url.isprintable() and Apprise.instantiate(url, suppress_exceptions=True):
             return OfApprise(plugin)
-    if not web or not urllib.parse.urlsplit(url).hostname:
+    if not web or not _is_address(url):
         raise UsageError(f"{which} is no address of a webhook (https://...) or of a service that Apprise knows")
     secret = os.environ.get(SECRET, "")
     try:
@@ -157,6 +164,16 @@ def _place(number: int, url: str) -> Place:
     return Webhook(url, secret)
 
 
+def _is_address(url: str) -> bool:
+    """Whether a request can be sent there: a host, a port that is one, and none but printable ASCII, as HTTP has it."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        (parts.hostname or "").encode("idna")  # as a socket does: no part is empty or too long
+        return bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable()
+    except ValueError:
+        return False
+
+
 def deliver(place: Place, message: Message) -> str | None:
     """Send a message, again after a pause where that may help; what went wrong, or None."""
     for pause in (*PAUSES_S, None):
@@ -164,6 +181,8 @@ def deliver(place: Place, message: Message) -> str | None:
             return place.send(message)
         except Again as error:
             problem = str(error)
+        except Exception as error:  # of a service's own code; its words may repeat the address
+            return type(error).__name__
         if pause is not None:
             time.sleep(pause)
     return problem

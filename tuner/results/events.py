@@ -337,7 +337,7 @@ def _is_whole(value: Any) -> bool:
     return type(value) is int and abs(value) < 2**53
 
 
-def _is_time(value: Any) -> bool:
+def is_time(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 2**37  # some thousand years
 
 
@@ -370,7 +370,7 @@ def _is_metrics(value: Any) -> bool:
 _FITS: dict[str, Callable[[Any], bool]] = {
     "int": _is_whole,
     "Count": lambda value: _is_whole(value) and value >= 0,
-    "float": _is_time,
+    "float": is_time,
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "Setting": _is_setting,

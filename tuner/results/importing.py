@@ -118,6 +118,8 @@ def _copy_folder(source: Path, names: dict[str, int], aside: Path) -> None:
 
 def _names(source: Path) -> Found:
     """``UsageError`` where it is no search's folder, or holds a link in place of what is taken."""
+    if not all((source / name).exists() for name in (SPEC, HISTORY)):  # before all of a disk is walked through
+        raise UsageError(f"{str(source)!r} is no search's folder: it holds no {SPEC} with a {HISTORY}")
     taken, others = dict[str, int](), 0
     for where, folders, files in os.walk(source):  # which does not follow links
         for path in (Path(where, name) for name in (*folders, *files)):
@@ -129,8 +131,6 @@ def _names(source: Path) -> Found:
                     taken[name] = path.lstat().st_size
             else:
                 others += path.name in files
-    if not {SPEC, HISTORY} <= taken.keys():
-        raise UsageError(f"{str(source)!r} is no search's folder: it holds no {SPEC} with a {HISTORY}")
     return Found(taken, others)
 
 

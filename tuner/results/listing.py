@@ -12,6 +12,7 @@ from trainables.reading import intact, read_json, shaped
 from tuner.errors import Failed, UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
+from tuner.results.events import is_time
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import is_running, load_search, search_names
 from tuner.results.summary import state_of
@@ -62,7 +63,7 @@ class Listing:
     def row(self, name: str) -> dict[str, Any]:
         """What there is to say of the search; errors as in `load_search`."""
         stamp, row = self._stamp(name), self._kept.get(name, {})
-        if not shaped(row, _SHAPE) or row["stamp"] != stamp:
+        if not shaped(row, _SHAPE) or not is_time(row["created"]) or row["stamp"] != stamp:
             row = self._read[name] = {"stamp": stamp, **_row(load_search(self.home, name), self.home)}
         return {
             **row,

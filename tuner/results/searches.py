@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -23,13 +24,20 @@ from tuner.spec.search_spec import SearchSpec
 
 def search_names(home: Home) -> list[str]:
     """The names of the searches: first those that only the home's storage has, then those of the home, oldest first."""
-    specs = home.searches.glob("*/spec.yaml")
-    local = [p.parent.name for p in sorted(specs, key=lambda p: p.stat().st_mtime) if p.parent.name[0] != "."]
+    specs = home.searches.glob("[!.]*/spec.yaml")
+    local = [path.parent.name for path in sorted(specs, key=_written)]
     if not home.storage:
         return local
     from tuner.sync.mirror import stored_names
 
     return [*(name for name in stored_names(home.storage) if name not in local), *local]
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed since it was found
+        return 0.0
 
 
 def load_search(home: Home, name: str) -> SearchRun:

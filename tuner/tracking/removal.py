@@ -31,6 +31,7 @@ def remove(name: str, home: Home | None = None) -> Path:
     if folder.is_symlink():
         raise UsageError(f"{str(folder)!r} is a link, which is not followed here; remove the link itself")
     run = _readable(name, home)
+    home.require_writable()  # before MLflow and a storage are told
     to = f"{int(time.time())}-{check_name(name)}"
     with locked(folder / ".lock", patience=0.5) as mine:
         if not mine:
@@ -55,6 +56,7 @@ def restore(name: str, home: Home | None = None) -> SearchRun:
         raise UsageError(f"no search {name!r} in the trash of {str(home.root)!r}; what is there is kept for a day")
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"search {name!r} exists; restore takes its old name, so rename or remove that one first")
+    home.require_writable()
     spec = intact(lambda: SearchSpec.from_stored(read_text(found[-1] / "spec.yaml"), name=name))
     if spec and spec.storage:
         check_named(spec, home, name, "restore")

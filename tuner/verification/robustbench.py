@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from tuner.errors import UsageError
-from tuner.report.files import write_asked
+from tuner.report.files import require_file, write_asked
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.summary import flags_of
 
 LARGEST = 255  # of a pixel
 
 
-def check_attack(attack: str) -> None:
-    """``UsageError`` unless it is the one whose accuracy the record holds."""
+def check_record(attack: str, path: Path) -> None:
+    """``UsageError`` unless the attack is the one whose accuracy the record holds, and ``path`` can be a file."""
+    require_file("json-robustbench", path)
     if attack != "autoattack":
         raise UsageError(f"--json-robustbench holds AutoAttack's accuracy, not that of {attack}: --attack autoattack")
 
@@ -27,7 +28,7 @@ def check_attack(attack: str) -> None:
 def write_record(result: dict[str, Any], spec: SearchSpec, path: Path) -> None:
     """Write the record of the result's ``subject``; ``UsageError`` where it cannot be written. What only the authors
     know is left empty, as RobustBench's own ``benchmark`` leaves it."""
-    check_attack(result["attack"])
+    check_record(result["attack"], path)
     (row,) = (r for r in result["rows"] if r["label"] == result["subject"]["label"])
     write_asked("json-robustbench", path, json.dumps({**record(row, spec), **_network(result)}, indent=2) + "\n")
 
