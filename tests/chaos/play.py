@@ -159,7 +159,7 @@ class Round:
             raise GiveUp(f"hang: a driver has not ended after {HUNG_S * self.patience:.0f} s: {self.driver.said!r}")
 
     def _back_lately(self) -> bool:
-        """Whether a storage may have come back while the search ended, which then wrote into what stood in its place."""
+        """Whether a storage may have come back while the search ended, which wrote into what stood in its place."""
         return time.monotonic() - self._back < END_S
 
     def _ended(self) -> bool:
