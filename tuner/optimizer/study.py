@@ -105,8 +105,7 @@ def _ended(record: TrialRecord) -> bool:
 
 
 def _ahead(trial: FrozenTrial, record: TrialRecord | None) -> bool:
-    """Whether the study knows more of a trial than that it runs, and the history does not. ``record``: the
-    history's."""
+    """Whether the study has an end of the trial that the history, whose ``record`` that is, has not."""
     if record is None:
         return trial.state != OptunaState.RUNNING
     return trial.state.is_finished() and not _ended(record)
