@@ -592,6 +592,18 @@ def test_the_record_is_made_again_from_the_history(tmp_path):
     assert [(t.params, t.values, t.state) for t in study_of(tmp_path).trials] == before
 
 
+def test_a_record_that_knows_more_than_the_history_is_made_again(tmp_path):
+    """The history was restored from an older copy."""
+    spec, history = spec_of(trials=5), History(tmp_path)
+    _drive(Proposer(spec, history, folder=tmp_path), history, spec, until=2)
+    older = (tmp_path / "history.jsonl").read_bytes()
+    _drive(Proposer(spec, history, folder=tmp_path), history, spec, until=2)
+    assert len(study_of(tmp_path).trials) == 4
+    (tmp_path / "history.jsonl").write_bytes(older)
+    assert RecordedStudy(spec, History(tmp_path), tmp_path).lost == {}
+    assert [t.number for t in study_of(tmp_path).trials] == [0, 1]
+
+
 def test_an_end_the_study_missed_is_told_at_the_next_start(tmp_path):
     spec, history = spec_of(trials=5), History(tmp_path)
     proposer = Proposer(spec, history, folder=tmp_path)

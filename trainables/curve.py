@@ -30,6 +30,16 @@ class CurvePoint:
         lists = (tuple(stored[name]) for name in ("count", "clean", "robust"))
         return cls(Offsets.of(stored["offsets"]), *lists)
 
+    def check(self, classes: int) -> None:
+        """``ValueError`` where the counts are none of so many classes."""
+        if not all(len(counts) == classes for counts in (self.count, self.clean, self.robust)):
+            raise ValueError("a curve's point without counts for every class")
+        for n, clean, robust in zip(self.count, self.clean, self.robust):
+            if not (0 <= clean <= n and 0 <= robust <= n):
+                raise ValueError("a curve's point with more images right than there are")
+        if not 0 < sum(self.count) < math.inf:
+            raise ValueError("a curve's point without images")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -70,12 +80,6 @@ class Curve:
         ):
             raise ValueError("a curve without points, or whose classes are not distinct and trained on")
         for point in self.points:
-            if not all(len(counts) == classes for counts in (point.count, point.clean, point.robust)):
-                raise ValueError("a curve's point without counts for every class")
-            for n, clean, robust in zip(point.count, point.clean, point.robust):
-                if not (0 <= clean <= n and 0 <= robust <= n):
-                    raise ValueError("a curve's point with more images right than there are")
-            if not 0 < sum(point.count) < math.inf:
-                raise ValueError("a curve's point without images")
+            point.check(classes)
         if len({point.offsets.tau for point in self.points}) < len(self.points):
             raise ValueError("two points of a curve with the same tau")

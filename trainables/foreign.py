@@ -280,11 +280,8 @@ def _of_library(state: Mapping[str, Tensor], model: Classifier) -> dict[str, str
 
 def _check(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """``ValueError`` with all that does not fit."""
+    _check_classes(weights, wanted)
     wrong = []
-    if "head.weight" in weights and weights["head.weight"].dim() == 2:
-        theirs, ours = len(weights["head.weight"]), len(wanted["head.weight"])
-        if theirs != ours:
-            raise ValueError(f"its head has {theirs} classes, the data have {ours}")
     missing = [name for name in wanted if name not in weights and not name.endswith(COUNTER)]
     unexpected = [name for name in weights if name not in wanted]
     sizes = [n for n, w in weights.items() if n in wanted and w.shape != wanted[n].shape]
@@ -298,6 +295,14 @@ def _check(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
         wrong.append(f"{len(sizes)} of another shape ({shapes})")
     if wrong:
         raise ValueError(f"its tensors are not those of the model: {'; '.join(wrong)}")
+
+
+def _check_classes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """``ValueError`` where the head is of another number of classes, which says more than its shape."""
+    if "head.weight" in weights and weights["head.weight"].dim() == 2:
+        theirs, ours = len(weights["head.weight"]), len(wanted["head.weight"])
+        if theirs != ours:
+            raise ValueError(f"its head has {theirs} classes, the data have {ours}")
 
 
 def _some(names: list[str]) -> str:

@@ -104,6 +104,13 @@ def _ended(record: TrialRecord) -> bool:
     return record.state.ended or record.preview is not None
 
 
+def _ahead(trial: FrozenTrial, record: TrialRecord | None) -> bool:
+    """Whether the study has an end of the trial that the history, whose ``record`` that is, has not."""
+    if record is None:
+        return trial.state != OptunaState.RUNNING
+    return trial.state.is_finished() and not _ended(record)
+
+
 class RecordedStudy:
     """Records trials as they start and end, under the history's trial numbers.
 
@@ -146,9 +153,7 @@ class RecordedStudy:
         if owner not in (None, key):
             raise self._not_ours()
         unknown = [t for t in recorded if t.number not in history.trials]
-        known = [(t, history.trials[t.number]) for t in recorded if t.number in history.trials]
-        again = any(t.state.is_finished() and not _ended(record) for t, record in known)
-        if again or any(t.state != OptunaState.RUNNING for t in unknown):
+        if any(_ahead(t, history.trials.get(t.number)) for t in recorded):
             if owner != key:  # of a version that did not write owners
                 raise self._not_ours()
             # ours, but the history is older: it was restored from a copy; or a trial that had ended is tried again

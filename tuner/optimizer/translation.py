@@ -7,7 +7,7 @@ method that has no choice of it. Parameters that name none have one that only th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,11 +70,14 @@ def translate(found: dict[str, Any], lane: SearchSpec, counts: Sequence[int]) ->
         if acts.unit and (value := acts.value(found[acts.name], beside, counts)) is not None:
             given[name] = value
     params = _complete(space, _needed(space, given) | given)
-    here = coordinates(lane, params, counts)
-    other = {name for name, base in BESIDE.items() if name in found and here.get(base) != found.get(base)}
-    if other:
+    if other := _beside_another(found, coordinates(lane, params, counts)):
         return translate({name: value for name, value in found.items() if name not in other}, lane, counts)
     return params, [known[name].name for name in params if name in given]
+
+
+def _beside_another(found: Mapping[str, Any], here: Mapping[str, Any]) -> set[str]:
+    """The coordinates of ``found`` that mean something else ``here``, beside another base."""
+    return {name for name, beside in BESIDE.items() if name in found and here.get(beside) != found.get(beside)}
 
 
 def _possible(range_: Distribution, value: Any) -> bool:

@@ -86,12 +86,16 @@ def _objections(spec: SearchSpec, name: str, home: Home) -> Iterator[str]:
         yield f"does not fit this search: {differs}"
     yield from _unlike(spec, theirs) if theirs.method == spec.method else _unrelated(spec, theirs)
     ended = [t for t in earlier.history.trials.values() if t.preview or t.state == TrialState.FINISHED]
-    metrics = [t.preview.metrics if t.preview else t.last for t in ended]
-    unknown = [name for name in spec.objectives if all(name not in found for found in metrics)]
-    if ended and unknown:  # made by an earlier version
+    if unknown := _unrecorded(spec.objectives, ended):
         yield f"did not record {', '.join(unknown)}, an objective here"
     if not any(map(Worth.of(spec), ended)):
         yield "has no finished trial to learn from"
+
+
+def _unrecorded(objectives: Sequence[str], ended: Sequence[TrialRecord]) -> list[str]:
+    """The objectives that none of the trials has, where there are any: an earlier version did not know the metric."""
+    metrics = [t.preview.metrics if t.preview else t.last for t in ended]
+    return [name for name in objectives if metrics and all(name not in found for found in metrics)]
 
 
 def _judged(spec: SearchSpec, theirs: SearchSpec) -> dict[str, tuple[Any, Any]]:

@@ -245,17 +245,8 @@ def job_row(job: dict[str, Any]) -> dict[str, Any]:
 
     ``started`` and ``ended`` are in seconds since 1970. A job whose driver was interrupted counts as stopped.
     """
-    state = STATES.get(job["status"], job["status"].lower())
-    code = job.get("driver_exit_code")
-    if not isinstance(code, int | None):
-        raise ValueError(f"exit code {str(code)[:80]!r}")
-    if state == "failed" and code == INTERRUPTED:
-        state = "stopped"
-    if state == "stopped":
-        code = INTERRUPTED
-    elif state in ENDED and code is None:
-        code = 0 if state == "finished" else 1
-    message, said = _text(job.get("message") or ""), job.get("metadata") or {}
+    state, code = _state(job)
+    said = job.get("metadata") or {}
     return {
         "id": _text(job.get("submission_id") or job.get("job_id")),
         "search": _text(said.get(OUR_KEY) or ""),
@@ -266,8 +257,21 @@ def job_row(job: dict[str, Any]) -> dict[str, Any]:
         "exit_code": code,
         "started": _seconds(job.get("start_time")),
         "ended": _seconds(job.get("end_time")),
-        "message": message,
+        "message": _text(job.get("message") or ""),
     }
+
+
+def _state(job: dict[str, Any]) -> tuple[str, int | None]:
+    """A job's state and exit code."""
+    state = STATES.get(job["status"], job["status"].lower())
+    code = job.get("driver_exit_code")
+    if not isinstance(code, int | None):
+        raise ValueError(f"exit code {str(code)[:80]!r}")
+    if state == "stopped" or (state == "failed" and code == INTERRUPTED):
+        return "stopped", INTERRUPTED
+    if state in ENDED and code is None:
+        return state, 0 if state == "finished" else 1
+    return state, code
 
 
 def _seconds(milliseconds: int | None) -> float | None:

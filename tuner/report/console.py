@@ -80,7 +80,6 @@ def show_front(
     search that keeps it. ``instead``: of `INSTEAD`, what is printed in its place. ``UsageError`` where searches cannot
     be compared; ``Failed`` where no point keeps the constraint. Returns the points that keep it, by search.
     """
-    from tuner.report.comparison import as_json as comparison_json
     from tuner.report.comparison import compare_runs
     from tuner.report.files import write_files
     from tuner.results.searches import load_search, shown_state
@@ -97,10 +96,7 @@ def show_front(
     write_files(files, runs, comparison)
     results = [front_json(run) | {"state": shown_state(run)} | ({"at": kept[run.name]} if kept else {}) for run in runs]
     if as_json:
-        if instead:
-            results = [r | {instead: INSTEAD[instead][0](run)} for r, run in zip(results, runs)]
-        by_search = comparison_json(comparison) if comparison else {}
-        print_json([r | ({"overlay": by_search[r["search"]]} if by_search else {}) for r in results])
+        print_json(_with_answers(results, runs, comparison, instead))
         return kept
     if constraint:
         _show_kept(runs, kept, constraint)
@@ -126,6 +122,21 @@ def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, 
     if not any(kept.values()):
         raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}, with any of its offsets")
     return kept
+
+
+def _with_answers(
+    results: list[dict[str, Any]], runs: list[SearchRun], comparison: Comparison | None, instead: str
+) -> list[dict[str, Any]]:
+    """The results with what else ``--json`` has been asked for: that of `INSTEAD`, and what each has in the
+    comparison."""
+    from tuner.report.comparison import as_json
+
+    if instead:
+        results = [r | {instead: INSTEAD[instead][0](run)} for r, run in zip(results, runs)]
+    if comparison:
+        by_search = as_json(comparison)
+        results = [r | {"overlay": by_search[r["search"]]} for r in results]
+    return results
 
 
 def _show_kept(runs: list[SearchRun], kept: dict[str, dict[str, Any] | None], constraint: Constraint) -> None:

@@ -330,17 +330,6 @@ def frame_data(
     that show the effect of a parameter, of previews; without any, of trials of full budget."""
     x_name, y_name = plane(objectives)
     limits = [_limits(axis, points, references, band) for axis in "xy"]
-    outside = sum(not all(low <= p[a] <= high for a, (low, high) in zip("xy", limits)) for p in points)
-    notes = (
-        []
-        if len(objectives) == 2
-        else [
-            f"The search has {len(objectives)} objectives ({', '.join(objectives)}); "
-            f"the picture shows {x_name} and {y_name}, so a front member may look dominated here."
-        ]
-    )
-    if outside:
-        notes.append(f"{outside} of {len(points)} points are worse than what the picture shows.")
     shown = effects or [p for p in points if p["full"] and p["best"]]
     return {
         "x": x_name,
@@ -351,7 +340,7 @@ def frame_data(
         "range": limits,
         "whole": [_range([p[a] for p in points]) for a in "xy"],
         "top": max((value for p in points for value in p["robust"].values()), default=1.0),
-        "note": " ".join(notes),
+        "note": _not_shown(objectives, points, limits),
         "two": len(objectives) == 2,
         "curves": [],
         "references": [],
@@ -362,6 +351,20 @@ def frame_data(
         "effectsOf": "previews" if effects else "trials of full budget",
         "paramRange": _range([p[a] for p in shown for a in "xy"]),
     }
+
+
+def _not_shown(objectives: tuple[str, ...], points: list[dict], limits: list[list[float]]) -> str:
+    """What a picture with these limits leaves out, in sentences: further objectives, and points outside."""
+    notes = []
+    if len(objectives) != 2:
+        notes.append(
+            f"The search has {len(objectives)} objectives ({', '.join(objectives)}); "
+            f"the picture shows {' and '.join(plane(objectives))}, so a front member may look dominated here."
+        )
+    outside = sum(not all(low <= p[a] <= high for a, (low, high) in zip("xy", limits)) for p in points)
+    if outside:
+        notes.append(f"{outside} of {len(points)} points are worse than what the picture shows.")
+    return " ".join(notes)
 
 
 def _papers_name(labels: list[str]) -> str:

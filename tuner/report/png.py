@@ -202,14 +202,17 @@ def _draw_trials(axes: Axes, points: list[dict], look: dict) -> None:
         facecolors="none" if hollow else colour,
         edgecolors=None if marker == "x" else colour,
     )
-    means = [p for p in points if p["std"]]
+    _draw_error_bars(axes, [p for p in points if p["std"]], look)
+
+
+def _draw_error_bars(axes: Axes, means: list[dict], look: dict) -> None:
     axes.errorbar(
         [p["x"] for p in means],
         [p["y"] for p in means],
         linestyle="none",
         xerr=[p["std"][0] for p in means],
         yerr=[p["std"][1] for p in means],
-        ecolor=colour,
+        ecolor=look["colour"],
         elinewidth=1,
         capsize=2,
         alpha=look["opacity"],

@@ -42,21 +42,31 @@ def front_cells(
     shown_rows = evenly(front.rows, MAX_ROWS)
     rows = [(_marked_label(row, references), row) for row in shown_rows] + reference_rows(front, references)
     shown = [n for n in searched if any(n in row["params"] for _, row in rows)]
-    metrics = shown_metrics(front.objectives)
-    columns: dict[str, list[str]] = {"trial": [label for label, _ in rows]}
+    columns = _model_columns(rows, narrow) | _result_columns(rows, shown_metrics(front.objectives))
+    each = len(shown) <= (1 if narrow else MAX_COLUMNS)
+    texts = _parameter_cells(rows, shown, each)
+    cells = [[*(column[i] for column in columns.values()), *texts[i]] for i in range(len(rows))]
+    return [*columns, *(shown if each else ["parameters"])], cells
+
+
+def _model_columns(rows: Sequence[tuple[str, dict]], narrow: bool) -> dict[str, list[str]]:
+    """Header -> cells: which model each (label, row) is."""
+    columns = {"trial": [label for label, _ in rows]}
     if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
         columns["method"] = [row["method"] for _, row in rows]
     if len({row.get("seed") for _, row in rows}) > 1:
         columns["seed"] = [str(row.get("seed", "")) for _, row in rows]
     if not narrow and any(offsets_text(row) for _, row in rows):
         columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
-    columns |= {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
+    return columns
+
+
+def _result_columns(rows: Sequence[tuple[str, dict]], metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Header -> cells: what each (label, row) is worth."""
+    columns = {short_label(name): [with_std(row, name) for _, row in rows] for name in metrics}
     if any("p_front" in row for _, row in rows):
         columns["on the front"] = [f"{row['p_front']:.0%}" if "p_front" in row else "" for _, row in rows]
-    each = len(shown) <= (1 if narrow else MAX_COLUMNS)
-    texts = _parameter_cells(rows, shown, each)
-    cells = [[*(column[i] for column in columns.values()), *texts[i]] for i in range(len(rows))]
-    return [*columns, *(shown if each else ["parameters"])], cells
+    return columns
 
 
 def evenly(rows: Sequence[Any], most: int) -> list[Any]:

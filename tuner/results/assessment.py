@@ -74,14 +74,7 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
     assert curve is not None
     places = {trial: _place(spec, history, trial) for trial in finished}
     points = [p for trial in finished for p in _kept(spec, history, trial, places[trial])]
-    references = {"no_search": no_search_trial(spec, history), "paper": paper_trial(spec, history)}
-    curves = {
-        name: kept
-        for name, trial in references.items()
-        if trial is not None
-        and history.record(trial).curve is not None
-        and (kept := _kept(spec, history, trial, places.get(trial)))
-    }
+    curves = _reference_curves(spec, history, places)
     found = judge(points, curve.train_counts, spec.objectives, curves, curve.classes)
     notes = dict(zip((_label(p) for p in points), found.rows))
     front = Front.of(every, spec.objectives)
@@ -93,6 +86,20 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
         {name: _gain(gain, named) for name, gain in found.front["gain"].items()},
         sum(curve.points[0].count),
     )
+
+
+def _reference_curves(
+    spec: SearchSpec, history: History, places: Mapping[int, Sequence[float] | None]
+) -> dict[str, list[Any]]:
+    """``no_search`` and ``paper`` -> the points of its curve that satisfy the constraints, of those that have any."""
+    references = {"no_search": no_search_trial(spec, history), "paper": paper_trial(spec, history)}
+    return {
+        name: kept
+        for name, trial in references.items()
+        if trial is not None
+        and history.record(trial).curve is not None
+        and (kept := _kept(spec, history, trial, places.get(trial)))
+    }
 
 
 def probability(spec: SearchSpec, history: History, row: Mapping[str, Any], bound: Constraint) -> float | None:

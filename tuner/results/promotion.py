@@ -50,12 +50,12 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     that diverged counts as a preview: else a search in which many do would train nothing in full. What a user added
     trains in full whatever its preview says, beside the quarter.
     """
-    ended = [t for t in history.trials.values() if t.preview or (t.state == TrialState.FAILED and not t.full)]
+    ended = [t for t in history.trials.values() if _previewed(t)]
     asked = [t for t in ended if t.added]
-    if wanted := [t.trial for t in asked if t.state == TrialState.PREVIEWED]:
-        return wanted[0]
+    if wanted := _waiting(asked):
+        return wanted[0].trial
     latest = [t for t in ended if not t.added][-WINDOW:]
-    waiting = {t.trial: curve_of(t, goal) for t in latest if t.state == TrialState.PREVIEWED}
+    waiting = {t.trial: curve_of(t, goal) for t in _waiting(latest)}
     most, taken = scheduler.most(len(latest)), _taken(latest, goal)
     if not waiting or not most:
         return None
@@ -64,6 +64,16 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     if not any(waiting.values()):
         return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
     return adds_most(waiting, [point for curve in (*taken, *_taken(asked, goal)) for point in curve])
+
+
+def _previewed(record: TrialRecord) -> bool:
+    """Whether the trial's preview has ended, or it diverged before."""
+    return record.preview is not None or (record.state == TrialState.FAILED and not record.full)
+
+
+def _waiting(ended: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Those previews that do not train in full yet."""
+    return [t for t in ended if t.state == TrialState.PREVIEWED]
 
 
 def _taken(ended: Iterable[TrialRecord], goal: Goal) -> list[list[Point]]:

@@ -9,6 +9,7 @@ from typing import Any
 from trainables.reading import intact, read_json, shaped
 from tuner.files import write_atomically
 from tuner.results import replicates
+from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
@@ -37,17 +38,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "images": found and found.images,
         "band": found and _band(found.band),
         "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
-        "trials": {
-            "finished": len(history.with_state(TrialState.FINISHED)),
-            "previewed": len(history.with_state(TrialState.PREVIEWED)),
-            "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
-            "failed": len(history.with_state(TrialState.FAILED)),
-            **{
-                str(state): number
-                for state in (TrialState.WAITING, TrialState.SKIPPED)  # of searches that a user has changed
-                if (number := len(history.with_state(state)))
-            },
-        },
+        "trials": _trial_counts(history),
         "home": str(run.home.root),
     }
     if spec.constraint:  # finished trials that violate a constraint with all offsets, so they are not on the front
@@ -56,6 +47,21 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         for row in [*paper, *result["no_search"]]:
             row["feasible"] = spec.goal.feasible(history.metrics_of(row))
     return result | extras(run)
+
+
+def _trial_counts(history: History) -> dict[str, int]:
+    """How many trials ended in which way."""
+    return {
+        "finished": len(history.with_state(TrialState.FINISHED)),
+        "previewed": len(history.with_state(TrialState.PREVIEWED)),
+        "stopped": len(history.with_state(TrialState.STOPPED, TrialState.RUNNING)),
+        "failed": len(history.with_state(TrialState.FAILED)),
+        **{
+            str(state): number
+            for state in (TrialState.WAITING, TrialState.SKIPPED)  # of searches that a user has changed
+            if (number := len(history.with_state(state)))
+        },
+    }
 
 
 def _band(band: dict[str, list[float]] | None) -> dict[str, list[float]] | None:

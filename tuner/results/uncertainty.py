@@ -93,10 +93,7 @@ def judge(
     if not points:
         raise ValueError("nothing was judged")
     references = references or {}
-    index = {p.key: i for i, p in reversed(list(enumerate(points)))}
-    outside = {p.key: p for curve in references.values() for p in curve if p.key not in index}
-    everything = [*points, *outside.values()]
-    index |= {key: len(points) + i for i, key in enumerate(outside)}
+    everything, index = _together(points, references)
     names = tuple(dict.fromkeys([*objectives, *SHOWN, *([bound.metric] if bound else [])]))
     owner = {index[p.key]: i for i, curve in enumerate(references.values(), 1) for p in curve}
     belongs = np.array([owner.get(i, 0) for i in range(len(everything))])
@@ -111,10 +108,7 @@ def judge(
         rows = [{**row, "p_holds": float(held[:, i].mean())} for i, row in enumerate(rows)]
     return Uncertainty(
         rows=rows,
-        p_front={
-            t: float(on_front[:, [i for i, p in enumerate(points) if p.trial == t]].any(1).mean())
-            for t in dict.fromkeys(p.trial for p in points)
-        },
+        p_front=_trials_on_front(points, on_front),
         front={
             "rows": chosen,
             "hypervolume": {
@@ -129,6 +123,24 @@ def judge(
             },
         },
     )
+
+
+def _together(
+    points: Sequence[Judged], references: Mapping[str, Sequence[Judged]]
+) -> tuple[list[Judged], dict[tuple[int | str, float], int]]:
+    """The points and then those that only references have; and key -> the index of each of them."""
+    index = {p.key: i for i, p in reversed(list(enumerate(points)))}
+    outside = {p.key: p for curve in references.values() for p in curve if p.key not in index}
+    index |= {key: len(points) + i for i, key in enumerate(outside)}
+    return [*points, *outside.values()], index
+
+
+def _trials_on_front(points: Sequence[Judged], on_front: np.ndarray) -> dict[int | str, float]:
+    """Trial -> the share of draws in which any point of its curve is on the front; ``on_front``: (draws, points)."""
+    return {
+        t: float(on_front[:, [i for i, p in enumerate(points) if p.trial == t]].any(1).mean())
+        for t in dict.fromkeys(p.trial for p in points)
+    }
 
 
 def metric_of_rates(
@@ -181,10 +193,7 @@ def _values(
     count, kept = count[:, there], [train_counts[k] for k in there.tolist()]
     labels = [classes[k] for k in there.tolist()] if classes else []
     clean, robust = (np.array([getattr(p, what) for p in points], float)[:, there] for what in ("clean", "robust"))
-    trials = {t: i for i, t in enumerate(dict.fromkeys(p.trial for p in points))}
-    size = max((len(p.setting) for p in points if p.setting is not None), default=0)
-    place = np.array([p.setting if p.setting is not None else [np.nan] * size for p in points], float)
-    where = np.array([trials[p.trial] for p in points]), np.array([p.position for p in points], float), place, reference
+    where = (*_where(points), reference)
     (clean_centre, clean_draws), (robust_centre, robust_draws) = (
         posterior(Rows(right, count, *where), draws, seed + i) for i, right in enumerate((clean, robust))
     )
@@ -195,6 +204,14 @@ def _values(
     top = [np.inf if n == "nsd" else 1.0 for n in names]  # a ratio, the only metric that may exceed 1
     shrunk, drawn = values(clean_centre, robust_centre), values(clean_draws, robust_draws)
     return values(clean / count, robust / count), shrunk, np.clip(drawn - drawn.mean(0) + shrunk, 0, top)
+
+
+def _where(points: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``trial``, ``position`` and ``setting`` of `Rows`: where R points lie."""
+    trials = {t: i for i, t in enumerate(dict.fromkeys(p.trial for p in points))}
+    size = max((len(p.setting) for p in points if p.setting is not None), default=0)
+    setting = np.array([p.setting if p.setting is not None else [np.nan] * size for p in points], float)
+    return np.array([trials[p.trial] for p in points]), np.array([p.position for p in points], float), setting
 
 
 def _rows(names: Sequence[str], shrunk: np.ndarray, drawn: np.ndarray, p_front: np.ndarray) -> list[dict[str, Any]]:

@@ -96,9 +96,7 @@ def spread(front: Front, most: int) -> list[dict[str, Any]]:
     for row in [front.knee(), *ends]:
         if row not in picked:
             picked.append(row)
-    low = [min(row[n] for row in front.rows) for n in front.objectives]
-    span = [max(row[n] for row in front.rows) - least or 1.0 for n, least in zip(front.objectives, low)]
-    place = {row_label(r): [(r[n] - a) / s for n, a, s in zip(front.objectives, low, span)] for r in front.rows}
+    place = _places(front)
 
     def distance(row: dict[str, Any]) -> float:
         return min(math.dist(place[row_label(row)], place[row_label(other)]) for other in picked)
@@ -106,3 +104,10 @@ def spread(front: Front, most: int) -> list[dict[str, Any]]:
     while len(picked) < min(most, len(front.rows)):
         picked.append(max((row for row in front.rows if row not in picked), key=distance))
     return [row for row in front.rows if row in picked[:most]]
+
+
+def _places(front: Front) -> dict[str, list[float]]:
+    """Label -> where the row lies, each objective scaled to the front's range."""
+    low = [min(row[n] for row in front.rows) for n in front.objectives]
+    span = [max(row[n] for row in front.rows) - least or 1.0 for n, least in zip(front.objectives, low)]
+    return {row_label(r): [(r[n] - a) / s for n, a, s in zip(front.objectives, low, span)] for r in front.rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.report.format import fraction
@@ -84,8 +85,7 @@ def headline(result: dict[str, Any]) -> list[str]:
     for over in ("no_search", "paper"):
         if over in subject["also"]:
             lines.append(f"is {subject['setting'] if over == 'paper' else 'no search'} itself")
-        entries = [e for e in result["gain"] if e["row"] == label and e["over"] == over]
-        entries = [e for e in entries if e["metric"] in METRICS[:2]]
+        entries = _told(result, label, over)
         if entries:
             where = _reference(entries[0], result)
             lines.append(f"{_judgement(entries)} {where}: " + _listed(entries))
@@ -99,6 +99,11 @@ def headline(result: dict[str, Any]) -> list[str]:
     if seeds:
         said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} (95 % t intervals, paired by seed).")
     return said
+
+
+def _told(result: dict[str, Any], label: str, over: str) -> list[dict[str, Any]]:
+    """What a row gains over a reference in the two metrics that the headline tells."""
+    return [e for e in result["gain"] if (e["row"], e["over"]) == (label, over) and e["metric"] in METRICS[:2]]
 
 
 def _judgement(entries: list[dict[str, Any]]) -> str:
@@ -130,13 +135,17 @@ def sentences(result: dict[str, Any]) -> list[str]:
         )
     for r in rows:
         if "seeds" in r:
-            means = ", ".join(f"{n} {_mean_std(r['seeds'][n])}" for n in shown_metrics(result["objectives"]))
-            seeds = ", ".join(map(str, r["seeds"]["seeds"])) or "none"
-            lines.append(f"{r['name'].capitalize()} trained anew with seeds {seeds}: {means}.")
-            failed = r["seeds"]["failed"].items()
-            lines += [f"{r['name'].capitalize()} with seed {s} failed: {why}." for s, why in failed]
+            lines += _trained_anew(r["name"].capitalize(), r["seeds"], shown_metrics(result["objectives"]))
     alarms = [f"ALARM, {r['name']}: {a}." for r in rows for a in r["alarms"]]
     return lines + (alarms or ["No sign of masked gradients."])
+
+
+def _trained_anew(name: str, found: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """What a row's trainings with other seeds say: the means of the metrics, and which of them failed."""
+    seeds = ", ".join(map(str, found["seeds"])) or "none"
+    means = ", ".join(f"{metric} {_mean_std(found[metric])}" for metric in metrics)
+    failed = [f"{name} with seed {seed} failed: {why}." for seed, why in found["failed"].items()]
+    return [f"{name} trained anew with seeds {seeds}: {means}.", *failed]
 
 
 def _mean_std(values: dict[str, Any]) -> str:

@@ -157,14 +157,13 @@ class Watched:
         spec = self.run.spec
         fork, length = spec.of(record.method).epoch_plan.preview if not record.full else (0, spec.max_epochs)
         heard = place if place and place.heard >= record.started else None
-        stem = heard.stem if heard else bool(record.stem_trained and not record.epochs)
-        epoch = max(len(record.epochs), heard.epoch) if heard and not stem else len(record.epochs)
+        stem, epoch = _progress(record, heard)
         return {
             "trial": record.trial,
             "label": self._label(record),
             "method": record.method if len(spec.methods) > 1 else "",
             "what": "trains the stem" if stem else "preview" if not record.full else "in full",
-            "epoch": heard.epoch if heard and stem else epoch,
+            "epoch": epoch,
             "of": fork + length,
             "began": record.started,
             "host": heard.host if heard else "",
@@ -217,3 +216,11 @@ class Watched:
             }
             for t in noted
         ]
+
+
+def _progress(record: TrialRecord, heard: Place | None) -> tuple[bool, int]:
+    """Whether a trial trains its stem, and the epoch of that or of its own; ``heard``: its latest report."""
+    own = len(record.epochs)
+    if heard is None:
+        return bool(record.stem_trained and not own), own
+    return heard.stem, heard.epoch if heard.stem else max(own, heard.epoch)
