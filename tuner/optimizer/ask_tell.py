@@ -111,7 +111,8 @@ class AskTell:
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
         self._references = [r for r in self.references if r.trial not in history.references]
         self._next: MethodSearch | None = None
-        self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None  # ended and full ones, who is next
+        # after how many changes of the history; then how many trials have ended and are full; then who is next
+        self._promotion: tuple[int, tuple[int, int], int | None] = -1, (-1, -1), None
 
     def _open(self, spec: SearchSpec) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
@@ -217,11 +218,14 @@ class AskTell:
         """The preview that trains in full next."""
         if not self.spec.scheduling.previewing:
             return None
-        trials = self.history.trials.values()
-        state = sum(t.preview is not None or t.state == TrialState.FAILED for t in trials), sum(t.full for t in trials)
-        if self._promotion[0] != state:
-            self._promotion = state, promotable(self.spec.scheduling, self.spec.goal, self.history)
-        return self._promotion[1]
+        changes, state, found = self._promotion
+        if changes != self.history.changes:  # Ray Tune asks several times for each result
+            trials = self.history.trials.values()
+            ended = sum(t.preview is not None or t.state == TrialState.FAILED for t in trials)
+            if state != (state := (ended, sum(t.full for t in trials))):
+                found = promotable(self.spec.scheduling, self.spec.goal, self.history)
+            self._promotion = self.history.changes, state, found
+        return found
 
     def _fork(self, record: TrialRecord) -> int:
         return self.spec.of(record.method).epoch_plan.fork_of(record.params)
