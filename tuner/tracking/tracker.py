@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
 
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
 PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
-CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with the driver
+CPU_SHARE, LONGEST_S = 0.1, 300.0  # of a core for the writer, which shares the GIL with the driver: so it may pause
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
@@ -291,7 +291,7 @@ class _Writer:
             self._take(pause)
             closing = self._closing.is_set() and self.tracker._inbox.empty()
             try:
-                pause = min(max(MIN_PAUSE_S, self._write() * (1 - CPU_SHARE) / CPU_SHARE), MAX_PAUSE_S)
+                pause = min(max(MIN_PAUSE_S, self._write() * (1 - CPU_SHARE) / CPU_SHARE), LONGEST_S)
                 self._failing, self._refusal = False, None
                 if closing and self.tracker._inbox.empty():
                     self._complete = not self._rejected
