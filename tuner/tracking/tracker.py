@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
 
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
 PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
-CPU_SHARE, LONGEST_S = 0.1, 300.0  # of a core for the writer, which shares the GIL with the driver: so it may pause
+CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with the driver
 ATTEMPTS_AT_CLOSE = 3
 _STATUS = {
     TrialState.FINISHED: "FINISHED",
@@ -291,7 +291,8 @@ class _Writer:
             self._take(pause)
             closing = self._closing.is_set() and self.tracker._inbox.empty()
             try:
-                pause = min(max(MIN_PAUSE_S, self._write() * (1 - CPU_SHARE) / CPU_SHARE), LONGEST_S)
+                self._write()
+                pause = MIN_PAUSE_S
                 self._failing, self._refusal = False, None
                 if closing and self.tracker._inbox.empty():
                     self._complete = not self._rejected
@@ -329,16 +330,16 @@ class _Writer:
         if message is not None:
             self._todo.setdefault(message[0], Changes()).add(message[1])
 
-    def _write(self) -> float:
-        """Write everything; returns the CPU seconds that it took, without those of connecting."""
+    def _write(self) -> None:
+        """Write everything, with a rest after each run, until the search closes."""
         if not self._todo:
-            return 0.0
+            return
         from mlflow.exceptions import MlflowException
 
         if self._client is None:
             self._connect()
-        begin = time.thread_time()
         for trial in sorted(self._todo, key=lambda t: (t == PARENT, t)):  # PARENT, which ends the search, comes last
+            begin = time.thread_time()
             try:
                 self._write_run(trial, self._todo[trial])
             except MlflowException as error:
@@ -347,7 +348,7 @@ class _Writer:
                 self._rejected = True
                 self._report(error)
             del self._todo[trial]
-        return time.thread_time() - begin
+            self._closing.wait((time.thread_time() - begin) * (1 - CPU_SHARE) / CPU_SHARE)
 
     def _import(self) -> None:
         runs.configure_mlflow()
