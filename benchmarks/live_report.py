@@ -39,7 +39,7 @@ trials in full; `ours` is `tuner search`, whose front is that of the trials that
 counts the curve of its no search too, which it trains and shows beside the front, `ours on four stems` is that with
 `--stems 4`, `ours with plain AT on four stems` with `--method at --stems 4` (plain AT under four seeds is among the
 trials), `ours in full` is `ours` without previews, `ours at random` with random proposals, and `ours as it was` the
-code before there were stem and previews. Arms on four stems, and `ours + no search` and `plain` under the seeds 0 to 2,
+code before there were stem and previews. Arms on four stems, `ours + no search`, and `plain` under the seeds 0 to 3,
 ran on a CPU with AVX2, the others on one with AVX512, on which a seed has other luck: pairs across both are less alike.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
