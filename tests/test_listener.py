@@ -12,6 +12,7 @@ from tuner.home import Home
 from tuner.report import pages
 from tuner.report.pages import Pages
 from tuner.report.progress import Progress
+from tuner.results import listing
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
 from tuner.results.pareto import Front
@@ -86,6 +87,9 @@ def test_a_search_from_python_tells_a_listener_everything(tmp_path, capfd):
             result = search(spec, Home(tmp_path), listeners=[Broken(), recorder])
     assert result["state"] == "finished" and result["heard"] == len(recorder.heard)
     assert recorder.catches, "Ray, which has ended, left a SIGTERM that kills: the end would not be in order"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "load_search", None)  # `tuner ls` reads no history for what a driver has ended
+        assert [row["search"] for row in listing.searches(Home(tmp_path))] == ["heard"]
     heard = recorder.heard
     assert heard[0] == ("search_started",) and heard[-1] == ("search_ended", "finished")
     assert heard.count(("training_began",)) == 1

@@ -60,8 +60,11 @@ def test_c3_a_history_is_read_once(home, opened):
     assert ls(home) == (first, said) and not opened
 
 
-def test_c3_what_a_driver_ended_is_not_read(finished, opened, tmp_path):
+def test_c3_what_a_driver_found_finished_is_not_read(finished, opened, tmp_path):
+    """That of a driver's own end: test_listener.py."""
     home = Home(finished[1])
+    assert tuner_here("resume", "first", "--home", home.root, "--json").returncode == 0
+    opened.clear()
     rows, _ = ls(home)
     assert not opened and rows["first"]["state"] == "finished"
     assert ls(home, "--storage", tmp_path / "storage")[0] == rows and opened == ["first"]

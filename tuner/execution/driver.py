@@ -115,6 +115,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
         done = saved_result(run.folder)
         if done:
             if done["state"] == state_of(run) != "stopped":
+                _write(to_stderr, keep_listed, run)
                 return done | front_json(run)  # the history is the truth
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, data, listeners, stop)
