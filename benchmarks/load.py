@@ -66,6 +66,12 @@ def tuner(home: Path, *args: str) -> float:
     return float(done.stderr.split()[-1])
 
 
+def listed(home: Home, what: str) -> None:
+    begin = time.perf_counter()
+    cpu = tuner(home.root, "ls", "--json")
+    print(f"{what:60} {time.perf_counter() - begin:6.2f} s, CPU {cpu:6.2f} s")
+
+
 def readers(home: Home, folder: Path) -> None:
     """`READERS` threads of this process open the search while it is written; every view of it is whole."""
     history, stop = History(folder), threading.Event()
@@ -139,13 +145,10 @@ def main() -> None:
             write_history(folder, 4 * EPOCHS)
             (folder / "spec.yaml").write_text(spec.to_yaml())
             keep_listed(load_search(home, folder.name))  # as its driver does at its end
-        ended = f"tuner ls of {SEARCHES} searches of 48 results"
-        for what in (ended, "the same again", "of a home that was copied here", "the same again"):
-            if "copied" in what:
-                (home.root / KEPT).unlink()
-            wall = time.perf_counter()
-            cpu = tuner(home.root, "ls", "--json")
-            print(f"{what:60} {time.perf_counter() - wall:6.2f} s, CPU {cpu:6.2f} s")
+        listed(home, f"tuner ls of {SEARCHES} searches of 48 results")
+        listed(home, "the same again")
+        (home.root / KEPT).unlink()
+        listed(home, "of a home that was copied here")
         large = Path(root) / "large"
         write_history(large, RESULTS)
         clocked(f"a history of {RESULTS} results opened", lambda: History(large))

@@ -74,6 +74,16 @@ def remove_abandoned(folder: str | os.PathLike, seconds: float = WRITTEN_S, belo
                     path.unlink()
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` of this block names ``path``, which those of write and close do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or the user's share of it, is full."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -14,6 +14,7 @@ from trainables.checkpoint import NAME, DamagedCheckpoint, read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataError, Summary
 from trainables.data import check as check_data
+from trainables.files import naming
 from trainables.method import Task
 from trainables.methods import build_method
 from trainables.models.build import Classifier, build_model
@@ -140,11 +141,8 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, whole)
     for name, data in (("model.safetensors", weights), ("model.pt2", whole.getbuffer())):
-        try:
+        with naming(folder / name):
             (folder / name).write_bytes(data)
-        except OSError as error:
-            error.filename = str(folder / name)
-            raise
 
 
 def load_model(folder: str | Path) -> nn.Module:

@@ -42,12 +42,14 @@ _SILENT = re.compile(
 def absolute_storage(where: str | None) -> str | None:
     """The same place for a process in another folder; ``ValueError`` where the URL carries a password or its name is no
     text."""
-    if where and not is_text(os.path.abspath(where)):
+    if not where:
+        return where
+    found = where.rstrip("/") if "://" in where else os.path.abspath(os.path.expanduser(where))
+    if not is_text(found):
         raise ValueError(f"{where!r} has a name that is no text in UTF-8; choose another")
-    if where is None or "://" not in where:
-        return where and os.path.abspath(os.path.expanduser(where))
-    check_public("storage", where, SIGN_IN)
-    return where.rstrip("/")
+    if "://" in where:
+        check_public("storage", where, SIGN_IN)
+    return found
 
 
 def below(where: str | Path, *parts: object) -> str:

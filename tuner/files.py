@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.files import aside_of, is_full
+from trainables.files import aside_of, is_full, naming
 
 CHECKOUT = Path(__file__).parent.parent  # the folder that holds the three packages: a checkout or site-packages
 DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages, as in pyproject.toml
@@ -16,16 +14,6 @@ DISTRIBUTION = "robust-tuner"  # the name by which pip knows the three packages,
 def says_full(error: BaseException) -> bool:
     """`trainables.files.is_full`, also where another library says it in its own words."""
     return is_full(error) or any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An ``OSError`` of this block names ``path``, which those of write and close do not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

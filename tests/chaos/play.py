@@ -96,7 +96,7 @@ class Round:
             set()
         )  # trials that ended while their storage was away: it never had their last checkpoint
         self._kept: dict[int, str] = {}  # finished trial -> checksum of its checkpoint
-        self._back = -math.inf  # ``time.monotonic()`` at which the last disturbance was over
+        self._back = -math.inf  # ``time.monotonic()`` at which a storage comes back
         self._begun = time.monotonic()
 
     # ---- the course of a round ---------------------------------------------------------------------------------------
@@ -134,6 +134,8 @@ class Round:
         undo = disturb(self, what)
         if undo:
             self._undo.append((time.monotonic() + what.lasts_s, undo))
+            if what.kind in ("storage", "mount"):
+                self._back = time.monotonic() + what.lasts_s
         if what.kind in ("driver", "group") and what.signal != signal.SIGKILL:
             self._await_line(said, what)
         return True
@@ -152,7 +154,6 @@ class Round:
         for entry in due:
             self._undo.remove(entry)
             entry[1]()
-            self._back = time.monotonic()
             self.log("a disturbance is over")
         if time.monotonic() - self.driver.began > HUNG_S * self.patience:
             self.driver.send(signal.SIGKILL, group=False)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +46,17 @@ def read_parquet(file: Path, chunk: int, first: Encoded | None = None) -> Encode
 
     def chunks() -> Iterator[list[bytes]]:
         columns = [f"{image}.bytes" if is_struct else image]
-        left = max(SMALL, EXPANSION * file.stat().st_size)  # bytes: one value may stand for many rows
+        take = _allowance(file)
         with _readable(file):
             for batch in pq.ParquetFile(file).iter_batches(chunk, columns=columns):
                 column = batch.column(0)
                 images = (column.field("bytes") if is_struct else column).to_pylist()
-                left -= sum(len(image or b"") for image in images)
-                if left < 0:
-                    raise DataError(f"{file} expands into more than {EXPANSION} times its bytes")
+                take(sum(len(image or b"") for image in images))
                 yield images
 
     with _readable(file):
         labels, names = _label_values(_column(file, label), label, file)
-        paths = _paths(file, schema, image)
+        paths = _paths(parquet, image, file)
     return Encoded(
         rows,
         labels,
@@ -177,17 +175,28 @@ def _is_text(dtype: pa.DataType) -> bool:
     return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
-def _paths(file: Path, schema: pa.Schema, image: str) -> list[str | None] | None:
-    """The images' own file names, where they are stored."""
-    dtype = schema.field(image).type
-    if not pa.types.is_struct(dtype) or not any(child.name == "path" and _is_text(child.type) for child in dtype):
-        return None
-    left = max(SMALL, EXPANSION * file.stat().st_size)  # bytes, as of the images
-    paths: list[str | None] = []
-    for batch in pq.ParquetFile(file).iter_batches(PATHS, columns=[f"{image}.path"]):
-        column = batch.column(0).field("path")
-        left -= column.get_total_buffer_size()
+def _allowance(file: Path) -> Callable[[int], None]:
+    """To be told of every so many bytes that are read of ``file``, in which one value may stand for many rows;
+    ``DataError`` where they are too many."""
+    left = max(SMALL, EXPANSION * file.stat().st_size)
+
+    def take(size: int) -> None:
+        nonlocal left
+        left -= size
         if left < 0:
             raise DataError(f"{file} expands into more than {EXPANSION} times its bytes")
+
+    return take
+
+
+def _paths(parquet: pq.ParquetFile, image: str, file: Path) -> list[str | None] | None:
+    """The images' own file names, where they are stored."""
+    dtype = parquet.schema_arrow.field(image).type
+    if not pa.types.is_struct(dtype) or not any(child.name == "path" and _is_text(child.type) for child in dtype):
+        return None
+    take, paths = _allowance(file), list[str | None]()
+    for batch in parquet.iter_batches(PATHS, columns=[f"{image}.path"]):
+        column = batch.column(0).field("path")
+        take(column.get_total_buffer_size())
         paths += column.to_pylist()
     return paths

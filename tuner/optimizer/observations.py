@@ -96,9 +96,8 @@ class Observations:
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
     added: set[int] = field(default_factory=set)  # trials that a user added, perhaps with what is not searched
     _known: int = 0  # trials of the history that were taken in
-    _cache: dict[tuple, FrozenTrial | None] = field(
-        default_factory=dict
-    )  # (trial, whether it runs, value) -> for Optuna
+    # (trial, whether it runs, value) -> for Optuna
+    _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)
 
     def update(self, trials: dict[int, TrialRecord]) -> None:
         """Take in what has happened since the last call."""

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.files import regular
+from trainables.files import naming, regular
 from trainables.offsets import Offsets
 from trainables.reading import LOG_BYTES, parse_json, read_text
 from tuner.errors import Failed
 from tuner.escape import printable
-from tuner.files import naming, write_atomically
+from tuner.files import write_atomically
 from tuner.results.events import Asked, Event, Metrics, Started, Steered, checked_event_of, event_of
 from tuner.results.trial_record import WHOLE, TrialRecord
 from tuner.results.trial_state import TrialState

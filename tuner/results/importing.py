@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainables.files import aside_of, regular
+from trainables.files import aside_of, naming, regular
 from trainables.reading import MIB, Damaged, read_text
 from tuner.errors import Failed, UsageError
-from tuner.files import naming, write_atomically
+from tuner.files import write_atomically
 from tuner.home import Home, check_name
 from tuner.results.bundle import FILES, HISTORY, SPEC, Bundle, read_bundle
 from tuner.results.history import History

@@ -42,7 +42,8 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
 
     from trainables.data import Summary
 
-MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # messages are collected this long before they are written
+MIN_PAUSE_S = 1.0  # messages are collected this long before they are written
+MAX_PAUSE_S = 30.0  # between two attempts while MLflow fails
 PAGE_EVERY_S = 60.0  # between two uploads of the page while the search runs; it has 5 MB
 CPU_SHARE = 0.1  # of a core at most for the writer, which shares the GIL with the driver
 ATTEMPTS_AT_CLOSE = 3
@@ -410,7 +411,7 @@ class _Writer:
 
 
 def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
-    """Write all changes of one run in as few requests as MLflow allows, its status last."""
+    """Write all changes of one run but its documents in as few requests as MLflow allows, its status last."""
     from mlflow.entities import Metric, Param, RunTag
 
     params = [Param(metric_name(k), escape.mlflow(v, escape.PARAM_LENGTH)) for k, v in changes.params.items()]
