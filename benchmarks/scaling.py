@@ -26,6 +26,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 WINDOWS = 10
+TABLE = "{:>10} {:>10.2f} {:>8.2f} {:>20.2f} {:>20.2f}"
 HEAD = """# What a result costs the driver
 
 Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured on 2 shared
@@ -72,6 +73,8 @@ class Clock:
     def result(self) -> None:
         if self.count % self.every == 0:
             self.marks.append((self.count, time.perf_counter(), thread_cpu()))
+            for row in self.rows()[-1:]:  # a long search is worth following
+                print(TABLE.format(*row.values()), flush=True)
         self.count += 1
 
     def rows(self) -> list[dict]:
@@ -185,17 +188,11 @@ def main() -> None:
     runs = [(n, args.results) for n in args.concurrent] + ([(max(args.concurrent), args.long)] if args.long else [])
     report = []
     for concurrent, results in runs:
+        print("   results    wall ms   CPU ms   of Ray Tune's loop   of MLflow's thread   (per result)")
         report.append(
             plain(concurrent, results) if args.plain else measure(concurrent, results, args.sampler, args.profile)
         )
         print(f"{concurrent} concurrent, {report[-1]['results']} results, trials {report[-1]['trials']}")
-        print("   results    wall ms   CPU ms   of Ray Tune's loop   of MLflow's thread   (per result)")
-        for row in report[-1]["windows"]:
-            print(
-                f"{row['results']:>10} {row['wall_ms']:>10.2f} {row['all_cpu_ms']:>8.2f} {row['tune_cpu_ms']:>20.2f} "
-                f"{row['mlflow_cpu_ms']:>20.2f}",
-                flush=True,
-            )
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1))
 

@@ -164,3 +164,59 @@ def test_a_line_is_read_as_json_reads_it(seed):
                 parse_json(text)
         else:
             assert repr(parse_json(text)) == expected, text
+
+
+def counted(history):
+    """What a history's tally is to be, by looking at every trial."""
+    trials, everything = history.trials.values(), history.everything()
+    return {
+        "states": {state: sum(t.state == state for t in trials) for state in TrialState},
+        "running": {t.trial: t for t in everything if t.state == TrialState.RUNNING},
+        "previewed": sum(t.preview is not None or t.state == TrialState.FAILED for t in trials),
+        "full": sum(t.full for t in trials),
+        "trained": sum(t.trained for t in everything),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_counted_as_events_come_is_what_is_there(tmp_path, seed):
+    """Asked at every result, it must not be looked for among all trials, however many there are."""
+    draw, history = random.Random(seed), History(tmp_path)
+    lanes = [history.lane("srat"), history.lane("at")]
+    history.append("start", -1, params={}, method="at", role="no_search")
+    happens = {
+        "resume": {},
+        "epoch": {"metrics": {"epoch": 1, "clean_acc": 0.5}},
+        "preview": {"epochs": 3, "metrics": {"epoch": 3}},
+        "promote": {},
+        "stem": {},
+        "fork": {"epochs": [{"epoch": 1}, {"epoch": 2}]},
+        "error": {},
+        "skip": {},
+        "retry": {},
+    }
+    ends = ("finished", "stopped", "failed")
+    for number in range(300):
+        known = [t.trial for t in history.everything()]
+        if draw.random() < 0.2:
+            kind = draw.choice(["start", "start", "add", "replicate"])
+            fields = {"params": {}, "method": draw.choice(["srat", "at"]), "preview": draw.random() < 0.7}
+            if kind == "replicate" and history.trials:
+                fields |= {"of": draw.choice(list(history.trials)), "preview": False}
+            history.append("add" if kind == "add" else "start", number, **fields)
+        elif draw.random() < 0.2:
+            history.append("end", draw.choice(known), state=draw.choice(ends))
+        else:
+            name = draw.choice(list(happens))
+            history.append(name, draw.choice(known), **happens[name])
+        for each in (history, *lanes):
+            assert vars(each.tally) == counted(each)
+    assert vars(History(tmp_path).tally) == counted(history), "read again"
+    assert [t.trial for t in history.latest()] == [
+        *sorted(history.references, reverse=True),
+        *sorted(history.replicates, reverse=True),
+        *sorted(history.trials, reverse=True),
+    ]
+    with pytest.raises(TypeError):
+        history.append("epoch", next(iter(history.trials)), metrics=None)
+    assert vars(history.tally) == counted(history), "after an event that does not fit"

@@ -20,7 +20,7 @@ from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.escape import to_stderr
 from tuner.execution.initial import prepare_init
 from tuner.execution.ray_instance import check_head, connect, watch
-from tuner.execution.ray_patches import quiet_tune, survive_memory_kills
+from tuner.execution.ray_patches import quiet_tune, survive_memory_kills, without_snapshots
 from tuner.execution.ray_session import abandon
 from tuner.execution.ray_token import use_token
 from tuner.execution.resources import at_a_time, quota_of, resolve_gpus_per_trial, threads_per_process, trial_resources
@@ -29,6 +29,7 @@ from tuner.execution.trial_config import first_trial, trial_config
 from tuner.files import says_full, write_atomically
 from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
+from tuner.optimizer.quiet import quiet_optuna
 from tuner.optimizer.warm_start import check_warm, warm_points, warm_trials
 from tuner.report.files import write_pictures
 from tuner.report.notifications import Notifications, places_to_notify
@@ -311,10 +312,12 @@ def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: Sto
         quota, most = _quota(spec, ray.cluster_resources(), say)
         spec = replace(spec, max_concurrent=most)
         survive_memory_kills()
-        while True:
-            _ray_tuner(replace(run, spec=spec), quota, optimizer, callback, stop).fit()
-            if stop.reason or not callback.take_up():
-                break  # else something was asked for after Ray Tune had heard that there is nothing more
+        without_snapshots()
+        with quiet_optuna():  # once for all results: to enter it empties the caches of all loggers
+            while True:
+                _ray_tuner(replace(run, spec=spec), quota, optimizer, callback, stop).fit()
+                if stop.reason or not callback.take_up():
+                    break  # else something was asked for after Ray Tune had heard that there is nothing more
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers
         if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
             raise UsageError(problem)

@@ -3,6 +3,10 @@
 `quiet_tune`: ``usage.tag_callbacks`` does nothing.
     Why: Ray Tune's telemetry imports MLflow before the first trial. Gain: the first trial starts 3 s sooner.
     Remove when Ray reads the callbacks' names without importing libraries.
+`without_snapshots`: ``TuneController._get_trial_checkpoints`` finds no trials.
+    Why: Ray Tune writes all trials down at a search's begin and end, by an encoder in Python, for a restore of its own
+    that is never used; it has no option for it. Gain: 3.3 s of CPU at the end of a search of 1,000 trials.
+    Remove when snapshots can be turned off.
 `quiet_errors`: ``worker.print_to_stdstream`` does nothing.
     Why: Ray prints what its processes report to drivers, of a raylet that died the last 20 lines of its log, also with
     ``log_to_driver=False``. Gain: one line for the user, which we print. Remove when that option holds for errors.
@@ -63,6 +67,17 @@ def quiet_tune() -> None:
     for name in ("ray.tune.tune", "ray.tune.execution.experiment_state"):  # and a snapshot that a full disk refuses
         logging.getLogger(name).setLevel(logging.CRITICAL)
     usage.tag_callbacks = lambda _: False
+
+
+def without_snapshots() -> None:
+    """Ray Tune's snapshots of a search are without its trials. May be called again."""
+    from ray.tune.execution.tune_controller import TuneController
+
+    def nothing(controller):
+        controller._trials_to_cache.clear()
+        return {}
+
+    TuneController._get_trial_checkpoints = nothing
 
 
 def quiet_errors() -> None:

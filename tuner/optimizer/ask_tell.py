@@ -21,7 +21,6 @@ from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
-from tuner.results.bill import trained
 from tuner.results.history import History
 from tuner.results.promotion import curve_of, promotable
 from tuner.results.trial_record import TrialRecord
@@ -111,8 +110,8 @@ class AskTell:
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
         self._references = [r for r in self.references if r.trial not in history.references]
         self._next: MethodSearch | None = None
-        # after how many changes of the history; then how many trials have ended and are full; then who is next
-        self._promotion: tuple[int, tuple[int, int], int | None] = -1, (-1, -1), None
+        # how many trials had been previewed, and how many were full, when this was the next to train in full
+        self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None
 
     def _open(self, spec: SearchSpec) -> MethodSearch:
         """One method's part, as far as the history has it. ``spec``: of that method alone."""
@@ -218,13 +217,11 @@ class AskTell:
         """The preview that trains in full next."""
         if not self.spec.scheduling.previewing:
             return None
-        changes, state, found = self._promotion
-        if changes != self.history.changes:  # Ray Tune asks several times for each result
-            trials = self.history.trials.values()
-            ended = sum(t.preview is not None or t.state == TrialState.FAILED for t in trials)
-            if state != (state := (ended, sum(t.full for t in trials))):
-                found = promotable(self.spec.scheduling, self.spec.goal, self.history)
-            self._promotion = self.history.changes, state, found
+        tally = self.history.tally
+        before, found = self._promotion
+        if before != (now := (tally.previewed, tally.full)):  # Ray Tune asks several times for each result
+            found = promotable(self.spec.scheduling, self.spec.goal, self.history)
+            self._promotion = now, found
         return found
 
     def _fork(self, record: TrialRecord) -> int:
@@ -304,12 +301,12 @@ class AskTell:
         each = 1.0
         if self.budget.unit == "gpu-h":
             each = statistics.fmean([*self._durations()] or [0.0]) / 3600 * self.gpus_per_trial
-        promised = sum(self._left(t) for t in self.history.everything() if t.state == TrialState.RUNNING)
-        return (trained(self.spec, self.history).epochs + promised + epochs) * each <= self.budget.amount
+        promised = sum(self._left(t) for t in self.history.tally.running.values())
+        return (self.history.epochs_trained() + promised + epochs) * each <= self.budget.amount
 
     def _durations(self, *methods: str) -> Iterator[float]:
         """Seconds of each epoch that trials, or those of some methods, trained themselves; the latest first."""
-        for record in reversed(self.history.everything()):
+        for record in self.history.latest():
             if not methods or record.method in methods:
                 own = (m for m in reversed(record.epochs) if not m.get("stem"))
                 yield from ((m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import suppress
 
 from rich.console import Group
@@ -112,9 +111,9 @@ class Progress(Listener):
     # ---- text ------------------------------------------------------------------------------------------------
 
     def _status(self) -> str:
-        states = Counter(t.state for t in list(self.history.trials.values()))
-        done = sum(n for state, n in states.items() if state.ended)
-        parts = [f"{done}/{self.total} done", f"{len(self.running)} running"]
+        tally = self.history.tally
+        states = tally.states
+        parts = [f"{tally.ended}/{self.total} done", f"{len(self.running)} running"]
         if states[TrialState.PREVIEWED]:
             parts.append(f"{states[TrialState.FINISHED]} in full")
         if replicates := [r for r in list(self.history.replicates.values()) if r.state.ended]:

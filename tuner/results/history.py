@@ -12,8 +12,9 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tuner.errors import Failed
 from tuner.escape import printable
 from tuner.files import write_atomically
 from tuner.results.events import Asked, Event, Metrics, Started, Steered, checked_event_of, event_of
+from tuner.results.tally import Tally
 from tuner.results.trial_record import WHOLE, TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import Constraint, Goal, shown_metrics
@@ -44,7 +46,7 @@ class History:
     ``replicates``: repetitions of them under other seeds, numbered in the same series; ``references``: what they are
     compared with, numbered below 0. ``numbers``: the trial numbers of each method, in the order in which they started.
     What users asked for (`tuner.results.steering`): ``steered``, of the whole search; ``requests``, all that has been
-    done; ``added``, how many of the trials are theirs.
+    done; ``added``, how many of the trials are theirs. ``tally``: what all of this comes to, counted.
     ``Failed`` if a line of the file is not an event; ``Damaged`` if the file is no text.
     """
 
@@ -58,6 +60,7 @@ class History:
         self.steered = Steered()
         self.requests: set[str] = set()
         self.added = 0
+        self.tally = Tally()
         self._in_lane: dict[int, tuple[str, int]] = {}  # trial -> its method, its number among that method's trials
         self._lanes: dict[str, History] = {}
         self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
@@ -106,11 +109,19 @@ class History:
         elif isinstance(event, Started):
             self._start(event)
         else:
-            event.change(self.record(event.trial))
+            self._change(event)
         if event.trial in self._in_lane and self._lanes:
             method, number = self._in_lane[event.trial]
             if method in self._lanes:
                 self._lanes[method]._apply(replace(event, trial=number))
+
+    def _change(self, event: Event) -> None:
+        record = self.record(event.trial)
+        self.tally.remove(record)
+        try:
+            event.change(record)
+        finally:
+            self.tally.add(record)
 
     def _start(self, event: Started) -> None:
         if event.trial in self:
@@ -118,6 +129,8 @@ class History:
         record = event.record()
         if record.of is not None:
             self.record(record.of)  # raises where there is none
+        self.tally.add(record)
+        if record.of is not None:
             self.replicates[record.trial] = record
             return
         if record.role is not None:
@@ -144,6 +157,10 @@ class History:
         """All trials, then all replicates, then the references."""
         return [*self.trials.values(), *self.replicates.values(), *self.references.values()]
 
+    def latest(self) -> Iterator[TrialRecord]:
+        """The same, the latest of each first."""
+        return chain(*(reversed(known.values()) for known in (self.references, self.replicates, self.trials)))
+
     def number_in_lane(self, trial: int) -> tuple[str, int]:
         """A trial's method and its number among the trials of that method, from 0."""
         return self._in_lane[trial]
@@ -158,6 +175,7 @@ class History:
                 lane.trials[number], lane._in_lane[number] = copy, (method, number)
                 lane.numbers.setdefault(method, []).append(number)
                 lane.added += bool(copy.added)
+                lane.tally.add(copy)
         return self._lanes[method]
 
     def append(self, event: str, trial: int, **fields: Any) -> None:
@@ -201,7 +219,7 @@ class History:
 
     def epochs_trained(self) -> int:
         """Epochs that were trained; those of a stem count once, however many trials share it."""
-        return sum(t.trained for t in self.everything())
+        return self.tally.trained
 
     def epochs_saved(self, max_epochs: int) -> dict[str, int]:
         """Epochs that were not trained, by cause, where every trial could have trained all of its own: taken from the

@@ -58,17 +58,19 @@ def hypervolume(points: Sequence[Point], reference: Sequence[float], maximise: S
     return _volume([g for g in gains if min(g) > 0])
 
 
-def _volume(gains: list[list[float]]) -> float:
+def _volume(gains: list[Sequence[float]]) -> float:
     """The volume of the union of the boxes [0, g]: slices along the last axis, each by recursion over the others."""
     if not gains:
         return 0.0
     if len(gains[0]) == 1:
         return max(g[0] for g in gains)
-    total, upper = 0.0, sorted(gains, key=lambda g: -g[-1])
+    total, upper, widest = 0.0, sorted(gains, key=lambda g: -g[-1]), 0.0
     for i, g in enumerate(upper):
         below = upper[i + 1][-1] if i + 1 < len(upper) else 0.0
+        widest = max(widest, g[0])
         if g[-1] > below:
-            total += (g[-1] - below) * _volume([h[:-1] for h in upper[: i + 1]])
+            across = widest if len(g) == 2 else _volume([h[:-1] for h in upper[: i + 1]])
+            total += (g[-1] - below) * across
     return total
 
 
@@ -77,9 +79,9 @@ def outer(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
     return [points[i] for i in nondominated(points, [True] * len(points[0]))] if points else []
 
 
-def volume(points: Sequence[Point]) -> float:
-    """`hypervolume` above 0, all objectives maximised; 0 without points."""
-    return hypervolume(points, [0.0] * len(points[0]), [True] * len(points[0])) if points else 0.0
+def volume(points: Sequence[Sequence[float]]) -> float:
+    """`hypervolume` above 0 of points without a missing value, all objectives maximised; 0 without points."""
+    return _volume([point for point in points if all(v > 0 for v in point)])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from trainables.offsets import Offsets
@@ -50,11 +52,10 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     that diverged counts as a preview: else a search in which many do would train nothing in full. What a user added
     trains in full whatever its preview says, beside the quarter.
     """
-    ended = [t for t in history.trials.values() if _previewed(t)]
-    asked = [t for t in ended if t.added]
+    asked = [t for t in history.trials.values() if t.added and _previewed(t)] if history.added else []
     if wanted := _waiting(asked):
         return wanted[0].trial
-    latest = [t for t in ended if not t.added][-WINDOW:]
+    latest = _latest(history)
     waiting = {t.trial: curve_of(t, goal) for t in _waiting(latest)}
     most, taken = scheduler.most(len(latest)), _taken(latest, goal)
     if not waiting or not most:
@@ -64,6 +65,12 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     if not any(waiting.values()):
         return min(waiting, key=lambda trial: (_violation(history.trials[trial], goal), trial))
     return adds_most(waiting, [point for curve in (*taken, *_taken(asked, goal)) for point in curve])
+
+
+def _latest(history: History) -> list[TrialRecord]:
+    """The latest of the search's own previews that have ended; however many there are, only these are looked for."""
+    newest_first = (t for t in reversed(history.trials.values()) if not t.added and _previewed(t))
+    return list(islice(newest_first, WINDOW))[::-1]
 
 
 def _previewed(record: TrialRecord) -> bool:
@@ -82,8 +89,15 @@ def _taken(ended: Iterable[TrialRecord], goal: Goal) -> list[list[Point]]:
 
 
 def _better_than_all(curves: Mapping[int, Sequence[Point]], known: Iterable[Sequence[Point]]) -> int | None:
-    best = max(curves, key=lambda trial: (round(volume(curves[trial]), DIGITS), -trial))
-    return best if all(round(volume(curves[best]) - volume(curve), DIGITS) > 0 for curve in known) else None
+    own = {trial: _alone(tuple(curve)) for trial, curve in curves.items()}
+    best = max(own, key=lambda trial: (round(own[trial], DIGITS), -trial))
+    return best if all(round(own[best] - _alone(tuple(curve)), DIGITS) > 0 for curve in known) else None
+
+
+@lru_cache(2 * WINDOW)
+def _alone(curve: tuple[Point, ...]) -> float:
+    """The hypervolume of one curve, which each preview's end asks for again."""
+    return volume(curve)
 
 
 def _violation(record: TrialRecord, goal: Goal) -> float:
@@ -101,7 +115,7 @@ def adds_most(curves: Mapping[int, Sequence[Point]], known: Sequence[Point]) -> 
 
     None adds more than its own: the largest come first, and most need not be joined with ``known``.
     """
-    own = {trial: round(volume(curve), DIGITS) for trial, curve in curves.items()}
+    own = {trial: round(_alone(tuple(curve)), DIGITS) for trial, curve in curves.items()}
     there = outer(known)
     so_far = volume(there)
     best, most = -1, -math.inf

@@ -55,12 +55,12 @@ def other_seeds(spec: SearchSpec, record: TrialRecord, count: int) -> list[int]:
 def trials_ended(spec: SearchSpec, history: History) -> bool:
     """Whether all trials of the search and its reference have ended, replicates aside; or those that have begun, where
     a flat front ends it."""
+    if history.tally.ended < len(history.trials):  # asked for each trial that is handed out: while some run, no more
+        return False
     if any(t.state == TrialState.RUNNING for t in history.references.values()):
         return False
     if len(history.trials) == 1 and not history.references and references(spec):
         return False  # stopped between its first trial and the reference, which is always next
-    if not all(t.state.ended for t in history.trials.values()):
-        return False
     if flat(spec, history):
         return True
     return history.proposed >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None

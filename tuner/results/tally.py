@@ -1,0 +1,43 @@
+"""What a history's trials come to, counted as its events come: what is asked at every result must not take longer the
+more trials there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+
+
+class Tally:
+    """``states``: how many of the trials are in each state, ``previewed``: have been previewed or failed, ``full``:
+    train, or have trained, in full; replicates and references aside. Of all: ``running``, by number, those that run;
+    ``trained``, the epochs that they trained (`TrialRecord.trained`)."""
+
+    def __init__(self) -> None:
+        self.states = Counter({state: 0 for state in TrialState})  # none is added later, while another thread reads
+        self.running: dict[int, TrialRecord] = {}
+        self.previewed = self.full = self.trained = 0
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(count for state, count in self.states.items() if state.ended)
+
+    def add(self, record: TrialRecord) -> None:
+        """Count a trial, replicate or reference as it is now."""
+        self._count(record, 1)
+        if record.state == TrialState.RUNNING:
+            self.running[record.trial] = record
+
+    def remove(self, record: TrialRecord) -> None:
+        """Take it out again, before it changes."""
+        self._count(record, -1)
+        self.running.pop(record.trial, None)
+
+    def _count(self, record: TrialRecord, by: int) -> None:
+        self.trained += by * record.trained
+        if record.of is None and record.role is None:
+            self.states[record.state] += by
+            self.previewed += by * (record.preview is not None or record.state == TrialState.FAILED)
+            self.full += by * record.full
