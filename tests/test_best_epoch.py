@@ -156,6 +156,7 @@ def test_weights_of_the_best_epoch_are_kept_through_an_interruption(config, tmp_
         load_trial(tmp_path, config.home, which="first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork, preview, first", [(2, None, 3), (1, None, 3), (3, None, 4), (2, 2, 3), (0, None, 3)])
 def test_only_epochs_count_in_which_the_method_acts(config, fork, preview, first):
     """Of 4 or, in a preview, 2 + 2; the method starts after 2. The stem's were better, and are not the trial's."""

@@ -98,6 +98,7 @@ def check_manifest(manifest):
         kubernetes_validate.validate(manifest, "1.31", strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, manifest",
     MANIFESTS,

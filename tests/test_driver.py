@@ -92,6 +92,7 @@ def nothing(history):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [False, True])
 def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(driven, tmp_path, storage):
     storage = str(tmp_path / "storage") if storage else None

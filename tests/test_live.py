@@ -285,6 +285,7 @@ def test_a_real_stage_is_what_a_search_trains(real):
     assert on_test.points[4].robust < on_test.points[4].clean
 
 
+@pytest.mark.slow
 def test_a_fork_is_what_trials_of_a_stem_train(real):
     """Of the plain base after an epoch, by a method that reads its statistics and one that does not, in full and as a
     preview."""
@@ -462,6 +463,7 @@ def by_trial(stages):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ARMS if name != "primo"])
 @pytest.mark.parametrize("problem", ["srat", "done", "mail-balanced", "fairfront"])
 def test_every_arm_keeps_its_promises(name, problem):

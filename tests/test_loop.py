@@ -41,6 +41,7 @@ def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"awp": 0.005}], ids=["plain", "ema", "awp"])
 def test_resumed_run_ends_with_the_same_weights(config, tmp_path, changes):
     config = replace(config, training={**config.training, **changes})

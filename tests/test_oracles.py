@@ -42,6 +42,7 @@ def _bump(value):
     return 0.123 if isinstance(value, str) else value * 1.001 + 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_changed_field_is_noticed_and_named(path, tmp_path, capsys):
     for i, case in enumerate(json.loads(path.read_text())["cases"]):

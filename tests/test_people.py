@@ -130,6 +130,7 @@ def test_p12_a_hint_names_the_home_as_a_shell_reads_it(tmp_path, spec, folder, m
     assert home.flag == ""
 
 
+@pytest.mark.slow
 def test_p12_hints_of_other_commands_name_the_home(tmp_path, spec):
     from tuner.tracking.after_search import log_test
     from tuner.verification.rows import assessed
@@ -281,6 +282,7 @@ def logged(home, spec):
     return client, parents[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["50%20a?b#c&d", "plain"])
 def test_p2_p8_a_home_of_any_name_keeps_its_artifacts_where_it_goes(tmp_path, spec, name):

@@ -1,5 +1,6 @@
 """What a proposal model is told: values at one fidelity, which trials run, what is not feasible; and nothing else."""
 
+import random
 import subprocess
 import sys
 
@@ -341,6 +342,7 @@ def _drive(proposer, history, spec, until=None):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_repeats_and_a_resumed_search_goes_on_with_the_same(tmp_path, sampler, scheduler):
@@ -516,6 +518,24 @@ def test_a_model_is_shown_the_best_and_a_sample_of_the_rest():
     best = sorted((t.params["beta"] for n, t in history.trials.items() if n % 3), reverse=True)[:ELITE]
     assert complete[:ELITE] == best
     assert 30 < sum(t.state == optuna.trial.TrialState.PRUNED for t in seen) < 130
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_sample_is_the_one_drawn_from_a_sorted_list_of_all(seed):
+    """It is found without sorting all trials again for each proposal."""
+    draw, spec, history = random.Random(seed), spec_of(), History(None)
+    known, past = Observations(Worth.of(spec)), History(None)
+    trial(past, 0, {"beta": 9.0}, 12, TrialState.FINISHED)
+    known.add_past(past.trials.values())
+    for number in range(MAX_OBSERVATIONS + draw.randrange(1, 300)):
+        how = (12, TrialState.FINISHED) if draw.random() < draw.choice([0.1, 0.9]) else (1, TrialState.STOPPED)
+        trial(history, number, {"beta": draw.choice([1.0, 2.0, 1 + 9 * draw.random()])}, *how)
+        if draw.random() < 0.3:
+            known.update(history.trials)
+    known.update(history.trials)
+    best = sorted(known.values, key=lambda n: (-known.values[n].product, n))[:ELITE]
+    others = sorted({*known.values, *known.bad} - {*best})
+    assert known._sample(seed) == best + random.Random(seed).sample(others, MAX_OBSERVATIONS - len(best))
 
 
 # ---- the recorded study -------------------------------------------------------------------------------------------

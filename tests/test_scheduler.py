@@ -2,7 +2,8 @@
 chance."""
 
 import json
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from mlflow import MlflowClient
 from optuna import get_all_study_summaries, load_study
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tests.conftest import tuner
 from tests.histories import run_of
@@ -202,6 +203,30 @@ def test_the_scheduler_stops_what_the_optimizer_calls_dead():
     ):
         assert scheduler.on_trial_result(None, trial, result) == answer
     assert asked == [(7, {"epoch": 3, "clean_acc": 0.3}), (7, {"epoch": 4, "clean_acc": 0.1})]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_scheduler_runs_the_trial_that_rays_own_would(seed):
+    """Ray's looks at all trials each time, however many have ended."""
+    draw, ours = random.Random(seed), DeadTrials(SimpleNamespace())
+    trials, states = [], ["PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR"]
+    controller = SimpleNamespace(
+        get_trials=lambda: trials,
+        get_live_trials=lambda: {t for t in trials if t.status not in ("TERMINATED", "ERROR")},
+    )
+    assert ours.choose_trial_to_run(controller) is None
+    for number in range(200):
+        if number % 5 == 0:
+            trials.append(Waiting(f"t{number}", "PENDING"))
+            ours.on_trial_add(controller, trials[-1])
+        draw.choice(trials).status = draw.choice(states)
+        assert ours.choose_trial_to_run(controller) is FIFOScheduler().choose_trial_to_run(controller)
+
+
+@dataclass(eq=False)
+class Waiting:
+    trial_id: str
+    status: str
 
 
 def test_a_preview_that_ray_completes_late_does_not_end_its_trial(tmp_path):

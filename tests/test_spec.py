@@ -316,6 +316,7 @@ def refused(spec):
     return {error.path[1] for error in VALIDATOR.iter_errors(spec) if len(error.path) > 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_schema_knows_the_parameters_of_a_method(method):
     params = {**params_of(Training), **params_of(METHODS[method].Params)}

@@ -58,6 +58,7 @@ VARIANTS = [(name, {}, {}) for name in METHODS] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, params, changes", VARIANTS, ids=lambda v: v if isinstance(v, str) else str(v or "-"))
 def test_no_synchronisation_inside_the_training_loop(config, monkeypatch, method, params, changes):
     training = {**config.training, "batch_size": 512, **changes}
@@ -88,6 +89,7 @@ def test_attacks_compute_no_parameter_gradients(config, precision):
     assert all(p.grad is None and not p.requires_grad for p in trainer.attacked.module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, fused_ones",
     [("cnn", 3), ("resnet18:0.25", 16), ("preact-resnet18:0.25", 8), ("resnet18:0.1", 0), ("vgg11_bn", 7)],

@@ -109,6 +109,7 @@ def lines(history):
 # ---- extend ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -322,6 +323,7 @@ def far(record, epoch):
     return metrics_at(epoch, 0.5 - 0.004 * abs(record.params.get("beta", 0) - 9.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
 def test_proposals_come_from_the_narrower_range(folder, sampler):
     """The best that is known lies outside: a model that knows of it proposes near the end towards it."""

@@ -131,6 +131,7 @@ def test_a_forked_trial_is_bit_equal_to_plain_at_that_goes_on_as_its_method(conf
     assert same(hand, forked) and forked.curve == hand.curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"awp": 0.005}, {"class_weights": "inverse"}], ids=str)
 def test_plain_at_that_forks_late_is_bit_equal_to_plain_at_alone(fresh, changes):
     training = {**fresh.training, **changes}
@@ -143,6 +144,7 @@ def test_plain_at_that_forks_late_is_bit_equal_to_plain_at_alone(fresh, changes)
 # ---- what acts from the fork ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"label_smoothing": 0.3}, {"weight_decay": 0.01}, {"ema": 0.9}], ids=str)
 def test_a_training_setting_of_the_trials_own_acts_from_the_fork(config, changes):
     own = replace(config, training={**config.training, **changes})

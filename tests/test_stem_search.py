@@ -126,6 +126,7 @@ def test_killed_before_its_fork_was_heard_says_it_again(trial):
     assert [m["epoch"] for m in actor(trial).step()["stem"]["past"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_trains_the_stems_of_replicates(trial, tmp_path):
     waiting = actor(replace(trial, spare_seeds=(1, 2)))
     with open_fork(Trainer(trial)).store.lock() as mine:

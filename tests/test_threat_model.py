@@ -241,6 +241,7 @@ def test_evaluation_and_verification_are_of_the_ball(threat):
         assert (Scores()(tried).argmax(1) == y)[stands].all()
 
 
+@pytest.mark.slow
 def test_a_trial_trains_and_is_judged_in_it(tmp_path):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=2, attack_steps=2, eval_attack=2, attack_start="uniform"))
@@ -258,6 +259,7 @@ def test_a_trial_trains_and_is_judged_in_it(tmp_path):
     assert gaps[L2] < 0.15 < gaps[LInf], "0.1 in L2 is far less than 0.1 for every pixel"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_attacks_inside_its_l2_balls(tmp_path, method):
     """The radius may be a class's own: the method's factor times eps."""

@@ -448,6 +448,7 @@ def test_roles_where_plain_at_is_searched():
     assert roles == ["paper", "no_search", "trial", "trial", "paper"]
 
 
+@pytest.mark.slow
 def test_c15_what_mlflow_says_of_a_full_disk_is_said_once_and_in_our_words(tmp_path, spec):
     """Its own logger printed a traceback for each attempt."""
     history = fill(History(tmp_path / "searches" / "s"), spec)

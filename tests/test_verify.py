@@ -70,6 +70,7 @@ def linear_case(classes, eps, n=200, scale=1.0, dual=1):
     return model, Split(images, torch.arange(n), y), reach.amin(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("attack", ["apgd", "pgd:20x2"])
 @pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
@@ -100,6 +101,7 @@ def test_the_official_attacks_are_of_the_norm(monkeypatch, threat, eps, dual):
     assert torch.equal(cascade.robust[sure], (reach > 0)[sure]) and 0.1 < cascade.robust.float().mean() < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
 def test_targeted_attack_finds_what_cross_entropy_cannot(threat, eps, dual):
     """Logits times 1e4: saturated, cross-entropy has no gradient, margins do not care. An alarm says so."""
@@ -111,6 +113,7 @@ def test_targeted_attack_finds_what_cross_entropy_cannot(threat, eps, dual):
     assert stages["pgd-ce"].broken < stages["pgd-margin"].broken and "large gap" in cascade.alarms[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
 def test_targeted_attack_alone_is_exact(threat, eps, dual):
     """Without the attacks before it. The closest class is often not the second likeliest, so all targets count."""
@@ -253,6 +256,7 @@ def test_interval_of_a_weighted_mean_by_hand():
     assert class_mean(right, count, np.array([7, 7])) == class_mean(right, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "p, least, gone",
     [

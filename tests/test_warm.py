@@ -177,6 +177,7 @@ def test_the_best_are_those_for_this_search(tmp_path):
         assert points.settings[0]["start"] == start, changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["none", "preview"])
 @pytest.mark.parametrize("method", ["mail", ("mail", "frl", "cfol")])
 def test_killed_anywhere_it_takes_over_the_same(tmp_path, scheduler, method):

@@ -22,6 +22,15 @@ class DeadTrials(FIFOScheduler):
     def __init__(self, optimizer: AskTell):
         super().__init__()
         self.optimizer = optimizer
+        self._numbers: dict[str, int] = {}  # Ray's trials in the order in which they came
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        self._numbers.setdefault(trial.trial_id, len(self._numbers))
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """The first that waits, as Ray's own, which looks at all trials each time, also at those that have ended."""
+        waiting = [t for t in tune_controller.get_live_trials() if t.status in (Trial.PENDING, Trial.PAUSED)]
+        return min(waiting, key=lambda t: (t.status == Trial.PAUSED, self._numbers[t.trial_id]), default=None)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict) -> str:
         metrics = metrics_of(result)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -95,6 +96,8 @@ class Observations:
     bad: dict[int, TrialRecord] = field(default_factory=dict)  # ended without one: diverged, or stayed at chance
     proposed: set[frozenset] = field(default_factory=set)  # the settings so far
     added: set[int] = field(default_factory=set)  # trials that a user added, perhaps with what is not searched
+    _ended: list[int] = field(default_factory=list)  # those with a value and the bad ones, by their numbers
+    _ranked: list[tuple[float, int]] = field(default_factory=list)  # (-product, trial) of those with a value
     _known: int = 0  # trials of the history that were taken in
     # (trial, whether it runs, value) -> for Optuna
     _cache: dict[tuple, FrozenTrial | None] = field(default_factory=dict)
@@ -107,17 +110,24 @@ class Observations:
         for number, record in list(self.open.items()):
             value = self.worth(record)
             if value is not None:
-                self.values[number] = value
+                self._take(number, value)
             elif record.state in (TrialState.FAILED, TrialState.STOPPED):
                 self.bad[number] = record
+                insort(self._ended, number)
             elif not record.state.ended:
                 continue
             del self.open[number]
 
     def add_past(self, records: Iterable[TrialRecord]) -> None:
         """Trials of an earlier search; their numbers are negative here."""
-        worths = {-1 - number: self.worth(record) for number, record in enumerate(records)}
-        self.values |= {number: value for number, value in worths.items() if value is not None}
+        for number, record in enumerate(records):
+            if (value := self.worth(record)) is not None:
+                self._take(-1 - number, value)
+
+    def _take(self, trial: int, value: Value) -> None:
+        self.values[trial] = value
+        insort(self._ended, trial)
+        insort(self._ranked, (-value.product, trial))
 
     def expect(self, record: TrialRecord) -> None:
         """A trial was proposed; the history need not have it yet."""
@@ -184,12 +194,13 @@ class Observations:
 
     def _sample(self, seed: int) -> list[int]:
         """All ended trials, or where there are too many the best ones and a random draw of the others."""
-        ended = sorted([*self.values, *self.bad])
-        if len(ended) <= MAX_OBSERVATIONS:
-            return ended
-        elite = sorted(self.values, key=lambda trial: (-self.values[trial].product, trial))[:ELITE]
-        rest = sorted(set(ended).difference(elite))
-        return elite + random.Random(seed).sample(rest, MAX_OBSERVATIONS - len(elite))
+        if len(self._ended) <= MAX_OBSERVATIONS:
+            return self._ended
+        elite = [trial for _, trial in self._ranked[:ELITE]]
+        places = sorted(bisect_left(self._ended, trial) for trial in elite)
+        before = [place - number for number, place in enumerate(places)]  # of the others, how many precede each
+        drawn = random.Random(seed).sample(range(len(self._ended) - len(elite)), MAX_OBSERVATIONS - len(elite))
+        return elite + [self._ended[other + bisect_right(before, other)] for other in drawn]
 
 
 class _SharedTrial(FrozenTrial):

@@ -89,7 +89,8 @@ def stems(spec: SearchSpec) -> set[tuple[str, str, bool, int]]:
     found = {(*stem_of(PLAIN), spec.seed)}
     for lane in spec.lanes:
         form, head, val_losses = stem_of(lane.methods[0])
-        seeds = {spec.seed_of(number) for number in range(1, lane.most_trials)}  # a default setting has none
+        numbers = range(1, min(lane.most_trials, 1 + spec.stems))  # they take turns; a default setting has none
+        seeds = {spec.seed_of(number) for number in numbers}
         forms = lane.search_space().choices_of("form") or (form,)
         found |= {(each, head, val_losses, seed) for each in forms for seed in seeds}
     return found
