@@ -2,8 +2,8 @@
 
     python -m benchmarks.pages            # writes it with the other generated files
 
-A recording is a run of the arm `ours`, swept over offsets, with the problem's own settings; its trace has what was
-spent, judging included, and the hypervolume on test. The share of judging is taken to be the same all along.
+A recording is a run of an arm of ``SCHEDULERS``, swept over offsets, with the problem's own settings; its trace has
+what was spent, judging included, and the hypervolume on test. The share of judging is taken to be the same all along.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.live_problem import PROBLEMS
 from tuner.results.forecast import TABLE as TABLE
 
+SCHEDULERS = {"ours": "preview", "ours in full": "none"}  # by arm
 LEAST = 5  # recordings of a problem: with fewer a mean says too little
 STEP = 0.5  # trainings between two lines
 Run = dict[str, Any]
@@ -25,11 +26,12 @@ Run = dict[str, Any]
 def table(runs: Sequence[Run]) -> str:
     """The file's text."""
     about = "made by python -m benchmarks.pages of benchmarks/results/live.jsonl; do not edit"
-    kept = [run for run in runs if (run["arm"], run["offsets"], run["set"]) == ("ours", "auto", {}) and run["trace"]]
-    keys = sorted({(run["problem"], run["trials"], run["epochs"]) for run in kept if _on_digits(run["problem"])})
-    found = [
-        _recording(*key, [run for run in kept if (run["problem"], run["trials"], run["epochs"]) == key]) for key in keys
-    ]
+    by_search: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run["arm"] in SCHEDULERS and (run["offsets"], run["set"]) == ("auto", {}) and run["trace"]:
+            if _on_digits(run["problem"]):
+                by_search.setdefault((run["problem"], run["arm"], run["trials"], run["epochs"]), []).append(run)
+    found = [_recording(*key, by_search[key]) for key in sorted(by_search)]
     recordings = [recording for recording in found if recording["runs"] >= LEAST]
     return json.dumps({"about": about, "recordings": recordings}, indent=1) + "\n"
 
@@ -38,7 +40,7 @@ def _on_digits(name: str) -> bool:
     return name in PROBLEMS and not PROBLEMS[name].needs_data
 
 
-def _recording(name: str, trials: int, epochs: int, runs: list[Run]) -> dict[str, Any]:
+def _recording(name: str, arm: str, trials: int, epochs: int, runs: list[Run]) -> dict[str, Any]:
     """Steps at which all runs had a front; a run that has ended keeps what it found."""
     problem = PROBLEMS[name]
     traces = [_trace(run) for run in runs]
@@ -51,6 +53,7 @@ def _recording(name: str, trials: int, epochs: int, runs: list[Run]) -> dict[str
         "imbalance": problem.imbalance,
         "model": problem.model,
         "space": problem.space,
+        "scheduler": SCHEDULERS[arm],
         "trials": trials,
         "max_epochs": epochs,
         "runs": len(runs),

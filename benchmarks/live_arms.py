@@ -480,7 +480,8 @@ class Ours(OnStem):
     in full make its front."""
 
     name = "ours"
-    help = "tuner search as it is now"
+    help = "tuner search with previews"
+    changes = {"scheduler": "preview"}
 
     def __init__(self, job: Job):
         super().__init__(job)
@@ -562,7 +563,7 @@ class OursInFull(Ours):
 class OursAtRandom(Ours):
     name = "ours at random"
     help = "the same, its proposals drawn at random: what previews alone are worth"
-    changes = {"sampler": "random"}
+    changes = {"scheduler": "preview", "sampler": "random"}
 
 
 class OursAndPlain(Ours):
@@ -580,7 +581,7 @@ class OursAndPlain(Ours):
 class OnFourStems(OursAndPlain):
     name = "ours on four stems"
     help = "the same, its trials under four seeds in turn, each with a stem of its own"
-    changes = {"stems": 4}
+    changes = {"scheduler": "preview", "stems": 4}
 
 
 class WithPlain(Ours):
@@ -590,14 +591,20 @@ class WithPlain(Ours):
     help = "tuner search --method METHOD --method at --stems 4: a quarter of the trials is plain AT under four seeds"
 
     def __init__(self, job: Job):
-        self.changes = {"stems": 4, "method": (job.problem.method, PLAIN)}
+        self.changes = {**self.changes, "stems": 4, "method": (job.problem.method, PLAIN)}
         super().__init__(job)
+
+
+class WithPlainInFull(WithPlain):
+    name = "ours in full with plain AT on four stems"
+    help = "the same without previews"
+    changes = {"scheduler": "none"}
 
 
 ARMS: dict[str, type[Arm]] = {
     arm.name: arm
     for arm in (
         *(Plain, Random, RandomStem, Stock, Primo),
-        *(Ours, OursAndPlain, OnFourStems, WithPlain, OursInFull, OursAtRandom),
+        *(Ours, OursAndPlain, OnFourStems, WithPlain, WithPlainInFull, OursInFull, OursAtRandom),
     )
 }

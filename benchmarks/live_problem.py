@@ -48,6 +48,7 @@ PROBLEMS: dict[str, Problem] = {
     "done": Problem("done"),
     "srat-form": Problem("srat", space=FORM),
     "done-form": Problem("done", space=FORM),
+    "mixup": Problem("mixup"),
     "mail": Problem("mail", fix={"form": "trades"}),
     "fairfront": Problem("fairfront"),
     "srat-balanced": Problem("srat", imbalance="none"),

@@ -29,26 +29,22 @@ WINDOWS = 10
 TABLE = "{:>10} {:>10.2f} {:>8.2f} {:>20.2f} {:>20.2f}"
 HEAD = """# What a result costs the driver
 
-Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured on 2 shared
-cores (AMD EPYC, Python 3.11; other work on the machine) with the version before there were previews. Figures are per
-result, means over a tenth of a search's results: the first, the middle and the last tenth. Trials do nothing but report
-12 epochs with all metrics of ten classes, so the driver is what limits the pace: searcher, proposals, early stopping, a
-history synced to disk line by line, MLflow on SQLite. The last two columns are part of the CPU time.
+Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured once, on 2
+cores of an AMD EPYC with AVX2 (Python 3.11, Ray 2.60.0) of which a training kept one busy all along. Figures are per
+result, means over a tenth of a search's results: the first, a middle and the last one. Trials do nothing but report
+their epochs with all metrics of ten classes: three of a preview, up to twelve of one that trains in full. So the driver
+is what limits the pace: searcher, proposals by TPE, promotions, a history synced to disk line by line, MLflow on SQLite.
+The last two columns are part of the CPU time.
 
-A search of the last kind starts cheap (no trial has ended, so nothing is proposed) and is level from 20,000 to 97,000
-results. py-spy at 70,000: half of the samples are Ray Tune's loop (a quarter is the proposals by TPE, 6 % the history),
-half MLflow's writer. They share the GIL, so together they are the bottleneck: some 70 results per second. MLflow
-was behind when such a search ended; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
+LEVEL
 
-Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, Ray 2.60.0, 2 cores of an AMD EPYC with AVX2
-at a load of 7) took 6.9 to 9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean, and is no cheaper at
-the end than at the beginning. So 5 ms, which were aimed at, are out of reach of a driver on Ray Tune on such a machine.
-Today's version (`--concurrent 1000 --results 3600 --long 0`, once, load 3) takes 12.0 ms, 8.4 to 14 in stretches of 360
-after the first: Ray Tune's loop 6 to 11, MLflow's writer, which rests after each run so that it keeps to a tenth of a
-core, 1 to 2.5. In searches of 100,000 results neither has been measured.
+Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, the same machine at a load of 7) took 6.9 to
+9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean. So 5 ms, which were aimed at, are out of reach of a
+driver on Ray Tune on such a machine. MLflow's writer rests after each run, so that it keeps to a tenth of a core, and is
+behind when such a search ends; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
 
 """
-EPOCHS, PER_TRIAL = 12, 4.8  # of a full trial; results of the mean one: 3 of its preview, 7 of every fourth in full
+EPOCHS, PER_TRIAL = 12, 3.8  # of a full trial; results of the mean one: 3 of its preview, 5 of every sixth in full
 
 
 def thread_cpu() -> dict[str, float]:

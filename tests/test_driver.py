@@ -59,7 +59,7 @@ def driven(tmp_path, monkeypatch):
 
 def test_a_search_of_before_goes_on_with_the_images_it_had(driven):
     """Its stored spec lacks the fields that came later; `tuner resume` reads it and the driver stores it again."""
-    old = SearchSpec(**{**driven.spec.to_dict(), "val_per_class": 0})
+    old = SearchSpec(**{**driven.spec.to_dict(), "val_per_class": 0}).changed()
     driven.folder.mkdir(parents=True)
     lines = old.to_yaml().splitlines(keepends=True)
     (driven.folder / "spec.yaml").write_text("".join(line for line in lines if not line.startswith("val_")))

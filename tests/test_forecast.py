@@ -14,7 +14,15 @@ from tuner.spec.search_spec import SearchSpec
 
 def run(seed, ends, cost=100.0, epochs_trained=60, problem="srat", **changed):
     """A recording whose trace has (cost, hypervolume) ``ends``."""
-    about = {"problem": problem, "arm": "ours", "seed": seed, "offsets": "auto", "trials": 16, "epochs": 12, "set": {}}
+    about = {
+        "problem": problem,
+        "arm": "ours in full",
+        "seed": seed,
+        "offsets": "auto",
+        "trials": 16,
+        "epochs": 12,
+        "set": {},
+    }
     trace = [{"cost": cost, "held_out": found} for cost, found in ends]
     return {**about, "cost": cost, "epochs_trained": epochs_trained, "trace": trace, **changed}
 
@@ -26,6 +34,7 @@ def test_the_table_by_hand():
     """60 of 100 are training epochs, so a cost of 20 is 12 of them: one training of 12 epochs."""
     (recording,) = json.loads(made.table(RUNS))["recordings"]
     assert (recording["method"], recording["runs"], recording["ended"]) == ("srat", 5, 5.0)
+    assert recording["scheduler"] == "none"
     steps = {step["trainings"]: step for step in recording["after"]}
     assert list(steps) == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]
     assert steps[1.0] == {"trainings": 1.0, "share": 0.44, "lowest": 0.4, "highest": 0.48}
@@ -73,7 +82,11 @@ def test_the_line(known, changes, words):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "dafa"}, {"budget": "30min"}, {"time_budget": 60.0}, {"method": ("srat", "dafa")}]
+    "changes",
+    [
+        *({"method": "dafa"}, {"budget": "30min"}, {"time_budget": 60.0}, {"method": ("srat", "dafa")}),
+        {"scheduler": "preview"},
+    ],
 )
 def test_nothing_is_said_where_nothing_was_recorded(known, changes):
     assert forecast(SearchSpec(**{"method": "srat", **changes})) is None
@@ -81,6 +94,6 @@ def test_nothing_is_said_where_nothing_was_recorded(known, changes):
 
 def test_a_dry_run_says_it_beside_the_spec():
     done = tuner_here("search", "--method", "srat", "--budget", "40epochs", "--dry-run")
-    assert "cost: about 6.3 trainings' worth" in done.stderr and "forecast: 3.3 trainings' worth gave " in done.stderr
+    assert "cost: about 8.9 trainings' worth" in done.stderr and "forecast: 3.3 trainings' worth gave " in done.stderr
     assert done.returncode == 0 and "forecast" not in done.stdout and "budget: 40epochs" in done.stdout
     assert "forecast" not in tuner_here("search", "--method", "at", "--dry-run").stderr

@@ -267,6 +267,9 @@ def test_a_search_without_previews_promotes_nothing():
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 
+PREVIEWED = {"scheduler": "preview"}
+
+
 @pytest.mark.parametrize(
     "changes, bill, words",
     [
@@ -274,11 +277,11 @@ def test_a_search_without_previews_promotes_nothing():
         # 15
         ({}, Bill(12, 16, 15, 30, 6, 12 + 4 + 4 * 12), "9.2 trainings' worth: 16 epochs of stems, 15 previews and 6 "),
         # start from 0.2 to 0.95: forks from 2 to 11, 6.5 in the middle; plain AT takes 11 from the stem
-        ({"method": "srat"}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
+        ({"method": "srat", **PREVIEWED}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
         # stems of AT and of TRADES
-        ({"method": "srat", "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
-        ({"method": "srat", "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
-        ({"method": "srat", "scheduler": "none"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
+        ({"method": "srat", **PREVIEWED, "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 35.0), None),
+        ({"method": "srat", **PREVIEWED, "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 35.0), None),
+        ({"method": "srat"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
         ({"scheduler": "none"}, Bill(12, 0, 0, 0, 17, 17 * 12), "17.0 trainings' worth: 17 trainings in full"),
         ({"method": "srat", "burn_in": "own"}, Bill(12, 0, 0, 0, 17, 17 * 12), None),
         # two default settings, 14 previews of which four train
@@ -384,6 +387,13 @@ def test_a_scheduler_that_nobody_named_is_the_one_that_saves():
     assert spec_of(burn_in="own").scheduling.name == "none" and spec_of(method="at").scheduling.name == "none"
     why = "scheduler none: previews need 5 trials, 4 epochs and a stem; every trial trains in full"
     assert spec_of(trials=4).scheduling.describe() == why
+    # trainings of 12 epochs: after their forks 12 of TRADES, 12 - (2 + 11) / 2 = 5.5 of SRAT; previews have two
+    assert 12 >= 2 * (2 + 12 / 4) and 5.5 < 2 * (2 + 5.5 / 4) and 8.75 < 2 * (2 + 8.75 / 4)
+    methods = ("trades", "srat", ("trades", "srat"))
+    assert [spec_of(method=m).scheduling.name for m in methods] == ["preview", "none", "none"]
+    why = ": from their forks on, trainings are too short for previews to halve what is trained"
+    assert spec_of(method="srat").scheduling.describe() == f"scheduler none{why}; every trial trains in full"
+    assert spec_of(method="srat", fix={"start": 0.0}).scheduling.name == "preview"
     assert spec_of(scheduler="none").scheduling.describe() == "scheduler none; every trial trains in full"
     assert Preview(12, 15).describe() == (
         "scheduler preview: 15 previews, of which the best 1/4 (4, or more if better ones come late) train in full"

@@ -439,10 +439,11 @@ def test_a_search_says_what_it_proposes_with():
     def said(**fields):
         return Proposer(SearchSpec(**fields), History(None)).description
 
-    assert said(method="srat") == (
+    known = (
         "sampler auto: the default setting (0 of 6 values published), 5 first points, then TPE on the hypervolume of a "
-        "trial's curve, by its preview (conditional space)"
     )
+    assert said(method="srat") == f"{known}trial's curve (conditional space)"
+    assert said(method="srat", scheduler="preview") == f"{known}trial's curve, by its preview (conditional space)"
     assert said(method="trades", scheduler="none").endswith(
         "then a Gaussian process on the hypervolume of a trial's curve (flat space; TPE after 250 values)"
     )

@@ -125,6 +125,16 @@ def test_an_earlier_search_keeps_its_name_and_meaning(tmp_path, text):
     assert (spec.burn_in, spec.scheduling.name) == ("own", "none")  # what is left of it trains in full
 
 
+def test_a_search_goes_on_with_the_scheduler_that_it_began_with():
+    """Which one applies where none is named has changed: an earlier version stored no name, and previewed."""
+    for method, then, now in (("srat", "preview", "none"), ("trades", "preview", "preview"), ("at", "none", "none")):
+        spec = SearchSpec(method=method)
+        earlier = SearchSpec.from_stored(spec.to_yaml())
+        assert (spec.scheduling.name, earlier.scheduling.name) == (now, then)
+        assert SearchSpec.from_stored(spec.to_stored()).scheduling.name == now
+        assert earlier.search_name == SearchSpec.from_stored(spec.to_stored()).search_name == spec.search_name
+
+
 @pytest.mark.parametrize("name", FORMER_FIELDS)
 def test_a_field_of_an_earlier_version_is_named(name):
     with pytest.raises(UsageError, match=f"spec field '{name}' is of an earlier version"):
@@ -132,7 +142,8 @@ def test_a_field_of_an_earlier_version_is_named(name):
 
 
 def test_a_file_of_the_user_has_todays_defaults():
-    assert SearchSpec.from_yaml("{}") == SearchSpec() == SearchSpec.from_stored(SearchSpec().to_yaml())
+    assert SearchSpec.from_yaml("{}") == SearchSpec()
+    assert SearchSpec.from_stored(SearchSpec().to_stored()) == SearchSpec().changed()
     assert SearchSpec().val_per_class == 300 and SearchSpec.from_stored(STORED).val_per_class == 0
     assert SearchSpec.from_stored(STORED + "val_per_class: 40").val_per_class == 40
     stored = SearchSpec.from_stored(STORED)  # no part of the answer that was not asked for then

@@ -23,7 +23,7 @@ EPOCHS, FORK, LENGTH = 10, 7, 2  # of a search and its previews: round(0.7 * 10)
 SEARCH = [
     "search",
     *("--method", "gairat", "--method", "srat"),
-    *("--trials", "7", "--max-epochs", str(EPOCHS), "--max-concurrent", "1"),
+    *("--trials", "7", "--max-epochs", str(EPOCHS), "--max-concurrent", "1", "--scheduler", "preview"),
     *("--imbalance", "exp:10", "--val-per-class", "20"),
     *("--set", "passes=1", "--set", "attack_steps=2", "--set", "eval_attack=2"),
     "--json",

@@ -12,7 +12,7 @@ SEARCHES = {
     "seeds": ("--method", "srat", "--seeds", "2"),
 }
 SMALL = (
-    *("--trials", "5", "--max-epochs", "4", "--val-per-class", "20"),
+    *("--trials", "5", "--max-epochs", "4", "--val-per-class", "20", "--scheduler", "preview"),
     *("--set", "passes=1", "--set", "attack_steps=1", "--set", "eval_attack=1"),
 )
 EVENTS = {"one": 30, "several": 43, "seeds": 45}  # lines in the history of such a search

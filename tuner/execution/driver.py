@@ -189,7 +189,7 @@ def _store_spec(run: SearchRun) -> None:
     """Write the spec into the search's folder; ``UsageError`` if another spec has this name."""
     path = run.folder / "spec.yaml"
     if path.exists():
-        new, stored = run.spec.identity(), SearchSpec.from_stored(read_text(path)).identity()
+        new, stored = (s.changed().identity() for s in (run.spec, SearchSpec.from_stored(read_text(path))))
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             more = differs == ["trials"] and new["trials"] > stored["trials"]
@@ -197,7 +197,7 @@ def _store_spec(run: SearchRun) -> None:
             raise UsageError(
                 f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name{extend}"
             )
-    write_atomically(path, run.spec.to_yaml())
+    write_atomically(path, run.spec.to_stored())
 
 
 def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: StopRequest) -> dict[str, Any]:

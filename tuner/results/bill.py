@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from search_spaces import METHODS, method_space
@@ -50,8 +51,7 @@ def expected(spec: SearchSpec) -> Bill:
     previews = spec.proposals if scheduler.previewing else 0
     promoted = scheduler.most(previews) if scheduler.previewing else spec.proposals
     _, latest = spec.forks
-    forks = [sum(lane.epoch_plan.forks) / 2 for lane in spec.lanes]
-    own = spec.max_epochs - sum(forks) / len(forks)
+    own = fmean(lane.epoch_plan.own for lane in spec.lanes)
     each = spec.lanes[0].epoch_plan.preview[1]
     # plain AT as a method takes all of the stem, as the reference does
     plain = spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0

@@ -81,7 +81,8 @@ def _recordings() -> list[dict[str, Any]]:
 
 
 def _recording(spec: SearchSpec) -> dict[str, Any] | None:
-    """Those of the method; of several such that whose data and space are the spec's."""
-    own = [about for about in _recordings() if spec.methods == (about["method"],)]
+    """Those of the method and scheduler; of several such that whose data and space are the spec's."""
+    asked = spec.methods, spec.scheduling.name
+    own = [about for about in _recordings() if ((about["method"],), about["scheduler"]) == asked]
     fits = [(about["imbalance"] == spec.imbalance, about["space"] == spec.space) for about in own]
     return max(zip(fits, own), key=lambda pair: pair[0])[1] if own else None

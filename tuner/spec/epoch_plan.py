@@ -42,6 +42,11 @@ class EpochPlan:
         return self._epoch(low), self._epoch(high)
 
     @property
+    def own(self) -> float:
+        """How many epochs a training in full has after its fork, midway between the earliest and the latest."""
+        return self.max_epochs - sum(self.forks) / 2
+
+    @property
     def preview(self) -> tuple[int, int]:
         """Where a preview forks, and how many epochs it trains."""
         length = math.ceil(PREVIEW_LENGTH * self.max_epochs)

@@ -198,7 +198,7 @@ class SearchFields:
         "the best are tried first, translated.")
     scheduler: str | None = option(None, Choice(known.schedulers), STOPPING,
         "Which proposals train in full: preview tries all of them in a few epochs and trains the best in full, none "
-        "trains all of them.", unset="preview where it saves something", before="none")
+        "trains all of them.", unset="preview where that halves what the proposals train", before="none")
 
     max_concurrent: int | None = option(None, Whole(1), RESOURCES,
         "Number of trials that run at a time.", hashed=False, unset="as many as fit")

@@ -21,12 +21,16 @@ SHARE = 4  # of the previews, one in so many trains in full
 FIRST = 8  # previews that are in before any is promoted, or half of all: the best of few is seldom that of many
 FEWEST = 4  # previews that are worth one training saved
 SHORTEST = 4  # epochs: a preview trains at least one
+WORTH = (
+    2  # times as many epochs would be trained without previews. Where it is 1.6 they lost (docs/decisions/search.md)
+)
 
 
 @dataclass(frozen=True)
 class Scheduler(ABC):
     """A rule with what it may know of the search. ``previews``: proposals that would be previewed, the default settings
-    aside. ``chosen``: whether the user asked for this scheduler by name."""
+    aside. ``lengths``: the epochs of a preview, and those that a training in full has after its fork, in the mean.
+    ``chosen``: whether the user asked for this scheduler by name."""
 
     name: ClassVar[str]
     help: ClassVar[str]
@@ -35,6 +39,7 @@ class Scheduler(ABC):
     max_epochs: int
     previews: int
     burn_in: str = "stem"
+    lengths: tuple[float, float] = (1.0, math.inf)
     chosen: bool = True
 
     def most(self, previews: int) -> int:
@@ -83,7 +88,12 @@ class NoScheduler(Scheduler):
     help = "Every trial trains in full."
 
     def describe(self) -> str:
-        why = f": previews need {FEWEST + 1} trials, {SHORTEST} epochs and a stem" if not self.chosen else ""
+        if self.chosen:
+            why = ""
+        elif _possible(self.previews, self.max_epochs, self.burn_in):
+            why = ": from their forks on, trainings are too short for previews to halve what is trained"
+        else:
+            why = f": previews need {FEWEST + 1} trials, {SHORTEST} epochs and a stem"
         return f"scheduler {self.name}{why}; every trial trains in full"
 
 
@@ -91,9 +101,20 @@ SCHEDULERS: dict[str, type[Scheduler]] = {cls.name: cls for cls in (Preview, NoS
 
 
 def choose_scheduler(name: str | None, **options) -> Scheduler:
-    """The scheduler of that name with its options (see ``Scheduler``); without a name, previews where they save
-    something, else none."""
+    """The scheduler of that name with its options (see ``Scheduler``); without a name, previews where they halve what
+    the proposals train, else none."""
     if name is not None:
         return SCHEDULERS[name](**options)
-    saves = options["previews"] >= FEWEST and options["max_epochs"] >= SHORTEST and options["burn_in"] == "stem"
+    possible = _possible(options["previews"], options["max_epochs"], options["burn_in"])
+    preview, full = options["lengths"]
+    saves = possible and full >= WORTH * (preview + full / SHARE)
     return (Preview if saves else NoScheduler)(**options, chosen=False)
+
+
+def earlier_scheduler(**options) -> str:
+    """The name of the scheduler that a search had, to which none was given, before their lengths counted."""
+    return (Preview if _possible(**options) else NoScheduler).name
+
+
+def _possible(previews: int, max_epochs: int, burn_in: str) -> bool:
+    return previews >= FEWEST and max_epochs >= SHORTEST and burn_in == "stem"

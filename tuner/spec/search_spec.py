@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -27,7 +28,7 @@ from tuner.spec.known import recipes as known_recipes
 from tuner.spec.objectives import Goal, parse_constraints, parse_smoothing
 from tuner.spec.option import ALWAYS, options_of
 from tuner.spec.plug_ins import check_remembered, missing, used_plug_ins
-from tuner.spec.schedulers import Scheduler, choose_scheduler
+from tuner.spec.schedulers import Scheduler, choose_scheduler, earlier_scheduler
 from tuner.spec.space import Space, build_space, joined
 from tuner.spec.yaml_text import read_yaml
 
@@ -333,9 +334,14 @@ class SearchSpec(SearchFields):
     @cached_property
     def scheduling(self) -> Scheduler:
         """The scheduler that applies, with its options."""
-        return choose_scheduler(
-            self.scheduler, max_epochs=self.max_epochs, previews=self.proposals, burn_in=self.burn_in
-        )
+        spaces = (build_space(method, **self._own(method)) for method in self.methods)
+        plans = [EpochPlan(space, self.max_epochs, self.burn_in) for space in spaces]
+        lengths = plans[0].preview[1], fmean(plan.own for plan in plans)
+        return choose_scheduler(self.scheduler, lengths=lengths, **self._previewed)
+
+    @property
+    def _previewed(self) -> dict[str, Any]:
+        return {"max_epochs": self.max_epochs, "previews": self.proposals, "burn_in": self.burn_in}
 
     def identity(self) -> dict[str, Any]:
         """What the search's hash is taken of: every field that can change a result.
@@ -370,6 +376,11 @@ class SearchSpec(SearchFields):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def to_stored(self) -> str:
+        """As the search's own ``spec.yaml``: by its name and with its scheduler, of which a later version may choose
+        others."""
+        return self.changed().to_yaml()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchSpec:
@@ -408,7 +419,11 @@ class SearchSpec(SearchFields):
         for name in ("dataset", "storage", "study_storage"):  # earlier versions took passwords in URLs
             if isinstance(stored.get(name), str):
                 stored[name] = public(stored[name])
-        return cls._from_dict({**then, **stored, **changed})
+        spec = cls._from_dict({**then, **stored, **changed})
+        if spec.scheduler is None:
+            then = earlier_scheduler(**spec._previewed)
+            spec = dataclasses.replace(spec, name=spec.search_name, scheduler=then)
+        return spec
 
 
 def prior_note(method: str) -> str | None:

@@ -214,7 +214,7 @@ def parent_run(client: MlflowClient, experiment: str, spec: SearchSpec, name: st
         "tuner.kind": "search",
         "tuner.search": name,
         "tuner.method": spec.method_names,
-        "tuner.spec": escape.mlflow(spec.to_yaml()),
+        "tuner.spec": escape.mlflow(spec.to_stored()),
         **_origin(),
     }
     return client.create_run(experiment, milliseconds(started), tags, run_name=name).info.run_id
