@@ -30,7 +30,8 @@ HEAD = """# What a search adds over no search
 Written by `python -m benchmarks.held_out --table` from `benchmarks/results/held_out.jsonl`; do not edit. Default jobs
 of `tuner search` on digits exp:10 (cnn, 12 epochs, 16 trials), one for each method and seed. Everything is chosen on
 `val`; all figures are of the TEST split (359 images), which no search sees, under CE-PGD and then margin-PGD with five
-times the search's steps (100 each) on the logits with their offsets.
+times the search's steps (100 each) on the logits with their offsets. The searches previewed their proposals
+(`--scheduler preview`), which was the default then.
 
 Measured on 2 shared cores of an AMD EPYC with AVX512-bf16, in float32, with torch {torch}.
 

@@ -32,16 +32,21 @@ HEAD = """# What a result costs the driver
 Written by `make docs` from `benchmarks/results/scaling.json`, which `python -m benchmarks.scaling` measured once, on 2
 cores of an AMD EPYC with AVX2 (Python 3.11, Ray 2.60.0) of which a training kept one busy all along. Figures are per
 result, means over a tenth of a search's results: the first, a middle and the last one. Trials do nothing but report
-their epochs with all metrics of ten classes: three of a preview, up to twelve of one that trains in full. So the driver
-is what limits the pace: searcher, proposals by TPE, promotions, a history synced to disk line by line, MLflow on SQLite.
-The last two columns are part of the CPU time.
+their epochs with all metrics of ten classes: three of a preview, up to twelve of one that trains in full. So the
+driver is what limits the pace: searcher, proposals by TPE, promotions, a history synced to disk line by line, MLflow
+on SQLite. The last two columns are part of the CPU time.
 
-LEVEL
+The first 1,000 trials of the searches with 1,000 at a time are not proposed by a model: they cost 9 to 13 ms a result
+(another run of 3,600 results, load 2). After that half of a result's cost is its share of a proposal, of TPE that sees
+250 ended and 250 running trials, and a third Ray Tune (py-spy, at 40,000). It does not grow: 19 to 27 ms, as the load
+was, from 10,000 to 78,000 results of 20,833 trials, and 15 to 25 ms from there to 100,000, when the same search was
+extended to 27,500 trials with MLflow off. Before what is asked at every result was counted as events come, a result
+cost 31 ms at 20,000, and grew.
 
-Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, the same machine at a load of 7) took 6.9 to
-9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean. So 5 ms, which were aimed at, are out of reach of a
-driver on Ray Tune on such a machine. MLflow's writer rests after each run, so that it keeps to a tenth of a core, and is
-behind when such a search ends; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
+Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, the same machine at a load of 7) took 6.9
+to 9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean. So 5 ms, which were aimed at, are out of reach
+of a driver on Ray Tune on such a machine. MLflow's writer rests after each run, so that it keeps to a tenth of a core,
+and is behind when such a search ends; the driver waits 30 s for it and says that `tuner sync` fills in the rest.
 
 """
 EPOCHS, PER_TRIAL = 12, 3.8  # of a full trial; results of the mean one: 3 of its preview, 5 of every sixth in full

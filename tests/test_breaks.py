@@ -143,7 +143,7 @@ def test_a_process_that_dies_again_and_again_in_one_epoch_ends_the_trial(break_o
 
 def test_a_preview_that_gets_on_between_deaths_goes_on(tmp_path):
     """Its epochs are not in the history before it ends; the reports of its actor say that it got on."""
-    spec, history = SearchSpec(trials=8, max_epochs=20), History(None)
+    spec, history = SearchSpec(trials=8, max_epochs=20, scheduler="preview"), History(None)
     watch = SearchCallback(run_of(spec, history), AskTell(spec, history), Listener(), lambda line: None)
     watch.started(watch.optimizer.next())
     preview = watch.optimizer.next()

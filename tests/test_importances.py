@@ -12,7 +12,7 @@ from tuner.optimizer.importances import LEAST, Importances, importances_of
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 
-SPEC = SearchSpec(method="srat", trials=80, max_epochs=12, name="s")
+SPEC = SearchSpec(method="srat", trials=80, max_epochs=12, scheduler="preview", name="s")
 
 
 def previewed(history, spec, trials, worst_of, method="srat"):
@@ -70,7 +70,7 @@ def test_of_many_trials_the_latest_count(monkeypatch):
 
 
 def test_each_method_has_its_own():
-    spec = SearchSpec(method=("srat", "dafa"), trials=40, max_epochs=12, name="s")
+    spec = SearchSpec(method=("srat", "dafa"), trials=40, max_epochs=12, scheduler="preview", name="s")
     history = History(None)
     previewed(history, spec.of("srat"), 15, lambda params: params["start"] / 4)
     found = importances_of(spec, history)

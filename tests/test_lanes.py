@@ -478,7 +478,7 @@ def test_nothing_starts_that_cannot_end_in_time():
 
 def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_training():
     """Of the epochs of 3 s a preview trains two, and a full training those after its fork: srat's start is 0.5."""
-    spec, history = spec_of(method="srat", fix={"start": 0.5}, trials=16), History(None)
+    spec, history = spec_of(method="srat", fix={"start": 0.5}, scheduler="preview"), History(None)
     drive(AskTell(spec, history), history, spec, until=14 + 2 * 7)  # the default setting and seven previews
     assert len(history.trials) == 8 and AskTell(spec, history).promotable is None
     for left, late in ((6 + 4, False), (6 - 4, True)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.histories import curve, fill, metrics, no_search, run_of, start
+from tests.histories import curve, fill, metrics, run_of, start
 from tuner.home import Home
 from tuner.report import pages
 from tuner.report.pages import Pages
@@ -16,6 +16,7 @@ from tuner.results import listing
 from tuner.results.history import History
 from tuner.results.listener import Listener, Listeners
 from tuner.results.pareto import Front
+from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 from tuner.testing import ListenerContract
@@ -191,22 +192,23 @@ def test_the_time_left_counts_the_reference(monkeypatch, capsys):
     spec, history = SearchSpec(method="trades", max_epochs=4, trials=2), History(None)
     progress = Progress(run_of(spec, history))
     start(history, spec, 0, spec.search_space().default())
-    no_search(history, spec)
+    history.append("start", NO_SEARCH, params={}, method="at", role="no_search")
     progress.trial_started(history.trials[0])
-    progress.trial_started(history.references[-1])
-    for record, epochs in ((history.trials[0], 4), (history.references[-1], 2)):
-        record.epochs = []
-        for epoch in range(1, epochs + 1):
-            record.epochs.append(metrics(epoch, 0.5, 0.1))
-            progress.epoch_ended(record, record.epochs[-1])
-    history.trials[0].state = TrialState.FINISHED
+    progress.trial_started(history.references[NO_SEARCH])
+
+    def train(record, *epochs):
+        for epoch in epochs:
+            history.append("epoch", record.trial, metrics=metrics(epoch, 0.5, 0.1))
+            progress.epoch_ended(record, record.last)
+
+    train(history.trials[0], 1, 2, 3, 4)
+    train(history.references[NO_SEARCH], 1, 2)
+    history.append("end", 0, state=TrialState.FINISHED)
     now[0] += 60
     progress.trial_ended(history.trials[0])
     assert "(1/2 done, 1 running, about 1 min 00 s left)" in capsys.readouterr().err
-    record = history.references[-1]
-    for epoch in (3, 4):
-        record.epochs.append(metrics(epoch, 0.5, 0.1))
-        progress.epoch_ended(record, record.last)
+    train(record := history.references[NO_SEARCH], 3, 4)
+    history.append("end", NO_SEARCH, state=TrialState.FINISHED)
     now[0] += 20
     progress.trial_ended(record)
     assert "no search finished" in (said := capsys.readouterr().err)

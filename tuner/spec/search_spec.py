@@ -421,8 +421,8 @@ class SearchSpec(SearchFields):
                 stored[name] = public(stored[name])
         spec = cls._from_dict({**then, **stored, **changed})
         if spec.scheduler is None:
-            then = earlier_scheduler(**spec._previewed)
-            spec = dataclasses.replace(spec, name=spec.search_name, scheduler=then)
+            scheduler = earlier_scheduler(**spec._previewed)
+            spec = dataclasses.replace(spec, name=spec.search_name, scheduler=scheduler)
         return spec
 
 
