@@ -22,7 +22,11 @@ from tests.chaos.plan import KINDS, SEARCHES, Disturbance, Plan, draw
 PATIENCE = 4.0  # tests share the machine
 ROUNDS = {  # tests/test_resume.py and tests/test_stem_search.py kill the driver
     "terminal closed": ({}, Disturbance("group", 17, 0.2, signal.SIGHUP)),
-    "GCS killed": ({}, Disturbance("gcs", 11, 0.2)),
+    "GCS killed, then systemd stops all": (
+        {},
+        Disturbance("gcs", 11, 0.2),
+        Disturbance("all", 17, 0.2, signal.SIGTERM),
+    ),
     "worker killed, clock jumps": ({}, Disturbance("worker", 9, 0.2), Disturbance("clock", 17, 0.2, jump_s=-3600.0)),
     "MLflow killed": ({"server": True}, Disturbance("mlflow", 8, 0.2, lasts_s=2.0)),
     "storage away": ({"storage": True}, Disturbance("storage", 17, 0.2, lasts_s=2.0)),

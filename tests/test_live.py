@@ -680,6 +680,7 @@ def test_ours_does_what_a_search_does(tmp_path):
     Simulation(arm, memo.run, lambda row: dict(zip(OBJECTIVES, row.values)), COSTS, 1).run()
     options = [word for key, value in problem.set.items() for word in ("--set", f"{key}={value}")]
     asked = ["--method", "srat", "--trials", 8, "--max-epochs", 5, "--seed", 1, "--max-concurrent", 1, "--name", "s"]
+    asked += ["--scheduler", "preview"]
     done = tuner("search", *asked, *options, "--home", tmp_path / "home")
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "home" / "searches" / "s" / "history.jsonl").read_text().splitlines()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos import invariants
-from tests.chaos.plan import Disturbance
+from tests.chaos.plan import TOLD, Disturbance
 
 if TYPE_CHECKING:
     from tests.chaos.play import Round
@@ -26,7 +26,13 @@ TITLES = {"worker": r"ray::(TrialActor|ResourceTrainable)", "raylet": "/raylet/r
 
 def disturb(round_: Round, what: Disturbance) -> Undo | None:
     """Do it now. The kinds that end a driver are left to its exit code."""
-    if what.kind in ("driver", "group"):
+    if what.kind == "all":
+        for pid in {*round_.processes()} - {round_.driver.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, what.signal)
+        round_.driver.send(what.signal, group=False)  # forked: its environment has no mark
+        return None
+    if what.kind in TOLD:
         round_.driver.send(what.signal, group=what.kind == "group")
         return None
     if what.kind in TITLES:

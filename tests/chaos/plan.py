@@ -16,10 +16,12 @@ SMALL = (
     *("--set", "passes=1", "--set", "attack_steps=1", "--set", "eval_attack=1"),
 )
 EVENTS = {"one": 30, "several": 43, "seeds": 45}  # lines in the history of such a search
+TOLD = ("driver", "group", "all")  # kinds that are a signal to a driver
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
-# kind -> how often it is drawn. A driver's group is what `timeout` and a closing terminal signal.
+# kind -> how often it is drawn. A driver's group is what `timeout` and a closing terminal signal; all its processes,
+# Ray's too, what systemd and SLURM do.
 KINDS = {
-    **{"driver": 4, "group": 2, "worker": 3, "raylet": 1, "gcs": 1},
+    **{"driver": 4, "group": 2, "all": 2, "worker": 3, "raylet": 1, "gcs": 1},
     **{"mlflow": 2, "storage": 1, "mount": 1, "disk": 2, "clock": 2},
 }
 JUMPS_S = (-30 * 86400.0, -3600.0, -20.0, 20.0, 3600.0, 30 * 86400.0)
@@ -38,7 +40,7 @@ class Disturbance:
     jump_s: float = 0.0
 
     def __str__(self) -> str:
-        what = {"driver": signal.Signals(self.signal).name, "group": signal.Signals(self.signal).name}.get(self.kind)
+        what = signal.Signals(self.signal).name if self.kind in TOLD else None
         what = f"{self.jump_s:+.0f} s" if self.kind == "clock" else what
         lasts = f" for {self.lasts_s:.1f} s" if self.kind in ("mlflow", "storage", "mount", "disk") else ""
         return f"{self.kind}{f' {what}' if what else ''}{lasts} {self.plus_s:.1f} s after event {self.events}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.chaos import invariants
 from tests.chaos.disturb import MARK, Undo, disturb, mount, processes, unmount
 from tests.chaos.drivers import Driver
-from tests.chaos.plan import Disturbance, Plan
+from tests.chaos.plan import TOLD, Disturbance, Plan
 
 LINE_S, END_S = 2.0, 15.0  # after a signal: until a line is printed, until the end
 HUNG_S = 120.0  # a driver that runs as long has hung
@@ -28,6 +28,7 @@ DISK_MB = 40
 STOPS = {  # kind -> exit codes of a driver that it ended
     "driver": {130},
     "group": {130},
+    "all": {130, 1},
     "raylet": {1},
     "gcs": {1},
     "disk": {1},
@@ -136,7 +137,7 @@ class Round:
             self._undo.append((time.monotonic() + what.lasts_s, undo))
             if what.kind in ("storage", "mount"):
                 self._back = time.monotonic() + what.lasts_s
-        if what.kind in ("driver", "group") and what.signal != signal.SIGKILL:
+        if what.kind in TOLD and what.signal != signal.SIGKILL:
             self._await_line(said, what)
         return True
 
@@ -182,7 +183,7 @@ class Round:
     def _check_end(self, code: int) -> None:
         """What has to hold at the end of a driver."""
         allowed = {0}.union(*(STOPS.get(what.kind, set()) for what in self._hit))
-        sent = [what.signal for what in self._hit if what.kind in ("driver", "group")]
+        sent = [what.signal for what in self._hit if what.kind in TOLD]
         # before the program has begun a signal does what it does to every process
         allowed |= {-number for number in sent if number == signal.SIGKILL or not self.driver.said}
         if code not in allowed:
@@ -299,7 +300,7 @@ class Round:
             (self.folder / "copy").rename(self.home)
 
 
-ENDING = ("driver", "group", "raylet", "gcs")  # kinds after which an end is due
+ENDING = (*TOLD, "raylet", "gcs")  # kinds after which an end is due
 
 
 class GiveUp(Exception):
