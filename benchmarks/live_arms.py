@@ -563,7 +563,7 @@ class OursInFull(Ours):
 class OursAtRandom(Ours):
     name = "ours at random"
     help = "the same, its proposals drawn at random: what previews alone are worth"
-    changes = {"scheduler": "preview", "sampler": "random"}
+    changes = {**Ours.changes, "sampler": "random"}
 
 
 class OursAndPlain(Ours):
@@ -581,7 +581,7 @@ class OursAndPlain(Ours):
 class OnFourStems(OursAndPlain):
     name = "ours on four stems"
     help = "the same, its trials under four seeds in turn, each with a stem of its own"
-    changes = {"scheduler": "preview", "stems": 4}
+    changes = {**Ours.changes, "stems": 4}
 
 
 class WithPlain(Ours):

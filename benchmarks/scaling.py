@@ -39,9 +39,9 @@ on SQLite. The last two columns are part of the CPU time.
 The first 1,000 trials of the searches with 1,000 at a time are not proposed by a model: they cost 9 to 13 ms a result
 (another run of 3,600 results, load 2). After that half of a result's cost is its share of a proposal, of TPE that sees
 250 ended and 250 running trials, and a third Ray Tune (py-spy, at 40,000). It does not grow: 19 to 27 ms, as the load
-was, from 10,000 to 78,000 results of 20,833 trials, and 15 to 25 ms from there to 100,000, when the same search was
-extended to 27,500 trials with MLflow off. Before what is asked at every result was counted as events come, a result
-cost 31 ms at 20,000, and grew.
+was, from 10,000 to about 78,000 results of 20,833 trials, and 15 to 25 ms from there to 100,000, when the same search
+was extended to 27,500 trials with MLflow off. Before what is asked at every result was counted as events come, a
+result cost 31 ms at 20,000, and grew.
 
 Ray Tune alone (`--plain --concurrent 1000 --results 15000 --long 0`, once, the same machine at a load of 7) took 6.9
 to 9.9 ms of CPU time per result in stretches of 1,500, 8.9 in the mean. So 5 ms, which were aimed at, are out of reach

@@ -21,9 +21,7 @@ SHARE = 4  # of the previews, one in so many trains in full
 FIRST = 8  # previews that are in before any is promoted, or half of all: the best of few is seldom that of many
 FEWEST = 4  # previews that are worth one training saved
 SHORTEST = 4  # epochs: a preview trains at least one
-WORTH = (
-    2  # times as many epochs would be trained without previews. Where it is 1.6 they lost (docs/decisions/search.md)
-)
+WORTH = 2  # times as many epochs are trained without previews; where it was 1.6 these lost (docs/decisions/search.md)
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Scheduler(ABC):
     burn_in: str = "stem"
     lengths: tuple[float, float] = (1.0, math.inf)
     chosen: bool = True
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is enough of everything for previews to save something."""
+        return self.previews >= FEWEST and self.max_epochs >= SHORTEST and self.burn_in == "stem"
 
     def most(self, previews: int) -> int:
         """How many of the best train in full, once so many previews are in."""
@@ -90,7 +93,7 @@ class NoScheduler(Scheduler):
     def describe(self) -> str:
         if self.chosen:
             why = ""
-        elif _possible(self.previews, self.max_epochs, self.burn_in):
+        elif self.possible:
             why = ": from their forks on, trainings are too short for previews to halve what is trained"
         else:
             why = f": previews need {FEWEST + 1} trials, {SHORTEST} epochs and a stem"
@@ -105,16 +108,12 @@ def choose_scheduler(name: str | None, **options) -> Scheduler:
     the proposals train, else none."""
     if name is not None:
         return SCHEDULERS[name](**options)
-    possible = _possible(options["previews"], options["max_epochs"], options["burn_in"])
-    preview, full = options["lengths"]
-    saves = possible and full >= WORTH * (preview + full / SHARE)
-    return (Preview if saves else NoScheduler)(**options, chosen=False)
+    none = NoScheduler(**options, chosen=False)
+    preview, full = none.lengths
+    saves = none.possible and full >= WORTH * (preview + full / SHARE)
+    return Preview(**options, chosen=False) if saves else none
 
 
 def earlier_scheduler(**options) -> str:
     """The name of the scheduler that a search had, to which none was given, before their lengths counted."""
-    return (Preview if _possible(**options) else NoScheduler).name
-
-
-def _possible(previews: int, max_epochs: int, burn_in: str) -> bool:
-    return previews >= FEWEST and max_epochs >= SHORTEST and burn_in == "stem"
+    return (Preview if NoScheduler(**options).possible else NoScheduler).name

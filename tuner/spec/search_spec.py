@@ -191,6 +191,11 @@ class SearchSpec(SearchFields):
         given = {"fix": self.fix, "space": self.space}
         return {name: {k: v for k, v in of.items() if method in self._having(k)} for name, of in given.items()}
 
+    @cached_property
+    def _spaces(self) -> dict[str, Space]:
+        """Method -> its space, a recipe aside; a lane's needs the scheduler, which follows from these."""
+        return {method: build_space(method, **self._own(method)) for method in self.methods}
+
     def of(self, method: str) -> SearchSpec:
         """The lane of one of its methods; of a reference, which is trained as the first method is, the first."""
         return self.lanes[self.methods.index(method) if method in self.methods else 0]
@@ -307,7 +312,7 @@ class SearchSpec(SearchFields):
     @property
     def proposals(self) -> int:
         """How many trials are no default setting, of which a method that varies nothing has one under each seed."""
-        varied = [m for m in self.methods if build_space(m, **self._own(m)).searched]
+        varied = [method for method, space in self._spaces.items() if space.searched]
         once = len(varied) + (len(self.methods) - len(varied)) * min(self.stems, -(-self.trials // len(self.methods)))
         return max(0, self.trials - once) if varied else 0
 
@@ -334,8 +339,7 @@ class SearchSpec(SearchFields):
     @cached_property
     def scheduling(self) -> Scheduler:
         """The scheduler that applies, with its options."""
-        spaces = (build_space(method, **self._own(method)) for method in self.methods)
-        plans = [EpochPlan(space, self.max_epochs, self.burn_in) for space in spaces]
+        plans = [EpochPlan(space, self.max_epochs, self.burn_in) for space in self._spaces.values()]
         lengths = plans[0].preview[1], fmean(plan.own for plan in plans)
         return choose_scheduler(self.scheduler, lengths=lengths, **self._previewed)
 

@@ -101,7 +101,7 @@ class Watched:
             "state": state,
             "clock": time.time(),
             "counts": counts(history),
-            "ended": sum(t.state.ended for t in history.trials.values()),
+            "ended": history.tally.ended,
             "total": total_trials(spec) + history.added,
             "began": min((t.started for t in everything), default=None),
             "latest_event": max((max(t.started, t.ended) for t in everything), default=None),

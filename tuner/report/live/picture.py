@@ -55,7 +55,7 @@ class Pictured:
         return True
 
     def _weigh(self, run: SearchRun) -> None:
-        ended = sum(t.state.ended for t in run.history.trials.values())
+        ended = run.history.tally.ended
         if self._known < 0 or ended - self._known > NEW_SHARE * self._known or (ended != self._known and ended < 100):
             self.importances, self._known = importances_json(run), ended
 
