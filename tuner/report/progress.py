@@ -24,8 +24,6 @@ from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
-RARELY = 50  # an estimate of the time left holds for so many times the seconds that it took
-
 
 def duration(seconds: float) -> str:
     """``2 h 05 min``, ``3 min 54 s`` or ``45 s``."""
@@ -47,7 +45,6 @@ class Progress(Listener):
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.best = Front((), ())
         self.live: Live | None = None
-        self._left: tuple[float, float | None] = 0.0, None  # the latest estimate holds until (``time.monotonic()``)
 
     @property
     def total(self) -> int:
@@ -124,15 +121,6 @@ class Progress(Listener):
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
     def _seconds_left(self) -> float | None:
-        """`_estimate`, which among thousands of trials takes a while, and then is made less often."""
-        begin = time.monotonic()
-        if begin >= self._left[0]:
-            found = self._estimate()
-            now = time.monotonic()
-            self._left = now + RARELY * (now - begin), found
-        return self._left[1]
-
-    def _estimate(self) -> float | None:
         """Extrapolated from the epochs trained so far; None while that says nothing."""
         trained = self.history.epochs_trained()
         if trained == self.trained_before:
