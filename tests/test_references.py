@@ -163,8 +163,8 @@ def test_the_reference_follows_the_first_trial_and_is_no_trial():
     assert sorted(history.trials) == [0, 1, 2] and list(history.references) == [NO_SEARCH]
     assert history.record(NO_SEARCH).label == "no search" and history.record(NO_SEARCH).method == "at"
     history.append("end", NO_SEARCH, state="finished")
-    ask.tell(NO_SEARCH)  # no method's model learns from it
-    assert all(not search.rewards.recent for search in ask.methods.values())
+    ask.tell(NO_SEARCH)
+    assert not any(search.proposer.known.values for search in ask.methods.values()), "no model learns from it"
 
 
 def test_an_interrupted_reference_goes_on_and_a_finished_one_is_not_trained_again():

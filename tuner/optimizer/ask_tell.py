@@ -2,8 +2,8 @@
 file.
 
 Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history and a proposer of its own, in
-which its trials are numbered from 0. `tuner.optimizer.method_bandit` chooses which method the next trial is of. Which
-previews train in full is decided over all of them (`tuner.results.promotion`).
+which its trials are numbered from 0. Methods take turns. Which previews train in full is decided over all of them
+(`tuner.results.promotion`).
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tuner.optimizer import method_bandit
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
 from tuner.results.history import History
-from tuner.results.promotion import curve_of, promotable
+from tuner.results.promotion import promotable
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.budget import Budget
 from tuner.spec.search_spec import SearchSpec
 
-FIRST = 4  # trials that every method gets before the bandit chooses, or half of its equal share
 PACE = 20  # latest epochs whose median duration is the estimate for the next ones
 # A full training that is at chance for so long, as a share of its epochs, stays there: with LDAM's scale above 6.9
 # every trial of digits did. Two epochs at least, since some losses begin with one class.
@@ -44,20 +42,6 @@ class MethodSearch:
     spec: SearchSpec
     history: History
     proposer: Proposer
-    rewards: method_bandit.RewardWindow = field(default_factory=method_bandit.RewardWindow)
-
-    @property
-    def first(self) -> int:
-        """How many trials it gets before the bandit chooses."""
-        return max(1, min(FIRST, self.spec.trials // 2))
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial has ended, or its preview: its epochs and its curve count for the bandit, at one fidelity. Where
-        proposals are previewed, a default setting does not count: it has no preview."""
-        if not self.spec.scheduling.previewing:
-            self.rewards.add(len(record.epochs) - record.stem_epochs, curve_of(record, self.spec.goal, preview=False))
-        elif record.preview or not record.full:
-            self.rewards.add(self.spec.epoch_plan.preview[1], curve_of(record, self.spec.goal))
 
 
 def at_chance(metrics: dict) -> bool:
@@ -103,9 +87,6 @@ class AskTell:
         self.spec, history = spec, self.history
         self.total = replicates.total_trials(spec)
         self.methods = {own.methods[0]: self._open(own) for own in spec.lanes}
-        for record in sorted(history.trials.values(), key=lambda t: t.preview.ended if t.preview else t.ended):
-            if record.preview or record.state.ended:
-                self.methods[record.method].ended(record)
         unsearched = [*history.references.values(), *history.replicates.values()]
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
         self._references = [r for r in self.references if r.trial not in history.references]
@@ -143,11 +124,7 @@ class AskTell:
                 lines.append(f"{name}{self.first[method]}")
         lines.append(self.spec.scheduling.describe())
         if len(self.methods) > 1:
-            lines.append(
-                f"methods {', '.join(self.methods)} share {self.total} trials: "
-                f"{', '.join(str(search.first) for search in self.methods.values())} each, then those whose trials "
-                "make the front of all grow get more"
-            )
+            lines.append(f"methods {', '.join(self.methods)} take turns at {self.total} trials")
         if self.spec.stems > 1:
             stem = ", each with its own stem" if self.spec.forks[1] else ""
             lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn{stem}")
@@ -264,18 +241,9 @@ class AskTell:
         return self._next
 
     def _choose(self) -> MethodSearch:
-        """First a method with interrupted trials, then one that has not had its first ones, then the bandit's draw."""
+        """One with interrupted trials, else the one that has had the fewest."""
         open_ = [search for search in self.methods.values() if not search.proposer.exhausted]
-        begun = [search for search in open_ if search.proposer.interrupted]
-        if begun:
-            return begun[0]
-        new = [search for search in open_ if len(search.history.trials) < search.first]
-        if new:
-            return min(new, key=lambda search: len(search.history.trials))
-        if len(open_) == 1:
-            return open_[0]
-        rewards = {search.method: search.rewards for search in open_}
-        return self.methods[method_bandit.choose(rewards, self.spec.seed, len(self.history.trials))]
+        return min(open_, key=lambda search: (not search.proposer.interrupted, len(search.history.trials)))
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
@@ -325,10 +293,7 @@ class AskTell:
         if number not in self.history.trials:
             return
         method, place = self.history.number_in_lane(number)
-        search = self.methods[method]
-        search.proposer.tell(place)
-        if not (record := self.history.trials[number]).preview or record.state == TrialState.PREVIEWED:
-            search.ended(record)
+        self.methods[method].proposer.tell(place)
 
     def dead(self, number: int, metrics: dict) -> bool:
         """Whether a trial that trains in full is to be stopped after an epoch with these metrics: it stays at chance.

@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any
 
-from trainables.offsets import Offsets
 from tuner.results.history import History
 from tuner.results.pareto import outer, volume
 from tuner.results.trial_record import TrialRecord
@@ -26,22 +24,15 @@ DIGITS = 12  # of a hypervolume: what differs beyond them is equal
 Point = tuple[float, ...]
 
 
-def curve_of(record: TrialRecord, goal: Goal, *, preview: bool = True) -> list[Point]:
-    """The points of a trial's preview, or of its full training, that satisfy the constraints. A preview's are computed
-    once."""
-    if not preview:
-        return _points(record.points if record.state == TrialState.FINISHED else [], goal)
+def curve_of(record: TrialRecord, goal: Goal) -> list[Point]:
+    """The points of a trial's preview that satisfy the constraints; computed once."""
     if record.preview is None:
         return []
     known = record.preview.computed
     if goal not in known:
-        known[goal] = _points(record.preview_points, goal)
+        points = [goal.point(metrics) for _, metrics in record.preview_points if goal.feasible(metrics)]
+        known[goal] = [point for point in points if all(v == v for v in point)]
     return known[goal]
-
-
-def _points(found: Iterable[tuple[Offsets, dict[str, Any]]], goal: Goal) -> list[Point]:
-    points = [goal.point(metrics) for _, metrics in found if goal.feasible(metrics)]
-    return [point for point in points if all(v == v for v in point)]
 
 
 def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None:
