@@ -2,7 +2,8 @@
 # own, every process would compile all it imports (2.6 times the CPU time of a small search).
 #   make search        the main job
 #   make quick         what to run while working: lint, types, tests that start no process and take under 2 s
-#   make test          all of that and every other test: what CI runs
+#   make test          all of that and every other test that takes no more than 25 s
+#   make test-all      all tests: what CI runs
 #   make policy        a policy linter over the Kubernetes manifests and the Dockerfile
 #   make fuzz          10,000 wrong inputs of every entry point (ROUNDS, SEED): about 8 CPU minutes
 #   make chaos         200 small searches (ROUNDS, SEED), killed, cut off and starved until they end: hours of CPU time
@@ -22,7 +23,7 @@ QUICK = -m "not process and not slow and not gpu"
 
 SEED ?= 0
 
-.PHONY: search quick test test-lowest lint types fuzz chaos docs policy clean
+.PHONY: search quick test test-all test-lowest lint types fuzz chaos docs policy clean
 search: $(VENV)/.installed
 	$(VENV)/bin/tuner search --method srat $(ARGS)
 
@@ -30,6 +31,9 @@ quick: lint types
 	$(RUN) $(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 test: lint types
+	$(RUN) $(VENV)/bin/python $(PYTEST) -m "not long" $(ARGS)
+
+test-all: lint types
 	$(RUN) $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-test

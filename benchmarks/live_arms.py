@@ -566,6 +566,12 @@ class OursAtRandom(Ours):
     changes = {**Ours.changes, "sampler": "random"}
 
 
+class OursByGP(Ours):
+    name = "ours by a Gaussian process"
+    help = "the same with --sampler gp, in place of TPE"
+    changes = {**Ours.changes, "sampler": "gp"}
+
+
 class OursAndPlain(Ours):
     name = "ours + no search"
     help = "the same with the curve of its no search, which is trained anyway and shown beside the front"
@@ -605,6 +611,6 @@ ARMS: dict[str, type[Arm]] = {
     arm.name: arm
     for arm in (
         *(Plain, Random, RandomStem, Stock, Primo),
-        *(Ours, OursAndPlain, OnFourStems, WithPlain, WithPlainInFull, OursInFull, OursAtRandom),
+        *(Ours, OursAndPlain, OnFourStems, WithPlain, WithPlainInFull, OursInFull, OursAtRandom, OursByGP),
     )
 }

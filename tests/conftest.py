@@ -212,8 +212,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         marks = reach.marks_of(item) | {mark.name for mark in item.iter_markers()}
         marks |= {"process", "slow"} if "ray" in marks else set()
-        if hasattr(item, "callspec") and item.callspec.params.get("sampler") in ("gp", "auto"):
-            marks.add("slow")  # Gaussian processes
+        if hasattr(item, "callspec") and item.callspec.params.get("sampler") == "gp":
+            marks.add("slow")
         for mark in sorted(marks & {"process", "ray", "browser", "slow"}):
             item.add_marker(mark)
         shares = any(reach.process_in(fixture) for fixture in reach.fixtures_of(item, ("class", "module")))

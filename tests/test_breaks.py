@@ -304,6 +304,7 @@ def test_a_stem_that_cannot_be_stored_is_no_fault_of_the_trial(actor):
     assert slept == [], "a new actor waits, before it reads"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_process_and_own_error_in_a_real_search(tmp_path):
     """Trial 0's process is killed after its first epoch; trial 1 cannot write its checkpoint, whatever it tries."""

@@ -42,6 +42,7 @@ def rounds():
         yield rounds
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -72,6 +72,7 @@ def test_sbatch_forwards_the_signal_and_requeues(tmp_path, short):
     assert [(f.name[:4], f.stat().st_mode & 0o777) for f in Path(short).iterdir()] == [("ray-", 0o700)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_sbatch_runs_a_search(tmp_path, short):
     """Ray with a token of this job's own and the search are the real ones; SLURM's programs stand-ins."""

@@ -318,7 +318,8 @@ def test_pages_that_the_code_names_exist():
 def test_readme_is_a_landing_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 90
-    assert re.findall(r"^(make \w+)", text, re.M) == ["make search", "make test"]
+    assert re.findall(r"^(make [\w-]+)", text, re.M) == ["make search", "make test-all"]
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test-all"
     assert [path for path in PAGES if path.name == "README.md"] == [ROOT / "README.md"]
 
 

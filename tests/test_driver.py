@@ -467,6 +467,30 @@ def test_c6_a_signal_after_the_result_changes_no_exit_code():
     assert (done.returncode, done.stdout, done.stderr) == (3, "ended\n", "")
 
 
+WHILE_RAY_ENDS = """
+import os, signal, threading, time
+from tuner.execution import ray_instance
+
+def as_ray_does():  # on a thread, as a search: from C++, which resets the handler and then waits for its processes
+    python = ray_instance.ctypes.pythonapi
+    with ray_instance._own_handler():
+        python.PyOS_setsig(signal.SIGTERM, 0)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, lambda *_: print("said"))
+thread = threading.Thread(target=as_ray_does)
+thread.start()
+thread.join()
+"""
+
+
+def test_c14_a_signal_while_ray_ends_is_heard():
+    """A round of `make chaos` ended with SIGTERM's own exit code, without a line or a result."""
+    done = subprocess.run([sys.executable, "-c", WHILE_RAY_ENDS], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "said\n", "")
+
+
 WHILE_IMPORTING = """
 import builtins, sys
 real = builtins.__import__

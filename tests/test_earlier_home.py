@@ -67,6 +67,7 @@ def test_it_is_trained_as_it_was(home):
     assert spec.training().milestones == "0.75,0.9" and spec.objectives == ("robust_acc", "worst_class_robust_acc")
 
 
+@pytest.mark.long
 def test_it_is_resumed_with_the_reference_that_it_lacks(home):
     folder = home / "searches" / "before"
     before = (folder / "history.jsonl").read_text()

@@ -465,6 +465,7 @@ session.__exit__(None, None, None)
 """
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_python_page_runs(tmp_path):
     """docs/python.md, from top to bottom, as one script, in a Ray that is there before."""

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.conftest import tuner_here
@@ -48,6 +49,7 @@ def copy_with_the_method(to: Path) -> None:
     table.write_text(before.replace("CASES = [\n", f"CASES = [\n{ROW}"))
 
 
+@pytest.mark.long
 def test_the_method_of_the_page_is_two_files_and_one_row(tmp_path):
     copy_with_the_method(tmp_path)
     script = "".join(f"    {line}\n" if line else "\n" for text in SCRIPTS for line in text.splitlines())
@@ -84,6 +86,7 @@ def installed_example(folder: Path) -> dict[str, str]:
     return {**env, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 def test_the_example_package_is_tested_searched_with_and_missed(tmp_path):
     env, home = installed_example(tmp_path), tmp_path / "home"
 

@@ -18,6 +18,7 @@ WHY_NOT = test_hosts.why_not()
 EPOCHS = 6
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(WHY_NOT), reason=f"network namespaces cannot be made here: {WHY_NOT}")
 @pytest.mark.timeout(900)
 def test_a_lost_worker_costs_no_more_than_an_epoch_and_a_blind_one_is_refused(monkeypatch):

@@ -664,6 +664,7 @@ def test_ours_stops_who_stays_at_chance():
     assert arm.history.references[-1].state == "finished"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ours_does_what_a_search_does(tmp_path):
     """One worker each, so that all is known in the same order: the same events, to the last bit of the metrics."""

@@ -38,6 +38,7 @@ def block_of_ports(count=40):
     raise AssertionError("no free ports")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not POSTGRES, reason="PostgreSQL's programs are not installed (Debian: apt-get install -y postgresql)"
 )

@@ -10,6 +10,7 @@ from collections import Counter
 
 import optuna
 import psutil
+import pytest
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -84,6 +85,7 @@ def all_at_once(process, how):
     return children
 
 
+@pytest.mark.long
 def test_killed_driver_then_resume(tmp_path):
     """In the middle of plain AT, the reference, by SIGTERM to all, and of a trial, by SIGKILL. SIGTERM to the driver
     alone: test_submit.py's `tuner stop` sends it."""

@@ -151,8 +151,7 @@ def test_an_extension_keeps_what_was_promoted_at_the_old_end(folder):
     extended = Worker(spec_of(trials=6), where).run()
     straight = Worker(spec_of(trials=24), folder("straight")).run()
     assert set(early) <= {t.trial for t in extended.history.trials.values() if t.full}
-    previews = [h.before_last_start().proposed for h in (extended.history, straight.history)]
-    assert previews == [23, 23] and lines(extended.history) != lines(straight.history)
+    assert lines(extended.history) != lines(straight.history)
     assert len(extended.history.trials) == len(straight.history.trials) == 24
 
 

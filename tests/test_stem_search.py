@@ -300,6 +300,7 @@ def test_every_trial_received_what_was_proposed(undisturbed):
     assert previewed == 5 and full > 3
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_and_resumed_gives_the_same_result(undisturbed, tmp_path):
     """One search: killed while the stem trains, in the middle of a preview, before the best one is promoted, and in its
     full training."""

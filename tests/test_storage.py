@@ -272,6 +272,7 @@ TINY = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_in_one_home_and_resumed_in_another(s3, parquet_dir, tmp_path):
     data = shutil.copytree(parquet_dir, tmp_path / "data")

@@ -197,6 +197,7 @@ def test_jobs_logs_and_metadata(cluster, followed):
     )
 
 
+@pytest.mark.long
 def test_stop_then_resume(cluster, monkeypatch):
     """SIGTERM through Ray's job API leaves the driver the time it needs; the same search goes on as a new job."""
     sent = cluster.tuner(

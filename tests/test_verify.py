@@ -447,6 +447,7 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
     assert row["seeds"]["failed"] == {"1": "only a test"} and any("seed 1 failed" in s for s in sentences(again))
 
 
+@pytest.mark.long
 def test_official_class_by_hand_gives_the_same_flags(finished):
     """`--attack autoattack` against pyautoattack as its documentation uses it."""
     from pyautoattack import AutoAttack

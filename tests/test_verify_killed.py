@@ -38,6 +38,7 @@ def undisturbed(finished, tmp_path_factory):
     return pq.read_table(home.search("first") / "verified.parquet")
 
 
+@pytest.mark.long
 def test_killed_and_started_again(finished, undisturbed, tmp_path):
     """MLflow is away all the time: the results do not depend on it."""
     home, away = untested(finished[1], tmp_path), {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}

@@ -251,8 +251,7 @@ def test_what_a_user_adds_or_narrows_goes_before(tmp_path):
     assert again.next().trial == 0 and again.next().trial == 1  # those that were interrupted
     assert again.next().params == {**default, "start": 0.3}
     optimizer.methods["mail"].proposer.space = new(space={"start": [0.6, 0.7]}).search_space()
-    known = optimizer.methods["mail"].proposer.known
-    assert optimizer.methods["mail"].proposer._given(known)["start"] == 0.7
+    assert optimizer.methods["mail"].proposer._given()["start"] == 0.7
 
 
 @pytest.mark.parametrize(

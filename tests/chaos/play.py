@@ -186,6 +186,7 @@ class Round:
         sent = [what.signal for what in self._hit if what.kind in TOLD]
         # before the program has begun a signal does what it does to every process
         allowed |= {-number for number in sent if number == signal.SIGKILL or not self.driver.said}
+        allowed |= {-number for number in sent[2:] if number == signal.SIGINT}  # a third Ctrl-C ends it at once
         if code not in allowed:
             self.findings.append(f"exit code {code} of a driver hit by {[*map(str, self._hit)]}: {self.driver.said!r}")
         if noise := NOISE.search(self.driver.said):

@@ -34,6 +34,7 @@ QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # the terminal
 
 # Ray ends a driver that has not reached its cluster's head for 60 s; before that, the driver ends orderly.
 HEAD_AWAY_S, HEAD_ASKED_EVERY_S, HEAD_ANSWERS_S = 40.0, 5.0, 2.0
+HANDLER_EVERY_S = 0.005  # so often what this process does at SIGTERM is put back while Ray starts and ends
 HEAD_CONNECTS_S = 5.0  # for a first connection, and then for a first answer, also over a slow network
 
 
@@ -122,17 +123,27 @@ def _no_cluster(why: str) -> Failed:
 @contextmanager
 def _own_handler() -> Iterator[None]:
     """What this process does at SIGTERM stays: `ray.init` installs handlers, in Python and in C++, that end it, and
-    `ray.shutdown` leaves the system's own, which ends it too.
+    `ray.shutdown` leaves the system's own, which ends it too, for the second that its processes take to end. So ours is
+    put back all the while, not only at the end.
 
     Unlike `signal.signal`, Python's C functions may be called on any thread.
     """
     python = ctypes.pythonapi
     python.PyOS_getsig.restype, python.PyOS_setsig.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     in_main = threading.current_thread() is threading.main_thread()
-    handler, kept = signal.getsignal(signal.SIGTERM), python.PyOS_getsig(signal.SIGTERM)
+    handler, kept, done = signal.getsignal(signal.SIGTERM), python.PyOS_getsig(signal.SIGTERM), threading.Event()
+
+    def keep() -> None:
+        while not done.wait(HANDLER_EVERY_S):
+            python.PyOS_setsig(signal.SIGTERM, kept)
+
+    keeper = threading.Thread(target=keep, name="SIGTERM", daemon=True)
+    keeper.start()
     try:
         yield
     finally:
+        done.set()
+        keeper.join()
         if in_main and handler is not None:
             signal.signal(signal.SIGTERM, handler)
         python.PyOS_setsig(signal.SIGTERM, kept)

@@ -82,15 +82,12 @@ class AskTell:
     def take_over(self, spec: SearchSpec) -> None:
         """Go on from what the history says now, as a new process would; trials that are ``out`` stay there. For a
         search that a user has changed meanwhile, to ``spec``."""
-        for search in self.methods.values():
-            search.proposer.close()
         self.spec, history = spec, self.history
         self.total = replicates.total_trials(spec)
         self.methods = {own.methods[0]: self._open(own) for own in spec.lanes}
         unsearched = [*history.references.values(), *history.replicates.values()]
         self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
         self._references = [r for r in self.references if r.trial not in history.references]
-        self._next: MethodSearch | None = None
         # how many trials had been previewed, and how many were full, when this was the next to train in full
         self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None
 
@@ -134,13 +131,10 @@ class AskTell:
 
     @property
     def ready(self) -> bool:
-        """Whether ``next`` answers at once and nothing that is running can change what it answers."""
-        if self._again or self.late or (self._references and self.history.trials):
+        """Whether nothing that is running can change what ``next`` answers."""
+        references = bool(self._references) and bool(self.history.trials)
+        if self._again or self.late or references or self.promotable is not None or not self.exhausted:
             return True
-        if self.promotable is not None:
-            return True
-        if not self.exhausted:
-            return self._chosen().proposer.ready
         if self.spec.seeds == 1 or replicates.wanted(self.spec, self.history):
             return True
         return replicates.trials_ended(self.spec, self.history) and not replicates.running(self.history)
@@ -205,7 +199,7 @@ class AskTell:
         return self.spec.of(record.method).epoch_plan.fork_of(record.params)
 
     def _trial(self) -> TrialRecord | None:
-        search, self._next = self._chosen(), None
+        search = self._turn()
         method, plan = search.method, search.spec.epoch_plan
         varied = len(search.history.trials) > 0 and bool(search.spec.search_space().searched)
         preview = self.spec.scheduling.previewing and varied  # a default setting is full
@@ -234,14 +228,8 @@ class AskTell:
     def _number(self) -> int:
         return len(self.history.trials) + len(self.history.replicates)
 
-    def _chosen(self) -> MethodSearch:
-        """The method of the next trial, the same until that trial is handed out."""
-        if self._next is None:
-            self._next = self._choose()
-        return self._next
-
-    def _choose(self) -> MethodSearch:
-        """One with interrupted trials, else the one that has had the fewest."""
+    def _turn(self) -> MethodSearch:
+        """The method of the next trial: one with interrupted trials, else the one that has had the fewest."""
         open_ = [search for search in self.methods.values() if not search.proposer.exhausted]
         return min(open_, key=lambda search: (not search.proposer.interrupted, len(search.history.trials)))
 

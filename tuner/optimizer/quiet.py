@@ -30,7 +30,7 @@ _undo = ExitStack()
 def quiet_optuna() -> Iterator[None]:
     """Inside, Optuna logs warnings only, and its and SciPy's advice is not shown. A caller's stricter level stays.
 
-    Settings of logging and warnings belong to the process, and proposals are computed on a thread of their own: the
+    Settings of logging and warnings belong to the process, which may have several searches on several threads: the
     first to enter changes the settings, the last to leave undoes that. What other threads change in between stays: this
     is why it does not use ``warnings.catch_warnings``.
     """

@@ -69,33 +69,19 @@ class History:
         self.pace: deque[tuple[float, int]] = deque(maxlen=PACE)  # when epochs were trained, and how many: the latest
         self.changes = 0  # how many events have been applied: what is computed from a history holds until the next
         if self.path and self.path.exists():
-            self._torn = self._replay(self)[-1:] not in ("", "\n")
+            text = read_text(self.path, LOG_BYTES)
+            for number, line in enumerate(text.split("\n"), 1):
+                self.take(line, f"line {number} of {self.path}")
+            self._torn = text[-1:] not in ("", "\n")
 
-    def _replay(self, into: History, before: int | None = None) -> str:
-        """Apply the file's events to ``into``, all or those before the start of one trial; returns the file's text.
-        ``Failed`` as in `take`."""
-        if self.path is None or not self.path.exists():
-            return ""
-        text = read_text(self.path, LOG_BYTES)
-        for number, line in enumerate(text.split("\n"), 1):
-            if not into.take(line, f"line {number} of {self.path}", before):
-                break
-        return text
-
-    def take(self, line: str, where: str, before: int | None = None) -> bool:
-        """Apply a line of a history's file; False, and nothing is done, if it is the start of trial ``before``.
-
-        ``Failed`` names ``where`` a line stands that is no event, or whose event does not fit those before it.
-        """
+    def take(self, line: str, where: str) -> None:
+        """Apply a line of a history's file. ``Failed`` names ``where`` a line stands that is no event, or whose event
+        does not fit those before it."""
         try:
-            event = checked_event_of(parse_json(line))
-            if isinstance(event, Started) and event.trial == before:
-                return False
-            self._apply(event)
+            self._apply(checked_event_of(parse_json(line)))
         except Exception as error:
             if not _cut(line, error):
                 raise Failed(f"{where} is no event of a search: {line[:80]!r}") from error
-        return True
 
     def _apply(self, event: Event) -> None:
         self.changes += 1
@@ -230,18 +216,6 @@ class History:
             "previews": max_epochs * len(self.with_state(TrialState.PREVIEWED)) - previews,
             "at_chance": sum(max_epochs - len(t.epochs) for t in self.with_state(TrialState.STOPPED)),
         }
-
-    def before_last_start(self) -> History:
-        """The history as it was when the newest trial was about to start, or to be added, in memory."""
-        if self._root:
-            root, method = self._root
-            return root._before_start_of(root.numbers[method][max(self.trials)]).lane(method)
-        return self._before_start_of(max(self.trials))
-
-    def _before_start_of(self, trial: int) -> History:
-        past = History(None)
-        self._replay(past, before=trial)
-        return past
 
     def with_state(self, *states: TrialState) -> list[TrialRecord]:
         """The trials in one of these states, without replicates."""

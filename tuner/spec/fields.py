@@ -189,8 +189,7 @@ class SearchFields:
         "then not that of all trials. A method that varies nothing is trained once under each.", before=1)
 
     sampler: str = option("auto", Choice(known.samplers, refused=(("cmaes", NO_FRONT),)), STOPPING,
-        "What proposes settings: {names}. auto takes a Gaussian process in flat "
-        "spaces and TPE in conditional ones.")
+        "What proposes settings: {names}; auto is TPE.")
     smooth_worst: str | None = option(None, SMOOTHING, STOPPING,
         "cvar:0.2 shows sampler and scheduler the mean of the worst 20 % of the classes in place of the worst class.")
     warm_start: str | None = option(None, Text(), STOPPING,

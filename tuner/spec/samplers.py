@@ -32,38 +32,22 @@ class Sampler:
     """One sampler and what the search has to know of it.
 
     ``build(seed, trials)``: an Optuna sampler for one proposal of a search of so many trials; None for ``qmc``, which
-    proposes the quasi-random points that the others start with, and for ``auto``, which takes the first of ``models``
-    that suits the search.
+    proposes the quasi-random points that the others start with. ``label``: what the line that a search prints calls
+    its model.
     """
 
     name: str
     help: str
     build: Callable[[int, int], BaseSampler] | None = None
-    label: str = ""  # what `auto` calls it in the line that a search prints
-    models: tuple[str, ...] = ()
+    label: str = ""
     learns: bool = False  # proposals depend on the values of earlier trials
     own_study: bool = False  # reads the recorded study instead of observations
-    prepares_ahead: bool = False  # takes so long that a proposal is computed while the one before is training
-    conditional: bool = True  # handles parameters that exist only with some values of others
     reads_pruned: bool = True  # makes use of trials that ended without a value (Optuna's state PRUNED)
-    max_objectives: float = float("inf")  # beyond, a proposal takes too long
-    max_values: float = float("inf")
 
     @property
     def warm_starts(self) -> bool:
         """Whether it can learn from the trials of an earlier search."""
         return self.learns and not self.own_study
-
-    def model(self, *, conditional: bool, objectives: int, values: float) -> Sampler:
-        """The sampler that really proposes: itself, or the one that ``auto`` takes for such a space, so many objectives
-        and values."""
-        candidates = [SAMPLERS[name] for name in self.models] or [self]
-        suitable = (
-            row
-            for row in candidates
-            if (row.conditional or not conditional) and objectives <= row.max_objectives and values <= row.max_values
-        )
-        return next(suitable, candidates[-1])
 
 
 def _random(seed: int, trials: int) -> BaseSampler:
@@ -104,12 +88,7 @@ def _population(trials: int) -> int:
 SAMPLERS: dict[str, Sampler] = {
     row.name: row
     for row in (
-        Sampler(
-            "auto",
-            "A Gaussian process in flat spaces with few values, TPE elsewhere.",
-            models=("gp", "tpe"),
-            learns=True,
-        ),
+        Sampler("auto", "The default: TPE.", _tpe, label="TPE", learns=True),
         Sampler("random", "Independent draws from the space.", _random),
         Sampler("qmc", "A scrambled Sobol sequence, which covers the space evenly."),
         Sampler("tpe", "Tree-structured Parzen estimator.", _tpe, label="TPE", learns=True),
@@ -121,11 +100,7 @@ SAMPLERS: dict[str, Sampler] = {
             _gaussian_process,
             label="a Gaussian process",
             learns=True,
-            prepares_ahead=True,
-            conditional=False,
             reads_pruned=False,
-            max_objectives=3,
-            max_values=MAX_OBSERVATIONS,
         ),
     )
 }

@@ -73,11 +73,6 @@ class Space:
             raise ValueError(f"{name} is a choice, it has no bounds")
         return range_.low, range_.high
 
-    @property
-    def conditional(self) -> bool:
-        """Whether a searched parameter exists only with some values of another searched one."""
-        return any(set(_conditions(self.params[name], self.params)) & set(self.searched) for name in self.searched)
-
     def conditions(self, name: str) -> dict[str, tuple]:
         """Parameter -> allowed values: what has to hold for a parameter to exist, conditions of conditions included."""
         return _conditions(self.params[name], self.params)
