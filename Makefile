@@ -1,7 +1,7 @@
 # The commands of the project, each of which installs what it needs first, bytecode too: where Python may not write its
 # own, every process would compile all it imports (2.6 times the CPU time of a small search).
 #   make search        the main job
-#   make quick         what to run while working: lint, types, tests that start no process and take under 2 s
+#   make quick         what to run while working: lint, types, tests that start no process and take under 1 s
 #   make test          all of that and every other test that takes no more than 25 s
 #   make test-all      all tests: what CI runs
 #   make policy        a policy linter over the Kubernetes manifests and the Dockerfile

@@ -128,6 +128,7 @@ def forced(trainer, values):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}], ids=["plain", "ema"])
 def test_weights_of_the_best_epoch_are_kept_through_an_interruption(config, tmp_path, changes):
     config = replace(config, training={**config.training, **changes})

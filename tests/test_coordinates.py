@@ -218,6 +218,7 @@ def test_a_training_setting_is_its_own_coordinate():
     assert "done.schedule" in searched_coordinates(lane_of("done", space={"schedule": ["constant", "decay"]}))
 
 
+@pytest.mark.slow
 def test_every_method_into_every_other():
     """Whatever comes out can be trained and lies in the space, and stands where the first one stood, unless that lies
     beyond the range."""

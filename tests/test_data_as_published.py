@@ -191,6 +191,7 @@ def test_p7_a_path_that_is_no_text_makes_no_tracks(tmp_path, home):
     assert counts(column(tmp_path / "d", [0, 1] * 5, images), home)["test"] == [5, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["label", "path"])
 def test_s12_a_long_text_that_stands_for_many_rows_is_kept_once(tmp_path, home, where):
     """60 GB as they are, 60 kB in the file."""

@@ -108,6 +108,7 @@ def test_manifest_is_what_its_schema_says(path, manifest):
     check_manifest(manifest)
 
 
+@pytest.mark.slow
 def test_schemas_do_refuse():
     """The check above is worth something: a wrong field and a wrong type are found."""
     cluster = next(d for _, d in MANIFESTS if d["kind"] == "RayCluster")
@@ -157,6 +158,7 @@ def quantity(text):
     return float(number) * {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "": 1}[unit]
 
 
+@pytest.mark.slow
 def test_a_queued_search_can_be_admitted():
     """Kueue's conditions for a RayJob (its page on them, 2026), and that queue, priority and quota fit together."""
     from tuner.spec import known

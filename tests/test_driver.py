@@ -107,6 +107,7 @@ def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(drive
         assert result["state"] == "finished" and sum(result["trials"].values()) == 6
 
 
+@pytest.mark.slow
 def test_p1_a_search_of_one_trial_is_not_finished_without_its_reference(driven):
     """It was stopped between the end of trial 0 and the start of plain AT: `tuner resume` trains that."""
 
@@ -120,6 +121,7 @@ def test_p1_a_search_of_one_trial_is_not_finished_without_its_reference(driven):
     assert resumed["state"] == "finished" and resumed["no_search"]
 
 
+@pytest.mark.slow
 def test_a_search_that_its_storage_stopped_has_failed(driven):
     with pytest.raises(
         Stopped, match="'s' stopped because its storage failed; `tuner resume s --home .*a` continues it"
@@ -133,6 +135,7 @@ def test_a_finished_search_is_not_run_again(driven):
     assert driven(all_trials) == driven(killed_after_all_trials)
 
 
+@pytest.mark.slow
 def test_more_seeds_asked_for_later_make_the_result_an_old_one(driven):
     driven(all_trials)
     with pytest.raises(Killed):
@@ -140,6 +143,7 @@ def test_more_seeds_asked_for_later_make_the_result_an_old_one(driven):
     assert saved_result(driven.folder) is None
 
 
+@pytest.mark.slow
 def test_a_result_that_says_stopped_is_not_that_of_a_search_that_is_finished(driven):
     """Left by older versions after a kill; with fewer --seeds than before it is so without one."""
     old = driven(all_trials)
@@ -238,6 +242,7 @@ def test_p1_a_process_with_a_stuck_thread_ends():
     assert (done.returncode, done.stdout) == (130, "None True\nabandoned\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_c10_who_still_writes_to_mlflow_is_left_behind(driven, monkeypatch):
     """Ended in the middle of an import or a write, it made the libraries' own ends print a traceback."""
     ends, left = threading.Event(), []
@@ -257,6 +262,7 @@ def test_c10_who_still_writes_to_mlflow_is_left_behind(driven, monkeypatch):
         ends.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_c11_the_pictures_that_sync_draws_are_sent_to_a_storage_that_is_named(driven, tmp_path, monkeypatch, named):
     """They could not be written while the home's disk was full."""
@@ -303,6 +309,7 @@ def test_c11_a_snapshot_of_rays_that_a_full_disk_refuses_is_nobodys_loss(capsys)
     assert capsys.readouterr() == ("", "") and not experiment_state.logger.isEnabledFor(logging.ERROR)
 
 
+@pytest.mark.slow
 def test_p1_a_search_whose_ray_is_gone_ends_at_once():
     stop, said, comes_back = StopRequest(), [], threading.Event()
     stop.lost = lambda: "its process raylet has died"

@@ -50,6 +50,7 @@ def test_its_tables_pages_and_answers(home, tmp_path):
     assert "robust_acc>=0.3: trial 1 " in asked("front", "before", "--at", "robust_acc>=0.3", home=home)
 
 
+@pytest.mark.slow
 def test_its_models_are_exported(home, tmp_path):
     for pick, trial in (("knee", 1), ("paper", 0), ("1", 1)):
         done = json.loads(asked("export", "before", "--pick", pick, "--to", tmp_path / pick, "--json", home=home))

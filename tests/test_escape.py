@@ -129,6 +129,7 @@ def test_s10_a_console_shows_names_as_they_are(name):
         assert not obeyed(out.getvalue()) and out.getvalue().count(first) == 4
 
 
+@pytest.mark.slow
 def test_s10_commands_that_read(home):
     for command in (["ls"], ["front", "one"], ["front", "one", "two"], ["front", "one", "--at", "clean_acc>=0.1"]):
         done = tuner_here(*command, "--home", home.root)
@@ -264,6 +265,7 @@ def test_s10_pages_live_in_a_browser(run, home, tmp_path):
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_s10_pictures_draw_names(run, home):
     both = compare_runs([run, load_search(home, "two")])
     with warnings.catch_warnings():

@@ -377,6 +377,7 @@ def test_a_cosine_head_is_built_again(tmp_path):
     assert about["architecture"]["head"] == "cosine" and torch.allclose(model(x), trainer.model.eval()(x), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["at", "robal"])
 def test_offsets_are_folded_into_the_head(tmp_path, method):
     """robal's cosine head has no bias of its own. Saved and loaded, also as a program, logits are the trial's plus the

@@ -112,6 +112,7 @@ def named(home, what):
     assert what in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, value", nonsense.METRICS)
 def test_s11_nonsense_in_a_metric_is_named(name, value, corpus, tmp_path):
     def change(lines):

@@ -82,6 +82,7 @@ def test_the_spread_that_chance_explains_is_taken_out():
     assert _shrunk(np.array([0.48, 0.52]), np.array([25, 25])) == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "p, q, least",
     [

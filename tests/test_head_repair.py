@@ -113,6 +113,7 @@ def test_tuning_takes_the_gradient_where_the_move_leads():
 # ---- in a training ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["norm", "sam"])
 def test_only_the_head_of_the_last_epoch_changes(config, plain, kind):
     (trainer, rows), (unrepaired, before) = run(repaired(config, kind)), plain
@@ -152,6 +153,7 @@ def test_each_batch_is_attacked_with_the_present_head(config):
     assert not torch.equal(*images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, more", [("norm", {}), ("sam", {}), ("norm", {"ema": 0.9})], ids=str)
 def test_what_is_judged_is_what_is_kept(config, tmp_path, kind, more):
     """Metrics and curve are of the repaired model, which the checkpoint gives back; a killed last epoch repeats to the

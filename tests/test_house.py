@@ -116,6 +116,7 @@ def test_no_circle():
         visit(module)
 
 
+@pytest.mark.slow
 def test_functions_are_simple():
     """ruff's limit (C901) is on branches; radon also counts comprehensions, ternaries, ``and`` and ``or``."""
     above = {

@@ -26,6 +26,7 @@ def previewed(history, spec, trials, worst_of, method="srat"):
         history.append("preview", trial, epochs=2, metrics=metrics(10, 0.5, worth), curve=curve(0.5, worth))
 
 
+@pytest.mark.slow
 def test_the_parameter_that_decides_is_named_by_both():
     history = History(None)
     previewed(history, SPEC, 60, lambda params: 0.05 + 0.4 * params["start"])

@@ -82,6 +82,7 @@ def config_of(run, method="srat", **changes) -> TrialConfig:
     return dataclasses.replace(config, **{"folder": None, **changes})
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_that_of_the_file_and_is_kept(robust, tmp_path):
     model, file = robust
     run = prepared(spec_of(file), Home(tmp_path))
@@ -113,6 +114,7 @@ def test_trials_and_stems_begin_with_the_weights(robust, tmp_path):
     assert not torch.equal(stem_of_random.model.head.weight, stem.model.head.weight)
 
 
+@pytest.mark.slow
 def test_it_goes_on_when_the_file_is_gone_and_not_with_another_file(robust, tmp_path):
     home, file = Home(tmp_path / "home"), tmp_path / "here.pt"
     shutil.copy(robust[1], file)
@@ -151,6 +153,7 @@ def test_weights_lie_in_the_storage_by_their_content(robust, tmp_path):
         Trainer(elsewhere)
 
 
+@pytest.mark.slow
 def test_pixels_are_scaled_as_the_model_needs_them(tmp_path):
     """Two models that are right on all images, one for pixels as they are and one for the data's mean and std; their
     files do not say so."""
@@ -192,6 +195,7 @@ def ended(home, name="first", method="srat") -> SearchRun:
     return run
 
 
+@pytest.mark.slow
 def test_an_export_and_a_trial(tmp_path):
     mine, name = Home(tmp_path / "home"), "first"
     run = ended(mine, name)

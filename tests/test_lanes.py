@@ -149,6 +149,7 @@ def test_every_method_is_searched_as_it_would_be_alone():
     assert first[0] == first[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", ["tpe", "auto"])
 def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path, sampler, scheduler):

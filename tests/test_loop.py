@@ -106,6 +106,7 @@ def test_frozen_copy_gives_the_models_logits():
     assert not any(p.requires_grad for p in frozen.module.parameters())
 
 
+@pytest.mark.slow
 def test_clamp_inside_the_graph_would_look_more_robust(config):
     """On data full of exact zeros (digits) a clamp inside the graph hides gradients: fewer images are fooled."""
     trainer = Trainer(replace(config, method="at", params={}, max_epochs=6))
@@ -413,6 +414,7 @@ def test_whose_step_follows_the_radius(config, monkeypatch, method, follows):
     assert follows or torch.allclose(seen["step"], torch.tensor(step * eps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params, averaged", [({"threshold": 0.3}, False), ({"average": "ema"}, True)])
 def test_a_weight_average_that_took_no_epoch_is_not_what_is_judged(config, params, averaged):
     """CFA's gate, out of reach in three short epochs: the trained model counts, not that of the first epoch."""

@@ -70,6 +70,7 @@ def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
     assert (folder / "front.png").read_text() == ("mine" if kept else "png")
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time(two, monkeypatch):
     where, a, b = two
     monkeypatch.setattr(mirror, "MIN_INTERVAL_S", 0.2)

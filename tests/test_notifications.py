@@ -59,6 +59,7 @@ def hooked(receiver, monkeypatch):
     return receiver
 
 
+@pytest.mark.slow
 def test_a_webhook_takes_a_signed_message(hooked):
     assert notify() == [{"place": hooked.url.removesuffix("/hook/T0KEN"), "problem": None}]
     ((path, headers, body),) = hooked.taken
@@ -75,6 +76,7 @@ def test_a_place_that_fails_for_a_moment_is_tried_again(hooked):
     assert len({headers["webhook-id"] for _, headers, _ in hooked.taken}) == 1 and len(hooked.taken) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codes", "tries", "said"), [([404], 1, "HTTP 404"), ([500] * 3, 3, "HTTP 500")])
 def test_a_place_that_refuses_is_named_without_its_secret(hooked, codes, tries, said):
     hooked.codes += codes
@@ -83,6 +85,7 @@ def test_a_place_that_refuses_is_named_without_its_secret(hooked, codes, tries, 
     assert len(hooked.taken) == tries and "T0KEN" not in str(failure.value)
 
 
+@pytest.mark.slow
 def test_a_redirect_to_another_place_is_not_followed(hooked, receiver, monkeypatch):
     class Elsewhere(http.server.BaseHTTPRequestHandler):
         def do_POST(self):

@@ -148,6 +148,7 @@ def test_what_cannot_be_compared_is_refused(home, tmp_path, capsys, monkeypatch,
     assert not (tmp_path / "p.html").exists()
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_written(home, capsys, monkeypatch, tmp_path):
     for where, part in ((tmp_path, "is a folder"), ("/proc/nowhere/x.png", "cannot be written")):
         code, out, _ = run(capsys, monkeypatch, "front", "a0", "b", "--png", where, "--json", "--home", home.root)

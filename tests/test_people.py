@@ -241,6 +241,7 @@ def other_server(request, monkeypatch):
             connection.close()
 
 
+@pytest.mark.slow
 def test_p4_a_port_that_is_no_head_is_one_sentence(tmp_path, other_server):
     done = tuner_here("search", "--method", "srat", "--home", tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
@@ -331,6 +332,7 @@ def test_p9_a_refusal_says_what_the_server_said(tmp_path, spec, monkeypatch):
     assert not doctor["ok"] and HOST_CHECK in doctor["detail"] and "sign-in" not in doctor["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("uri", ["localhost:5000", "databricks"])
 def test_p9_doctor_takes_nothing_for_a_database_that_takes_no_run(uri, tmp_path, monkeypatch):
@@ -352,6 +354,7 @@ def test_p9_doctor_does_not_wait_for_a_dead_database(tmp_path, monkeypatch):
     assert not row["ok"] and row["detail"].startswith("postgresql://***@127.0.0.1:1/m does not answer in")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_p9_doctor_writes_reads_and_deletes_a_run(tmp_path):
     from mlflow import MlflowClient
@@ -397,6 +400,7 @@ def test_p5_what_could_not_be_written_leaves_nothing_and_names_its_file(tmp_path
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.tmp")) and not (tmp_path / "big").exists()
 
 
+@pytest.mark.slow
 def test_p5_a_model_that_could_not_be_written_names_its_file(tmp_path, little_room):
     """The writers of torch and safetensors have errors of their own, and torch's ends the process."""
     from trainables.model_io import write_weights

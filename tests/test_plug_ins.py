@@ -248,6 +248,7 @@ def test_unknown_names_are_answered_with_the_usable_ones(installed):
     assert "scaled" in METHODS and "torn" not in METHODS and len(METHODS) == len(list(METHODS)) == len(set(METHODS))
 
 
+@pytest.mark.slow
 def test_a_trial_trains_it_and_forks_from_the_stem_of_all(installed, tmp_path):
     torch.set_num_threads(1)
     training = asdict(training_for("digits", passes=1, attack_steps=2, eval_attack=2))

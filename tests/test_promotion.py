@@ -342,6 +342,7 @@ def test_every_scheduler_says_what_it_is(name):
     assert made.previewing == bool(counts[-1]), "who previews promotes, and nobody else"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("burn_in", ["stem", "own"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_brings_all_trials_to_an_end(tmp_path, name, burn_in):

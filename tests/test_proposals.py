@@ -178,6 +178,7 @@ def test_where_nothing_has_a_value_yet_what_diverged_is_no_worst():
     assert [t.state.name for t in shown(spec, history, reads_pruned=False)] == ["PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_gaussian_process_leaves_a_region_where_trials_diverge():
     """The values rise towards it; a model that does not know which trials diverged comes back to it."""
     failed = 0
@@ -390,6 +391,7 @@ def test_a_model_is_trusted_from_trial_six_on_and_four_values(monkeypatch, numbe
     assert (proposer._by_sampler(number) == "by a model") == model
 
 
+@pytest.mark.slow
 def test_every_other_first_point_is_near_the_default_setting():
     """In shares of each range (of a logarithmic one, of its logarithms) the steps have a standard deviation of 0.15,
     but for what the ends of the range cut off: the start of 0.8 is 0.8 of its range, sep_weight 0.653 of its own."""

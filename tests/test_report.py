@@ -416,6 +416,7 @@ def test_pictures_are_honest_about_an_empty_front(tmp_path, spec, case):
     assert "no trial has finished" in report.summary_markdown(run_of(spec, history))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objectives", [("robust_acc",), ("worst_class_robust_acc",), ("robust_acc", "worst_class_robust_acc", "clean_acc")]
 )

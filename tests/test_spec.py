@@ -291,6 +291,7 @@ def test_every_field_is_tried_here():
     assert set(VALUES) == set(OPTIONS) == {field.name for field in fields(SearchFields)}
 
 
+@pytest.mark.slow
 def test_schema_says_what_a_field_is():
     VALIDATOR.check_schema(SCHEMA)
     defaults = SearchSpec().to_dict()

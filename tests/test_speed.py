@@ -136,6 +136,7 @@ def test_precision_is_honoured(config):
         assert seen == [expected]
 
 
+@pytest.mark.slow
 def test_bf16_resumes_bit_by_bit(config):
     config = replace(config, training={**config.training, "precision": "bf16"})
     straight, first, second = Trainer(config), Trainer(config), Trainer(config)

@@ -195,6 +195,7 @@ def test_replicates_of_the_old_end_stay_and_numbers_go_on(folder, sampler):
     )
 
 
+@pytest.mark.slow
 def test_an_extension_while_it_runs(folder):
     worker = Worker(spec_of(sampler="gp"), folder("live")).run(9)
     (answer,) = worker.ask("extend", trials=18)
@@ -237,6 +238,7 @@ def killed_anywhere(folder, steps, at=curve):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc"])
 def test_a_trial_of_ones_own_is_next_and_trains_in_full(folder, sampler):
     def steps(worker):
@@ -449,6 +451,7 @@ def test_a_clone_goes_its_own_way(made):
 # ---- an end, and another try ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_who_is_skipped_is_neither_promoted_nor_shown(folder, sampler):
     def steps(worker):
@@ -660,6 +663,7 @@ def test_a_request_is_no_link_and_no_pipe(made):
     assert pending(made.folder) == []
 
 
+@pytest.mark.slow
 def test_a_driver_of_another_home_takes_up_what_lies_in_the_storage(tmp_path):
     storage = str(tmp_path / "storage")
     spec = spec_of(trials=6, scheduler="none", storage=storage)

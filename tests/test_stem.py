@@ -230,6 +230,7 @@ def test_a_preview_trains_with_it_and_ends_with_a_curve(config):
     assert sum(preview.curve.points[0].count) == len(preview.splits.val.labels) and len(preview.curve.points) > 1
 
 
+@pytest.mark.slow
 def test_a_preview_continues_from_its_checkpoint_to_the_bit(config, tmp_path):
     config = replace(config, max_epochs=5, cool_down=2, offsets="auto")
     whole, first, second = Trainer(config), Trainer(config), Trainer(config)

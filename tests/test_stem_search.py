@@ -143,6 +143,7 @@ def test_a_worker_that_waits_trains_the_stems_of_replicates(trial, tmp_path):
     assert without_times([r["metrics"] for r in reports[2:]]) == without_times([r["metrics"] for r in undisturbed[2:]])
 
 
+@pytest.mark.slow
 def test_a_stem_of_a_replicate_that_diverges_is_no_fault_of_the_trial(trial, monkeypatch):
     run_epoch = Trainer.run_epoch
 

@@ -157,6 +157,7 @@ def test_nobody_stops_anothers_job_by_accident(cluster):
     assert done.returncode == 2 and not [path for path in cluster.asked if path.startswith("POST")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, owner", [("a-1", None), ("b-1", "bob"), ("c-1", None)])
 def test_ones_own_job_is_stopped(cluster, name, owner):
     """And one that does not say whose it is."""

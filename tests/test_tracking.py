@@ -270,6 +270,7 @@ def everything(home, spec):
     }
 
 
+@pytest.mark.slow
 def test_sync_changes_nothing_that_is_there_already(tmp_path, spec):
     home = home_in(tmp_path)
     history = search_in(home, spec)
@@ -307,6 +308,7 @@ def test_searches_that_start_together_share_a_new_home(tmp_path):
     assert sorted(r.info.run_name for r in runs) == ["s0", "s1"]
 
 
+@pytest.mark.slow
 def test_system_metrics_where_mlflows_switch_asks_for_them(tmp_path, spec, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
@@ -343,6 +345,7 @@ def test_any_class_name_becomes_a_metric(tmp_path, spec):
     assert set(names) <= set(trials[0].data.metrics)
 
 
+@pytest.mark.slow
 def test_a_value_that_mlflow_refuses_is_named_and_stops_nothing_else(tmp_path, spec):
     home, said = home_in(tmp_path), []
     history = search_in(home, spec, trials=2, failed=False)

@@ -90,6 +90,7 @@ def test_flags_are_exact_on_linear_models(classes, attack, threat, eps, dual):
     assert cascade.alarms == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat, eps, dual", [(LInf, 0.005, 1), (L2, 0.015, 2)])
 def test_the_official_attacks_are_of_the_norm(monkeypatch, threat, eps, dual):
     """Without FAB and Square, which take seconds and find no more on a linear model."""
@@ -189,6 +190,7 @@ class Steps(nn.Module):
         return self.model(x + ((x * 64).round() / 64 - x).detach() - x + x.detach())
 
 
+@pytest.mark.slow
 def test_masked_gradients_raise_the_alarm():
     model, split, _ = linear_case(10, eps=0.05)
     cascade = Cascade(Steps(model), split, "apgd", eps=0.05, search_steps=4)

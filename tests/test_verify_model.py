@@ -53,6 +53,7 @@ def verified(published):
         return verify_model(file, SPEC, Home(home), attack="pgd:3x1")
 
 
+@pytest.mark.slow
 def test_each_image_is_judged_as_in_the_authors_code(published, verified):
     model, _, home = published
     split = open_test(DATA, home)
@@ -95,6 +96,7 @@ def test_another_radius_is_another_result(published, verified):
     assert result["rows"][0]["robust_acc"] < verified["rows"][0]["robust_acc"]
 
 
+@pytest.mark.slow
 def test_in_another_norm(published):
     with without_ray():
         spec = SearchSpec(method="at", model=ARCH, imbalance="none", threat="l2:0.3", set={"eval_attack": 3})
@@ -113,6 +115,7 @@ def audited(published, verified, *args):
     return tuner_here("audit", file, "--home", home, "--json", "--sample", 60, *args)
 
 
+@pytest.mark.slow
 def test_an_audit_needs_the_file_and_holds(published, verified, tmp_path):
     done = audited(published, verified, "--model", published[1], *AS_OPTIONS)
     assert done.returncode == 0, done.stderr
