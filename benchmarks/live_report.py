@@ -36,13 +36,14 @@ trainings as the others have trials), `random` trains the default setting and ra
 as the others, and judges each at its end alone; `random+stem` takes the epochs before each one's start from plain AT,
 trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all
 trials in full; `ours` is `tuner search --scheduler preview`, whose front is that of the trials that trained in full;
-`ours in full` is the same without previews, SRAT's default, and `ours at random` with random proposals; `ours + no
-search` counts the curve of its no search too, which it trains and shows beside the front, `ours on four stems` is that
-with `--stems 4`, `ours with plain AT on four stems` with `--method at --stems 4` (plain AT under four seeds is among
-the trials), `ours in full with plain AT on four stems` that without previews, and `ours as it was` the code before
-there were stem and previews. With SRAT arms on four stems, `ours + no search`, `ours` and `ours in full` under the
-seeds 0 to 4, `plain` under 0 to 3, `ours at random` under 0, and all of Mixup, ran on a CPU with AVX2, the others on
-one with AVX512, on which a seed has other luck: pairs across both are less alike.
+`ours in full` is the same without previews, SRAT's default, `ours at random` with random proposals, and `ours by a
+Gaussian process` with `--sampler gp`; `ours + no search` counts the curve of its no search too, which it trains and
+shows beside the front, `ours on four stems` is that with `--stems 4`, `ours with plain AT on four stems` with `--method
+at --stems 4` (plain AT under four seeds is among the trials), `ours in full with plain AT on four stems` that without
+previews, and `ours as it was` the code before there were stem and previews. With SRAT arms on four stems, `ours + no
+search`, `ours` and `ours in full` under the seeds 0 to 4, `plain` under 0 to 3, `ours at random` under 0, and all of
+Mixup and DONE, ran on a CPU with AVX2, the others on one with AVX512, on which a seed has other luck: pairs across both
+are less alike.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
 values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
