@@ -187,9 +187,7 @@ def test_replicates_of_the_old_end_stay_and_numbers_go_on(folder, sampler):
     assert first <= set(extended.replicates)
     assert sorted([*extended.trials, *extended.replicates]) == [*range(19 + len(extended.replicates))]
     assert state_of(run_of(spec_of(seeds=2, trials=19), extended)) == "finished"
-    study = (
-        AskTell(spec_of(seeds=2, trials=19, sampler=sampler), extended, where).methods["trades"].proposer.recorded.study
-    )
+    study = AskTell(spec_of(seeds=2, trials=19, sampler=sampler), extended, where).methods["trades"].recorded.study
     assert [t.state.name for t in study.trials] == ["PRUNED", *(18 * ["COMPLETE"])], (
         "the default setting has no preview"
     )
@@ -344,10 +342,10 @@ def test_proposals_come_from_the_narrower_range(folder, sampler):
     if sampler == "gp":
         assert after[0] == 4.0, "the end of the range that is next to the best"
         whole, space = (s.of("trades").search_space() for s in (worker.spec, worker.history.narrowed(worker.spec)))
-        proposer = worker.optimizer.methods["trades"].proposer
+        proposer = worker.optimizer.methods["trades"]
         shown = proposer.known.frozen(space, 0, whole=whole)
         assert {*before[1:]} < {t.params["beta"] for t in shown} and shown[0].distributions["beta"].high == 4.0
-    assert worker.optimizer.methods["trades"].proposer.recorded.study.trials[3].params["beta"] == before[3]
+    assert worker.optimizer.methods["trades"].recorded.study.trials[3].params["beta"] == before[3]
 
 
 def test_of_choices_and_fixed_values_that_are_gone_nothing_is_shown():
@@ -515,7 +513,7 @@ def test_a_trial_that_failed_is_tried_again(folder):
         )
         worker.run()
         assert worker.history.trials[record.trial].preview
-        study = worker.optimizer.methods["trades"].proposer.recorded.study
+        study = worker.optimizer.methods["trades"].recorded.study
         assert study.trials[record.trial].state.name == "COMPLETE"
 
     steps.sampler = "nsga2"

@@ -161,7 +161,7 @@ def test_the_best_trials_of_another_method_come_first(tmp_path):
     drive(plain, plain.history, spec)
     cold = starts(plain.history)
     assert cold[4:6] == found[4:6] and cold[1:4] != found[1:4]  # the other first points are what they were
-    assert not optimizer.methods["mail"].proposer.known.values.keys() & {-1, -2, -3}  # nothing is learnt from values
+    assert not optimizer.methods["mail"].known.values.keys() & {-1, -2, -3}  # nothing is learnt from values
 
 
 def test_the_best_are_those_for_this_search(tmp_path):
@@ -247,11 +247,11 @@ def test_what_a_user_adds_or_narrows_goes_before(tmp_path):
     history = optimizer.history
     history.append("start", 0, params=default, method="mail")
     history.append("start", 1, params={**default, "start": 0.4}, method="mail", added="ada")
-    again = AskTell(spec, history, first=optimizer.first).methods["mail"].proposer
+    again = AskTell(spec, history, first=optimizer.first).methods["mail"]
     assert again.next().trial == 0 and again.next().trial == 1  # those that were interrupted
     assert again.next().params == {**default, "start": 0.3}
-    optimizer.methods["mail"].proposer.space = new(space={"start": [0.6, 0.7]}).search_space()
-    assert optimizer.methods["mail"].proposer._given()["start"] == 0.7
+    optimizer.methods["mail"].space = new(space={"start": [0.6, 0.7]}).search_space()
+    assert optimizer.methods["mail"]._given()["start"] == 0.7
 
 
 @pytest.mark.parametrize(

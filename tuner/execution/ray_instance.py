@@ -30,11 +30,10 @@ from tuner.spec.search_spec import SearchSpec
 
 GROWS = "TUNER_CLUSTER_GROWS"  # environment variable, set where an autoscaler may add nodes later
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}  # the terminal shows the search, not Ray's logs
-
+HANDLER_EVERY_S = 0.005  # so often what this process does at SIGTERM is put back while Ray starts and ends
 
 # Ray ends a driver that has not reached its cluster's head for 60 s; before that, the driver ends orderly.
 HEAD_AWAY_S, HEAD_ASKED_EVERY_S, HEAD_ANSWERS_S = 40.0, 5.0, 2.0
-HANDLER_EVERY_S = 0.005  # so often what this process does at SIGTERM is put back while Ray starts and ends
 HEAD_CONNECTS_S = 5.0  # for a first connection, and then for a first answer, also over a slow network
 
 

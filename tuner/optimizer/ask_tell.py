@@ -1,8 +1,8 @@
 """What runs next: trials of one method or of several and the references, then replicates. Ray knows nothing of this
 file.
 
-Every method is searched as it would be alone: a ``MethodSearch`` has a space, a history and a proposer of its own, in
-which its trials are numbered from 0. Methods take turns. Which previews train in full is decided over all of them
+Every method is searched as it would be alone: it has a `Proposer`, with a space and a history of its own, in which its
+trials are numbered from 0. Methods take turns. Which previews train in full is decided over all of them
 (`tuner.results.promotion`).
 """
 
@@ -12,7 +12,6 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -32,16 +31,6 @@ PACE = 20  # latest epochs whose median duration is the estimate for the next on
 # every trial of digits did. Two epochs at least, since some losses begin with one class.
 DEAD_AFTER, DEAD_AT_LEAST = 0.15, 2
 CHANCE = 1.05  # of 1 / classes: a model that names one class has exactly that
-
-
-@dataclass
-class MethodSearch:
-    """The part of a search that belongs to one method; its trials are numbered from 0 here."""
-
-    method: str
-    spec: SearchSpec
-    history: History
-    proposer: Proposer
 
 
 def at_chance(metrics: dict) -> bool:
@@ -74,7 +63,7 @@ class AskTell:
         self.history, self.until, self.late, self.folder = history, until, False, folder
         self.first = first or {}
         self.warm, self.references, self.out = list(warm), list(references), set[int]()
-        self.methods: dict[str, MethodSearch] = {}
+        self.methods: dict[str, Proposer] = {}
         self.budget = Budget.of(spec.budget)
         self.gpus_per_trial = 1.0 if isinstance(spec.gpus_per_trial, str) else spec.gpus_per_trial
         self.take_over(spec)
@@ -91,11 +80,11 @@ class AskTell:
         # how many trials had been previewed, and how many were full, when this was the next to train in full
         self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None
 
-    def _open(self, spec: SearchSpec) -> MethodSearch:
-        """One method's part, as far as the history has it. ``spec``: of that method alone."""
+    def _open(self, spec: SearchSpec) -> Proposer:
+        """What proposes one method's trials, as far as the history has them. ``spec``: of that method alone."""
         (method,), alone = spec.methods, len(self.spec.methods) == 1
         history, places = self.history.lane(method), map(self.history.number_in_lane, self.out & {*self.history.trials})
-        proposer = Proposer(
+        return Proposer(
             spec,
             history,
             self.folder,
@@ -106,7 +95,6 @@ class AskTell:
             out={place for of, place in places if of == method},
             space=self.history.narrowed(self.spec).of(method).search_space(),
         )
-        return MethodSearch(method, spec, history, proposer)
 
     # ---- what runs next ----------------------------------------------------------------------------------------------
 
@@ -114,9 +102,9 @@ class AskTell:
     def descriptions(self) -> list[str]:
         """How the search proposes, for every method, and what trains in full; a line each."""
         lines = []
-        for method, search in self.methods.items():
+        for method, proposer in self.methods.items():
             name = f"{method}: " if len(self.methods) > 1 else ""
-            lines.append(name + search.proposer.description)
+            lines.append(name + proposer.description)
             if method in self.first:
                 lines.append(f"{name}{self.first[method]}")
         lines.append(self.spec.scheduling.describe())
@@ -146,7 +134,7 @@ class AskTell:
 
     @property
     def _interrupted(self) -> bool:
-        return any(search.proposer.interrupted for search in self.methods.values())
+        return any(proposer.interrupted for proposer in self.methods.values())
 
     def next(self) -> TrialRecord | None:
         """The next trial, reference or replicate to run; None when there is none, or no time for it (then ``late`` is
@@ -199,14 +187,14 @@ class AskTell:
         return self.spec.of(record.method).epoch_plan.fork_of(record.params)
 
     def _trial(self) -> TrialRecord | None:
-        search = self._turn()
-        method, plan = search.method, search.spec.epoch_plan
-        varied = len(search.history.trials) > 0 and bool(search.spec.search_space().searched)
+        method, proposer = self._turn()
+        plan = proposer.spec.epoch_plan
+        varied = len(proposer.history.trials) > 0 and bool(proposer.whole.searched)
         preview = self.spec.scheduling.previewing and varied  # a default setting is full
         epochs = plan.preview[1] if preview else self.spec.max_epochs - plan.forks[0]
-        if not search.proposer.interrupted and not self._in_time(method, epochs):
+        if not proposer.interrupted and not self._in_time(method, epochs):
             return None  # before the proposal is recorded
-        proposal, known = search.proposer.next(), self.history.numbers.get(method, [])
+        proposal, known = proposer.next(), self.history.numbers.get(method, [])
         if proposal is None:
             return None
         if proposal.trial >= len(known):
@@ -228,10 +216,10 @@ class AskTell:
     def _number(self) -> int:
         return len(self.history.trials) + len(self.history.replicates)
 
-    def _turn(self) -> MethodSearch:
+    def _turn(self) -> tuple[str, Proposer]:
         """The method of the next trial: one with interrupted trials, else the one that has had the fewest."""
-        open_ = [search for search in self.methods.values() if not search.proposer.exhausted]
-        return min(open_, key=lambda search: (not search.proposer.interrupted, len(search.history.trials)))
+        open_ = [(method, proposer) for method, proposer in self.methods.items() if not proposer.exhausted]
+        return min(open_, key=lambda found: (not found[1].interrupted, len(found[1].history.trials)))
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
@@ -281,7 +269,7 @@ class AskTell:
         if number not in self.history.trials:
             return
         method, place = self.history.number_in_lane(number)
-        self.methods[method].proposer.tell(place)
+        self.methods[method].tell(place)
 
     def dead(self, number: int, metrics: dict) -> bool:
         """Whether a trial that trains in full is to be stopped after an epoch with these metrics: it stays at chance.

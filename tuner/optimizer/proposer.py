@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from search_spaces.provenance import paper_label
 from tuner.optimizer.observations import Observations, Worth, propose
 from tuner.optimizer.samplers import START, first_points, make_sampler, proposal_seed, quasi_random
@@ -137,19 +135,23 @@ class Proposer:
         return quasi_random(self.space, self.spec.seed, number) if repeats else params
 
     def _by_sampler(self, number: int) -> dict[str, Any]:
-        spec, space, row, known = self.spec, self.space, self.sampler, self.known
+        spec, space, row = self.spec, self.space, self.sampler
         if row.build is None:
             return quasi_random(space, spec.seed, number)
-        seen = list[FrozenTrial]()
-        if row.learns:
-            if number < START and (given := self._given()):
-                return given
-            if len(known.values) < MIN_VALUES or (number < START and not self.warm):
-                return first_points(space, spec.seed, number)
-            seed = proposal_seed(spec.seed, number)
-            seen = known.frozen(space, seed, reads_pruned=row.reads_pruned, whole=self.whole)
+        if row.learns and (first := self._first(number)):
+            return first
+        seed = proposal_seed(spec.seed, number)
+        seen = self.known.frozen(space, seed, reads_pruned=row.reads_pruned, whole=self.whole) if row.learns else []
         sampler = make_sampler(row, seed=spec.seed, number=number, trials=spec.most_trials)
         return propose(space, self.worth.values, seen, sampler)
+
+    def _first(self, number: int) -> dict[str, Any] | None:
+        """What is tried before a model is trusted; None: it is."""
+        if number < START and (given := self._given()):
+            return given
+        if len(self.known.values) < MIN_VALUES or (number < START and not self.warm):
+            return first_points(self.space, self.spec.seed, number)
+        return None
 
     def _given(self) -> dict[str, Any] | None:
         """The first setting of ``first`` that was not proposed yet and that the space, perhaps narrowed since, has."""

@@ -176,7 +176,7 @@ class SearchSpec(SearchFields):
     @cached_property
     def lanes(self) -> tuple[SearchSpec, ...]:
         """The searches of one method each, with the part of ``fix`` and ``space`` that is theirs; ``trials`` is an
-        equal share, which only says how many a method needs before its model is trusted."""
+        equal share."""
         if len(self.methods) == 1:
             return (self,)
         share = -(-self.trials // len(self.methods))
