@@ -11,9 +11,9 @@ included, at ratios measured once a problem. The same command goes on where it s
 which any number of processes may share: what several arms train alike costs nothing the second time. `--set` changes a
 training setting, such as passes=2, and is part of a run's name, as of that of the costs.
 
-The code before there were stem and previews, with the costs that were measured here:
+The code before there were stem and previews (e057531), with the costs that were measured here:
 
-    git worktree add ../before as-it-was-before-stems
+    git worktree add ../before e057531
     cp benchmarks/results/live_costs.json ../before/benchmarks/results/
     cd ../before && PYTHONPATH=. python -m benchmarks.live --arms ours --as "ours as it was" --offsets auto \\
         --memo MEMO --results RESULTS
@@ -108,12 +108,18 @@ def one(run: Run) -> dict[str, Any]:
         "best": best_of(memo, simulation.models),
         "costs": asdict(run.costs),
         "torch": torch.__version__,
+        "device": device_kind(memo.device),
         "really": {
             "epochs": memo.trained - trained,
             "cpu_s": round(time.process_time() - cpu, 1),
             "wall_s": round(time.time() - begin, 1),
         },
     }
+
+
+def device_kind(device: torch.device) -> str:
+    """What decides the last bits: the CPU's widest vectors, or the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def on_test(memo: Memo, row: Row) -> dict[str, float]:

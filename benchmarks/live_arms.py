@@ -143,11 +143,11 @@ class FullTrials(Arm):
         return front_rows(self.models)
 
 
-def at_random(job: Job) -> Iterator[TrialRecord]:
+def at_random(job: Job, trials: int) -> Iterator[TrialRecord]:
     """The default setting, then random ones."""
     space = job.spec().search_space()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=job.seed))
-    for number in range(RANDOM_TRIALS * job.trials):
+    for number in range(trials):
         params = space.sample(study.ask()) if number else space.default()
         yield TrialRecord(number, params, job.problem.method, seed=job.seed)
 
@@ -166,7 +166,7 @@ class Random(FullTrials):
     help = f"the default setting, then random ones, each trained alone; {RANDOM_TRIALS} times the trials"
 
     def proposals(self) -> Iterator[TrialRecord]:
-        return at_random(self.job)
+        return at_random(self.job, RANDOM_TRIALS * self.job.trials)
 
 
 # ---- from a stem -----------------------------------------------------------------------------------------------------
@@ -294,14 +294,14 @@ class OnStem(Arm):
 
 class RandomStem(OnStem):
     name = "random+stem"
-    help = "the same settings, each from its own start on: the epochs before are the stem's"
+    help = "as many of these settings as the others have, each from its own start on: the epochs before are the stem's"
     changes = {"scheduler": "none"}
     watched = False
 
     def __init__(self, job: Job):
         super().__init__(job)
         self.models: list[Model] = []
-        self._proposals = at_random(job)
+        self._proposals = at_random(job, job.trials)
 
     def begin(self) -> int | None:
         record = next(self._proposals, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +33,16 @@ class on the TEST split of the rows that the arm's own front names, chosen on `v
 are swept over post-hoc class offsets unless they say "no offsets".
 
 The arms, by their command line names: `plain` is no search (plain AT, then again under the next seeds, half as many
-trainings as the others have trials), `random` trains the default setting and random ones in full, four times as many
-as the others, and judges each at its end alone; `random+stem` takes the epochs before each one's start from plain AT,
-trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of NePS, given the epochs of all
-trials in full; `ours` is `tuner search --scheduler preview`, whose front is that of the trials that trained in full;
-`ours in full` is the same without previews, SRAT's default, `ours at random` with random proposals, and `ours by a
-Gaussian process` with `--sampler gp`; `ours + no search` counts the curve of its no search too, which it trains and
-shows beside the front, `ours on four stems` is that with `--stems 4`, `ours with plain AT on four stems` with `--method
-at --stems 4` (plain AT under four seeds is among the trials), `ours in full with plain AT on four stems` that without
-previews, and `ours as it was` the code before there were stem and previews. With SRAT arms on four stems, `ours + no
-search`, `ours` and `ours in full` under the seeds 0 to 4, `plain` under 0 to 3, `ours at random` under 0, and all of
-Mixup and DONE, ran on a CPU with AVX2, the others on one with AVX512, on which a seed has other luck: pairs across both
-are less alike.
+trainings as the others have trials), `random` trains the default setting and random ones in full, four times as many as
+the others, and judges each at its end alone; `random+stem`, as many as the others have, takes the epochs before each
+one's start from plain AT, trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of
+NePS, given the epochs of all trials in full; `ours` is `tuner search --scheduler preview`, whose front is that of the
+trials that trained in full; `ours in full` is the same without previews, SRAT's default, `ours at random` with random
+proposals, and `ours by a Gaussian process` with `--sampler gp`; `ours + no search` counts the curve of its no search
+too, which it trains and shows beside the front, `ours on four stems` is that with `--stems 4`, `ours with plain AT on
+four stems` with `--method at --stems 4` (plain AT under four seeds is among the trials), `ours in full with plain AT on
+four stems` that without previews, and `ours as it was` the code before there were stem and previews. A seed has other
+luck on another kind of CPU (the last column of an arm): pairs across kinds are less alike.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
 values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
@@ -314,8 +313,8 @@ def about(run: Run) -> str:
 def arms_table(found: Found) -> list[str]:
     rows = [
         "| arm | seeds | cost | of which before it shows a model | time | epochs trained | hypervolume on test | "
-        "claimed / on test | rows of its front |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "claimed / on test | rows of its front | runs on |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in found.items():
         every = list(runs.values())
@@ -326,9 +325,15 @@ def arms_table(found: Found) -> list[str]:
         rows.append(
             f"| {name} | {len(every)} | {mean['cost']:.0f} | {first:.0f} | {mean['time']:.0f} | "
             f"{mean['epochs_trained']:.0f} | "
-            f"{spread([final(run) for run in every])} | {claimed or '-'} | {points:.1f} |"
+            f"{spread([final(run) for run in every])} | {claimed or '-'} | {points:.1f} | {machines(every)} |"
         )
     return rows
+
+
+def machines(runs: Sequence[Run]) -> str:
+    """How many of the runs were on which kind of CPU or GPU."""
+    counted = Counter(run["device"] for run in runs)
+    return ", ".join(f"{kind}: {count}" for kind, count in sorted(counted.items()))
 
 
 def spread(values: Sequence[float]) -> str:

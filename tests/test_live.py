@@ -513,16 +513,17 @@ def test_random_trains_four_times_the_trials_in_full():
     assert simulation.cost == 24 * (12 + 3)
 
 
-def test_random_with_a_stem_trains_the_same_settings_for_less():
-    """The default setting alone, 12 epochs, the others from their start on; the longest stem once; 3 to judge each."""
+def test_random_with_a_stem_trains_the_first_of_the_same_settings_for_less():
+    """6 of 24: the default setting alone, 12 epochs, the others from their start on; the longest stem once; 3 to judge
+    each."""
     alone, shared = played("random"), played("random+stem")
     ends = [stage for stage in shared[1] if stage.judge]
     params = [[s.line.config.params for s in sorted(run, key=lambda s: s.trial)] for run in (alone[1], ends)]
-    assert params[0] == params[1]
+    assert params[0][:6] == params[1]
     forks = {s.trial: s.line.config.fork for s in ends}
     assert forks.pop(0) == 0 and all(forks[t] == round(12 * params[0][t]["start"]) for t in forks)
     epochs = 12 + max(forks.values()) + sum(12 - fork for fork in forks.values())
-    assert shared[2].epochs == epochs < alone[2].epochs and shared[2].cost == epochs + 24 * 3
+    assert shared[2].epochs == epochs < 6 * 12 and shared[2].cost == epochs + 6 * 3
     assert not any(stage.watched for stage in shared[1])
 
 
@@ -814,7 +815,16 @@ def result(arm, seed, trace, *, offsets="auto", cost=None, claim=0.3, time=10.0,
     points = [{"cost": c, "time": c, "held_out": v, "claimed": v, "points": 1} for c, v in trace]
     about = {"problem": problem, "arm": arm, "seed": seed, "workers": workers, "offsets": offsets}
     counts = {"trials": 16, "epochs": 12, "set": {}, "cost": cost or trace[-1][0], "time": time, "epochs_trained": 9}
-    return {**about, **counts, "claim": claim, "trace": points, "front": [{}], "costs": asdict(COSTS), "torch": "2"}
+    return {
+        **about,
+        **counts,
+        "claim": claim,
+        "trace": points,
+        "front": [{}],
+        "costs": asdict(COSTS),
+        "torch": "2",
+        "device": "AVX2",
+    }
 
 
 def test_ratios_by_hand():
@@ -880,9 +890,11 @@ def test_page(tmp_path, monkeypatch):
         for problem, cost in (("srat", 10), ("done", 30)):
             runs.append(result("random+stem", seed, [(20, 0.2)], problem=problem))
             runs.append(result("ours", seed, [(cost, 0.2)], problem=problem))
+    runs[0]["device"] = "AVX512"
     live_report.write_page(runs)
     text = live_report.PAGE.read_text()
     assert "## srat, 16 trials x 12 epochs, 4 workers" in text
+    assert "| 1.0 | AVX2: 4, AVX512: 1 |" in text
     goal = "| cost to reach what random+stem ends with, over its own | at most 1.1 | ours |"
     assert f"{goal} 0.50 [0.50, 0.50] | 5 | 2 | reached |" in text
     assert f"{goal} 1.50 [1.50, 1.50] | 5 | 2 | missed |" in text
