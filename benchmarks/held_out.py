@@ -125,7 +125,7 @@ def main() -> None:
         write_page(stored())
         return
     done = {tuple(row[name] for name in KEY) for row in stored()}
-    known_as = " ".join([f"{args.data.name} {IMAGES:,}"] * bool(args.data) + options)
+    known_as = " ".join([*([f"{args.data.name} {IMAGES:,}"] if args.data else []), *options])
     for seed in map(int, args.seeds.split(",")):
         for method in args.methods.split(","):
             if (method, seed, known_as) in done:

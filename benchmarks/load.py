@@ -8,6 +8,7 @@ Ten classes, trials of 12 epochs; made-up numbers. Nothing is trained but by the
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -133,7 +134,9 @@ def users(root: Path) -> None:
 
 
 def main() -> None:
-    if "--users" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", action="store_true", help="searches of three users in place of all else")
+    if parser.parse_args().users:
         with tempfile.TemporaryDirectory(prefix="u", dir="/tmp") as root:  # short: Ray's sockets lie below it
             users(Path(root))
         return
