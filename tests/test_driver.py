@@ -524,7 +524,7 @@ def test_c5_a_clock_that_jumps_changes_no_duration_and_no_end(driven, monkeypatc
     def jump(history):
         monkeypatch.setattr(time, "time", lambda real=time.time: real() - 86400)
         one_trial(history)
-        assert optimizer._in_time("trades", 1), "a day more of the time budget"
+        assert optimizer._in_time("trades", lambda stems: 1), "a day more of the time budget"
         return "signal"
 
     optimizer = AskTell(driven.spec, History(None), until=time.monotonic() + 1000)
@@ -533,7 +533,7 @@ def test_c5_a_clock_that_jumps_changes_no_duration_and_no_end(driven, monkeypatc
     assert 0 <= stopped.value.result["wall_s"] < 1000
     monkeypatch.undo()
     monkeypatch.setattr(time, "time", lambda real=time.time: real() + 86400)
-    assert optimizer._in_time("trades", 1)
+    assert optimizer._in_time("trades", lambda stems: 1)
     with stoppable(time.monotonic() + 100) as stop:
         time.sleep(0.3)
         assert stop.reason is None

@@ -74,7 +74,14 @@ def known(monkeypatch):
         ({"trials": 64}, "more than any of 5 recorded searches of srat on digits"),
         ({"dataset": "cifar10", "budget": "38epochs"}, "(0.80 to 0.80) of what they found in the end; this is "
          "not that search, and may differ"),
-        ({"fix": {"loss": "ce"}, "budget": "38epochs"}, "; this is not that search, and may differ"),
+        *(
+            ({**other, "budget": "38epochs"}, "; this is not that search, and may differ")
+            for other in (
+                *({"fix": {"loss": "ce"}}, {"threat": "l2:0.5"}, {"stems": 4}, {"burn_in": "own"}, {"offsets": "none"}),
+                {"objectives": ("robust_acc", "clean_acc")},
+            )
+        ),
+        ({"seed": 7, "budget": "38epochs", "scheduler": "none"}, "; another seed may differ"),
     ],
 )  # fmt: skip
 def test_the_line(known, changes, words):
@@ -94,6 +101,7 @@ def test_nothing_is_said_where_nothing_was_recorded(known, changes):
 
 def test_a_dry_run_says_it_beside_the_spec():
     done = tuner_here("search", "--method", "srat", "--budget", "40epochs", "--dry-run")
-    assert "cost: about 8.9 trainings' worth" in done.stderr and "forecast: 3.3 trainings' worth gave " in done.stderr
+    assert "scheduler none: " in done.stderr and "; --budget ends it at 3.3" in done.stderr
+    assert "cost: about 6.7 trainings' worth" in done.stderr and "forecast: 3.3 trainings' worth gave " in done.stderr
     assert done.returncode == 0 and "forecast" not in done.stdout and "budget: 40epochs" in done.stdout
     assert "forecast" not in tuner_here("search", "--method", "at", "--dry-run").stderr

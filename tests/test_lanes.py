@@ -298,10 +298,10 @@ def test_reports_say_who_got_what_and_holds_what(tmp_path):
 # ---- replicates ------------------------------------------------------------------------------------------------------
 
 
-def ended(history, number, average, worst, *, of=None, seed=0, state=TrialState.FINISHED):
+def ended(history, number, average, worst, *, of=None, seed=0, state=TrialState.FINISHED, method="trades"):
     more = {} if of is None else {"of": of}
     params = {"beta": 2.0 + (number if of is None else of)} if number else {"beta": 6.0}
-    history.append("start", number, params=params, method="trades", seed=seed, **more)
+    history.append("start", number, params=params if method == "trades" else {}, method=method, seed=seed, **more)
     history.append(
         "epoch",
         number,
@@ -323,6 +323,17 @@ def replicated():
     for number, point in enumerate([(0.30, 0.10), (0.60, 0.20), (0.58, 0.19), (0.40, 0.30)]):
         ended(history, number, *point)
     return SearchSpec(method="trades", trials=4, seeds=2), history
+
+
+def test_no_training_is_repeated_that_is_a_trial_anyway():
+    """Plain AT under the seeds 0 to 3 is four trials, which are each other's replicates; a fifth seed is none."""
+    history = History(None)
+    for number in range(4):
+        ended(history, number, 0.3, 0.1, method="at", seed=number)
+    assert wanted(SearchSpec(method="at", trials=4, stems=4, seeds=3), history) == []
+    assert wanted(SearchSpec(method="at", trials=4, stems=4, seeds=6), history) == [(0, 4), (0, 5)]
+    ended(alone := History(None), 0, 0.3, 0.1, method="at")
+    assert wanted(SearchSpec(method="at", trials=1, seeds=3), alone) == [(0, 1), (0, 2)]
 
 
 def test_only_the_front_and_the_papers_setting_are_run_again():
@@ -440,7 +451,7 @@ def test_the_pace_is_that_of_a_methods_own_epochs():
     optimizer = AskTell(spec, history)
     for left, fits in ((12 - 5, []), (12 + 5, ["srat"]), (108 - 5, ["srat"]), (108 + 5, ["srat", "trades"])):
         optimizer.until = time.monotonic() + left
-        assert [method for method in spec.methods if optimizer._in_time(method, 12)] == fits
+        assert [method for method in spec.methods if optimizer._in_time(method, lambda stems: 12)] == fits
 
 
 def test_no_replicate_starts_that_cannot_end_in_time():

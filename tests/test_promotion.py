@@ -276,12 +276,19 @@ PREVIEWED = {"scheduler": "preview"}
         # the preview forks at 0.7 x 12 = 8 and trains ceil(0.11 x 12) = 2; plain AT leaves its own stem at 8, too; 4 of
         # 15
         ({}, Bill(12, 16, 15, 30, 6, 12 + 4 + 4 * 12), "9.2 trainings' worth: 16 epochs of stems, 15 previews and 6 "),
-        # start from 0.2 to 0.95: forks from 2 to 11, 6.5 in the middle; plain AT takes 11 from the stem
-        ({"method": "srat", **PREVIEWED}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 5.5), None),
+        # start from 0.2 to 0.95: forks from 2 to 11, so 5.5 of their own in the middle, but 2 by default (0.8), and
+        # half of the way there is 3.75; plain AT takes 11 from the stem
+        ({"method": "srat", **PREVIEWED}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 3.75), None),
         # stems of AT and of TRADES
-        ({"method": "srat", **PREVIEWED, "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 35.0), None),
-        ({"method": "srat", **PREVIEWED, "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 35.0), None),
-        ({"method": "srat"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
+        ({"method": "srat", **PREVIEWED, "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 28.0), None),
+        ({"method": "srat", **PREVIEWED, "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 28.0), None),
+        ({"method": "srat"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 3.75), None),
+        ({"method": "srat", "sampler": "random"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),
+        # DONE starts at once by default, and its trials do as they are drawn: forks from 0 to 11
+        ({"method": "done"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 6.5), None),
+        # AT has one trial and proposes nothing; TRADES forks from nothing where nothing is previewed
+        ({"method": ("srat", "at")}, Bill(12, 11, 0, 0, 16, 12 + 1 + 14 * 3.75), None),
+        ({"method": ("srat", "trades"), "scheduler": "none"}, Bill(12, 11, 0, 0, 17, 24 + 1 + 14 * 7.875), None),
         ({"scheduler": "none"}, Bill(12, 0, 0, 0, 17, 17 * 12), "17.0 trainings' worth: 17 trainings in full"),
         ({"method": "srat", "burn_in": "own"}, Bill(12, 0, 0, 0, 17, 17 * 12), None),
         # two default settings, 14 previews of which four train

@@ -18,7 +18,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.results.references import no_search_rows, paper_rows, paper_trial, references, role_of
 from tuner.results.replicates import missing, trials_ended
 from tuner.results.summary import front_json, state_of
-from tuner.results.trial_record import NO_SEARCH
+from tuner.results.trial_record import NO_SEARCH, WHOLE
 from tuner.spec.search_spec import SearchSpec
 
 CLASSES, TRAIN, N = ["a", "b"], [30, 3], 400
@@ -343,6 +343,32 @@ def test_a_flat_front_is_repeated_under_its_seeds():
     assert state_of(run_of(spec, history)) == "stopped", "the front has one seed yet"
     again = AskTell(spec, history).next()
     assert (again.of, again.seed, again.trial) == (0, 1, 3)
+
+
+def test_replicates_do_not_take_back_that_a_front_was_flat():
+    """They begin because it was; whoever reads the history anew, with their means in it, decides as before."""
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random", seeds=2)
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    for number, trial, values in ((3, 0, SAME), (4, 1, BETTER), (5, 2, BETTER)):
+        params = history.trials[trial].params
+        history.append("start", number, params=params, method="wat", seed=1, of=trial)
+        history.append("epoch", number, metrics={"epoch": 12, "natural_robust_acc": 0.9, "worst_class_robust_acc": 0.9})
+        history.append("curve", number, curve=history.trials[0].curve.to_dict())
+        history.append("end", number, state="finished")
+    assert flat(spec, history) and AskTell(spec, history).next() is None
+    assert state_of(run_of(spec, history)) == "finished"
+
+
+def test_an_extended_search_is_flat_again_once_new_trainings_have_not_moved_it():
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random")
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    assert flat(spec, history)
+    history.append("extend", WHOLE, trials=12)
+    assert not flat(spec, history) and AskTell(spec.changed(trials=12), history).next().trial == 3
+    for number in (3, 4):
+        assert not flat(spec, history)
+        finish(history, number, *SAME, params={**spec.search_space().default(), "beta": number + 0.5}, method="wat")
+    assert flat(spec, history)
 
 
 def test_without_curves_a_front_is_never_called_flat():

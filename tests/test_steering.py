@@ -467,6 +467,19 @@ def test_who_is_skipped_is_neither_promoted_nor_shown(folder, sampler):
     assert front_json(run_of(spec_of(), history))["trials"]["skipped"] == 2
 
 
+def test_a_preview_that_was_skipped_and_is_tried_again_waits_for_its_promotion(folder):
+    """It was handed out as a preview once more, whose end nobody recorded: the search did not end."""
+    worker = Worker(spec_of(scheduler="preview"), folder("a")).run(7)
+    assert worker.history.trials[3].state == TrialState.PREVIEWED
+    worker.ask("skip", trial=3)
+    worker.ask("retry", trial=3)
+    record = worker.history.trials[3]
+    assert record.state == TrialState.PREVIEWED and record.reason == "" and record.ended > 0
+    assert worker.history.tally.running.get(3) is None
+    worker.run()
+    assert all(trial.state.ended for trial in worker.history.trials.values())
+
+
 @pytest.mark.parametrize("method", ["trades", ("trades", "wat")])
 def test_whoever_takes_over_leaves_alone_what_is_with_a_worker(folder, method):
     """One that nobody has goes first. Trials of several methods have the same numbers, each in its own."""

@@ -19,7 +19,14 @@ SpecFile = Annotated[
     Optional[Path],
     option("--spec", "FILE", "YAML file with any of these fields, which options on the command line override."),
 ]
-DryRun = Annotated[bool, option("--dry-run", "", "Print the spec that file and options make together, and stop.")]
+DryRun = Annotated[
+    bool,
+    option(
+        "--dry-run",
+        "",
+        "Print the spec that file and options make together, what trains in full and what it would cost, and stop.",
+    ),
+]
 
 
 def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
@@ -134,12 +141,13 @@ def _check_without_data(spec) -> None:
 
 
 def _show(spec, as_json: bool) -> None:
-    from tuner.results.bill import expected
+    from tuner.results.bill import cost_line
     from tuner.results.forecast import forecast
 
     for note in spec.notes:
         to_stderr(note)
-    to_stderr(f"cost: about {expected(spec).words}")
+    to_stderr(spec.scheduling.describe())
+    to_stderr(cost_line(spec))
     if found := forecast(spec):
         to_stderr(f"forecast: {found.words}")
     print_json(spec.to_dict()) if as_json else to_stdout(spec.to_yaml(), end="")

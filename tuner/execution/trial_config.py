@@ -8,7 +8,7 @@ from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
 from trainables.data import absolute
-from tuner.results.references import PLAIN, role_of
+from tuner.results.references import fork_of
 from tuner.results.replicates import other_seeds
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
@@ -34,7 +34,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
     plan, stem = lane.epoch_plan, asdict(lane.training())
     params = record.params if record.full else plan.previewed(record.params)
     proposed_training = {k: v for k, v in record.params.items() if k not in names}
-    fork = _fork(run, record) if record.full else plan.preview[0]
+    fork = fork_of(spec, run.history, record)
     return TrialConfig(
         method=record.method,
         params={k: v for k, v in params.items() if k in names},
@@ -71,18 +71,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
 
 def _spare_seeds(spec: SearchSpec, record: TrialRecord) -> tuple[int, ...]:
     """Whose stems are trained while this trial waits for its own: other trials' or their replicates'."""
+    if spec.budget:  # what nobody may need is not bought
+        return ()
     own = range(spec.seed, spec.seed + spec.stems)
     return tuple(other_seeds(spec, record, max(spec.stems, spec.seeds) - 1)) if record.seed in own else ()
-
-
-def _fork(run: SearchRun, record: TrialRecord) -> int:
-    """Where a full training leaves the stem. Plain AT is the stem, and leaves it where nobody needs it any more; a
-    default setting is trained as its paper does, alone."""
-    if record.method == PLAIN and not run.spec.of(PLAIN).search_space().searched:
-        return run.spec.forks[1]  # under any of the seeds
-    match role_of(run.spec, run.history, record):
-        case "no_search":
-            return run.spec.forks[1]
-        case "paper":
-            return 0
-    return run.spec.of(record.method).epoch_plan.fork_of(record.params)

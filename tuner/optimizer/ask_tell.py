@@ -11,7 +11,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,8 +22,10 @@ from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
+from tuner.results.bill import StemKey, stem_key
 from tuner.results.history import History
 from tuner.results.promotion import promotable
+from tuner.results.references import PLAIN, fork_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.budget import Budget
@@ -160,15 +165,14 @@ class AskTell:
         if self.late:
             return None
         if self._again:
-            record = self._again.pop(0)
-            return self._if_in_time(record, self.spec.max_epochs - len(record.epochs), begun=True)
+            return self._if_in_time(self._again.pop(0), begun=True)
         if flat(self.spec, self.history):  # what has begun is trained to its end
             return self._trial() if self._interrupted else self._replicate()
         if self._references and self.history.trials:
-            return self._if_in_time(self._references.pop(0), self.spec.max_epochs)
+            return self._if_in_time(self._references.pop(0))
         if self.promotable is not None:
             record = self.history.trials[self.promotable]
-            return self._if_in_time(record, self.spec.max_epochs - self._fork(record))
+            return self._if_in_time(replace(record, full=True)) and record
         return self._replicate() if self.exhausted else self._trial()
 
     @property
@@ -183,16 +187,11 @@ class AskTell:
             self._promotion = now, found
         return found
 
-    def _fork(self, record: TrialRecord) -> int:
-        return self.spec.of(record.method).epoch_plan.fork_of(record.params)
-
     def _trial(self) -> TrialRecord | None:
         method, proposer = self._turn()
-        plan = proposer.spec.epoch_plan
         varied = len(proposer.history.trials) > 0 and bool(proposer.whole.searched)
         preview = self.spec.scheduling.previewing and varied  # a default setting is full
-        epochs = plan.preview[1] if preview else self.spec.max_epochs - plan.forks[0]
-        if not proposer.interrupted and not self._in_time(method, epochs):
+        if not proposer.interrupted and not self._in_time(method, partial(self._most, proposer, varied, preview)):
             return None  # before the proposal is recorded
         proposal, known = proposer.next(), self.history.numbers.get(method, [])
         if proposal is None:
@@ -201,7 +200,7 @@ class AskTell:
             seed = self.spec.seed_of(proposal.trial)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
-        return self._if_in_time(record, self._left(record), begun=record.state == TrialState.RUNNING)
+        return self._if_in_time(record, begun=record.state == TrialState.RUNNING)
 
     def _replicate(self) -> TrialRecord | None:
         wanted = replicates.wanted(self.spec, self.history)
@@ -209,8 +208,7 @@ class AskTell:
             return None
         trial, seed = wanted[0]
         record = self.history.record(trial)
-        replicate = TrialRecord(self._number, record.params, record.method, seed=seed, of=trial)
-        return self._if_in_time(replicate, self.spec.max_epochs)
+        return self._if_in_time(TrialRecord(self._number, record.params, record.method, seed=seed, of=trial))
 
     @property
     def _number(self) -> int:
@@ -223,30 +221,71 @@ class AskTell:
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
-    def _if_in_time(self, record: TrialRecord, epochs: int, *, begun: bool = False) -> TrialRecord | None:
-        return record if self._in_time(record.method, epochs, begun=begun) else None
+    def _if_in_time(self, record: TrialRecord, *, begun: bool = False) -> TrialRecord | None:
+        return record if self._in_time(record.method, partial(self._still, record), begun=begun) else None
 
-    def _in_time(self, method: str, epochs: int, *, begun: bool = False) -> bool:
-        """Whether so many more epochs of a method are within the budget, and can end by ``until`` at the pace of its
-        latest ones; else the search is ``late``. ``begun``: they are of a trial that the history has as running, which
-        the budget counts already."""
-        self.late = not self._affordable(0 if begun else epochs)
+    def _in_time(self, method: str, needs: Callable[[Counter[StemKey]], int], *, begun: bool = False) -> bool:
+        """Whether the epochs that a trial of a method ``needs``, with stems as far as they are, are within the budget
+        and can end by ``until`` at the pace of its latest ones; else the search is ``late``. ``begun``: the history has
+        the trial as running, and what has begun is trained to its end, as it would have been uninterrupted."""
+        if self.until is None and self.budget is None:
+            return True
+        promised, stems = self._promised()
+        epochs = needs(stems)
+        self.late = not begun and not self._affordable(promised + epochs)
         if self.until is None or self.late:
             return not self.late
         seconds = list(islice(self._durations(method), PACE))
-        needs = statistics.median(seconds) * max(0, epochs) if seconds else 0.0
-        self.late = time.monotonic() + needs > self.until
+        self.late = time.monotonic() + (statistics.median(seconds) * epochs if seconds else 0.0) > self.until
         return not self.late
 
     def _affordable(self, epochs: int) -> bool:
-        """Whether a budget of epochs or of GPU hours allows so many more epochs, beside those that are running."""
+        """Whether a budget of epochs or of GPU hours allows so many more epochs than have been trained."""
         if self.budget is None or self.budget.seconds is not None:
             return True
         each = 1.0
         if self.budget.unit == "gpu-h":
             each = statistics.fmean([*self._durations()] or [0.0]) / 3600 * self.gpus_per_trial
-        promised = sum(self._left(t) for t in self.history.tally.running.values())
-        return (self.history.epochs_trained() + promised + epochs) * each <= self.budget.amount
+        return (self.history.epochs_trained() + epochs) * each <= self.budget.amount
+
+    # ---- epochs to come ----------------------------------------------------------------------------------------------
+
+    def _promised(self) -> tuple[int, Counter[StemKey]]:
+        """How many epochs the trials that run still train, and how far each stem will be then. (A stem that was there
+        before the search counts once a trial has left it.)"""
+        stems, trained, epochs = Counter[StemKey](), Counter[StemKey](), 0
+        for record in self.history.everything():
+            key, left = stem_key(record), self.spec.of(record.method).epoch_plan.preview[0] if record.preview else 0
+            stems[key] = max(stems[key], record.stem_epochs, left)
+            trained[key] += record.stem_trained
+        stems |= trained
+        for record in self.history.tally.running.values():
+            epochs += self._still(record, stems)
+            if not record.epochs:
+                stems[stem_key(record)] = max(stems[stem_key(record)], fork_of(self.spec, self.history, record))
+        return epochs, stems
+
+    def _still(self, record: TrialRecord, stems: Counter[StemKey]) -> int:
+        """How many epochs a trial still trains, with those that its stem lacks."""
+        fork = fork_of(self.spec, self.history, record)
+        lacks = 0 if record.epochs else max(0, fork - stems[stem_key(record)])
+        if not record.full:
+            return lacks + self.spec.of(record.method).epoch_plan.preview[1]
+        return lacks + self.spec.max_epochs - max(len(record.epochs), fork)
+
+    def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Counter[StemKey]) -> int:
+        """The same, at most, of a method's next trial, whose setting is not known yet."""
+        plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
+        forms = proposer.whole.choices_of("form") or (default.get("form"),)
+        settings = ({**default, **({"form": form} if form else {})} for form in forms)
+        seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
+        level = min(stems[stem_key(TrialRecord(number, setting, method, seed=seed))] for setting in settings)
+        if preview:
+            return plan.preview[1] + max(0, plan.preview[0] - level)
+        if method == PLAIN and not plan.space.searched:
+            return self.spec.max_epochs - min(self.spec.forks[1], level)
+        # from whichever fork: what it does not train itself the stem may lack
+        return self.spec.max_epochs - (min(plan.forks[0], level) if varied else 0)
 
     def _durations(self, *methods: str) -> Iterator[float]:
         """Seconds of each epoch that trials, or those of some methods, trained themselves; the latest first."""
@@ -254,13 +293,6 @@ class AskTell:
             if not methods or record.method in methods:
                 own = (m for m in reversed(record.epochs) if not m.get("stem"))
                 yield from ((m.get("train_s") or 0.0) + (m.get("eval_s") or 0.0) for m in own)
-
-    def _left(self, record: TrialRecord) -> int:
-        """How many epochs a trial that has begun still trains."""
-        if not record.full:
-            return self.spec.of(record.method).epoch_plan.preview[1]
-        begun = record.stem_trained if record.role else self._fork(record)
-        return self.spec.max_epochs - max(len(record.epochs), begun)
 
     # ---- what became of it -------------------------------------------------------------------------------------------
 
@@ -277,7 +309,10 @@ class AskTell:
         Default settings, references and replicates always go on: others are compared with them.
         """
         record = self.history.trials.get(number)
-        if record is None or not record.full or self.history.number_in_lane(number)[1] == 0:
+        if record is None or not record.full:
+            return False
+        method, place = self.history.number_in_lane(number)
+        if place < self.spec.of(method).default_trials:
             return False
         own = metrics["epoch"] - record.stem_epochs
         if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):

@@ -14,7 +14,7 @@ from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction
 from tuner.report.text import MAX_ROWS, evenly
-from tuner.results.bill import epochs_left, expected
+from tuner.results.bill import cost_line, epochs_left
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
@@ -76,7 +76,7 @@ class Progress(Listener):
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
             f"{norm}eps {self.spec.training().eps:.4g}"
         )
-        for line in [*self.spec.notes, stem_line(self.spec), f"cost: about {expected(self.spec).words}"]:
+        for line in [*self.spec.notes, stem_line(self.spec), cost_line(self.spec)]:
             self.say(line)
 
     def trial_started(self, record: TrialRecord) -> None:

@@ -120,12 +120,16 @@ def probability(spec: SearchSpec, history: History, row: Mapping[str, Any], boun
 
 def flat(spec: SearchSpec, history: History) -> bool:
     """Whether the last ``spec.until_flat`` proposals that were trained in full have not moved the front beyond its
-    interval. Computed once for each of them."""
+    interval; since the search was extended, if it was. Where there are replicates since, that was so, whatever they
+    say. Computed once for each of them."""
     if not spec.until_flat:
         return False
+    since = history.steered.extended
+    if any(replicate.started >= since for replicate in history.replicates.values()):
+        return True
     ended = sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.ended)
     defaults = {numbers[0] for numbers in history.numbers.values()}
-    latest = [t.trial for t in ended if t.trial not in defaults][-spec.until_flat :]
+    latest = [t.trial for t in ended if t.trial not in defaults and t.ended >= since][-spec.until_flat :]
     before = [t.trial for t in ended if t.trial not in latest]
     if len(latest) < spec.until_flat or not before or any(t.curve is None for t in ended):
         return False

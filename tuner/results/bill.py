@@ -10,6 +10,9 @@ from search_spaces import METHODS, method_space
 from tuner.results.history import History
 from tuner.results.references import PLAIN, references
 from tuner.results.replicates import total_trials
+from tuner.results.trial_record import TrialRecord
+from tuner.spec.budget import Budget
+from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
 STOOD = 20  # a search stood still where no epoch ended for so many times as long as usual
@@ -51,13 +54,23 @@ def expected(spec: SearchSpec) -> Bill:
     previews = spec.proposals if scheduler.previewing else 0
     promoted = scheduler.most(previews) if scheduler.previewing else spec.proposals
     _, latest = spec.forks
-    own = fmean(lane.epoch_plan.own for lane in spec.lanes)
+    plans = [lane.epoch_plan for lane in spec.lanes if lane.search_space().searched]
+    own = fmean([plan.likely_own if SAMPLERS[spec.sampler].learns else plan.own for plan in plans] or [0.0])
     each = spec.lanes[0].epoch_plan.preview[1]
     # plain AT as a method takes all of the stem, as the reference does
     plain = spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0
     full_epochs = (alone - plain) * spec.max_epochs + (plain + beside) * (spec.max_epochs - latest) + promoted * own
     stem = len(stems(spec)) * latest
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
+
+
+def cost_line(spec: SearchSpec) -> str:
+    """What a new search will cost about, and where its budget of epochs ends it before."""
+    bill, budget = expected(spec), Budget.of(spec.budget)
+    line = f"cost: about {bill.words}"
+    if budget and budget.unit == "epochs" and budget.amount < bill.epochs:
+        line += f"; --budget ends it at {budget.amount / spec.max_epochs:.1f}"
+    return line
 
 
 def epochs_left(spec: SearchSpec, history: History) -> float | None:
@@ -83,11 +96,15 @@ def seconds_left(spec: SearchSpec, history: History) -> float | None:
     return left * (latest[-1][0] - latest[0][0]) / sum(epochs for _, epochs in latest[1:])
 
 
-def stems(spec: SearchSpec) -> set[tuple[str, str, bool, int]]:
-    """The stems that trials and the reference fork from: form of the loss, head, whether losses on `val` are measured,
-    and the seed. fairfront's hedge, which measures them too, is not seen here."""
+StemKey = tuple[str, str, bool, int]  # form of the loss, head, whether losses on `val` are measured, and the seed
+
+
+def stems(spec: SearchSpec) -> set[StemKey]:
+    """The stems that trials and the reference fork from. fairfront's hedge, which measures losses on `val`, too, is not
+    seen here."""
     found = {(*stem_of(PLAIN), spec.seed)}
-    for lane in spec.lanes:
+    previews = spec.scheduling.previewing
+    for lane in (lane for lane in spec.lanes if lane.epoch_plan.forks[1] or previews or lane.methods == (PLAIN,)):
         form, head, val_losses = stem_of(lane.methods[0])
         numbers = range(1, min(lane.most_trials, 1 + spec.stems))  # they take turns; a default setting has none
         seeds = {spec.seed_of(number) for number in numbers}
@@ -105,6 +122,12 @@ def stem_of(method: str) -> tuple[str, str, bool]:
         return made.form, made.head, made.needs_val_losses
     stem = getattr(method_space(method), "STEM", {})
     return stem.get("form", "at"), stem.get("head", "linear"), stem.get("val_losses", False)
+
+
+def stem_key(record: TrialRecord) -> StemKey:
+    """Whose stem a trial forks from, as far as that is told apart here."""
+    form, head, val_losses = stem_of(record.method)
+    return record.params.get("form", form), head, val_losses, record.seed
 
 
 def trained(spec: SearchSpec, history: History) -> Bill:

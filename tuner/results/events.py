@@ -48,10 +48,11 @@ class Event:
 
 @dataclass
 class Steered:
-    """What users have changed of the whole search: ``trials``, to how many it is extended; ``space``, from which ranges
-    proposals come now, as in a space file."""
+    """What users have changed of the whole search: ``trials``, to how many it is extended, and when it was ``extended``
+    last; ``space``, from which ranges proposals come now, as in a space file."""
 
     trials: int | None = None
+    extended: float = 0.0
     space: dict[str, Any] = field(default_factory=dict)
 
 
@@ -252,12 +253,15 @@ class Skipped(Event, Asked):
 
 @dataclass(frozen=True)
 class Retried(Event, Asked):
-    """The trial, which failed or was skipped, is handed out again, to continue from its checkpoint."""
+    """The trial, which failed or was skipped, is handed out again, to continue from its checkpoint. One whose preview
+    had ended waits again for what becomes of it."""
 
     name = "retry"
 
     def change(self, record: TrialRecord) -> None:
-        record.state, record.reason, record.errors, record.ended = TrialState.RUNNING, "", 0, 0.0
+        previewed = record.preview is not None and not record.full
+        record.state, record.ended = (TrialState.PREVIEWED, self.time) if previewed else (TrialState.RUNNING, 0.0)
+        record.reason, record.errors = "", 0
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,7 @@ class Extended(Event, Asked):
     trials: Count
 
     def change_search(self, search: Steered) -> None:
-        search.trials = self.trials
+        search.trials, search.extended = self.trials, self.time
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,6 @@ def forecast(spec: SearchSpec) -> Forecast | None:
     steps = recording["after"]
     at = bisect_right([step["trainings"] for step in steps], trainings) - 1
     found: dict[str, float | None] = steps[at] if at >= 0 else dict.fromkeys(("share", "lowest", "highest"))
-    same = all(getattr(spec, name) == recording[name] for name in ("dataset", "imbalance", "max_epochs", "trials"))
     return Forecast(
         trainings,
         share=found["share"],
@@ -71,13 +70,19 @@ def forecast(spec: SearchSpec) -> Forecast | None:
         highest=found["highest"],
         ended=recording["ended"],
         recording=recording,
-        same=same and not (spec.space or spec.fix or spec.set) and spec.model == recording["model"],
+        same=_recorded(recording, spec).identity() == spec.identity() and spec.trials == recording["trials"],
     )
 
 
 @cache
 def _recordings() -> list[dict[str, Any]]:
     return json.loads(TABLE.read_text())["recordings"]
+
+
+def _recorded(recording: dict[str, Any], spec: SearchSpec) -> SearchSpec:
+    """The search that a recording is of, under the seed of ``spec``, whose scheduler it has."""
+    names = "method", "dataset", "imbalance", "model", "space", "trials", "max_epochs"
+    return SearchSpec(**{name: recording[name] for name in names}, seed=spec.seed, scheduler=spec.scheduler)
 
 
 def _recording(spec: SearchSpec) -> dict[str, Any] | None:

@@ -84,6 +84,22 @@ def role_of(spec: SearchSpec, history: History, record: TrialRecord) -> str:
     return "paper" if first and _has(default, record) else "trial"
 
 
+def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
+    """After how many epochs of the stem a trial begins its own, a preview where it is one. Plain AT is the stem, and
+    leaves it where nobody needs it any more; a default setting is trained as its paper does, alone."""
+    plan = spec.of(record.method).epoch_plan
+    if not record.full:
+        return plan.preview[0]
+    if record.method == PLAIN and not plan.space.searched:
+        return spec.forks[1]  # under any of the seeds
+    match role_of(spec, history, record):
+        case "no_search":
+            return spec.forks[1]
+        case "paper":
+            return 0
+    return plan.fork_of(record.params)
+
+
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
     """The first of `paper_rows`: the default setting without offsets."""
     return next(iter(paper_rows(spec, history)), None)

@@ -32,7 +32,16 @@ def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """Like `wanted`, even while trials are still to come."""
     asked = [(t.trial, seed) for t in history.trials.values() for seed in other_seeds(spec, t, t.seeds - 1)]
     started = {(r.of, r.seed) for r in history.replicates.values()}
-    return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
+    pairs = dict.fromkeys([*_of_members(spec, history), *asked])
+    return [pair for pair in pairs if pair not in started and not _trained(spec, history, *pair)]
+
+
+def _trained(spec: SearchSpec, history: History, trial: int, seed: int) -> bool:
+    """Whether that training is a trial anyway: a method that varies nothing has one under the seed of each stem."""
+    record = history.record(trial)
+    if record.role is not None or spec.of(record.method).search_space().searched:
+        return False
+    return spec.seed <= seed < spec.seed + spec.of(record.method).default_trials
 
 
 def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
@@ -43,6 +52,9 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
+    # later trials of a method that varies nothing are its first under another seed
+    fixed = (lane.methods[0] for lane in spec.lanes if not lane.search_space().searched)
+    members -= {number for method in fixed for number in history.numbers.get(method, [])[1:]}
     seeds = {trial: other_seeds(spec, history.record(trial), spec.seeds - 1) for trial in sorted(members)}
     return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items()]
 

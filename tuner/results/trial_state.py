@@ -18,7 +18,7 @@ class TrialState(StrEnum):
 
     Only the driver's callback changes a state. FINISHED and STOPPED are final; PREVIEWED is where a trial ends that is
     not promoted. A user may add a trial, which waits until it is its turn, end one that has not ended (SKIPPED), and
-    try one again that failed or was skipped (`tuner.results.steering`).
+    try one again that failed or was skipped (`tuner.results.steering`): where its preview had ended, PREVIEWED again.
     """
 
     WAITING = "waiting"

@@ -339,7 +339,9 @@ class SearchSpec(SearchFields):
     @cached_property
     def scheduling(self) -> Scheduler:
         """The scheduler that applies, with its options."""
-        plans = [EpochPlan(space, self.max_epochs, self.burn_in) for space in self._spaces.values()]
+        # a method that varies nothing has no proposals
+        spaces = [space for space in self._spaces.values() if space.searched] or [*self._spaces.values()]
+        plans = [EpochPlan(space, self.max_epochs, self.burn_in) for space in spaces]
         lengths = plans[0].preview[1], fmean(plan.own for plan in plans)
         return choose_scheduler(self.scheduler, lengths=lengths, **self._previewed)
 

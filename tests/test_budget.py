@@ -1,0 +1,159 @@
+"""A budget of epochs, on simulated workers that train an epoch a tick from stems that they share: it is never exceeded,
+what fits in it ends, and a search that was killed ends as it would have."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.histories import curve, metrics
+from tuner.optimizer.ask_tell import AskTell
+from tuner.results.bill import StemKey, expected, stem_key, trained
+from tuner.results.history import History
+from tuner.results.references import fork_of, references
+from tuner.results.trial_record import TrialRecord
+from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
+
+
+@dataclass
+class Busy:
+    """A worker with a trial; ``epochs``: of its preview."""
+
+    record: TrialRecord
+    fork: int
+    left: bool  # the stem
+    epochs: int = 0
+
+
+class Workers:
+    def __init__(self, spec: SearchSpec, count: int):
+        self.spec, self.count, self.history = spec, count, History(None)
+        self.stems: dict[StemKey, int] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or go on after a kill."""
+        self.optimizer, self.busy = AskTell(self.spec, self.history, references=references(self.spec)), list[Busy]()
+
+    def run(self, ticks: int = 10_000) -> History:
+        for _ in range(ticks):
+            self._fill()
+            if not self.busy:
+                return self.history
+            taken: set[StemKey] = set()
+            for worker in list(self.busy):
+                self._epoch(worker, taken)
+        return self.history
+
+    def _fill(self) -> None:
+        while len(self.busy) < self.count and (not self.busy or self.optimizer.ready):
+            proposal = self.optimizer.next()
+            if proposal is None:
+                return
+            number = proposal.trial
+            if number not in self.history:
+                about = {key: value for key in ("of", "role") if (value := getattr(proposal, key)) is not None}
+                about |= {} if proposal.full else {"preview": True}
+                self.history.append(
+                    "start", number, params=proposal.params, method=proposal.method, seed=proposal.seed, **about
+                )
+            elif self.history.record(number).state == TrialState.PREVIEWED:
+                self.history.append("promote", number)
+            record = self.history.record(number)
+            fork = fork_of(self.spec, self.history, record)
+            self.busy.append(Busy(record, fork, left=not fork or bool(record.epochs)))
+
+    def _epoch(self, worker: Busy, taken: set[StemKey]) -> None:
+        record, key, number = worker.record, stem_key(worker.record), worker.record.trial
+        values = 0.4 + 0.01 * (number % 17), 0.1 + 0.01 * (number % 13)
+        if not worker.left and self.stems.get(key, 0) < worker.fork:
+            if key not in taken:
+                taken.add(key)
+                self.stems[key] = self.stems.get(key, 0) + 1
+                self.history.append("stem", number, stem_epoch=self.stems[key])
+            return
+        if not worker.left:
+            worker.left = True
+            if record.full:
+                past = [{**metrics(epoch, *values), "stem": True} for epoch in range(1, worker.fork + 1)]
+                self.history.append("fork", number, epochs=past)
+        if record.full:
+            epoch = len(record.epochs) + 1
+            self.history.append("epoch", number, metrics=metrics(epoch, *values))
+            if epoch == self.spec.max_epochs:
+                self.history.append("curve", number, curve=curve(*values))
+                self._end(worker, "end", state=TrialState.FINISHED)
+            return
+        worker.epochs += 1
+        if worker.epochs == self.spec.of(record.method).epoch_plan.preview[1]:
+            self._end(
+                worker,
+                "preview",
+                epochs=worker.epochs,
+                metrics=metrics(worker.fork + worker.epochs, *values),
+                curve=curve(*values),
+            )
+
+    def _end(self, worker: Busy, event: str, **about) -> None:
+        self.history.append(event, worker.record.trial, **about)
+        self.busy.remove(worker)
+        self.optimizer.tell(worker.record.trial)
+        self.optimizer.back(worker.record.trial)
+
+
+def spec_of(budget: float | None = None, **fields) -> SearchSpec:
+    text = f"{budget:g}epochs" if budget else None
+    return SearchSpec(**{"method": "srat", "sampler": "random", "budget": text, **fields})
+
+
+SEARCHES = [
+    {},
+    {"scheduler": "preview"},
+    {"stems": 4},
+    {"method": "trades", "stems": 4},
+    {"method": ("at", "srat"), "stems": 4},
+    {"space": {"form": ["at", "trades"]}},
+    {"method": "trades", "seeds": 3},
+]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+@pytest.mark.parametrize("fields", SEARCHES, ids=str)
+def test_a_budget_is_never_exceeded_and_what_fits_ends(fields, workers):
+    needs = Workers(spec_of(**fields), workers).run().epochs_trained()
+    for budget in (13, 30, 34, 40, 61, 80, needs - 1, needs):
+        history = Workers(spec_of(budget, **fields), workers).run()
+        assert history.epochs_trained() <= budget, budget
+        assert not any(record.state == TrialState.RUNNING for record in history.everything()), budget
+    # at the end the same is left to do as without a budget, but for trials whose start might have been the earliest
+    if workers == 1:
+        assert history.epochs_trained() >= needs - 12
+
+
+@pytest.mark.parametrize("budget", [30, 34, 36, 45])
+@pytest.mark.parametrize("tick", [3, 9, 11])
+def test_a_killed_search_trains_what_it_has_begun_to_its_end(budget, tick):
+    """What was promised to running trials once left a resume nothing affordable, and they stayed where they were."""
+    workers = Workers(spec_of(budget), 4)
+    workers.run(tick)
+    assert workers.busy
+    workers.start()
+    history = workers.run()
+    assert not any(record.state == TrialState.RUNNING for record in history.everything())
+    assert history.with_state(TrialState.FINISHED) and history.epochs_trained() <= budget
+
+
+def test_plain_at_as_a_method_promises_its_stem_once():
+    """16 trials of AT and SRAT under four seeds need what they train; with a budget of as much, all of them end."""
+    fields = {"method": ("at", "srat"), "stems": 4, "scheduler": "none"}
+    whole = Workers(spec_of(**fields), 8).run()
+    budgeted = Workers(spec_of(whole.epochs_trained() + 12, **fields), 8).run()
+    assert len(budgeted.with_state(TrialState.FINISHED)) == len(whole.with_state(TrialState.FINISHED)) == 16
+
+
+def test_the_estimate_is_what_such_a_search_trains():
+    """Methods that vary nothing count with what they train, and a method without forks has no stem."""
+    for fields in ({"method": ("at", "srat")}, {"method": ("srat", "trades")}, {"method": ("at", "srat"), "stems": 4}):
+        spec = spec_of(scheduler="none", **fields)
+        found, said = trained(spec, Workers(spec, 4).run()), expected(spec)
+        assert found.full == said.full and found.epochs == pytest.approx(said.epochs, rel=0.15), fields
