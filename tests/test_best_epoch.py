@@ -11,7 +11,7 @@ from trainables.curve import Curve, CurvePoint
 from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.model_io import load_trial
-from trainables.offsets import NONE
+from trainables.offsets import NONE, Offsets
 from trainables.stem import key_hash, run_to_fork, stem_config, stem_key
 from tuner.report.model_card import _weights
 from tuner.report.text import notes
@@ -85,6 +85,15 @@ def test_standard_errors_by_hand():
     assert standard_error(METRICS, "clean_acc", counts) == pytest.approx((0.09 / 16) ** 0.5 / 2)
     assert standard_error(METRICS, "robust_acc_gap", counts) is None
     assert standard_error({}, "robust_acc", counts) is None
+
+
+def test_of_a_curve_on_half_of_the_images_an_epoch_is_judged_on_both_halves():
+    """Offsets of single classes are fitted on the other 8 of 16 images; an epoch's worst class rests on all 16."""
+    half = curve_of({"a": 50, "b": 8, "c": 32})
+    fitted = replace(half.points[0], offsets=Offsets("classes", 1.0, (0.0, 0.5, 0.0)))
+    halved = replace(half, points=(*half.points, fitted))
+    assert standard_error(METRICS, "worst_class_robust_acc", halved) == pytest.approx((0.16 / 16) ** 0.5)
+    assert standard_error(METRICS, "worst_class_robust_acc", half) == pytest.approx((0.16 / 8) ** 0.5)
 
 
 def test_only_more_than_two_standard_errors_part():

@@ -114,6 +114,11 @@ def test_no_image_right_and_all_right():
     for row in judge(points, TRAIN, NAMES).rows:
         assert row["shrunk"]["worst_class_robust_acc"] < 0.03 and row["ci"]["worst_class_robust_acc"][1] < 0.1
         assert row["shrunk"]["natural_robust_acc"] == pytest.approx(110 / 140, abs=0.03)
+    for right in ((40, 0, 120), (20, 20, 20), (0, 0, 0)):
+        count = (20, 20, 20) if right == (20, 20, 20) else (60, 60, 120)
+        points = [p for i in range(4) for p in curve(i, [right], (i / 4,), count=count)]
+        low, high = judge(points, TRAIN, NAMES).front["hypervolume"]["ci"]
+        assert 0 <= low <= high <= 1, "an area between 0 and 1 has no interval beyond"
 
 
 def test_the_better_trial_is_on_the_front():
@@ -202,6 +207,17 @@ def test_equal_rows_and_unknown_settings_do_not_break_the_posterior():
     centre, drawn = posterior(rows, 50, 0)
     assert np.isfinite(drawn).all() and drawn.shape == (50, 6, 3)
     assert centre[:, 2] == pytest.approx(0.5, abs=0.1)
+
+
+def test_trials_whose_settings_nobody_knows_are_not_taken_for_one_setting():
+    """As far as those with known settings that are far apart: a good one is not drawn to a bad one more than these."""
+
+    def apart(*settings):
+        points = [p for i, s in enumerate(settings) for p in curve(i, [(5, 5, 10) if i else (36, 50, 100)], s)]
+        return judge(points, TRAIN, NAMES).rows[0]["shrunk"]["worst_class_robust_acc"]
+
+    assert apart(None, None, None) == pytest.approx(apart((0.0,), (50.0,), (100.0,)), abs=0.05)
+    assert apart(None, None, None) > apart((0.0,), (0.0,), (0.0,)) + 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -26,7 +26,9 @@ def standard_error(metrics: Mapping[str, Any], objective: str, curve: Curve) -> 
     class: that of its class alone; the tail: of the worst 30 % of the classes. None for a metric of another kind.
     """
     prefix = "clean_acc/" if objective.endswith("clean_acc") else "robust_acc/"
-    images = zip(curve.classes, watched([n or 1 for n in curve.points[0].count]), curve.train_counts)
+    # offsets of single classes are fitted on the other half of the images; an epoch is judged on both
+    halves = 2 if any(point.offsets.kind == "classes" for point in curve.points) else 1
+    images = zip(curve.classes, watched([halves * n or 1 for n in curve.points[0].count]), curve.train_counts)
     classes = [(metrics[prefix + name], n, weight) for name, n, weight in images if prefix + name in metrics]
     kept = _counted(objective, len(classes))
     if not classes or kept is None:

@@ -209,7 +209,7 @@ def _values(
 def _where(points: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``trial``, ``position`` and ``setting`` of `Rows`: where R points lie."""
     trials = {t: i for i, t in enumerate(dict.fromkeys(p.trial for p in points))}
-    size = max((len(p.setting) for p in points if p.setting is not None), default=0)
+    size = max((len(p.setting) for p in points if p.setting is not None), default=1)  # unknown is not: the same
     setting = np.array([p.setting if p.setting is not None else [np.nan] * size for p in points], float)
     return np.array([trials[p.trial] for p in points]), np.array([p.position for p in points], float), setting
 
@@ -258,7 +258,8 @@ class _Goal:
     def hypervolumes(self, rows: Sequence[int]) -> np.ndarray:
         """The hypervolume of these rows in each draw, (draws,), centred on that of their shrunk values."""
         drawn = _hypervolumes(self.drawn[:, list(rows)])
-        return drawn - drawn.mean() + _hypervolume(self.shrunk[list(rows)])
+        # what is moved to another centre stays where hypervolumes are: of metrics up to 1 no more than 1
+        return np.clip(drawn - drawn.mean() + _hypervolume(self.shrunk[list(rows)]), 0.0, max(1.0, drawn.max()))
 
     def band(self, rows: Sequence[int]) -> dict[str, list[float]]:
         first, last = self.drawn[:, list(rows), 0], self.drawn[:, list(rows), 1]
