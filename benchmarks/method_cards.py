@@ -16,6 +16,8 @@ from benchmarks.methods_report import ALL, CLAIMS, KIND, average, by_kind, cell,
 from search_spaces import METHODS, epochs_of, recipe_of
 from search_spaces.param import PUBLISHED, Param, describe, params_of
 from search_spaces.provenance import paper_label
+from search_spaces.training import Training
+from trainables.datasets import BUILT_IN
 from trainables.method import Attack, Method, Task
 from trainables.methods import build_method
 from tuner.results.references import PLAIN
@@ -46,6 +48,7 @@ with other methods' (`--warm-start`): [what each means](../../search_spaces/coor
 
 - What our runs say of the papers' claims: [evidence](evidence.md)
 - What SRAT, DONE and DAFA add over one plain training: [no search](no-search.md)
+- What every method shares, the keys of `--set`: [common training settings](training.md)
 - How to add a method: [extending](../extending.md)
 
 Left out, because no code was found and their equations could not be read: TRIX (Medi et al. 2025, arXiv:2507.07768:
@@ -55,6 +58,20 @@ learning, then a balanced head).
 | method | what it does | searched | paper |
 |---|---|---|---|
 """
+
+
+TRAINING = f"""# Common training settings
+
+{NOTICE}
+
+`--set KEY=VALUE` changes one for a search, `--recipe paper` several of them to those of a method's authors, and a space
+file (`--space`) may put one into the search. Pixels are in [0, 1]; `eps` is in that unit, also written `8/255`.
+`code` as a source says that the code of most methods' authors has the value.
+
+| key | default | source | range | meaning |
+|---|---|---|---|---|
+"""
+SHARED = params_of(Training)
 
 
 def built_in_methods() -> dict[str, Any]:
@@ -69,6 +86,22 @@ def index() -> str:
         searched = ", ".join(f"`{n}`" for n in build_space(name, fix={}, space={}).searched)
         rows.append(f"| [`{name}`]({name}.md) | {space.SUMMARY} | {searched} | {space.PAPER} |")
     return INDEX.format(count=len(rows)) + "\n".join(rows) + "\n"
+
+
+def training() -> str:
+    """The page of what every method shares: the keys of ``--set``."""
+    cells = [(f"`{name}`", f"{_shown(p.default)}", p.source, describe(p.range), p.doc) for name, p in SHARED.items()]
+    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    sets = (
+        f"| {name} | {', '.join(f'`{k}={_shown(v)}`' for k, v in row.training.items()) or 'as above'} |"
+        for name, row in BUILT_IN.items()
+    )
+    text = TRAINING + "\n".join(rows)
+    return f"{text}\n\n## Where a data set has another default\n\n| data set | |\n|---|---|\n" + "\n".join(sets) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def card(name: str, runs: list[dict]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import forecast, live_report, methods_report, scaling, what_adds
 from benchmarks.gpu import page as gpu_page
-from benchmarks.method_cards import built_in_methods, card, index
+from benchmarks.method_cards import built_in_methods, card, index, training
 from benchmarks.methods_report import stored_runs
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +31,7 @@ def generated() -> dict[Path, str]:
     experiments = ROOT / "docs" / "experiments"
     return {
         methods / "index.md": index(),
+        methods / "training.md": training(),
         **{methods / f"{name}.md": card(name, runs) for name in built_in_methods()},
         methods / "evidence.md": methods_report.report(runs),
         experiments / "scaling.md": scaling.page(_json("scaling.json")),

@@ -33,7 +33,8 @@ def import_(
         return
     run, trials = found.run, len(found.run.history.trials)
     to_stdout(f"search  {run.name}\nfolder  {run.folder}")
-    to_stdout(f"trials  {trials}, and checkpoints of {found.checkpoints} with those that they are compared with")
+    kept = f"checkpoints of {found.checkpoints} with those that they are compared with" if found.checkpoints else "none"
+    to_stdout(f"trials  {trials}\nmodels  {kept}")
     if not found.checkpoints:
         to_stderr("without checkpoints there is nothing to verify or export; tuner reproduce trains a pick of a bundle")
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from tuner.results.history import History
 from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.references import no_search_trial, paper_trial
+from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import METRICS, Constraint
 from tuner.spec.search_spec import SearchSpec
@@ -128,8 +129,7 @@ def flat(spec: SearchSpec, history: History) -> bool:
     if any(replicate.started >= since for replicate in history.replicates.values()):
         return True
     ended = sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.ended)
-    defaults = {numbers[0] for numbers in history.numbers.values()}
-    latest = [t.trial for t in ended if t.trial not in defaults and t.ended >= since][-spec.until_flat :]
+    latest = _proposals(history, ended, since)[-spec.until_flat :]
     before = [t.trial for t in ended if t.trial not in latest]
     if len(latest) < spec.until_flat or not before or any(t.curve is None for t in ended):
         return False
@@ -137,6 +137,12 @@ def flat(spec: SearchSpec, history: History) -> bool:
     if known is None or known[0] != latest:
         known = _flat[history] = latest, _adds_nothing(spec, history, before, latest)
     return known[1]
+
+
+def _proposals(history: History, ended: Sequence[TrialRecord], since: float) -> list[int]:
+    """Those that have ended since then, default settings aside."""
+    defaults = {numbers[0] for numbers in history.numbers.values()}
+    return [t.trial for t in ended if t.trial not in defaults and t.ended >= since]
 
 
 _flat: WeakKeyDictionary[History, tuple[list[int], bool]] = WeakKeyDictionary()
