@@ -556,6 +556,21 @@ def test_a_study_of_another_number_of_values_is_written_anew(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("sampler", ["qmc", "random", "tpe"])
+def test_a_small_space_is_gone_through_before_a_setting_repeats(sampler):
+    """SRAT with all fixed but two losses and two sizes of a batch: four settings, and the default one, with another."""
+    fix = {"one_minus_beta": 1e-4, "strength": 1.0, "start": 0.8, "sep_weight": 0.5, "temperature": 0.1, "gamma": 2.0}
+    space = {"loss": ["ce", "focal"], "batch_size": [32, 33]}
+    spec, history = SearchSpec(method="srat", trials=7, sampler=sampler, fix=fix, space=space), History(None)
+    proposer, seen = Proposer(spec, history), []
+    while (proposal := proposer.next()) is not None:
+        history.append("start", proposal.trial, params=proposal.params, method="srat")
+        history.append("end", proposal.trial, state="failed")
+        proposer.tell(proposal.trial)
+        seen.append(frozenset(proposal.params.items()))
+    assert len(seen) == 7 and len(set(seen[:5])) == len(set(seen)) == 5
+
+
 def test_a_proposal_that_was_lost_is_handed_out_again(tmp_path):
     """The process died between the study's line and the history's."""
     spec = spec_of(trials=12)

@@ -29,6 +29,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 
 MIN_VALUES = 4  # trials that must have a value before a model is trusted
+FURTHER = 100  # quasi-random points that are looked at for a setting that is new; a space of choices may have no more
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,14 @@ class Proposer:
     def _proposed(self, number: int) -> dict[str, Any]:
         self.known.update(self.history.trials)
         params = self._by_sampler(number)
-        repeats = frozenset(params.items()) in self.known.proposed  # training is seeded: it would give equal metrics
-        return quasi_random(self.space, self.spec.seed, number) if repeats else params
+        if self._is_new(params):
+            return params
+        further = (quasi_random(self.space, self.spec.seed, n) for n in range(number, number + FURTHER))
+        return next(filter(self._is_new, further), params)
+
+    def _is_new(self, params: dict[str, Any]) -> bool:
+        """Whether nobody has trained the setting: training is seeded, so it would give equal metrics."""
+        return frozenset(params.items()) not in self.known.proposed
 
     def _by_sampler(self, number: int) -> dict[str, Any]:
         spec, space, row = self.spec, self.space, self.sampler
