@@ -44,10 +44,11 @@ four stems` with `--method at --stems 4` (plain AT under four seeds is among the
 four stems` that without previews, and `ours as it was` the code before there were stem and previews. A seed has other
 luck on another kind of CPU (the last column of an arm): pairs across kinds are less alike.
 
-Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out
-values as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be
-seen at 95 % confidence in 80 % of all cases, from the spread between paired seeds. "≥" and "≤": some runs ended before
-they got there and count with all that they spent, so that the truth lies beyond the figure; where neither got there, or
+Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out values
+as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be seen
+at 95 % confidence in 80 % of all cases, from the spread between paired seeds. What a run ends with costs all that it
+spent: nobody knows before that a front on `val` is as good on `test` already. "≥" and "≤": some runs ended before they
+got there and count with all that they spent, so that the truth lies beyond the figure; where neither got there, or
 nothing is to be reached, a pair is left out. A ratio reaches or misses its goal if its whole interval does, of at least
 five seeds; else that is open. What an arm has spent before it shows a model bounds its ratios of costs from below.
 """
@@ -179,7 +180,8 @@ class Goal:
 
 
 def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], Ratio | None]:
-    """The arm's cost to reach a level, over that of the second run. Who never does counts with all that it spent.
+    """The arm's cost to reach a level, over that of the second run; where that is what the second ends with, over all
+    that it spent. Who never reaches it counts with all that it spent, too.
 
     A pair of which neither does says nothing, nor does a level of 0."""
 
@@ -188,6 +190,7 @@ def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], R
         for runs in pairs:
             wanted = level(*runs)
             mine, other = (reached(run, wanted) for run in runs[:2])
+            other = runs[1]["cost"] if wanted == final(runs[1]) else other
             if wanted == 0 or (mine is None and other is None):
                 continue
             late |= {"≥"} if mine is None else {"≤"} if other is None else set()
