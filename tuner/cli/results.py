@@ -67,7 +67,7 @@ def front(
         option("--importances", "", "Show instead how much each searched parameter matters, by PED-ANOVA and fANOVA."),
     ] = False,
     confirm: Annotated[
-        bool, option("--confirm", "", "With --at: ask for one more seed of the point's trial, which its driver or a resume trains.")
+        bool, option("--confirm", "", "With --at: ask for one more seed of that trial; a resume trains it.")
     ] = False,
     home: HomeOption = None,
     storage: StorageOption = None,
