@@ -56,8 +56,7 @@ class Uncertainty:
     - ``ci``: metric -> its 95 % interval,
     - ``p_holds``, where a ``bound`` was given: the probability that it holds,
 
-    for the objectives, ``robust_acc`` and ``clean_acc``. ``p_front``: trial -> the probability that any point of its
-    curve is on the front. ``front`` holds
+    for the objectives, ``robust_acc`` and ``clean_acc``. ``front`` holds
 
     - ``rows``: the indices of the points chosen, those that no other dominates in the shrunk values,
     - ``hypervolume``: ``{"measured", "claimed", "ci"}`` of these points above 0: from the counts as they are (too
@@ -68,7 +67,6 @@ class Uncertainty:
     """
 
     rows: list[dict[str, Any]]
-    p_front: dict[int | str, float]
     front: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,17 +96,15 @@ def judge(
     owner = {index[p.key]: i for i, curve in enumerate(references.values(), 1) for p in curve}
     belongs = np.array([owner.get(i, 0) for i in range(len(everything))])
     measured, shrunk, drawn = _values(everything, belongs, names, train_counts, classes, draws, seed)
-    on_front = _on_front(drawn[:, : len(points), : len(objectives)])
     goal = _Goal(shrunk[:, : len(objectives)], drawn[:, :, : len(objectives)])
     chosen = goal.front(range(len(points)))
     volumes = goal.hypervolumes(chosen)
-    rows = _rows(names, shrunk[: len(points)], drawn, on_front.mean(0))
+    rows = _rows(names, shrunk[: len(points)], drawn, _on_front(drawn[:, : len(points), : len(objectives)]).mean(0))
     if bound:
         held = bound.sign * (drawn[..., names.index(bound.metric)] - bound.bound) >= 0
         rows = [{**row, "p_holds": float(held[:, i].mean())} for i, row in enumerate(rows)]
     return Uncertainty(
         rows=rows,
-        p_front=_trials_on_front(points, on_front),
         front={
             "rows": chosen,
             "hypervolume": {
@@ -133,14 +129,6 @@ def _together(
     outside = {p.key: p for curve in references.values() for p in curve if p.key not in index}
     index |= {key: len(points) + i for i, key in enumerate(outside)}
     return [*points, *outside.values()], index
-
-
-def _trials_on_front(points: Sequence[Judged], on_front: np.ndarray) -> dict[int | str, float]:
-    """Trial -> the share of draws in which any point of its curve is on the front; ``on_front``: (draws, points)."""
-    return {
-        t: float(on_front[:, [i for i, p in enumerate(points) if p.trial == t]].any(1).mean())
-        for t in dict.fromkeys(p.trial for p in points)
-    }
 
 
 def metric_of_rates(
