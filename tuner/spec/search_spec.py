@@ -236,6 +236,10 @@ class SearchSpec(SearchFields):
 
     def _checked_set(self) -> dict[str, Any]:
         known = params_of(Training)
+        for key, value in self.set.items():
+            for method in self.methods:
+                if key not in known and key in params_of(method_space(method).Params):
+                    raise UsageError(f"{key!r} in --set is a hyperparameter of {method}; write --fix {key}={value}")
         return {key: _coerced(known, key, value, "--set") for key, value in self.set.items()}
 
     def training(self) -> Training:
