@@ -36,7 +36,7 @@ from tuner.verification.intervals import class_mean, wilson, worst_class
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
 from tuner.verification.summary import row_of, summary
-from tuner.verification.text import sentences
+from tuner.verification.text import cells, sentences
 from tuner.verification.verify import make_jobs, parse_attack, store, stored, verify_search
 
 # ---- the attacks ----------------------------------------------------------------------------------------------------
@@ -382,6 +382,8 @@ def test_flags_report_and_table(verified):
     assert not re.search("@@(TITLE|LINE|BODY|SENTENCES|TABLE|NOTE|DATA|SCRIPT|PLOTLY)@@", page)
     assert f'"id": "{result["rows"][0]["label"]}"' in page and "Gains on the same images" in page
     assert "apgd-t" in stderr and "done)" in stderr and "\x1b[" not in stderr
+    roles = ", ".join(role for _, role, *_ in cells(result)[1])
+    assert "default setting" in roles and "paper" not in roles, "none of SRAT's values is published"
 
 
 def test_mlflow_has_the_test_metrics(verified, finished):

@@ -247,7 +247,7 @@ def test_a_field_left_empty_has_its_default_and_one_word_is_a_list(capsys, monke
 def test_what_has_no_effect_is_said(capsys, monkeypatch, args, said):
     for methods in ([], ["--method", "srat", "--method", "wat"]):
         code, _, err = run(capsys, monkeypatch, "search", *args, *methods, "--dry-run")
-        err = re.sub("^(?:cost|forecast): .*\n", "", err, flags=re.M)  # which stand below what has no effect
+        err = re.sub("^(?:scheduler|cost:|forecast:) .*\n", "", err, flags=re.M)  # below what has no effect
         assert code == 0 and err.strip().startswith(said) and bool(err) == bool(said)
 
 

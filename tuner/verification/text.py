@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from search_spaces.provenance import legend_label
 from tuner.report.format import fraction
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS
@@ -34,7 +35,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 r["name"],
-                ", ".join(role.replace("_", " ") for role in (r["role"], *r["also"])),
+                ", ".join(_role(role, r) for role in (r["role"], *r["also"])),
                 fraction(val.get("robust_acc")),
                 _with_ci(r, "robust_acc"),
                 fraction(val.get("worst_class_robust_acc")),
@@ -47,6 +48,13 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, rows
+
+
+def _role(role: str, row: dict[str, Any]) -> str:
+    """The default setting is called the paper's only where it is."""
+    if role == "paper" and "setting" in row:
+        return legend_label(row["setting"]).removeprefix("the ")
+    return role.replace("_", " ")
 
 
 def gain_cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
