@@ -5,7 +5,8 @@
 Both on two CPUs of a Ray of their own, one epoch per trial, random proposals by Optuna, actors reused; plain Ray Tune
 has its own loggers, as its documentation shows. Ours writes its history, the study and MLflow. What counts is the time
 from the end of the first trial to that of the last: start-up is not throughput. (MLflow's import falls into it, some 3
-seconds, so that fewer trials give a lower ratio; its writer, which rests between its runs, ends later.) Rounds alternate.
+seconds, so that fewer trials give a lower ratio; its writer, which rests between its runs, ends later.) Rounds
+alternate.
 """
 
 from __future__ import annotations
