@@ -52,6 +52,7 @@ CASES = [
     (["--fix", "start=7"], ["start=7", "[0.2, 0.95]"]),
     (["--fix", "loss=ce", "--fix", "gamma=1"], ["gamma=1.0", "loss in {focal}"]),
     (["--set", "learning_rate=1"], ["'learning_rate'", "lr"]),
+    (["srat"], ["(srat)", "--method srat"]),
     (["--method", "srat", "--set", "loss=ce"], ["hyperparameter of srat", "--fix loss=ce"]),
     (["--method", "cfa", "--fix", "form=at", "--fix", "lambda_2=0.5"], ["lambda_2=0.5", "form in {trades}"]),
     (["--method", "done", "--fix", "eta=0.3"], ["eta=0.3", "normaliser in {running}"]),

@@ -271,12 +271,20 @@ def main() -> None:
     leave(code)
 
 
+def _with_advice(error: Any) -> str:
+    """What typer says; of a word that no option takes, what was probably meant."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if "unexpected extra argument" in message and context and context.info_name in ("search", "submit"):
+        return f"{message}; a method is named by --method, such as --method srat"
+    return message
+
+
 def _failure(error: Exception) -> int:
     if hasattr(error, "format_message"):  # typer's own: a wrong flag or type (newer typers carry their own click)
         if type(error).__name__ == "NoArgsIsHelpError":
             to_stdout(error.format_message())
             return 0
-        return _complain(error.format_message(), getattr(error, "exit_code", 2))
+        return _complain(_with_advice(error), getattr(error, "exit_code", 2))
     if type(error).__name__ == "Interrupted":
         return 130
     if os.environ.get("TUNER_DEBUG"):
