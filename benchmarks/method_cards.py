@@ -71,7 +71,6 @@ file (`--space`) may put one into the search. Pixels are in [0, 1]; `eps` is in 
 | key | default | source | range | meaning |
 |---|---|---|---|---|
 """
-SHARED = params_of(Training)
 
 
 def built_in_methods() -> dict[str, Any]:
@@ -90,8 +89,8 @@ def index() -> str:
 
 def training() -> str:
     """The page of what every method shares: the keys of ``--set``."""
-    cells = [(f"`{name}`", f"{_shown(p.default)}", p.source, describe(p.range), p.doc) for name, p in SHARED.items()]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    shared = params_of(Training).items()
+    rows = [_line(f"`{name}`", _shown(p.default), p.source, describe(p.range), p.doc) for name, p in shared]
     sets = (
         f"| {name} | {', '.join(f'`{k}={_shown(v)}`' for k, v in row.training.items()) or 'as above'} |"
         for name, row in BUILT_IN.items()
@@ -197,7 +196,10 @@ def _row(param: Param) -> str:
     when = ", ".join(f"{other} = {' or '.join(map(str, allowed))}" for other, allowed in param.when.items())
     searched = "yes" if param.searched else "no"
     acts = param.acts_as.name if param.acts_as else ""
-    cells = (f"`{param.name}`", default, param.source, describe(param.range), searched, when, acts, param.doc)
+    return _line(f"`{param.name}`", default, param.source, describe(param.range), searched, when, acts, param.doc)
+
+
+def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

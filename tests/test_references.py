@@ -350,11 +350,7 @@ def test_replicates_do_not_take_back_that_a_front_was_flat():
     spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random", seeds=2)
     history = trained_in_turn(spec, SAME, SAME, SAME)
     for number, trial, values in ((3, 0, SAME), (4, 1, BETTER), (5, 2, BETTER)):
-        params = history.trials[trial].params
-        history.append("start", number, params=params, method="wat", seed=1, of=trial)
-        history.append("epoch", number, metrics={"epoch": 12, "natural_robust_acc": 0.9, "worst_class_robust_acc": 0.9})
-        history.append("curve", number, curve=history.trials[0].curve.to_dict())
-        history.append("end", number, state="finished")
+        finish(history, number, *values, params=history.trials[trial].params, seed=1, of=trial)
     assert flat(spec, history) and AskTell(spec, history).next() is None
     assert state_of(run_of(spec, history)) == "finished"
 

@@ -90,14 +90,10 @@ def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
     plan = spec.of(record.method).epoch_plan
     if not record.full:
         return plan.preview[0]
-    if record.method == PLAIN and not plan.space.searched:
-        return spec.forks[1]  # under any of the seeds
-    match role_of(spec, history, record):
-        case "no_search":
-            return spec.forks[1]
-        case "paper":
-            return 0
-    return plan.fork_of(record.params)
+    role = role_of(spec, history, record)
+    if role == "no_search" or (record.method == PLAIN and not plan.space.searched):  # under any of the seeds
+        return spec.forks[1]
+    return 0 if role == "paper" else plan.fork_of(record.params)
 
 
 def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
