@@ -168,13 +168,18 @@ def test_a_line_is_read_as_json_reads_it(seed):
 
 def counted(history):
     """What a history's tally is to be, by looking at every trial."""
-    trials, everything = history.trials.values(), history.everything()
+    trials, everything, kinds = history.trials.values(), history.everything(), {}
+    for trial in everything:
+        kinds.setdefault((trial.method, trial.params.get("form"), trial.seed), []).append(trial)
     return {
         "states": {state: sum(t.state == state for t in trials) for state in TrialState},
         "running": {t.trial: t for t in everything if t.state == TrialState.RUNNING},
         "previewed": sum(t.preview is not None or t.state == TrialState.FAILED for t in trials),
         "full": sum(t.full for t in trials),
         "trained": sum(t.trained for t in everything),
+        "for_stem": {kind: sum(t.stem_trained for t in some) for kind, some in kinds.items()},
+        "left": {kind: max(t.stem_epochs for t in some) for kind, some in kinds.items()},
+        "previewed_on": {kind for kind, some in kinds.items() if any(t.preview for t in some)},
     }
 
 

@@ -22,7 +22,7 @@ from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
-from tuner.results.bill import StemKey, stem_key
+from tuner.results.bill import StemKey, stem_key, stem_key_of
 from tuner.results.history import History
 from tuner.results.promotion import promotable
 from tuner.results.references import PLAIN, fork_of
@@ -253,11 +253,12 @@ class AskTell:
     def _promised(self) -> tuple[int, Counter[StemKey]]:
         """How many epochs the trials that run still train, and how far each stem will be then. (A stem that was there
         before the search counts once a trial has left it.)"""
-        stems, trained, epochs = Counter[StemKey](), Counter[StemKey](), 0
-        for record in self.history.everything():
-            key, left = stem_key(record), self.spec.of(record.method).epoch_plan.preview[0] if record.preview else 0
-            stems[key] = max(stems[key], record.stem_epochs, left)
-            trained[key] += record.stem_trained
+        tally, stems, trained, epochs = self.history.tally, Counter[StemKey](), Counter[StemKey](), 0
+        for kind, count in tally.for_stem.items():
+            key, method = stem_key_of(*kind), kind[0]
+            previewed = self.spec.of(method).epoch_plan.preview[0] if kind in tally.previewed_on else 0
+            stems[key] = max(stems[key], tally.left[kind], previewed)
+            trained[key] += count
         stems |= trained
         for record in self.history.tally.running.values():
             epochs += self._still(record, stems)

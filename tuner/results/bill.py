@@ -126,8 +126,12 @@ def stem_of(method: str) -> tuple[str, str, bool]:
 
 def stem_key(record: TrialRecord) -> StemKey:
     """Whose stem a trial forks from, as far as that is told apart here."""
-    form, head, val_losses = stem_of(record.method)
-    return record.params.get("form", form), head, val_losses, record.seed
+    return stem_key_of(record.method, record.params.get("form"), record.seed)
+
+
+def stem_key_of(method: str, form: str | None, seed: int) -> StemKey:
+    own, head, val_losses = stem_of(method)
+    return form or own, head, val_losses, seed
 
 
 def trained(spec: SearchSpec, history: History) -> Bill:

@@ -8,16 +8,20 @@ from collections import Counter
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
+Kind = tuple[str, str | None, int]  # method, form of its loss where it has several, seed
+
 
 class Tally:
     """``states``: how many of the trials are in each state, ``previewed``: have been previewed or failed, ``full``:
     train, or have trained, in full; replicates and references aside. Of all: ``running``, by number, those that run;
-    ``trained``, the epochs that they trained (`TrialRecord.trained`)."""
+    ``trained``, the epochs that they trained (`TrialRecord.trained`); of each method, form and seed ``for_stem``, those
+    for a stem, ``left``, the latest epoch of a stem that a training left, and whether anything was ``previewed_on``."""
 
     def __init__(self) -> None:
         self.states = Counter({state: 0 for state in TrialState})  # none is added later, while another thread reads
         self.running: dict[int, TrialRecord] = {}
         self.previewed = self.full = self.trained = 0
+        self.for_stem, self.left, self.previewed_on = Counter[Kind](), Counter[Kind](), set[Kind]()
 
     @property
     def ended(self) -> int:
@@ -37,6 +41,11 @@ class Tally:
 
     def _count(self, record: TrialRecord, by: int) -> None:
         self.trained += by * record.trained
+        kind = record.method, record.params.get("form"), record.seed
+        self.for_stem[kind] += by * record.stem_trained
+        self.left[kind] = max(self.left[kind], record.stem_epochs)
+        if record.preview is not None:
+            self.previewed_on.add(kind)
         if record.of is None and record.role is None:
             self.states[record.state] += by
             self.previewed += by * (record.preview is not None or record.state == TrialState.FAILED)
