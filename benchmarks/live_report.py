@@ -72,9 +72,9 @@ def label(run: Run) -> str:
     return run["arm"] + ("" if run["offsets"] != "none" else ", no offsets")
 
 
-def reached(run: Run, level: float) -> float | None:
-    """The cost at which a run first shows ``level`` on `test`; None where it never does."""
-    return next((point["cost"] for point in run["trace"] if point["held_out"] >= level), None)
+def reached(run: Run, level: float, spent: str = "cost") -> float | None:
+    """The cost (or time) at which a run first shows ``level`` on `test`; None where it never does."""
+    return next((point[spent] for point in run["trace"] if point["held_out"] >= level), None)
 
 
 def value_at(run: Run, cost: float) -> float:
@@ -179,9 +179,9 @@ class Goal:
         return self.ratio([tuple(runs[seed] for runs in having) for seed in seeds])
 
 
-def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], Ratio | None]:
-    """The arm's cost to reach a level, over that of the second run; where that is what the second ends with, over all
-    that it spent. Who never reaches it counts with all that it spent, too.
+def to_level(level: Callable[..., float], spent: str = "cost") -> Callable[[list[tuple[Run, ...]]], Ratio | None]:
+    """The arm's cost (or time) to reach a level, over that of the second run; where that is what the second ends with,
+    over all that it spent. Who never reaches it counts with all that it spent, too.
 
     A pair of which neither does says nothing, nor does a level of 0."""
 
@@ -189,12 +189,12 @@ def to_level(level: Callable[..., float]) -> Callable[[list[tuple[Run, ...]]], R
         kept, late = [], set()
         for runs in pairs:
             wanted = level(*runs)
-            mine, other = (reached(run, wanted) for run in runs[:2])
-            other = runs[1]["cost"] if wanted == final(runs[1]) else other
+            mine, other = (reached(run, wanted, spent) for run in runs[:2])
+            other = runs[1][spent] if wanted == final(runs[1]) else other
             if wanted == 0 or (mine is None and other is None):
                 continue
             late |= {"≥"} if mine is None else {"≤"} if other is None else set()
-            kept.append((runs[0]["cost"] if mine is None else mine, runs[1]["cost"] if other is None else other))
+            kept.append((runs[0][spent] if mine is None else mine, runs[1][spent] if other is None else other))
         return geometric(kept, "/".join(sorted(late)))
 
     return ratio
@@ -253,6 +253,13 @@ GOALS = (
         True,
         (),
         lambda pairs: geometric([(mine["claim"], final(mine)) for (mine,) in pairs]),
+    ),
+    Goal(
+        "simulated time to reach what stock ends with, over stock's",
+        1.0,
+        True,
+        (STOCK,),
+        to_level(lambda _, s: final(s), "time"),
     ),
     Goal(
         "simulated time to the end, over stock's",

@@ -851,6 +851,8 @@ def test_ratios_by_hand():
     # claimed 0.3 over 0.3, 0.4 and 0.2: (1 * 3/4 * 3/2) ** (1/3)
     assert ratios["hypervolume claimed, over held out"].value == pytest.approx(1.125 ** (1 / 3))
     assert ratios["simulated time to the end, over stock's"].value == pytest.approx(0.5)
+    # at 40 and 10, of stock's 20
+    assert ratios["simulated time to reach what stock ends with, over stock's"].value == pytest.approx(1)
     assert ratios["cost to reach what random ends with, over random's"] is None
 
 
