@@ -56,6 +56,24 @@ def test_resumed_run_ends_with_the_same_weights(config, tmp_path, changes):
     assert changes or not torch.equal(weights(first), weights(second))
 
 
+def test_a_model_that_draws_by_itself_goes_on_bit_by_bit_too(config, tmp_path):
+    """Dropout, as many of torchvision's models have it, is torch's own generator's."""
+
+    def with_dropout():
+        trainer = Trainer(replace(config, max_epochs=2))
+        trainer.model.head = torch.nn.Sequential(torch.nn.Dropout(0.5), trainer.model.head)
+        return trainer
+
+    first, second, twice = with_dropout(), with_dropout(), with_dropout()
+    save_checkpoint(tmp_path, first, first.run_epoch())
+    first.run_epoch()
+    load_checkpoint(tmp_path, second)
+    second.run_epoch()
+    assert torch.equal(weights(first), weights(second))
+    twice.run_epoch(), Trainer(config), twice.run_epoch()  # as a stem of another seed that is trained between
+    assert torch.equal(weights(first), weights(twice))
+
+
 def test_seed_changes_the_run(config):
     a, b = Trainer(config), Trainer(replace(config, seed=1))
     assert not torch.equal(weights(a), weights(b))

@@ -80,7 +80,7 @@ class Diverged(RuntimeError):
 class Trainer:
     """One trial. ``run_epoch`` trains and judges one epoch; ``state_dict`` holds everything the next one depends on.
 
-    Random numbers are drawn from a generator seeded by (seed, epoch), so a run continued from a checkpoint ends with
+    Random numbers are drawn from generators seeded by (seed, epoch), so a run continued from a checkpoint ends with
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
@@ -226,7 +226,10 @@ class Trainer:
             self.best = {"epoch": self.epoch, "metrics": metrics, "model": weights, "average": bool(self.average)}
 
     def _train(self) -> dict[str, Tensor]:
-        generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        number = self.config.seed * 1_000_003 + self.epoch
+        generator = torch.Generator(device=self.device).manual_seed(number)
+        # torch's own generator is that of a model that draws by itself (dropout), where each process draws for its rows
+        torch.manual_seed(-1 - number * self.processes.size - self.processes.rank)
         k = self.classes
         shapes = {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k), "confusion": (k, k)}
         totals = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in shapes.items()}
