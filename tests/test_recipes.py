@@ -105,7 +105,19 @@ def test_the_first_trial_is_the_papers_where_a_setting_is_searched():
     space = {"lr": [0.001, 0.1], "weight_decay": [1e-4, 5e-3]}
     paper = SearchSpec(method="mart", recipe="paper", space=space).search_space().default()
     assert paper == {"beta": 5.0, "lr": 0.01, "weight_decay": 3.5e-3}
-    assert SearchSpec(method="mart", space=space).search_space().default()["lr"] == 0.1
+    assert SearchSpec(method="mart", space=space).search_space().default()["lr"] == 0.05  # of digits
+
+
+def test_the_first_trial_has_the_datasets_value_where_a_setting_is_searched():
+    """The dataset's and what --set says, not the common default."""
+    space = {"lr": [0.01, 0.2], "passes": [1, 8], "batch_size": [16, 64], "augment": ["none", "crop"]}
+    plain = SearchSpec(method="trades").training()
+    first = SearchSpec(method="trades", space=space).search_space().default()
+    assert all(first[name] == getattr(plain, name) for name in space)
+    chosen = SearchSpec(method="trades", space=space, set={"lr": 0.03}).search_space().default()
+    assert (chosen["lr"], chosen["passes"]) == (0.03, 8)
+    former = SearchSpec.from_stored("method: trades\nspace: {lr: [0.01, 0.2]}")  # whose trial 0 had the common one
+    assert former.search_space().default()["lr"] == 0.1
 
 
 def test_a_method_without_one_is_refused(capsys, monkeypatch):
