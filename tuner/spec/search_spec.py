@@ -86,7 +86,7 @@ class SearchSpec(SearchFields):
         space, training = self.search_space(), self.training()
         if count > 1 and ("compile" in space.searched or training.compile == "on"):
             raise UsageError(f"compile=on is for trials of one process, and these have {count}")
-        fewest = training.batch_size  # which trial 0 has where it is searched, too
+        fewest: float = training.batch_size  # which trial 0 has where it is searched, too
         if "batch_size" in space.searched:
             fewest = min(fewest, space.bounds("batch_size")[0])
         if count > fewest:
