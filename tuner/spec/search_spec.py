@@ -218,12 +218,14 @@ class SearchSpec(SearchFields):
 
     def _check_average(self) -> None:
         space = self.search_space()
-        own = space.fixed.get("average", space.params["average"].default) if "average" in space.params else "none"
-        ema = space.fixed.get("ema", self.training().ema)
-        if own != "none" and ("ema" in space.searched or ema):
+        possible = space.choices_of("average")
+        if "average" in space.searched:  # of which trial 0 has the default, whatever is left of the choices
+            possible = possible | {space.params["average"].default}
+        own, ema = sorted(possible - {"none"}), space.fixed.get("ema", self.training().ema)
+        if own and ("ema" in space.searched or ema):
             raise UsageError(
                 f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
-                f"which keeps a weight average of its own (average={own}); --fix average=none allows it"
+                f"which keeps a weight average of its own (average={own[0]}); --fix average=none allows it"
             )
 
     def _check_head_repair(self) -> None:
