@@ -88,6 +88,17 @@ def test_non_finite_loss_is_said(config):
         trainer.run_epoch()
 
 
+@pytest.mark.parametrize("epochs, said", [(1, "weights are not finite after epoch 1"), (2, "loss is nan in epoch 2")])
+def test_a_model_that_the_last_step_has_spoilt_is_no_result(config, epochs, said):
+    """The loss was finite before it, and a model of NaN names one class for all images, which looks like a metric."""
+    training = {**config.training, "batch_size": 4096}  # a step an epoch
+    trainer = Trainer(replace(config, max_epochs=epochs, training=training))
+    step, head = trainer.optimizer.step, trainer.model.head.weight.data
+    trainer.optimizer.step = lambda: (step(), head.fill_(float("nan")))
+    with pytest.raises(Diverged, match=said):
+        [trainer.run_epoch() for _ in range(epochs)]
+
+
 def test_confusion_is_counted_by_true_class(config):
     trainer = Trainer(config)
     trainer.run_epoch()

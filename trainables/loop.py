@@ -74,7 +74,7 @@ def find(
 
 
 class Diverged(RuntimeError):
-    """The training loss is not finite; the message says in which epoch."""
+    """The training loss, or a weight of the trained model, is not finite; the message says in which epoch."""
 
 
 class Trainer:
@@ -180,9 +180,9 @@ class Trainer:
         """Train epoch ``self.epoch`` (0-based) and judge it on the watched part of `val`.
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
-        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
-        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That epoch's metrics are of the
-        model whose head has been repaired, where ``head_repair`` asks for it.
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite, or the model after the last
+        epoch. After that ``curve`` is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That
+        epoch's metrics are of the model whose head has been repaired, where ``head_repair`` asks for it.
 
         ``ProcessDied`` where one of several processes that train it is gone.
         """
@@ -203,6 +203,7 @@ class Trainer:
         self.epoch += 1
         if self.epoch == self.config.last_epoch:
             result = self._repair_head() or result
+            self._check_final()
             self.curve = self._sweep()
         steps = len(self.batches)
         metrics = {
@@ -215,6 +216,12 @@ class Trainer:
         }
         self._keep_best(metrics)
         return metrics
+
+    def _check_final(self) -> None:
+        """``Diverged`` where the trained model is none: no later loss would tell what the last step, or the repair of a
+        head whose features are huge, has made of its weights."""
+        if not all(value.isfinite().all() for value in self.final_model.state_dict().values()):
+            raise Diverged(f"the weights are not finite after epoch {self.epoch}")
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         """Copy the weights where the sum of the objectives is the largest so far; of equal ones the first stays."""
