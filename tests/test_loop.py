@@ -88,7 +88,7 @@ def test_non_finite_loss_is_said(config):
         trainer.run_epoch()
 
 
-@pytest.mark.parametrize("epochs, said", [(1, "weights are not finite after epoch 1"), (2, "loss is nan in epoch 2")])
+@pytest.mark.parametrize("epochs, said", [(1, "logits are not finite after epoch 1"), (2, "loss is nan in epoch 2")])
 def test_a_model_that_the_last_step_has_spoilt_is_no_result(config, epochs, said):
     """The loss was finite before it, and a model of NaN names one class for all images, which looks like a metric."""
     training = {**config.training, "batch_size": 4096}  # a step an epoch

@@ -74,7 +74,7 @@ def find(
 
 
 class Diverged(RuntimeError):
-    """The training loss, or a weight of the trained model, is not finite; the message says in which epoch."""
+    """The training loss, or a logit of the trained model, is not finite; the message says in which epoch."""
 
 
 class Trainer:
@@ -218,10 +218,10 @@ class Trainer:
         return metrics
 
     def _check_final(self) -> None:
-        """``Diverged`` where the trained model is none: no later loss would tell what the last step, or the repair of a
-        head whose features are huge, has made of its weights."""
-        if not all(value.isfinite().all() for value in self.final_model.state_dict().values()):
-            raise Diverged(f"the weights are not finite after epoch {self.epoch}")
+        """``Diverged`` where the logits of the trained model, which has just been judged, are no numbers: no later loss
+        would tell what the last step, or the repair of a head whose features are huge, has made of its weights."""
+        if not self._seen[0][1].isfinite().all():
+            raise Diverged(f"the model's logits are not finite after epoch {self.epoch}")
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         """Copy the weights where the sum of the objectives is the largest so far; of equal ones the first stays."""
