@@ -11,10 +11,11 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "Zhang et al., Towards Fairness-Aware Adversarial Learning (FAAL), CVPR 2024"
 SUMMARY = "per-batch class weights: worst case in a KL ball"
 # run_prn.py: a robust model is trained on, 2 epochs with learning rate 0.01 and 0.001, reweighted from the start; TRADES'
-# and MART's forms attack from x + 0.001 N(0, 1) (utils.py). Their logs choose the epoch on the test images.
+# and MART's forms attack from x + 0.001 N(0, 1) (utils.py), and AT's form passes clean images through batch norm too, though
+# its loss does not read them (ft_prn.py). Their logs choose the epoch on the test images.
 EPOCHS = 2
 RECIPE = {"lr": 0.01, "milestones": "0.5", "weight_decay": 5e-4}
-RECIPE_OF_FORM = {"trades": {"attack_start": "gaussian"}, "mart": {"attack_start": "gaussian"}}
+RECIPE_OF_FORM = {"at": {"clean_bn": "twice"}, "trades": {"attack_start": "gaussian"}, "mart": {"attack_start": "gaussian"}}
 FINE_TUNING = {"start": 0.0}  # of `Params`, under --recipe paper: the paper begins with a trained model (--init)
 
 

@@ -18,7 +18,9 @@ PAPER = "Zhang et al., Taming the Long Tail: Rebalancing AT via Adaptive Perturb
 SUMMARY = "class radius by sqrt(log(n_max / n_c)), growing over the epochs, with balanced softmax"
 PRIOR_IN_LOSS = "the log class frequencies in its loss (balanced softmax)"
 
-# RobustLT's code, read: github zhang-lilin/RobustLT, core/trainer/parser.py and configs/cifar10lf/robustlt_atbsl_cifar10.yaml.
+# RobustLT's code, read: github zhang-lilin/RobustLT, core/trainer/parser.py, configs/cifar10lf/robustlt_atbsl_cifar10.yaml
+# and core/methods/utils.py, where attacks use the batch's statistics (the model stays in training mode, batch norm only
+# stops to track), and clean images pass through batch norm though no loss reads them.
 EPOCHS = 100
 RECIPE = {
     "batch_size": 128,
@@ -28,6 +30,8 @@ RECIPE = {
     "milestones": "0.75,0.9",
     "attack_steps": 10,
     "step_size": 0.25,
+    "attack_bn": "train",
+    "clean_bn": "twice",
 }
 
 

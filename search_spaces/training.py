@@ -29,7 +29,7 @@ class Training:
     eps: float = param(8 * PIXEL, uniform(1e-4, 1.0), "radius of the training attack and of the evaluation, in the norm of the threat model", source="code", searched=False)
     attack_steps: int = param(10, integer(1, 100), "steps of the training attack (PGD)", source="code", searched=False)
     step_size: float = param(0.25, uniform(0.01, 2.0), "step of the training attack as a fraction of eps", source="code", searched=False)
-    attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1)", source="code", searched=False)
+    attack_start: str = param("uniform", choice("none", "uniform", "gaussian"), "where the attack starts: at x, uniform in the ball, x + 0.001 N(0,1); one on the KL divergence (TRADES) always as the last", source="code", searched=False)
     attack_bn: str = param("eval", choice("eval", "train"), "batch norm during the attack: running or batch statistics", source="code", searched=False)
     clean_bn: str = param("once", choice("once", "twice"), "passes of the clean images through the batch norm of a training step: once after the adversarial ones, where the loss reads them, or before them too, as TRADES' code does (its running statistics are then 67 % clean, not 53 %)", source="ours", searched=False)
     eval_attack: int = param(10, integer(1, 200), "steps of each of the two attacks that judge an epoch (CE-PGD, margin-PGD)", source="ours", searched=False)

@@ -12,9 +12,10 @@ PAPER = "Li and Liu, WAT: Improve the Worst-class Robustness in AT, AAAI 2023, a
 SUMMARY = "class weights by hedge on validation TRADES losses"
 STEM = {"form": "trades", "val_losses": True}
 
-# Those of TRADES, of which its code is a copy (second-hand): see search_spaces/trades.py.
+# WAT's code, read: github boqili/WAT, worst_class_adversarial_train.py and attack_generator.py. The settings are those of
+# TRADES (search_spaces/trades.py), but it trains all epochs and passes clean images through batch norm once.
 EPOCHS = 100
-RECIPE = trades.RECIPE
+RECIPE = {name: value for name, value in trades.RECIPE.items() if name != "clean_bn"}
 
 
 @dataclass(frozen=True)

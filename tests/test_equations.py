@@ -83,10 +83,12 @@ def test_cfa_average_takes_an_epoch_exactly_at_the_threshold():
     method, stats = make("cfa", threshold=0.25, decay=0.9), make_stats(0)
 
     def worst(right):
-        method.end_epoch(replace(stats, val_ce_robust=t(20, 20, 20, right), val_robust=t(0, 0, 0, 0)))
-        return method.average_decay(stats)
+        now = replace(stats, val_ce_robust=t(20, 20, 20, right), val_robust=t(0, 0, 0, 0))
+        method.end_epoch(now)
+        return method.average_decay(now)
 
     # of 20: below and nothing to judge yet, at, below, above
+    method.end_epoch(stats)  # the stem's last epoch, far above: the trial has not trained it
     assert worst(4) is None and "threshold=0.25" in method.notes()[0]
     assert [worst(5), worst(4), worst(6)] == [0.0, 1.0, 0.9] and not method.notes()
 

@@ -114,6 +114,17 @@ def test_trials_and_stems_begin_with_the_weights(robust, tmp_path):
     assert not torch.equal(stem_of_random.model.head.weight, stem.model.head.weight)
 
 
+def test_what_describes_a_model_has_the_normalisation_that_its_weights_had(robust, tmp_path):
+    run = prepared(spec_of(robust[1]), Home(tmp_path / "home"))
+    for init in (None, trial_config(run, TrialRecord(0, {}, "srat")).init):
+        trainer = Trainer(config_of(run, init=init))
+        save_checkpoint(tmp_path / "trial", trainer, {"epoch": 0})
+        model, about = load_trial(tmp_path / "trial", run.home.root)
+        described = about["architecture"]["mean"], about["architecture"]["std"]
+        assert described == (pytest.approx(model.mean.flatten().tolist()), pytest.approx(model.std.flatten().tolist()))
+        assert (described[0] == trainer.splits.mean) == (init is None)
+
+
 @pytest.mark.slow
 def test_it_goes_on_when_the_file_is_gone_and_not_with_another_file(robust, tmp_path):
     home, file = Home(tmp_path / "home"), tmp_path / "here.pt"

@@ -56,6 +56,24 @@ def test_resumed_run_ends_with_the_same_weights(config, tmp_path, changes):
     assert changes or not torch.equal(weights(first), weights(second))
 
 
+def test_a_model_that_draws_by_itself_goes_on_bit_by_bit_too(config, tmp_path):
+    """Dropout, as many of torchvision's models have it, is torch's own generator's."""
+
+    def with_dropout():
+        trainer = Trainer(replace(config, max_epochs=2))
+        trainer.model.head = torch.nn.Sequential(torch.nn.Dropout(0.5), trainer.model.head)
+        return trainer
+
+    first, second, twice = with_dropout(), with_dropout(), with_dropout()
+    save_checkpoint(tmp_path, first, first.run_epoch())
+    first.run_epoch()
+    load_checkpoint(tmp_path, second)
+    second.run_epoch()
+    assert torch.equal(weights(first), weights(second))
+    twice.run_epoch(), Trainer(config), twice.run_epoch()  # as a stem of another seed that is trained between
+    assert torch.equal(weights(first), weights(twice))
+
+
 def test_seed_changes_the_run(config):
     a, b = Trainer(config), Trainer(replace(config, seed=1))
     assert not torch.equal(weights(a), weights(b))
@@ -68,6 +86,17 @@ def test_non_finite_loss_is_said(config):
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="nan in epoch 2"):
         trainer.run_epoch()
+
+
+@pytest.mark.parametrize("epochs, said", [(1, "logits are not finite after epoch 1"), (2, "loss is nan in epoch 2")])
+def test_a_model_that_the_last_step_has_spoilt_is_no_result(config, epochs, said):
+    """The loss was finite before it, and a model of NaN names one class for all images, which looks like a metric."""
+    training = {**config.training, "batch_size": 4096}  # a step an epoch
+    trainer = Trainer(replace(config, max_epochs=epochs, training=training))
+    step, head = trainer.optimizer.step, trainer.model.head.weight.data
+    trainer.optimizer.step = lambda: (step(), head.fill_(float("nan")))
+    with pytest.raises(Diverged, match=said):
+        [trainer.run_epoch() for _ in range(epochs)]
 
 
 def test_confusion_is_counted_by_true_class(config):

@@ -75,6 +75,14 @@ def test_own_preactivation_differs_from_what_a_fold_could_reach():
     assert names == [f"backbone.{i}.body.0" for i in range(1, 9)]
 
 
+def test_layers_that_do_more_than_their_class_are_not_folded():
+    """timm's batch norm of DenseNet activates too, others' convolutions standardise their weights."""
+    norm, conv = type("BatchNormAct2d", (nn.BatchNorm2d,), {}), type("StdConv2d", (nn.Conv2d,), {})
+    layers = nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), conv(4, 4, 3), nn.BatchNorm2d(4))
+    assert conv_bn_pairs(layers) == []
+    assert conv_bn_pairs(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))) == [("0", "1")]
+
+
 @pytest.mark.parametrize("name", ["cnn", "mobilenet_v3_small"])
 def test_cosine_head(name):
     model = shake_batch_norms(build_model(name, 5, GREY8, head="cosine"))

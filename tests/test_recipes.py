@@ -50,10 +50,11 @@ def test_recipe_is_the_published_one(method):
     assert (training.lr, training.weight_decay) == (lr, decay) and epochs_of(method) == epochs
     assert training.schedule == ("piecewise" if drops else "constant")
     assert not drops or drop_epochs(training.milestones, epochs) == drops
-    assert training.eps == pytest.approx(8 / 255) and (training.attack_bn == "train") == (method == "fairtat")
+    assert training.eps == pytest.approx(8 / 255)
+    assert (training.attack_bn == "train") == (method in ("fairtat", "robustlt"))
     assert (training.nesterov == "on") == (method in ("dafa", "robustlt"))
     assert (training.padding == "reflect") == (method in ("cfa", "fairtat"))
-    assert (training.clean_bn == "twice") == (method in ("trades", "wat", "cfa"))
+    assert (training.clean_bn == "twice") == (method in ("trades", "cfa", "robustlt"))  # WAT's code reuses its logits
     assert (training.attack_start == "gaussian") == (method in ("mart", "mail", "dafa", "taet"))
     if method == "lrat":
         assert (training.attack_steps, training.step_size) == (10, 0.1)
@@ -76,6 +77,13 @@ def test_cfa_attacks_in_the_batch_norm_mode_of_its_form():
     assert SearchSpec(method="cfa", fix={"form": "at"}).training().attack_bn == "eval"  # common to all methods
     own = SearchSpec(method="cfa", recipe="paper", fix={"form": "at"}, set={"attack_bn": "eval"})
     assert own.training().attack_bn == "eval"
+
+
+def test_faals_at_form_alone_has_one_more_pass_of_clean_images():
+    """Its code computes their logits in every form (ft_prn.py); the loss of the others reads them."""
+    given = {"method": "faal", "recipe": "paper", "init": "robust.pt"}
+    forms = {form: SearchSpec(**given, fix={"form": form}).training().clean_bn for form in ("at", "trades", "mart")}
+    assert forms == {"at": "twice", "trades": "once", "mart": "once"}
 
 
 def test_cfa_gate_has_the_published_threshold_of_its_form():
@@ -105,7 +113,19 @@ def test_the_first_trial_is_the_papers_where_a_setting_is_searched():
     space = {"lr": [0.001, 0.1], "weight_decay": [1e-4, 5e-3]}
     paper = SearchSpec(method="mart", recipe="paper", space=space).search_space().default()
     assert paper == {"beta": 5.0, "lr": 0.01, "weight_decay": 3.5e-3}
-    assert SearchSpec(method="mart", space=space).search_space().default()["lr"] == 0.1
+    assert SearchSpec(method="mart", space=space).search_space().default()["lr"] == 0.05  # of digits
+
+
+def test_the_first_trial_has_the_datasets_value_where_a_setting_is_searched():
+    """The dataset's and what --set says, not the common default."""
+    space = {"lr": [0.01, 0.2], "passes": [1, 8], "batch_size": [16, 64], "augment": ["none", "crop"]}
+    plain = SearchSpec(method="trades").training()
+    first = SearchSpec(method="trades", space=space).search_space().default()
+    assert all(first[name] == getattr(plain, name) for name in space)
+    chosen = SearchSpec(method="trades", space=space, set={"lr": 0.03}).search_space().default()
+    assert (chosen["lr"], chosen["passes"]) == (0.03, 8)
+    former = SearchSpec.from_stored("method: trades\nspace: {lr: [0.01, 0.2]}")  # whose trial 0 had the common one
+    assert former.search_space().default()["lr"] == 0.1
 
 
 def test_a_method_without_one_is_refused(capsys, monkeypatch):

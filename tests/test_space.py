@@ -10,6 +10,7 @@ from search_spaces.param import coerce, params_of
 from search_spaces.resolve import resolve
 from search_spaces.training import Training
 from tuner.errors import UsageError
+from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space, build_space
 
 
@@ -112,3 +113,18 @@ def test_yamls_booleans_are_on_and_off_where_those_are_choices():
     for param, wrong in ((switch, 1), (switch, "yes"), (numbers, True), (params_of(Training)["schedule"], False)):
         with pytest.raises(ValueError, match="is not allowed"):
             coerce(param, wrong)
+
+
+@pytest.mark.parametrize(
+    "method, given",
+    [
+        ("cfa", {"set": {"ema": 0.9}}),
+        ("cfa", {"space": {"average": ["none"], "ema": [0.9, 0.99]}}),  # trial 0 has the default, which is fawa
+        ("fairfront", {"set": {"ema": 0.9}, "space": {"average": ["none", "fawa"]}}),
+        ("fairfront", {"space": {"average": ["fawa"], "ema": [0.0, 0.5]}}),
+    ],
+)
+def test_two_weight_averages_are_refused_in_any_trial(method, given):
+    with pytest.raises(UsageError, match=r"ema=(0.9|searched) is not allowed with \w+, .* \(average=fawa\)"):
+        SearchSpec(method=method, **given)
+    SearchSpec(method=method, fix={"average": "none"}, set={"ema": 0.9})

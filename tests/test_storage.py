@@ -244,7 +244,8 @@ def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
     trainer = Trainer(config)
     save_checkpoint(tmp_path, trainer, {"epoch": 1})
     assert load_checkpoint(tmp_path, Trainer(replace(config, home=str(tmp_path)))) == [{"epoch": 1}]
-    for other in ({"params": {"beta": 5.0}}, {"seed": 1}):
+    others = {"params": {"beta": 5.0}}, {"seed": 1}, {"training": {**training, "lr": 0.02}}  # where lr is searched
+    for other in others:
         assert load_checkpoint(tmp_path, Trainer(replace(config, **other))) is None
 
 

@@ -158,6 +158,17 @@ def test_a_sweep_in_l2_finds_what_is_robust(seed):
     assert exact(eps).any(0).all() and not exact(eps).all(0).any()
 
 
+@pytest.mark.parametrize("threat", [LInf, L2])
+def test_where_no_image_withstands_the_first_attack_there_is_no_second(threat):
+    """A ball of no images has no random start in L2: a trial with such offsets failed."""
+    model = Linear(3)
+    split = images(model)
+    rows = torch.arange(7)
+    shifts = -100.0 * torch.nn.functional.one_hot(split.labels[rows], 3)
+    (found,) = judged(model, split, threat=threat)[0].run(rows, shifts)
+    assert torch.equal(found[0], rows) and found[1].shape == shifts.shape
+
+
 def test_a_sweep_agrees_with_an_evaluation_at_every_tau():
     """Five classes. PGD may miss an example that another tau shows, so a sweep counts at most as many as robust."""
     model, counts = Linear(5), [100, 60, 30, 20, 10]

@@ -109,6 +109,12 @@ def test_reports_say_the_norm():
     assert "L2 attack, eps 0.5 of a pixel range of 1" in headline(SearchSpec(threat="l2:0.5"))[1]
 
 
+def test_reports_say_where_each_trial_is_judged_by_its_own_attack():
+    line = headline(SearchSpec(space={"eps": [0.05, 0.1], "eval_attack": [5, 20]}))[1]
+    assert "eps searched of" in line and "searched steps each of CE-PGD" in line
+    assert "20 steps each of CE-PGD" in headline(SearchSpec())[1]
+
+
 def test_the_model_card_says_the_norm():
     row = {
         "split": "val",

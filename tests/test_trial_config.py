@@ -13,6 +13,7 @@ from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
 from trainables.data import DataSpec, Reading
 from trainables.loop import Trainer
+from trainables.method import start_epoch
 from trainables.stem import stem_config, stem_key
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
@@ -148,6 +149,18 @@ def test_methods_whose_recipes_differ_have_stems_of_their_own(tmp_path):
     common = SearchSpec(method=("dafa", "mail"), max_epochs=10)
     first, second = (told(common, {"start": 0.5}, tmp_path, method=m) for m in common.methods)
     assert stem_config(first) == stem_config(second)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if "start" in params_of(METHODS[name].Params)])
+@pytest.mark.parametrize("epochs", [1, 2, 4, 12])
+def test_a_method_begins_where_it_forks_and_acts_in_the_last_epoch_at_least(method, epochs, tmp_path):
+    """Also where its start rounds to the end: FAAL's default 0.9 of 4 epochs."""
+    spec = SearchSpec(method=method, max_epochs=epochs)
+    param, default = params_of(METHODS[method].Params)["start"], spec.search_space().default()
+    for start in (param.default, param.range.low, param.range.high):
+        config = told(spec, {**default, "start": start}, tmp_path)
+        begins = start_epoch(METHODS[method].Params(**config.params), epochs)
+        assert begins == config.fork == config.own_from() < epochs
 
 
 def test_with_burn_in_own_nothing_forks(tmp_path):

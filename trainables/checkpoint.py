@@ -79,7 +79,7 @@ def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
         state = read_checkpoint(folder)
     except DamagedCheckpoint:
         return None
-    if state is None or _identity(state["config"]) != _identity(trainer.config.to_dict()):
+    if state is None or not _same_trial(state["config"], trainer.config.to_dict()):
         return None
     try:
         trainer.load_state_dict(state)
@@ -90,5 +90,8 @@ def load_checkpoint(folder: str | Path, trainer) -> list[dict] | None:
     return [*state.get("past", []), state["metrics"]]
 
 
-def _identity(config: dict) -> list:
-    return [config.get(key) for key in _IDENTITY]
+def _same_trial(stored: dict, own: dict) -> bool:
+    """Training settings may be searched too; one that an earlier version did not know says nothing."""
+    theirs, ours = stored.get("training"), own["training"]
+    shared = theirs.keys() & ours.keys() if isinstance(theirs, dict) else ()
+    return all(stored.get(key) == own[key] for key in _IDENTITY) and all(theirs[key] == ours[key] for key in shared)

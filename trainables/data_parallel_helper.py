@@ -43,7 +43,6 @@ def prepared(group: Group, job: dict[str, Any], trainer: Trainer | None) -> Trai
     config, state = TrialConfig.of(job["config"]), job["state"]
     if trainer is None or (trainer.config, trainer.model_head, trainer.epoch) != (config, job["head"], state["epoch"]):
         trainer = Trainer(config, group.device, head=job["head"], processes=group)
-        torch.manual_seed(config.seed + group.rank)  # a model that draws numbers by itself draws others for its rows
     trainer.method.needs_val_losses = job["val_losses"]
     trainer.load_state_dict(state)
     return trainer

@@ -74,13 +74,13 @@ def find(
 
 
 class Diverged(RuntimeError):
-    """The training loss is not finite; the message says in which epoch."""
+    """The training loss, or a logit of the trained model, is not finite; the message says in which epoch."""
 
 
 class Trainer:
     """One trial. ``run_epoch`` trains and judges one epoch; ``state_dict`` holds everything the next one depends on.
 
-    Random numbers are drawn from a generator seeded by (seed, epoch), so a run continued from a checkpoint ends with
+    Random numbers are drawn from generators seeded by (seed, epoch), so a run continued from a checkpoint ends with
     exactly the weights of one that was never interrupted (same device, same threads).
     """
 
@@ -180,9 +180,9 @@ class Trainer:
         """Train epoch ``self.epoch`` (0-based) and judge it on the watched part of `val`.
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
-        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
-        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That epoch's metrics are of the
-        model whose head has been repaired, where ``head_repair`` asks for it.
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite, or the model after the last
+        epoch. After that ``curve`` is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That
+        epoch's metrics are of the model whose head has been repaired, where ``head_repair`` asks for it.
 
         ``ProcessDied`` where one of several processes that train it is gone.
         """
@@ -203,6 +203,7 @@ class Trainer:
         self.epoch += 1
         if self.epoch == self.config.last_epoch:
             result = self._repair_head() or result
+            self._check_final()
             self.curve = self._sweep()
         steps = len(self.batches)
         metrics = {
@@ -216,6 +217,12 @@ class Trainer:
         self._keep_best(metrics)
         return metrics
 
+    def _check_final(self) -> None:
+        """``Diverged`` where the logits of the trained model, which has just been judged, are no numbers: no later loss
+        would tell what the last step, or the repair of a head whose features are huge, has made of its weights."""
+        if not self._seen[0][1].isfinite().all():
+            raise Diverged(f"the model's logits are not finite after epoch {self.epoch}")
+
     def _keep_best(self, metrics: dict[str, float]) -> None:
         """Copy the weights where the sum of the objectives is the largest so far; of equal ones the first stays."""
         names = self.config.objectives
@@ -226,7 +233,10 @@ class Trainer:
             self.best = {"epoch": self.epoch, "metrics": metrics, "model": weights, "average": bool(self.average)}
 
     def _train(self) -> dict[str, Tensor]:
-        generator = torch.Generator(device=self.device).manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        number = self.config.seed * 1_000_003 + self.epoch
+        generator = torch.Generator(device=self.device).manual_seed(number)
+        # torch's own generator is that of a model that draws by itself (dropout), where each process draws for its rows
+        torch.manual_seed(-1 - number * self.processes.size - self.processes.rank)
         k = self.classes
         shapes = {"loss": (), "ess": (), "count": k, "robust": k, "predicted": k, "probs": (k, k), "confusion": (k, k)}
         totals = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in shapes.items()}

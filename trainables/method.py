@@ -258,7 +258,7 @@ class Method(nn.Module):
         """After the optimiser step."""
 
     def end_epoch(self, stats: EpochStats) -> None:
-        """After the epoch's evaluation."""
+        """After the epoch's evaluation; of a trial that forks also once before, with the stem's last epoch."""
 
     def average_decay(self, stats: EpochStats) -> float | None:
         """Asked once per epoch after ``end_epoch``. Decay d of the epoch-wise weight average (avg <- d avg +
@@ -280,5 +280,6 @@ class Method(nn.Module):
 
 
 def start_epoch(params: Any, max_epochs: int) -> int:
-    """First 0-based epoch at which a method reweights; 0 for methods without a deferred start."""
-    return round(getattr(params, "start", 0.0) * max_epochs)
+    """First 0-based epoch at which a method reweights, the last one at the latest; 0 for methods without a deferred
+    start."""
+    return min(round(getattr(params, "start", 0.0) * max_epochs), max_epochs - 1)

@@ -69,6 +69,8 @@ def _trial(
     weights = best["model"] if best else state["average"] or state["model"]
     averaged = best["average"] if best else bool(state["average"])
     load_weights(model, weights)
+    if config.init:  # with a normalisation of their own, not that of the data
+        about |= {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")}
     add_offsets(model, offsets.values)
     about["head_bias"] = model.head.bias is not None
     return model, {

@@ -56,6 +56,8 @@ class ShiftedAttacks:
         margin-PGD finds near those that withstood it. The logits returned are the model's own, unshifted."""
         generator, found = torch.Generator(device=rows.device).manual_seed(self.seed), []
         for loss in LOSSES:
+            if not len(rows):  # nothing withstood the first one, and not every ball of no images can be drawn from
+                break
             left = []
             for some in torch.arange(len(rows), device=rows.device).split(self.batch_size):
                 logits = self._attack(loss, rows[some], shifts[some], generator)

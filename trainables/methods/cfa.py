@@ -58,19 +58,22 @@ class Cfa(Method):
     def end_epoch(self, stats: EpochStats) -> None:
         if self.started(stats.epoch + 1):
             self.robust_acc.copy_(stats.train_robust_acc())
-        worst = (stats.val_ce_robust / stats.val_count.clamp(min=1)).min()  # as published: under CE-PGD alone
-        passed = self.params.average == "ema" or bool(worst >= self.params.threshold)
-        keep = self.params.decay if self.averaging else 0.0  # the first that passes is copied
-        self.decay.fill_(keep if passed else 1.0)
-        self.averaging |= passed
 
     @property
     def averages_epochs(self) -> bool:
         return self.params.average != "none"
 
     def average_decay(self, stats: EpochStats) -> float | None:
-        """None until an epoch has passed: the official code would judge an average that is still random."""
-        return float(self.decay) if self.averages_epochs and self.averaging else None
+        """None until an epoch has passed: the official code would judge an average that is still random. The gate is
+        asked here, since ``end_epoch`` hears of the stem's last epoch too, which is in no average."""
+        if not self.averages_epochs:
+            return None
+        worst = (stats.val_ce_robust / stats.val_count.clamp(min=1)).min()  # as published: under CE-PGD alone
+        passed = self.params.average == "ema" or bool(worst >= self.params.threshold)
+        keep = self.params.decay if self.averaging else 0.0  # the first that passes is copied
+        self.decay.fill_(keep if passed else 1.0)
+        self.averaging |= passed
+        return float(self.decay) if self.averaging else None
 
     def notes(self) -> list[str]:
         if not self.averages_epochs or self.averaging:

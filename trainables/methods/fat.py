@@ -1,6 +1,6 @@
 """Friendly AT (Zhang et al., ICML 2020, alg. 1): the plain loss on x' of an attack that stops early.
 
-The small noise omega that the authors add on crossing the boundary is left out.
+The small noise (omega 0.001) that the authors' code adds to every step is left out.
 """
 
 from dataclasses import replace

@@ -100,7 +100,8 @@ def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
     in eval mode.
 
     Known by construction, not by tracing: neighbours in an `nn.Sequential`, and convN/bnN of torchvision's
-    ResNets. A batch norm in front of a convolution (pre-activation) is not listed.
+    ResNets. A batch norm in front of a convolution (pre-activation) is not listed, nor are subclasses, which do more
+    (timm's activate, or standardise weights).
     """
     pairs, resnet = [], sys.modules.get("torchvision.models.resnet")  # not imported: no model has its blocks
     for prefix, module in model.named_modules():
@@ -115,6 +116,6 @@ def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
         pairs += [
             (dot + conv, dot + bn)
             for conv, bn in candidates
-            if isinstance(named[conv], nn.Conv2d) and isinstance(named[bn], nn.BatchNorm2d)
+            if type(named[conv]) is nn.Conv2d and type(named[bn]) is nn.BatchNorm2d
         ]
     return pairs

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.report.format import fraction, short_label, value_text
+from tuner.report.format import fraction, judging, short_label, value_text
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated, row_label
 from tuner.results.search_run import SearchRun
@@ -24,7 +24,6 @@ from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
 Corner = tuple[float, float]
-EPS_SEARCHED = "searched"
 
 
 class ComparedSearch(NamedTuple):
@@ -106,7 +105,6 @@ def _check_comparable(runs: Sequence[SearchRun]) -> None:
 
 
 def _conditions(spec: SearchSpec) -> dict[str, Any]:
-    training, searched = spec.training(), spec.shown_space().searched
     return {
         "dataset": spec.dataset,
         "image size": spec.image_size,
@@ -117,8 +115,8 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
         "val_fraction": spec.val_fraction,
         "objectives": ", ".join(spec.objectives),
         "threat model": spec.threat_model.name,
-        "attack radius eps": EPS_SEARCHED if "eps" in searched else training.eps,
-        "attack steps of the evaluation": training.eval_attack,
+        "attack radius eps": judging(spec, "eps"),
+        "attack steps of the evaluation": judging(spec, "eval_attack"),
     }
 
 

@@ -7,9 +7,9 @@ import statistics
 from typing import TYPE_CHECKING
 
 from tuner.escape import one_line
-from tuner.report.comparison import EPS_SEARCHED, Comparison, Group, attained, cells, majority, sentences
+from tuner.report.comparison import Comparison, Group, attained, cells, majority, sentences
 from tuner.report.figures import frame_data, label_points, plane, points_of, search_axes, staircase, style
-from tuner.report.format import per_class
+from tuner.report.format import judging, per_class, value_text
 from tuner.report.html.page import BLACK, BLUE, GREEN, PURPLE, VERMILLION
 from tuner.report.png import COLUMNS, DASHES, draw_front, draw_methods, grid_rows, png_bytes
 from tuner.report.text import SPLIT
@@ -81,12 +81,12 @@ def _members(comparison: Comparison) -> list[str]:
 def _headline(comparison: Comparison) -> tuple[str, str]:
     """A title (methods and data) and the line below it (split, budget, attack)."""
     specs = [search.spec for g in comparison.groups for search in g.searches]
-    first, training = specs[0], specs[0].training()
+    first = specs[0]
     models, budgets = (
         ", ".join(dict.fromkeys(map(str, values)))
         for values in ([s.model for s in specs], [s.max_epochs for s in specs])
     )
-    eps = EPS_SEARCHED if "eps" in first.shown_space().searched else f"{training.eps:.3g}"
+    eps = value_text(judging(first, "eps"))
     groups = comparison.groups
     names = ", ".join(g.label + (f", {len(g.searches)} seeds" if len(g.searches) > 1 else "") for g in groups)
     return (
@@ -94,7 +94,7 @@ def _headline(comparison: Comparison) -> tuple[str, str]:
         f"{first.imbalance}, model {models}",
         f"{names} · split {SPLIT} · budget {budgets} epochs, trials of full budget only · "
         f"{first.threat_model.shown} attack, eps {eps} "
-        f"of a pixel range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD",
+        f"of a pixel range of 1, {judging(first, 'eval_attack')} steps each of CE-PGD and margin-PGD",
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.spec.search_spec import SearchSpec
 
 LABELS = {
     "robust_acc": "class-mean robust accuracy",
@@ -27,6 +30,11 @@ SHORT_LABELS = {
     "clean_acc": "clean",
     "worst_class_clean_acc": "worst clean",
 }
+
+
+def judging(spec: SearchSpec, name: str) -> Any:
+    """A training setting by which trials are judged, ``eps`` or ``eval_attack``; "searched" where each has its own."""
+    return "searched" if name in spec.shown_space().searched else getattr(spec.training(), name)
 
 
 def short_label(metric: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.escape import code, markdown
-from tuner.report.format import SHORT_LABELS, short_label, value_text, with_std
+from tuner.report.format import SHORT_LABELS, judging, short_label, value_text, with_std
 from tuner.report.gain import EMPTY, assessed_in, gains, row_name
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import counts
@@ -202,13 +202,12 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
     """A title (method and data) and the line below it (split, budget, attack, sampler)."""
-    training, searched = spec.training(), spec.shown_space().searched
-    eps = "searched" if "eps" in searched else f"{training.eps:.3g}"
+    eps = value_text(judging(spec, "eps"))
     seeds = f"seed {spec.seed}" if spec.stems == 1 else f"seeds {spec.seed} to {spec.seed + spec.stems - 1} in turn"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
     return title, (
         f"split {SPLIT} · budget {spec.max_epochs} epochs · {spec.threat_model.shown} attack, eps {eps} of a pixel "
-        f"range of 1, {training.eval_attack} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
+        f"range of 1, {judging(spec, 'eval_attack')} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
         f"{seeds}"
     )
 

@@ -86,7 +86,9 @@ class SearchSpec(SearchFields):
         space, training = self.search_space(), self.training()
         if count > 1 and ("compile" in space.searched or training.compile == "on"):
             raise UsageError(f"compile=on is for trials of one process, and these have {count}")
-        fewest = space.bounds("batch_size")[0] if "batch_size" in space.searched else training.batch_size
+        fewest: float = training.batch_size  # which trial 0 has where it is searched, too
+        if "batch_size" in space.searched:
+            fewest = min(fewest, space.bounds("batch_size")[0])
         if count > fewest:
             raise UsageError(f"{count} processes of a trial cannot share batches of {fewest} images")
 
@@ -216,12 +218,14 @@ class SearchSpec(SearchFields):
 
     def _check_average(self) -> None:
         space = self.search_space()
-        own = space.fixed.get("average", space.params["average"].default) if "average" in space.params else "none"
-        ema = space.fixed.get("ema", self.training().ema)
-        if own != "none" and ("ema" in space.searched or ema):
+        possible = space.choices_of("average")
+        if "average" in space.searched:  # of which trial 0 has the default, whatever is left of the choices
+            possible = possible | {space.params["average"].default}
+        own, ema = sorted(possible - {"none"}), space.fixed.get("ema", self.training().ema)
+        if own and ("ema" in space.searched or ema):
             raise UsageError(
                 f"ema={'searched' if 'ema' in space.searched else ema} is not allowed with {self.method}, "
-                f"which keeps a weight average of its own (average={own}); --fix average=none allows it"
+                f"which keeps a weight average of its own (average={own[0]}); --fix average=none allows it"
             )
 
     def _check_head_repair(self) -> None:
@@ -250,9 +254,12 @@ class SearchSpec(SearchFields):
         fixed = {
             k: v for k, v in self.lanes[0].search_space().fixed.items() if k in params_of(Training) and k not in own
         }
+        return training_for(self.dataset, **{**self._shared_settings(), **fixed})
+
+    def _shared_settings(self) -> dict[str, Any]:
+        """What recipe, threat model and `set` say of training, the later over the earlier."""
         radius = self.threat_model.radius
-        threat = {} if radius is None else {"eps": radius}
-        return training_for(self.dataset, **{**self._recipe(), **threat, **self.set, **fixed})
+        return {**self._recipe(), **({} if radius is None else {"eps": radius}), **self.set}
 
     @property
     def _fine_tuning(self) -> dict[str, Any]:
@@ -281,9 +288,13 @@ class SearchSpec(SearchFields):
         (method,) = self.methods
         given = {name: value for name, value in self._fine_tuning.items() if name not in self.space}
         space = build_space(method, fix={**given, **self.fix}, space=self.space)
-        own, recipe = params_of(method_space(method).Params), self._recipe()
-        searched = [name for name in recipe if name in space.params and name not in own]
-        changed = {name: dataclasses.replace(space.params[name], default=recipe[name]) for name in searched}
+        own, common = params_of(method_space(method).Params), params_of(Training)
+        if self.recipe == FORMER:  # whose trial 0 had the common defaults where training settings were searched
+            begins = {**{name: param.default for name, param in common.items()}, **self._recipe()}
+        else:
+            begins = dataclasses.asdict(training_for(self.dataset, **self._shared_settings()))
+        shared = [name for name in space.params if name in common and name not in own]
+        changed = {name: dataclasses.replace(space.params[name], default=begins[name]) for name in shared}
         return dataclasses.replace(space, params={**space.params, **changed})
 
     def shown_space(self) -> Space:
