@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
+from tests.histories import run_of
+from tests.test_references import finish, no_search
+from trainables.offsets import NONE
+from tuner.home import Home
+from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
+from tuner.spec.search_spec import SearchSpec
+from tuner.verification import verify
 from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, paired, verdict
-from tuner.verification.rows import spread
+from tuner.verification.rows import chosen, spread
+from tuner.verification.summary import summary
+from tuner.verification.text import sentences
 
 TRAIN = [100, 50, 10]
 
@@ -119,3 +128,63 @@ def test_rows_are_spread_along_the_front():
     assert [row_label(r) for r in spread(front, 5)] == ["40", "30", "20", "10", "0"]
     assert [row_label(r) for r in spread(front, 1)] == ["20"]
     assert len(spread(front, 100)) == 41
+
+
+# ---- over which reference --------------------------------------------------------------------------------------------
+
+
+def tested(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25)):
+    """The summary of a verification of all points in which every model has these robust accuracies."""
+    monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
+    run = run_of(spec, history, Home(tmp_path), "s")
+    rows, left = chosen(run, "all", 1)
+    done = []
+    for job in verify.make_jobs(run, rows, "pgd:2x1", 0):
+        measured = {
+            "labels": np.repeat(range(len(rates)), 20),
+            "broken_by": np.concatenate([np.where(np.arange(20) < 20 * rate, -1, 1) for rate in rates]),
+            **{"classes": ["a", "b", "c"], "train_counts": [30, 3, 3], "alarms": [], "offsets": job.offsets.to_dict()},
+            **{"threat": "linf", "eps": 0.1, "epoch": 1, "device": "cpu", "seconds": 1, "checkpoint": "x"},
+            "stages": [{"name": "clean"}, {"name": "pgd"}],
+        }
+        verify.store(job, "pgd:2x1", {"result": measured})
+        done.append((job, {**measured, "trial": job.trial, "seed": 0}))
+    return summary(run, "pgd:2x1", done, left)
+
+
+def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_path):
+    """No search is better in both without offsets, where it violates the constraint, and under a stricter one with all
+    of them; the default setting's first seed is best without offsets, its mean over two with them."""
+    spec = SearchSpec(method="wat", trials=3, seeds=2, constraint=("robust_acc_gap<=0.5",))
+    history, default = History(None), spec.search_space().default()
+    finish(history, 0, (0, 300, 200), (1.0, 290, 190), params=default)
+    finish(history, 1, (0, 320, 240), params={**default, "beta": 1.5})
+    no_search(history, (0, 320, 100), (1.0, 250, 60))
+    finish(history, 2, (0, 200, 100), (1.0, 290, 190), params=default, of=0, seed=1)
+    found = tested(monkeypatch, tmp_path / "1", spec, history)
+    assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
+        ("1", "no_search", "no_search@1"),
+        ("1", "paper", "0@1"),
+    }
+    strict = SearchSpec(method="wat", trials=3, constraint=("robust_acc_gap<=0.4",))
+    found = tested(monkeypatch, tmp_path / "2", strict, history)
+    assert {g["over"] for g in found["gain"]} == {"paper"}
+    assert "Nothing is compared with no search: it violates the constraints on val with all its offsets." in (
+        sentences(found)
+    )
+
+
+def test_other_seeds_are_none_by_which_the_front_was_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
+    spec, history = SearchSpec(method="wat", trials=1, seeds=3), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    row = {"trial": 0, "role": "front", "also": [], "offsets": NONE.to_dict()}
+
+    def seeds(**changed):
+        jobs = verify.make_jobs(run_of(spec.changed(**changed), history, Home(tmp_path)), [row], "apgd", 2)
+        return [job.seed for job in jobs]
+
+    assert seeds() == [None, 3, 4], "the front's replicates have 1 and 2"
+    assert seeds(seeds=1) == [None, 1, 2] and seeds(seeds=1, stems=4, seed=7) == [None, 11, 12]
+    finish(history, 1, (0, 300, 200), params={}, of=0, seed=5)
+    assert seeds(seeds=1) == [None, 6, 7], "a user asked for one more of a trial"

@@ -7,6 +7,7 @@ A row is one of the front's (trial and offsets) with its ``role``: ``front``, ``
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.errors import UsageError
@@ -82,10 +83,21 @@ def references(run: SearchRun) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for role, rows in [*curves, ("no_search", run.no_search_rows())]:
         if rows:
-            judged = [{**row, "feasible": run.spec.goal.feasible(run.history.metrics_of(row))} for row in rows]
-            best = rows[judged.index(best_row(judged, run.spec.objectives))]
+            best = rows[best_of(run, rows)]
             found += [(role, row) for row in (rows[:1] if best is rows[0] else [rows[0], best])]
     return found
+
+
+def best_of(run: SearchRun, rows: Sequence[dict[str, Any]]) -> int:
+    """The place of the `best_row` of a reference's ``rows``, as the search itself compares with it: of those that
+    satisfy its constraints, if any do, by means over seeds."""
+    judged = [{**row, "feasible": feasible(run, row)} for row in rows]
+    return judged.index(best_row(judged, run.spec.objectives))
+
+
+def feasible(run: SearchRun, row: dict[str, Any]) -> bool:
+    """Whether a row of the search satisfies its constraints."""
+    return run.spec.goal.feasible(run.history.metrics_of(row))
 
 
 def spread(front: Front, most: int) -> list[dict[str, Any]]:

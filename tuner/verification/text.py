@@ -131,6 +131,11 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
+    for over in ("no_search", "paper"):
+        own = [r for r in rows if over in (r["role"], *r["also"])]
+        if own and not any(r.get("feasible", True) for r in own):
+            name = own[0]["setting"] if over == "paper" else "no search"
+            lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "

@@ -146,7 +146,7 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
     ``Failed`` for a checkpoint that is missing or damaged.
     """
     results = run.folder / "verify" / folder_of(attack)
-    first = run.spec.seed + run.spec.stems  # no trial has it: nothing was chosen by it, and all are paired by seed
+    first = _first_unseen(run)
     jobs = []
     for row in rows:
         trial, label = row["trial"], row_label(row)
@@ -160,6 +160,13 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
             reseeded = dataclasses.replace(config, seed=seed, folder=folder)
             jobs.append(Job(trial, reseeded, results / f"{label}-seed{seed}", seed, **what))
     return jobs
+
+
+def _first_unseen(run: SearchRun) -> int:
+    """The first of the seeds that no trial and no replicate has: nothing was chosen by them, and all are paired by
+    them."""
+    own = {record.seed for record in run.history.everything()}
+    return 1 + max(own | {run.spec.seed + max(run.spec.stems, run.spec.seeds) - 1})
 
 
 def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
