@@ -120,6 +120,24 @@ def test_a_line_says_which_rows_part():
     assert notes({}, NAMES) == []
 
 
+def test_no_row_is_said_to_have_been_better_where_it_was_worse_or_cannot_be_exported():
+    """The sum is larger at epoch 1, by a worst class within its noise; the average, which is surer, is far lower. And
+    an epoch has no offsets: a trial that is on the front with some alone has no other epoch to take."""
+
+    def of(number, average, worst):
+        each = {f"robust_acc/{c}": (10 * average - worst) / 9 for c in range(9)} | {"robust_acc/9": worst}
+        return {"epoch": number, "robust_acc": average, "worst_class_robust_acc": worst, **each}
+
+    counts = curve_of({str(c): 30 for c in range(10)})
+    worse = record(of(1, 0.4, 0.4), of(2, 0.55, 0.2), curve=counts)
+    assert worse.best(NAMES)["epoch"] == 1 and set(parted(worse, NAMES)) == {"robust_acc"}
+    assert parted_rows(Front.of([worse.row(NAMES)], NAMES), {0: worse}) == []
+    better = record(of(1, 0.7, 0.5), of(2, 0.3, 0.2), curve=counts)
+    plain, shifted = (better.row(NAMES, offsets=offsets) for offsets in (NONE, Offsets("prior", 0.5, (0.0, 1.0))))
+    assert len(parted_rows(Front.of([plain, shifted], NAMES), {0: better})) == 1
+    assert parted_rows(Front.of([shifted], NAMES), {0: better}) == []
+
+
 def same(a, b):
     return all(torch.equal(a[k], b[k]) for k in b) and set(a) == set(b)
 
