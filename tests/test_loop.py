@@ -71,7 +71,7 @@ def test_non_finite_loss_is_said(config):
 
 
 def test_a_model_whose_last_step_broke_it_is_not_judged(config):
-    """The last loss is finite. All logits are NaN, of which `argmax` says the first class and no attack a better one."""
+    """The last loss is finite. All logits are NaN: `argmax` says the first class, and no attack another."""
     trainer = Trainer(replace(config, max_epochs=1))
     train = trainer._train
 

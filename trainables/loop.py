@@ -184,7 +184,8 @@ class Trainer:
         `val`; ``eval_s`` includes its cost. That epoch's metrics are of the model whose head has been repaired, where
         ``head_repair`` asks for it.
 
-        ``Diverged`` where the loss or the model's logits are not finite; ``ProcessDied`` where one of several processes that train it is gone.
+        ``Diverged`` where the loss or the model's logits are not finite; ``ProcessDied`` where one of several processes
+        that train it is gone.
         """
         with self.processes.together(self):
             return self._run_epoch()
