@@ -80,6 +80,23 @@ def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
     assert len(leaderboard([], home)["rows"]) == len(PUBLISHED)
 
 
+def test_other_images_of_the_same_data_are_a_group_of_their_own(tmp_path):
+    home = Home(tmp_path)
+    put(home.search("small"), certificate("small", image_size=16, test_split="test"))
+    put(home.search("val"), certificate("val", image_size=0, test_split="validation"))
+    put(home.search("whole"), certificate("whole", image_size=0, test_split="test"))
+    assert [r["data"] for r in leaderboard(["small"], home)["rows"]] == ["cifar10 16x16"]
+    assert [r["data"] for r in leaderboard(["val"], home)["rows"]] == ["cifar10 validation"]
+    assert {r["data"] for r in leaderboard(["whole"], home)["rows"]} == {"cifar10"}
+    assert len(leaderboard(["whole"], home)["rows"]) > 1, "beside what is published"
+
+
+def test_a_received_certificate_without_training_images_is_damaged(tmp_path):
+    file = put(tmp_path / "received", {**certificate("theirs"), "train_counts": [0, 0, 0]})
+    with pytest.raises(UsageError, match="is damaged: ValueError 'a whole number'"):
+        leaderboard([str(file)], Home(tmp_path))
+
+
 def test_the_front_of_what_is_published_by_hand():
     """CFA, DAFA and both of FAAL's with more than DAFA's 30.53 in the worst class; (46.68, 30.10) is beaten by DAFA."""
     front = {(r["name"], round(100 * r["average"], 2)) for r in leaderboard([])["rows"] if r["front"]}

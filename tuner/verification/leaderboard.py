@@ -77,7 +77,7 @@ def _rows(name: str, home: Home) -> list[dict[str, Any]]:
 def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, Any]]:
     about = {
         "network": certificate.spec["model"],
-        "data": _short(certificate.spec["dataset"]),
+        "data": _images(certificate.spec),
         "imbalance": certificate.spec["imbalance"],
         "attack": certificate.attack,
         "images": certificate.images,
@@ -144,9 +144,11 @@ def _published() -> list[dict[str, Any]]:
     ]
 
 
-def _short(dataset: str) -> str:
-    """``cifar10`` of ``parquet:/data/cifar10``."""
-    return dataset.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+def _images(spec: dict[str, str]) -> str:
+    """``cifar10`` of ``parquet:/data/cifar10``; ``cifar10 16x16``, ``cifar10 validation`` of other images of it."""
+    size, split = spec["image_size"], spec["test_split"]
+    name = spec["dataset"].rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return " ".join([name, *([f"{size}x{size}"] if size else []), *([split] if split not in ("", "test") else [])])
 
 
 def sources(result: dict[str, Any]) -> list[str]:
