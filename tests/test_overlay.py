@@ -1,5 +1,6 @@
 """Several searches against each other; every figure here is worked out by hand."""
 
+import io
 import json
 import re
 
@@ -7,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.browser import MISSING, Browser
-from tests.histories import curve, start
+from tests.histories import curve, run_of, start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.report.comparison import attained, cells, compare, sentences
+from tuner.report.files import trials_parquet
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.searches import load_search
@@ -195,6 +197,19 @@ def test_json_and_files(written):
     assert len(rows["search"]) == 3 + 3 + 4 and set(rows["method"]) == {"srat", "mail"}
     assert {"trial", "state", "epoch", "robust_acc", "param/slope", "param/sep_weight"} <= set(rows)
     assert [p.name for p in page.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_table_holds_a_parameter_that_is_text_in_one_search_and_a_number_in_another():
+    """A choice of a plug-in's method, such as auto or 4, where a search has tried one of them alone."""
+    runs = []
+    for name, value in (("a", "auto"), ("b", 4), ("c", None)):
+        spec, history = SearchSpec(method="mail", trials=1, name=name), History(None)
+        start(history, spec, 0, {"steps": value})
+        history.append("epoch", 0, metrics=metrics(0.5, 0.2))
+        runs.append(run_of(spec, history))
+    rows = pq.read_table(io.BytesIO(trials_parquet(runs))).to_pydict()
+    assert list(rows)[:2] == ["search", "trial"] and rows["param/steps"] == ["auto", "4", None]
+    assert rows["robust_acc"] == [0.5] * 3
 
 
 def test_other_libraries_read_the_table_as_it_is(written):

@@ -14,6 +14,7 @@ from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.figures import picture_data
 from tuner.report.format import per_class
 from tuner.report.png import png
+from tuner.results.history import tidy
 from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import SPLIT
@@ -139,12 +140,9 @@ def trials_parquet(runs: Sequence[SearchRun]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
-    for run in runs:
-        table = run.history.table()
-        tables.append(table.add_column(0, "search", [[run.name] * table.num_rows]))
+    rows = [{"search": run.name, **row} for run in runs for row in run.history.epoch_rows()]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
+    pq.write_table(tidy(rows, ["search"]), sink)
     return sink.getvalue().to_pybytes()
 
 
