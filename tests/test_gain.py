@@ -174,6 +174,17 @@ def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_
     )
 
 
+def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    no_search(history, (0, 320, 100))
+    found = tested(monkeypatch, tmp_path, spec, history)
+    for values, how in (({1: 0.5}, "one seed, which has no interval"), ({1: 0.5, 2: 0.7}, "95 % t intervals")):
+        entries = [{**entry, "seeds": over_seeds(values, {1: 0.4, 2: 0.5})} for entry in found["gain"]]
+        (said,) = (s for s in sentences({**found, "gain": entries}) if s.startswith("Trained anew with other seeds it"))
+        assert how in said, said
+
+
 def test_other_seeds_are_none_by_which_the_front_was_chosen(monkeypatch, tmp_path):
     monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
     spec, history = SearchSpec(method="wat", trials=1, seeds=3), History(None)

@@ -513,6 +513,26 @@ def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, 
     assert code == 2 and "--at 'clean_acc>=2' is not allowed: clean_acc is a share from 0 to 1" in err
 
 
+def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_path, capsys, monkeypatch):
+    """In the terminal, on the page, in MLflow, and where a point of it is asked for."""
+    spec = SearchSpec(max_epochs=4, name="s", constraint=("clean_acc>=0.999",))
+    home = Home(tmp_path)
+    folder = home.search("s")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    run = run_of(spec, fill(History(folder), spec, curves=True), home, "s")
+    said = "no trial that has finished its full budget satisfies the constraints"
+    assert said in report.summary_markdown(run)
+    assert said in write_pictures(run, tmp_path / "out")["front.html"].read_text()
+    code, out, _ = command(capsys, monkeypatch, "front", "s", "--home", tmp_path)
+    assert code == 0 and said in out
+    for asked in (["verify", "s"], ["export", "s", "--pick", "knee", "--to", tmp_path / "model"]):
+        code, _, err = command(capsys, monkeypatch, *asked, "--home", tmp_path)
+        assert code == 2 and "has finished its full budget satisfies the constraints" in err and "resume" not in err
+    code, _, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.01", "--home", tmp_path)
+    assert code == 1 and "has clean_acc>=0.01 and satisfies the search's constraints, with any of its offsets" in err
+
+
 def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):
     spec = SearchSpec(method="at", max_epochs=4)
     result = front_json(run_of(spec, fill(History(tmp_path), spec, trials=1, failed=False)))

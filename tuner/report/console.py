@@ -120,7 +120,8 @@ def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, 
         if row := kept[run.name]:
             kept[run.name] = {**row, "p_holds": probability(run.spec, run.history, row, constraint)}
     if not any(kept.values()):
-        raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}, with any of its offsets")
+        own = " and satisfies the search's constraints" if any(run.spec.constraint for run in runs) else ""
+        raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}{own}, with any of its offsets")
     return kept
 
 
@@ -205,14 +206,14 @@ def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
 
 def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
     """What was gained first; then the front."""
-    from tuner.report.gain import assessed_in, gains
+    from tuner.report.gain import assessed_in, gains, why_empty
     from tuner.report.reference import front_in, references_of
     from tuner.report.text import front_table
 
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
         console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
-    console.print(front_table(best, references, searched, console.width))
+    console.print(front_table(best, references, searched, console.width, empty=why_empty(result)))
 
 
 def _show_comparison(comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.summary import SPLIT
 
 EMPTY = "The front is empty: no trial has finished its full budget."
+INFEASIBLE = "The front is empty: no trial that has finished its full budget satisfies the constraints."
 VERDICTS = {
     "gain": "the search adds to it",
     "loss": "the search is worse",
@@ -19,15 +20,17 @@ VERDICTS = {
 }
 
 
-def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None) -> str:
+def gains(
+    front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None, empty: str = EMPTY
+) -> str:
     """What the front gains over each reference, in a line for each.
 
     ``assessed``: `assessed_in` of the result. Where it is known, the line says what holds on images that no search saw;
     else only what was measured: then a reference counts with the offsets at which it is best (`Reference.best`), since
-    offsets cost no search, and its hypervolume is that of its whole curve.
+    offsets cost no search, and its hypervolume is that of its whole curve. ``empty``: what is said without a row.
     """
     if not front.rows:
-        return EMPTY
+        return empty
     known = [r for r in references if not any(_missing(r.best(front.objectives).get(n)) for n in front.objectives)]
     if not known:
         return "No reference has finished its full budget, so there is nothing to compare the front with."
@@ -47,6 +50,11 @@ def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, 
 def assessed_in(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a result says of its front beyond the images it was chosen on; None if it says nothing."""
     return result if result.get("gain") else None
+
+
+def why_empty(result: Mapping[str, Any]) -> str:
+    """What is said of a result whose front has no rows."""
+    return INFEASIBLE if result.get("infeasible") else EMPTY
 
 
 def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], images: int) -> str:

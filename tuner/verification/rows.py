@@ -14,6 +14,7 @@ from tuner.errors import UsageError
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
+from tuner.results.trial_state import TrialState
 
 ALL = "all"  # the pick
 ROLES = ("front", "paper", "no_search")
@@ -42,6 +43,8 @@ def chosen(run: SearchRun, pick: str | None, most: int) -> tuple[list[dict[str, 
 def assessed(run: SearchRun) -> Front:
     """The front with the values by which its rows are picked; ``UsageError`` where it is empty."""
     front, name = run.assessed_front(), run.name
+    if not front.rows and run.spec.constraint and run.history.with_state(TrialState.FINISHED):
+        raise UsageError(f"no trial of search {name!r} that has finished its full budget satisfies the constraints")
     if not front.rows:
         raise UsageError(
             f"search {name!r} has no finished full-budget trial yet; `tuner resume {name}{run.home.flag}` continues it"

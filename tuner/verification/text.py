@@ -88,7 +88,7 @@ def _with_ci(row: dict, name: str) -> str:
 def headline(result: dict[str, Any]) -> list[str]:
     """What the result's ``subject`` gains over no search and the default setting; with seeds, over trainings too."""
     names, label = {r["label"]: r["name"] for r in result["rows"]}, result["subject"]["label"]
-    images, lines, seeds = result["rows"][0]["images"], [], []
+    images, lines, seeds, several = result["rows"][0]["images"], [], [], False
     (subject,) = (r for r in result["rows"] if r["label"] == label)
     for over in ("no_search", "paper"):
         if over in subject["also"]:
@@ -100,12 +100,14 @@ def headline(result: dict[str, Any]) -> list[str]:
             trained = [{**e["seeds"], "metric": e["metric"]} for e in entries if e.get("seeds")]
             if trained:
                 seeds.append(f"{_judgement(trained)} {where}: " + _listed(trained))
+                several = several or any(e["ci"] for e in trained)
     if not lines:
         return []
     who = f"{names[label]}, {result['subject']['why']},"
     said = [f"On {images} test images {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
     if seeds:
-        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} (95 % t intervals, paired by seed).")
+        how = "95 % t intervals, paired by seed" if several else "one seed, which has no interval"
+        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} ({how}).")
     return said
 
 
