@@ -13,7 +13,7 @@ from trainables.loop import Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
 from trainables.stem import key_hash, run_to_fork, stem_config, stem_key
-from tuner.report.model_card import _weights
+from tuner.report.model_card import _origin, _selection_note, _weights
 from tuner.report.text import notes
 from tuner.results.best_epoch import parted, parted_rows, standard_error
 from tuner.results.pareto import Front
@@ -218,5 +218,20 @@ def test_a_checkpoint_without_a_best_epoch_says_so(config, tmp_path):
 
 def test_the_card_says_which_epoch():
     assert _weights({"weights": "last"}) == "those after the last epoch"
-    assert "best of its epochs on `val`" in _weights({"weights": "last", "epoch": "best"})
-    assert _weights({"weights": "average", "epoch": "best"}).startswith("the average over training up to the best")
+    best = {"epoch": "best", "epochs": 3, "spec": {"max_epochs": 4}}
+    assert _weights({"weights": "last", **best}).startswith("those after the best of its epochs on `val`")
+    assert _weights({"weights": "last", **best}).endswith("not the last")
+    assert _weights({"weights": "last", **best, "epochs": 4}).endswith("which is the last")
+    assert _weights({"weights": "average", **best}).startswith("the average over training up to the best")
+
+
+@pytest.mark.parametrize(
+    "role, epoch, selected", [("front", "last", True), ("paper", "last", False), ("no_search", "best", True)]
+)
+def test_the_card_says_what_was_chosen_by_what(role, epoch, selected):
+    about = {"role": role, "epoch": epoch, "metrics": [{"split": "val"}]}
+    assert ("the model was selected by these numbers" in _selection_note(about)) == selected
+    front = {"pick": "knee", "spec": {"objectives": ["clean_acc", "tail_robust_acc"]}}
+    assert _origin(front) == (
+        "picked as `knee` from a Pareto front of clean accuracy and tail robust accuracy (worst 30 % of classes)"
+    )
