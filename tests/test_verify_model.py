@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 
 import numpy as np
@@ -233,6 +234,21 @@ def test_a_function_of_the_users_own_is_verified_and_audited(own, tmp_path):
     assert done.returncode == 0 and "The certificate holds." in done.stdout, done.stderr
     done = tuner_here(*given, "--model", f"{own}:other")
     assert done.returncode == 1 and "the model is not the certificate's" in done.stderr
+
+
+def test_a_function_whose_code_has_changed_is_tested_again(own, tmp_path):
+    """Its weights are the same: only the pixels are turned round before them."""
+    file = tmp_path / "changing.py"
+    (tmp_path / "beside.py").write_text("SLOPE = 3.0\n")
+    args = ("verify", "--model", f"{file}:bars", *CALLED, "--attack", "pgd:1x1", "--json", "--home", tmp_path)
+    clean = []
+    for code in (CODE, CODE.replace("x.flatten(1)", "1 - x.flatten(1)")):
+        file.write_text(code)
+        os.utime(file, (len(clean), len(clean)))  # else Python takes what it compiled a moment ago
+        done = tuner_here(*args)
+        assert done.returncode == 0 and "it is tested already" not in done.stderr, done.stderr
+        clean.append(json.loads(done.stdout)["rows"][0]["clean_acc"])
+    assert clean[0] != clean[1] and "it is tested already" in tuner_here(*args).stderr
 
 
 @pytest.mark.parametrize(
