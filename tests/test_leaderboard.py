@@ -45,9 +45,13 @@ def certificate(name="mine", *, labels=True, robust=ROBUST, role="front", **spec
     return stored | ({"labels": packed_labels(LABELS), "train_counts": [40, 20, 4]} if labels else {})
 
 
-def put(folder, stored):
+def put(folder, stored, here=True):
+    """``here``: with the result of the only model beside it, as `tuner verify` leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "verified.json").write_text(json.dumps(stored))
+    if here:
+        (folder / "verify" / "apgd").mkdir(parents=True)
+        (folder / "verify" / "apgd" / ("model.json" if stored["rows"][0]["role"] == "model" else "3.json")).touch()
     return folder / "verified.json"
 
 
@@ -110,7 +114,11 @@ def test_what_a_row_is_worth_is_said(tmp_path):
     assert verdicts["theirs: dafa (trial 3)"] == "sender's word"
     assert (verdicts["DAFA"], verdicts["IDBH"]) == ("published", "second-hand")
     put(home.root / "models" / "robust-1", certificate("robust-1", role="model"))
-    assert leaderboard(["robust-1"], home)["rows"][0]["name"] == "robust-1"
+    first, *_ = leaderboard(["robust-1"], home)["rows"]
+    assert (first["name"], first["verdict"]) == ("robust-1", "tested here")
+    put(home.search("imported"), certificate("imported"), here=False)  # which has its sender's certificate
+    rows = leaderboard(["imported"], home)["rows"]
+    assert [row["verdict"] for row in rows if row["name"].startswith("imported")] == ["sender's word"]
     assert {row["source"] for row in leaderboard([], home)["rows"]} and all(row.source for row in PUBLISHED)
 
 

@@ -17,13 +17,14 @@ from trainables.class_metrics import class_metrics
 from trainables.offsets import Offsets
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, Home
-from tuner.results.pareto import nondominated
+from tuner.results.pareto import nondominated, row_label
 from tuner.verification.certificate import NAME, Certificate, Claim, read_certificate
 from tuner.verification.foreign import ROLE, folder_of
 from tuner.verification.intervals import class_mean, worst_class
 from tuner.verification.job import name_of
 from tuner.verification.published import PUBLISHED
 from tuner.verification.robustbench import eps_text
+from tuner.verification.verify import folder_of as results_of
 
 HERE, THEIRS, PRINTED, SECOND_HAND = "tested here", "sender's word", "published", "second-hand"
 NOTE = (
@@ -68,10 +69,21 @@ def _rows(name: str, home: Home) -> list[dict[str, Any]]:
         raise UsageError(f"{name!r} is neither a file nor a name; it takes searches, verified models and certificates")
     for folder in (home.search(name), folder_of(home, name)):
         if (folder / NAME).exists():
-            return _of(read_certificate(folder / NAME), name, HERE)
+            certificate = read_certificate(folder / NAME)
+            return _of(certificate, name, HERE if _tested_here(folder, certificate) else THEIRS)
     raise UsageError(
         f"{name!r} has no certificate in {str(home.root)!r}; `tuner verify {name}{home.flag}` makes that of a search"
     )
+
+
+def _tested_here(folder: Path, certificate: Certificate) -> bool:
+    """Whether the results lie beside the certificate: an imported search has its sender's certificate alone."""
+    results = folder / "verify" / results_of(certificate.attack)
+    return all((results / f"{_result(claim)}.json").exists() for claim in certificate.claims)
+
+
+def _result(claim: Claim) -> str:
+    return ROLE if claim.role == ROLE else row_label({"trial": claim.trial, "offsets": claim.offsets.to_dict()})
 
 
 def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, Any]]:

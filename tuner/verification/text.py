@@ -88,7 +88,7 @@ def _with_ci(row: dict, name: str) -> str:
 def headline(result: dict[str, Any]) -> list[str]:
     """What the result's ``subject`` gains over no search and the default setting; with seeds, over trainings too."""
     names, label = {r["label"]: r["name"] for r in result["rows"]}, result["subject"]["label"]
-    images, lines, seeds, several = result["rows"][0]["images"], [], [], False
+    images, lines, seeds = result["rows"][0]["images"], [], []
     (subject,) = (r for r in result["rows"] if r["label"] == label)
     for over in ("no_search", "paper"):
         if over in subject["also"]:
@@ -100,15 +100,19 @@ def headline(result: dict[str, Any]) -> list[str]:
             trained = [{**e["seeds"], "metric": e["metric"]} for e in entries if e.get("seeds")]
             if trained:
                 seeds.append(f"{_judgement(trained)} {where}: " + _listed(trained))
-                several = several or any(e["ci"] for e in trained)
     if not lines:
         return []
     who = f"{names[label]}, {result['subject']['why']},"
     said = [f"On {images} test images {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
     if seeds:
-        how = "95 % t intervals, paired by seed" if several else "one seed, which has no interval"
-        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} ({how}).")
+        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} ({_seeds_in(result)}).")
     return said
+
+
+def _seeds_in(result: dict[str, Any]) -> str:
+    """What the intervals over trainings are, where there are any."""
+    several = any(entry["seeds"]["ci"] for entry in result["gain"] if entry.get("seeds"))
+    return "95 % t intervals, paired by seed" if several else "one seed, which has no interval"
 
 
 def _told(result: dict[str, Any], label: str, over: str) -> list[dict[str, Any]]:
@@ -133,11 +137,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
-    for over in ("no_search", "paper"):
-        own = [r for r in rows if over in (r["role"], *r["also"])]
-        if own and not any(r.get("feasible", True) for r in own):
-            name = own[0]["setting"] if over == "paper" else "no search"
-            lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
+    lines += _not_compared(rows)
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
@@ -153,6 +153,17 @@ def sentences(result: dict[str, Any]) -> list[str]:
             lines += _trained_anew(r["name"].capitalize(), r["seeds"], shown_metrics(result["objectives"]))
     alarms = [f"ALARM, {r['name']}: {a}." for r in rows for a in r["alarms"]]
     return lines + (alarms or ["No sign of masked gradients."])
+
+
+def _not_compared(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The references that are none, since they violate the search's constraints."""
+    lines = []
+    for over in ("no_search", "paper"):
+        own = [r for r in rows if over in (r["role"], *r["also"])]
+        if own and not any(r.get("feasible", True) for r in own):
+            name = own[0]["setting"] if over == "paper" else "no search"
+            lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
+    return lines
 
 
 def _trained_anew(name: str, found: dict[str, Any], metrics: Sequence[str]) -> list[str]:
