@@ -133,7 +133,7 @@ def test_rows_are_spread_along_the_front():
 # ---- over which reference --------------------------------------------------------------------------------------------
 
 
-def tested(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25)):
+def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25)):
     """The summary of a verification of all points in which every model has these robust accuracies."""
     monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
     run = run_of(spec, history, Home(tmp_path), "s")
@@ -161,13 +161,13 @@ def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_
     finish(history, 1, (0, 320, 240), params={**default, "beta": 1.5})
     no_search(history, (0, 320, 100), (1.0, 250, 60))
     finish(history, 2, (0, 200, 100), (1.0, 290, 190), params=default, of=0, seed=1)
-    found = tested(monkeypatch, tmp_path / "1", spec, history)
+    found = verified_alike(monkeypatch, tmp_path / "1", spec, history)
     assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
         ("1", "no_search", "no_search@1"),
         ("1", "paper", "0@1"),
     }
     strict = SearchSpec(method="wat", trials=3, constraint=("robust_acc_gap<=0.4",))
-    found = tested(monkeypatch, tmp_path / "2", strict, history)
+    found = verified_alike(monkeypatch, tmp_path / "2", strict, history)
     assert {g["over"] for g in found["gain"]} == {"paper"}
     assert "Nothing is compared with no search: it violates the constraints on val with all its offsets." in (
         sentences(found)
@@ -178,7 +178,7 @@ def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):
     spec, history = SearchSpec(method="wat", trials=1), History(None)
     finish(history, 0, (0, 300, 200), params={})
     no_search(history, (0, 320, 100))
-    found = tested(monkeypatch, tmp_path, spec, history)
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
     for values, how in (({1: 0.5}, "one seed, which has no interval"), ({1: 0.5, 2: 0.7}, "95 % t intervals")):
         entries = [{**entry, "seeds": over_seeds(values, {1: 0.4, 2: 0.5})} for entry in found["gain"]]
         (said,) = (s for s in sentences({**found, "gain": entries}) if s.startswith("Trained anew with other seeds it"))
