@@ -12,6 +12,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify
 from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, paired, verdict
+from tuner.verification.report import page
 from tuner.verification.rows import chosen, spread
 from tuner.verification.summary import summary
 from tuner.verification.text import sentences
@@ -172,6 +173,14 @@ def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_
     assert "Nothing is compared with no search: it violates the constraints on val with all its offsets." in (
         sentences(found)
     )
+
+
+def test_the_page_calls_a_default_setting_the_papers_only_where_it_is(monkeypatch, tmp_path):
+    for method, said in (("srat", "0 (default setting)"), ("wat", "0 (paper's setting)")):
+        spec, history = SearchSpec(method=method, trials=1), History(None)
+        finish(history, 0, (0, 300, 200), params=spec.search_space().default(), method=method)
+        found = verified_alike(monkeypatch, tmp_path / method, spec, history)
+        assert f'"tag": "{said}"' in page(found, spec)
 
 
 def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 r["name"],
-                ", ".join(_role(role, r) for role in (r["role"], *r["also"])),
+                ", ".join(role_name(role, r) for role in (r["role"], *r["also"])),
                 fraction(val.get("robust_acc")),
                 _with_ci(r, "robust_acc"),
                 fraction(val.get("worst_class_robust_acc")),
@@ -50,7 +50,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _role(role: str, row: dict[str, Any]) -> str:
+def role_name(role: str, row: dict[str, Any]) -> str:
     """The default setting is called the paper's only where it is."""
     if role == "paper" and "setting" in row:
         return legend_label(row["setting"]).removeprefix("the ")
