@@ -134,7 +134,7 @@ def test_rows_are_spread_along_the_front():
 # ---- over which reference --------------------------------------------------------------------------------------------
 
 
-def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25)):
+def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25), eps=lambda job: 0.1):
     """The summary of a verification of all points in which every model has these robust accuracies."""
     monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
     run = run_of(spec, history, Home(tmp_path), "s")
@@ -145,7 +145,7 @@ def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25)):
             "labels": np.repeat(range(len(rates)), 20),
             "broken_by": np.concatenate([np.where(np.arange(20) < 20 * rate, -1, 1) for rate in rates]),
             **{"classes": ["a", "b", "c"], "train_counts": [30, 3, 3], "alarms": [], "offsets": job.offsets.to_dict()},
-            **{"threat": "linf", "eps": 0.1, "epoch": 1, "device": "cpu", "seconds": 1, "checkpoint": "x"},
+            **{"threat": "linf", "eps": eps(job), "epoch": 1, "device": "cpu", "seconds": 1, "checkpoint": "x"},
             "stages": [{"name": "clean"}, {"name": "pgd"}],
         }
         verify.store(job, "pgd:2x1", {"result": measured})
@@ -181,6 +181,17 @@ def test_the_page_calls_a_default_setting_the_papers_only_where_it_is(monkeypatc
         finish(history, 0, (0, 300, 200), params=spec.search_space().default(), method=method)
         found = verified_alike(monkeypatch, tmp_path / method, spec, history)
         assert f'"tag": "{said}"' in page(found, spec)
+
+
+def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=2), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    finish(history, 1, (0, 320, 180), params={"beta": 1.5})
+    no_search(history, (0, 320, 100))
+    own = {0: 0.1, 1: 0.02, -1: 0.1}
+    found = verified_alike(monkeypatch, tmp_path, spec, history, eps=lambda job: own[job.trial])
+    assert {(g["row"], g["over"]) for g in found["gain"]} == {("0", "no_search")}
+    assert any("each model is attacked with its own" in s for s in sentences(found))
 
 
 def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):

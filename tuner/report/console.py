@@ -206,13 +206,13 @@ def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
 
 def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
     """What was gained first; then the front."""
-    from tuner.report.gain import assessed_in, gains, why_empty
+    from tuner.report.gain import gains_in, why_empty
     from tuner.report.reference import front_in, references_of
     from tuner.report.text import front_table
 
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
-        console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
+        console.print(gains_in(result, spec.objectives), highlight=False, soft_wrap=True)
     console.print(front_table(best, references, searched, console.width, empty=why_empty(result)))
 
 

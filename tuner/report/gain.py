@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.report.format import LABELS, short_label
-from tuner.report.reference import Reference
+from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.summary import SPLIT
 
@@ -20,17 +20,33 @@ VERDICTS = {
 }
 
 
-def gains(
-    front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None, empty: str = EMPTY
-) -> str:
+def gains_in(result: Mapping[str, Any], objectives: Sequence[str]) -> str:
+    """`gains` of a result, or why nothing is compared with its references."""
+    front = front_in(result, objectives)
+    if not front.rows:
+        return why_empty(result)
+    if own := result.get("own_attacks"):
+        return (
+            f"Nothing is compared with the references: the search varies {' and '.join(own)}, so each trial is judged "
+            "by an attack of its own."
+        )
+    return gains(front, references_of(result), assessed_in(result))
+
+
+def why_empty(result: Mapping[str, Any]) -> str:
+    """What is said of a result whose front has no rows."""
+    return INFEASIBLE if result.get("infeasible") else EMPTY
+
+
+def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None) -> str:
     """What the front gains over each reference, in a line for each.
 
     ``assessed``: `assessed_in` of the result. Where it is known, the line says what holds on images that no search saw;
     else only what was measured: then a reference counts with the offsets at which it is best (`Reference.best`), since
-    offsets cost no search, and its hypervolume is that of its whole curve. ``empty``: what is said without a row.
+    offsets cost no search, and its hypervolume is that of its whole curve.
     """
     if not front.rows:
-        return empty
+        return EMPTY
     known = [r for r in references if not any(_missing(r.best(front.objectives).get(n)) for n in front.objectives)]
     if not known:
         return "No reference has finished its full budget, so there is nothing to compare the front with."
@@ -50,11 +66,6 @@ def gains(
 def assessed_in(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a result says of its front beyond the images it was chosen on; None if it says nothing."""
     return result if result.get("gain") else None
-
-
-def why_empty(result: Mapping[str, Any]) -> str:
-    """What is said of a result whose front has no rows."""
-    return INFEASIBLE if result.get("infeasible") else EMPTY
 
 
 def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], images: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.escape import code, markdown
 from tuner.report.format import SHORT_LABELS, short_label, value_text, with_std
-from tuner.report.gain import EMPTY, assessed_in, gains, row_name, why_empty
+from tuner.report.gain import EMPTY, gains_in, row_name
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, row_label
@@ -219,7 +219,6 @@ def summary_markdown(run: SearchRun) -> str:
     spec, history = run.spec, run.history
     result = front_json(run)
     front, references, space = front_in(result, spec.objectives), references_of(result), spec.shown_space()
-    said = gains(front, references, assessed_in(result), why_empty(result))
     title, line = headline(spec)
     header, rows = front_cells(front, references, space.searched)
     first, *others = [f"| {' | '.join(map(markdown, line))} |" for line in [header, *rows]]
@@ -230,7 +229,7 @@ def summary_markdown(run: SearchRun) -> str:
         [
             f"### {markdown(title)}",
             "",
-            "\n\n".join(map(markdown, said.splitlines())),
+            "\n\n".join(map(markdown, gains_in(result, spec.objectives).splitlines())),
             "",
             markdown(line),
             "",

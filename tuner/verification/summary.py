@@ -194,6 +194,8 @@ def _gain(rows: list[dict], run: SearchRun, train_counts: Sequence[int]) -> list
             continue
         reference = known[best_of(run, [_on_val(run, r["trial"], r["offsets"]["tau"]) for r in known])]
         for row in rows:
+            if row["eps"] != reference["eps"]:  # a search that varies it: a smaller radius is no better model
+                continue
             if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
                 found += _gain_over(row, reference, over, train_counts)
     return found

@@ -138,6 +138,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
     lines += _not_compared(rows)
+    if len({r["eps"] for r in rows}) > 1:
+        lines.append("The search varies eps, and each model is attacked with its own: only those of one are compared.")
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
