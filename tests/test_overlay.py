@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.browser import MISSING, Browser
-from tests.histories import curve, run_of, start
+from tests.histories import curve, fill, run_of, start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
 from tuner.home import Home
@@ -275,6 +275,19 @@ def test_names_cannot_break_the_page(tmp_path):
         made(home, name, [(0.5, 0.1)], method=method, model="cnn")
     page = front_page(comparison_data(compared(home, "x", "y")))
     assert page.count("</script>") == 3 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)
+
+
+def test_one_search_of_several_methods_says_what_it_gained_too(tmp_path, capsys, monkeypatch):
+    home = Home(tmp_path)
+    spec = SearchSpec(max_epochs=4, trials=2, name="two", method=["srat", "mail"])
+    home.search("two").mkdir(parents=True)
+    (home.search("two") / "spec.yaml").write_text(spec.to_yaml())
+    fill(History(home.search("two")), spec.lanes[0], classes=("cat", "dog"), curves=True, failed=False)
+    code, out, err = run(capsys, monkeypatch, "front", "two", "--home", tmp_path, "--html", tmp_path / "two.html")
+    assert code == 0, err
+    assert out.startswith("two (") and "Over no search (plain AT with offsets), on 2000 images of val" in out
+    assert out.index("Over no search") < out.index("Methods on val") < out.index("mail: 0 trials")
+    assert "Over no search (plain AT with offsets), on 2000" in (tmp_path / "two.html").read_text()
 
 
 def test_points_of_curves_are_compared(tmp_path, capsys, monkeypatch):

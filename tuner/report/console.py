@@ -102,10 +102,10 @@ def show_front(
         _show_kept(runs, kept, constraint)
     elif instead:
         INSTEAD[instead][1](runs)
+    elif len(runs) == 1:
+        _show_one_search(runs[0], results[0], comparison)
     elif comparison:
         _show_comparison(comparison)
-    else:
-        _show_one_front(runs[0], results[0])
     for path in files.values():
         stdout_console().print(f"written   {path}", highlight=False, soft_wrap=True)
     return kept
@@ -194,12 +194,18 @@ def _say_not_asked(run: SearchRun) -> None:
         to_stderr(sentence)
 
 
-def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
+def _show_one_search(run: SearchRun, result: dict[str, Any], comparison: Comparison | None) -> None:
+    """Its front, or the ``comparison`` of its methods."""
+    from tuner.report.gain import gains_in
     from tuner.report.text import notes
 
     console = stdout_console()
     console.print(f"{run.name} ({result['state']}, split {result['split']})", highlight=False)
-    _show_gain_and_front(console, result, run.spec)
+    if comparison:
+        console.print(gains_in(result, run.spec.objectives), highlight=False, soft_wrap=True)
+        _show_comparison(comparison)
+    else:
+        _show_gain_and_front(console, result, run.spec)
     for line in notes(result, run.spec.objectives):
         console.print(line, highlight=False, soft_wrap=True)
 

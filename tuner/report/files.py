@@ -13,11 +13,12 @@ from tuner.report.comparison import Comparison
 from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.figures import picture_data
 from tuner.report.format import per_class
+from tuner.report.gain import gains_in
 from tuner.report.png import png
 from tuner.results.history import tidy
 from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
-from tuner.results.summary import SPLIT
+from tuner.results.summary import SPLIT, front_json
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.objectives import shown_metrics
 
@@ -123,6 +124,8 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: C
     data = {}
     if files.keys() - {"parquet"}:
         data = comparison_data(comparison) if comparison else picture_data(runs[0])
+        if comparison and len(runs) == 1:  # of one search of several methods: what it gains, too
+            data["gain"] = f"{gains_in(front_json(runs[0]), runs[0].spec.objectives)}\n{data['gain']}"
     makers = {
         "html": lambda: front_page(data),
         "png": lambda: comparison_png(comparison, data) if comparison else png(data),
