@@ -138,8 +138,6 @@ def sentences(result: dict[str, Any]) -> list[str]:
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
     lines += _not_compared(rows)
-    if len({r["eps"] for r in rows}) > 1:
-        lines.append("The search varies eps, and each model is attacked with its own: only those of one are compared.")
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
@@ -158,8 +156,10 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 
 def _not_compared(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The references that are none, since they violate the search's constraints."""
+    """What has no gain: over references that violate the search's constraints, or were attacked with another radius."""
     lines = []
+    if len({r["eps"] for r in rows}) > 1:
+        lines.append("The search varies eps, and each model is attacked with its own: only those of one are compared.")
     for over in ("no_search", "paper"):
         own = [r for r in rows if over in (r["role"], *r["also"])]
         if own and not any(r.get("feasible", True) for r in own):
