@@ -145,7 +145,7 @@ def test_the_command_and_its_page(tmp_path):
     file = put(tmp_path / "received", certificate("theirs", model="<b>net</b>"))
     done = tuner_here("leaderboard", file, "--home", tmp_path, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
-    assert "DAFA" in done.stdout and "sender" in done.stdout and "no verdict" in done.stdout
+    assert all(part in done.stdout for part in ("on split test", "DAFA", "sender", "no verdict"))
     page = (tmp_path / "page.html").read_text()
     assert "<b>net</b>" not in page and "&lt;b&gt;net" in page and "second-hand" in page
     done = tuner_here("leaderboard", "--home", tmp_path, "--json")

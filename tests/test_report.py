@@ -506,7 +506,8 @@ def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, 
     assert code == 0, err
     assert row_label(json.loads(out)[0]["at"]) == label
     code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path)
-    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}") and "class mean" in out
+    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}")
+    assert "(on val: " in out and "class mean" in out
     code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.99", "--home", tmp_path)
     assert (code, out) == (1, "")
     assert err == "Error: no finished trial of s has clean_acc>=0.99, with any of its offsets\n"

@@ -212,8 +212,10 @@ def test_a_difference_stands_beside_the_interval():
     longer = TrialRecord(3, {}, "at", epochs=[*then.epochs, {"epoch": 2}])
     assert first_difference(then, longer) == {"epoch": 2, "metric": "epoch"}
     result = {"search": "a", "trial": 3, "equal": False, "failed": None, "first_difference": first, "rows": rows}
+    result |= {"split": "val", "offsets": {"tau": 0.5}}
     text = "\n".join(result_lines({**result, "stem": {"then": "b", "now": "c", "trained": 0}}))
-    assert "differs, first in x of epoch 1" in text and "(+0.0200, inside 0.4000 .. 0.5000)" in text
+    assert "trial 3@0.5 of a differs, first in x of epoch 1" in text
+    assert "0.4400 then, 0.4600 now, on val (+0.0200, inside 0.4000 .. 0.5000)" in text
     assert "stem c: another, found in this home" in text
 
 

@@ -198,7 +198,7 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
     params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
     offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
     sure = f"; on new images with probability {row['p_holds']:.0%}" if row.get("p_holds") is not None else ""
-    return f"{constraint}{sure}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
+    return f"{constraint}{sure}: {row_name(row)}{offsets} (on {SPLIT}: {metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:

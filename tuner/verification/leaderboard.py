@@ -221,7 +221,7 @@ def show_leaderboard(result: dict[str, Any]) -> None:
     from tuner.report.console import stdout_console
 
     console, (header, rows) = stdout_console(), cells(result)
-    table = Table(*header, title="Robust accuracy in per cent")
+    table = Table(*header, title="Robust accuracy on split test, in per cent")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -248,7 +248,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     below = "".join(f'<p class="small">{escape.html(line)}</p>' for line in footnotes(result))
     text = page(
         "Leaderboard",
-        "average against worst class under attack",
+        "average against worst class under attack · split test",
         f'<div id="front"></div>{table(*cells(result))}{below}',
         {"points": points, "colours": [BLUE, GREY], "axis": ["average robust accuracy", "worst class"]},
         SCRIPT,
