@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -249,6 +252,25 @@ def test_a_function_whose_code_has_changed_is_tested_again(own, tmp_path):
         assert done.returncode == 0 and "it is tested already" not in done.stderr, done.stderr
         clean.append(json.loads(done.stdout)["rows"][0]["clean_acc"])
     assert clean[0] != clean[1] and "it is tested already" in tuner_here(*args).stderr
+
+
+def test_other_test_images_are_tested_again(parquet_dir, tmp_path):
+    """The labels of the test file were wrong and are mended: what was tested before is of other data."""
+    data = shutil.copytree(parquet_dir, tmp_path / "data")
+    (tmp_path / "flat.py").write_text(
+        "from torch import eye, nn\n\ndef flat():\n"
+        "    head = nn.Linear(3, 3, bias=False)\n    head.weight.data = eye(3)\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)\n"
+    )
+    args = ("verify", "--model", f"{tmp_path / 'flat.py'}:flat", "--dataset", f"parquet:{data}", "--attack", "pgd:1x1")
+    first, again = (tuner_here(*args, "--home", tmp_path, "--json") for _ in range(2))
+    assert first.returncode == 0 and "it is tested already" in again.stderr, first.stderr
+    table = pq.read_table(data / "test.parquet")
+    labels = pa.array([(label + 1) % 3 for label in table["label"].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", labels), data / "test.parquet")
+    mended = tuner_here(*args, "--home", tmp_path, "--json")
+    assert "it is tested already" not in mended.stderr
+    assert [json.loads(done.stdout)["rows"][0]["clean_acc"] for done in (first, mended)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from trainables.config import TrialConfig
@@ -108,7 +109,8 @@ def verify_search(
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
         if note := prior_note(method):
             say(note)
-    todo = [job for job in jobs if stored(job) is None]
+    data = test_data(jobs[0].config) if any(map(stored, jobs)) else None
+    todo = [job for job in jobs if stored(job, data) is None]
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
@@ -188,15 +190,28 @@ def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
         raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
-def stored(job: Job) -> dict[str, Any] | None:
+def test_data(config: TrialConfig) -> str | None:
+    """What the test images are here (`trainables.data.digest`); None where they cannot be opened, so that what is
+    stored is still shown."""
+    from trainables.data import DataError, digest, open_test
+
+    try:
+        return digest(open_test(config.data_spec, Path(config.home)))
+    except (DataError, OSError):
+        return None
+
+
+def stored(job: Job, data: str | None = None) -> dict[str, Any] | None:
     """The job's stored result; None if there is none for the trial's present checkpoint, or it is damaged. One of
-    version 0.1 is none: it lacks what differences between models are computed from."""
+    version 0.1 is none: it lacks what differences between models are computed from. ``data``: what the test images
+    have to be."""
     from trainables.verification_run import fingerprint
 
     result = read_result(job.json, job.flags)
     if result is None or "failed" in result:
         return result
     fits = job.seed is not None or result["offsets"] == job.offsets.to_dict()
+    fits = fits and data in (None, result["data"])
     return result if fits and result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
