@@ -193,8 +193,8 @@ def _check_row(run: SearchRun, claim: Claim, name: str) -> None:
     }
     if (claim.trial, claim.offsets.tau) not in {(r["trial"], r["offsets"]["tau"]) for r in of_role[claim.role]}:
         raise Failed(
-            f"{name} has role {claim.role} in the certificate, which it does not have in search {run.name!r}; where that "
-            "has gone on since, its front is another one: verify it again"
+            f"{name} has role {claim.role} in the certificate, which it does not have in search {run.name!r}; where "
+            "that has gone on since, its front is another one: verify it again"
         )
 
 
