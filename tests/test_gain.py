@@ -194,6 +194,14 @@ def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch
     assert any("each model is attacked with its own" in s for s in sentences(found))
 
 
+def test_what_was_not_looked_for_is_not_said_to_be_absent(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    assert sentences(found)[-1] == "Masked gradients were not looked for: apgd and autoattack do."
+    assert sentences({**found, "attack": "apgd"})[-1] == "No sign of masked gradients."
+
+
 def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):
     spec, history = SearchSpec(method="wat", trials=1), History(None)
     finish(history, 0, (0, 300, 200), params={})

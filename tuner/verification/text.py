@@ -152,7 +152,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
         if "seeds" in r:
             lines += _trained_anew(r["name"].capitalize(), r["seeds"], shown_metrics(result["objectives"]))
     alarms = [f"ALARM, {r['name']}: {a}." for r in rows for a in r["alarms"]]
-    return lines + (alarms or ["No sign of masked gradients."])
+    looked = not result["attack"].startswith("pgd:")  # which has cross-entropy alone
+    none = "No sign of masked gradients." if looked else "Masked gradients were not looked for: apgd and autoattack do."
+    return lines + (alarms or [none])
 
 
 def _not_compared(rows: Sequence[dict[str, Any]]) -> list[str]:
