@@ -127,6 +127,15 @@ def test_a_search_without_results_holds_nothing(home):
     assert isinstance(found.groups[1].searches[0][3], Front)
 
 
+def test_searches_that_vary_what_judges_them_are_not_compared(tmp_path):
+    home = Home(tmp_path)
+    for name in "xy":
+        made(home, name, [(0.5, 0.1)], space={"eps": [0.05, 0.1]})
+    with pytest.raises(UsageError, match="search 'x' cannot be overlaid: it varies eps"):
+        compared(home, "x", "y")
+    assert compared(home, "x").groups
+
+
 @pytest.mark.parametrize(
     "fields, part",
     [
