@@ -28,7 +28,8 @@ from tuner.verification.verify import folder_of as results_of
 
 HERE, THEIRS, PRINTED, SECOND_HAND = "tested here", "sender's word", "published", "second-hand"
 NOTE = (
-    "Average: mean over the classes under attack; worst: the lowest class. A dot marks rows that no other of the same "
+    "Average: mean over the classes under attack, over the images where an earlier version's certificate does not name "
+    "their classes; worst: the lowest class. A dot marks rows that no other of the same "
     "data, thinning and radius beats in both; attacks, networks and training data differ between rows, so a mark is no "
     "verdict on a method. Intervals are 95 %. What is the sender's word, `tuner audit` checks."
 )
