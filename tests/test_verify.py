@@ -475,10 +475,16 @@ def test_what_was_tested_on_other_images_is_tested_again(tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(module, "test_data", lambda config: here[0])
     monkeypatch.setattr("trainables.verification_run.fingerprint", lambda folder: "x")
+    (home.search("s") / "images").write_text("of another training set")
     for data, tested in (("0" * 64, 1), ("0" * 64, 1), ("1" * 64, 2), ("1" * 64, 2), (None, 2)):
         here[0] = data
         assert verify_search("s", home, attack="pgd:1x1")["rows"][0]["clean_acc"] == 0.75
         assert len(todo) == tested, data
+    with pytest.raises(UsageError, match="the training images of 'digits' are not those with which search 's' began"):
+        verify_search("s", home, attack="pgd:1x1", seeds=1)
+    (home.search("s") / "images").unlink()
+    here[0] = "1" * 64
+    assert verify_search("s", home, attack="pgd:1x1", seeds=1)["rows"][0]["seeds"]["seeds"] == [1]
 
 
 @pytest.mark.long

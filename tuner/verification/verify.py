@@ -33,6 +33,7 @@ from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec, prior_note
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
+from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
@@ -105,6 +106,7 @@ def verify_search(
     check_ball(attack, run.spec.threat_model.name)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
+    _check_images(run, seeds)
     jobs = make_jobs(run, rows, attack, seeds)
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
         if note := prior_note(method):
@@ -124,6 +126,19 @@ def verify_search(
     if run.spec.storage:
         push(run.spec.storage, home, name)
     return result
+
+
+def _check_images(run: SearchRun, seeds: int) -> None:
+    """``UsageError`` where models would be trained anew on other images than the search's."""
+    from trainables.data import DataError, prepare
+
+    if not seeds:
+        return
+    images = data_spec(run.spec, dataset_of(run.spec, run.folder))
+    try:
+        keep_images(run.spec, run.folder, prepare(images.dataset, run.home.root, images.reading))
+    except DataError as error:
+        raise UsageError(str(error)) from None
 
 
 @contextmanager
