@@ -106,13 +106,13 @@ def verify_search(
     check_ball(attack, run.spec.threat_model.name)
     home.require_own_files(name)
     rows, left_out = chosen(run, pick, most)
-    _check_images(run, seeds)
     jobs = make_jobs(run, rows, attack, seeds)
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
         if note := prior_note(method):
             say(note)
     data = test_data(jobs[0].config) if any(map(stored, jobs)) else None
     todo = [job for job in jobs if stored(job, data) is None]
+    _check_images(run, todo)
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
@@ -128,11 +128,11 @@ def verify_search(
     return result
 
 
-def _check_images(run: SearchRun, seeds: int) -> None:
+def _check_images(run: SearchRun, todo: Iterable[Job]) -> None:
     """``UsageError`` where models would be trained anew on other images than the search's."""
     from trainables.data import DataError, prepare
 
-    if not seeds:
+    if all(job.seed is None for job in todo):
         return
     images = data_spec(run.spec, dataset_of(run.spec, run.folder))
     try:
