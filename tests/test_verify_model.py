@@ -349,7 +349,9 @@ def test_robustbenchs_record(published, verified):
     assert list(found)[:12] == [*fields.split(), "autoattack_acc"]
     assert found["clean_acc"] == f"{100 * clean.sum() / len(clean):.2f}" and found["eps"] == "0.02"
     assert found["autoattack_acc"] == f"{100 * robust.sum() / len(robust):.2f}" and found["architecture"] == ARCH
-    assert [eps_text(e) for e in (8 / 255, 4 / 255, 0.5, 0.1, 1 / 255)] == ["8/255", "4/255", "0.5", "0.1", "1/255"]
+    texts = {8 / 255: "8/255", 4 / 255: "4/255", 0.5: "0.5", 0.1: "0.1", 1 / 255: "1/255"}
+    assert {eps: eps_text(eps, "linf") for eps in texts} == texts
+    assert [eps_text(eps, "l2") for eps in (0.5, 1.0, 128 / 255)] == ["0.5", "1", "0.501961"], "no pixel's steps"
 
 
 def test_a_received_certificate_chooses_no_network(published, verified, tmp_path):

@@ -102,7 +102,7 @@ def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, A
         {
             "name": _name(certificate, claim),
             "threat": claim.threat,
-            "eps": eps_text(claim.eps),
+            "eps": eps_text(claim.eps, claim.threat),
             **about,
             **_accuracies(certificate, claim),
         }
