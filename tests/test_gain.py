@@ -183,6 +183,20 @@ def test_the_page_calls_a_default_setting_the_papers_only_where_it_is(monkeypatc
         assert f'"tag": "{said}"' in page(found, spec)
 
 
+def test_plain_at_as_a_method_is_no_default_setting_to_compare_with(monkeypatch, tmp_path):
+    """It is no search, and better than the other method's default setting, of which nothing was said."""
+    spec, history = SearchSpec(method=["wat", "at"], trials=4), History(None)
+    finish(history, 0, (0, 250, 100), params=spec.of("wat").search_space().default())
+    finish(history, 1, (0, 300, 200), params=spec.of("at").search_space().default(), method="at")
+    finish(history, 2, (0, 320, 240), params={"beta": 1.5})
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
+        ("2", "no_search", "1"),
+        ("2", "paper", "0"),
+    }
+    assert [r["setting"] for r in found["rows"] if "no_search" in (r["role"], *r["also"])]
+
+
 def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):
     spec, history = SearchSpec(method="wat", trials=2), History(None)
     finish(history, 0, (0, 300, 200), params={})

@@ -185,10 +185,8 @@ def _gain(rows: list[dict], run: SearchRun, train_counts: Sequence[int]) -> list
     for over in ROLES[1:]:
         known = [
             r
-            for r in rows
-            if over in (r["role"], *r["also"])
-            and r.get("feasible", True)
-            and all(r["val"].get(n) is not None for n in objectives)
+            for r in compared_as(over, rows)
+            if r.get("feasible", True) and all(r["val"].get(n) is not None for n in objectives)
         ]
         if not known:
             continue
@@ -199,6 +197,12 @@ def _gain(rows: list[dict], run: SearchRun, train_counts: Sequence[int]) -> list
             if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
                 found += _gain_over(row, reference, over, train_counts)
     return found
+
+
+def compared_as(over: str, rows: list[dict]) -> list[dict]:
+    """The rows of the reference ``over``. Plain AT as a method has a default setting too, but is no search."""
+    roles = [(row, (row["role"], *row["also"])) for row in rows]
+    return [row for row, own in roles if over in own and (over == "no_search" or "no_search" not in own)]
 
 
 def _gain_over(row: dict, reference: dict, over: str, train_counts: Sequence[int]) -> list[dict[str, Any]]:

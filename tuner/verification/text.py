@@ -9,6 +9,7 @@ from search_spaces.provenance import legend_label
 from tuner.report.format import fraction
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS
+from tuner.verification.summary import compared_as
 
 SHORT = {"natural_robust_acc": "natural average", "worst_class_robust_acc": "worst class", "robust_acc": "class mean"}
 
@@ -157,13 +158,13 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return lines + (alarms or [none])
 
 
-def _not_compared(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _not_compared(rows: list[dict[str, Any]]) -> list[str]:
     """What has no gain: over references that violate the search's constraints, or were attacked with another radius."""
     lines = []
     if len({r["eps"] for r in rows}) > 1:
         lines.append("The search varies eps, and each model is attacked with its own: only those of one are compared.")
     for over in ("no_search", "paper"):
-        own = [r for r in rows if over in (r["role"], *r["also"])]
+        own = compared_as(over, rows)
         if own and not any(r.get("feasible", True) for r in own):
             name = own[0]["setting"] if over == "paper" else "no search"
             lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
