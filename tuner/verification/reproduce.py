@@ -40,7 +40,7 @@ from tuner.sync.named_places import check_named
 from tuner.sync.shared_dataset import data_spec, dataset_of
 from tuner.verification.code import code_version
 from tuner.verification.job import name_of
-from tuner.verification.rows import row_named
+from tuner.verification.rows import ROLES, row_named
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
@@ -154,6 +154,8 @@ def reproduce(
     scratch = Home(home.root / REPRODUCED / mark)
     scratch.storage = None  # TUNER_STORAGE has other searches
     run = _unpacked(file, scratch)
+    if pick.partition("@")[0] not in ROLES[1:] and not run.front().rows:  # that of a copy cannot be resumed
+        raise UsageError(f"the search in {str(file)!r} has no front; --pick takes paper or no_search, if they finished")
     row = row_named(run, pick)
     record = run.history.record(row["trial"])
     config = _config(run, record, home, dataset, file)
