@@ -70,21 +70,6 @@ def test_non_finite_loss_is_said(config):
         trainer.run_epoch()
 
 
-def test_a_model_whose_last_step_broke_it_is_not_judged(config):
-    """The last loss is finite. All logits are NaN: `argmax` says the first class, and no attack another."""
-    trainer = Trainer(replace(config, max_epochs=1))
-    train = trainer._train
-
-    def breaking():
-        totals = train()
-        next(trainer.model.parameters()).data.fill_(float("nan"))
-        return totals
-
-    trainer._train = breaking
-    with pytest.raises(Diverged, match="logits are not finite after epoch 1"):
-        trainer.run_epoch()
-
-
 def test_confusion_is_counted_by_true_class(config):
     trainer = Trainer(config)
     trainer.run_epoch()

@@ -74,7 +74,7 @@ def find(
 
 
 class Diverged(RuntimeError):
-    """The training loss, or a logit of the trained model, is not finite; the message says in which epoch."""
+    """The training loss is not finite; the message says in which epoch."""
 
 
 class Trainer:
@@ -180,12 +180,11 @@ class Trainer:
         """Train epoch ``self.epoch`` (0-based) and judge it on the watched part of `val`.
 
         Returns `Evaluation.metrics` with ``epoch`` (1-based), ``train_loss`` and ``weight_ess`` (means over the steps),
-        ``train_s`` and ``eval_s`` (seconds). After the last epoch ``curve`` is the model's over the offsets, on all of
-        `val`; ``eval_s`` includes its cost. That epoch's metrics are of the model whose head has been repaired, where
-        ``head_repair`` asks for it.
+        ``train_s`` and ``eval_s`` (seconds). ``Diverged`` where the loss is not finite. After the last epoch ``curve``
+        is the model's over the offsets, on all of `val`; ``eval_s`` includes its cost. That epoch's metrics are of the
+        model whose head has been repaired, where ``head_repair`` asks for it.
 
-        ``Diverged`` where the loss or the model's logits are not finite; ``ProcessDied`` where one of several processes
-        that train it is gone.
+        ``ProcessDied`` where one of several processes that train it is gone.
         """
         with self.processes.together(self):
             return self._run_epoch()
@@ -393,11 +392,10 @@ class Trainer:
         return self._judges[id(model)]
 
     def _judge(self, model, split: Split | None = None) -> Evaluation:
-        """Judge ``model`` on the images that judge every epoch, or on ``split``. ``Diverged`` where its logits are not
-        finite: the last step's loss may be while the weights that it leaves are not."""
+        """Judge ``model`` on the images that judge every epoch, or on ``split``."""
         judge, attacked = self.judges(model)
         self._seen = []
-        result = evaluate(
+        return evaluate(
             self.processes.shared(judge),
             split or self.splits.watch,
             self.classes,
@@ -410,10 +408,6 @@ class Trainer:
             threat=self.threat,
             seen=lambda rows, logits: self._seen.append((rows, logits)),
         )
-        if not math.isfinite(result.ce.sum().item()):
-            number = min(self.epoch + 1, self.config.last_epoch)
-            raise Diverged(f"the model's logits are not finite after epoch {number}")
-        return result
 
     def _sweep(self) -> Curve:
         """The curve of the final model, which has just been judged as every epoch is: now on all of `val`."""
