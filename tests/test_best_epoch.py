@@ -13,7 +13,7 @@ from trainables.loop import Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
 from trainables.stem import key_hash, run_to_fork, stem_config, stem_key
-from tuner.report.model_card import _weights
+from tuner.report.model_card import _origin, _selection_note, _weights
 from tuner.report.text import notes
 from tuner.results.best_epoch import parted, parted_rows, standard_error
 from tuner.results.pareto import Front
@@ -120,6 +120,24 @@ def test_a_line_says_which_rows_part():
     assert notes({}, NAMES) == []
 
 
+def test_no_row_is_said_to_have_been_better_where_it_was_worse_or_cannot_be_exported():
+    """The sum is larger at epoch 1, by a worst class within its noise; the average, which is surer, is far lower. And
+    an epoch has no offsets: a trial that is on the front with some alone has no other epoch to take."""
+
+    def of(number, average, worst):
+        each = {f"robust_acc/{c}": (10 * average - worst) / 9 for c in range(9)} | {"robust_acc/9": worst}
+        return {"epoch": number, "robust_acc": average, "worst_class_robust_acc": worst, **each}
+
+    counts = curve_of({str(c): 30 for c in range(10)})
+    worse = record(of(1, 0.4, 0.4), of(2, 0.55, 0.2), curve=counts)
+    assert worse.best(NAMES)["epoch"] == 1 and set(parted(worse, NAMES)) == {"robust_acc"}
+    assert parted_rows(Front.of([worse.row(NAMES)], NAMES), {0: worse}) == []
+    better = record(of(1, 0.7, 0.5), of(2, 0.3, 0.2), curve=counts)
+    plain, shifted = (better.row(NAMES, offsets=offsets) for offsets in (NONE, Offsets("prior", 0.5, (0.0, 1.0))))
+    assert len(parted_rows(Front.of([plain, shifted], NAMES), {0: better})) == 1
+    assert parted_rows(Front.of([shifted], NAMES), {0: better}) == []
+
+
 def same(a, b):
     return all(torch.equal(a[k], b[k]) for k in b) and set(a) == set(b)
 
@@ -200,5 +218,20 @@ def test_a_checkpoint_without_a_best_epoch_says_so(config, tmp_path):
 
 def test_the_card_says_which_epoch():
     assert _weights({"weights": "last"}) == "those after the last epoch"
-    assert "best of its epochs on `val`" in _weights({"weights": "last", "epoch": "best"})
-    assert _weights({"weights": "average", "epoch": "best"}).startswith("the average over training up to the best")
+    best = {"epoch": "best", "epochs": 3, "spec": {"max_epochs": 4}}
+    assert _weights({"weights": "last", **best}).startswith("those after the best of its epochs on `val`")
+    assert _weights({"weights": "last", **best}).endswith("not the last")
+    assert _weights({"weights": "last", **best, "epochs": 4}).endswith("which is the last")
+    assert _weights({"weights": "average", **best}).startswith("the average over training up to the best")
+
+
+@pytest.mark.parametrize(
+    "role, epoch, selected", [("front", "last", True), ("paper", "last", False), ("no_search", "best", True)]
+)
+def test_the_card_says_what_was_chosen_by_what(role, epoch, selected):
+    about = {"role": role, "epoch": epoch, "metrics": [{"split": "val"}]}
+    assert ("the model was selected by these numbers" in _selection_note(about)) == selected
+    front = {"pick": "knee", "spec": {"objectives": ["clean_acc", "tail_robust_acc"]}}
+    assert _origin(front) == (
+        "picked as `knee` from a Pareto front of clean accuracy and tail robust accuracy (worst 30 % of classes)"
+    )

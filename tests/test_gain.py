@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 
+from tests.histories import run_of
+from tests.test_references import finish, no_search
+from trainables.offsets import NONE
+from tuner.home import Home
+from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
+from tuner.spec.search_spec import SearchSpec
+from tuner.verification import verify
 from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, paired, verdict
-from tuner.verification.rows import spread
+from tuner.verification.report import page
+from tuner.verification.rows import chosen, spread
+from tuner.verification.summary import summary
+from tuner.verification.text import sentences
 
 TRAIN = [100, 50, 10]
 
@@ -119,3 +129,115 @@ def test_rows_are_spread_along_the_front():
     assert [row_label(r) for r in spread(front, 5)] == ["40", "30", "20", "10", "0"]
     assert [row_label(r) for r in spread(front, 1)] == ["20"]
     assert len(spread(front, 100)) == 41
+
+
+# ---- over which reference --------------------------------------------------------------------------------------------
+
+
+def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25), eps=lambda job: 0.1):
+    """The summary of a verification of all points in which every model has these robust accuracies."""
+    monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
+    run = run_of(spec, history, Home(tmp_path), "s")
+    rows, left = chosen(run, "all", 1)
+    done = []
+    for job in verify.make_jobs(run, rows, "pgd:2x1", 0):
+        measured = {
+            "labels": np.repeat(range(len(rates)), 20),
+            "broken_by": np.concatenate([np.where(np.arange(20) < 20 * rate, -1, 1) for rate in rates]),
+            **{"classes": ["a", "b", "c"], "train_counts": [30, 3, 3], "alarms": [], "offsets": job.offsets.to_dict()},
+            **{"threat": "linf", "eps": eps(job), "epoch": 1, "device": "cpu", "seconds": 1, "checkpoint": "x"},
+            "stages": [{"name": "clean"}, {"name": "pgd"}],
+        }
+        verify.store(job, "pgd:2x1", {"result": measured})
+        done.append((job, {**measured, "trial": job.trial, "seed": 0}))
+    return summary(run, "pgd:2x1", done, left)
+
+
+def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_path):
+    """No search is better in both without offsets, where it violates the constraint, and under a stricter one with all
+    of them; the default setting's first seed is best without offsets, its mean over two with them."""
+    spec = SearchSpec(method="wat", trials=3, seeds=2, constraint=("robust_acc_gap<=0.5",))
+    history, default = History(None), spec.search_space().default()
+    finish(history, 0, (0, 300, 200), (1.0, 290, 190), params=default)
+    finish(history, 1, (0, 320, 240), params={**default, "beta": 1.5})
+    no_search(history, (0, 320, 100), (1.0, 250, 60))
+    finish(history, 2, (0, 200, 100), (1.0, 290, 190), params=default, of=0, seed=1)
+    found = verified_alike(monkeypatch, tmp_path / "1", spec, history)
+    assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
+        ("1", "no_search", "no_search@1"),
+        ("1", "paper", "0@1"),
+    }
+    strict = SearchSpec(method="wat", trials=3, constraint=("robust_acc_gap<=0.4",))
+    found = verified_alike(monkeypatch, tmp_path / "2", strict, history)
+    assert {g["over"] for g in found["gain"]} == {"paper"}
+    assert "Nothing is compared with no search: it violates the constraints on val with all its offsets." in (
+        sentences(found)
+    )
+
+
+def test_the_page_calls_a_default_setting_the_papers_only_where_it_is(monkeypatch, tmp_path):
+    for method, said in (("srat", "0 (default setting)"), ("wat", "0 (paper's setting)")):
+        spec, history = SearchSpec(method=method, trials=1), History(None)
+        finish(history, 0, (0, 300, 200), params=spec.search_space().default(), method=method)
+        found = verified_alike(monkeypatch, tmp_path / method, spec, history)
+        assert f'"tag": "{said}"' in page(found, spec)
+
+
+def test_plain_at_as_a_method_is_no_default_setting_to_compare_with(monkeypatch, tmp_path):
+    """It is no search, and better than the other method's default setting, of which nothing was said."""
+    spec, history = SearchSpec(method=["wat", "at"], trials=4), History(None)
+    finish(history, 0, (0, 250, 100), params=spec.of("wat").search_space().default())
+    finish(history, 1, (0, 300, 200), params=spec.of("at").search_space().default(), method="at")
+    finish(history, 2, (0, 320, 240), params={"beta": 1.5})
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
+        ("2", "no_search", "1"),
+        ("2", "paper", "0"),
+    }
+    assert [r["setting"] for r in found["rows"] if "no_search" in (r["role"], *r["also"])]
+
+
+def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=2), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    finish(history, 1, (0, 320, 180), params={"beta": 1.5})
+    no_search(history, (0, 320, 100))
+    own = {0: 0.1, 1: 0.02, -1: 0.1}
+    found = verified_alike(monkeypatch, tmp_path, spec, history, eps=lambda job: own[job.trial])
+    assert {(g["row"], g["over"]) for g in found["gain"]} == {("0", "no_search")}
+    assert any("each model is attacked with its own" in s for s in sentences(found))
+
+
+def test_what_was_not_looked_for_is_not_said_to_be_absent(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    assert sentences(found)[-1] == "Masked gradients were not looked for: apgd and autoattack do."
+    assert sentences({**found, "attack": "apgd"})[-1] == "No sign of masked gradients."
+
+
+def test_one_seed_is_said_to_have_no_interval(monkeypatch, tmp_path):
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    no_search(history, (0, 320, 100))
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    for values, how in (({1: 0.5}, "one seed, which has no interval"), ({1: 0.5, 2: 0.7}, "95 % t intervals")):
+        entries = [{**entry, "seeds": over_seeds(values, {1: 0.4, 2: 0.5})} for entry in found["gain"]]
+        (said,) = (s for s in sentences({**found, "gain": entries}) if s.startswith("Trained anew with other seeds it"))
+        assert how in said, said
+
+
+def test_other_seeds_are_none_by_which_the_front_was_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
+    spec, history = SearchSpec(method="wat", trials=1, seeds=3), History(None)
+    finish(history, 0, (0, 300, 200), params={})
+    row = {"trial": 0, "role": "front", "also": [], "offsets": NONE.to_dict()}
+
+    def seeds(**changed):
+        jobs = verify.make_jobs(run_of(spec.changed(**changed), history, Home(tmp_path)), [row], "apgd", 2)
+        return [job.seed for job in jobs]
+
+    assert seeds() == [None, 3, 4], "the front's replicates have 1 and 2"
+    assert seeds(seeds=1) == [None, 1, 2] and seeds(seeds=1, stems=4, seed=7) == [None, 11, 12]
+    finish(history, 1, (0, 300, 200), params={}, of=0, seed=5)
+    assert seeds(seeds=1) == [None, 6, 7], "a user asked for one more of a trial"

@@ -20,7 +20,7 @@ from trainables.data import DataSpec, open_splits
 from trainables.foreign import read_state
 from trainables.initial import keep_weights, load_initial
 from trainables.loop import Trainer
-from trainables.model_io import load_trial
+from trainables.model_io import add_offsets, load_trial
 from trainables.models.build import build_model
 from trainables.reading import Damaged
 from trainables.schedule import learning_rate
@@ -238,6 +238,20 @@ def test_an_export_and_a_trial(tmp_path):
         with pytest.raises(UsageError) as refused:
             prepare_init(SearchSpec(init=wrong, name="mine"), mine)
         assert part in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_exported_cosine_head_is_no_linear_one(tmp_path):
+    """RoBal's, exported with offsets, has a bias: its tensors are those of a linear head, which computes another
+    model."""
+    model = build_model("cnn", 10, (1, 8, 8), head="cosine")
+    add_offsets(model, [0.1] * 10)
+    architecture = {"model": "cnn", "head": "cosine", "classes": list("0123456789"), "shape": [1, 8, 8]}
+    (tmp_path / "export").mkdir()
+    save_file(model.state_dict(), tmp_path / "export" / "model.safetensors")
+    about = {"architecture": {**architecture, "mean": [0.5], "std": [0.25]}}
+    (tmp_path / "export" / "model.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError, match="has a cosine head, with which no search starts"):
+        prepare_init(SearchSpec(init=f"export:{tmp_path / 'export'}", name="mine"), Home(tmp_path / "home"))
 
 
 def test_a_whole_search_begins_with_a_trial_of_another(finished, tmp_path):

@@ -17,6 +17,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.references import references
 from tuner.results.replicates import fell_off, missing, total_trials, wanted
+from tuner.results.steering import KINDS
 from tuner.results.summary import extras, front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
 from tuner.results.trial_state import TrialState
@@ -334,6 +335,18 @@ def test_no_training_is_repeated_that_is_a_trial_anyway():
     assert wanted(SearchSpec(method="at", trials=4, stems=4, seeds=6), history) == [(0, 4), (0, 5)]
     ended(alone := History(None), 0, 0.3, 0.1, method="at")
     assert wanted(SearchSpec(method="at", trials=1, seeds=3), alone) == [(0, 1), (0, 2)]
+
+
+def test_a_seed_that_a_user_asks_for_is_one_that_no_trial_has():
+    """Of plain AT under four seeds: `--confirm` of one trial was answered by the others, and nothing was trained."""
+    spec, history = SearchSpec(method="at", trials=4, stems=4), History(None)
+    for number in range(4):
+        ended(history, number, 0.3, 0.1, method="at", seed=number)
+    for trial, new in ((0, [(0, 4)]), (2, [(0, 4), (2, 4)]), (0, [(0, 4), (0, 5), (2, 4)])):
+        history.append("confirm", **KINDS["confirm"](spec, history, {"trial": trial}), by="ada")
+        assert wanted(spec, history) == new
+    ended(history, 4, 0.2, 0.1, method="at", seed=4, of=0)
+    assert wanted(spec, history) == [(0, 5), (2, 4)]
 
 
 def test_only_the_front_and_the_papers_setting_are_run_again():

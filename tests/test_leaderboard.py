@@ -45,9 +45,13 @@ def certificate(name="mine", *, labels=True, robust=ROBUST, role="front", **spec
     return stored | ({"labels": packed_labels(LABELS), "train_counts": [40, 20, 4]} if labels else {})
 
 
-def put(folder, stored):
+def put(folder, stored, here=True):
+    """``here``: with the result of the only model beside it, as `tuner verify` leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "verified.json").write_text(json.dumps(stored))
+    if here:
+        (folder / "verify" / "apgd").mkdir(parents=True)
+        (folder / "verify" / "apgd" / ("model.json" if stored["rows"][0]["role"] == "model" else "3.json")).touch()
     return folder / "verified.json"
 
 
@@ -80,6 +84,23 @@ def test_published_rows_stand_beside_their_own_data_alone(tmp_path):
     assert len(leaderboard([], home)["rows"]) == len(PUBLISHED)
 
 
+def test_other_images_of_the_same_data_are_a_group_of_their_own(tmp_path):
+    home = Home(tmp_path)
+    put(home.search("small"), certificate("small", image_size=16, test_split="test"))
+    put(home.search("val"), certificate("val", image_size=0, test_split="validation"))
+    put(home.search("whole"), certificate("whole", image_size=0, test_split="test"))
+    assert [r["data"] for r in leaderboard(["small"], home)["rows"]] == ["cifar10 16x16"]
+    assert [r["data"] for r in leaderboard(["val"], home)["rows"]] == ["cifar10 validation"]
+    assert {r["data"] for r in leaderboard(["whole"], home)["rows"]} == {"cifar10"}
+    assert len(leaderboard(["whole"], home)["rows"]) > 1, "beside what is published"
+
+
+def test_a_received_certificate_without_training_images_is_damaged(tmp_path):
+    file = put(tmp_path / "received", {**certificate("theirs"), "train_counts": [0, 0, 0]})
+    with pytest.raises(UsageError, match="is damaged: ValueError 'a whole number'"):
+        leaderboard([str(file)], Home(tmp_path))
+
+
 def test_the_front_of_what_is_published_by_hand():
     """CFA, DAFA and both of FAAL's with more than DAFA's 30.53 in the worst class; (46.68, 30.10) is beaten by DAFA."""
     front = {(r["name"], round(100 * r["average"], 2)) for r in leaderboard([])["rows"] if r["front"]}
@@ -93,7 +114,11 @@ def test_what_a_row_is_worth_is_said(tmp_path):
     assert verdicts["theirs: dafa (trial 3)"] == "sender's word"
     assert (verdicts["DAFA"], verdicts["IDBH"]) == ("published", "second-hand")
     put(home.root / "models" / "robust-1", certificate("robust-1", role="model"))
-    assert leaderboard(["robust-1"], home)["rows"][0]["name"] == "robust-1"
+    first, *_ = leaderboard(["robust-1"], home)["rows"]
+    assert (first["name"], first["verdict"]) == ("robust-1", "tested here")
+    put(home.search("imported"), certificate("imported"), here=False)  # which has its sender's certificate
+    rows = leaderboard(["imported"], home)["rows"]
+    assert [row["verdict"] for row in rows if row["name"].startswith("imported")] == ["sender's word"]
     assert {row["source"] for row in leaderboard([], home)["rows"]} and all(row.source for row in PUBLISHED)
 
 
@@ -120,7 +145,7 @@ def test_the_command_and_its_page(tmp_path):
     file = put(tmp_path / "received", certificate("theirs", model="<b>net</b>"))
     done = tuner_here("leaderboard", file, "--home", tmp_path, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
-    assert "DAFA" in done.stdout and "sender" in done.stdout and "no verdict" in done.stdout
+    assert all(part in done.stdout for part in ("on split test", "DAFA", "sender", "no verdict"))
     page = (tmp_path / "page.html").read_text()
     assert "<b>net</b>" not in page and "&lt;b&gt;net" in page and "second-hand" in page
     done = tuner_here("leaderboard", "--home", tmp_path, "--json")

@@ -1,5 +1,6 @@
 """Several searches against each other; every figure here is worked out by hand."""
 
+import io
 import json
 import re
 
@@ -7,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.browser import MISSING, Browser
-from tests.histories import curve, start
+from tests.histories import curve, fill, run_of, start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.report.comparison import attained, cells, compare, sentences
+from tuner.report.files import trials_parquet
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.searches import load_search
@@ -125,6 +127,15 @@ def test_a_search_without_results_holds_nothing(home):
     assert isinstance(found.groups[1].searches[0][3], Front)
 
 
+def test_searches_that_vary_what_judges_them_are_not_compared(tmp_path):
+    home = Home(tmp_path)
+    for name in "xy":
+        made(home, name, [(0.5, 0.1)], space={"eps": [0.05, 0.1]})
+    with pytest.raises(UsageError, match="search 'x' cannot be overlaid: it varies eps"):
+        compared(home, "x", "y")
+    assert compared(home, "x").groups
+
+
 @pytest.mark.parametrize(
     "fields, part",
     [
@@ -197,6 +208,19 @@ def test_json_and_files(written):
     assert [p.name for p in page.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_the_table_holds_a_parameter_that_is_text_in_one_search_and_a_number_in_another():
+    """A choice of a plug-in's method, such as auto or 4, where a search has tried one of them alone."""
+    runs = []
+    for name, value in (("a", "auto"), ("b", 4), ("c", None)):
+        spec, history = SearchSpec(method="mail", trials=1, name=name), History(None)
+        start(history, spec, 0, {"steps": value})
+        history.append("epoch", 0, metrics=metrics(0.5, 0.2))
+        runs.append(run_of(spec, history))
+    rows = pq.read_table(io.BytesIO(trials_parquet(runs))).to_pydict()
+    assert list(rows)[:2] == ["search", "trial"] and rows["param/steps"] == ["auto", "4", None]
+    assert rows["robust_acc"] == [0.5] * 3
+
+
 def test_other_libraries_read_the_table_as_it_is(written):
     import duckdb
     import pandas
@@ -260,6 +284,19 @@ def test_names_cannot_break_the_page(tmp_path):
         made(home, name, [(0.5, 0.1)], method=method, model="cnn")
     page = front_page(comparison_data(compared(home, "x", "y")))
     assert page.count("</script>") == 3 and not re.search("@@(GAIN|NOTE|TABLE|DATA|SCRIPT)@@", page)
+
+
+def test_one_search_of_several_methods_says_what_it_gained_too(tmp_path, capsys, monkeypatch):
+    home = Home(tmp_path)
+    spec = SearchSpec(max_epochs=4, trials=2, name="two", method=["srat", "mail"])
+    home.search("two").mkdir(parents=True)
+    (home.search("two") / "spec.yaml").write_text(spec.to_yaml())
+    fill(History(home.search("two")), spec.lanes[0], classes=("cat", "dog"), curves=True, failed=False)
+    code, out, err = run(capsys, monkeypatch, "front", "two", "--home", tmp_path, "--html", tmp_path / "two.html")
+    assert code == 0, err
+    assert out.startswith("two (") and "Over no search (plain AT with offsets), on 2000 images of val" in out
+    assert out.index("Over no search") < out.index("Methods on val") < out.index("mail: 0 trials")
+    assert "Over no search (plain AT with offsets), on 2000" in (tmp_path / "two.html").read_text()
 
 
 def test_points_of_curves_are_compared(tmp_path, capsys, monkeypatch):

@@ -114,6 +114,28 @@ def test_a_reference_counts_with_the_offsets_that_satisfy_the_constraints():
     assert second.startswith("Nothing is compared with the ") and second.endswith(f", trial 0: {why}")
 
 
+@pytest.mark.parametrize("methods", [["at", "wat"], ["wat", "at"]])
+def test_the_default_setting_is_that_of_a_method_whose_training_is_not_plain(methods):
+    """Whichever is named first: plain AT is no search already, and there are two references."""
+    spec, history = SearchSpec(method=methods, trials=4), History(None)
+    for trial, method in enumerate(methods):
+        params = spec.of(method).search_space().default()
+        finish(history, trial, (0, 300, 100 + 50 * trial), params=params, method=method)
+    result = front_json(run_of(spec, history))
+    plain, default = references_of(result)
+    assert (plain.role, plain.plain["method"], default.role, default.plain["method"]) == (
+        "no_search",
+        "at",
+        "paper",
+        "wat",
+    )
+    assert set(result["gain"]) == {"over_no_search", "over_paper"}
+    alone = SearchSpec(method="at", trials=1)
+    history = History(None)
+    finish(history, 0, (0, 300, 100), method="at")
+    assert paper_trial(alone, history) == 0
+
+
 def test_means_over_seeds_are_of_the_same_offsets():
     history = History(None)
     finish(history, 0, (0, 300, 40), (1.0, 260, 200))

@@ -13,6 +13,7 @@ from tuner.home import Home
 from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.files import write_pictures
+from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
@@ -109,7 +110,7 @@ GAINS = [
 @pytest.mark.parametrize("others, said, unsaid", GAINS)
 def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
     paper = row(0, 0.50, 0.10)
-    text = report.gains(front(paper, *(row(*o) for o in others)), [setting(paper)])
+    text = gains(front(paper, *(row(*o) for o in others)), [setting(paper)])
     assert text.startswith(
         "Against the paper's setting, trial 0 (natural average 0.500, worst class 0.100; val, one seed)"
     )
@@ -143,14 +144,14 @@ def test_gain_says_what_was_gained_and_no_more(others, said, unsaid):
 def test_the_first_trial_is_the_papers_only_where_its_values_are_published(method, params, said, mark):
     first = {**row(0, 0.5, 0.1, **params), "method": method}
     best = front(first, {**row(1, 0.4, 0.2, **params), "method": method})
-    assert said in report.gains(best, [setting(first)])
+    assert said in gains(best, [setting(first)])
     assert mark in shown(report.front_table(best, [setting(first)], tuple(params), 100))
 
 
 def test_gain_without_anything_to_compare():
-    assert "no trial has finished its full budget" in report.gains(front(), [])
-    assert "nothing to compare" in report.gains(front(row(1, 0.5, 0.1)), [])
-    assert "nothing to compare" in report.gains(front(row(1, 0.5, 0.1)), [setting(row(0, float("nan"), 0.1))])
+    assert "no trial has finished its full budget" in gains(front(), [])
+    assert "nothing to compare" in gains(front(row(1, 0.5, 0.1)), [])
+    assert "nothing to compare" in gains(front(row(1, 0.5, 0.1)), [setting(row(0, float("nan"), 0.1))])
 
 
 def test_gain_is_over_both_references_at_their_best_offsets():
@@ -159,7 +160,7 @@ def test_gain_is_over_both_references_at_their_best_offsets():
     plain = no_search(row(0, 0.7, 0.0), at(0.5, 0, 0.48, 0.2), at(1.5, 0, 0.3, 0.3))
     paper = row(0, 0.5, 0.1)
     best = front(paper, at(0.25, 4, 0.49, 0.26))
-    first, second = report.gains(best, [plain, setting(paper)]).splitlines()
+    first, second = gains(best, [plain, setting(paper)]).splitlines()
     assert first.startswith(
         "Against no search (plain AT with offsets), @0.5 (natural average 0.480, worst class 0.200; val, one seed), "
         "the front gains +0.010 natural average robust accuracy at no loss of worst class (trial 4@0.25) and +0.060 "
@@ -178,7 +179,7 @@ def test_gain_says_what_holds_beyond_these_images():
         "over_no_search": {"hypervolume": equal, "last": None},
         "over_paper": {"hypervolume": difference, "last": {**difference, "others": [equal], "of": "0", "by": "1@0.5"}},
     }
-    first, second = report.gains(best, [plain, setting(paper)], {"gain": gain, "images": 989}).splitlines()
+    first, second = gains(best, [plain, setting(paper)], {"gain": gain, "images": 989}).splitlines()
     assert first == (
         "Over no search (plain AT), on 989 images of val: the search is not distinguishable from it. "
         "No point of the search has its natural average; hypervolume +0.000 (95 %: -0.100 .. +0.100)."
@@ -194,7 +195,7 @@ def test_gain_does_not_compare_a_point_with_itself():
     paper, equal = row(0, 0.5, 0.1), {"value": 0.0, "ci": [-0.1, 0.1], "verdict": "not distinguishable"}
     last = {**equal, "others": [equal], "of": "0", "by": "0"}
     found = {"gain": {"over_paper": {"hypervolume": equal, "last": last}}, "images": 989}
-    assert report.gains(front(paper), [setting(paper)], found) == (
+    assert gains(front(paper), [setting(paper)], found) == (
         "Over the paper's setting, trial 0, on 989 images of val: the search is not distinguishable from it. No other "
         "point has a better worst class at no lower natural average than trial 0; hypervolume +0.000 (95 %: -0.100 .. "
         "+0.100)."
@@ -505,7 +506,8 @@ def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, 
     assert code == 0, err
     assert row_label(json.loads(out)[0]["at"]) == label
     code, out, err = command(capsys, monkeypatch, "front", "s", "--at", constraint, "--home", tmp_path)
-    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}") and "class mean" in out
+    assert code == 0 and out.startswith(f"s, {constraint}: trial {label}")
+    assert "(on val: " in out and "class mean" in out
     code, out, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.99", "--home", tmp_path)
     assert (code, out) == (1, "")
     assert err == "Error: no finished trial of s has clean_acc>=0.99, with any of its offsets\n"
@@ -513,9 +515,40 @@ def test_the_cheapest_point_that_keeps_a_constraint(tmp_path, spec, constraint, 
     assert code == 2 and "--at 'clean_acc>=2' is not allowed: clean_acc is a share from 0 to 1" in err
 
 
+def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_path, capsys, monkeypatch):
+    """In the terminal, on the page, in MLflow, and where a point of it is asked for."""
+    spec = SearchSpec(max_epochs=4, name="s", constraint=("clean_acc>=0.999",))
+    home = Home(tmp_path)
+    folder = home.search("s")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    run = run_of(spec, fill(History(folder), spec, curves=True), home, "s")
+    said = "no trial that has finished its full budget satisfies the constraints"
+    assert said in report.summary_markdown(run)
+    assert said in write_pictures(run, tmp_path / "out")["front.html"].read_text()
+    code, out, _ = command(capsys, monkeypatch, "front", "s", "--home", tmp_path)
+    assert code == 0 and said in out
+    for asked in (["verify", "s"], ["export", "s", "--pick", "knee", "--to", tmp_path / "model"]):
+        code, _, err = command(capsys, monkeypatch, *asked, "--home", tmp_path)
+        assert code == 2 and "has finished its full budget satisfies the constraints" in err and "resume" not in err
+    code, _, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.01", "--home", tmp_path)
+    assert code == 1 and "has clean_acc>=0.01 and satisfies the search's constraints, with any of its offsets" in err
+
+
+def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, tmp_path):
+    """A smaller radius is no better method: not in what a search says, in its result, nor when it is verified."""
+    own = SearchSpec(max_epochs=4, space={"eps": [0.01, 0.02]})
+    assert "a weaker one looks like a better trial" in "".join(own.notes) and not spec.own_attacks
+    run = run_of(own, fill(History(None), own, curves=True))
+    assert front_json(run)["gain"] == {} and front_json(run)["own_attacks"] == ["eps"]
+    said = "Nothing is compared with the references: the search varies eps"
+    assert said in report.summary_markdown(run) and said in figures.picture_data(run)["gain"]
+    assert said not in report.summary_markdown(run_of(spec, fill(History(None), spec, curves=True)))
+
+
 def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):
     spec = SearchSpec(method="at", max_epochs=4)
     result = front_json(run_of(spec, fill(History(tmp_path), spec, trials=1, failed=False)))
     assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
-    text = report.gains(front_in(result, spec.objectives), references_of(result))
+    text = gains(front_in(result, spec.objectives), references_of(result))
     assert text.startswith("Against no search (plain AT), trial 0 (natural average") and "\n" not in text

@@ -13,6 +13,7 @@ from importlib import metadata
 import pytest
 
 from tests.conftest import tuner_here
+from tests.histories import start
 from tests.test_received import received
 from trainables.checkpoint import NAME
 from tuner.errors import Failed, UsageError
@@ -20,6 +21,7 @@ from tuner.home import Home
 from tuner.results import bundle as bundles
 from tuner.results import importing
 from tuner.results.bundle import ABOUT, LOCK, read_bundle
+from tuner.results.history import History
 from tuner.results.importing import CHECKPOINT, import_search
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
@@ -196,6 +198,17 @@ def test_a_pick_that_comes_out_differently(wide_front, sent, tmp_path):
     assert "1 other package" in "\n".join(lines[:begun])
 
 
+def test_a_bundle_without_a_front_says_so(tmp_path):
+    """It told to resume the copy in which it is unpacked."""
+    home, spec = Home(tmp_path / "home"), SearchSpec(method="wat", trials=2, max_epochs=1, name="s")
+    home.search("s").mkdir(parents=True)
+    (home.search("s") / "spec.yaml").write_text(spec.to_stored())
+    start(History(home.search("s")), spec, 0, spec.search_space().default())
+    bundle("s", tmp_path / "s.zip", home)
+    with pytest.raises(UsageError, match="s.zip' has no front; --pick takes paper or no_search, if they finished"):
+        reproduce(tmp_path / "s.zip", home)
+
+
 def test_a_difference_stands_beside_the_interval():
     from tuner.results.trial_record import TrialRecord
     from tuner.verification.reproduce import _row, first_difference, result_lines
@@ -212,8 +225,10 @@ def test_a_difference_stands_beside_the_interval():
     longer = TrialRecord(3, {}, "at", epochs=[*then.epochs, {"epoch": 2}])
     assert first_difference(then, longer) == {"epoch": 2, "metric": "epoch"}
     result = {"search": "a", "trial": 3, "equal": False, "failed": None, "first_difference": first, "rows": rows}
+    result |= {"split": "val", "offsets": {"tau": 0.5}}
     text = "\n".join(result_lines({**result, "stem": {"then": "b", "now": "c", "trained": 0}}))
-    assert "differs, first in x of epoch 1" in text and "(+0.0200, inside 0.4000 .. 0.5000)" in text
+    assert "trial 3@0.5 of a differs, first in x of epoch 1" in text
+    assert "0.4400 then, 0.4600 now, on val (+0.0200, inside 0.4000 .. 0.5000)" in text
     assert "stem c: another, found in this home" in text
 
 

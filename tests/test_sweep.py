@@ -112,6 +112,13 @@ def test_an_example_against_a_class_of_equal_offset_breaks_everywhere():
     assert not line.unbroken(torch.tensor([0]), torch.tensor([-9.0, 0.0, 9.0]).double()[None]).any()
 
 
+@pytest.mark.parametrize("direction", [[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+def test_what_is_not_a_number_is_never_robust(direction):
+    line = Line(torch.tensor([0, 1]), torch.tensor(direction))
+    line.add(torch.arange(2), torch.full((2, 3), torch.nan))
+    assert not line.unbroken(torch.arange(2), torch.tensor([0.0, 0.5])).any()
+
+
 def test_between_two_failed_attacks_nothing_is_left_to_decide():
     line, rows, taus = Line(torch.tensor([0]), torch.tensor([0.0, 1.0])), torch.tensor([0]), torch.tensor([0.0, 1, 2])
     taus = taus.double()

@@ -425,6 +425,16 @@ def test_curves_roles_and_references(tmp_path, spec, monkeypatch):
     assert parent.data.metrics["hypervolume"] == pytest.approx(run.front().hypervolume)
 
 
+@pytest.mark.parametrize("least, volume", [(0.2, 132.8 / 260 * 0.24), (0.9, None)])
+def test_a_references_hypervolume_is_of_what_the_constraints_allow(tmp_path, least, volume):
+    """As the front's: worst classes of no search are 0.1, 0.17 and 0.24."""
+    spec = SearchSpec(max_epochs=4, constraint=(f"worst_class_robust_acc>={least}",))
+    home = home_in(tmp_path)
+    tracker = Tracker(run_of(spec, search_in(home, spec, curves=True), home), warn=print)
+    found = {name: value for name, value, *_ in tracker._reference_metrics()}
+    assert found.get("no_search_hypervolume") == (volume and pytest.approx(volume, abs=1e-4))
+
+
 def test_a_members_points_may_change(tmp_path, spec):
     home = home_in(tmp_path)
     history = search_in(home, spec, trials=2, failed=False, curves=True)

@@ -17,6 +17,7 @@ from torch import nn
 
 from tests.conftest import tuner, tuner_here
 from tests.histories import run_of
+from tests.test_references import finish
 from tests.verifying import without_ray
 from trainables.apgd import apgd
 from trainables.data import DataSpec, Split, open_test
@@ -30,6 +31,7 @@ from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.pareto import row_label
 from tuner.results.searches import load_search
+from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify as module
 from tuner.verification.gain import METRICS
 from tuner.verification.intervals import class_mean, wilson, worst_class
@@ -449,6 +451,40 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
     row = again["rows"][0]
     assert json.loads(json.dumps(row["per_class"])) == result["rows"][0]["per_class"]
     assert row["seeds"]["failed"] == {"1": "only a test"} and any("seed 1 failed" in s for s in sentences(again))
+
+
+def test_what_was_tested_on_other_images_is_tested_again(tmp_path, monkeypatch):
+    """Without data here, what is stored is shown."""
+    home, todo, here = Home(tmp_path), [], ["0" * 64]
+    home.search("s").mkdir(parents=True)
+    (home.search("s") / "spec.yaml").write_text(SearchSpec(method="wat", trials=1, name="s").to_stored())
+    finish(History(home.search("s")), 0, (0, 300, 200), params={})
+    measured = {
+        **{"labels": np.array([0, 0, 1, 1]), "broken_by": np.array([-1, 0, -1, -1]), "alarms": [], "epoch": 1},
+        **{"classes": ["a", "b"], "train_counts": [30, 3], "threat": "linf", "eps": 0.1, "search_steps": 2},
+        **{"device": "cpu", "seconds": 1.0, "checkpoint": "x", "versions": {}, "offsets": NONE.to_dict()},
+        "stages": [{"name": "clean", "tried": 4, "broken": 1, "seconds": 1.0}],
+    }
+
+    def run(jobs, spec, attack, say):
+        todo.extend(job.label for job in jobs)
+        for job in jobs:
+            store(job, attack, {"result": {**measured, "data": here[0]}})
+
+    for name, value in (("run_jobs", run), ("check_checkpoint", lambda *_: None), ("_to_mlflow", lambda *_: None)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "test_data", lambda config: here[0])
+    monkeypatch.setattr("trainables.verification_run.fingerprint", lambda folder: "x")
+    (home.search("s") / "images").write_text("of another training set")
+    for data, tested in (("0" * 64, 1), ("0" * 64, 1), ("1" * 64, 2), ("1" * 64, 2), (None, 2)):
+        here[0] = data
+        assert verify_search("s", home, attack="pgd:1x1")["rows"][0]["clean_acc"] == 0.75
+        assert len(todo) == tested, data
+    with pytest.raises(UsageError, match="the training images of 'digits' are not those with which search 's' began"):
+        verify_search("s", home, attack="pgd:1x1", seeds=1)
+    (home.search("s") / "images").unlink()
+    here[0] = "1" * 64
+    assert verify_search("s", home, attack="pgd:1x1", seeds=1)["rows"][0]["seeds"]["seeds"] == [1]
 
 
 @pytest.mark.long

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -235,6 +239,40 @@ def test_a_function_of_the_users_own_is_verified_and_audited(own, tmp_path):
     assert done.returncode == 1 and "the model is not the certificate's" in done.stderr
 
 
+def test_a_function_whose_code_has_changed_is_tested_again(own, tmp_path):
+    """Its weights are the same: only the pixels are turned round before them."""
+    file = tmp_path / "changing.py"
+    (tmp_path / "beside.py").write_text("SLOPE = 3.0\n")
+    args = ("verify", "--model", f"{file}:bars", *CALLED, "--attack", "pgd:1x1", "--json", "--home", tmp_path)
+    clean = []
+    for code in (CODE, CODE.replace("x.flatten(1)", "1 - x.flatten(1)")):
+        file.write_text(code)
+        os.utime(file, (len(clean), len(clean)))  # else Python takes what it compiled a moment ago
+        done = tuner_here(*args)
+        assert done.returncode == 0 and "it is tested already" not in done.stderr, done.stderr
+        clean.append(json.loads(done.stdout)["rows"][0]["clean_acc"])
+    assert clean[0] != clean[1] and "it is tested already" in tuner_here(*args).stderr
+
+
+def test_other_test_images_are_tested_again(parquet_dir, tmp_path):
+    """The labels of the test file were wrong and are mended: what was tested before is of other data."""
+    data = shutil.copytree(parquet_dir, tmp_path / "data")
+    (tmp_path / "flat.py").write_text(
+        "from torch import eye, nn\n\ndef flat():\n"
+        "    head = nn.Linear(3, 3, bias=False)\n    head.weight.data = eye(3)\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)\n"
+    )
+    args = ("verify", "--model", f"{tmp_path / 'flat.py'}:flat", "--dataset", f"parquet:{data}", "--attack", "pgd:1x1")
+    first, again = (tuner_here(*args, "--home", tmp_path, "--json") for _ in range(2))
+    assert first.returncode == 0 and "it is tested already" in again.stderr, first.stderr
+    table = pq.read_table(data / "test.parquet")
+    labels = pa.array([(label + 1) % 3 for label in table["label"].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", labels), data / "test.parquet")
+    mended = tuner_here(*args, "--home", tmp_path, "--json")
+    assert "it is tested already" not in mended.stderr
+    assert [json.loads(done.stdout)["rows"][0]["clean_acc"] for done in (first, mended)] == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     "function, said",
     [
@@ -311,7 +349,9 @@ def test_robustbenchs_record(published, verified):
     assert list(found)[:12] == [*fields.split(), "autoattack_acc"]
     assert found["clean_acc"] == f"{100 * clean.sum() / len(clean):.2f}" and found["eps"] == "0.02"
     assert found["autoattack_acc"] == f"{100 * robust.sum() / len(robust):.2f}" and found["architecture"] == ARCH
-    assert [eps_text(e) for e in (8 / 255, 4 / 255, 0.5, 0.1, 1 / 255)] == ["8/255", "4/255", "0.5", "0.1", "1/255"]
+    texts = {8 / 255: "8/255", 4 / 255: "4/255", 0.5: "0.5", 0.1: "0.1", 1 / 255: "1/255"}
+    assert {eps: eps_text(eps, "linf") for eps in texts} == texts
+    assert [eps_text(eps, "l2") for eps in (0.5, 1.0, 128 / 255)] == ["0.5", "1", "0.501961"], "no pixel's steps"
 
 
 def test_a_received_certificate_chooses_no_network(published, verified, tmp_path):

@@ -76,9 +76,10 @@ def _digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def first_look_at(called: Called, config: TrialConfig) -> Accuracy:
-    """How accurate it is on the data of ``config``; ``ValueError``, one sentence, unless it gives logits of its
-    classes, each image's its own."""
+def first_look_at(called: Called, config: TrialConfig) -> tuple[Accuracy, list[str]]:
+    """How accurate it is on the data of ``config``, and its logits of a few images, rounded: what tells it from other
+    code with the same weights. ``ValueError``, one sentence, unless it gives logits of its classes, each image's its
+    own."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     splits = open_splits(config.data_spec, Path(config.home), device=device)
     network, k = called.network.to(device), len(splits.classes)
@@ -94,4 +95,4 @@ def first_look_at(called: Called, config: TrialConfig) -> Accuracy:
         raise ValueError(f"it gives {shape} for {len(x)} images of {k} classes, not logits of shape ({len(x)}, {k})")
     if not torch.allclose(logits[:1], alone, rtol=1e-3, atol=1e-4):
         raise ValueError("its logits of an image depend on the other images of a batch, or on chance")
-    return look(network, splits, config)
+    return look(network, splits, config), [f"{value:.3g}" for value in logits.flatten().tolist()]

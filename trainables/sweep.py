@@ -159,7 +159,7 @@ class Line:
         low = torch.where(slope > 0, bound, -torch.inf).amax(1)
         high = torch.where(slope < 0, bound, torch.inf).amin(1)
         other = torch.ones_like(margin, dtype=torch.bool).scatter_(1, y, False)
-        nowhere = ((slope == 0) & (margin <= 0) & other).any(1)
+        nowhere = ((slope == 0) & ~(margin > 0) & other).any(1)  # also where a logit is NaN
         self.low[rows] = torch.maximum(self.low[rows], low)
         self.high[rows] = torch.minimum(self.high[rows], torch.where(nowhere, -torch.inf, high))
 

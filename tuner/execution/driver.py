@@ -51,7 +51,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
 from tuner.sync.mirror import mirrored, push
 from tuner.sync.named_places import place_flags, unasked_storage_note
-from tuner.sync.shared_dataset import data_spec, dataset_of, share_dataset
+from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import ASIDE, Tracker, sync
 
@@ -114,10 +114,11 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
             to_stderr(answered(answer))
         run = _as_changed(run)
         done = saved_result(run.folder)
+        if done and done["state"] == state_of(run) != "stopped":
+            _write(to_stderr, keep_listed, run)
+            return done | front_json(run)  # the history is the truth
+        keep_images(spec, run.folder, data.decoded)
         if done:
-            if done["state"] == state_of(run) != "stopped":
-                _write(to_stderr, keep_listed, run)
-                return done | front_json(run)  # the history is the truth
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, data, listeners, stop)
 

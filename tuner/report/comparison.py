@@ -95,6 +95,12 @@ def compare(*names: str, home: Home | None = None) -> Comparison:
 
 def _check_comparable(runs: Sequence[SearchRun]) -> None:
     """Same images, same attack, same objectives; otherwise a higher value would not mean a better method."""
+    own = next((run for run in runs if run.spec.own_attacks and len(runs) > 1), None)
+    if own:
+        raise UsageError(
+            f"search {own.name!r} cannot be overlaid: it varies {' and '.join(own.spec.own_attacks)}, so each of its "
+            "trials is judged by an attack of its own"
+        )
     first, expected = runs[0].name, _conditions(runs[0].spec)
     for other in runs[1:]:
         for what, value in _conditions(other.spec).items():

@@ -102,10 +102,10 @@ def show_front(
         _show_kept(runs, kept, constraint)
     elif instead:
         INSTEAD[instead][1](runs)
+    elif len(runs) == 1:
+        _show_one_search(runs[0], results[0], comparison)
     elif comparison:
         _show_comparison(comparison)
-    else:
-        _show_one_front(runs[0], results[0])
     for path in files.values():
         stdout_console().print(f"written   {path}", highlight=False, soft_wrap=True)
     return kept
@@ -120,7 +120,8 @@ def _kept(runs: list[SearchRun], constraint: Constraint) -> dict[str, dict[str, 
         if row := kept[run.name]:
             kept[run.name] = {**row, "p_holds": probability(run.spec, run.history, row, constraint)}
     if not any(kept.values()):
-        raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}, with any of its offsets")
+        own = " and satisfies the search's constraints" if any(run.spec.constraint for run in runs) else ""
+        raise Failed(f"no finished trial of {', '.join(kept)} has {constraint}{own}, with any of its offsets")
     return kept
 
 
@@ -193,26 +194,32 @@ def _say_not_asked(run: SearchRun) -> None:
         to_stderr(sentence)
 
 
-def _show_one_front(run: SearchRun, result: dict[str, Any]) -> None:
+def _show_one_search(run: SearchRun, result: dict[str, Any], comparison: Comparison | None) -> None:
+    """Its front, or the ``comparison`` of its methods."""
+    from tuner.report.gain import gains_in
     from tuner.report.text import notes
 
     console = stdout_console()
     console.print(f"{run.name} ({result['state']}, split {result['split']})", highlight=False)
-    _show_gain_and_front(console, result, run.spec)
+    if comparison:
+        console.print(gains_in(result, run.spec.objectives), highlight=False, soft_wrap=True)
+        _show_comparison(comparison)
+    else:
+        _show_gain_and_front(console, result, run.spec)
     for line in notes(result, run.spec.objectives):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchSpec) -> None:
     """What was gained first; then the front."""
-    from tuner.report.gain import assessed_in, gains
+    from tuner.report.gain import gains_in, why_empty
     from tuner.report.reference import front_in, references_of
     from tuner.report.text import front_table
 
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
-        console.print(gains(best, references, assessed_in(result)), highlight=False, soft_wrap=True)
-    console.print(front_table(best, references, searched, console.width))
+        console.print(gains_in(result, spec.objectives), highlight=False, soft_wrap=True)
+    console.print(front_table(best, references, searched, console.width, empty=why_empty(result)))
 
 
 def _show_comparison(comparison: Comparison) -> None:

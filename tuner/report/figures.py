@@ -13,7 +13,7 @@ from search_spaces.param import Param
 from trainables.offsets import Offsets
 from tuner import escape
 from tuner.report.format import fraction, per_class, short_label, value_text, with_std
-from tuner.report.gain import assessed_in, gains
+from tuner.report.gain import gains_in
 from tuner.report.html.page import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from tuner.report.reference import Reference, front_in, references_of, setting_name
 from tuner.report.text import SPLIT, headline, offsets_text
@@ -108,7 +108,7 @@ def picture_data(run: SearchRun, most: int = DRAWN) -> dict:
         **data,
         "title": title,
         "line": f"{line} · {counts(history)}",
-        "gain": gains(front, references, assessed_in(result)),
+        "gain": gains_in(result, spec.objectives),
         "empty": not front.rows,
         "styles": STYLES,
         "curves": _curves(points, {reference.plain["trial"] for reference in references}),

@@ -13,10 +13,12 @@ from tuner.report.comparison import Comparison
 from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.figures import picture_data
 from tuner.report.format import per_class
+from tuner.report.gain import gains_in
 from tuner.report.png import png
+from tuner.results.history import tidy
 from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
-from tuner.results.summary import SPLIT
+from tuner.results.summary import SPLIT, front_json
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.objectives import shown_metrics
 
@@ -122,6 +124,8 @@ def write_files(files: dict[str, Path], runs: Sequence[SearchRun], comparison: C
     data = {}
     if files.keys() - {"parquet"}:
         data = comparison_data(comparison) if comparison else picture_data(runs[0])
+        if comparison and len(runs) == 1:  # of one search of several methods: what it gains, too
+            data["gain"] = f"{gains_in(front_json(runs[0]), runs[0].spec.objectives)}\n{data['gain']}"
     makers = {
         "html": lambda: front_page(data),
         "png": lambda: comparison_png(comparison, data) if comparison else png(data),
@@ -139,12 +143,9 @@ def trials_parquet(runs: Sequence[SearchRun]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
-    for run in runs:
-        table = run.history.table()
-        tables.append(table.add_column(0, "search", [[run.name] * table.num_rows]))
+    rows = [{"search": run.name, **row} for run in runs for row in run.history.epoch_rows()]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
+    pq.write_table(tidy(rows, ["search"]), sink)
     return sink.getvalue().to_pybytes()
 
 

@@ -7,16 +7,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.report.format import LABELS, short_label
-from tuner.report.reference import Reference
+from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.summary import SPLIT
 
 EMPTY = "The front is empty: no trial has finished its full budget."
+INFEASIBLE = "The front is empty: no trial that has finished its full budget satisfies the constraints."
 VERDICTS = {
     "gain": "the search adds to it",
     "loss": "the search is worse",
     "not distinguishable": "the search is not distinguishable from it",
 }
+
+
+def gains_in(result: Mapping[str, Any], objectives: Sequence[str]) -> str:
+    """`gains` of a result, or why nothing is compared with its references."""
+    front = front_in(result, objectives)
+    if not front.rows:
+        return why_empty(result)
+    if own := result.get("own_attacks"):
+        return (
+            f"Nothing is compared with the references: the search varies {' and '.join(own)}, so each trial is judged "
+            "by an attack of its own."
+        )
+    return gains(front, references_of(result), assessed_in(result))
+
+
+def why_empty(result: Mapping[str, Any]) -> str:
+    """What is said of a result whose front has no rows."""
+    return INFEASIBLE if result.get("infeasible") else EMPTY
 
 
 def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from search_spaces.provenance import paper_label
 from trainables.threats import LINF, THREATS
 from tuner.escape import code, markdown
-from tuner.report.format import fraction, value_text
-from tuner.spec.objectives import NATURAL
+from tuner.report.format import LABELS, fraction, value_text
+from tuner.spec.objectives import NATURAL, WORST
 
 
 def card_markdown(about: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ Code {about["code"]}, torch {about["torch"]}.
 {_table(about["metrics"])}
 
 In the natural average a class counts by its training images, in the class mean all count alike.
-{_selection_note(about["metrics"])}
+{_selection_note(about)}
 
 ### Per class
 
@@ -73,7 +73,9 @@ def _weights(about: dict[str, Any]) -> str:
     averaged = about["weights"] == "average"
     if about.get("epoch") == "best":  # cards of earlier versions do not say
         what = "the average over training up to" if averaged else "those after"
-        return f"{what} the best of its epochs on `val` (largest sum of the objectives), not the last"
+        is_last = about["epochs"] == about["spec"]["max_epochs"]
+        which = "which is the last" if is_last else "not the last"
+        return f"{what} the best of its epochs on `val` (largest sum of the objectives), {which}"
     return "the average over training" if averaged else "those after the last epoch"
 
 
@@ -92,7 +94,8 @@ def _origin(about: dict[str, Any]) -> str:
         return f"trained with {paper_label(about['method'], about['params'])}"
     if role == "no_search":
         return "plain adversarial training, with which the search is compared"
-    return f"picked as `{about['pick']}` from a Pareto front of average against worst-class robust\naccuracy"
+    names = about.get("spec", {}).get("objectives", (NATURAL, WORST))  # cards of earlier versions do not say
+    return f"picked as `{about['pick']}` from a Pareto front of {' and '.join(LABELS.get(n, n) for n in names)}"
 
 
 def _offsets(about: dict[str, Any]) -> str:
@@ -131,14 +134,17 @@ def _table(metrics: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _selection_note(metrics: list[dict]) -> str:
-    """Whether the last row of ``metrics`` is an unbiased measurement."""
+def _selection_note(about: dict[str, Any]) -> str:
+    """Whether the last row of the metrics is an unbiased measurement."""
+    metrics = about["metrics"]
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
         return "The search saw only `val`; `test` was opened only for `tuner verify`." + "".join(
             f" **Alarm: {markdown(a)}.**" for a in alarms
         )
-    return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
+    if about.get("role", "front") == "front" or about.get("epoch") == "best":
+        return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
+    return "**Not verified on `test` yet**: these numbers are of `val`."
 
 
 def _per_class(m: dict[str, Any]) -> str:

@@ -32,8 +32,7 @@ from typing import Any, Protocol
 from trainables.urls import open_url
 from tuner.errors import Failed, UsageError
 from tuner.escape import finite
-from tuner.report.gain import assessed_in, gains
-from tuner.report.reference import front_in, references_of
+from tuner.report.gain import gains_in
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
@@ -229,7 +228,7 @@ class Notifications(Listener):
 
     def search_ended(self, run: SearchRun, state: str) -> None:
         result = front_json(run)
-        said = gains(front_in(result, run.spec.objectives), references_of(result), assessed_in(result))
+        said = gains_in(result, run.spec.objectives)
         trials = ", ".join(f"{n} {what}" for what, n in result["trials"].items() if n)
         named = ("state", "objectives", "front", "hypervolume", "gain", "trials")
         self._post(f"search.{state}", f"{state}: {trials}\n{said}", **{key: result[key] for key in named})

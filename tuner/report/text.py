@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.escape import code, markdown
 from tuner.report.format import SHORT_LABELS, judging, short_label, value_text, with_std
-from tuner.report.gain import EMPTY, assessed_in, gains, row_name
+from tuner.report.gain import EMPTY, gains_in, row_name
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import counts
 from tuner.results.pareto import Front, row_label
@@ -156,11 +156,12 @@ def _apart(row: dict[str, Any]) -> str:
 
 
 def front_table(
-    front: Front, references: Sequence[Reference], searched: tuple[str, ...], width: int, title: str = "Pareto front"
+    front: Front, references: Sequence[Reference], searched: tuple[str, ...], width: int, empty: str = EMPTY
 ) -> Table:
     """`front_cells` as a table for the terminal, of ``width`` characters, the references below a line and in bold.
 
     Where that is too little for one line a row, labels are broken at spaces and parameters wherever it must be.
+    ``empty``: the title without rows of the front.
     """
     from rich.table import Table
 
@@ -171,7 +172,7 @@ def front_table(
         rows = [[label.replace(" ", "\n"), *cells] for label, *cells in rows]
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
-    table = Table(title=f"{title} on {SPLIT}{more}" if front.rows else EMPTY)
+    table = Table(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
     numbers = {"on the front", *SHORT_LABELS.values()}
     for name in header:  # even without rows: rich shows no table without columns
         number = name.replace("\n", " ") in numbers
@@ -197,7 +198,7 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
     params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
     offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
     sure = f"; on new images with probability {row['p_holds']:.0%}" if row.get("p_holds") is not None else ""
-    return f"{constraint}{sure}: {row_name(row)}{offsets} ({metrics}{cost}) {params}".rstrip()
+    return f"{constraint}{sure}: {row_name(row)}{offsets} (on {SPLIT}: {metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
@@ -220,14 +221,14 @@ def summary_markdown(run: SearchRun) -> str:
     title, line = headline(spec)
     header, rows = front_cells(front, references, space.searched)
     first, *others = [f"| {' | '.join(map(markdown, line))} |" for line in [header, *rows]]
-    table = [first, "|" + " --- |" * len(header), *others] if rows else [EMPTY]
+    table = [first, "|" + " --- |" * len(header), *others] if rows else []
     table += ["", f"{len(front.rows)} rows, of which {MAX_ROWS} are shown"] if len(front.rows) > MAX_ROWS else []
     fixed = ", ".join(f"{code(k)} = {markdown(value_text(v))}" for k, v in space.fixed.items())
     return "\n".join(
         [
             f"### {markdown(title)}",
             "",
-            "\n\n".join(map(markdown, gains(front, references, assessed_in(result)).splitlines())),
+            "\n\n".join(map(markdown, gains_in(result, spec.objectives).splitlines())),
             "",
             markdown(line),
             "",

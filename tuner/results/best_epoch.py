@@ -67,10 +67,11 @@ def parted(record: TrialRecord, objectives: tuple[str, ...]) -> dict[str, list[f
 
 
 def parted_rows(front: Front, trials: Mapping[int, TrialRecord]) -> list[dict[str, Any]]:
-    """The trials of the front whose best and last epoch part: trial, best_epoch, and ``parted`` of it."""
-    members = dict.fromkeys(row["trial"] for row in front.rows)
+    """The trials of the front that were better at their best epoch, in some objective beyond noise: trial, best_epoch,
+    and ``parted`` of it. Those that are on it with offsets alone are left out: an epoch is judged without."""
+    members = dict.fromkeys(row["trial"] for row in front.rows if not row["offsets"]["tau"])
     return [
         {"trial": trial, "best_epoch": trials[trial].best(front.objectives)["epoch"], "objectives": differ}
         for trial in members
-        if (differ := parted(trials[trial], front.objectives))
+        if (differ := parted(trials[trial], front.objectives)) and any(best > last for best, last in differ.values())
     ]

@@ -290,10 +290,12 @@ class History:
 
         With replicates there is a column ``of`` too: the trial whose setting a replicate repeats.
         """
-        import pyarrow as pa
+        return tidy(self.epoch_rows())
 
+    def epoch_rows(self) -> list[dict[str, Any]]:
+        """The rows of `table`."""
         of = ["of"] if self.replicates else []
-        rows = [
+        return [
             {
                 "trial": t.trial,
                 "method": t.method,
@@ -306,8 +308,6 @@ class History:
             for t in self.everything()
             for metrics in t.epochs
         ]
-        names = list(dict.fromkeys(k for row in rows for k in row))
-        return pa.table({printable(name): _column([row.get(name) for row in rows]) for name in names})
 
     def write_parquet(self) -> Path:
         """Write ``history.parquet`` beside the log and return its path; ``ValueError`` for a history in memory."""
@@ -326,6 +326,14 @@ def _cut(line: str, error: Exception) -> bool:
     if not isinstance(error, json.JSONDecodeError) or not BEGINNING.startswith(line[: len(BEGINNING)]):
         return False
     return "Unterminated string" in error.msg or len(line) - error.pos <= len("Infinity")
+
+
+def tidy(rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> pa.Table:
+    """A table of ``rows``, null where one has no such value. Its columns: ``names``, then theirs as they come."""
+    import pyarrow as pa
+
+    columns = dict.fromkeys([*names, *(k for row in rows for k in row)])
+    return pa.table({printable(name): _column([row.get(name) for row in rows]) for name in columns})
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -124,7 +124,7 @@ class Front:
         ``ValueError`` if the front is empty or the row is not on it.
         """
         if not self.rows:
-            raise ValueError("the front is empty: no trial has finished its full budget")
+            raise ValueError("the front is empty: no trial has finished its full budget, or none satisfies constraints")
         if which == "knee":
             return self.knee()
         if which in ("average", "worst"):

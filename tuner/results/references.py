@@ -45,9 +45,10 @@ def _has(default: dict[str, Any], record: TrialRecord) -> bool:
 def paper_trial(spec: SearchSpec, history: History, method: str | None = None) -> int | None:
     """The number of the trial that has a method's default setting, or None as long as it has not finished.
 
-    ``method``: one of the search's; None is its first.
+    ``method``: one of the search's; None is its first, plain AT aside where there are others: that is no search.
     """
-    lane = spec.lanes[0] if method is None else spec.of(method)
+    others = [lane for lane in spec.lanes if lane.method != PLAIN]
+    lane = (others or spec.lanes)[0] if method is None else spec.of(method)
     default = lane.search_space().default()
     for record in sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.trial):
         if record.method == lane.method and _has(default, record):

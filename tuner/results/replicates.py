@@ -30,10 +30,19 @@ def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
 
 def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     """Like `wanted`, even while trials are still to come."""
-    asked = [(t.trial, seed) for t in history.trials.values() for seed in other_seeds(spec, t, t.seeds - 1)]
+    asked = [(t.trial, seed) for t in history.trials.values() for seed in _asked_for(spec, history, t)]
     started = {(r.of, r.seed) for r in history.replicates.values()}
     pairs = dict.fromkeys([*_of_members(spec, history), *asked])
     return [pair for pair in pairs if pair not in started and not _trained(spec, history, *pair)]
+
+
+def _asked_for(spec: SearchSpec, history: History, record: TrialRecord) -> list[int]:
+    """The seeds of the replicates that users want of a trial: none that another trial has."""
+    if record.seeds == 1:
+        return []
+    ours = range(spec.seed, spec.seed + record.seeds + spec.stems)
+    new = [s for s in ours if s != record.seed and not _trained(spec, history, record.trial, s)]
+    return new[: record.seeds - 1]
 
 
 def _trained(spec: SearchSpec, history: History, trial: int, seed: int) -> bool:

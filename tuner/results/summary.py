@@ -41,6 +41,8 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "trials": _trial_counts(history),
         "home": str(run.home.root),
     }
+    if spec.own_attacks:
+        result |= {"own_attacks": list(spec.own_attacks), "gain": {}}
     if spec.constraint:  # finished trials that violate a constraint with all offsets, so they are not on the front
         kept = {row["trial"] for row in history.rows(spec.objectives, spec.goal)}
         result["infeasible"] = [t.trial for t in history.with_state(TrialState.FINISHED) if t.trial not in kept]

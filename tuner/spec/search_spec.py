@@ -214,7 +214,11 @@ class SearchSpec(SearchFields):
             if len(has := self._having(key)) < len(self.methods)
         ]
         priors = [prior_note(method) for method in self.methods] if self.offsets != "none" else []
-        return idle + alone + [note for note in priors if note]
+        own = [
+            f"--space {name} varies the attack that judges each trial, too: a weaker one looks like a better trial"
+            for name in self.own_attacks
+        ]
+        return idle + alone + own + [note for note in priors if note]
 
     def _check_average(self) -> None:
         space = self.search_space()
@@ -296,6 +300,11 @@ class SearchSpec(SearchFields):
         shared = [name for name in space.params if name in common and name not in own]
         changed = {name: dataclasses.replace(space.params[name], default=begins[name]) for name in shared}
         return dataclasses.replace(space, params={**space.params, **changed})
+
+    @property
+    def own_attacks(self) -> tuple[str, ...]:
+        """What the search varies of the attack by which a trial is judged: where it does, no two are judged alike."""
+        return tuple(name for name in ("eps", "eval_attack") if name in self.shown_space().searched)
 
     def shown_space(self) -> Space:
         """``search_space``, or those of all methods as one: for pictures and tables."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.reading import read_text
+from trainables.reading import intact, read_text
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainables.data import DataSpec
 
 DATASET = "dataset"  # file in the search's folder with the name of the decoded data
+IMAGES = "images"  # the same with what tells its training set from another one
 
 
 def dataset_of(spec: SearchSpec, folder: Path) -> str:
@@ -44,6 +45,24 @@ def data_spec(spec: SearchSpec, dataset: str) -> DataSpec:
     return DataSpec(
         dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading, absolute(spec.extra_data)
     )
+
+
+def keep_images(spec: SearchSpec, folder: Path, decoded: Path | None) -> None:
+    """Note in the search's ``folder`` what its training set is (`train` and `val` are chosen from it), unless a storage
+    keeps that; ``decoded``: the folder of the decoded data. ``UsageError`` where the search began with another one:
+    trials before and after could not be compared."""
+    from trainables.data.store import sketch
+
+    if spec.storage or decoded is None:
+        return
+    now, then = sketch(decoded), intact(lambda: read_text(folder / IMAGES).strip())
+    if then is None:  # a new search, or one of a version that did not note it
+        write_atomically(folder / IMAGES, now)
+    elif then != now:
+        raise UsageError(
+            f"the training images of {spec.dataset!r} are not those with which search {spec.search_name!r} began, so "
+            "its trials could not be compared; put those back, or choose another --name"
+        )
 
 
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:

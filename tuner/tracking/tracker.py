@@ -27,7 +27,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import role_of
+from tuner.results.references import no_search_trial, paper_trial, role_of
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import state_of
 from tuner.results.trial_record import Preview, TrialRecord
@@ -233,9 +233,15 @@ class Tracker(Listener):
         return self._writer.finish(self._thread, deadline)
 
     def _reference_metrics(self) -> list[tuple[str, float, int, int]]:
-        """The hypervolumes of the references over their offsets, those that have finished."""
+        """The hypervolumes of the references over their offsets that satisfy the constraints, as the front's is; of
+        those that have finished and have any."""
         run, when = self.run, milliseconds(self._last_end)
-        rows = {"no_search_hypervolume": run.no_search_rows(), "paper_hypervolume": run.paper_rows()}
+        spec, history = run.spec, run.history
+        trials = {
+            "no_search_hypervolume": no_search_trial(spec, history),
+            "paper_hypervolume": paper_trial(spec, history),
+        }
+        rows = {n: history.rows_of(t, spec.objectives, spec.goal) for n, t in trials.items() if t is not None}
         finished = sum(record.state == TrialState.FINISHED for record in run.history.everything())
         fronts = {name: Front.of(own, run.spec.objectives) for name, own in rows.items() if own}
         return [(name, front.hypervolume, when, finished) for name, front in fronts.items()]

@@ -192,7 +192,10 @@ def _check_row(run: SearchRun, claim: Claim, name: str) -> None:
         "no_search": run.no_search_rows(),
     }
     if (claim.trial, claim.offsets.tau) not in {(r["trial"], r["offsets"]["tau"]) for r in of_role[claim.role]}:
-        raise Failed(f"{name} has role {claim.role} in the certificate, which it does not have in search {run.name!r}")
+        raise Failed(
+            f"{name} has role {claim.role} in the certificate, which it does not have in search {run.name!r}; where "
+            "that has gone on since, its front is another one: verify it again"
+        )
 
 
 def _test_split(config: TrialConfig, certificate: Certificate) -> Split:

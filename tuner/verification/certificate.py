@@ -30,6 +30,7 @@ from tuner.verification.summary import TEST_SPLIT, flags_of
 NAME = "verified.json"
 KIND = "tuner verification certificate"
 FORMAT = 1
+SAID = ("method", "dataset", "image_size", "test_split", "imbalance", "model")  # of a search's spec
 LARGEST_IMAGE = 1 << 24  # values
 LARGEST = 1 << 28  # bytes; a million images and a hundred models
 
@@ -53,8 +54,8 @@ class Claim:
 @dataclass(frozen=True)
 class Certificate:
     """``data``: sha256 of the test images and labels (`trainables.data.digest`). ``labels`` (N,) and ``train_counts``
-    (K,): earlier versions wrote none. ``spec``: method, data set, imbalance and model, as text; like these two it is
-    its sender's word."""
+    (K,): earlier versions wrote none. ``spec``: `SAID`, as text, empty where it is not said; like these two it is its
+    sender's word."""
 
     search: str
     attack: str
@@ -166,7 +167,7 @@ def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarr
         return None, ()
     labels = np.frombuffer(bytes.fromhex(stored["labels"]), dtype=">u2").astype(np.int64)
     _require(len(labels) == images and labels.max() < classes, "labels")
-    counts = tuple(_number(count, 0, 10**9) for count in stored["train_counts"])
+    counts = tuple(_number(count, 1, 10**9) for count in stored["train_counts"])
     _require(len(counts) == classes, "train_counts")
     return labels, counts
 
@@ -174,7 +175,7 @@ def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarr
 def _said(spec: dict[str, Any]) -> dict[str, str]:
     methods = spec.get("method", "")
     shown = {**spec, "method": " + ".join(map(str, methods)) if isinstance(methods, list) else methods}
-    return {key: str(shown.get(key, ""))[:200] for key in ("method", "dataset", "imbalance", "model")}
+    return {key: str(shown.get(key) or "")[:200] for key in SAID}
 
 
 def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,12 +83,12 @@ def _of_function(text: str, spec: SearchSpec, home: Home) -> ForeignModel:
         called = call(text)
         name = _name(CALL.fullmatch(text)["function"], f"{called.digest} {text}", spec)
         config = _config(spec, home, str(folder_of(home, name)), absolute(spec.dataset))
-        seen = first_look_at(called, config)
+        seen, answers = first_look_at(called, config)
     except UsageError:  # of the data
         raise
     except ValueError as error:
         raise UsageError(f"--model {text!r} cannot be used: {error}") from None
-    _keep(config, dict(called.network.state_dict()))
+    _keep(config, dict(called.network.state_dict()), answers)
     about = (f"the model that {text} returns, {called.parameters} parameters", _seen(seen))
     return ForeignModel(name, spec, home, config, called.digest, about, text, called.network)
 
@@ -150,14 +151,16 @@ def _config(spec: SearchSpec, home: Home, folder: str, dataset: str) -> TrialCon
     return config
 
 
-def _keep(config: TrialConfig, weights: dict[str, Any]) -> None:
-    """Write the weights as a checkpoint, unless they are there: its hash is that of the stored results."""
+def _keep(config: TrialConfig, weights: dict[str, Any], answers: Sequence[str] = ()) -> None:
+    """Write the weights as a checkpoint, unless they are there: its hash is that of the stored results. ``answers``: of
+    a function, whose code may change while its weights do not."""
     import torch
 
     from trainables.checkpoint import NAME
     from trainables.storage import Storage
 
     state = {"config": config.to_dict(), "epoch": 0, "metrics": {}, "model": weights, "average": None}
+    state |= {"answers": list(answers)} if answers else {}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     store = Storage(config.folder)
@@ -182,7 +185,7 @@ def verify_model(
         say(line)
     path = opened.folder / "verify" / verify.folder_of(attack) / ROLE
     job = Job(0, opened.config, path, role=ROLE, title=opened.name, published=opened.digest)
-    if verify.stored(job) is not None:
+    if verify.stored(job) and verify.stored(job, verify.test_data(opened.config)):
         say("it is tested already")
     elif opened.network is None:
         verify.run_jobs([job], spec, attack, say)

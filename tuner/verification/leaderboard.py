@@ -17,17 +17,19 @@ from trainables.class_metrics import class_metrics
 from trainables.offsets import Offsets
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, Home
-from tuner.results.pareto import nondominated
+from tuner.results.pareto import nondominated, row_label
 from tuner.verification.certificate import NAME, Certificate, Claim, read_certificate
 from tuner.verification.foreign import ROLE, folder_of
 from tuner.verification.intervals import class_mean, worst_class
 from tuner.verification.job import name_of
 from tuner.verification.published import PUBLISHED
 from tuner.verification.robustbench import eps_text
+from tuner.verification.verify import folder_of as results_of
 
 HERE, THEIRS, PRINTED, SECOND_HAND = "tested here", "sender's word", "published", "second-hand"
 NOTE = (
-    "Average: mean over the classes under attack; worst: the lowest class. A dot marks rows that no other of the same "
+    "Average: mean over the classes under attack, over the images where an earlier version's certificate does not name "
+    "their classes; worst: the lowest class. A dot marks rows that no other of the same "
     "data, thinning and radius beats in both; attacks, networks and training data differ between rows, so a mark is no "
     "verdict on a method. Intervals are 95 %. What is the sender's word, `tuner audit` checks."
 )
@@ -68,16 +70,27 @@ def _rows(name: str, home: Home) -> list[dict[str, Any]]:
         raise UsageError(f"{name!r} is neither a file nor a name; it takes searches, verified models and certificates")
     for folder in (home.search(name), folder_of(home, name)):
         if (folder / NAME).exists():
-            return _of(read_certificate(folder / NAME), name, HERE)
+            certificate = read_certificate(folder / NAME)
+            return _of(certificate, name, HERE if _tested_here(folder, certificate) else THEIRS)
     raise UsageError(
         f"{name!r} has no certificate in {str(home.root)!r}; `tuner verify {name}{home.flag}` makes that of a search"
     )
 
 
+def _tested_here(folder: Path, certificate: Certificate) -> bool:
+    """Whether the results lie beside the certificate: an imported search has its sender's certificate alone."""
+    results = folder / "verify" / results_of(certificate.attack)
+    return all((results / f"{_result(claim)}.json").exists() for claim in certificate.claims)
+
+
+def _result(claim: Claim) -> str:
+    return ROLE if claim.role == ROLE else row_label({"trial": claim.trial, "offsets": claim.offsets.to_dict()})
+
+
 def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, Any]]:
     about = {
         "network": certificate.spec["model"],
-        "data": _short(certificate.spec["dataset"]),
+        "data": _images(certificate.spec),
         "imbalance": certificate.spec["imbalance"],
         "attack": certificate.attack,
         "images": certificate.images,
@@ -89,7 +102,7 @@ def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, A
         {
             "name": _name(certificate, claim),
             "threat": claim.threat,
-            "eps": eps_text(claim.eps),
+            "eps": eps_text(claim.eps, claim.threat),
             **about,
             **_accuracies(certificate, claim),
         }
@@ -144,9 +157,11 @@ def _published() -> list[dict[str, Any]]:
     ]
 
 
-def _short(dataset: str) -> str:
-    """``cifar10`` of ``parquet:/data/cifar10``."""
-    return dataset.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+def _images(spec: dict[str, str]) -> str:
+    """``cifar10`` of ``parquet:/data/cifar10``; ``cifar10 16x16``, ``cifar10 validation`` of other images of it."""
+    size, split = spec["image_size"], spec["test_split"]
+    name = spec["dataset"].rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return " ".join([name, *([f"{size}x{size}"] if size else []), *([split] if split not in ("", "test") else [])])
 
 
 def sources(result: dict[str, Any]) -> list[str]:
@@ -207,7 +222,7 @@ def show_leaderboard(result: dict[str, Any]) -> None:
     from tuner.report.console import stdout_console
 
     console, (header, rows) = stdout_console(), cells(result)
-    table = Table(*header, title="Robust accuracy in per cent")
+    table = Table(*header, title="Robust accuracy on split test, in per cent")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -234,7 +249,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     below = "".join(f'<p class="small">{escape.html(line)}</p>' for line in footnotes(result))
     text = page(
         "Leaderboard",
-        "average against worst class under attack",
+        "average against worst class under attack · split test",
         f'<div id="front"></div>{table(*cells(result))}{below}',
         {"points": points, "colours": [BLUE, GREY], "axis": ["average robust accuracy", "worst class"]},
         SCRIPT,

@@ -11,7 +11,7 @@ from tuner.files import write_atomically
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.job import Tested
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
-from tuner.verification.text import cells, gain_cells, sentences
+from tuner.verification.text import cells, gain_cells, role_name, sentences
 
 
 def write_report(result: dict[str, Any], run: Tested) -> None:
@@ -71,6 +71,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         {
             "id": r["label"],
             "name": r["name"],
+            "tag": _tag(r),
             "role": r["role"],
             "also": r["also"],
             "val": [r["val"].get(x), r["val"].get(y)],
@@ -108,6 +109,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         },
         SCRIPT,
     )
+
+
+def _tag(row: dict[str, Any]) -> str:
+    """At the row's point: ``4@0.75``, ``0 (default setting)``, ``no search``."""
+    if row["role"] != "front":
+        return row["name"]
+    return row["label"] + (f" ({role_name('paper', row)})" if "paper" in row["also"] else "")
 
 
 def _plane_of_seeds(seeds: dict[str, Any] | None, x: str, y: str) -> dict[str, list] | None:

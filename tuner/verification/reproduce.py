@@ -39,7 +39,8 @@ from tuner.sync.initial import init_of
 from tuner.sync.named_places import check_named
 from tuner.sync.shared_dataset import data_spec, dataset_of
 from tuner.verification.code import code_version
-from tuner.verification.rows import row_named
+from tuner.verification.job import name_of
+from tuner.verification.rows import ROLES, row_named
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
@@ -153,6 +154,8 @@ def reproduce(
     scratch = Home(home.root / REPRODUCED / mark)
     scratch.storage = None  # TUNER_STORAGE has other searches
     run = _unpacked(file, scratch)
+    if pick.partition("@")[0] not in ROLES[1:] and not run.front().rows:  # that of a copy cannot be resumed
+        raise UsageError(f"the search in {str(file)!r} has no front; --pick takes paper or no_search, if they finished")
     row = row_named(run, pick)
     record = run.history.record(row["trial"])
     config = _config(run, record, home, dataset, file)
@@ -329,7 +332,7 @@ def _same(was: Any, has: Any) -> bool:
 
 def result_lines(result: dict[str, Any]) -> Iterable[str]:
     """The result as text: a sentence, then a line for each metric."""
-    name = f"trial {result['trial']}" if result["trial"] >= 0 else "no search"
+    name = name_of(result["trial"], result["offsets"]["tau"])
     if result["equal"]:
         yield f"{name} of {result['search']} is reproduced: every metric of every epoch is equal to the last bit"
     elif result["failed"]:
@@ -338,7 +341,8 @@ def result_lines(result: dict[str, Any]) -> Iterable[str]:
         first = result["first_difference"]
         yield f"{name} of {result['search']} differs, first in {first['metric']} of epoch {first['epoch']}"
     for row in result["rows"]:
-        yield f"{row['metric']:28} {_text(row['then'])} then, {_text(row['now'])} now{_beside(row)}"
+        then, now = _text(row["then"]), _text(row["now"])
+        yield f"{row['metric']:28} {then} then, {now} now, on {result['split']}{_beside(row)}"
     if stem := result["stem"]:
         how = f"{stem['trained']} of its epochs trained again" if stem["trained"] else "found in this home"
         same = (

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from trainables.threats import LINF
 from tuner.errors import UsageError
 from tuner.report.files import require_file, write_asked
 from tuner.spec.search_spec import SearchSpec
@@ -50,7 +51,7 @@ def record(row: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:
         "dataset": spec.dataset,
         "venue": "",
         "architecture": spec.model,
-        "eps": eps_text(row["eps"]),
+        "eps": eps_text(row["eps"], row["threat"]),
         "clean_acc": _percent(clean),
         "reported": "",
         "autoattack_acc": _percent(robust),
@@ -64,8 +65,8 @@ def _percent(flags: np.ndarray) -> str:
     return f"{100 * float(flags.mean()):.2f}"
 
 
-def eps_text(eps: float) -> str:
-    """``8/255`` where it is so many steps of a pixel's 255, else a decimal number."""
+def eps_text(eps: float, threat: str) -> str:
+    """``8/255`` where each pixel may move by so many steps of its 255, else a decimal number."""
     steps = Fraction(eps * LARGEST).limit_denominator(100)
-    whole = abs(float(steps) / LARGEST - eps) < 1e-9 and steps.denominator == 1
+    whole = threat == LINF and abs(float(steps) / LARGEST - eps) < 1e-9 and steps.denominator == 1
     return f"{steps.numerator}/{LARGEST}" if whole else f"{eps:g}"

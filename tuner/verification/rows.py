@@ -7,12 +7,14 @@ A row is one of the front's (trial and offsets) with its ``role``: ``front``, ``
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.errors import UsageError
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
+from tuner.results.trial_state import TrialState
 
 ALL = "all"  # the pick
 ROLES = ("front", "paper", "no_search")
@@ -41,6 +43,8 @@ def chosen(run: SearchRun, pick: str | None, most: int) -> tuple[list[dict[str, 
 def assessed(run: SearchRun) -> Front:
     """The front with the values by which its rows are picked; ``UsageError`` where it is empty."""
     front, name = run.assessed_front(), run.name
+    if not front.rows and run.spec.constraint and run.history.with_state(TrialState.FINISHED):
+        raise UsageError(f"no trial of search {name!r} that has finished its full budget satisfies the constraints")
     if not front.rows:
         raise UsageError(
             f"search {name!r} has no finished full-budget trial yet; `tuner resume {name}{run.home.flag}` continues it"
@@ -82,10 +86,21 @@ def references(run: SearchRun) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for role, rows in [*curves, ("no_search", run.no_search_rows())]:
         if rows:
-            judged = [{**row, "feasible": run.spec.goal.feasible(run.history.metrics_of(row))} for row in rows]
-            best = rows[judged.index(best_row(judged, run.spec.objectives))]
+            best = rows[best_of(run, rows)]
             found += [(role, row) for row in (rows[:1] if best is rows[0] else [rows[0], best])]
     return found
+
+
+def best_of(run: SearchRun, rows: Sequence[dict[str, Any]]) -> int:
+    """The place of the `best_row` of a reference's ``rows``, as the search itself compares with it: of those that
+    satisfy its constraints, if any do, by means over seeds."""
+    judged = [{**row, "feasible": feasible(run, row)} for row in rows]
+    return judged.index(best_row(judged, run.spec.objectives))
+
+
+def feasible(run: SearchRun, row: dict[str, Any]) -> bool:
+    """Whether a row of the search satisfies its constraints."""
+    return run.spec.goal.feasible(run.history.metrics_of(row))
 
 
 def spread(front: Front, most: int) -> list[dict[str, Any]]:

@@ -15,13 +15,12 @@ from trainables.reading import Damaged, intact, read_json, shaped
 from trainables.threats import LINF, THREATS
 from tuner.errors import Failed
 from tuner.results.pareto import Front, nondominated, row_label
-from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS, over_seeds, paired, verdict
 from tuner.verification.intervals import class_mean, wilson, worst_class
 from tuner.verification.job import Job
-from tuner.verification.rows import ROLES
+from tuner.verification.rows import ROLES, best_of, feasible
 
 TEST_SPLIT = "test"
 CORRECTION = (
@@ -140,7 +139,7 @@ def summary(
         "split": TEST_SPLIT,
         "attack": attack,
         "rows": rows,
-        "gain": _gain(rows, spec.objectives, counts),
+        "gain": _gain(rows, run, counts),
         "subject": _subject(run.assessed_front(), ours),
         "objectives": list(spec.objectives),
         "front": on,
@@ -167,24 +166,43 @@ def _about(job: Job, run: SearchRun) -> dict[str, Any]:
     shown = shown_metrics(run.spec.objectives)
     label = row_label({"trial": job.trial, "offsets": job.offsets.to_dict()})
     about = {"label": label, "name": job.name, "role": job.role, "also": list(job.also)}
-    setting = {"setting": paper_label(record.method, record.params)} if "paper" in (job.role, *job.also) else {}
-    return {**about, **setting, "val": {n: val.get(n) for n in shown}}
+    if "paper" in (job.role, *job.also):
+        about["setting"] = paper_label(record.method, record.params)
+    if run.spec.constraint:
+        about["feasible"] = feasible(run, _on_val(run, job.trial, job.offsets.tau))
+    return {**about, "val": {n: val.get(n) for n in shown}}
 
 
-def _gain(rows: list[dict], objectives: tuple[str, ...], train_counts: Sequence[int]) -> list[dict[str, Any]]:
-    """One entry for each row of the front, reference and metric of `METRICS`."""
-    found = []
+def _on_val(run: SearchRun, trial: int, tau: float) -> dict[str, Any]:
+    """What the search's own front or reference has of the point: with replicates means over them."""
+    return next(r for r in run.history.rows_of(trial, run.spec.objectives) if r["offsets"]["tau"] == tau)
+
+
+def _gain(rows: list[dict], run: SearchRun, train_counts: Sequence[int]) -> list[dict[str, Any]]:
+    """One entry for each row of the front, reference and metric of `METRICS`. A reference that violates the search's
+    constraints with all its offsets is none."""
+    found, objectives = [], run.spec.objectives
     for over in ROLES[1:]:
         known = [
-            r for r in rows if over in (r["role"], *r["also"]) and all(r["val"].get(n) is not None for n in objectives)
+            r
+            for r in compared_as(over, rows)
+            if r.get("feasible", True) and all(r["val"].get(n) is not None for n in objectives)
         ]
         if not known:
             continue
-        reference = known[[r["val"] for r in known].index(best_row([r["val"] for r in known], objectives))]
+        reference = known[best_of(run, [_on_val(run, r["trial"], r["offsets"]["tau"]) for r in known])]
         for row in rows:
+            if row["eps"] != reference["eps"]:  # a search that varies it: a smaller radius is no better model
+                continue
             if row["role"] == "front" and over not in row["also"]:  # else it is a point of the reference itself
                 found += _gain_over(row, reference, over, train_counts)
     return found
+
+
+def compared_as(over: str, rows: list[dict]) -> list[dict]:
+    """The rows of the reference ``over``. Plain AT as a method has a default setting too, but is no search."""
+    roles = [(row, (row["role"], *row["also"])) for row in rows]
+    return [row for row, own in roles if over in own and (over == "no_search" or "no_search" not in own)]
 
 
 def _gain_over(row: dict, reference: dict, over: str, train_counts: Sequence[int]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from search_spaces.provenance import legend_label
 from tuner.report.format import fraction
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS
+from tuner.verification.summary import compared_as
 
 SHORT = {"natural_robust_acc": "natural average", "worst_class_robust_acc": "worst class", "robust_acc": "class mean"}
 
@@ -35,7 +36,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 r["name"],
-                ", ".join(_role(role, r) for role in (r["role"], *r["also"])),
+                ", ".join(role_name(role, r) for role in (r["role"], *r["also"])),
                 fraction(val.get("robust_acc")),
                 _with_ci(r, "robust_acc"),
                 fraction(val.get("worst_class_robust_acc")),
@@ -50,7 +51,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _role(role: str, row: dict[str, Any]) -> str:
+def role_name(role: str, row: dict[str, Any]) -> str:
     """The default setting is called the paper's only where it is."""
     if role == "paper" and "setting" in row:
         return legend_label(row["setting"]).removeprefix("the ")
@@ -105,8 +106,14 @@ def headline(result: dict[str, Any]) -> list[str]:
     who = f"{names[label]}, {result['subject']['why']},"
     said = [f"On {images} test images {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
     if seeds:
-        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} (95 % t intervals, paired by seed).")
+        said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} ({_seeds_in(result)}).")
     return said
+
+
+def _seeds_in(result: dict[str, Any]) -> str:
+    """What the intervals over trainings are, where there are any."""
+    several = any(entry["seeds"]["ci"] for entry in result["gain"] if entry.get("seeds"))
+    return "95 % t intervals, paired by seed" if several else "one seed, which has no interval"
 
 
 def _told(result: dict[str, Any], label: str, over: str) -> list[dict[str, Any]]:
@@ -131,6 +138,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
+    lines += _not_compared(rows)
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
@@ -145,7 +153,22 @@ def sentences(result: dict[str, Any]) -> list[str]:
         if "seeds" in r:
             lines += _trained_anew(r["name"].capitalize(), r["seeds"], shown_metrics(result["objectives"]))
     alarms = [f"ALARM, {r['name']}: {a}." for r in rows for a in r["alarms"]]
-    return lines + (alarms or ["No sign of masked gradients."])
+    looked = not result["attack"].startswith("pgd:")  # which has cross-entropy alone
+    none = "No sign of masked gradients." if looked else "Masked gradients were not looked for: apgd and autoattack do."
+    return lines + (alarms or [none])
+
+
+def _not_compared(rows: list[dict[str, Any]]) -> list[str]:
+    """What has no gain: over references that violate the search's constraints, or were attacked with another radius."""
+    lines = []
+    if len({r["eps"] for r in rows}) > 1:
+        lines.append("The search varies eps, and each model is attacked with its own: only those of one are compared.")
+    for over in ("no_search", "paper"):
+        own = compared_as(over, rows)
+        if own and not any(r.get("feasible", True) for r in own):
+            name = own[0]["setting"] if over == "paper" else "no search"
+            lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
+    return lines
 
 
 def _trained_anew(name: str, found: dict[str, Any], metrics: Sequence[str]) -> list[str]:

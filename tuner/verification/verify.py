@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from trainables.config import TrialConfig
@@ -32,6 +33,7 @@ from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec, prior_note
 from tuner.sync.mirror import push
 from tuner.sync.named_places import check_named
+from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
@@ -108,7 +110,9 @@ def verify_search(
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
         if note := prior_note(method):
             say(note)
-    todo = [job for job in jobs if stored(job) is None]
+    data = test_data(jobs[0].config) if any(map(stored, jobs)) else None
+    todo = [job for job in jobs if stored(job, data) is None]
+    _check_images(run, todo)
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
     if todo:
@@ -122,6 +126,19 @@ def verify_search(
     if run.spec.storage:
         push(run.spec.storage, home, name)
     return result
+
+
+def _check_images(run: SearchRun, todo: Iterable[Job]) -> None:
+    """``UsageError`` where models would be trained anew on other images than the search's."""
+    from trainables.data import DataError, prepare
+
+    if all(job.seed is None for job in todo):
+        return
+    images = data_spec(run.spec, dataset_of(run.spec, run.folder))
+    try:
+        keep_images(run.spec, run.folder, prepare(images.dataset, run.home.root, images.reading))
+    except DataError as error:
+        raise UsageError(str(error)) from None
 
 
 @contextmanager
@@ -146,7 +163,7 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
     ``Failed`` for a checkpoint that is missing or damaged.
     """
     results = run.folder / "verify" / folder_of(attack)
-    first = run.spec.seed + run.spec.stems  # no trial has it: nothing was chosen by it, and all are paired by seed
+    first = _first_unseen(run)
     jobs = []
     for row in rows:
         trial, label = row["trial"], row_label(row)
@@ -160,6 +177,13 @@ def make_jobs(run: SearchRun, rows: Iterable[dict[str, Any]], attack: str, seeds
             reseeded = dataclasses.replace(config, seed=seed, folder=folder)
             jobs.append(Job(trial, reseeded, results / f"{label}-seed{seed}", seed, **what))
     return jobs
+
+
+def _first_unseen(run: SearchRun) -> int:
+    """The first of the seeds that no trial and no replicate has: nothing was chosen by them, and all are paired by
+    them."""
+    own = {record.seed for record in run.history.everything()}
+    return 1 + max(own | {run.spec.seed + max(run.spec.stems, run.spec.seeds) - 1})
 
 
 def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
@@ -181,15 +205,28 @@ def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
         raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
-def stored(job: Job) -> dict[str, Any] | None:
+def test_data(config: TrialConfig) -> str | None:
+    """What the test images are here (`trainables.data.digest`); None where they cannot be opened, so that what is
+    stored is still shown."""
+    from trainables.data import DataError, digest, open_test
+
+    try:
+        return digest(open_test(config.data_spec, Path(config.home)))
+    except (DataError, OSError):
+        return None
+
+
+def stored(job: Job, data: str | None = None) -> dict[str, Any] | None:
     """The job's stored result; None if there is none for the trial's present checkpoint, or it is damaged. One of
-    version 0.1 is none: it lacks what differences between models are computed from."""
+    version 0.1 is none: it lacks what differences between models are computed from. ``data``: what the test images
+    have to be."""
     from trainables.verification_run import fingerprint
 
     result = read_result(job.json, job.flags)
     if result is None or "failed" in result:
         return result
     fits = job.seed is not None or result["offsets"] == job.offsets.to_dict()
+    fits = fits and data in (None, result["data"])
     return result if fits and result["checkpoint"] == fingerprint(job.config.folder) else None
 
 

@@ -14,7 +14,6 @@ SCRIPT = r"""
 const [blue, grey, vermillion, purple, black, green] = D.colours;
 const error = (some, i) => some.every(p => p.ci[i]) ? {type: "data", symmetric: false, thickness: 1, width: 3,
   array: some.map(p => p.ci[i][1] - p.test[i]), arrayminus: some.map(p => p.test[i] - p.ci[i][0])} : undefined;
-const tag = p => p.role === "front" ? p.id + (p.also.includes("paper") ? " (paper)" : "") : p.name;
 const moves = {x: [], y: [], mode: "lines", line: {color: grey, width: 1, dash: "dot"}, hoverinfo: "skip",
                showlegend: false, meta: "moves"};
 for (const p of D.points.filter(p => p.role === "front")) {
@@ -22,7 +21,7 @@ for (const p of D.points.filter(p => p.role === "front")) {
   moves.y.push(p.val[1], p.test[1], null);
 }
 const places = (some, split) => ({x: some.map(p => p[split][0]), y: some.map(p => p[split][1]), mode: "markers+text",
-                                  text: some.map(p => asText(tag(p))), customdata: some.map(p => p.id)});
+                                  text: some.map(p => asText(p.tag)), customdata: some.map(p => p.id)});
 const ours = D.points.filter(p => p.role === "front"), paper = D.points.filter(p => p.role === "paper"),
       plain = D.points.filter(p => p.role === "no_search"), foreign = D.points.filter(p => p.role === "model");
 const before = {...places(ours, "val"), textposition: "top right", meta: "val", name: "validation front (searched)",
@@ -36,7 +35,7 @@ const spread = (some, i) => ({type: "data", array: some.map(p => p.seeds.std[i] 
 const anew = D.points.filter(p => p.seeds);
 const retrained = anew.length ? [{x: anew.map(p => p.seeds.mean[0]), y: anew.map(p => p.seeds.mean[1]), meta: "anew",
   name: "trained anew (test), ± over seeds", mode: "markers+text", textposition: "top left",
-  text: anew.map(p => asText(tag(p))), customdata: anew.map(p => p.id),
+  text: anew.map(p => asText(p.tag)), customdata: anew.map(p => p.id),
   marker: {color: purple, size: 11, symbol: "diamond-open", line: {width: 2}},
   error_x: spread(anew, 0), error_y: spread(anew, 1)}] : [];
 drawPlane([moves, before, after(ours.filter(p => p.on), "test", "verified front (test)", blue, "circle"),
