@@ -308,6 +308,39 @@ def test_a_setting_that_is_none(given, sentence):
         setting_of(SearchSpec(method="trades").search_space(), "trades", given)
 
 
+def test_a_training_setting_may_lie_beyond_the_searched_range_too():
+    space = SearchSpec(method="trades", space={"lr": [0.1, 0.2], "head_repair": ["none", "norm"]}).search_space()
+    found = setting_of(space, "trades", {"lr": 0.3, "head_repair": "sam"})
+    assert (found["lr"], found["head_repair"]) == (0.3, "sam")
+    with pytest.raises(UsageError, match="lr=-1 is not allowed; lr takes "):
+        setting_of(space, "trades", {"lr": -1})
+
+
+@pytest.mark.parametrize(
+    "changes, params, sentence",
+    [
+        ({"method": "done", "threat": "l2:0.5"}, {"barrier": True}, "'l2:0.5' is not allowed with done and barrier"),
+        (
+            {"method": "cfa", "set": {"ema": 0.9}, "fix": {"average": "none"}},
+            {"average": "fawa"},
+            "ema=0.9 is not allowed with cfa",
+        ),
+        ({"space": {"batch_size": [64, 128]}, "processes_per_trial": 64}, {"batch_size": 32}, "64 processes of a"),
+        ({"method": "srat", "space": {"gamma": [1, 2]}}, {"strength": 0.5}, ""),  # there is no gamma beside loss=ce
+    ],
+    ids=str,
+)
+def test_a_setting_of_ones_own_keeps_to_what_the_search_allows(changes, params, sentence):
+    """It was taken, and its training failed three times."""
+    spec, history = spec_of(**changes), History(None)
+    start(history, spec, 0, spec.search_space().default())
+    if not sentence:
+        assert KINDS["add"](spec, history, {"params": params})["params"]["strength"] == 0.5
+        return
+    with pytest.raises(UsageError, match=sentence):
+        KINDS["add"](spec, history, {"params": params})
+
+
 def test_a_setting_without_effect():
     space = SearchSpec(method="srat").search_space()
     with pytest.raises(UsageError, match="scale=3 has no effect here: .* exists only with loss in {ldam}"):
@@ -424,6 +457,7 @@ def test_ranges_only_become_narrower_one_by_one():
 def test_a_clone_goes_its_own_way(made):
     checkpoint = made.folder / "trials" / "0" / "checkpoint.pt"
     write_atomically(checkpoint, b"weights")
+    (made.folder / "init.json").write_text("{}")
     (made.folder / "trials" / "1").symlink_to(made.home.root)
     (made.folder / "result.json").write_text("{}")
     before = (made.folder / "history.jsonl").read_text()
@@ -434,7 +468,7 @@ def test_a_clone_goes_its_own_way(made):
     copy = load_search(made.home, "again")
     assert copy.spec == replace(made.spec, name="again") and copy.history.path.read_text() == before
     assert sorted(p.relative_to(copy.folder).as_posix() for p in copy.folder.rglob("*") if p.is_file()) == [
-        *("history.jsonl", "spec.yaml", "trials/0/checkpoint.pt")
+        *("history.jsonl", "init.json", "spec.yaml", "trials/0/checkpoint.pt")
     ]
     write_atomically(checkpoint, b"trained on")
     assert (copy.folder / "trials" / "0" / "checkpoint.pt").read_bytes() == b"weights"
@@ -465,6 +499,20 @@ def test_who_is_skipped_is_neither_promoted_nor_shown(folder, sampler):
     assert history.trials[3].reason == f"skipped by {user_name()}" and not history.trials[3].full
     assert history.trials[6].preview is None and history.proposed == (10 if sampler == "gp" else 16)
     assert front_json(run_of(spec_of(), history))["trials"]["skipped"] == 2
+
+
+def test_previews_that_are_skipped_count_as_previews(folder):
+    """Too few were left for any to be chosen, and the search ended with its default setting alone."""
+    worker = Worker(spec_of(scheduler="preview", trials=9), folder("a")).run(4)  # trials 0 to 2, the reference
+    while worker.history.proposed < 9 and (record := worker.optimizer.next()) is not None:
+        worker.handed(record)
+        if record.full:
+            worker.finish(record.trial)
+            continue
+        worker.ask("skip", trial=record.trial)
+        worker.optimizer.back(record.trial)
+    full = [t.trial for t in worker.run().history.trials.values() if t.full]
+    assert full == [0, 1, 2] and state_of(run_of(worker.spec, worker.history)) == "finished"
 
 
 def test_a_preview_that_was_skipped_and_is_tried_again_waits_for_its_promotion(folder):
@@ -557,6 +605,21 @@ def test_what_cannot_be_done_is_said_in_one_sentence(made, kind, about, sentence
     with pytest.raises(UsageError, match=sentence):
         ask(made, kind, **about)
     assert not pending(made.folder) and made.history.path.read_text() == before
+
+
+@pytest.mark.parametrize("trial, refused", [(0, False), (1, True), (3, True)])
+def test_a_setting_that_is_trained_under_several_seeds_has_them_as_trials(trial, refused):
+    """One more seed of it was promised, and none was trained: that seed's trial is there."""
+    spec, history = spec_of(method=("trades", "at"), trials=4, stems=2), History(None)
+    for number in range(4):
+        method = spec.methods[number % 2]
+        history.append("start", number, params=spec.of(method).search_space().default(), method=method)
+        history.append("end", number, state="finished")
+    if not refused:
+        assert KINDS["confirm"](spec, history, {"trial": trial})["seeds"] == 2
+        return
+    with pytest.raises(UsageError, match=f"at varies nothing, so its trials are what trial {trial} is under the"):
+        KINDS["confirm"](spec, history, {"trial": trial})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tuner.results import replicates
 from tuner.results.assessment import flat
 from tuner.results.bill import StemKey, stem_key, stem_key_of
 from tuner.results.history import History
-from tuner.results.promotion import promotable
+from tuner.results.promotion import added_preview, promotable
 from tuner.results.references import PLAIN, fork_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -166,14 +166,16 @@ class AskTell:
             return None
         if self._again:
             return self._if_in_time(self._again.pop(0), begun=True)
-        if flat(self.spec, self.history):  # what has begun is trained to its end
-            return self._trial() if self._interrupted else self._replicate()
-        if self._references and self.history.trials:
+        ended = flat(self.spec, self.history)  # what has begun, or a user added, is trained to its end
+        if ended and self._interrupted:
+            return self._trial()
+        if self._references and self.history.trials and not ended:
             return self._if_in_time(self._references.pop(0))
-        if self.promotable is not None:
-            record = self.history.trials[self.promotable]
+        promoted = added_preview(self.history) if ended else self.promotable
+        if promoted is not None:
+            record = self.history.trials[promoted]
             return self._if_in_time(replace(record, full=True)) and record
-        return self._replicate() if self.exhausted else self._trial()
+        return self._replicate() if ended or self.exhausted else self._trial()
 
     @property
     def promotable(self) -> int | None:

@@ -23,6 +23,7 @@ from optuna.distributions import CategoricalDistribution
 
 from search_spaces import method_space
 from search_spaces.param import Param, coerce, describe, params_of
+from search_spaces.training import Training
 from trainables.files import locked
 from trainables.reading import intact, read_json, shaped
 from tuner.errors import UsageError
@@ -85,6 +86,7 @@ def _add(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str,
         )
     lane = spec.of(method)
     params = setting_of(lane.search_space(), method, about.get("params") or {})
+    lane.changed(fix=params, space={})  # raises what the search's other fields do not allow beside it
     for record in history.trials.values():
         if (record.method, record.params, record.seed) == (method, params, spec.seed):
             raise UsageError(
@@ -102,12 +104,12 @@ def setting_of(space: Space, method: str, given: dict[str, Any]) -> dict[str, An
     not of the parameter's own. ``UsageError`` for anything else, in one sentence."""
     if not isinstance(given, dict) or not given:
         raise UsageError("nothing is given: write NAME=VALUE for what differs from the default setting")
-    own = params_of(method_space(method).Params)
+    takes = params_of(Training) | params_of(method_space(method).Params)
     values = {}
     for name, value in given.items():
         if name not in space.params:
             raise UsageError(f"unknown key {name!r}: what may vary in this search is {', '.join(space.params)}")
-        values[name] = _coerced(own.get(name) or space.params[name], value)
+        values[name] = _coerced(takes[name], value)
     found = dataclasses.replace(space, fixed={**space.fixed, **values}).default()
     for name in values:
         if name not in found:
@@ -143,6 +145,11 @@ def _confirm(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[
     record = _record(history, about)
     if record.trial not in history.trials or record.state != TrialState.FINISHED:
         raise UsageError(f"{record.label} is {record.state}; another seed confirms a trial that trained in full")
+    if spec.stems > 1 and not spec.of(record.method).search_space().searched:
+        raise UsageError(
+            f"{record.method} varies nothing, so its trials are what {record.label} is under the search's other seeds; "
+            "for more of them begin a search with more --stems"
+        )
     known = sum(r.of == record.trial for r in history.replicates.values())
     return {"trial": record.trial, "seeds": max(record.seeds, known + 1) + 1}
 
