@@ -143,6 +143,75 @@ def test_a_killed_search_trains_what_it_has_begun_to_its_end(budget, tick):
     assert history.with_state(TrialState.FINISHED) and history.epochs_trained() <= budget
 
 
+@pytest.mark.parametrize(
+    "fields, workers, budget, tick",
+    [
+        ({"method": "dafa", "burn_in": "own", "trials": 4}, 2, 15, 3),  # the reference does not fit
+        ({"method": "dafa", "scheduler": "preview", "seed": 7}, 4, 57, 15),  # nor does what is to be promoted
+    ],
+    ids=str,
+)
+def test_what_had_begun_goes_before_what_the_budget_ends_with(fields, workers, budget, tick):
+    """A resume asked first whether something new fits. Nothing did, the search was over, and what had been cut off
+    stayed so."""
+    search = Workers(spec_of(budget, **fields), workers)
+    search.run(tick)
+    search.start()
+    history = search.run()
+    assert not any(record.state == TrialState.RUNNING for record in history.everything())
+    assert history.epochs_trained() <= budget
+
+
+def users(history: History, event: str, trial: int, **about) -> None:
+    history.append(event, trial, by="ann", request=f"{event} {trial}", **about)
+
+
+def test_of_several_methods_what_had_begun_goes_before_what_a_user_added():
+    spec = spec_of(50, method=("wat", "trades"), scheduler="none")
+    search = Workers(spec, 1)
+    search.run(36)  # both default settings and the reference
+    history = search.history
+    history.append("start", 2, params={"beta": 3.0}, method="trades", seed=0)
+    for epoch in range(1, 7):
+        history.append("epoch", 2, metrics=metrics(epoch, 0.4, 0.1))
+    users(history, "add", 3, params=spec.of("wat").search_space().default() | {"beta": 2.0}, method="wat", seed=0)
+    search.start()
+    assert [search.optimizer.next().trial, search.optimizer.next()] == [2, None]
+
+
+@pytest.mark.parametrize("budget, handed", [(20, [0, None]), (24, [0, -1])])
+def test_a_reference_that_is_tried_again_goes_after_what_had_begun(budget, handed):
+    spec = spec_of(budget, method="wat", scheduler="none")
+    search = Workers(spec, 1)
+    history = search.history
+    history.append("start", 0, params=spec.search_space().default(), method="wat", seed=0)
+    for epoch in range(1, 7):
+        history.append("epoch", 0, metrics=metrics(epoch, 0.4, 0.1))
+    history.append("start", -1, params={}, method="at", seed=0, role="no_search")
+    history.append("end", -1, state=TrialState.FAILED)
+    users(history, "retry", -1)
+    search.start()
+    assert [found and found.trial for found in (search.optimizer.next(), search.optimizer.next())] == handed
+
+
+def test_what_is_tried_again_has_to_fit_as_well():
+    """Its place in the budget was given away once it had ended."""
+    spec = spec_of(51, method="trades", scheduler="none")
+    search = Workers(spec, 1)
+    search.run(26)
+    assert [record.trial for record in search.history.tally.running.values()] == [1]
+    users(search.history, "skip", 1)
+    search.start()
+    history = search.run()
+    assert history.epochs_trained() == 50 and search.optimizer.late
+    users(history, "retry", 1)
+    search.start()
+    assert search.run().epochs_trained() == 50 and history.trials[1].state == TrialState.WAITING
+    search.spec = spec_of(60, method="trades", scheduler="none")
+    search.start()
+    assert search.run().epochs_trained() == 60 and history.trials[1].state == TrialState.FINISHED
+
+
 def test_plain_at_as_a_method_promises_its_stem_once():
     """16 trials of AT and SRAT under four seeds need what they train; with a budget of as much, all of them end."""
     fields = {"method": ("at", "srat"), "stems": 4, "scheduler": "none"}

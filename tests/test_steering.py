@@ -569,7 +569,7 @@ def test_a_trial_that_failed_is_tried_again(folder):
         worker.run(1)
         (answer,) = worker.ask("retry", trial=record.trial)
         assert answer.words == f"trial {record.trial} will be tried again"
-        assert (record := worker.history.trials[record.trial]).state == "running" and not (
+        assert (record := worker.history.trials[record.trial]).state == "waiting" and not (
             record.errors or record.reason
         )
         worker.run()
@@ -753,7 +753,7 @@ def test_a_driver_of_another_home_takes_up_what_lies_in_the_storage(tmp_path):
     assert ask(run, "retry", trial=5) is None and not pending(run.folder) and not pending(folder)
     with mirrored(spec, here, "s"):
         (answer,) = take_up(spec, history := History(folder), folder)
-        assert answer.words == "trial 5 will be tried again" and history.trials[5].state == "running"
+        assert answer.words == "trial 5 will be tried again" and history.trials[5].state == "waiting"
         assert ask(run, "extend", trials=9) is None
         deadline = time.time() + 20
         while not pending(folder) and time.time() < deadline:
@@ -794,7 +794,7 @@ def test_nothing_is_asked_twice_by_the_command_line(made):
     done = tuner_here("retry", "s", "5", *home)
     assert done.returncode == 0 and done.stdout.startswith("trial 5 will be tried again; go on with: tuner resume s")
     again = tuner_here("retry", "s", 5, *home)
-    assert again.returncode == 2 and "trial 5 is running; only one that" in again.stderr
+    assert again.returncode == 2 and "trial 5 is waiting; only one that" in again.stderr
     added = json.loads(tuner_here("add", "s", "beta=7.5", *home, "--json").stdout)
     assert added["done"] and added["words"] == "trial 6 is added: beta=7.5"
     with locked(made.folder / ".lock"):

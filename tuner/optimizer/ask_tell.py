@@ -80,7 +80,8 @@ class AskTell:
         self.total = replicates.total_trials(spec)
         self.methods = {own.methods[0]: self._open(own) for own in spec.lanes}
         unsearched = [*history.references.values(), *history.replicates.values()]
-        self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
+        self._again = [r for r in unsearched if not r.state.ended and r.trial not in self.out]
+        self._again.sort(key=lambda r: r.state == TrialState.WAITING)  # those that had begun go first
         self._references = [r for r in self.references if r.trial not in history.references]
         # how many trials had been previewed, and how many were full, when this was the next to train in full
         self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None
@@ -164,10 +165,11 @@ class AskTell:
     def _next_record(self) -> TrialRecord | None:
         if self.late:
             return None
-        if self._again:
-            return self._if_in_time(self._again.pop(0), begun=True)
+        cut_off = any(proposer.begun for proposer in self.methods.values())
+        if self._again and (not cut_off or self._again[0].state == TrialState.RUNNING):
+            return self._if_time_left(self._again.pop(0))
         ended = flat(self.spec, self.history)  # what has begun, or a user added, is trained to its end
-        if ended and self._interrupted:
+        if cut_off or (ended and self._interrupted):  # else the budget might end with something new before
             return self._trial()
         if self._references and self.history.trials and not ended:
             return self._if_in_time(self._references.pop(0))
@@ -202,6 +204,11 @@ class AskTell:
             seed = self.spec.seed_of(proposal.trial)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
+        return self._if_time_left(record)
+
+    def _if_time_left(self, record: TrialRecord) -> TrialRecord | None:
+        """A trial that the history has; one that waits, as users have added it or want it tried again, has to be in
+        time as a new one."""
         return self._if_in_time(record, begun=record.state == TrialState.RUNNING)
 
     def _replicate(self) -> TrialRecord | None:
@@ -217,9 +224,12 @@ class AskTell:
         return len(self.history.trials) + len(self.history.replicates)
 
     def _turn(self) -> tuple[str, Proposer]:
-        """The method of the next trial: one with interrupted trials, else the one that has had the fewest."""
+        """The method of the next trial: one with trials that had begun, or that wait, else the one that has had the
+        fewest."""
         open_ = [(method, proposer) for method, proposer in self.methods.items() if not proposer.exhausted]
-        return min(open_, key=lambda found: (not found[1].interrupted, len(found[1].history.trials)))
+        return min(
+            open_, key=lambda found: (not found[1].begun, not found[1].interrupted, len(found[1].history.trials))
+        )
 
     # ---- time --------------------------------------------------------------------------------------------------------
 

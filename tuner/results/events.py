@@ -91,7 +91,7 @@ class Resumed(Event):
     name = "resume"
 
     def change(self, record: TrialRecord) -> None:
-        if record.state == TrialState.WAITING:
+        if record.state == TrialState.WAITING and not record.trained:
             record.started = self.time
         record.state = TrialState.RUNNING
 
@@ -253,14 +253,14 @@ class Skipped(Event, Asked):
 
 @dataclass(frozen=True)
 class Retried(Event, Asked):
-    """The trial, which failed or was skipped, is handed out again, to continue from its checkpoint. One whose preview
-    had ended waits again for what becomes of it."""
+    """The trial, which failed or was skipped, waits to be handed out again and to continue from its checkpoint. One
+    whose preview had ended waits again for what becomes of it."""
 
     name = "retry"
 
     def change(self, record: TrialRecord) -> None:
         previewed = record.preview is not None and not record.full
-        record.state, record.ended = (TrialState.PREVIEWED, self.time) if previewed else (TrialState.RUNNING, 0.0)
+        record.state, record.ended = (TrialState.PREVIEWED, self.time) if previewed else (TrialState.WAITING, 0.0)
         record.reason, record.errors = "", 0
 
 

@@ -69,7 +69,7 @@ def trials_ended(spec: SearchSpec, history: History) -> bool:
     those that users added, where a flat front ends it."""
     if history.tally.ended < len(history.trials):  # asked for each trial that is handed out: while some run, no more
         return False
-    if any(t.state == TrialState.RUNNING for t in history.references.values()):
+    if not all(t.state.ended for t in history.references.values()):
         return False
     if len(history.trials) == 1 and not history.references and references(spec):
         return False  # stopped between its first trial and the reference, which is always next
@@ -85,8 +85,8 @@ def total_trials(spec: SearchSpec) -> int:
 
 
 def running(history: History) -> bool:
-    """Whether a replicate is running."""
-    return any(r.state == TrialState.RUNNING for r in history.replicates.values())
+    """Whether a replicate is running, or to be tried again."""
+    return not all(r.state.ended for r in history.replicates.values())
 
 
 def fell_off(spec: SearchSpec, history: History) -> list[int]:
