@@ -822,6 +822,11 @@ def test_a_driver_goes_on_with_what_was_asked_for(driven):  # noqa: F811
     with pytest.raises(UsageError, match="or extend it: tuner resume s --trials 9 --home"):
         driven(fill_all, trials=9)
 
+    before = driven.folder.joinpath("history.jsonl").read_text()
+    with pytest.raises(UsageError, match="'6gpu-h' counts GPUs"):
+        driven.resume(fill_all, Home(driven.folder.parent.parent), trials=9, budget="6gpu-h")
+    assert driven.folder.joinpath("history.jsonl").read_text() == before, "what is refused extends nothing"
+
     def three_more(history):
         spec = history.in_force(driven.spec)
         assert spec.trials == 9
