@@ -223,6 +223,19 @@ def test_the_scheduler_runs_the_trial_that_rays_own_would(seed):
         assert ours.choose_trial_to_run(controller) is FIFOScheduler().choose_trial_to_run(controller)
 
 
+def test_a_trial_that_is_skipped_while_no_worker_has_it_may_be_tried_again(tmp_path):
+    """Its process had died, and the next one was never begun: it counted as being with a worker until the end."""
+    spec, history = SearchSpec(method="trades", trials=2, scheduler="none", sampler="random"), History(tmp_path)
+    optimizer = AskTell(spec, history)
+    watch = SearchCallback(run_of(spec, history, Home(tmp_path)), optimizer, Listener(), print)
+    searcher = ProposalSearcher(optimizer, configure=lambda record: watch.started(record) or {"number": record.trial})
+    assert searcher.suggest("a")["number"] == 0
+    searcher.on_trial_complete("a", error=True)
+    history.append("skip", 0)
+    optimizer.take_over(spec)
+    assert searcher.suggest("b")["number"] == 1 and optimizer.out == {1}
+
+
 @dataclass(eq=False)
 class Waiting:
     trial_id: str

@@ -607,21 +607,6 @@ def test_what_cannot_be_done_is_said_in_one_sentence(made, kind, about, sentence
     assert not pending(made.folder) and made.history.path.read_text() == before
 
 
-@pytest.mark.parametrize("trial, refused", [(0, False), (1, True), (3, True)])
-def test_a_setting_that_is_trained_under_several_seeds_has_them_as_trials(trial, refused):
-    """One more seed of it was promised, and none was trained: that seed's trial is there."""
-    spec, history = spec_of(method=("trades", "at"), trials=4, stems=2), History(None)
-    for number in range(4):
-        method = spec.methods[number % 2]
-        history.append("start", number, params=spec.of(method).search_space().default(), method=method)
-        history.append("end", number, state="finished")
-    if not refused:
-        assert KINDS["confirm"](spec, history, {"trial": trial})["seeds"] == 2
-        return
-    with pytest.raises(UsageError, match=f"at varies nothing, so its trials are what trial {trial} is under the"):
-        KINDS["confirm"](spec, history, {"trial": trial})
-
-
 @pytest.mark.parametrize(
     "changes, trials, sentence",
     [

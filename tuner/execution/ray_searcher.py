@@ -55,6 +55,7 @@ class ProposalSearcher(Searcher):
             record = self.optimizer.history.record(self.lost.pop(0))
             if record.state == TrialState.RUNNING:
                 return record
+            self.optimizer.back(record.trial)  # it was skipped meanwhile, and may be tried again
         return None
 
     def save(self, checkpoint_path: str) -> None:

@@ -145,11 +145,6 @@ def _confirm(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[
     record = _record(history, about)
     if record.trial not in history.trials or record.state != TrialState.FINISHED:
         raise UsageError(f"{record.label} is {record.state}; another seed confirms a trial that trained in full")
-    if spec.stems > 1 and not spec.of(record.method).search_space().searched:
-        raise UsageError(
-            f"{record.method} varies nothing, so its trials are what {record.label} is under the search's other seeds; "
-            "for more of them begin a search with more --stems"
-        )
     known = sum(r.of == record.trial for r in history.replicates.values())
     return {"trial": record.trial, "seeds": max(record.seeds, known + 1) + 1}
 
