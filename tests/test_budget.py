@@ -1,13 +1,13 @@
 """A budget of epochs, on simulated workers that train an epoch a tick from stems that they share: it is never exceeded,
 what fits in it ends, and a search that was killed ends as it would have."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import pytest
 
 from tests.histories import curve, metrics
 from tuner.optimizer.ask_tell import AskTell
-from tuner.results.bill import StemKey, expected, stem_key, trained
+from tuner.results.bill import expected, stem_of, trained
 from tuner.results.history import History
 from tuner.results.references import fork_of, references
 from tuner.results.trial_record import TrialRecord
@@ -25,10 +25,18 @@ class Busy:
     epochs: int = 0
 
 
+def stem_name(spec: SearchSpec, record: TrialRecord) -> tuple:
+    """What a stem depends on, as `trainables.stem.stem_key` has it, of what differs between trials of one search."""
+    form, head, val_losses = stem_of(record.method)
+    hedged = record.params.get("class_weight") == "hedge"
+    training = astuple(spec.of(record.method).training())
+    return record.params.get("form") or form, head, val_losses or hedged, record.seed, training
+
+
 class Workers:
     def __init__(self, spec: SearchSpec, count: int):
         self.spec, self.count, self.history = spec, count, History(None)
-        self.stems: dict[StemKey, int] = {}
+        self.stems: dict[tuple, int] = {}
         self.start()
 
     def start(self) -> None:
@@ -40,7 +48,7 @@ class Workers:
             self._fill()
             if not self.busy:
                 return self.history
-            taken: set[StemKey] = set()
+            taken: set[tuple] = set()
             for worker in list(self.busy):
                 self._epoch(worker, taken)
         return self.history
@@ -63,8 +71,8 @@ class Workers:
             fork = fork_of(self.spec, self.history, record)
             self.busy.append(Busy(record, fork, left=not fork or bool(record.epochs)))
 
-    def _epoch(self, worker: Busy, taken: set[StemKey]) -> None:
-        record, key, number = worker.record, stem_key(worker.record), worker.record.trial
+    def _epoch(self, worker: Busy, taken: set[tuple]) -> None:
+        record, key, number = worker.record, stem_name(self.spec, worker.record), worker.record.trial
         values = 0.4 + 0.01 * (number % 17), 0.1 + 0.01 * (number % 13)
         if not worker.left and self.stems.get(key, 0) < worker.fork:
             if key not in taken:
@@ -106,6 +114,7 @@ def spec_of(budget: float | None = None, **fields) -> SearchSpec:
     return SearchSpec(**{"method": "srat", "sampler": "random", "budget": text, **fields})
 
 
+RECIPES = {"method": ("gairat", "mail", "trades"), "recipe": "paper"}  # each has a stem of its own
 SEARCHES = [
     {},
     {"scheduler": "preview"},
@@ -114,6 +123,8 @@ SEARCHES = [
     {"method": ("at", "srat"), "stems": 4},
     {"space": {"form": ["at", "trades"]}},
     {"method": "trades", "seeds": 3},
+    {"method": "fairfront", "space": {"class_weight": ["hedge", "none"]}},  # and the hedge, too
+    RECIPES,
 ]
 
 
@@ -222,7 +233,12 @@ def test_plain_at_as_a_method_promises_its_stem_once():
 
 def test_the_estimate_is_what_such_a_search_trains():
     """Methods that vary nothing count with what they train, and a method without forks has no stem."""
-    for fields in ({"method": ("at", "srat")}, {"method": ("srat", "trades")}, {"method": ("at", "srat"), "stems": 4}):
+    for fields in (
+        {"method": ("at", "srat")},
+        {"method": ("srat", "trades")},
+        {"method": ("at", "srat"), "stems": 4},
+        RECIPES,
+    ):
         spec = spec_of(scheduler="none", **fields)
         found, said = trained(spec, Workers(spec, 4).run()), expected(spec)
         assert found.full == said.full and found.epochs == pytest.approx(said.epochs, rel=0.15), fields

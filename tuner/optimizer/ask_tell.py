@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
+from search_spaces import STEM_PARAMS
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
@@ -267,7 +268,7 @@ class AskTell:
         before the search counts once a trial has left it.)"""
         tally, stems, trained, epochs = self.history.tally, Counter[StemKey](), Counter[StemKey](), 0
         for kind, count in tally.for_stem.items():
-            key, method = stem_key_of(*kind), kind[0]
+            key, method = stem_key_of(self.spec, *kind), kind[0]
             previewed = self.spec.of(method).epoch_plan.preview[0] if kind in tally.previewed_on else 0
             stems[key] = max(stems[key], tally.left[kind], previewed)
             trained[key] += count
@@ -275,13 +276,14 @@ class AskTell:
         for record in self.history.tally.running.values():
             epochs += self._still(record, stems)
             if not record.epochs:
-                stems[stem_key(record)] = max(stems[stem_key(record)], fork_of(self.spec, self.history, record))
+                key = stem_key(self.spec, record)
+                stems[key] = max(stems[key], fork_of(self.spec, self.history, record))
         return epochs, stems
 
     def _still(self, record: TrialRecord, stems: Counter[StemKey]) -> int:
         """How many epochs a trial still trains, with those that its stem lacks."""
         fork = fork_of(self.spec, self.history, record)
-        lacks = 0 if record.epochs else max(0, fork - stems[stem_key(record)])
+        lacks = 0 if record.epochs else max(0, fork - stems[stem_key(self.spec, record)])
         if not record.full:
             return lacks + self.spec.of(record.method).epoch_plan.preview[1]
         return lacks + self.spec.max_epochs - max(len(record.epochs), fork)
@@ -289,10 +291,9 @@ class AskTell:
     def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Counter[StemKey]) -> int:
         """The same, at most, of a method's next trial, whose setting is not known yet."""
         plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
-        forms = proposer.whole.choices_of("form") or (default.get("form"),)
-        settings = ({**default, **({"form": form} if form else {})} for form in forms)
         seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
-        level = min(stems[stem_key(TrialRecord(number, setting, method, seed=seed))] for setting in settings)
+        possible = product(*(proposer.whole.choices_of(name) or (default.get(name),) for name in STEM_PARAMS))
+        level = min(stems[stem_key_of(self.spec, method, choices, seed)] for choices in possible)
         if preview:
             return plan.preview[1] + max(0, plan.preview[0] - level)
         if method == PLAIN and not plan.space.searched:
