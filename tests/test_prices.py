@@ -51,6 +51,17 @@ def test_prices_by_hand():
     )
 
 
+def test_what_a_class_costs_is_told_of_an_average_whatever_the_objectives():
+    """By hand as above: of the clean accuracy, in which no row is above another, nothing would be lost."""
+    history = History(None)
+    for trial, rates in enumerate([(0.2, 0.6, 0.5, 0.7), (0.4, 0.3, 0.4, 0.74)]):
+        trained(history, trial, rates)
+    spec = SPEC.changed(objectives=("clean_acc", "worst_class_robust_acc", "robust_acc"))
+    assert {p.name: round(p.price, 6) for p in class_prices(run_of(spec, history))} == {"ship": 1.0, "cat": 0.2}
+    other = SPEC.changed(objectives=("worst_class_robust_acc", "clean_acc"))
+    assert class_prices(run_of(other, history)) == [], "only the second is on its front"
+
+
 def test_a_front_of_one_row_has_no_prices():
     history = History(None)
     assert class_prices(run_of(SPEC, history)) == []
