@@ -1,6 +1,8 @@
 """A budget of epochs, on simulated workers that train an epoch a tick from stems that they share: it is never exceeded,
 what fits in it ends, and a search that was killed ends as it would have."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 import pytest
@@ -34,9 +36,11 @@ def stem_name(spec: SearchSpec, record: TrialRecord) -> tuple:
 
 
 class Workers:
-    def __init__(self, spec: SearchSpec, count: int):
+    """``there``: the epochs of which other searches have left files of every stem."""
+
+    def __init__(self, spec: SearchSpec, count: int, there: Iterable[int] = ()):
         self.spec, self.count, self.history = spec, count, History(None)
-        self.stems: dict[tuple, int] = {}
+        self.stems: dict[tuple, set[int]] = defaultdict(lambda: {0, *there})
         self.start()
 
     def start(self) -> None:
@@ -65,8 +69,9 @@ class Workers:
                 self.history.append(
                     "start", number, params=proposal.params, method=proposal.method, seed=proposal.seed, **about
                 )
-            elif self.history.record(number).state == TrialState.PREVIEWED:
-                self.history.append("promote", number)
+            else:
+                previewed = self.history.record(number).state == TrialState.PREVIEWED
+                self.history.append("promote" if previewed else "resume", number)
             record = self.history.record(number)
             fork = fork_of(self.spec, self.history, record)
             self.busy.append(Busy(record, fork, left=not fork or bool(record.epochs)))
@@ -74,11 +79,10 @@ class Workers:
     def _epoch(self, worker: Busy, taken: set[tuple]) -> None:
         record, key, number = worker.record, stem_name(self.spec, worker.record), worker.record.trial
         values = 0.4 + 0.01 * (number % 17), 0.1 + 0.01 * (number % 13)
-        if not worker.left and self.stems.get(key, 0) < worker.fork:
+        if not worker.left and worker.fork not in self.stems[key]:
             if key not in taken:
                 taken.add(key)
-                self.stems[key] = self.stems.get(key, 0) + 1
-                self.history.append("stem", number, stem_epoch=self.stems[key])
+                self.history.append("stem", number, stem_epoch=self._stem(self.stems[key], worker.fork))
             return
         if not worker.left:
             worker.left = True
@@ -101,6 +105,14 @@ class Workers:
                 metrics=metrics(worker.fork + worker.epochs, *values),
                 curve=curve(*values),
             )
+
+    def _stem(self, files: set[int], fork: int) -> int:
+        """Train one epoch on the way to a fork; files from the search's earliest fork on are kept."""
+        before = max(epoch for epoch in files if epoch < fork)
+        files.add(before + 1)
+        if 0 < before < min(fork, self.spec.forks[0]):
+            files.discard(before)
+        return before + 1
 
     def _end(self, worker: Busy, event: str, **about) -> None:
         self.history.append(event, worker.record.trial, **about)
@@ -221,6 +233,27 @@ def test_what_is_tried_again_has_to_fit_as_well():
     search.spec = spec_of(60, method="trades", scheduler="none")
     search.start()
     assert search.run().epochs_trained() == 60 and history.trials[1].state == TrialState.FINISHED
+
+
+@pytest.mark.parametrize("there", [(9, 10, 11), (6,), (3, 8)], ids=str)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_stem_that_another_search_left_is_there_at_some_epochs_only(there, workers):
+    """A fork between these trains the stem again from the last one before; once a trial had left it at the ninth epoch,
+    all earlier ones were taken for granted."""
+    for budget in (30, 45, 61):
+        history = Workers(spec_of(budget, method="dafa", scheduler="preview"), workers, there).run()
+        assert history.epochs_trained() <= budget and not history.tally.running
+
+
+@pytest.mark.parametrize("budget", [44, 51, 58, 65])
+def test_what_a_user_adds_may_fork_before_what_is_kept_of_the_stem(budget):
+    spec = spec_of(budget, method="srat", space={"start": [0.6, 0.9]}, scheduler="none")
+    search = Workers(spec, 2)
+    history = search.run(20)
+    params = spec.search_space().default() | {"start": 0.4}
+    users(history, "add", len(history.trials), params=params, method="srat", seed=0)
+    search.start()
+    assert search.run().epochs_trained() <= budget and not history.tally.running
 
 
 def test_plain_at_as_a_method_promises_its_stem_once():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,14 @@ PACE = 20  # latest epochs whose median duration is the estimate for the next on
 # every trial of digits did. Two epochs at least, since some losses begin with one class.
 DEAD_AFTER, DEAD_AT_LEAST = 0.15, 2
 CHANCE = 1.05  # of 1 / classes: a model that names one class has exactly that
+
+
+Stems = defaultdict[StemKey, set[int]]  # the epochs at which each can be left
+
+
+def _before(stem: set[int], fork: int) -> int:
+    """The latest epoch up to a fork that is there of a stem; 0: it is trained from the beginning."""
+    return max((epoch for epoch in stem if epoch <= fork), default=0)
 
 
 def at_chance(metrics: dict) -> bool:
@@ -237,7 +245,7 @@ class AskTell:
     def _if_in_time(self, record: TrialRecord, *, begun: bool = False) -> TrialRecord | None:
         return record if self._in_time(record.method, partial(self._still, record), begun=begun) else None
 
-    def _in_time(self, method: str, needs: Callable[[Counter[StemKey]], int], *, begun: bool = False) -> bool:
+    def _in_time(self, method: str, needs: Callable[[Stems], int], *, begun: bool = False) -> bool:
         """Whether the epochs that a trial of a method ``needs``, with stems as far as they are, are within the budget
         and can end by ``until`` at the pace of its latest ones; else the search is ``late``. ``begun``: the history has
         the trial as running, and what has begun is trained to its end, as it would have been uninterrupted."""
@@ -263,43 +271,49 @@ class AskTell:
 
     # ---- epochs to come ----------------------------------------------------------------------------------------------
 
-    def _promised(self) -> tuple[int, Counter[StemKey]]:
-        """How many epochs the trials that run still train, and how far each stem will be then. (A stem that was there
-        before the search counts once a trial has left it.)"""
-        tally, stems, trained, epochs = self.history.tally, Counter[StemKey](), Counter[StemKey](), 0
-        for kind, count in tally.for_stem.items():
-            key, method = stem_key_of(self.spec, *kind), kind[0]
-            previewed = self.spec.of(method).epoch_plan.preview[0] if kind in tally.previewed_on else 0
-            stems[key] = max(stems[key], tally.left[kind], previewed)
-            trained[key] += count
-        stems |= trained
+    def _promised(self) -> tuple[int, Stems]:
+        """How many epochs the trials that run still train, and at which epochs each stem can be left then, as far as
+        this search knows: where it was left before, and where it was trained and is kept."""
+        tally, stems, epochs = self.history.tally, Stems(set), 0
+        kept = max(1, self.spec.forks[0])  # earlier files go, but for that from which the stem is trained on
+        for kind, trained in tally.for_stem.items():
+            key, plan = stem_key_of(self.spec, *kind), self.spec.of(kind[0]).epoch_plan
+            stems[key] |= {epoch for epoch in trained if epoch >= kept or epoch == max(trained)} | tally.left[kind]
+            stems[key] |= {plan.preview[0]} if kind in tally.previewed_on else set()
         for record in self.history.tally.running.values():
             epochs += self._still(record, stems)
             if not record.epochs:
-                key = stem_key(self.spec, record)
-                stems[key] = max(stems[key], fork_of(self.spec, self.history, record))
+                fork, stem = fork_of(self.spec, self.history, record), stems[stem_key(self.spec, record)]
+                before = _before(stem, fork)
+                stem |= {epoch for epoch in range(before + 1, fork + 1) if epoch >= kept or epoch == fork}
+                if before < min(kept, fork):
+                    stem.discard(before)
         return epochs, stems
 
-    def _still(self, record: TrialRecord, stems: Counter[StemKey]) -> int:
+    def _still(self, record: TrialRecord, stems: Stems) -> int:
         """How many epochs a trial still trains, with those that its stem lacks."""
         fork = fork_of(self.spec, self.history, record)
-        lacks = 0 if record.epochs else max(0, fork - stems[stem_key(self.spec, record)])
+        lacks = 0 if record.epochs else fork - _before(stems[stem_key(self.spec, record)], fork)
         if not record.full:
             return lacks + self.spec.of(record.method).epoch_plan.preview[1]
         return lacks + self.spec.max_epochs - max(len(record.epochs), fork)
 
-    def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Counter[StemKey]) -> int:
+    def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Stems) -> int:
         """The same, at most, of a method's next trial, whose setting is not known yet."""
         plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
         seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
         possible = product(*(proposer.whole.choices_of(name) or (default.get(name),) for name in STEM_PARAMS))
-        level = min(stems[stem_key_of(self.spec, method, choices, seed)] for choices in possible)
+        keys = [stem_key_of(self.spec, method, choices, seed) for choices in possible]
+
+        def there(fork: int) -> int:
+            return min(_before(stems[key], fork) for key in keys)
+
         if preview:
-            return plan.preview[1] + max(0, plan.preview[0] - level)
+            return plan.preview[1] + plan.preview[0] - there(plan.preview[0])
         if method == PLAIN and not plan.space.searched:
-            return self.spec.max_epochs - min(self.spec.forks[1], level)
+            return self.spec.max_epochs - there(self.spec.forks[1])
         # from whichever fork: what it does not train itself the stem may lack
-        return self.spec.max_epochs - (min(plan.forks[0], level) if varied else 0)
+        return self.spec.max_epochs - (there(plan.forks[0]) if varied else 0)
 
     def _durations(self, *methods: str) -> Iterator[float]:
         """Seconds of each epoch that trials, or those of some methods, trained themselves; the latest first."""

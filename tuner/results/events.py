@@ -168,6 +168,8 @@ class StemTrained(Event):
 
     def change(self, record: TrialRecord) -> None:
         record.stem_trained += 1
+        if self.stem_epoch is not None:
+            record.stem_reached.add(self.stem_epoch)
 
 
 @dataclass(frozen=True)
