@@ -245,6 +245,20 @@ def test_a_stem_that_another_search_left_is_there_at_some_epochs_only(there, wor
         assert history.epochs_trained() <= budget and not history.tally.running
 
 
+def test_what_was_trained_of_another_seeds_stem_is_none_of_a_trials_own():
+    """Without a budget workers that wait do that; a resume with one took the trial's own stem to be so far."""
+    spec, needs = spec_of(40, method="srat", stems=2, scheduler="none"), []
+    for spare in ({}, {"spare": True}):
+        history = History(None)
+        history.append("start", 0, params=spec.search_space().default(), method="srat", seed=0)
+        for epoch in range(1, 6):
+            history.append("stem", 0, stem_epoch=epoch, **spare)
+        params = spec.search_space().default() | {"start": 0.75}
+        history.append("start", 1, params=params, method="srat", seed=0)
+        needs.append(AskTell(spec, history)._promised()[0])
+    assert needs == [12 + 4 + 3, 12 + 9 + 3]
+
+
 @pytest.mark.parametrize("budget", [44, 51, 58, 65])
 def test_what_a_user_adds_may_fork_before_what_is_kept_of_the_stem(budget):
     spec = spec_of(budget, method="srat", space={"start": [0.6, 0.9]}, scheduler="none")

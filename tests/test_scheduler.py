@@ -288,12 +288,14 @@ def test_what_ray_reports_becomes_events(tmp_path):
         watch.started(record)
         if number == 1:
             report(number, stem=StemReport(trained=3))
+            report(number, stem=StemReport(trained=2, name="t", spare=True))
         report(number, metrics=past[-1], stem=StemReport(past=past, name="s"))
         report(number, metrics=metrics(4, robust_acc=number / 10), done=True)
         report(number, metrics=metrics(4), done=True)
         ended(number)
         assert history.trials[number].state == TrialState.PREVIEWED and history.trials[number].epochs == []
-    assert history.trials[1].preview.metrics["robust_acc"] == 0.1 and history.trials[1].stem_trained == 1
+    assert history.trials[1].preview.metrics["robust_acc"] == 0.1 and history.trials[1].stem_trained == 2
+    assert history.trials[1].stem_reached == {3}, "the other was of a stem under another seed"
     watch.started(optimizer.next())
     assert (history.trials[1].state, history.trials[1].full) == (TrialState.RUNNING, True)
     report(1, metrics=past[-1], stem=StemReport(past=past, name="s"))
@@ -301,7 +303,7 @@ def test_what_ray_reports_becomes_events(tmp_path):
     ended(1)
     events = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [e["event"] for e in events if e["trial"] == 1] == [
-        *("start", "stem", "preview", "promote", "fork", "epoch", "end")
+        *("start", "stem", "stem", "preview", "promote", "fork", "epoch", "end")
     ]
     assert [e["preview"] for e in events if e["event"] == "start" and e["trial"]] == [True] * 3
     assert [e["event"] for e in events if e["trial"] == 0] == ["start", *["epoch"] * 4, "end"]

@@ -156,11 +156,13 @@ class Promoted(Event):
 
 @dataclass(frozen=True)
 class StemTrained(Event):
-    """The trial trained one epoch of a stem, for all trials that will fork from it. ``stem``: its name, if known."""
+    """The trial trained one epoch of a stem, for all trials that will fork from it. ``stem``: its name, if known;
+    ``spare``: it is not the trial's own, but one under another seed."""
 
     name = "stem"
     stem_epoch: int | None = None
     stem: str | None = None
+    spare: bool = False
 
     @property
     def trained(self) -> int:
@@ -168,7 +170,7 @@ class StemTrained(Event):
 
     def change(self, record: TrialRecord) -> None:
         record.stem_trained += 1
-        if self.stem_epoch is not None:
+        if self.stem_epoch is not None and not self.spare:
             record.stem_reached.add(self.stem_epoch)
 
 
