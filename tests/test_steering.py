@@ -325,7 +325,11 @@ def test_a_training_setting_may_lie_beyond_the_searched_range_too():
             {"average": "fawa"},
             "ema=0.9 is not allowed with cfa",
         ),
-        ({"space": {"batch_size": [64, 128]}, "processes_per_trial": 64}, {"batch_size": 32}, "64 processes of a"),
+        (
+            {"set": {"batch_size": 128}, "space": {"batch_size": [64, 128]}, "processes_per_trial": 64},
+            {"batch_size": 32},
+            "64 processes of a",
+        ),
         ({"method": "srat", "space": {"gamma": [1, 2]}}, {"strength": 0.5}, ""),  # there is no gamma beside loss=ce
     ],
     ids=str,
