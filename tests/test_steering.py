@@ -442,6 +442,17 @@ def test_what_is_not_narrower(changes, space, sentence):
         KINDS["narrow"](spec, history, {"space": space})
 
 
+@pytest.mark.parametrize("given", [[3, 4], {"low": 3, "high": 4}])
+def test_a_narrower_range_stays_on_its_scale(given):
+    """Of beta that is logarithmic, where a search does not say otherwise."""
+    for space, log in (({"beta": [2, 8]}, True), ({"beta": {"low": 2, "high": 8, "log": False}}, False)):
+        spec, history = spec_of(space=space), History(None)
+        history.append("narrow", **KINDS["narrow"](spec, history, {"space": {"beta": given}}))
+        found = history.narrowed(spec).search_space().params["beta"].range
+        assert (found.low, found.high, found.log) == (3.0, 4.0, log)
+        assert log is False or history.steered.space == {"beta": given}, "as it was given"
+
+
 def test_ranges_only_become_narrower_one_by_one():
     spec, history = spec_of(method=("srat", "trades")), History(None)
     for space in ({"beta": [2, 4]}, {"loss": ["ce", "focal"]}, {"beta": [2, 3], "start": 0.5}):
