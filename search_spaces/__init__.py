@@ -37,6 +37,7 @@ in one sentence by `tuner methods` (``METHODS.problems``) and wherever it is ask
 are found, and the groups of data sets and models: `search_spaces.plug_ins`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.plug_ins import Table
@@ -70,6 +71,17 @@ def recipe_of(name: str, form: str | None = None) -> dict[str, Any]:
 def linf_only(name: str) -> dict[str, tuple[Any, ...]]:
     """The values of parameters that mean nothing under another threat model than L-infinity (``LINF_ONLY``)."""
     return getattr(method_space(name), "LINF_ONLY", {})
+
+
+# Parameters by which trials of one method may fork from different stems: the form of the loss, and for what `STEM` says
+# that losses on `val` are measured.
+STEM_PARAMS = ("form", "class_weight")
+
+
+def measures_val_losses(name: str, params: Mapping[str, Any]) -> bool:
+    """Whether a training with these parameters measures losses on `val` (``STEM``); then its stem does so too."""
+    found = getattr(method_space(name), "STEM", {}).get("val_losses", False)
+    return found if isinstance(found, bool) else all(params.get(key) in values for key, values in found.items())
 
 
 def head_of(name: str) -> str:

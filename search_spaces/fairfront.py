@@ -11,6 +11,7 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "this project"
 SUMMARY = "one family of instance weight, class weight, radius and regulariser"
 
+STEM = {"val_losses": {"class_weight": ("hedge",)}}
 _REGULARISED = {"form": ("trades", "mart")}
 _TERMS = choice("both", "main", "regulariser")
 

@@ -29,7 +29,7 @@ class MethodSpace(Protocol):
     # LINF_ONLY: dict[str, tuple], optional: values of parameters that are made for L-infinity
     # FINE_TUNING: dict[str, Any], optional: parameters' values under RECIPE, where that begins with a trained model
     # STEM: dict[str, Any], optional: form, head and val_losses of its `Method` where they are not plain AT's (those of a
-    # plug-in are read from its class)
+    # plug-in are read from its class); val_losses may be the values of `STEM_PARAMS` with which they are measured
 
 
 class Files(Mapping[str, MethodSpace]):

@@ -170,15 +170,15 @@ def counted(history):
     """What a history's tally is to be, by looking at every trial."""
     trials, everything, kinds = history.trials.values(), history.everything(), {}
     for trial in everything:
-        kinds.setdefault((trial.method, trial.params.get("form"), trial.seed), []).append(trial)
+        kinds.setdefault((trial.method, (trial.params.get("form"), None), trial.seed), []).append(trial)
     return {
         "states": {state: sum(t.state == state for t in trials) for state in TrialState},
         "running": {t.trial: t for t in everything if t.state == TrialState.RUNNING},
         "previewed": sum(t.preview is not None or t.state == TrialState.FAILED for t in trials),
         "full": sum(t.full for t in trials),
         "trained": sum(t.trained for t in everything),
-        "for_stem": {kind: sum(t.stem_trained for t in some) for kind, some in kinds.items()},
-        "left": {kind: max(t.stem_epochs for t in some) for kind, some in kinds.items()},
+        "for_stem": {kind: set().union(*(t.stem_reached for t in some)) for kind, some in kinds.items()},
+        "left": {kind: {0, *(t.stem_epochs for t in some)} for kind, some in kinds.items()},
         "previewed_on": {kind for kind, some in kinds.items() if any(t.preview for t in some)},
     }
 
@@ -213,7 +213,8 @@ def test_what_is_counted_as_events_come_is_what_is_there(tmp_path, seed):
             history.append("end", draw.choice(known), state=draw.choice(ends))
         else:
             name = draw.choice(list(happens))
-            history.append(name, draw.choice(known), **happens[name])
+            more = {"stem_epoch": draw.choice([None, 1, 2, 3])} if name == "stem" else {}
+            history.append(name, draw.choice(known), **happens[name], **more)
         for each in (history, *lanes):
             assert vars(each.tally) == counted(each)
     assert vars(History(tmp_path).tally) == counted(history), "read again"

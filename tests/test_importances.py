@@ -40,6 +40,15 @@ def test_the_parameter_that_decides_is_named_by_both():
     assert "rough" not in found.words and importances_of(SPEC, history) == [found], "the same again"
 
 
+def test_what_a_user_added_counts_where_the_search_could_have_proposed_it():
+    """SRAT's own loss is not searched: what another one made of a setting says nothing of its parameters."""
+    history, default = History(None), SPEC.search_space().default()
+    for number, setting in ((0, {}), (1, {"start": 0.4}), (2, {"form": "trades"})):
+        history.append("add", number, params=default | setting, method="srat", preview=True, by="ann")
+        history.append("preview", number, epochs=2, metrics=metrics(10, 0.5, 0.2), curve=curve(0.5, 0.2))
+    assert importances_of(SPEC, history)[0].trials == 2
+
+
 def test_they_may_disagree_and_say_so():
     """A third of the trials is bad by one parameter, which makes most of the spread; the best of the others differ in
     another one."""

@@ -440,6 +440,8 @@ def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_tr
     """Of the epochs of 3 s a preview trains two, and a full training those after its fork: srat's start is 0.5."""
     spec, history = spec_of(method="srat", fix={"start": 0.5}, scheduler="preview"), History(None)
     drive(AskTell(spec, history), history, spec, until=14 + 2 * 7)  # the default setting and seven previews
+    for epoch in range(1, 9):
+        history.append("stem", 1, stem_epoch=epoch)
     assert len(history.trials) == 8 and AskTell(spec, history).promotable is None
     for left, late in ((6 + 4, False), (6 - 4, True)):
         optimizer = AskTell(spec, history, until=time.monotonic() + left)

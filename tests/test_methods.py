@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from search_spaces import METHODS
+from search_spaces import METHODS, STEM_PARAMS
+from search_spaces.param import params_of
 from search_spaces.resolve import resolve
 from trainables.methods import method_class
 from tuner.results.bill import stem_of
@@ -147,3 +148,12 @@ def test_its_space_says_which_stem_it_needs(name):
     """So that a search counts its stems without torch."""
     needs = method_class(name)
     assert stem_of(name) == (needs.form, needs.head, needs.needs_val_losses)
+
+
+def test_a_stem_measures_losses_where_the_setting_does():
+    space = METHODS["fairfront"]
+    for weight in params_of(space.Params)["class_weight"].range.choices:
+        needs = make("fairfront", class_weight=weight).needs_val_losses
+        assert stem_of("fairfront", {"class_weight": weight})[2] == needs
+    named = [getattr(METHODS[name], "STEM", {}).get("val_losses", {}) for name in METHODS]
+    assert all(set(found) <= set(STEM_PARAMS) for found in named if isinstance(found, dict))

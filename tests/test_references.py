@@ -359,6 +359,21 @@ def test_what_had_begun_when_the_front_was_flat_is_trained_to_its_end():
     assert state_of(run_of(spec, history)) == "finished"
 
 
+def test_what_a_user_adds_trains_in_full_though_the_front_is_flat():
+    """Its preview was the end of it, since nothing else is promoted then."""
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="preview", sampler="random")
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    params = {**spec.search_space().default(), "beta": 2.0}
+    history.append("add", 3, params=params, method="wat", preview=True, by="ann")
+    assert AskTell(spec, history).next() is history.trials[3]
+    history.append("preview", 3, epochs=2, metrics={"epoch": 10, "clean_acc": 0.9}, curve=curve(*SAME))
+    assert state_of(run_of(spec, history)) == "stopped"
+    assert AskTell(spec, history).next() is history.trials[3]
+    history.append("promote", 3)
+    finish(history, 3, *SAME)
+    assert state_of(run_of(spec, history)) == "finished" and AskTell(spec, history).next() is None
+
+
 def test_a_flat_front_is_repeated_under_its_seeds():
     spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random", seeds=2)
     history = trained_in_turn(spec, SAME, SAME, SAME)
@@ -375,6 +390,31 @@ def test_replicates_do_not_take_back_that_a_front_was_flat():
         finish(history, number, *values, params=history.trials[trial].params, seed=1, of=trial)
     assert flat(spec, history) and AskTell(spec, history).next() is None
     assert state_of(run_of(spec, history)) == "finished"
+
+
+def test_after_replicates_more_trainings_in_a_row_may_be_asked_for():
+    """Once there were any, a front was called flat whatever number was asked for: the search did not go on."""
+    spec = SearchSpec(method="wat", trials=9, until_flat=2, scheduler="none", sampler="random", seeds=2)
+    history = trained_in_turn(spec, SAME, SAME, SAME)
+    finish(history, 3, *SAME, params=history.trials[0].params, seed=1, of=0)
+    later = replace(spec, until_flat=3)
+    assert flat(spec, history) and not flat(later, history)
+    again = AskTell(later, history).next()
+    assert again.of is None and again.trial == 4
+
+
+def test_who_reads_the_history_anew_finds_the_same_front_flat():
+    """A default setting is none of the latest proposals, but they are compared with it: one that ends after them."""
+    spec, history = SearchSpec(method=("wat", "trades"), trials=9, until_flat=1, scheduler="none"), History(None)
+    for number, points in ((0, SAME), (2, BETTER), (1, BETTER)):
+        default = spec.of(spec.methods[number % 2]).search_space().default()
+        params = {**default, "beta": 2.0} if number == 2 else default
+        history.append("start", number, params=params, method=spec.methods[number % 2])
+    for number, points in ((0, SAME), (2, BETTER)):
+        finish(history, number, *points)
+    assert not flat(spec, history)
+    finish(history, 1, *BETTER)
+    assert flat(spec, history)
 
 
 def test_an_extended_search_is_flat_again_once_new_trainings_have_not_moved_it():

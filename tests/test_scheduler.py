@@ -223,6 +223,19 @@ def test_the_scheduler_runs_the_trial_that_rays_own_would(seed):
         assert ours.choose_trial_to_run(controller) is FIFOScheduler().choose_trial_to_run(controller)
 
 
+def test_a_trial_that_is_skipped_while_no_worker_has_it_may_be_tried_again(tmp_path):
+    """Its process had died, and the next one was never begun: it counted as being with a worker until the end."""
+    spec, history = SearchSpec(method="trades", trials=2, scheduler="none", sampler="random"), History(tmp_path)
+    optimizer = AskTell(spec, history)
+    watch = SearchCallback(run_of(spec, history, Home(tmp_path)), optimizer, Listener(), print)
+    searcher = ProposalSearcher(optimizer, configure=lambda record: watch.started(record) or {"number": record.trial})
+    assert searcher.suggest("a")["number"] == 0
+    searcher.on_trial_complete("a", error=True)
+    history.append("skip", 0)
+    optimizer.take_over(spec)
+    assert searcher.suggest("b")["number"] == 1 and optimizer.out == {1}
+
+
 @dataclass(eq=False)
 class Waiting:
     trial_id: str
@@ -275,12 +288,14 @@ def test_what_ray_reports_becomes_events(tmp_path):
         watch.started(record)
         if number == 1:
             report(number, stem=StemReport(trained=3))
+            report(number, stem=StemReport(trained=2, name="t", spare=True))
         report(number, metrics=past[-1], stem=StemReport(past=past, name="s"))
         report(number, metrics=metrics(4, robust_acc=number / 10), done=True)
         report(number, metrics=metrics(4), done=True)
         ended(number)
         assert history.trials[number].state == TrialState.PREVIEWED and history.trials[number].epochs == []
-    assert history.trials[1].preview.metrics["robust_acc"] == 0.1 and history.trials[1].stem_trained == 1
+    assert history.trials[1].preview.metrics["robust_acc"] == 0.1 and history.trials[1].stem_trained == 2
+    assert history.trials[1].stem_reached == {3}, "the other was of a stem under another seed"
     watch.started(optimizer.next())
     assert (history.trials[1].state, history.trials[1].full) == (TrialState.RUNNING, True)
     report(1, metrics=past[-1], stem=StemReport(past=past, name="s"))
@@ -288,7 +303,7 @@ def test_what_ray_reports_becomes_events(tmp_path):
     ended(1)
     events = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [e["event"] for e in events if e["trial"] == 1] == [
-        *("start", "stem", "preview", "promote", "fork", "epoch", "end")
+        *("start", "stem", "stem", "preview", "promote", "fork", "epoch", "end")
     ]
     assert [e["preview"] for e in events if e["event"] == "start" and e["trial"]] == [True] * 3
     assert [e["event"] for e in events if e["trial"] == 0] == ["start", *["epoch"] * 4, "end"]

@@ -308,6 +308,43 @@ def test_a_setting_that_is_none(given, sentence):
         setting_of(SearchSpec(method="trades").search_space(), "trades", given)
 
 
+def test_a_training_setting_may_lie_beyond_the_searched_range_too():
+    space = SearchSpec(method="trades", space={"lr": [0.1, 0.2], "head_repair": ["none", "norm"]}).search_space()
+    found = setting_of(space, "trades", {"lr": 0.3, "head_repair": "sam"})
+    assert (found["lr"], found["head_repair"]) == (0.3, "sam")
+    with pytest.raises(UsageError, match="lr=-1 is not allowed; lr takes "):
+        setting_of(space, "trades", {"lr": -1})
+
+
+@pytest.mark.parametrize(
+    "changes, params, sentence",
+    [
+        ({"method": "done", "threat": "l2:0.5"}, {"barrier": True}, "'l2:0.5' is not allowed with done and barrier"),
+        (
+            {"method": "cfa", "set": {"ema": 0.9}, "fix": {"average": "none"}},
+            {"average": "fawa"},
+            "ema=0.9 is not allowed with cfa",
+        ),
+        (
+            {"set": {"batch_size": 128}, "space": {"batch_size": [64, 128]}, "processes_per_trial": 64},
+            {"batch_size": 32},
+            "64 processes of a",
+        ),
+        ({"method": "srat", "space": {"gamma": [1, 2]}}, {"strength": 0.5}, ""),  # there is no gamma beside loss=ce
+    ],
+    ids=str,
+)
+def test_a_setting_of_ones_own_keeps_to_what_the_search_allows(changes, params, sentence):
+    """It was taken, and its training failed three times."""
+    spec, history = spec_of(**changes), History(None)
+    start(history, spec, 0, spec.search_space().default())
+    if not sentence:
+        assert KINDS["add"](spec, history, {"params": params})["params"]["strength"] == 0.5
+        return
+    with pytest.raises(UsageError, match=sentence):
+        KINDS["add"](spec, history, {"params": params})
+
+
 def test_a_setting_without_effect():
     space = SearchSpec(method="srat").search_space()
     with pytest.raises(UsageError, match="scale=3 has no effect here: .* exists only with loss in {ldam}"):
@@ -405,6 +442,17 @@ def test_what_is_not_narrower(changes, space, sentence):
         KINDS["narrow"](spec, history, {"space": space})
 
 
+@pytest.mark.parametrize("given", [[3, 4], {"low": 3, "high": 4}])
+def test_a_narrower_range_stays_on_its_scale(given):
+    """Of beta that is logarithmic, where a search does not say otherwise."""
+    for space, log in (({"beta": [2, 8]}, True), ({"beta": {"low": 2, "high": 8, "log": False}}, False)):
+        spec, history = spec_of(space=space), History(None)
+        history.append("narrow", **KINDS["narrow"](spec, history, {"space": {"beta": given}}))
+        found = history.narrowed(spec).search_space().params["beta"].range
+        assert (found.low, found.high, found.log) == (3.0, 4.0, log)
+        assert log is False or history.steered.space == {"beta": given}, "as it was given"
+
+
 def test_ranges_only_become_narrower_one_by_one():
     spec, history = spec_of(method=("srat", "trades")), History(None)
     for space in ({"beta": [2, 4]}, {"loss": ["ce", "focal"]}, {"beta": [2, 3], "start": 0.5}):
@@ -424,6 +472,7 @@ def test_ranges_only_become_narrower_one_by_one():
 def test_a_clone_goes_its_own_way(made):
     checkpoint = made.folder / "trials" / "0" / "checkpoint.pt"
     write_atomically(checkpoint, b"weights")
+    (made.folder / "init.json").write_text("{}")
     (made.folder / "trials" / "1").symlink_to(made.home.root)
     (made.folder / "result.json").write_text("{}")
     before = (made.folder / "history.jsonl").read_text()
@@ -434,7 +483,7 @@ def test_a_clone_goes_its_own_way(made):
     copy = load_search(made.home, "again")
     assert copy.spec == replace(made.spec, name="again") and copy.history.path.read_text() == before
     assert sorted(p.relative_to(copy.folder).as_posix() for p in copy.folder.rglob("*") if p.is_file()) == [
-        *("history.jsonl", "spec.yaml", "trials/0/checkpoint.pt")
+        *("history.jsonl", "init.json", "spec.yaml", "trials/0/checkpoint.pt")
     ]
     write_atomically(checkpoint, b"trained on")
     assert (copy.folder / "trials" / "0" / "checkpoint.pt").read_bytes() == b"weights"
@@ -465,6 +514,20 @@ def test_who_is_skipped_is_neither_promoted_nor_shown(folder, sampler):
     assert history.trials[3].reason == f"skipped by {user_name()}" and not history.trials[3].full
     assert history.trials[6].preview is None and history.proposed == (10 if sampler == "gp" else 16)
     assert front_json(run_of(spec_of(), history))["trials"]["skipped"] == 2
+
+
+def test_previews_that_are_skipped_count_as_previews(folder):
+    """Too few were left for any to be chosen, and the search ended with its default setting alone."""
+    worker = Worker(spec_of(scheduler="preview", trials=9), folder("a")).run(4)  # trials 0 to 2, the reference
+    while worker.history.proposed < 9 and (record := worker.optimizer.next()) is not None:
+        worker.handed(record)
+        if record.full:
+            worker.finish(record.trial)
+            continue
+        worker.ask("skip", trial=record.trial)
+        worker.optimizer.back(record.trial)
+    full = [t.trial for t in worker.run().history.trials.values() if t.full]
+    assert full == [0, 1, 2] and state_of(run_of(worker.spec, worker.history)) == "finished"
 
 
 def test_a_preview_that_was_skipped_and_is_tried_again_waits_for_its_promotion(folder):
@@ -521,7 +584,7 @@ def test_a_trial_that_failed_is_tried_again(folder):
         worker.run(1)
         (answer,) = worker.ask("retry", trial=record.trial)
         assert answer.words == f"trial {record.trial} will be tried again"
-        assert (record := worker.history.trials[record.trial]).state == "running" and not (
+        assert (record := worker.history.trials[record.trial]).state == "waiting" and not (
             record.errors or record.reason
         )
         worker.run()
@@ -690,7 +753,7 @@ def test_a_driver_of_another_home_takes_up_what_lies_in_the_storage(tmp_path):
     assert ask(run, "retry", trial=5) is None and not pending(run.folder) and not pending(folder)
     with mirrored(spec, here, "s"):
         (answer,) = take_up(spec, history := History(folder), folder)
-        assert answer.words == "trial 5 will be tried again" and history.trials[5].state == "running"
+        assert answer.words == "trial 5 will be tried again" and history.trials[5].state == "waiting"
         assert ask(run, "extend", trials=9) is None
         deadline = time.time() + 20
         while not pending(folder) and time.time() < deadline:
@@ -731,7 +794,7 @@ def test_nothing_is_asked_twice_by_the_command_line(made):
     done = tuner_here("retry", "s", "5", *home)
     assert done.returncode == 0 and done.stdout.startswith("trial 5 will be tried again; go on with: tuner resume s")
     again = tuner_here("retry", "s", 5, *home)
-    assert again.returncode == 2 and "trial 5 is running; only one that" in again.stderr
+    assert again.returncode == 2 and "trial 5 is waiting; only one that" in again.stderr
     added = json.loads(tuner_here("add", "s", "beta=7.5", *home, "--json").stdout)
     assert added["done"] and added["words"] == "trial 6 is added: beta=7.5"
     with locked(made.folder / ".lock"):
@@ -758,6 +821,11 @@ def test_a_driver_goes_on_with_what_was_asked_for(driven):  # noqa: F811
     assert result["state"] == "finished"
     with pytest.raises(UsageError, match="or extend it: tuner resume s --trials 9 --home"):
         driven(fill_all, trials=9)
+
+    before = driven.folder.joinpath("history.jsonl").read_text()
+    with pytest.raises(UsageError, match="'6gpu-h' counts GPUs"):
+        driven.resume(fill_all, Home(driven.folder.parent.parent), trials=9, budget="6gpu-h")
+    assert driven.folder.joinpath("history.jsonl").read_text() == before, "what is refused extends nothing"
 
     def three_more(history):
         spec = history.in_force(driven.spec)

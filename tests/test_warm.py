@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from search_spaces.resolve import resolve
-from tests.histories import fill
+from tests.histories import fill, metrics
 from tests.test_lanes import drive
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
@@ -17,6 +17,7 @@ from tuner.results.bundle import packed_bundle, read_bundle
 from tuner.results.cloning import clone
 from tuner.results.history import History
 from tuner.results.importing import import_search
+from tuner.results.steering import setting_of
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
@@ -95,6 +96,19 @@ def test_the_source_may_go_once_its_trials_are_kept(tmp_path):
     assert known and warm_trials(spec, home, home.search("new")) == known
     with pytest.raises(UsageError, match="no search 'earlier'"):
         check_warm(spec_of(name="newer", warm_start="earlier"), home)
+
+
+def test_a_users_own_trial_that_nobody_would_propose_is_not_shown(tmp_path):
+    """SRAT's own loss is not searched: a trial with another was shown as if it had the searched one."""
+    home, spec = earlier(tmp_path, method="srat"), spec_of(name="new", method="srat", warm_start="earlier")
+    kept, history = spec.search_space(), History(home.search("earlier"))
+    for number, setting in ((20, {"form": "trades"}), (21, {"start": 0.3})):
+        history.append("add", number, params=setting_of(kept, "srat", setting), method="srat", by="ann")
+        history.append("epoch", number, metrics=metrics(12, 0.5, 0.2))
+        history.append("end", number, state="finished")
+    known = AskTell(spec, History(None), warm=warm_trials(spec, home, home.search("new"))).methods["srat"].known
+    shown = [trial.params["start"] for trial in known.frozen(kept, 0)]
+    assert len(shown) == len(known.values) - 1 and shown[0] == 0.3, "the latest first: their numbers are negative"
 
 
 # ---- from another method ---------------------------------------------------------------------------------------------

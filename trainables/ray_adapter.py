@@ -113,8 +113,8 @@ class TrialActor(tune.Trainable):
         past = self.fork.leave() if self.fork.ready() else None
         if past is None:
             trained, name = self._advance()
-            stem = StemReport(trained=trained, outdated=self.fork.outdated, name=name if trained else None)
-            return TrialReport(self.trial.trial, stem=stem)
+            about = {"name": name, "spare": name != self.fork.name} if trained else {}
+            return TrialReport(self.trial.trial, stem=StemReport(trained, self.fork.outdated, **about))
         stem = StemReport(past=past, name=self.fork.name)
         self.fork = self.spare = None  # with what they hold in memory
         self.epochs = list(past)

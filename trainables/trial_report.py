@@ -15,13 +15,15 @@ class StemReport:
 
     ``trained``: the epoch of a stem that this step trained, if any: of the trial's own, or of one under another seed.
     ``outdated``: how many stored stems would fit, were they not of another version of the code or of torch. ``past``:
-    the stem's epochs, once the trial has left it. ``name``: that of the stem that was trained or left.
+    the stem's epochs, once the trial has left it. ``name``: that of the stem that was trained or left. ``spare``:
+    whether it is one under another seed that was trained.
     """
 
     trained: int | None = None
     outdated: int = 0
     past: Sequence[Metrics] = ()
     name: str | None = None
+    spare: bool = False
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,12 @@ def resume(
     how a search runs but not its trials (``time_budget``, ``budget``, ``until_flat``, ``seeds``)."""
     home = home or Home()
     run = stored_search(home, name)
+    changed = replace(run.spec, **changes)  # raises what is wrong with them, before the search is extended
     if is_locked(run.folder / ".lock"):
         raise UsageError(_running(run))
     if trials is not None and trials != run.history.in_force(run.spec).trials:
         ask(run, "extend", trials=trials)
-    return search(replace(run.spec, **changes), home, listeners)
+    return search(changed, home, listeners)
 
 
 def _as_changed(run: SearchRun) -> SearchRun:

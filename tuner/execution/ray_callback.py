@@ -205,7 +205,9 @@ class SearchCallback(Callback):
                 "code or of torch"
             )
         if stem.trained:
-            self._append("stem", number, stem_epoch=stem.trained, **({"stem": stem.name} if stem.name else {}))
+            about = {"stem": stem.name} if stem.name else {}
+            about |= {"spare": True} if stem.spare else {}
+            self._append("stem", number, stem_epoch=stem.trained, **about)
         if stem.past and self.history.record(number).full:
             self._fork(number, stem.past, stem.name)
 

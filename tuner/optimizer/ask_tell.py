@@ -11,20 +11,21 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
+from search_spaces import STEM_PARAMS
 from tuner.optimizer.proposer import Proposer
 from tuner.optimizer.warm_start import FirstPoints
 from tuner.results import replicates
 from tuner.results.assessment import flat
 from tuner.results.bill import StemKey, stem_key, stem_key_of
 from tuner.results.history import History
-from tuner.results.promotion import promotable
+from tuner.results.promotion import added_preview, promotable
 from tuner.results.references import PLAIN, fork_of
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -36,6 +37,14 @@ PACE = 20  # latest epochs whose median duration is the estimate for the next on
 # every trial of digits did. Two epochs at least, since some losses begin with one class.
 DEAD_AFTER, DEAD_AT_LEAST = 0.15, 2
 CHANCE = 1.05  # of 1 / classes: a model that names one class has exactly that
+
+
+Stems = defaultdict[StemKey, set[int]]  # the epochs at which each can be left
+
+
+def _before(stem: set[int], fork: int) -> int:
+    """The latest epoch up to a fork that is there of a stem; 0: it is trained from the beginning."""
+    return max((epoch for epoch in stem if epoch <= fork), default=0)
 
 
 def at_chance(metrics: dict) -> bool:
@@ -80,7 +89,8 @@ class AskTell:
         self.total = replicates.total_trials(spec)
         self.methods = {own.methods[0]: self._open(own) for own in spec.lanes}
         unsearched = [*history.references.values(), *history.replicates.values()]
-        self._again = [r for r in unsearched if r.state == TrialState.RUNNING and r.trial not in self.out]
+        self._again = [r for r in unsearched if not r.state.ended and r.trial not in self.out]
+        self._again.sort(key=lambda r: r.state == TrialState.WAITING)  # those that had begun go first
         self._references = [r for r in self.references if r.trial not in history.references]
         # how many trials had been previewed, and how many were full, when this was the next to train in full
         self._promotion: tuple[tuple[int, int], int | None] = (-1, -1), None
@@ -164,16 +174,19 @@ class AskTell:
     def _next_record(self) -> TrialRecord | None:
         if self.late:
             return None
-        if self._again:
-            return self._if_in_time(self._again.pop(0), begun=True)
-        if flat(self.spec, self.history):  # what has begun is trained to its end
-            return self._trial() if self._interrupted else self._replicate()
-        if self._references and self.history.trials:
+        cut_off = any(proposer.begun for proposer in self.methods.values())
+        if self._again and (not cut_off or self._again[0].state == TrialState.RUNNING):
+            return self._if_time_left(self._again.pop(0))
+        ended = flat(self.spec, self.history)  # what has begun, or a user added, is trained to its end
+        if cut_off or (ended and self._interrupted):  # else the budget might end with something new before
+            return self._trial()
+        if self._references and self.history.trials and not ended:
             return self._if_in_time(self._references.pop(0))
-        if self.promotable is not None:
-            record = self.history.trials[self.promotable]
+        promoted = added_preview(self.history) if ended else self.promotable
+        if promoted is not None:
+            record = self.history.trials[promoted]
             return self._if_in_time(replace(record, full=True)) and record
-        return self._replicate() if self.exhausted else self._trial()
+        return self._replicate() if ended or self.exhausted else self._trial()
 
     @property
     def promotable(self) -> int | None:
@@ -200,6 +213,11 @@ class AskTell:
             seed = self.spec.seed_of(proposal.trial)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
+        return self._if_time_left(record)
+
+    def _if_time_left(self, record: TrialRecord) -> TrialRecord | None:
+        """A trial that the history has; one that waits, as users have added it or want it tried again, has to be in
+        time as a new one."""
         return self._if_in_time(record, begun=record.state == TrialState.RUNNING)
 
     def _replicate(self) -> TrialRecord | None:
@@ -215,16 +233,19 @@ class AskTell:
         return len(self.history.trials) + len(self.history.replicates)
 
     def _turn(self) -> tuple[str, Proposer]:
-        """The method of the next trial: one with interrupted trials, else the one that has had the fewest."""
+        """The method of the next trial: one with trials that had begun, or that wait, else the one that has had the
+        fewest."""
         open_ = [(method, proposer) for method, proposer in self.methods.items() if not proposer.exhausted]
-        return min(open_, key=lambda found: (not found[1].interrupted, len(found[1].history.trials)))
+        return min(
+            open_, key=lambda found: (not found[1].begun, not found[1].interrupted, len(found[1].history.trials))
+        )
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
     def _if_in_time(self, record: TrialRecord, *, begun: bool = False) -> TrialRecord | None:
         return record if self._in_time(record.method, partial(self._still, record), begun=begun) else None
 
-    def _in_time(self, method: str, needs: Callable[[Counter[StemKey]], int], *, begun: bool = False) -> bool:
+    def _in_time(self, method: str, needs: Callable[[Stems], int], *, begun: bool = False) -> bool:
         """Whether the epochs that a trial of a method ``needs``, with stems as far as they are, are within the budget
         and can end by ``until`` at the pace of its latest ones; else the search is ``late``. ``begun``: the history has
         the trial as running, and what has begun is trained to its end, as it would have been uninterrupted."""
@@ -250,43 +271,49 @@ class AskTell:
 
     # ---- epochs to come ----------------------------------------------------------------------------------------------
 
-    def _promised(self) -> tuple[int, Counter[StemKey]]:
-        """How many epochs the trials that run still train, and how far each stem will be then. (A stem that was there
-        before the search counts once a trial has left it.)"""
-        tally, stems, trained, epochs = self.history.tally, Counter[StemKey](), Counter[StemKey](), 0
-        for kind, count in tally.for_stem.items():
-            key, method = stem_key_of(*kind), kind[0]
-            previewed = self.spec.of(method).epoch_plan.preview[0] if kind in tally.previewed_on else 0
-            stems[key] = max(stems[key], tally.left[kind], previewed)
-            trained[key] += count
-        stems |= trained
+    def _promised(self) -> tuple[int, Stems]:
+        """How many epochs the trials that run still train, and at which epochs each stem can be left then, as far as
+        this search knows: where it was left before, and where it was trained and is kept."""
+        tally, stems, epochs = self.history.tally, Stems(set), 0
+        kept = max(1, self.spec.forks[0])  # earlier files go, but for that from which the stem is trained on
+        for kind, trained in tally.for_stem.items():
+            key, plan = stem_key_of(self.spec, *kind), self.spec.of(kind[0]).epoch_plan
+            stems[key] |= {epoch for epoch in trained if epoch >= kept or epoch == max(trained)} | tally.left[kind]
+            stems[key] |= {plan.preview[0]} if kind in tally.previewed_on else set()
         for record in self.history.tally.running.values():
             epochs += self._still(record, stems)
             if not record.epochs:
-                stems[stem_key(record)] = max(stems[stem_key(record)], fork_of(self.spec, self.history, record))
+                fork, stem = fork_of(self.spec, self.history, record), stems[stem_key(self.spec, record)]
+                before = _before(stem, fork)
+                stem |= {epoch for epoch in range(before + 1, fork + 1) if epoch >= kept or epoch == fork}
+                if before < min(kept, fork):
+                    stem.discard(before)
         return epochs, stems
 
-    def _still(self, record: TrialRecord, stems: Counter[StemKey]) -> int:
+    def _still(self, record: TrialRecord, stems: Stems) -> int:
         """How many epochs a trial still trains, with those that its stem lacks."""
         fork = fork_of(self.spec, self.history, record)
-        lacks = 0 if record.epochs else max(0, fork - stems[stem_key(record)])
+        lacks = 0 if record.epochs else fork - _before(stems[stem_key(self.spec, record)], fork)
         if not record.full:
             return lacks + self.spec.of(record.method).epoch_plan.preview[1]
         return lacks + self.spec.max_epochs - max(len(record.epochs), fork)
 
-    def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Counter[StemKey]) -> int:
+    def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Stems) -> int:
         """The same, at most, of a method's next trial, whose setting is not known yet."""
         plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
-        forms = proposer.whole.choices_of("form") or (default.get("form"),)
-        settings = ({**default, **({"form": form} if form else {})} for form in forms)
         seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
-        level = min(stems[stem_key(TrialRecord(number, setting, method, seed=seed))] for setting in settings)
+        possible = product(*(proposer.whole.choices_of(name) or (default.get(name),) for name in STEM_PARAMS))
+        keys = [stem_key_of(self.spec, method, choices, seed) for choices in possible]
+
+        def there(fork: int) -> int:
+            return min(_before(stems[key], fork) for key in keys)
+
         if preview:
-            return plan.preview[1] + max(0, plan.preview[0] - level)
+            return plan.preview[1] + plan.preview[0] - there(plan.preview[0])
         if method == PLAIN and not plan.space.searched:
-            return self.spec.max_epochs - min(self.spec.forks[1], level)
+            return self.spec.max_epochs - there(self.spec.forks[1])
         # from whichever fork: what it does not train itself the stem may lack
-        return self.spec.max_epochs - (min(plan.forks[0], level) if varied else 0)
+        return self.spec.max_epochs - (there(plan.forks[0]) if varied else 0)
 
     def _durations(self, *methods: str) -> Iterator[float]:
         """Seconds of each epoch that trials, or those of some methods, trained themselves; the latest first."""

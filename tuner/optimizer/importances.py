@@ -94,7 +94,11 @@ def importances_of(spec: SearchSpec, history: History) -> list[Importances]:
 
 def _of(spec: SearchSpec, history: History) -> Importances:
     worth, space = Worth.of(spec), spec.search_space()
-    inside = (t for t in reversed(history.trials.values()) if space.contains(t.params))
+    inside = (
+        t
+        for t in reversed(history.trials.values())
+        if (space.expresses(t.params) if t.added else space.contains(t.params))
+    )
     values = list(islice((value for t in inside if (value := worth(t))), MOST))[::-1]
     found = Importances(spec.methods[0], len(values), worth.previews)
     if len(values) < LEAST or len({value.product for value in values}) < 2 or not _varied(space, values):

@@ -123,6 +123,8 @@ class Observations:
         for number, record in enumerate(records):
             if (value := self.worth(record)) is not None:
                 self._take(-1 - number, value)
+                if record.added:
+                    self.added.add(-1 - number)
 
     def _take(self, trial: int, value: Value) -> None:
         self.values[trial] = value

@@ -91,6 +91,11 @@ class Proposer:
         return f"sampler {self.sampler.name}: {first}, {START - 1} first points, then {self.sampler.label} on {seen}"
 
     @property
+    def begun(self) -> bool:
+        """Whether the next trial is one that an earlier process had begun."""
+        return bool(self._waiting) and self.history.trials[self._waiting[0].trial].state == TrialState.RUNNING
+
+    @property
     def interrupted(self) -> bool:
         """Whether trials that an earlier process left, or that a user added, are still to be handed out."""
         return bool(self._waiting or self._lost)

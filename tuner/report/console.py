@@ -157,7 +157,8 @@ def _show_prices(runs: list[SearchRun]) -> None:
     for run in runs:
         lines = [price.words for price in class_prices(run)]
         title = f"{run.name}: what a point of each class costs along the front, on val"
-        for line in [title, *(lines or ["the front has no two rows that differ"])]:
+        none = "no row of the front treats a class better than the one with the best average does"
+        for line in [title, *(lines or [none])]:
             stdout_console().print(line, highlight=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -121,21 +122,20 @@ def probability(spec: SearchSpec, history: History, row: Mapping[str, Any], boun
 
 def flat(spec: SearchSpec, history: History) -> bool:
     """Whether the last ``spec.until_flat`` proposals that were trained in full have not moved the front beyond its
-    interval; since the search was extended, if it was. Where there are replicates since, that was so, whatever they
-    say. Computed once for each of them."""
+    interval; since the search was extended, if it was. Replicates, which begin once that is so, have no say in it.
+    Computed once for each of them."""
     if not spec.until_flat:
         return False
-    since = history.steered.extended
-    if any(replicate.started >= since for replicate in history.replicates.values()):
-        return True
     ended = sorted(history.with_state(TrialState.FINISHED), key=lambda t: t.ended)
-    latest = _proposals(history, ended, since)[-spec.until_flat :]
+    latest = _proposals(history, ended, history.steered.extended)[-spec.until_flat :]
     before = [t.trial for t in ended if t.trial not in latest]
     if len(latest) < spec.until_flat or not before or any(t.curve is None for t in ended):
         return False
     known = _flat.get(history)
-    if known is None or known[0] != latest:
-        known = _flat[history] = latest, _adds_nothing(spec, history, before, latest)
+    if known is None or known[0] != (before, latest):
+        alone = copy(history)
+        alone.replicates = {}
+        known = _flat[history] = (before, latest), _adds_nothing(spec, alone, before, latest)
     return known[1]
 
 
@@ -145,7 +145,7 @@ def _proposals(history: History, ended: Sequence[TrialRecord], since: float) -> 
     return [t.trial for t in ended if t.trial not in defaults and t.ended >= since]
 
 
-_flat: WeakKeyDictionary[History, tuple[list[int], bool]] = WeakKeyDictionary()
+_flat: WeakKeyDictionary[History, tuple[tuple[list[int], list[int]], bool]] = WeakKeyDictionary()
 
 
 def _adds_nothing(spec: SearchSpec, history: History, before: Sequence[int], latest: Sequence[int]) -> bool:

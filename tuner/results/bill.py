@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
-from search_spaces import METHODS, method_space
+from search_spaces import METHODS, STEM_PARAMS, measures_val_losses, method_space
 from tuner.results.history import History
 from tuner.results.references import PLAIN, references
 from tuner.results.replicates import total_trials
+from tuner.results.tally import kind_of
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.budget import Budget
 from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 STOOD = 20  # a search stood still where no epoch ended for so many times as long as usual
 
 
@@ -96,42 +100,47 @@ def seconds_left(spec: SearchSpec, history: History) -> float | None:
     return left * (latest[-1][0] - latest[0][0]) / sum(epochs for _, epochs in latest[1:])
 
 
-StemKey = tuple[str, str, bool, int]  # form of the loss, head, whether losses on `val` are measured, and the seed
+# Form of the loss, head, whether losses on `val` are measured, the seed, and as which of the methods it is trained.
+StemKey = tuple[str, str, bool, int, str]
 
 
 def stems(spec: SearchSpec) -> set[StemKey]:
     """The stems that trials and the reference fork from. fairfront's hedge, which measures losses on `val`, too, is not
     seen here."""
-    found = {(*stem_of(PLAIN), spec.seed)}
+    found = {(*stem_of(PLAIN), spec.seed, spec.trained_as(PLAIN))}
     previews = spec.scheduling.previewing
     for lane in (lane for lane in spec.lanes if lane.epoch_plan.forks[1] or previews or lane.methods == (PLAIN,)):
         form, head, val_losses = stem_of(lane.methods[0])
         numbers = range(1, min(lane.most_trials, 1 + spec.stems))  # they take turns; a default setting has none
         seeds = {spec.seed_of(number) for number in numbers}
         forms = lane.search_space().choices_of("form") or (form,)
-        found |= {(each, head, val_losses, seed) for each in forms for seed in seeds}
+        trained_as = spec.trained_as(lane.methods[0])
+        found |= {(each, head, val_losses, seed, trained_as) for each in forms for seed in seeds}
     return found
 
 
-def stem_of(method: str) -> tuple[str, str, bool]:
-    """Form, head and whether losses on `val` are measured, without torch for a built-in method."""
+def stem_of(method: str, params: Mapping[str, Any] = NO_PARAMS) -> tuple[str, str, bool]:
+    """Form, head and whether losses on `val` are measured, without torch for a built-in method. ``params``: those of
+    `STEM_PARAMS` that a setting has."""
     if METHODS.source(method):
         from trainables.methods import method_class  # torch
 
         made = method_class(method)
         return made.form, made.head, made.needs_val_losses
     stem = getattr(method_space(method), "STEM", {})
-    return stem.get("form", "at"), stem.get("head", "linear"), stem.get("val_losses", False)
+    return stem.get("form", "at"), stem.get("head", "linear"), measures_val_losses(method, params)
 
 
-def stem_key(record: TrialRecord) -> StemKey:
+def stem_key(spec: SearchSpec, record: TrialRecord) -> StemKey:
     """Whose stem a trial forks from, as far as that is told apart here."""
-    return stem_key_of(record.method, record.params.get("form"), record.seed)
+    return stem_key_of(spec, *kind_of(record))
 
 
-def stem_key_of(method: str, form: str | None, seed: int) -> StemKey:
-    own, head, val_losses = stem_of(method)
-    return form or own, head, val_losses, seed
+def stem_key_of(spec: SearchSpec, method: str, choices: Sequence[Any], seed: int) -> StemKey:
+    """The same of a method's trials with these values of `STEM_PARAMS`."""
+    params = dict(zip(STEM_PARAMS, choices))
+    own, head, val_losses = stem_of(method, params)
+    return params["form"] or own, head, val_losses, seed, spec.trained_as(method)
 
 
 def trained(spec: SearchSpec, history: History) -> Bill:

@@ -20,6 +20,7 @@ from typing import Any
 
 from trainables.reading import LOG_BYTES, MIB, TEXT_BYTES, one_line, parse_json, read_bytes, shaped
 from tuner.errors import UsageError
+from tuner.sync.initial import INIT
 from tuner.sync.mirror import HISTORY
 
 KIND = "tuner bundle"
@@ -30,7 +31,7 @@ SPEC = "spec.yaml"
 FILES = {
     SPEC: MIB,
     HISTORY: LOG_BYTES,
-    "init.json": TEXT_BYTES,
+    INIT: TEXT_BYTES,
     "warm-start/history.jsonl": LOG_BYTES,
     "warm-start/points.json": MIB,
     "verified.json": 256 * MIB,

@@ -14,9 +14,10 @@ from tuner.files import write_atomically
 from tuner.home import Home
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names, stored_search
+from tuner.sync.initial import INIT
 from tuner.sync.mirror import HISTORY
 
-COPIED = ("warm-start/history.jsonl", "warm-start/points.json", "dataset")  # beside the history and the spec
+COPIED = (INIT, "warm-start/history.jsonl", "warm-start/points.json", "dataset")  # beside the history and the spec
 TRAINED = ("trials", "previews")
 
 

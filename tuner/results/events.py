@@ -91,7 +91,7 @@ class Resumed(Event):
     name = "resume"
 
     def change(self, record: TrialRecord) -> None:
-        if record.state == TrialState.WAITING:
+        if record.state == TrialState.WAITING and not record.trained:
             record.started = self.time
         record.state = TrialState.RUNNING
 
@@ -156,11 +156,13 @@ class Promoted(Event):
 
 @dataclass(frozen=True)
 class StemTrained(Event):
-    """The trial trained one epoch of a stem, for all trials that will fork from it. ``stem``: its name, if known."""
+    """The trial trained one epoch of a stem, for all trials that will fork from it. ``stem``: its name, if known;
+    ``spare``: it is not the trial's own, but one under another seed."""
 
     name = "stem"
     stem_epoch: int | None = None
     stem: str | None = None
+    spare: bool = False
 
     @property
     def trained(self) -> int:
@@ -168,6 +170,8 @@ class StemTrained(Event):
 
     def change(self, record: TrialRecord) -> None:
         record.stem_trained += 1
+        if self.stem_epoch is not None and not self.spare:
+            record.stem_reached.add(self.stem_epoch)
 
 
 @dataclass(frozen=True)
@@ -253,14 +257,14 @@ class Skipped(Event, Asked):
 
 @dataclass(frozen=True)
 class Retried(Event, Asked):
-    """The trial, which failed or was skipped, is handed out again, to continue from its checkpoint. One whose preview
-    had ended waits again for what becomes of it."""
+    """The trial, which failed or was skipped, waits to be handed out again and to continue from its checkpoint. One
+    whose preview had ended waits again for what becomes of it."""
 
     name = "retry"
 
     def change(self, record: TrialRecord) -> None:
         previewed = record.preview is not None and not record.full
-        record.state, record.ended = (TrialState.PREVIEWED, self.time) if previewed else (TrialState.RUNNING, 0.0)
+        record.state, record.ended = (TrialState.PREVIEWED, self.time) if previewed else (TrialState.WAITING, 0.0)
         record.reason, record.errors = "", 0
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from tuner.results.pareto import row_label
 from tuner.results.search_run import SearchRun
+from tuner.spec.objectives import NATURAL
 
 PREFIX = "robust_acc/"
+AVERAGES = (NATURAL, "robust_acc")
 PAYERS = 2  # named at most
 
 
@@ -36,9 +38,11 @@ class Price:
 
 
 def class_prices(run: SearchRun) -> list[Price]:
-    """For each class that some row of the front treats better than the row with the best first objective does, the
-    dearest first. Rows of the front were chosen by these images, so prices are rather too low."""
-    average, rows = run.spec.objectives[0], run.front().rows
+    """For each class that some row of the front treats better than the row with the best average does, the dearest
+    first. The average: the natural one or the class mean, whichever is an objective first, else the class mean. Rows of
+    the front were chosen by these images, so prices are rather too low."""
+    average = next((name for name in run.spec.objectives if name in AVERAGES), AVERAGES[-1])
+    rows = run.front().rows
     if not rows:
         return []
     metrics = [(row, run.history.metrics_of(row)) for row in rows]

@@ -40,13 +40,12 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
 
     While fewer than a quarter do, the one that adds most to those that do; beyond, only one that is better alone than
     each of them. Where no preview satisfies the constraints, the one that misses them least: trained on, it may. One
-    that diverged counts as a preview: else a search in which many do would train nothing in full. What a user added
-    trains in full whatever its preview says, beside the quarter.
+    that diverged or was skipped counts as a preview: else a search in which many do would train nothing in full. What a
+    user added trains in full whatever its preview says, beside the quarter.
     """
-    asked = [t for t in history.trials.values() if t.added and _previewed(t)] if history.added else []
-    if wanted := _waiting(asked):
-        return wanted[0].trial
-    latest = _latest(history)
+    if (own := added_preview(history)) is not None:
+        return own
+    asked, latest = _added(history), _latest(history)
     waiting = {t.trial: curve_of(t, goal) for t in _waiting(latest)}
     most, taken = scheduler.most(len(latest)), _taken(latest, goal)
     if not waiting or not most:
@@ -58,6 +57,15 @@ def promotable(scheduler: Scheduler, goal: Goal, history: History) -> int | None
     return adds_most(waiting, [point for curve in (*taken, *_taken(asked, goal)) for point in curve])
 
 
+def added_preview(history: History) -> int | None:
+    """The preview of a user's own setting that should train in full now and does not yet; None: there is none."""
+    return next((t.trial for t in _waiting(_added(history))), None)
+
+
+def _added(history: History) -> list[TrialRecord]:
+    return [t for t in history.trials.values() if t.added and _previewed(t)] if history.added else []
+
+
 def _latest(history: History) -> list[TrialRecord]:
     """The latest of the search's own previews that have ended; however many there are, only these are looked for."""
     newest_first = (t for t in reversed(history.trials.values()) if not t.added and _previewed(t))
@@ -65,8 +73,8 @@ def _latest(history: History) -> list[TrialRecord]:
 
 
 def _previewed(record: TrialRecord) -> bool:
-    """Whether the trial's preview has ended, or it diverged before."""
-    return record.preview is not None or (record.state == TrialState.FAILED and not record.full)
+    """Whether the trial's preview has ended, or it diverged or was skipped before."""
+    return record.preview is not None or (record.state in (TrialState.FAILED, TrialState.SKIPPED) and not record.full)
 
 
 def _waiting(ended: Iterable[TrialRecord]) -> list[TrialRecord]:

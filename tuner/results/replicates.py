@@ -15,7 +15,7 @@ from tuner.results.assessment import flat
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
-from tuner.results.promotion import promotable
+from tuner.results.promotion import added_preview, promotable
 from tuner.results.references import references
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
@@ -74,16 +74,16 @@ def other_seeds(spec: SearchSpec, record: TrialRecord, count: int) -> list[int]:
 
 
 def trials_ended(spec: SearchSpec, history: History) -> bool:
-    """Whether all trials of the search and its reference have ended, replicates aside; or those that have begun, where
-    a flat front ends it."""
+    """Whether all trials of the search and its reference have ended, replicates aside; or those that have begun and
+    those that users added, where a flat front ends it."""
     if history.tally.ended < len(history.trials):  # asked for each trial that is handed out: while some run, no more
         return False
-    if any(t.state == TrialState.RUNNING for t in history.references.values()):
+    if not all(t.state.ended for t in history.references.values()):
         return False
     if len(history.trials) == 1 and not history.references and references(spec):
         return False  # stopped between its first trial and the reference, which is always next
     if flat(spec, history):
-        return True
+        return added_preview(history) is None
     return history.proposed >= total_trials(spec) and promotable(spec.scheduling, spec.goal, history) is None
 
 
@@ -94,8 +94,8 @@ def total_trials(spec: SearchSpec) -> int:
 
 
 def running(history: History) -> bool:
-    """Whether a replicate is running."""
-    return any(r.state == TrialState.RUNNING for r in history.replicates.values())
+    """Whether a replicate is running, or to be tried again."""
+    return not all(r.state.ended for r in history.replicates.values())
 
 
 def fell_off(spec: SearchSpec, history: History) -> list[int]:

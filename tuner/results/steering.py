@@ -23,6 +23,7 @@ from optuna.distributions import CategoricalDistribution
 
 from search_spaces import method_space
 from search_spaces.param import Param, coerce, describe, params_of
+from search_spaces.training import Training
 from trainables.files import locked
 from trainables.reading import intact, read_json, shaped
 from tuner.errors import UsageError
@@ -85,6 +86,7 @@ def _add(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[str,
         )
     lane = spec.of(method)
     params = setting_of(lane.search_space(), method, about.get("params") or {})
+    lane.changed(fix=params, space={})  # raises what the search's other fields do not allow beside it
     for record in history.trials.values():
         if (record.method, record.params, record.seed) == (method, params, spec.seed):
             raise UsageError(
@@ -102,12 +104,11 @@ def setting_of(space: Space, method: str, given: dict[str, Any]) -> dict[str, An
     not of the parameter's own. ``UsageError`` for anything else, in one sentence."""
     if not isinstance(given, dict) or not given:
         raise UsageError("nothing is given: write NAME=VALUE for what differs from the default setting")
-    own = params_of(method_space(method).Params)
-    values = {}
+    takes, values = _taken(method), {}
     for name, value in given.items():
         if name not in space.params:
             raise UsageError(f"unknown key {name!r}: what may vary in this search is {', '.join(space.params)}")
-        values[name] = _coerced(own.get(name) or space.params[name], value)
+        values[name] = _coerced(takes[name], value)
     found = dataclasses.replace(space, fixed={**space.fixed, **values}).default()
     for name in values:
         if name not in found:
@@ -172,7 +173,24 @@ def _narrow(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[s
             raise UsageError(f"--space {key} cannot be narrowed: this search varies {', '.join(varied)}")
     if not any(lane.search_space().searched for lane in new.lanes):
         raise UsageError("--space leaves nothing to search: every parameter would be fixed")
-    return {"trial": WHOLE, "space": space}
+    lanes = {key: next(lane for lane in now.lanes if key in lane.search_space().searched) for key in space}
+    return {"trial": WHOLE, "space": {key: _on_its_scale(lanes[key], key, value) for key, value in space.items()}}
+
+
+def _on_its_scale(lane: SearchSpec, key: str, value: Any) -> Any:
+    """A range as it is given; where that does not say its scale, and the search has another than the parameter's own,
+    with that of the search."""
+    now, own = lane.search_space().params[key].range, _taken(lane.method_names)[key].range
+    log = getattr(now, "log", None)  # choices have none
+    if not isinstance(value, (list, dict)) or log == getattr(own, "log", None):
+        return value
+    low_high = dict(zip(("low", "high"), value)) if isinstance(value, list) else value
+    return {"log": log, **low_high}
+
+
+def _taken(method: str) -> dict[str, Param]:
+    """What parameters of a method, and of training, take."""
+    return params_of(Training) | params_of(method_space(method).Params)
 
 
 def _check_narrower(lane: SearchSpec, narrower: SearchSpec, space: dict[str, Any]) -> None:

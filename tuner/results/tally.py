@@ -3,25 +3,34 @@ more trials there are."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from typing import Any
 
+from search_spaces import STEM_PARAMS
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 
-Kind = tuple[str, str | None, int]  # method, form of its loss where it has several, seed
+Kind = tuple[str, tuple[Any, ...], int]  # method, its values of `STEM_PARAMS`, seed
+
+
+def kind_of(record: TrialRecord) -> Kind:
+    """By what a trial's stem is told from those of others."""
+    return record.method, tuple(map(record.params.get, STEM_PARAMS)), record.seed
 
 
 class Tally:
     """``states``: how many of the trials are in each state, ``previewed``: have been previewed or failed, ``full``:
     train, or have trained, in full; replicates and references aside. Of all: ``running``, by number, those that run;
-    ``trained``, the epochs that they trained (`TrialRecord.trained`); of each method, form and seed ``for_stem``, those
-    for a stem, ``left``, the latest epoch of a stem that a training left, and whether anything was ``previewed_on``."""
+    ``trained``, how many epochs they trained (`TrialRecord.trained`); of each `Kind` ``for_stem``, the
+    epochs of a stem that were trained, ``left``, those at which a full training left it, and whether anything was
+    ``previewed_on``."""
 
     def __init__(self) -> None:
         self.states = Counter({state: 0 for state in TrialState})  # none is added later, while another thread reads
         self.running: dict[int, TrialRecord] = {}
         self.previewed = self.full = self.trained = 0
-        self.for_stem, self.left, self.previewed_on = Counter[Kind](), Counter[Kind](), set[Kind]()
+        self.for_stem, self.left = defaultdict[Kind, set[int]](set), defaultdict[Kind, set[int]](set)
+        self.previewed_on = set[Kind]()
 
     @property
     def ended(self) -> int:
@@ -41,9 +50,9 @@ class Tally:
 
     def _count(self, record: TrialRecord, by: int) -> None:
         self.trained += by * record.trained
-        kind = record.method, record.params.get("form"), record.seed
-        self.for_stem[kind] += by * record.stem_trained
-        self.left[kind] = max(self.left[kind], record.stem_epochs)
+        kind = kind_of(record)
+        self.for_stem[kind] |= record.stem_reached
+        self.left[kind].add(record.stem_epochs)
         if record.preview is not None:
             self.previewed_on.add(kind)
         if record.of is None and record.role is None:

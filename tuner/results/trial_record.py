@@ -59,6 +59,7 @@ class TrialRecord:
     ended: float = 0.0
     stem_epochs: int = 0  # of ``epochs``, those that came from the stem
     stem_trained: int = 0  # epochs that this trial trained for the stem
+    stem_reached: set[int] = field(default_factory=set)  # which of its own stem these were
     errors: int = 0  # interruptions by an exception of its own
     of: int | None = None
     role: str | None = None

@@ -10,15 +10,16 @@ class TrialState(StrEnum):
 
         proposed ──> RUNNING ──┬──> FINISHED    trained all its epochs: may be on a front
          WAITING ──>  ^  ^ │   ├──> STOPPED     stayed at chance
-          (added)     │  │ │   └──> FAILED      diverged, or failed again after its retries; the reason is kept
+         (a user's)   │  │ │   └──> FAILED      diverged, or failed again after its retries; the reason is kept
             resumed   │  │ │
          interrupted  └──┼─┤
                          │ └──────> PREVIEWED   its preview has ended
                          └────────────┘ promoted: trains in full
 
     Only the driver's callback changes a state. FINISHED and STOPPED are final; PREVIEWED is where a trial ends that is
-    not promoted. A user may add a trial, which waits until it is its turn, end one that has not ended (SKIPPED), and
-    try one again that failed or was skipped (`tuner.results.steering`): where its preview had ended, PREVIEWED again.
+    not promoted. A user may add a trial, end one that has not ended (SKIPPED), and try one again that failed or was
+    skipped (`tuner.results.steering`): either waits until it is its turn. Where its preview had ended, the latter is
+    PREVIEWED again.
     """
 
     WAITING = "waiting"

@@ -278,6 +278,15 @@ class SearchSpec(SearchFields):
             return recipe_of(self.methods[0], str(fixed.get("form")).lower())
         return FORMER_TRAINING if self.recipe == FORMER else {}
 
+    def trained_as(self, method: str) -> str:
+        """The first of the search's methods with the same training settings as a method: these share stems."""
+        return self._trained_as[self.of(method).methods[0]]
+
+    @cached_property
+    def _trained_as(self) -> dict[str, str]:
+        settings = {lane.methods[0]: lane.training() for lane in self.lanes}
+        return {name: next(n for n, other in settings.items() if other == own) for name, own in settings.items()}
+
     def shared_training(self) -> dict[str, Any]:
         """The training hyperparameters that the trials of all methods share."""
         first, *others = (dataclasses.asdict(lane.training()) for lane in self.lanes)

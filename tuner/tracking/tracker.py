@@ -54,6 +54,7 @@ _STATUS = {
     TrialState.FAILED: "FAILED",
     TrialState.SKIPPED: "KILLED",
     TrialState.RUNNING: "KILLED",
+    TrialState.WAITING: "KILLED",
 }
 _BUDGET = {TrialState.FINISHED: "full", TrialState.PREVIEWED: "preview"}
 ASIDE = ".to-mlflow"  # in a search's folder: what is written to be sent, and left by who is killed meanwhile
@@ -216,7 +217,7 @@ class Tracker(Listener):
         deadline = time.monotonic() + timeout
         self._start(timeout)
         for record in self.run.history.everything():
-            if record.state == TrialState.RUNNING:
+            if not record.state.ended and not _to_come(record):
                 self.trial_ended(record)
         tags = {"mlflow.note.content": summary_markdown(self.run), "tuner.state": state}
         files = [self.run.folder / name for name in ("spec.yaml", "front.html", "front.png", "front.parquet")]
@@ -441,6 +442,11 @@ def _previewed(preview: Preview, when: int) -> list[tuple[str, float, int, int]]
     return [(f"preview/{metric_name(k)}", float(v), when, int(preview.metrics["epoch"])) for k, v in values.items()]
 
 
+def _to_come(record: TrialRecord) -> bool:
+    """Whether a trial waits that has trained nothing yet."""
+    return record.state == TrialState.WAITING and not record.trained
+
+
 def sync(
     run: SearchRun,
     *,
@@ -459,7 +465,7 @@ def sync(
     tracker = Tracker(run, warn=warn, began=began, live=False)
     past, front, finished = History(None), Front(spec.objectives, ()), 0
     for record in records:
-        if record.state == TrialState.WAITING:
+        if _to_come(record):
             continue
         tracker.trial_started(record)
         if record.state.ended:
