@@ -148,6 +148,11 @@ class AskTell:
         return self.history.proposed >= self.total and not self._interrupted
 
     @property
+    def _cut_off(self) -> bool:
+        """Whether trials that an earlier process had begun are still to be handed out."""
+        return any(proposer.begun for proposer in self.methods.values())
+
+    @property
     def _interrupted(self) -> bool:
         return any(proposer.interrupted for proposer in self.methods.values())
 
@@ -174,7 +179,7 @@ class AskTell:
     def _next_record(self) -> TrialRecord | None:
         if self.late:
             return None
-        cut_off = any(proposer.begun for proposer in self.methods.values())
+        cut_off = self._cut_off
         if self._again and (not cut_off or self._again[0].state == TrialState.RUNNING):
             return self._if_time_left(self._again.pop(0))
         ended = flat(self.spec, self.history)  # what has begun, or a user added, is trained to its end
@@ -182,11 +187,14 @@ class AskTell:
             return self._trial()
         if self._references and self.history.trials and not ended:
             return self._if_in_time(self._references.pop(0))
-        promoted = added_preview(self.history) if ended else self.promotable
-        if promoted is not None:
-            record = self.history.trials[promoted]
-            return self._if_in_time(replace(record, full=True)) and record
+        if promoted := self._promoted(ended):
+            return self._if_in_time(replace(promoted, full=True)) and promoted
         return self._replicate() if ended or self.exhausted else self._trial()
+
+    def _promoted(self, ended: bool) -> TrialRecord | None:
+        """The preview that trains in full next; once the search has ``ended``, one of a user's own."""
+        number = added_preview(self.history) if ended else self.promotable
+        return None if number is None else self.history.trials[number]
 
     @property
     def promotable(self) -> int | None:

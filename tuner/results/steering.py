@@ -173,13 +173,13 @@ def _narrow(spec: SearchSpec, history: History, about: dict[str, Any]) -> dict[s
             raise UsageError(f"--space {key} cannot be narrowed: this search varies {', '.join(varied)}")
     if not any(lane.search_space().searched for lane in new.lanes):
         raise UsageError("--space leaves nothing to search: every parameter would be fixed")
-    lanes = {key: next(lane for lane in now.lanes if key in lane.search_space().searched) for key in space}
-    return {"trial": WHOLE, "space": {key: _on_its_scale(lanes[key], key, value) for key, value in space.items()}}
+    return {"trial": WHOLE, "space": {key: _on_its_scale(now, key, value) for key, value in space.items()}}
 
 
-def _on_its_scale(lane: SearchSpec, key: str, value: Any) -> Any:
+def _on_its_scale(spec: SearchSpec, key: str, value: Any) -> Any:
     """A range as it is given; where that does not say its scale, and the search has another than the parameter's own,
     with that of the search."""
+    lane = next(lane for lane in spec.lanes if key in lane.search_space().searched)
     now, own = lane.search_space().params[key].range, _taken(lane.method_names)[key].range
     log = getattr(now, "log", None)  # choices have none
     if not isinstance(value, (list, dict)) or log == getattr(own, "log", None):
