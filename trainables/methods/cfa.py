@@ -33,7 +33,6 @@ class Cfa(Method):
         unknown = torch.full((task.classes,), torch.nan, dtype=torch.float64)
         self.register_buffer("robust_acc", unknown)  # of training, previous epoch
         self.register_buffer("averaging", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("decay", torch.zeros((), dtype=torch.float64))
 
     def class_eps(self) -> Tensor:
         """(K,) factor on the radius."""
@@ -71,9 +70,8 @@ class Cfa(Method):
         worst = (stats.val_ce_robust / stats.val_count.clamp(min=1)).min()  # as published: under CE-PGD alone
         passed = self.params.average == "ema" or bool(worst >= self.params.threshold)
         keep = self.params.decay if self.averaging else 0.0  # the first that passes is copied
-        self.decay.fill_(keep if passed else 1.0)
         self.averaging |= passed
-        return float(self.decay) if self.averaging else None
+        return (keep if passed else 1.0) if self.averaging else None
 
     def notes(self) -> list[str]:
         if not self.averages_epochs or self.averaging:

@@ -34,7 +34,7 @@ SHORT_LABELS = {
 
 def judging(spec: SearchSpec, name: str) -> Any:
     """A training setting by which trials are judged, ``eps`` or ``eval_attack``; "searched" where each has its own."""
-    return "searched" if name in spec.shown_space().searched else getattr(spec.training(), name)
+    return "searched" if name in spec.own_attacks else getattr(spec.training(), name)
 
 
 def short_label(metric: str) -> str:

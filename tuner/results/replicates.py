@@ -40,9 +40,9 @@ def _asked_for(spec: SearchSpec, history: History, record: TrialRecord) -> list[
     """The seeds of the replicates that users want of a trial: none that another trial has."""
     if record.seeds == 1:
         return []
-    ours = range(spec.seed, spec.seed + record.seeds + spec.stems)
-    new = [s for s in ours if s != record.seed and not _trained(spec, history, record.trial, s)]
-    return new[: record.seeds - 1]
+    count = record.seeds - 1
+    others = other_seeds(spec, record, count + spec.stems)
+    return [seed for seed in others if not _trained(spec, history, record.trial, seed)][:count]
 
 
 def _trained(spec: SearchSpec, history: History, trial: int, seed: int) -> bool:

@@ -185,7 +185,7 @@ def verify_model(
         say(line)
     path = opened.folder / "verify" / verify.folder_of(attack) / ROLE
     job = Job(0, opened.config, path, role=ROLE, title=opened.name, published=opened.digest)
-    if verify.stored(job) and verify.stored(job, verify.test_data(opened.config)):
+    if (known := verify.stored(job)) and verify.is_of(known, verify.test_data(opened.config)):
         say("it is tested already")
     elif opened.network is None:
         verify.run_jobs([job], spec, attack, say)

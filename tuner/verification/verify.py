@@ -110,8 +110,7 @@ def verify_search(
     for method in dict.fromkeys(row["method"] for row in rows if row["offsets"]["tau"]):
         if note := prior_note(method):
             say(note)
-    data = test_data(jobs[0].config) if any(map(stored, jobs)) else None
-    todo = [job for job in jobs if stored(job, data) is None]
+    todo = _untested(jobs)
     _check_images(run, todo)
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are done already")
@@ -126,6 +125,13 @@ def verify_search(
     if run.spec.storage:
         push(run.spec.storage, home, name)
     return result
+
+
+def _untested(jobs: list[Job]) -> list[Job]:
+    """Those that have no result on the test images as they are here."""
+    known = [stored(job) for job in jobs]
+    data = test_data(jobs[0].config) if any(known) else None
+    return [job for job, result in zip(jobs, known) if not is_of(result, data)]
 
 
 def _check_images(run: SearchRun, todo: Iterable[Job]) -> None:
@@ -216,17 +222,20 @@ def test_data(config: TrialConfig) -> str | None:
         return None
 
 
-def stored(job: Job, data: str | None = None) -> dict[str, Any] | None:
+def is_of(result: dict[str, Any] | None, data: str | None) -> bool:
+    """Whether there is a `stored` result and it is of the test images ``data``; one that failed is of any."""
+    return result is not None and ("failed" in result or data in (None, result["data"]))
+
+
+def stored(job: Job) -> dict[str, Any] | None:
     """The job's stored result; None if there is none for the trial's present checkpoint, or it is damaged. One of
-    version 0.1 is none: it lacks what differences between models are computed from. ``data``: what the test images
-    have to be."""
+    version 0.1 is none: it lacks what differences between models are computed from."""
     from trainables.verification_run import fingerprint
 
     result = read_result(job.json, job.flags)
     if result is None or "failed" in result:
         return result
     fits = job.seed is not None or result["offsets"] == job.offsets.to_dict()
-    fits = fits and data in (None, result["data"])
     return result if fits and result["checkpoint"] == fingerprint(job.config.folder) else None
 
 
