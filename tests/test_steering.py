@@ -473,6 +473,7 @@ def test_a_clone_goes_its_own_way(made):
     checkpoint = made.folder / "trials" / "0" / "checkpoint.pt"
     write_atomically(checkpoint, b"weights")
     (made.folder / "init.json").write_text("{}")
+    (made.folder / "images").write_text("0" * 32)
     (made.folder / "trials" / "1").symlink_to(made.home.root)
     (made.folder / "result.json").write_text("{}")
     before = (made.folder / "history.jsonl").read_text()
@@ -483,7 +484,7 @@ def test_a_clone_goes_its_own_way(made):
     copy = load_search(made.home, "again")
     assert copy.spec == replace(made.spec, name="again") and copy.history.path.read_text() == before
     assert sorted(p.relative_to(copy.folder).as_posix() for p in copy.folder.rglob("*") if p.is_file()) == [
-        *("history.jsonl", "init.json", "spec.yaml", "trials/0/checkpoint.pt")
+        *("history.jsonl", "images", "init.json", "spec.yaml", "trials/0/checkpoint.pt")
     ]
     write_atomically(checkpoint, b"trained on")
     assert (copy.folder / "trials" / "0" / "checkpoint.pt").read_bytes() == b"weights"

@@ -16,8 +16,10 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names, stored_search
 from tuner.sync.initial import INIT
 from tuner.sync.mirror import HISTORY
+from tuner.sync.shared_dataset import DATASET, IMAGES
 
-COPIED = (INIT, "warm-start/history.jsonl", "warm-start/points.json", "dataset")  # beside the history and the spec
+# Beside the history and the spec.
+COPIED = (INIT, "warm-start/history.jsonl", "warm-start/points.json", DATASET, IMAGES)
 TRAINED = ("trials", "previews")
 
 
