@@ -38,6 +38,7 @@ from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import INIT, init_of, keep_init
+from tuner.verification.foreign import verify_model
 
 WIDTHS, MODEL = (6, 13, 26, 51), "resnet18:0.1"
 
@@ -250,8 +251,13 @@ def test_an_exported_cosine_head_is_no_linear_one(tmp_path):
     save_file(model.state_dict(), tmp_path / "export" / "model.safetensors")
     about = {"architecture": {**architecture, "mean": [0.5], "std": [0.25]}}
     (tmp_path / "export" / "model.json").write_text(json.dumps(about))
-    with pytest.raises(UsageError, match="has a cosine head, with which no search starts"):
-        prepare_init(SearchSpec(init=f"export:{tmp_path / 'export'}", name="mine"), Home(tmp_path / "home"))
+    home, file = Home(tmp_path / "home"), tmp_path / "export" / "model.safetensors"
+    refused = pytest.raises(UsageError, match="is the export of a model with a cosine head")
+    for init in (f"export:{tmp_path / 'export'}", str(file)):
+        with refused:
+            prepare_init(SearchSpec(init=init, name="mine"), home)
+    with refused:
+        verify_model(file, SearchSpec(), home, attack="pgd:1x1")
 
 
 def test_a_whole_search_begins_with_a_trial_of_another(finished, tmp_path):

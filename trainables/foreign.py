@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from trainables.checkpoint import numbers_in
 from trainables.models.backbones import DeepMind, PreActivation, Residual
 from trainables.models.build import Classifier
-from trainables.reading import Damaged, one_line, read_bytes
+from trainables.reading import Damaged, intact, one_line, read_bytes, read_json, shaped
 
 LARGEST = 2**34  # bytes of a file
+EXPORTED = "model.safetensors"  # the weights' name in an export of ours
 # Where checkpoints keep the weights, the first that is there: an average of ours before the last weights.
 INSIDE = ("average", "state_dict", "model_state_dict", "model", "net")
 SCALING = {"mean": "std", "mu": "sigma"}  # names of a normalisation's two parts: pixels in [0, 1], (x - mean) / std
@@ -91,10 +92,19 @@ class Read:
 def read_state(path: str | Path) -> Read:
     """What a file of torch or safetensors holds.
 
-    ``Damaged`` where the file is too large, or holds no tensors or anything beside numbers; ``OSError`` where it cannot
-    be opened.
+    ``Damaged`` where the file is too large, or holds no tensors or anything beside numbers, or is the export of a model
+    whose head is not linear; ``OSError`` where it cannot be opened.
     """
-    return state_in(read_bytes(path, LARGEST), str(path))
+    read = state_in(read_bytes(path, LARGEST), str(path))
+    if (head := _head_of_export(Path(path))) != "linear":  # with offsets in its bias, its tensors fit a linear one
+        raise Damaged(f"{str(path)!r} is the export of a model with a {head} head, which is not read as one of others")
+    return read
+
+
+def _head_of_export(weights: Path) -> str:
+    """What ``model.json`` beside weights says, if these are of an export; else linear, as public models are."""
+    about = intact(lambda: read_json(weights.with_name("model.json"))) if weights.name == EXPORTED else None
+    return about["architecture"]["head"] if shaped(about, {"architecture": {"head": str}}) else "linear"
 
 
 def state_in(data: bytes, name: str) -> Read:
