@@ -796,6 +796,9 @@ def test_nothing_is_asked_twice_by_the_command_line(made):
     assert done.returncode == 0 and done.stdout.startswith("trial 5 will be tried again; go on with: tuner resume s")
     again = tuner_here("retry", "s", 5, *home)
     assert again.returncode == 2 and "trial 5 is waiting; only one that" in again.stderr
+    for trial, what in (("no_search", "no search is "), ("-1x", "'-1x' is no number of a trial"), (77, "no trial 77")):
+        refused = tuner_here("retry", "s", *home, "--", trial)
+        assert refused.returncode == 2 and what in refused.stderr, refused.stderr
     added = json.loads(tuner_here("add", "s", "beta=7.5", *home, "--json").stdout)
     assert added["done"] and added["words"] == "trial 6 is added: beta=7.5"
     with locked(made.folder / ".lock"):

@@ -22,6 +22,7 @@ from tuner.cli.options import (
     Slurm,
     StorageOption,
     option,
+    trial_argument,
 )
 from tuner.cli.search_options import takes_spec
 from tuner.errors import UsageError
@@ -161,7 +162,7 @@ def _has(row: dict[str, Any]) -> str:
 
 def logs(
     job: Annotated[str, typer.Argument(help="Id of a job; `tuner jobs` lists them. With TRIAL: name of a search.")],
-    trial: Annotated[Optional[int], typer.Argument(help="Number of a trial of the search.")] = None,
+    trial: Annotated[Optional[int], trial_argument("Number of a trial of the search, or no_search.")] = None,
     address: Address = None,
     follow: Follow = False,
     home: HomeOption = None,

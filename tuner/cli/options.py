@@ -5,12 +5,14 @@ Help texts are whole sentences. They are Rich markup, in which a bracket begins 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
+from tuner.results.trial_record import NO_SEARCH
 from tuner.spec import known
 from tuner.spec.fields import SearchFields
 from tuner.spec.option import Option, options_of
@@ -93,6 +95,21 @@ Address = Annotated[
         "--address", "URL", "Address of the cluster's dashboard, http://HEAD:8265.", default="RAY_API_SERVER_ADDRESS"
     ),
 ]
+
+
+def trial_number(text: str) -> int:
+    """The number of the trial that a user names; plain AT, the reference, has one that shells take for an option."""
+    if text == "no_search":
+        return NO_SEARCH
+    if not re.fullmatch(r"-?\d+", text):
+        raise typer.BadParameter(f"{text!r} is no number of a trial")
+    return int(text)
+
+
+def trial_argument(help_: str) -> Any:
+    return typer.Argument(help=help_, metavar="TRIAL", parser=trial_number)
+
+
 JobId = Annotated[str, typer.Argument(help="Id of a job; `tuner jobs` lists them.")]
 Follow = Annotated[bool, option("--follow -f", "", "Show the progress of the job and end with its exit code.")]
 ClusterHome = Annotated[

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from tuner.cli.options import PICKS, RESULTS, DatasetAgain, HomeOption, Json, Search, StorageOption, option, option_of
+from tuner.cli.options import (
+    PICKS,
+    RESULTS,
+    DatasetAgain,
+    HomeOption,
+    Json,
+    Search,
+    StorageOption,
+    option,
+    option_of,
+    trial_argument,
+)
 from tuner.errors import UsageError
 from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
@@ -97,7 +108,7 @@ def front(
 
 def trials(
     search: Search,
-    trial: Annotated[Optional[int], typer.Argument(help="Number of a trial: show it alone.")] = None,
+    trial: Annotated[Optional[int], trial_argument("Number of a trial, or no_search: show it alone.")] = None,
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,

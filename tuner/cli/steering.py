@@ -7,11 +7,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from tuner.cli.options import SEARCHING, HomeOption, Json, Search, StorageOption, option
+from tuner.cli.options import SEARCHING, HomeOption, Json, Search, StorageOption, option, trial_argument
 from tuner.escape import print_json, to_stdout
 from tuner.home import Home
 
-Trial = Annotated[int, typer.Argument(help="Number of a trial; `tuner trials SEARCH` lists them.")]
+Trial = Annotated[int, trial_argument("Number of a trial, or no_search; `tuner trials SEARCH` lists them.")]
 
 
 def add(
