@@ -281,6 +281,12 @@ PREVIEWED = {"scheduler": "preview"}
         ({"method": "srat", **PREVIEWED}, Bill(12, 11, 15, 30, 6, 12 + 1 + 4 * 3.75), None),
         # stems of AT and of TRADES
         ({"method": "srat", **PREVIEWED, "space": {"form": ["at", "trades"]}}, Bill(12, 22, 15, 30, 6, 28.0), None),
+        # one trial under each of three seeds forks from AT's or from TRADES': half of each, and AT's under seed 0
+        (
+            {"method": "srat", "space": {"form": ["at", "trades"]}, "stems": 4, "trials": 4},
+            Bill(12, 44, 0, 0, 5, 24.25),
+            None,
+        ),
         ({"method": "srat", **PREVIEWED, "fix": {"form": "trades"}}, Bill(12, 22, 15, 30, 6, 28.0), None),
         ({"method": "srat"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 3.75), None),
         ({"method": "srat", "sampler": "random"}, Bill(12, 11, 0, 0, 17, 12 + 1 + 15 * 5.5), None),

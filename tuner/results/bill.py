@@ -64,7 +64,7 @@ def expected(spec: SearchSpec) -> Bill:
     # plain AT as a method takes all of the stem, as the reference does
     plain = spec.of(PLAIN).default_trials if PLAIN in spec.methods else 0
     full_epochs = (alone - plain) * spec.max_epochs + (plain + beside) * (spec.max_epochs - latest) + promoted * own
-    stem = len(stems(spec)) * latest
+    stem = round(expected_stems(spec) * latest)
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
 
 
@@ -104,19 +104,21 @@ def seconds_left(spec: SearchSpec, history: History) -> float | None:
 StemKey = tuple[str, str, bool, int, str]
 
 
-def stems(spec: SearchSpec) -> set[StemKey]:
-    """The stems that trials and the reference fork from. fairfront's hedge, which measures losses on `val`, too, is not
-    seen here."""
-    found = {(*stem_of(PLAIN), spec.seed, spec.trained_as(PLAIN))}
+def expected_stems(spec: SearchSpec) -> float:
+    """How many stems trials and the reference fork from, about: forms that are searched are proposed alike, so that few
+    trials leave some of them out. fairfront's hedge, which measures losses on `val`, too, is not seen here."""
+    unused = {(*stem_of(PLAIN), spec.seed, spec.trained_as(PLAIN)): 0.0}  # how probably no trial forks from it
     previews = spec.scheduling.previewing
     for lane in (lane for lane in spec.lanes if lane.epoch_plan.forks[1] or previews or lane.methods == (PLAIN,)):
         form, head, val_losses = stem_of(lane.methods[0])
-        numbers = range(1, min(lane.most_trials, 1 + spec.stems))  # they take turns; a default setting has none
-        seeds = {spec.seed_of(number) for number in numbers}
         forms = lane.search_space().choices_of("form") or (form,)
         trained_as = spec.trained_as(lane.methods[0])
-        found |= {(each, head, val_losses, seed, trained_as) for each in forms for seed in seeds}
-    return found
+        for turn in range(min(spec.stems, lane.most_trials)):  # seeds take turns; a default setting has no stem
+            proposed = len(range(turn or spec.stems, lane.most_trials, spec.stems))
+            for each in forms:
+                key = (each, head, val_losses, spec.seed_of(turn), trained_as)
+                unused[key] = unused.get(key, 1.0) * (1 - 1 / len(forms)) ** proposed
+    return sum(1 - chance for chance in unused.values())
 
 
 def stem_of(method: str, params: Mapping[str, Any] = NO_PARAMS) -> tuple[str, str, bool]:
