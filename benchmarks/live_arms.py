@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -159,6 +160,14 @@ class Plain(FullTrials):
     def proposals(self) -> Iterator[TrialRecord]:
         for number in range(self.job.trials // 2):
             yield TrialRecord(number, {}, PLAIN, seed=self.job.seed + number)
+
+
+class NoSearch(Plain):
+    name = "no search"
+    help = "no search: plain AT, once"
+
+    def proposals(self) -> Iterator[TrialRecord]:
+        return islice(super().proposals(), 1)
 
 
 class Random(FullTrials):
@@ -610,7 +619,7 @@ class WithPlainInFull(WithPlain):
 ARMS: dict[str, type[Arm]] = {
     arm.name: arm
     for arm in (
-        *(Plain, Random, RandomStem, Stock, Primo),
+        *(Plain, NoSearch, Random, RandomStem, Stock, Primo),
         *(Ours, OursAndPlain, OnFourStems, WithPlain, WithPlainInFull, OursInFull, OursAtRandom, OursByGP),
     )
 }
