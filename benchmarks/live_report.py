@@ -33,16 +33,16 @@ class on the TEST split of the rows that the arm's own front names, chosen on `v
 are swept over post-hoc class offsets unless they say "no offsets".
 
 The arms, by their command line names: `no search` is plain AT once, `plain` plain AT again and again, under the next
-seeds, half as many trainings as the others have trials, `random` trains the default setting and random ones in full, four times as many as
-the others, and judges each at its end alone; `random+stem`, as many as the others have, takes the epochs before each
-one's start from plain AT, trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler; `primo` is PriMO of
-NePS, given the epochs of all trials in full; `ours` is `tuner search --scheduler preview`, whose front is that of the
-trials that trained in full; `ours in full` is the same without previews, SRAT's default, `ours at random` with random
-proposals, and `ours by a Gaussian process` with `--sampler gp`; `ours + no search` counts the curve of its no search
-too, which it trains and shows beside the front, `ours on four stems` is that with `--stems 4`, `ours with plain AT on
-four stems` with `--method at --stems 4` (plain AT under four seeds is among the trials), `ours in full with plain AT on
-four stems` that without previews, and `ours as it was` the code before there were stem and previews. A seed has other
-luck on another kind of CPU (the last column of an arm): pairs across kinds are less alike.
+seeds, half as many trainings as the others have trials, `random` trains the default setting and random ones in full,
+four times as many as the others, and judges each at its end alone; `random+stem`, as many as the others have, takes the
+epochs before each one's start from plain AT, trained once; `stock` is Ray Tune's OptunaSearch with ASHAScheduler;
+`primo` is PriMO of NePS, given the epochs of all trials in full; `ours` is `tuner search --scheduler preview`, whose
+front is that of the trials that trained in full; `ours in full` is the same without previews, SRAT's default, `ours at
+random` with random proposals, and `ours by a Gaussian process` with `--sampler gp`; `ours + no search` counts the curve
+of its no search too, which it trains and shows beside the front, `ours on four stems` is that with `--stems 4`, `ours
+with plain AT on four stems` with `--method at --stems 4` (plain AT under four seeds is among the trials), `ours in full
+with plain AT on four stems` that without previews, and `ours as it was` the code before there were stem and previews. A
+seed has other luck on another kind of CPU (the last column of an arm): pairs across kinds are less alike.
 
 Ratios are over seeds that both have: geometric means of costs, ratios of mean hypervolumes, claims over held-out values
 as geometric means; in brackets 95 % bootstrap intervals over seeds. **Seeds needed**: for a factor of 1.15 to be seen
