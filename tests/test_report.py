@@ -12,6 +12,8 @@ from tests.test_wrong_input import run as command
 from tuner.home import Home
 from tuner.report import figures, png
 from tuner.report import text as report
+from tuner.report.comparison import compare_runs
+from tuner.report.comparison_figures import comparison_data, comparison_png
 from tuner.report.files import write_pictures
 from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
@@ -552,3 +554,22 @@ def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_pat
     assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
     text = gains(front_in(result, spec.objectives), references_of(result))
     assert text.startswith("Against no search (plain AT), trial 0 (natural average") and "\n" not in text
+
+
+def test_axes_hold_what_trials_have_beyond_the_searched_ranges():
+    """The default setting of a search whose ranges leave it out, and a setting that a user added."""
+    narrowed = {"loss": ["focal", "ldam"], "start": [0.3, 0.5], "clip_grad": {"low": 0.5, "high": 5.0, "log": True}}
+    spec = SearchSpec(max_epochs=4, space=narrowed)
+    history = fill(History(None), spec, failed=False)
+    history.append("add", 6, params=history.trials[1].params | {"start": 0.2}, method="srat", seed=0, by="ada")
+    run = run_of(spec, history)
+    axes = {axis["name"]: axis for axis in figures.picture_data(run)["methods"][0]["searched"]}
+    assert axes["loss"]["ticks"] == [["focal", "focal"], ["ldam", "ldam"], ["ce", "ce"]]
+    assert axes["loss"]["range"] == [-0.5, 2.5]
+    assert axes["start"]["range"][0] < 0.2 < 0.8 < axes["start"]["range"][1]
+    assert history.trials[0].params["clip_grad"] == 0.0
+    assert not axes["clip_grad"]["log"] and axes["clip_grad"]["range"][0] < 0.0, "0 has no place on a logarithmic axis"
+    assert axes["sep_weight"]["log"]
+    other = run_of(SearchSpec(max_epochs=4, seed=1), fill(History(None), spec), name="other")
+    both = compare_runs([run, other])
+    assert comparison_png(both, comparison_data(both)).startswith(b"\x89PNG")
