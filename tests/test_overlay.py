@@ -95,6 +95,20 @@ def test_seeds_are_one_method_with_a_spread(home):
     assert "different seeds" in said and "different seeds" not in " ".join(sentences(compared(home, "a0", "b")))
 
 
+def test_a_search_of_the_same_seed_is_no_other_seed(tmp_path):
+    """A clone goes its own way, and its front says nothing of how far seeds spread."""
+    home = Home(tmp_path)
+    made(home, "x", [(0.5, 0.1)])
+    made(home, "clone", [(0.5, 0.1), (0.4, 0.2)], trials=2)
+    made(home, "other", [(0.4, 0.3)], seed=1, trials=2)
+    found = compared(home, "x", "clone", "other")
+    assert [(g.label, [s.name for s in g.searches]) for g in found.groups] == [
+        ("srat (x)", ["x", "other"]),
+        ("srat (clone)", ["clone"]),
+    ]
+    assert "over seeds" not in " ".join(sentences(compared(home, "x", "clone")))
+
+
 def test_attainment_by_hand():
     """Fronts that cross: two of three attain what lies under the second of their heights at every average."""
     fronts = [[(0.6, 0.2), (0.5, 0.3)], [(0.7, 0.1), (0.5, 0.35)], [(0.55, 0.4)]]

@@ -2,12 +2,14 @@
 
 A search of several methods counts once for each of them. Searches that differ only in their seed are repetitions of
 one method: their hypervolumes become a mean and a standard deviation, and their fronts become attainment surfaces
-(Fonseca and Fleming, 1996), i.e. the region that at least a given number of repetitions reaches.
+(Fonseca and Fleming, 1996), i.e. the region that at least a given number of repetitions reaches. One of the same seed,
+such as a clone, is no repetition: it stands for itself.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -127,11 +129,14 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[SearchRun]) -> list[Group]:
-    groups: dict[str, Group] = {}
+    groups: dict[tuple[str, int], Group] = {}
+    known = Counter[tuple[str, int]]()
     for run in runs:
         spec, rows = run.spec, run.history.rows(run.spec.objectives, run.spec.goal)
         for lane in spec.lanes:
-            key = repr({k: v for k, v in lane.identity().items() if k != "seed"})
+            same = repr({k: v for k, v in lane.identity().items() if k != "seed"})
+            key = same, known[same, lane.seed]
+            known[same, lane.seed] += 1
             front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
             search = ComparedSearch(run.name, lane, run.history, front)
             groups.setdefault(key, Group(lane.method)).searches.append(search)
