@@ -28,8 +28,8 @@ KIND = "tuner bundle"
 FORMAT = 1
 ABOUT, LOCK = "bundle.json", "lock.txt"
 SPEC = "spec.yaml"
-# Of a search's folder, with the bytes that each may have: what it is made of, what tells its training images from others,
-# and the certificate of its verification.
+# Of a search's folder, with the bytes that each may have: what it is made of, what tells its training images from other
+# ones, and the certificate of its verification.
 FILES = {
     SPEC: MIB,
     HISTORY: LOG_BYTES,

@@ -31,6 +31,7 @@ NAME = "verified.json"
 KIND = "tuner verification certificate"
 FORMAT = 1
 SAID = ("method", "dataset", "image_size", "test_split", "imbalance", "model")  # of a search's spec
+CLASS_NAME = 255  # characters, as many as `trainables.data.store` takes, which loads torch
 LARGEST_IMAGE = 1 << 24  # values
 LARGEST = 1 << 28  # bytes; a million images and a hundred models
 
@@ -151,7 +152,7 @@ def read_certificate(path: Path) -> Certificate:
 
 def _certificate(stored: dict[str, Any]) -> Certificate:
     images = _number(stored["images"], 1, 10**8)
-    classes = tuple(_text(name, 200) for name in stored["classes"])
+    classes = tuple(_text(name, CLASS_NAME) for name in stored["classes"])
     claims = tuple(_claim(row, images, len(classes)) for row in stored["rows"])
     _require(bool(claims) and len(set((c.trial, c.offsets.tau) for c in claims)) == len(claims), "rows")
     _require(SEARCH_NAME.fullmatch(stored["search"]) is not None, "search")
@@ -175,7 +176,8 @@ def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarr
 def _said(spec: dict[str, Any]) -> dict[str, str]:
     methods = spec.get("method", "")
     shown = {**spec, "method": " + ".join(map(str, methods)) if isinstance(methods, list) else methods}
-    return {key: str(shown.get(key) or "")[:200] for key in SAID}
+    texts = {key: str(shown.get(key) or "") for key in SAID}
+    return {key: text[:200] for key, text in texts.items()} | {"dataset": texts["dataset"][-200:]}  # its end names it
 
 
 def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:
