@@ -14,6 +14,7 @@ from tuner.report import figures, png
 from tuner.report import text as report
 from tuner.report.comparison import compare_runs
 from tuner.report.comparison_figures import comparison_data, comparison_png
+from tuner.report.console import show_result
 from tuner.report.files import write_pictures
 from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
@@ -573,3 +574,20 @@ def test_axes_hold_what_trials_have_beyond_the_searched_ranges():
     other = run_of(SearchSpec(max_epochs=4, seed=1), fill(History(None), spec), name="other")
     both = compare_runs([run, other])
     assert comparison_png(both, comparison_data(both)).startswith(b"\x89PNG")
+
+
+def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tmp_path, capsys):
+    """Trials that a user skipped, or asked to be tried again, were in no count; the values of an epoch stood beside
+    those of the table, which are of all of val."""
+    history = fill(History(None), spec, curves=True)
+    history.append("start", 7, params=history.trials[1].params, method="srat", seed=0)
+    history.append("skip", 7, by="ada", request="1")
+    history.append("retry", 6, by="ada", request="2")
+    apart = {"trial": 0, "best_epoch": 2, "objectives": {"robust_acc": [0.6, 0.4]}}
+    result = front_json(run_of(spec, history)) | {"epochs_trained": 9, "wall_s": 3.0, "parted": [apart]}
+    show_result(result, spec, Home(tmp_path), as_json=False)
+    said = capsys.readouterr().out
+    assert "4 in full, 0 previewed, 2 stopped, 0 failed, 1 waiting, 1 skipped; 9 epochs in 3 s" in said
+    assert (
+        "on the images of val that judge every epoch: trial 0 at epoch 2 (class mean 0.600, at the end 0.400)" in said
+    )

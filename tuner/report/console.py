@@ -50,10 +50,11 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
 
     console, folder, counts = stdout_console(), home.search(result["search"]), result["trials"]
     _show_gain_and_front(console, result, spec)
+    more = "".join(f", {number} {state}" for state, number in counts.items() if state in ("waiting", "skipped"))
     lines = [
         *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} in full, "
-        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed; "
+        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed{more}; "
         f"{result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
         f"split     {result['split']} (the test split is untouched)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",

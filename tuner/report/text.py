@@ -128,7 +128,7 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
         lines.append(f"Trial {row['trial']} was on the front with one seed and fell off: {means} {over}.")
     if result.get("parted"):
         lines.append(
-            "Better at an earlier epoch, by more than two standard errors on val: "
+            "Better at an earlier epoch, by more than two standard errors on the images of val that judge every epoch: "
             + "; ".join(_apart(row) for row in result["parted"])
             + ". `tuner export --epoch best` takes that epoch."
         )
