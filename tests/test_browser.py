@@ -326,7 +326,7 @@ def pages(made):
     uri = f"sqlite:///{home.mlflow_db}"
     with ui.server(uri, home, free_port()) as (process, address):
         assert ui._answers(process, address, threading.Event())
-        yield ui.search_links(address, uri, [spec.search_name])[spec.search_name]
+        yield ui.search_links(address, uri, home, [spec.search_name])[spec.search_name]
 
 
 def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pages):

@@ -496,7 +496,7 @@ def test_tuner_ui_serves_the_live_pages_beside_an_mlflow_elsewhere(tmp_path, mon
     def until_asked():
         yield stop
 
-    def links(address, uri, names):
+    def links(address, uri, home, names):
         assert (address, names) == ("http://mlflow.example:5000", ["s"])
         live = capsys.readouterr().out.split()
         assert live[0] == "live" and live[1].endswith("/search/s")

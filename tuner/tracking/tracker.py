@@ -125,6 +125,7 @@ class Tracker(Listener):
             "tuner.method": record.method,
             "tuner.role": role_of(self.run.spec, self.run.history, record),
             "tuner.pareto": "false",
+            "tuner.reason": "none",  # one that failed and is tried again had another
         }
         if record.role is not None:
             tags["tuner.kind"] = "reference"
