@@ -194,7 +194,11 @@ def test_plain_at_as_a_method_is_no_default_setting_to_compare_with(monkeypatch,
         ("2", "no_search", "1"),
         ("2", "paper", "0"),
     }
-    assert [r["setting"] for r in found["rows"] if "no_search" in (r["role"], *r["also"])]
+    assert {(r["label"], r["role"], *r["also"]) for r in found["rows"]} == {
+        ("2", "front"),
+        ("0", "paper"),
+        ("1", "no_search"),
+    }, "the page drew plain AT as a default setting"
 
 
 def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):
