@@ -15,7 +15,7 @@ from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, pai
 from tuner.verification.report import page
 from tuner.verification.rows import chosen, spread
 from tuner.verification.summary import summary
-from tuner.verification.text import sentences
+from tuner.verification.text import cells, sentences
 
 TRAIN = [100, 50, 10]
 
@@ -199,6 +199,17 @@ def test_plain_at_as_a_method_is_no_default_setting_to_compare_with(monkeypatch,
         ("0", "paper"),
         ("1", "no_search"),
     }, "the page drew plain AT as a default setting"
+
+
+def test_an_interval_that_1_cuts_is_as_wide_as_it_is(monkeypatch, tmp_path):
+    """1.000 ± 0.046 stood for 0.908 .. 1: half of what was left of it."""
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params=spec.search_space().default())
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    row = found["rows"][0]
+    row |= {"robust_acc": 1.0, "ci": row["ci"] | {"robust_acc": (0.908, 1.0)}}
+    header, (shown, *_) = cells(found)
+    assert shown[header.index("on test")] == "1.000 ± 0.092"
 
 
 def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):

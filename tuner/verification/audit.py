@@ -47,6 +47,7 @@ RUNS = 4  # of the attack on what may be broken
 LEVEL = 0.01  # of all tests of an audit
 ROUNDING = 1e-4
 SAMPLE = 200  # images
+ROLE_NAMES = {"front": "front", "paper": "default setting", "no_search": "no search", ROLE: "model"}
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,7 @@ def show_audit(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         numbers = ("clean_differ", "clean_rounding", "robust_now_broken", "broken_now_robust")
         verdict = "holds" if row["holds"] else "does not hold"
-        table.add_row(row["name"], row["role"].replace("_", " "), *(str(row[n]) for n in numbers), verdict)
+        table.add_row(row["name"], ROLE_NAMES[row["role"]], *(str(row[n]) for n in numbers), verdict)
     console.print(table)
     if result["attack"] != result["certificate_attack"]:
         console.print(
