@@ -109,6 +109,18 @@ def test_a_search_of_the_same_seed_is_no_other_seed(tmp_path):
     assert "over seeds" not in " ".join(sentences(compared(home, "x", "clone")))
 
 
+def test_searches_that_judge_by_half_of_val_are_told_from_those_that_judge_by_all(tmp_path):
+    """`--offsets classes` fits them on the other half."""
+    home = Home(tmp_path)
+    for name, offsets, count in (("x", "none", 20), ("y", "classes", 10), ("z", "prior", 20)):
+        made(home, name, [(0.5, 0.2)], offsets=offsets)
+        judged = {"offsets": {"kind": "none", "tau": 0, "values": []}, "count": [count] * 2, "clean": [9] * 2}
+        of = {"classes": ["cat", "dog"], "train_counts": [40, 9], "points": [{**judged, "robust": [5, 2]}]}
+        History(home.search(name)).append("curve", 0, curve=of)
+    assert "judged on 20 and 40 images of val" in " ".join(sentences(compared(home, "x", "y")))
+    assert "judged on" not in " ".join(sentences(compared(home, "x", "z")))
+
+
 def test_attainment_by_hand():
     """Fronts that cross: two of three attain what lies under the second of their heights at every average."""
     fronts = [[(0.6, 0.2), (0.5, 0.3)], [(0.7, 0.1), (0.5, 0.35)], [(0.55, 0.4)]]

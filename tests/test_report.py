@@ -587,6 +587,7 @@ def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tm
     result = front_json(run_of(spec, history)) | {"epochs_trained": 9, "wall_s": 3.0, "parted": [apart]}
     show_result(result, spec, Home(tmp_path), as_json=False)
     said = capsys.readouterr().out
+    assert "untouched" not in said, "which tuner verify may have opened since"
     assert "4 in full, 0 previewed, 2 stopped, 0 failed, 1 waiting, 1 skipped; 9 epochs in 3 s" in said
     assert (
         "on the images of val that judge every epoch: trial 0 at epoch 2 (class mean 0.600, at the end 0.400)" in said

@@ -22,6 +22,7 @@ from tuner.results.pareto import Front, hypervolume, nondominated, row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
+from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
@@ -228,6 +229,12 @@ def sentences(comparison: Comparison) -> list[str]:
             "The methods ran with different seeds, so on different validation images; a method with more seeds has "
             "more chances to be on the combined front."
         )
+    judged = sorted({n for g in comparison.groups for search in g.searches for n in _images_of(search)})
+    if len(judged) > 1:
+        lines.append(
+            f"The methods were judged on {' and '.join(map(str, judged))} images of {SPLIT}: where offsets of single "
+            "classes are fitted, half of them fit these."
+        )
     budgets = {search.spec.max_epochs for g in comparison.groups for search in g.searches}
     if len(budgets) > 1:
         lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs), so the comparison is not equal.")
@@ -235,6 +242,12 @@ def sentences(comparison: Comparison) -> list[str]:
         f"All values are of split {SPLIT}, on which these trials were selected; `tuner verify` tests them "
         "on other images."
     ]
+
+
+def _images_of(search: ComparedSearch) -> set[int]:
+    """On how many images the trials of a search that trained in full were judged."""
+    finished = search.history.with_state(TrialState.FINISHED)
+    return {sum(trial.curve.points[0].count) for trial in finished if trial.curve}
 
 
 def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

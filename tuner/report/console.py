@@ -56,7 +56,7 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"search    {result['search']} {result['state']}: {counts['finished']} in full, "
         f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed{more}; "
         f"{result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
-        f"split     {result['split']} (the test split is untouched)",
+        f"split     {result['split']} (a search never opens the test split)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]

@@ -242,8 +242,8 @@ def summary_markdown(run: SearchRun) -> str:
             "",
             "Values are fractions at the last epoch of trials that ran the full budget. `class mean` is the mean over "
             "classes of robust accuracy; in `natural average` a class counts by its training images. `3@0.75` is trial "
-            "3 with class offsets of tau 0.75 added to its logits. `test` was not touched; the interactive figure is "
-            "the artifact `front.html`.",
+            "3 with class offsets of tau 0.75 added to its logits. A search never opens `test`; the interactive figure "
+            "is the artifact `front.html`.",
             "",
         ]
     )
