@@ -221,6 +221,9 @@ def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch
     found = verified_alike(monkeypatch, tmp_path, spec, history, eps=lambda job: own[job.trial])
     assert {(g["row"], g["over"]) for g in found["gain"]} == {("0", "no_search")}
     assert any("each model is attacked with its own" in s for s in sentences(found))
+    assert "eps searched of a pixel range" in page(
+        found, SearchSpec(method="wat", trials=2, space={"eps": [0.02, 0.1]})
+    )
 
 
 def test_what_was_not_looked_for_is_not_said_to_be_absent(monkeypatch, tmp_path):

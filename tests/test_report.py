@@ -18,6 +18,7 @@ from tuner.report.console import show_result
 from tuner.report.files import write_pictures
 from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
+from tuner.report.progress import Progress
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -538,7 +539,7 @@ def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_pat
     assert code == 1 and "has clean_acc>=0.01 and satisfies the search's constraints, with any of its offsets" in err
 
 
-def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, tmp_path):
+def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, capsys):
     """A smaller radius is no better method: not in what a search says, in its result, nor when it is verified."""
     own = SearchSpec(max_epochs=4, space={"eps": [0.01, 0.02]})
     assert "a weaker one looks like a better trial" in "".join(own.notes) and not spec.own_attacks
@@ -547,6 +548,8 @@ def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, tmp_p
     said = "Nothing is compared with the references: the search varies eps"
     assert said in report.summary_markdown(run) and said in figures.picture_data(run)["gain"]
     assert said not in report.summary_markdown(run_of(spec, fill(History(None), spec, curves=True)))
+    Progress(run).search_started(run)
+    assert "eps searched\n" in capsys.readouterr().err
 
 
 def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):

@@ -95,12 +95,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     }
     first, of_search = result["rows"][0], f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}"
     what = f"{of_search}, model {spec.model} · budget {spec.max_epochs} epochs"
+    eps = "searched" if "eps" in spec.own_attacks else f"{first['eps']:.3g}"
     if "model" in result:
         what = f"{result['model']['arch']} on {spec.dataset}"
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
         f"{what} · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
-        f"{spec.threat_model.shown}, eps {first['eps']:.3g} of a pixel range of 1",
+        f"{spec.threat_model.shown}, eps {eps} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {
             "points": points,
