@@ -154,9 +154,7 @@ class Tracker(Listener):
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
-        tags = {"tuner.budget": _BUDGET.get(record.state, "stopped")}
-        if record.reason:
-            tags["tuner.reason"] = record.reason
+        tags = {"tuner.budget": _BUDGET.get(record.state, "stopped"), "tuner.reason": record.reason or "none"}
         if record.stem_epochs:
             tags["tuner.stem_epochs"] = str(record.stem_epochs)
         self._last_end = max(self._last_end, record.ended)
