@@ -105,6 +105,14 @@ def test_names_are_as_long_as_data_have_them(tmp_path):
     assert {row["data"] for row in leaderboard(["long"], Home(tmp_path))["rows"]} == {"cifar10"}
 
 
+def test_a_long_name_cuts_no_number(tmp_path):
+    """Names without spaces took the room of the intervals, of which the table showed `(75.8..100.…`."""
+    for name in ("model-f046fe84", "another-model-f046fe84"):
+        put(tmp_path / "models" / name, certificate(name, role="model", dataset="own-data-of-mine"))
+    done = tuner_here("leaderboard", "model-f046fe84", "another-model-f046fe84", "--home", tmp_path)
+    assert done.returncode == 0 and "…" not in done.stdout
+
+
 def test_a_received_certificate_without_training_images_is_damaged(tmp_path):
     file = put(tmp_path / "received", {**certificate("theirs"), "train_counts": [0, 0, 0]})
     with pytest.raises(UsageError, match="is damaged: ValueError 'a whole number'"):

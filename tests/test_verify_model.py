@@ -123,7 +123,8 @@ def audited(published, verified, *args):
 def test_an_audit_needs_the_file_and_holds(published, verified, tmp_path):
     done = audited(published, verified, "--model", published[1], *AS_OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["holds"]
+    found = json.loads(done.stdout)
+    assert found["holds"] and [row["name"] for row in found["rows"]] == [found["search"]], "which was called trial 0"
     done = audited(published, verified)
     assert done.returncode == 2 and "is of a model that no search made" in done.stderr
     changed = torch.load(published[1], weights_only=True)

@@ -163,7 +163,7 @@ def front_table(
     Where that is too little for one line a row, labels are broken at spaces and parameters wherever it must be.
     ``empty``: the title without rows of the front.
     """
-    from rich.table import Table
+    from tuner.report.tables import PlainTable
 
     header, rows = front_cells(front, references, searched)
     if _width(header, rows) > width:
@@ -172,7 +172,7 @@ def front_table(
         rows = [[label.replace(" ", "\n"), *cells] for label, *cells in rows]
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
-    table = Table(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
+    table = PlainTable(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
     numbers = {"on the front", *SHORT_LABELS.values()}
     for name in header:  # even without rows: rich shows no table without columns
         number = name.replace("\n", " ") in numbers

@@ -57,10 +57,11 @@ class Model:
     claim: Claim
     config: TrialConfig
     network: nn.Module | None = None  # of a function, which no checkpoint holds
+    title: str | None = None  # of a model that no search made
 
     @property
     def name(self) -> str:
-        return name_of(self.claim.trial, self.claim.offsets.tau)
+        return self.title or name_of(self.claim.trial, self.claim.offsets.tau)
 
 
 def audit(
@@ -135,7 +136,7 @@ def _foreign(certificate: Certificate, opened: Callable[[], ForeignModel] | None
         what = "file" if model.network is None else "model"
         raise Failed(f"the {what} is not the certificate's ({model.digest[:12]}, not {claim.checkpoint[:12]})")
     _check_budget(model.name, model.config, claim)
-    return model.name, [Model(claim, model.config, model.network)]
+    return model.name, [Model(claim, model.config, model.network, model.name)]
 
 
 def _known(certificate: Certificate, home: Home) -> str:
@@ -339,12 +340,11 @@ def why_not(result: dict[str, Any]) -> str:
 
 def show_audit(result: dict[str, Any]) -> None:
     """Print `audit`'s result as a table."""
-    from rich.table import Table
-
     from tuner.report.console import stdout_console
+    from tuner.report.tables import PlainTable
 
     console = stdout_console()
-    table = Table(title=f"{result['sample']} images (seed {result['seed']}), attack {result['attack']}")
+    table = PlainTable(title=f"{result['sample']} images (seed {result['seed']}), attack {result['attack']}")
     for name in ("", "role", "clean differ", "of them rounding", "robust, now broken", "broken, now robust", "verdict"):
         table.add_column(name)
     for row in result["rows"]:
