@@ -282,7 +282,10 @@ def test_the_front_that_grows_is_the_front(tmp_path):
         history.append("epoch", 9, metrics=metrics(epoch, 0.2, 0.1))
     history.append("curve", 9, curve=curve(0.2, 0.1))
     history.append("end", 9, state="finished")
+    drawn = watched.run.history.changes
     watched.look()  # a replicate: trial 8 counts with a lower mean now
+    moved, plain = watched.now(drawn, None)["points"], history.row(8, SPEC.objectives)
+    assert {p["trial"] for p in moved} == {8} and moved[0]["y"] == plain["worst_class_robust_acc"] < 0.3
     assert watched.front == front_of(SPEC, history) and "9" not in watched.now(0, None)["front"]["members"]
 
 

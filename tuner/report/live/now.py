@@ -76,6 +76,8 @@ class Watched:
                 self._seen[record.trial], self.changed[record.trial] = now, history.changes
                 if record.state == TrialState.FINISHED and (before is None or before[0] != record.state):
                     new.append(record)
+                    if record.of is not None:  # a mean, which moves
+                        self.changed[record.of] = history.changes
         if self._front is None or any(record.of is not None for record in new):
             self._front = front_of(spec, history)
             return
