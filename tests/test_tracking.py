@@ -231,8 +231,11 @@ def test_a_trial_that_is_tried_again_has_no_reason_of_before(tmp_path, spec):
     history.append("epoch", 1, metrics=metrics(4, 0.5, 0.2))
     history.append("end", 1, state="finished")
     tracker.trial_ended(history.trials[1])
+    history.append("extend", -2, trials=9, by="ada", request="2")  # while it runs
     assert tracker.close("finished", timeout=120)
-    run = read_back(home, spec)[2][1]
+    _, parent, trials = read_back(home, spec)
+    assert (parent.data.params["trials"], parent.data.tags["tuner.trials"]) == ("6", "9")
+    run = trials[1]
     assert (run.info.status, run.data.tags["tuner.reason"]) == ("FINISHED", "none")
 
 

@@ -219,6 +219,8 @@ class Tracker(Listener):
             if not record.state.ended and not _to_come(record):
                 self.trial_ended(record)
         tags = {"mlflow.note.content": summary_markdown(self.run), "tuner.state": state}
+        if (trials := self.run.history.steered.trials) is not None:  # it may have been extended while it ran
+            tags["tuner.trials"] = str(trials)
         files = [self.run.folder / name for name in ("spec.yaml", "front.html", "front.png", "front.parquet")]
         self._send(
             PARENT,
