@@ -239,6 +239,22 @@ def test_a_trial_that_is_tried_again_has_no_reason_of_before(tmp_path, spec):
     assert (run.info.status, run.data.tags["tuner.reason"]) == ("FINISHED", "none")
 
 
+def test_what_a_preview_ended_with_stands_once_in_its_run(tmp_path, spec):
+    """It is written when the preview ends, and with the full training: at the time of that it was another value."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=1, failed=False)
+    history.append("start", 1, params={}, method="srat", preview=True)
+    history.append("preview", 1, epochs=1, metrics=metrics(3, 0.5, 0.2))
+    assert sync(run_of(spec, history, home), timeout=120)
+    time.sleep(0.002)
+    history.append("promote", 1)
+    history.append("epoch", 1, metrics=metrics(4, 0.6, 0.3))
+    history.append("end", 1, state="finished")
+    assert sync(run_of(spec, history, home), timeout=120)
+    client, _, trials = read_back(home, spec)
+    assert len(client.get_metric_history(trials[1].info.run_id, "preview/robust_acc")) == 1
+
+
 def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, spec):
     """The driver before was killed within the second in which messages are gathered."""
     home = home_in(tmp_path)

@@ -160,7 +160,7 @@ class Tracker(Listener):
         self._last_end = max(self._last_end, record.ended)
         changes = Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time())
         if record.preview:
-            changes.metrics = _previewed(record.preview, milliseconds(record.ended))
+            changes.metrics = _previewed(record.preview)
         if record.curve is not None:
             changes.metrics = [*changes.metrics, *self._trained(record)]
             changes.params["offsets_kind"] = record.curve.points[-1].offsets.kind
@@ -437,8 +437,9 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
         client.set_terminated(run_id, changes.status, milliseconds(changes.ended))
 
 
-def _previewed(preview: Preview, when: int) -> list[tuple[str, float, int, int]]:
+def _previewed(preview: Preview) -> list[tuple[str, float, int, int]]:
     """The metrics at the end of a preview, under names of their own: beside them are those of the full training."""
+    when = milliseconds(preview.ended)
     values = {k: v for k, v in preview.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     return [(f"preview/{metric_name(k)}", float(v), when, int(preview.metrics["epoch"])) for k, v in values.items()]
 
