@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainables.offsets import NONE, Offsets
-from trainables.reading import Damaged, read_json
+from trainables.reading import Damaged, intact, read_json, shaped
 from trainables.threats import LINF, THREATS
 from tuner.errors import UsageError
 from tuner.files import write_atomically
@@ -110,6 +110,13 @@ def write_certificate(
         ],
     }
     write_atomically(run.folder / NAME, json.dumps(certificate, indent=1))
+
+
+def latest_images(folder: Path) -> str | None:
+    """The digest of the test images that the latest certificate in a search's or a model's folder is of; None where
+    there is none. What was stored before of others is no result beside it."""
+    found = intact(lambda: read_json(folder / NAME, LARGEST))
+    return found["data"] if shaped(found, {"data": str}) else None
 
 
 def packed_labels(labels: np.ndarray) -> str:

@@ -193,8 +193,8 @@ def verify_model(
         _test_here(job, opened, attack, say)
     done = [(job, verify.stored(job))]
     result = _summary(opened, attack, *done[0])
-    write_report(result, opened)
     write_certificate(opened, attack, done, model=opened.arch)
+    write_report(result, opened)
     return result
 
 

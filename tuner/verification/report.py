@@ -9,6 +9,7 @@ from typing import Any
 from tuner import escape
 from tuner.files import write_atomically
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification.certificate import latest_images
 from tuner.verification.job import Tested
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
 from tuner.verification.text import cells, gain_cells, role_name, sentences
@@ -22,15 +23,15 @@ def write_report(result: dict[str, Any], run: Tested) -> None:
 
 
 def _parquet(folder: Path) -> bytes:
-    """One row for each model and attack tested so far."""
+    """One row for each model and attack tested so far on the images that the certificate is of."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = []
+    rows, data = [], latest_images(folder)
     for path in sorted((folder / "verify").glob("*/*.json")):
         flags = path.with_suffix(".parquet")
         stored = read_result(path, flags)
-        if stored is None or "failed" in stored:
+        if stored is None or "failed" in stored or data not in (None, stored["data"]):
             continue
         r = row_of(stored, flags)
         scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
