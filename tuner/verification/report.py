@@ -29,34 +29,33 @@ def _parquet(folder: Path) -> bytes:
 
     rows, data = [], latest_images(folder)
     for path in sorted((folder / "verify").glob("*/*.json")):
-        flags = path.with_suffix(".parquet")
-        stored = read_result(path, flags)
-        if stored is None or "failed" in stored or data not in (None, stored["data"]):
-            continue
-        r = row_of(stored, flags)
-        scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {
-            f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))
-        }
-        classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
-        rows.append(
-            {
-                "search": folder.name,
-                "split": TEST_SPLIT,
-                "attack": stored["attack"],
-                "retrained": "-seed" in path.stem,
-                "offsets": r["offsets"]["kind"],
-                "tau": r["offsets"]["tau"],
-                **scalars,
-                "alarms": "; ".join(r["alarms"]),
-                **intervals,
-                **classes,
-            }
-        )
+        stored = read_result(path, path.with_suffix(".parquet"))
+        if stored and "failed" not in stored and data in (None, stored["data"]):
+            rows.append(_row(folder.name, path, stored))
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({escape.printable(n): [row.get(n) for row in rows] for n in names}), sink)
     return sink.getvalue().to_pybytes()
+
+
+def _row(name: str, path: Path, stored: dict[str, Any]) -> dict[str, Any]:
+    """A model's row in the table; ``path``: of its ``stored`` result."""
+    r = row_of(stored, path.with_suffix(".parquet"))
+    scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
+    intervals = {f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))}
+    classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
+    return {
+        "search": name,
+        "split": TEST_SPLIT,
+        "attack": stored["attack"],
+        "retrained": "-seed" in path.stem,
+        "offsets": r["offsets"]["kind"],
+        "tau": r["offsets"]["tau"],
+        **scalars,
+        "alarms": "; ".join(r["alarms"]),
+        **intervals,
+        **classes,
+    }
 
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
