@@ -2,6 +2,7 @@
 browser: tests/test_browser.py."""
 
 import json
+import shutil
 import threading
 import time
 import urllib.error
@@ -30,6 +31,7 @@ from tuner.results.pareto import row_label
 from tuner.results.running import FILE, Running, gpus_by_host, read_running
 from tuner.results.searches import load_search
 from tuner.results.steering import ask
+from tuner.results.summary import state_of
 from tuner.spec.search_spec import SearchSpec
 
 SPEC = SearchSpec(method="srat", trials=9, max_epochs=4, name="s")
@@ -65,6 +67,31 @@ def test_only_what_was_appended_is_read(tmp_path, monkeypatch):
     finish(history, 6, 0.6, 0.4)
     assert followed.look() and len(taken) == 7 and followed.run.history.trials == history.trials
     assert followed.run.history.changes == history.changes and not followed.look()
+
+
+def test_what_a_resume_changes_and_another_search_of_the_name_are_seen(tmp_path):
+    """The spec was read once: replicates that a resume asked for ran in a search that was called finished, and a new
+    search was shown with the method, objectives and cost of the one that was removed."""
+    home, history = made(tmp_path)
+    for trial in range(6, 9):
+        finish(history, trial, 0.5, 0.3)
+    watched = Watched(home, "s")
+    watched.look()
+    assert watched.followed.state == "finished"
+    (home.search("s") / "spec.yaml").write_text(replace(SPEC, seeds=2).to_yaml())
+    watched.look()
+    assert watched.run.spec.seeds == 2 and watched.followed.state == "stopped" == state_of(load_search(home, "s"))
+    shutil.rmtree(home.search("s"))
+    home.search("s").mkdir()
+    other = SearchSpec(method="trades", trials=5, max_epochs=5, name="s", objectives=("clean_acc", "robust_acc"))
+    (home.search("s") / "spec.yaml").write_text(other.to_stored())
+    watched.look()
+    assert watched.run.spec == other.changed() and not watched.run.history.trials
+    fill(History(home.search("s")), other, failed=False)
+    watched.look()
+    now = watched.now(-1, None)
+    assert [best["name"] for best in now["front"]["best"]] == ["clean", "class mean"]
+    assert now["bill"]["expected"] == expected(other).epochs and watched.front == load_search(home, "s").front()
 
 
 def test_a_line_counts_once_it_is_whole(tmp_path):
