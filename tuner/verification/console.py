@@ -32,7 +32,7 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
     again = ""
     if foreign:
         which = shlex.quote(foreign["arch"]) if foreign["called"] else "FILE --arch ARCH"
-        again = f" --model {which} --dataset DATASET"
+        again = " ".join([f" --model {which} --dataset DATASET", *map(shlex.quote, foreign["options"])])
     for line in [
         *rest,
         CORRECTION,
