@@ -138,7 +138,9 @@ def _grouped(runs: Sequence[SearchRun]) -> list[Group]:
             same = repr({k: v for k, v in lane.identity().items() if k != "seed"})
             key = same, known[same, lane.seed]
             known[same, lane.seed] += 1
-            front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
+            own = [row for row in rows if row["method"] == lane.method]
+            # whose knee is the one that `--pick knee` takes; of one of several methods nothing is assessed
+            front = run.assessed_front() if spec.lanes == (lane,) else Front.of(own, spec.objectives)
             search = ComparedSearch(run.name, lane, run.history, front)
             groups.setdefault(key, Group(lane.method)).searches.append(search)
     methods = [g.label for g in groups.values()]
