@@ -63,7 +63,7 @@ def run(name: str, home: Path) -> dict[str, Any]:
         done = subprocess.run([*command, "search", *SEARCHES[name], *COMMON, *options], stdout=subprocess.PIPE)
     assert done.returncode == 0, name
     result = json.loads(done.stdout)
-    result.pop("epochs_trained"), result.pop("epochs_saved"), result.pop("epochs_saved_by")  # of one run of the driver
+    result.pop("epochs_trained"), result.pop("epochs_saved"), result.pop("epochs_saved_by")  # depend on interruptions
     front = json.loads(
         subprocess.run(
             [*command, "front", name, "--home", str(home), "--json"], stdout=subprocess.PIPE, check=True

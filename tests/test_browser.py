@@ -160,6 +160,25 @@ def test_the_slider_walks_along_the_front(curved):
         assert browser.errors() == []
 
 
+def test_choices_that_are_no_texts_and_values_beyond_the_ranges_are_drawn(tmp_path):
+    spec = SearchSpec(method="reat", max_epochs=4, space={"attack_weights": [False, True], "tail_weight": [2.0, 9.0]})
+    history = fill(History(None), spec, failed=False)
+    page = write_pictures(run_of(spec, history), tmp_path)["front.html"]
+    full = [history.trials[n].params for n in (0, 1, 3, 4)]
+    with Browser(1280, 900) as browser:
+        browser.open(page.as_uri())
+        browser.wait("document.getElementById('parallel').data?.length")
+        tail, weights = browser.js(
+            "return [...document.getElementById('params').children].map(e => [e.data[0].x, e._fullLayout.xaxis.range])"
+        )
+        assert tail[0] == pytest.approx([p["tail_weight"] for p in full]) and tail[0][0] == 1.0
+        assert 10 ** tail[1][0] < 1.0 < 9.0 < 10 ** tail[1][1]
+        assert weights == [[str(p["attack_weights"]) for p in full], [-0.5, 1.5]]
+        lines = browser.js("return document.getElementById('parallel').data[0].dimensions[1].values")
+        assert lines == [int(p["attack_weights"]) for p in full]
+        assert browser.errors() == []
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_live_page_renews_itself(tmp_path, width):
     home, spec = Home(tmp_path), SearchSpec(max_epochs=4, trials=9, name="s")
@@ -307,7 +326,7 @@ def pages(made):
     uri = f"sqlite:///{home.mlflow_db}"
     with ui.server(uri, home, free_port()) as (process, address):
         assert ui._answers(process, address, threading.Event())
-        yield ui.search_links(address, uri, [spec.search_name])[spec.search_name]
+        yield ui.search_links(address, uri, home, [spec.search_name])[spec.search_name]
 
 
 def test_the_runs_table_shows_objectives_and_searched_parameters_first(made, pages):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from tests.histories import fill, no_search, run_of
+from tests.histories import fill, metrics, no_search, run_of
 from trainables.data import Summary, prepare
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.execution import driver, stopping
@@ -86,6 +86,24 @@ def all_trials(history):
     return None
 
 
+def previews(history):
+    """Three proposals are previewed in 2 of 12 epochs."""
+    for trial in range(3):
+        history.append("start", trial, params={}, method="trades", preview=True)
+        history.append("preview", trial, epochs=2, metrics=metrics(10, 0.5, 0.1))
+    return "signal"
+
+
+def promotions(history):
+    """And then two of them trained in full."""
+    for trial in range(2):
+        history.append("promote", trial)
+        for epoch in range(1, 13):
+            history.append("epoch", trial, metrics=metrics(epoch, 0.5, 0.1))
+        history.append("end", trial, state="finished")
+    return "signal"
+
+
 def killed_after_all_trials(history):
     all_trials(history)
     raise Killed
@@ -108,6 +126,17 @@ def test_the_result_of_an_earlier_end_is_not_that_of_a_run_that_was_killed(drive
     for home in ("a", "b") if storage else ("a",):  # another home has of it what the storage has
         result = driven(nothing, home=home, storage=storage)
         assert result["state"] == "finished" and sum(result["trials"].values()) == 6
+
+
+def test_what_a_search_saved_is_counted_in_all(driven):
+    """A resume that trained in full what had been previewed before said that previews saved -24 epochs."""
+    found = []
+    for part in (previews, promotions):
+        with pytest.raises(Interrupted) as stopped:
+            driven(part, max_epochs=12)
+        found.append(stopped.value.result)
+    assert [result["epochs_saved_by"]["previews"] for result in found] == [3 * 12 - 3 * 2, 12 - 3 * 2]
+    assert [result["epochs_trained"] for result in found] == [3 * 2, 2 * 12]
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def test_the_best_epoch_is_exported(finished, tmp_path):
     (metrics,) = about["metrics"]
     assert metrics["split"] == "val" and {n: metrics[n] for n in row["best"]} == row["best"]
     state = torch.load(home / "searches/first/trials" / str(trial) / "checkpoint.pt", weights_only=True)
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert "the epoch was selected by these numbers, which are of the images of `val` that judge every epoch" in card
     weights = load_model(tmp_path / "best").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in state["best"]["model"].items())
     assert "best of its epochs" in (tmp_path / "best/README.md").read_text()

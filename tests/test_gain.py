@@ -15,7 +15,7 @@ from tuner.verification.gain import METRICS, _newcombe, _shrunk, over_seeds, pai
 from tuner.verification.report import page
 from tuner.verification.rows import chosen, spread
 from tuner.verification.summary import summary
-from tuner.verification.text import sentences
+from tuner.verification.text import cells, sentences
 
 TRAIN = [100, 50, 10]
 
@@ -194,7 +194,22 @@ def test_plain_at_as_a_method_is_no_default_setting_to_compare_with(monkeypatch,
         ("2", "no_search", "1"),
         ("2", "paper", "0"),
     }
-    assert [r["setting"] for r in found["rows"] if "no_search" in (r["role"], *r["also"])]
+    assert {(r["label"], r["role"], *r["also"]) for r in found["rows"]} == {
+        ("2", "front"),
+        ("0", "paper"),
+        ("1", "no_search"),
+    }, "the page drew plain AT as a default setting"
+
+
+def test_an_interval_that_1_cuts_is_as_wide_as_it_is(monkeypatch, tmp_path):
+    """1.000 ± 0.046 stood for 0.908 .. 1: half of what was left of it."""
+    spec, history = SearchSpec(method="wat", trials=1), History(None)
+    finish(history, 0, (0, 300, 200), params=spec.search_space().default())
+    found = verified_alike(monkeypatch, tmp_path, spec, history)
+    row = found["rows"][0]
+    row |= {"robust_acc": 1.0, "ci": row["ci"] | {"robust_acc": (0.908, 1.0)}}
+    header, (shown, *_) = cells(found)
+    assert shown[header.index("on test")] == "1.000 ± 0.092"
 
 
 def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch, tmp_path):
@@ -206,6 +221,9 @@ def test_models_that_were_attacked_with_other_radii_are_not_compared(monkeypatch
     found = verified_alike(monkeypatch, tmp_path, spec, history, eps=lambda job: own[job.trial])
     assert {(g["row"], g["over"]) for g in found["gain"]} == {("0", "no_search")}
     assert any("each model is attacked with its own" in s for s in sentences(found))
+    assert "eps searched of a pixel range" in page(
+        found, SearchSpec(method="wat", trials=2, space={"eps": [0.02, 0.1]})
+    )
 
 
 def test_what_was_not_looked_for_is_not_said_to_be_absent(monkeypatch, tmp_path):

@@ -372,6 +372,8 @@ def test_the_front_is_drawn_on_means_and_who_falls_off_is_named():
     assert rows[1]["robust_acc"] == pytest.approx(0.42) and rows[1]["worst_class_robust_acc"] == pytest.approx(0.28)
     assert rows[1]["std"]["robust_acc"] == pytest.approx(0.04 / 2**0.5)  # of 0.40 and 0.44
     assert fell_off(spec, history) == [1]
+    alone = front_json(run_of(spec.changed(seeds=1), history))
+    assert [r["trial"] for r in alone["fell_off"]] == [1], "of trials that a user wants confirmed, too"
     found = extras(run_of(spec, history))
     assert found["replicates"] == {"finished": 4, "failed": 0} and [r["trial"] for r in found["fell_off"]] == [1]
     (line,) = notes(found, spec.objectives)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tuner_here
+from trainables.data.store import CLASS_NAME
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.verification.certificate import FORMAT, KIND, packed, packed_labels
@@ -93,6 +94,23 @@ def test_other_images_of_the_same_data_are_a_group_of_their_own(tmp_path):
     assert [r["data"] for r in leaderboard(["val"], home)["rows"]] == ["cifar10 validation"]
     assert {r["data"] for r in leaderboard(["whole"], home)["rows"]} == {"cifar10"}
     assert len(leaderboard(["whole"], home)["rows"]) > 1, "beside what is published"
+
+
+def test_names_are_as_long_as_data_have_them(tmp_path):
+    """The certificate of a class's name that the data may have was damaged, and a long path was cut before its name."""
+    stored = certificate("long", dataset=f"parquet:/{'scratch/' * 40}cifar10") | {
+        "classes": ["a", "b", CLASS_NAME * "c"]
+    }
+    put(Home(tmp_path).search("long"), stored)
+    assert {row["data"] for row in leaderboard(["long"], Home(tmp_path))["rows"]} == {"cifar10"}
+
+
+def test_a_long_name_cuts_no_number(tmp_path):
+    """Names without spaces took the room of the intervals, of which the table showed `(75.8..100.…`."""
+    for name in ("model-f046fe84", "another-model-f046fe84"):
+        put(tmp_path / "models" / name, certificate(name, role="model", dataset="own-data-of-mine"))
+    done = tuner_here("leaderboard", "model-f046fe84", "another-model-f046fe84", "--home", tmp_path)
+    assert done.returncode == 0 and "…" not in done.stdout
 
 
 def test_a_received_certificate_without_training_images_is_damaged(tmp_path):

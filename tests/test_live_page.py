@@ -2,6 +2,7 @@
 browser: tests/test_browser.py."""
 
 import json
+import shutil
 import threading
 import time
 import urllib.error
@@ -30,6 +31,7 @@ from tuner.results.pareto import row_label
 from tuner.results.running import FILE, Running, gpus_by_host, read_running
 from tuner.results.searches import load_search
 from tuner.results.steering import ask
+from tuner.results.summary import state_of
 from tuner.spec.search_spec import SearchSpec
 
 SPEC = SearchSpec(method="srat", trials=9, max_epochs=4, name="s")
@@ -65,6 +67,31 @@ def test_only_what_was_appended_is_read(tmp_path, monkeypatch):
     finish(history, 6, 0.6, 0.4)
     assert followed.look() and len(taken) == 7 and followed.run.history.trials == history.trials
     assert followed.run.history.changes == history.changes and not followed.look()
+
+
+def test_what_a_resume_changes_and_another_search_of_the_name_are_seen(tmp_path):
+    """The spec was read once: replicates that a resume asked for ran in a search that was called finished, and a new
+    search was shown with the method, objectives and cost of the one that was removed."""
+    home, history = made(tmp_path)
+    for trial in range(6, 9):
+        finish(history, trial, 0.5, 0.3)
+    watched = Watched(home, "s")
+    watched.look()
+    assert watched.followed.state == "finished"
+    (home.search("s") / "spec.yaml").write_text(replace(SPEC, seeds=2).to_yaml())
+    watched.look()
+    assert watched.run.spec.seeds == 2 and watched.followed.state == "stopped" == state_of(load_search(home, "s"))
+    shutil.rmtree(home.search("s"))
+    home.search("s").mkdir()
+    other = SearchSpec(method="trades", trials=5, max_epochs=5, name="s", objectives=("clean_acc", "robust_acc"))
+    (home.search("s") / "spec.yaml").write_text(other.to_stored())
+    watched.look()
+    assert watched.run.spec == other.changed() and not watched.run.history.trials
+    fill(History(home.search("s")), other, failed=False)
+    watched.look()
+    now = watched.now(-1, None)
+    assert [best["name"] for best in now["front"]["best"]] == ["clean", "class mean"]
+    assert now["bill"]["expected"] == expected(other).epochs and watched.front == load_search(home, "s").front()
 
 
 def test_a_line_counts_once_it_is_whole(tmp_path):
@@ -282,7 +309,10 @@ def test_the_front_that_grows_is_the_front(tmp_path):
         history.append("epoch", 9, metrics=metrics(epoch, 0.2, 0.1))
     history.append("curve", 9, curve=curve(0.2, 0.1))
     history.append("end", 9, state="finished")
+    drawn = watched.run.history.changes
     watched.look()  # a replicate: trial 8 counts with a lower mean now
+    moved, plain = watched.now(drawn, None)["points"], history.row(8, SPEC.objectives)
+    assert {p["trial"] for p in moved} == {8} and moved[0]["y"] == plain["worst_class_robust_acc"] < 0.3
     assert watched.front == front_of(SPEC, history) and "9" not in watched.now(0, None)["front"]["members"]
 
 
@@ -496,7 +526,7 @@ def test_tuner_ui_serves_the_live_pages_beside_an_mlflow_elsewhere(tmp_path, mon
     def until_asked():
         yield stop
 
-    def links(address, uri, names):
+    def links(address, uri, home, names):
         assert (address, names) == ("http://mlflow.example:5000", ["s"])
         live = capsys.readouterr().out.split()
         assert live[0] == "live" and live[1].endswith("/search/s")

@@ -12,7 +12,7 @@ from tests.histories import curve, fill, run_of, start
 from tests.test_wrong_input import run
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.report.comparison import attained, cells, compare, sentences
+from tuner.report.comparison import attained, cells, compare, compare_runs, sentences
 from tuner.report.files import trials_parquet
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
@@ -93,6 +93,48 @@ def test_seeds_are_one_method_with_a_spread(home):
     said = " ".join(sentences(compared(home, "a0", "a1", "b")))
     assert "reference point (0, 0)" in said and "standard deviation over seeds" in said and "split val" in said
     assert "different seeds" in said and "different seeds" not in " ".join(sentences(compared(home, "a0", "b")))
+
+
+def test_a_search_of_the_same_seed_is_no_other_seed(tmp_path):
+    """A clone goes its own way, and its front says nothing of how far seeds spread."""
+    home = Home(tmp_path)
+    made(home, "x", [(0.5, 0.1)])
+    made(home, "clone", [(0.5, 0.1), (0.4, 0.2)], trials=2)
+    made(home, "other", [(0.4, 0.3)], seed=1, trials=2)
+    found = compared(home, "x", "clone", "other")
+    assert [(g.label, [s.name for s in g.searches]) for g in found.groups] == [
+        ("srat (x)", ["x", "other"]),
+        ("srat (clone)", ["clone"]),
+    ]
+    assert "over seeds" not in " ".join(sentences(compared(home, "x", "clone")))
+
+
+def test_searches_that_judge_by_half_of_val_are_told_from_those_that_judge_by_all(tmp_path):
+    """`--offsets classes` fits them on the other half."""
+    home = Home(tmp_path)
+    for name, offsets, count in (("x", "none", 20), ("y", "classes", 10), ("z", "prior", 20)):
+        made(home, name, [(0.5, 0.2)], offsets=offsets)
+        judged = {"offsets": {"kind": "none", "tau": 0, "values": []}, "count": [count] * 2, "clean": [9] * 2}
+        of = {"classes": ["cat", "dog"], "train_counts": [40, 9], "points": [{**judged, "robust": [5, 2]}]}
+        History(home.search(name)).append("curve", 0, curve=of)
+    assert "judged on 20 and 40 images of val" in " ".join(sentences(compared(home, "x", "y")))
+    assert "judged on" not in " ".join(sentences(compared(home, "x", "z")))
+
+
+def test_the_knee_that_a_comparison_shows_is_the_one_that_is_tested_and_exported():
+    """The classes at each method's knee: that of the values as measured is another one here."""
+    spec, history = SearchSpec(method="srat", trials=3, max_epochs=4), History(None)
+    for trial, robust in enumerate(([10, 12, 14, 5], [6, 14, 8, 5], [9, 12, 10, 12])):
+        start(history, spec, trial, spec.search_space().default() | {"start": 0.3 + 0.1 * trial})
+        history.append("epoch", trial, metrics={"epoch": 4})
+        point = {"offsets": {"kind": "none", "tau": 0, "values": []}, "count": [20] * 4, "clean": [20] * 4}
+        of = {"classes": list("abcd"), "train_counts": [80, 40, 20, 10], "points": [{**point, "robust": robust}]}
+        history.append("curve", trial, curve=of)
+        history.append("end", trial, state="finished")
+    search = run_of(spec, history)
+    (shown,) = compare_runs([search]).groups[0].searches
+    assert shown.front.knee()["trial"] == search.assessed_front().knee()["trial"] == 2
+    assert search.front().knee()["trial"] == 0
 
 
 def test_attainment_by_hand():

@@ -154,6 +154,8 @@ def test_each_method_has_its_own_recipe(tmp_path):
     assert (
         "lr" not in shared and "milestones" not in shared and shared["momentum"] == 0.9 and shared["batch_size"] == 128
     )
+    searched = SearchSpec(method="srat", space={"lr": [0.01, 0.2]}).shared_training()
+    assert "lr" not in searched and searched["momentum"] == 0.9, "MLflow said the default's value of the search"
 
 
 def test_a_search_stored_before_goes_on_as_it_was(tmp_path):

@@ -146,6 +146,20 @@ def test_means_over_seeds_are_of_the_same_offsets():
     assert shifted["std"]["worst_class_robust_acc"] == pytest.approx(100 / N / 2**0.5)
 
 
+def test_a_seed_for_which_no_offsets_helped_counts_with_any():
+    """Offsets of single classes are fitted to each model. Where they are all 0 its curve is the model as it is, and the
+    rows of the other seeds were lost; where another kind was not judged so, nothing can be said."""
+    history = History(None)
+    finish(history, 0, (0, 300, 40), (1.0, 260, 200))
+    finish(history, 1, (0, 100, 80), of=0, seed=1)
+    _, shifted = history.rows(OBJECTIVES)
+    assert shifted["worst_class_robust_acc"] == pytest.approx((200 + 80) / 2 / N) == 140 / N
+    assert shifted["std"]["worst_class_robust_acc"] == pytest.approx(120 / N / 2**0.5)
+    assert [(p.position, p.robust) for p in assessment._judged(history, 0, None)] == [(0, [200, 60]), (1.0, [180, 140])]
+    finish(history, 2, (0, 100, 80), (0.5, 100, 80), of=0, seed=2)
+    assert [row["offsets"]["tau"] for row in history.rows(OBJECTIVES)] == [0]
+
+
 def test_pick_names_a_row():
     history = History(None)
     finish(history, 4, (0, 300, 40), (0.5, 280, 150), (1.0, 260, 200))

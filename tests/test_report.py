@@ -12,9 +12,13 @@ from tests.test_wrong_input import run as command
 from tuner.home import Home
 from tuner.report import figures, png
 from tuner.report import text as report
+from tuner.report.comparison import compare_runs
+from tuner.report.comparison_figures import comparison_data, comparison_png
+from tuner.report.console import show_result
 from tuner.report.files import write_pictures
 from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
+from tuner.report.progress import Progress
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
@@ -535,7 +539,7 @@ def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_pat
     assert code == 1 and "has clean_acc>=0.01 and satisfies the search's constraints, with any of its offsets" in err
 
 
-def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, tmp_path):
+def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, capsys):
     """A smaller radius is no better method: not in what a search says, in its result, nor when it is verified."""
     own = SearchSpec(max_epochs=4, space={"eps": [0.01, 0.02]})
     assert "a weaker one looks like a better trial" in "".join(own.notes) and not spec.own_attacks
@@ -544,6 +548,8 @@ def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, tmp_p
     said = "Nothing is compared with the references: the search varies eps"
     assert said in report.summary_markdown(run) and said in figures.picture_data(run)["gain"]
     assert said not in report.summary_markdown(run_of(spec, fill(History(None), spec, curves=True)))
+    Progress(run).search_started(run)
+    assert "eps searched\n" in capsys.readouterr().err
 
 
 def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_path):
@@ -552,3 +558,40 @@ def test_where_plain_at_is_searched_its_first_trial_is_the_one_reference(tmp_pat
     assert [(r.role, r.plain["trial"], r.name) for r in references_of(result)] == [("no_search", 0, "no search")]
     text = gains(front_in(result, spec.objectives), references_of(result))
     assert text.startswith("Against no search (plain AT), trial 0 (natural average") and "\n" not in text
+
+
+def test_axes_hold_what_trials_have_beyond_the_searched_ranges():
+    """The default setting of a search whose ranges leave it out, and a setting that a user added."""
+    narrowed = {"loss": ["focal", "ldam"], "start": [0.3, 0.5], "clip_grad": {"low": 0.5, "high": 5.0, "log": True}}
+    spec = SearchSpec(max_epochs=4, space=narrowed)
+    history = fill(History(None), spec, failed=False)
+    history.append("add", 6, params=history.trials[1].params | {"start": 0.2}, method="srat", seed=0, by="ada")
+    run = run_of(spec, history)
+    axes = {axis["name"]: axis for axis in figures.picture_data(run)["methods"][0]["searched"]}
+    assert axes["loss"]["ticks"] == [["focal", "focal"], ["ldam", "ldam"], ["ce", "ce"]]
+    assert axes["loss"]["range"] == [-0.5, 2.5]
+    assert axes["start"]["range"][0] < 0.2 < 0.8 < axes["start"]["range"][1]
+    assert history.trials[0].params["clip_grad"] == 0.0
+    assert not axes["clip_grad"]["log"] and axes["clip_grad"]["range"][0] < 0.0, "0 has no place on a logarithmic axis"
+    assert axes["sep_weight"]["log"]
+    other = run_of(SearchSpec(max_epochs=4, seed=1), fill(History(None), spec), name="other")
+    both = compare_runs([run, other])
+    assert comparison_png(both, comparison_data(both)).startswith(b"\x89PNG")
+
+
+def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tmp_path, capsys):
+    """Trials that a user skipped, or asked to be tried again, were in no count; the values of an epoch stood beside
+    those of the table, which are of all of val."""
+    history = fill(History(None), spec, curves=True)
+    history.append("start", 7, params=history.trials[1].params, method="srat", seed=0)
+    history.append("skip", 7, by="ada", request="1")
+    history.append("retry", 6, by="ada", request="2")
+    apart = {"trial": 0, "best_epoch": 2, "objectives": {"robust_acc": [0.6, 0.4]}}
+    result = front_json(run_of(spec, history)) | {"epochs_trained": 9, "wall_s": 3.0, "parted": [apart]}
+    show_result(result, spec, Home(tmp_path), as_json=False)
+    said = capsys.readouterr().out
+    assert "untouched" not in said, "which tuner verify may have opened since"
+    assert "4 in full, 0 previewed, 2 stopped, 0 failed, 1 waiting, 1 skipped; 9 epochs in 3 s" in said
+    assert (
+        "on the images of val that judge every epoch: trial 0 at epoch 2 (class mean 0.600, at the end 0.400)" in said
+    )

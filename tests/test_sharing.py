@@ -75,7 +75,7 @@ def test_a_bundle_holds_what_a_search_cannot_be_made_again_from(finished, sent, 
         names, about = set(file.namelist()), json.loads(file.read(ABOUT))
         lock = file.read(LOCK).decode().splitlines()
         assert file.read("history.jsonl") == (folder / "history.jsonl").read_bytes()
-    assert names == {ABOUT, LOCK, "spec.yaml", "history.jsonl"}, "no checkpoint, no data, no page"
+    assert names == {ABOUT, LOCK, "spec.yaml", "history.jsonl", "images"}, "no checkpoint, no data, no page"
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lock) and len(lock) > 50
     assert f"torch=={metadata.version('torch')}" in lock and lock == sorted(lock)
     assert not [line for line in lock if line.startswith("python==")], "pip installs none"
@@ -325,10 +325,10 @@ def test_a_folder_becomes_a_search_of_this_home(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     folder, said = tmp_path / "home" / "searches" / "first", json.loads(done.stdout)
     trained = {f"trials/{path.parent.name}/{NAME}" for path in (source / "trials").glob(f"*/{NAME}")}
-    assert set(contents(folder)) == {"spec.yaml", "history.jsonl"} | trained - {f"trials/99/{NAME}"}
+    assert set(contents(folder)) == {"spec.yaml", "history.jsonl", "images"} | trained - {f"trials/99/{NAME}"}
     assert said["search"] == "first" and said["trials"] == 6 and said["checkpoints"] == len(trained) - 1
     assert contents(source) == before
-    for name in (*(trained - {f"trials/99/{NAME}"}), "history.jsonl"):
+    for name in (*(trained - {f"trials/99/{NAME}"}), "history.jsonl", "images"):
         assert contents(folder)[name] == before[name]
     shown = [tuner_here("front", "first", "--home", home, "--json").stdout for home in (finished[1], tmp_path / "home")]
     then, now = (json.loads(text)[0] for text in shown)
@@ -342,6 +342,11 @@ def test_a_bundle_becomes_a_search_of_this_home(finished, sent, tmp_path):
     assert done.returncode == 0 and "without checkpoints" in done.stderr and "search  theirs" in done.stdout
     theirs = load_search(Home(tmp_path), "theirs")
     assert theirs.front().rows == load_search(Home(finished[1]), "first").front().rows
+    images = [
+        (home / "searches" / name / "images").read_text()
+        for home, name in ((finished[1], "first"), (tmp_path, "theirs"))
+    ]
+    assert images[0] == images[1], "on others it does not go on"
     done = tuner_here("verify", "theirs", "--home", tmp_path)
     assert done.returncode == 1 and "checkpoint" in done.stderr and "missing" in done.stderr
 

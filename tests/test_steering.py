@@ -788,6 +788,8 @@ def test_a_running_driver_looks_for_what_was_asked_for(folder):
     watch.on_step_end(0, [])
     assert worker.optimizer.total == 9, "not at every step"
     assert watch.take_up() and worker.optimizer.total == 12 and not watch.take_up()
+    write_atomically(worker.folder / "requests" / "3.json", '{"kind": "retry", "by": "ann", "about": {"trial": 1}}')
+    assert watch.take_up() and told == [(1, "skipped"), (1, "previewed")], "MLflow said that it is skipped"
 
 
 def test_nothing_is_asked_twice_by_the_command_line(made):

@@ -25,6 +25,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import runs as layout
 from tuner.tracking.inputs import data_inputs
 from tuner.tracking.tracker import ASIDE, Tracker, sync
+from tuner.tracking.ui import search_links
 
 WORST = "worst_class_robust_acc"
 
@@ -215,6 +216,43 @@ def test_an_interrupted_search_leaves_nothing_running_and_a_resume_goes_on(tmp_p
     assert trials2[2].info.run_id == trials[2].info.run_id and trials2[2].info.status == "FINISHED"
     assert trials2[2].data.tags["tuner.budget"] == "full" and parent2.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(trials2[2].info.run_id, "robust_acc")] == [1, 2, 3, 4]
+
+
+def test_a_trial_that_is_tried_again_has_no_reason_of_before(tmp_path, spec):
+    """It failed, or was skipped, and then trained in full: its run said why it had not."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=1)  # and one that failed
+    assert sync(run_of(spec, history, home), timeout=120)
+    assert "not finite" in read_back(home, spec)[2][1].data.tags["tuner.reason"]
+    history.append("retry", 1, by="ada", request="1")
+    tracker = Tracker(run_of(spec, history, home), warn=print)
+    history.append("resume", 1)
+    tracker.trial_started(history.trials[1])
+    history.append("epoch", 1, metrics=metrics(4, 0.5, 0.2))
+    history.append("end", 1, state="finished")
+    tracker.trial_ended(history.trials[1])
+    history.append("extend", -2, trials=9, by="ada", request="2")  # while it runs
+    assert tracker.close("finished", timeout=120)
+    _, parent, trials = read_back(home, spec)
+    assert (parent.data.params["trials"], parent.data.tags["tuner.trials"]) == ("6", "9")
+    run = trials[1]
+    assert (run.info.status, run.data.tags["tuner.reason"]) == ("FINISHED", "none")
+
+
+def test_what_a_preview_ended_with_stands_once_in_its_run(tmp_path, spec):
+    """It is written when the preview ends, and with the full training: at the time of that it was another value."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=1, failed=False)
+    history.append("start", 1, params={}, method="srat", preview=True)
+    history.append("preview", 1, epochs=1, metrics=metrics(3, 0.5, 0.2))
+    assert sync(run_of(spec, history, home), timeout=120)
+    time.sleep(0.002)
+    history.append("promote", 1)
+    history.append("epoch", 1, metrics=metrics(4, 0.6, 0.3))
+    history.append("end", 1, state="finished")
+    assert sync(run_of(spec, history, home), timeout=120)
+    client, _, trials = read_back(home, spec)
+    assert len(client.get_metric_history(trials[1].info.run_id, "preview/robust_acc")) == 1
 
 
 def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, spec):
@@ -468,3 +506,17 @@ def test_c15_what_mlflow_says_of_a_full_disk_is_said_once_and_in_our_words(tmp_p
     assert sync(run_of(spec, history, Home(tmp_path), "s"), warn=print, timeout=120)
     for name in ("mlflow.store.db.utils", "mlflow", "alembic.runtime.migration"):
         assert not logging.getLogger(name).isEnabledFor(logging.ERROR), name
+
+
+def test_pages_of_a_search_are_its_own_where_another_home_has_one_of_its_name(tmp_path, monkeypatch):
+    """One MLflow for two homes: `tuner ui` linked to the latest run of that name."""
+    theirs, mine = home_in(tmp_path), Home(tmp_path / "mine")
+    spec = SearchSpec(max_epochs=4, trials=6, name="first")
+    uri = f"sqlite:///{theirs.mlflow_db}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for home in (mine, theirs):
+        assert sync(run_of(spec, search_in(home, spec, trials=1, failed=False), home), timeout=120)
+    client = MlflowClient(uri)
+    (run,) = client.search_runs(["1"], f"tags.`tuner.key` = '{layout.search_key(mine.search('first'))}'")
+    assert f"/runs/{run.info.run_id}?" in search_links("http://x", uri, mine, ["first"])["first"]["search"]
+    assert search_links("http://x", uri, Home(tmp_path / "neither"), ["first"]), "it runs on a cluster, say"

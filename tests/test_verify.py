@@ -33,6 +33,7 @@ from tuner.results.pareto import row_label
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify as module
+from tuner.verification.export import _test_metrics
 from tuner.verification.gain import METRICS
 from tuner.verification.intervals import class_mean, wilson, worst_class
 from tuner.verification.job import Job
@@ -455,7 +456,7 @@ def test_what_is_done_is_skipped_and_what_is_lost_is_done_again(verified, tmp_pa
 
 def test_what_was_tested_on_other_images_is_tested_again(tmp_path, monkeypatch):
     """Without data here, what is stored is shown."""
-    home, todo, here = Home(tmp_path), [], ["0" * 64]
+    home, todo, asked, here = Home(tmp_path), [], [], ["0" * 64]
     home.search("s").mkdir(parents=True)
     (home.search("s") / "spec.yaml").write_text(SearchSpec(method="wat", trials=1, name="s").to_stored())
     finish(History(home.search("s")), 0, (0, 300, 200), params={})
@@ -468,6 +469,7 @@ def test_what_was_tested_on_other_images_is_tested_again(tmp_path, monkeypatch):
 
     def run(jobs, spec, attack, say):
         todo.extend(job.label for job in jobs)
+        asked.extend(jobs)
         for job in jobs:
             store(job, attack, {"result": {**measured, "data": here[0]}})
 
@@ -476,10 +478,15 @@ def test_what_was_tested_on_other_images_is_tested_again(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "test_data", lambda config: here[0])
     monkeypatch.setattr("trainables.verification_run.fingerprint", lambda folder: "x")
     (home.search("s") / "images").write_text("of another training set")
+    verify_search("s", home, attack="pgd:2x1")
+    todo.clear()
     for data, tested in (("0" * 64, 1), ("0" * 64, 1), ("1" * 64, 2), ("1" * 64, 2), (None, 2)):
         here[0] = data
         assert verify_search("s", home, attack="pgd:1x1")["rows"][0]["clean_acc"] == 0.75
         assert len(todo) == tested, data
+    table = pq.read_table(home.search("s") / "verified.parquet")
+    assert table["attack"].to_pylist() == ["pgd:1x1"], "the images of the other attack are not there any more"
+    assert [m["attack"] for m in _test_metrics(home.search("s"), asked[-1])] == ["pgd:1x1"], "nor in a model card"
     with pytest.raises(UsageError, match="the training images of 'digits' are not those with which search 's' began"):
         verify_search("s", home, attack="pgd:1x1", seeds=1)
     (home.search("s") / "images").unlink()

@@ -26,7 +26,8 @@ from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify
 from tuner.verification.certificate import read_certificate
-from tuner.verification.foreign import verify_model
+from tuner.verification.console import show_verification
+from tuner.verification.foreign import _options, verify_model
 from tuner.verification.robustbench import eps_text, record
 from tuner.verification.summary import flags_of
 
@@ -70,6 +71,14 @@ def test_each_image_is_judged_as_in_the_authors_code(published, verified):
     assert 0.3 < right.mean() and 0 < robust.sum() < clean.sum()
     by_class = [right[labels == c].mean() for c in range(10)]
     assert row["clean_acc"] == pytest.approx(np.mean(by_class)) and row["role"] == "model" and row["eps"] == 0.02
+
+
+def test_how_to_audit_it_is_told_with_all_that_was_asked(published, verified, capsys):
+    """Without its radius an audit says that the model was attacked with another one."""
+    show_verification(verified, Home(published[2]))
+    assert "--dataset DATASET --set eps=0.02 --set eval_attack=3" in " ".join(capsys.readouterr().out.split())
+    other = SearchSpec(method="at", threat="l2:0.5", image_size=16, test_split="val")
+    assert _options(other) == ["--image-size", "16", "--test-split", "val", "--threat", "l2:0.5"]
 
 
 def test_report_and_certificate(published, verified):
@@ -123,7 +132,8 @@ def audited(published, verified, *args):
 def test_an_audit_needs_the_file_and_holds(published, verified, tmp_path):
     done = audited(published, verified, "--model", published[1], *AS_OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["holds"]
+    found = json.loads(done.stdout)
+    assert found["holds"] and [row["name"] for row in found["rows"]] == [found["search"]], "which was called trial 0"
     done = audited(published, verified)
     assert done.returncode == 2 and "is of a model that no search made" in done.stderr
     changed = torch.load(published[1], weights_only=True)

@@ -208,7 +208,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
     ``Interrupted`` after a signal, ``Stopped`` if the storage failed or Ray is gone.
     """
     stop.orderly, spec, history, begin, to = True, run.spec, run.history, time.monotonic(), places_to_notify()
-    saved_before, trained_before = history.epochs_saved(spec.max_epochs), history.epochs_trained()
+    trained_before = history.epochs_trained()
     with Progress(run) as progress:
         tracker = Tracker(run, warn=progress.say, close_s=lambda: stop.close_s, data=data)
         notifications = [Notifications(to, progress.say, lambda: stop.close_s)] if to else []
@@ -232,7 +232,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
                 listener.trouble(f"the search stopped because {_WHY[stop.reason]}")
             listener.search_ended(run, state)
             leave_behind([*tracker.threads, *(each.thread for each in notifications)])
-    saved_by = {cause: n - saved_before[cause] for cause, n in history.epochs_saved(spec.max_epochs).items()}
+    saved_by = history.epochs_saved(spec.max_epochs)  # in all: what a preview saved, its promotion takes back
     apart = parted_rows(run.front(), history.trials)
     result = {
         **front_json(run),

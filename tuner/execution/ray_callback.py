@@ -180,9 +180,12 @@ class SearchCallback(Callback):
         for answer in answers:
             self.say(answered(answer))
         done = [answer.request for answer in answers if answer.done and answer.request.kind not in REMARKS]
-        for request in done:
-            if request.kind == "skip":
-                self.listener.trial_ended(self.history.record(request.about["trial"]))
+        for request in done:  # a preview that was skipped, and is tried again, has ended as it had before
+            if (
+                request.kind in ("skip", "retry")
+                and (record := self.history.record(request.about["trial"])).state.ended
+            ):
+                self.listener.trial_ended(record)
         if done:
             self.optimizer.take_over(self.history.in_force(self.spec))
         return bool(done)

@@ -2,12 +2,14 @@
 
 A search of several methods counts once for each of them. Searches that differ only in their seed are repetitions of
 one method: their hypervolumes become a mean and a standard deviation, and their fronts become attainment surfaces
-(Fonseca and Fleming, 1996), i.e. the region that at least a given number of repetitions reaches.
+(Fonseca and Fleming, 1996), i.e. the region that at least a given number of repetitions reaches. One of the same seed,
+such as a clone, is no repetition: it stands for itself.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from tuner.results.pareto import Front, hypervolume, nondominated, row_label
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
 from tuner.results.summary import SPLIT
+from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import shown_metrics
 from tuner.spec.search_spec import SearchSpec
 
@@ -127,12 +130,17 @@ def _conditions(spec: SearchSpec) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[SearchRun]) -> list[Group]:
-    groups: dict[str, Group] = {}
+    groups: dict[tuple[str, int], Group] = {}
+    known = Counter[tuple[str, int]]()
     for run in runs:
         spec, rows = run.spec, run.history.rows(run.spec.objectives, run.spec.goal)
         for lane in spec.lanes:
-            key = repr({k: v for k, v in lane.identity().items() if k != "seed"})
-            front = Front.of([row for row in rows if row["method"] == lane.method], spec.objectives)
+            same = repr({k: v for k, v in lane.identity().items() if k != "seed"})
+            key = same, known[same, lane.seed]
+            known[same, lane.seed] += 1
+            own = [row for row in rows if row["method"] == lane.method]
+            # whose knee is the one that `--pick knee` takes; of one of several methods nothing is assessed
+            front = run.assessed_front() if spec.lanes == (lane,) else Front.of(own, spec.objectives)
             search = ComparedSearch(run.name, lane, run.history, front)
             groups.setdefault(key, Group(lane.method)).searches.append(search)
     methods = [g.label for g in groups.values()]
@@ -223,6 +231,12 @@ def sentences(comparison: Comparison) -> list[str]:
             "The methods ran with different seeds, so on different validation images; a method with more seeds has "
             "more chances to be on the combined front."
         )
+    judged = sorted({n for g in comparison.groups for search in g.searches for n in _images_of(search)})
+    if len(judged) > 1:
+        lines.append(
+            f"The methods were judged on {' and '.join(map(str, judged))} images of {SPLIT}: where offsets of single "
+            "classes are fitted, half of them fit these."
+        )
     budgets = {search.spec.max_epochs for g in comparison.groups for search in g.searches}
     if len(budgets) > 1:
         lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs), so the comparison is not equal.")
@@ -230,6 +244,12 @@ def sentences(comparison: Comparison) -> list[str]:
         f"All values are of split {SPLIT}, on which these trials were selected; `tuner verify` tests them "
         "on other images."
     ]
+
+
+def _images_of(search: ComparedSearch) -> set[int]:
+    """On how many images the trials of a search that trained in full were judged."""
+    finished = search.history.with_state(TrialState.FINISHED)
+    return {sum(trial.curve.points[0].count) for trial in finished if trial.curve}
 
 
 def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

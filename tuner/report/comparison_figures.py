@@ -56,7 +56,10 @@ def comparison_data(comparison: Comparison) -> dict:
         "stairs": [stair for stair, _ in surfaces],
         "picked": f"{knee['search']} {row_label(knee)}" if knee else None,
         "members": _members(comparison),
-        "methods": [{"name": g.label, "searched": search_axes(g.searches[0].spec)} for g in comparison.groups],
+        "methods": [
+            {"name": g.label, "searched": search_axes(g.searches[0].spec, [search.history for search in g.searches])}
+            for g in comparison.groups
+        ],
     }
 
 

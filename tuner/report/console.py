@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from search_spaces import METHODS, epochs_of, method_space, recipe_of
@@ -16,6 +15,7 @@ from search_spaces.provenance import paper_label
 from tuner.errors import Failed, UsageError
 from tuner.escape import print_json, printable, to_stderr
 from tuner.home import Home
+from tuner.report.tables import PlainTable
 from tuner.results.prices import class_prices
 from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
@@ -50,12 +50,13 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
 
     console, folder, counts = stdout_console(), home.search(result["search"]), result["trials"]
     _show_gain_and_front(console, result, spec)
+    more = "".join(f", {number} {state}" for state, number in counts.items() if state in ("waiting", "skipped"))
     lines = [
         *notes(result, spec.objectives),
         f"search    {result['search']} {result['state']}: {counts['finished']} in full, "
-        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed; "
+        f"{counts['previewed']} previewed, {counts['stopped']} stopped, {counts['failed']} failed{more}; "
         f"{result['epochs_trained']} epochs in {result['wall_s']:.0f} s" + _saved(result),
-        f"split     {result['split']} (the test split is untouched)",
+        f"split     {result['split']} (a search never opens the test split)",
         f"pictures  {folder / 'front.html'}  {folder / 'front.png'}",
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
@@ -176,7 +177,7 @@ def _show_importances(runs: list[SearchRun]) -> None:
         title = f"{run.name}: how much each parameter of {found['method']} matters, on {found['trials']} {kind}"
         console.print(title, highlight=False, soft_wrap=True)
         if found["ped_anova"] and found["fanova"]:
-            table = Table("parameter", "PED-ANOVA", "fANOVA")
+            table = PlainTable("parameter", "PED-ANOVA", "fANOVA")
             for name, share in found["ped_anova"].items():
                 other = found["fanova"].get(name)
                 table.add_row(name, f"{share:.0%}", "-" if other is None else f"{other:.0%}")
@@ -231,7 +232,7 @@ def _show_comparison(comparison: Comparison) -> None:
         (f"Methods on {comparison.split}", cells(comparison)),
         ("Combined front", combined_cells(comparison)),
     ):
-        table = Table(*header, title=title)
+        table = PlainTable(*header, title=title)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -247,7 +248,7 @@ def show_searches(home: Home, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table()
+    table = PlainTable()
     for name in ("search", *LISTED, "created"):
         table.add_column(name)
     for row in rows:
@@ -286,7 +287,7 @@ def show_methods(as_json: bool) -> None:
     if as_json:
         print_json([method_json(name) for name in METHODS])
         return
-    table = Table()
+    table = PlainTable()
     for name in ("method", "summary", "searched", "paper", *(["package"] if METHODS.plug_ins else [])):
         table.add_column(name)
     for name, space in METHODS.items():
@@ -308,7 +309,7 @@ def show_space(method: str, as_json: bool) -> None:
     console, row = stdout_console(), method_json(method)
     note = f"trial 0 is {paper_label(method)}; the source of a default: paper, code (the authors'), second-hand, ours"
     console.print(f"{method}: {row['summary']}\n{row['paper']}\n{note}", highlight=False, soft_wrap=True)
-    table = Table()
+    table = PlainTable()
     columns = ("name", "default", "source", "range", "doc", "when")
     for name in columns:
         table.add_column(name)

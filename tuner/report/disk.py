@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from tuner.home import Home
 from tuner.report.console import stdout_console
+from tuner.report.tables import PlainTable
 from tuner.results.disk import Item
 
 
@@ -26,7 +25,7 @@ def show_items(home: Home, items: Sequence[Item], free: int, gone: bool) -> None
     console = stdout_console()
     for place, where in ((None, str(home.root)), *([(home.storage, home.storage)] if home.storage else [])):
         mine = [item for item in items if (item.storage is None) == (place is None)]
-        table = Table("what", "name", "size", "removed" if gone else "not needed", "why", title=where)
+        table = PlainTable("what", "name", "size", "removed" if gone else "not needed", "why", title=where)
         for item in mine:
             why = ", ".join(item.searches) if item.needed and item.searches and not item.why else item.why
             table.add_row(item.kind, item.name, size_text(item.bytes), "" if item.needed else "yes", why)

@@ -120,7 +120,7 @@ def picture_data(run: SearchRun, most: int = DRAWN) -> dict:
         ],
         "picked": row_label(front.knee()) if front.rows else None,
         "members": [row_label(row) for row in front.rows],
-        "methods": [{"name": lane.method, "searched": search_axes(lane)} for lane in spec.lanes],
+        "methods": [{"name": lane.method, "searched": search_axes(lane, [history])} for lane in spec.lanes],
     }
 
 
@@ -385,36 +385,41 @@ def _limits(axis: str, points: list[dict], references: Sequence[dict], band: Map
     return _range([min([max(min(values), least), *shown]), max(values)])
 
 
-def search_axes(spec: SearchSpec) -> list[dict]:
-    """One axis for each searched parameter, in order."""
+def search_axes(spec: SearchSpec, histories: Iterable[History]) -> list[dict]:
+    """One axis for each parameter that a lane searches, in order; it holds what the trials of ``histories`` have."""
     space = spec.shown_space()
-    return [_param_axis(space.params[name]) for name in space.searched]
+    settings = [t.params for history in histories for t in history.trials.values() if t.method in spec.methods]
+    return [_param_axis(space.params[name], [s[name] for s in settings if name in s]) for name in space.searched]
 
 
-def _param_axis(param: Param) -> dict:
-    """The searched range as an axis.
+def _param_axis(param: Param, values: Sequence[Any]) -> dict:
+    """The searched range as an axis, with the ``values`` of trials beyond it: the default setting may lie there, and
+    what users add.
 
     ``range`` is what plotly expects: exponents of ten on a logarithmic axis, positions of categories for a choice.
     ``ticks`` are (value, text) pairs: one for each choice, else at most three.
     """
     dist = param.range
     if isinstance(dist, CategoricalDistribution):
+        choices = [*dist.choices, *dict.fromkeys(v for v in values if v not in dist.choices)]
         return {
             "name": param.name,
             "choice": True,
             "log": False,
-            "range": [-0.5, len(dist.choices) - 0.5],
-            "ticks": [[str(c), str(c)] for c in dist.choices],
+            "range": [-0.5, len(choices) - 0.5],
+            "ticks": [[c, str(c)] for c in choices],
         }
-    middle = math.sqrt(dist.low * dist.high) if dist.log else (dist.low + dist.high) / 2
-    low, high = (math.log10(dist.low), math.log10(dist.high)) if dist.log else (dist.low, dist.high)
+    least, most = min([dist.low, *values]), max([dist.high, *values])
+    log = dist.log and least > 0  # a value of 0 has no place on a logarithmic axis
+    middle = math.sqrt(least * most) if log else (least + most) / 2
+    low, high = (math.log10(least), math.log10(most)) if log else (least, most)
     pad = 0.05 * (high - low) or 0.5
     return {
         "name": param.name,
         "choice": False,
-        "log": dist.log,
+        "log": log,
         "range": [low - pad, high + pad],
-        "ticks": [[v, value_text(float(v))] for v in dict.fromkeys((dist.low, middle, dist.high))],
+        "ticks": [[v, value_text(float(v))] for v in dict.fromkeys((least, middle, most))],
     }
 
 

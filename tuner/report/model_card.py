@@ -142,7 +142,12 @@ def _selection_note(about: dict[str, Any]) -> str:
         return "The search saw only `val`; `test` was opened only for `tuner verify`." + "".join(
             f" **Alarm: {markdown(a)}.**" for a in alarms
         )
-    if about.get("role", "front") == "front" or about.get("epoch") == "best":
+    if about.get("epoch") == "best":
+        return (
+            "**Not verified on `test` yet**: the epoch was selected by these numbers, which are of the images of `val` "
+            "that judge every epoch, so they are biased upwards."
+        )
+    if about.get("role", "front") == "front":
         return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
     return "**Not verified on `test` yet**: these numbers are of `val`."
 

@@ -224,8 +224,8 @@ def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int
     """Both objectives of every preview, or trial of full budget, over one parameter."""
     some = [p for p in data["effects"] if p["method"] == method and param["name"] in p["params"]]
     values = [p["params"][param["name"]] for p in some]
-    texts = [text for _, text in param["ticks"]]
-    xs = [texts.index(str(v)) for v in values] if param["choice"] else values
+    choices, texts = zip(*param["ticks"])
+    xs = [choices.index(v) for v in values] if param["choice"] else values
     for key, colour, marker in (("x", BLUE, "o"), ("y", VERMILLION, "^")):
         axes.scatter(xs, [p[key] for p in some], s=16, color=colour, marker=marker, label=data[key])
     _set_param_axis(axes, param, texts)
@@ -237,7 +237,7 @@ def draw_param(axes: Axes, data: dict, param: dict, *, legend: bool, method: int
         axes.legend(fontsize=7)
 
 
-def _set_param_axis(axes: Axes, param: dict, texts: list[str]) -> None:
+def _set_param_axis(axes: Axes, param: dict, texts: Sequence[str]) -> None:
     if param["choice"]:
         axes.set_xticks(range(len(texts)), texts)
     else:
@@ -266,7 +266,7 @@ def draw_parallel(axes: Axes, data: dict, method: int) -> None:
 
     def height(param: dict, value: Any) -> float:
         if param["choice"]:
-            value = [text for _, text in param["ticks"]].index(str(value))
+            value = [choice for choice, _ in param["ticks"]].index(value)
         bottom, top = param["range"]
         return ((math.log10(value) if param["log"] else value) - bottom) / (top - bottom)
 

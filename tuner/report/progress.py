@@ -12,7 +12,7 @@ from rich.text import Text
 
 from trainables.threats import LINF
 from tuner.report.console import PlainConsole
-from tuner.report.format import fraction
+from tuner.report.format import fraction, judging
 from tuner.report.text import MAX_ROWS, evenly
 from tuner.results.bill import cost_line, epochs_left
 from tuner.results.listener import Listener
@@ -70,11 +70,11 @@ class Progress(Listener):
 
     def search_started(self, run: SearchRun) -> None:
         threat = self.spec.threat_model
-        norm = "" if threat.name == LINF else f"{threat.shown} "
+        norm, eps = "" if threat.name == LINF else f"{threat.shown} ", judging(self.spec, "eps")
         self.say(
             f"search {run.name}: {self.total} trials x {self.spec.max_epochs} epochs of "
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
-            f"{norm}eps {self.spec.training().eps:.4g}"
+            f"{norm}eps {eps if isinstance(eps, str) else f'{eps:.4g}'}"
         )
         for line in [*self.spec.notes, stem_line(self.spec), cost_line(self.spec)]:
             self.say(line)

@@ -128,7 +128,7 @@ def notes(result: dict[str, Any], objectives: tuple[str, ...]) -> list[str]:
         lines.append(f"Trial {row['trial']} was on the front with one seed and fell off: {means} {over}.")
     if result.get("parted"):
         lines.append(
-            "Better at an earlier epoch, by more than two standard errors on val: "
+            "Better at an earlier epoch, by more than two standard errors on the images of val that judge every epoch: "
             + "; ".join(_apart(row) for row in result["parted"])
             + ". `tuner export --epoch best` takes that epoch."
         )
@@ -163,7 +163,7 @@ def front_table(
     Where that is too little for one line a row, labels are broken at spaces and parameters wherever it must be.
     ``empty``: the title without rows of the front.
     """
-    from rich.table import Table
+    from tuner.report.tables import PlainTable
 
     header, rows = front_cells(front, references, searched)
     if _width(header, rows) > width:
@@ -172,7 +172,7 @@ def front_table(
         rows = [[label.replace(" ", "\n"), *cells] for label, *cells in rows]
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
-    table = Table(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
+    table = PlainTable(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
     numbers = {"on the front", *SHORT_LABELS.values()}
     for name in header:  # even without rows: rich shows no table without columns
         number = name.replace("\n", " ") in numbers
@@ -242,8 +242,8 @@ def summary_markdown(run: SearchRun) -> str:
             "",
             "Values are fractions at the last epoch of trials that ran the full budget. `class mean` is the mean over "
             "classes of robust accuracy; in `natural average` a class counts by its training images. `3@0.75` is trial "
-            "3 with class offsets of tau 0.75 added to its logits. `test` was not touched; the interactive figure is "
-            "the artifact `front.html`.",
+            "3 with class offsets of tau 0.75 added to its logits. A search never opens `test`; the interactive figure "
+            "is the artifact `front.html`.",
             "",
         ]
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from trainables.gpu_use import in_words
@@ -21,6 +20,7 @@ from tuner.home import Home
 from tuner.report.console import PlainConsole, stdout_console
 from tuner.report.format import fraction, short_label, value_text
 from tuner.report.progress import duration
+from tuner.report.tables import PlainTable
 from tuner.report.text import front_table
 from tuner.results.following import Followed
 from tuner.results.fronts import counts
@@ -86,10 +86,10 @@ def show_trials(name: str, trial: int | None, home: Home, as_json: bool) -> None
         console.print(f"{waiting} that users asked for: the search's driver takes up what it can do", highlight=False)
 
 
-def _table(run: SearchRun, records: Iterable[TrialRecord]) -> Table:
+def _table(run: SearchRun, records: Iterable[TrialRecord]) -> PlainTable:
     several, seeds = len(run.spec.methods) > 1, run.spec.stems > 1
     header = ["trial", *(["method"] if several else []), *(["seed"] if seeds else []), "state", "epochs"]
-    table = Table(*header, *map(short_label, run.spec.objectives), "setting")
+    table = PlainTable(*header, *map(short_label, run.spec.objectives), "setting")
     searched = run.spec.shown_space().searched
     for record in records:
         _, metrics = record.points[0]
@@ -118,7 +118,7 @@ def _show_one(run: SearchRun, record: TrialRecord) -> None:
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     _, metrics = record.points[0]
-    table = Table("metric", "preview" if record.state == TrialState.PREVIEWED else "last epoch", title="on val")
+    table = PlainTable("metric", "preview" if record.state == TrialState.PREVIEWED else "last epoch", title="on val")
     for name, value in metrics.items():
         table.add_row(name, value_text(value) if name == "epoch" or name.endswith("_s") else fraction(value))
     console.print(table if metrics else "no epoch yet", highlight=False)

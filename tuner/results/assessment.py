@@ -205,10 +205,10 @@ def _judged(history: History, trial: int, setting: Sequence[float] | None) -> li
     """The points of a trial's curve; with replicates their counts are means over its seeds."""
     from tuner.results.uncertainty import Judged
 
-    seeds = [record.curve for record in history.seeds_of(trial) if record.curve is not None]
+    first, *others = [record for record in history.seeds_of(trial) if record.curve is not None]
     found = []
-    for point in seeds[0].points:
-        same = [p for curve in seeds for p in curve.points if p.offsets.tau == point.offsets.tau]
+    for point in first.curve.points if first.curve else ():
+        same = [point, *(p for record in others if (p := record.point(point.offsets.tau)))]
         clean, robust = (
             [sum(counts) / len(same) for counts in zip(*(getattr(p, name) for p in same))]
             for name in ("clean", "robust")

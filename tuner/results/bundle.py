@@ -22,16 +22,19 @@ from trainables.reading import LOG_BYTES, MIB, TEXT_BYTES, one_line, parse_json,
 from tuner.errors import UsageError
 from tuner.sync.initial import INIT
 from tuner.sync.mirror import HISTORY
+from tuner.sync.shared_dataset import IMAGES
 
 KIND = "tuner bundle"
 FORMAT = 1
 ABOUT, LOCK = "bundle.json", "lock.txt"
 SPEC = "spec.yaml"
-# Of a search's folder, with the bytes that each may have: what it is made of, and the certificate of its verification.
+# Of a search's folder, with the bytes that each may have: what it is made of, what tells its training images from other
+# ones, and the certificate of its verification.
 FILES = {
     SPEC: MIB,
     HISTORY: LOG_BYTES,
     INIT: TEXT_BYTES,
+    IMAGES: MIB,
     "warm-start/history.jsonl": LOG_BYTES,
     "warm-start/points.json": MIB,
     "verified.json": 256 * MIB,

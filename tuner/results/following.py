@@ -6,29 +6,47 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import BinaryIO
 
-from trainables.reading import LOG_BYTES, Damaged, open_regular
+from trainables.reading import LOG_BYTES, Damaged, open_regular, read_text
 from tuner.errors import Failed
 from tuner.home import Home
 from tuner.results.history import History
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import check_settings, is_running, storage_of, stored_spec
 from tuner.results.summary import state_of
+from tuner.spec.search_spec import SearchSpec
 from tuner.sync.mirror import alive, lease_of, pull
 
+SPEC = "spec.yaml"
 PULL_S = 3.0  # between two looks into a storage
 TAIL = 256  # bytes before the place where we stopped, by which we see that it is still the same file
+
+
+def _told_by(about: os.stat_result) -> tuple[int, int, int]:
+    """By what a file is told from another one, or from what it was: inode, size, time."""
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _about(path: Path) -> tuple[int, int, int] | None:
+    """The same of a path; None where there is no file."""
+    try:
+        return _told_by(path.stat())
+    except OSError:
+        return None
 
 
 class Followed:
     """A search as its files say it, kept up to date by `look`, which reads only what was appended since.
 
-    ``run``: the search so far, as `load_search` returns it; its history is in memory. Nothing is written but what comes
-    from a storage that the user named. Errors as in `load_search`.
+    ``run``: the search so far, as `load_search` returns it; its history is in memory. A resume may change how it runs,
+    and another search may take its name, so the spec is read again where its file has changed. Nothing is written but
+    what comes from a storage that the user named. Errors as in `load_search`.
     """
 
     def __init__(self, home: Home, name: str):
+        self._spec_file = _about(home.search(name) / SPEC)  # before it is read: a later one is read again
         self._spec = stored_spec(home, name)
         self.run = SearchRun(self._spec, home, name, History(None))
         self._storage, self._pull_due = storage_of(home), time.monotonic() + PULL_S
@@ -46,13 +64,14 @@ class Followed:
     def look(self) -> bool:
         """Take in what has happened since; whether there was anything."""
         self._bring()
+        self._renew_spec()
         try:
             file = open_regular(self.run.folder / "history.jsonl")
         except FileNotFoundError:  # no trial has started
             return False
         with file:
             about = os.fstat(file.fileno())
-            now = about.st_ino, about.st_size, about.st_mtime_ns
+            now = _told_by(about)
             if now == self._seen:
                 if self._error:
                     raise self._error
@@ -70,6 +89,17 @@ class Followed:
                 raise
         self._seen = now
         return new or again
+
+    def _renew_spec(self) -> None:
+        path = self.run.folder / SPEC
+        if (now := _about(path)) in (None, self._spec_file):
+            return
+        before, named = self._spec, {"name": self.run.name, "storage": self._spec.storage}
+        self._spec, self._spec_file = SearchSpec.from_stored(read_text(path), **named), now
+        if self._spec.identity() != before.identity():  # another search
+            self._begin()
+        self.run = replace(self.run, spec=self.run.history.in_force(self._spec))
+        self._known_state = -1, ""
 
     def _goes_on(self, file: BinaryIO) -> bool:
         """Whether the file still has, before the place where we stopped, what we read there."""

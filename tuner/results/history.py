@@ -234,15 +234,15 @@ class History:
 
     def points(self, trial: int) -> list[tuple[Offsets, Metrics]]:
         """The trial's model at each setting of its offsets, without any first; metrics are means over its seeds."""
-        seeds = [record.points for record in (self.seeds_of(trial) if self.replicates else [self.record(trial)])]
-        if len(seeds) == 1:
-            return seeds[0]
-        by_tau = [{offsets.tau: metrics for offsets, metrics in points} for points in seeds]
-        return [
-            (offsets, _mean([metrics[offsets.tau] for metrics in by_tau]))
-            for offsets, _ in seeds[0]
-            if all(offsets.tau in metrics for metrics in by_tau)
-        ]
+        first, *others = self.seeds_of(trial) if self.replicates else [self.record(trial)]
+        if not others:
+            return first.points
+        found = []
+        for offsets, metrics in first.points:
+            same = [m for record in others if (m := _at(record, offsets.tau)) is not None]
+            if len(same) == len(others):
+                found.append((offsets, _mean([metrics, *same])))
+        return found
 
     def metrics_of(self, row: Mapping[str, Any]) -> Metrics:
         """All metrics of a row of the front, those of single classes too."""
@@ -350,6 +350,15 @@ def _missing(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
+def _at(record: TrialRecord, tau: float) -> Metrics | None:
+    """The metrics of a trained model with offsets of this tau (`TrialRecord.point`); None where it was not judged
+    so."""
+    if record.curve is None:
+        return None if tau else record.last
+    point = record.point(tau)
+    return None if point is None else {**record.last, **record.curve.metrics(point)}
+
+
 def _mean(metrics: list[Metrics]) -> Metrics:
     """Those that all have, as means; the epoch is the first one's."""
     first = metrics[0]
@@ -359,7 +368,7 @@ def _mean(metrics: list[Metrics]) -> Metrics:
 
 def _spread(seeds: list[TrialRecord], offsets: Offsets, names: Iterable[str]) -> dict[str, Any]:
     """What a row says of its seeds."""
-    metrics = [next(m for o, m in record.points if o.tau == offsets.tau) for record in seeds]
+    metrics = [_at(record, offsets.tau) or {} for record in seeds]
     shared = [name for name in dict.fromkeys(names) if all(name in m for m in metrics)]
     return {
         "seeds": [record.seed for record in seeds],

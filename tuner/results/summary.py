@@ -72,13 +72,13 @@ def _band(band: dict[str, list[float]] | None) -> dict[str, list[float]] | None:
 
 
 def extras(run: SearchRun) -> dict[str, Any]:
-    """The keys of `front_json` that only some searches have: those with several seeds or methods, or that start from a
-    trained model."""
+    """The keys of `front_json` that only some searches have: those with several seeds, asked for of all or of single
+    trials, or methods, or that start from a trained model."""
     spec, history = run.spec, run.history
     extra: dict[str, Any] = {}
     if start := init_of(spec, run.folder):
         extra["init"] = start
-    if spec.seeds > 1:
+    if spec.seeds > 1 or history.replicates:
         extra["seeds"] = spec.seeds
         extra["replicates"] = {
             state: sum(r.state == state for r in history.replicates.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.curve import Curve
+from trainables.curve import Curve, CurvePoint
 from trainables.offsets import NONE, Offsets
 from tuner.results.trial_state import TrialState
 from tuner.spec.objectives import shown_metrics
@@ -95,6 +95,12 @@ class TrialRecord:
         if self.state == TrialState.PREVIEWED:
             return self.preview_points
         return _points(self.last, self.curve)
+
+    def point(self, tau: float) -> CurvePoint | None:
+        """The trained model with offsets of this tau, as it was judged. Where those of single classes were fitted and
+        none helped, the curve has the model as it is alone, which it is with any tau. None: it was not judged so."""
+        points = self.curve.points if self.curve else ()
+        return next((point for point in points if point.offsets.tau == tau), points[0] if len(points) == 1 else None)
 
     @property
     def preview_points(self) -> list[tuple[Offsets, dict[str, Any]]]:

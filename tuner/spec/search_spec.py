@@ -288,9 +288,12 @@ class SearchSpec(SearchFields):
         return {name: next(n for n, other in settings.items() if other == own) for name, own in settings.items()}
 
     def shared_training(self) -> dict[str, Any]:
-        """The training hyperparameters that the trials of all methods share."""
+        """The training hyperparameters that the trials of all methods share: none that is searched."""
         first, *others = (dataclasses.asdict(lane.training()) for lane in self.lanes)
-        return {name: value for name, value in first.items() if all(other[name] == value for other in others)}
+        own = {lane.methods[0]: params_of(method_space(lane.methods[0]).Params) for lane in self.lanes}
+        varied = {n for lane in self.lanes for n in lane.search_space().searched if n not in own[lane.methods[0]]}
+        shared = {name: value for name, value in first.items() if name not in varied}
+        return {name: value for name, value in shared.items() if all(other[name] == value for other in others)}
 
     def search_space(self) -> Space:
         """What is searched and what is fixed; of one method."""

@@ -174,12 +174,16 @@ def _follow_home(home: Home) -> None:
 def search_key(folder: Path) -> str:
     """The key by which a search folder finds its runs. It is written before the first run exists, so that a killed
     driver leaves no run without a search. It stands in a filter of MLflow's, so another text there counts as none."""
-    path = folder / KEY_FILE
-    key = intact(lambda: read_text(path).strip()) or ""
-    if not re.fullmatch(r"[0-9a-f]{32}", key):
+    if (key := known_key(folder)) is None:
         key = uuid.uuid4().hex
-        write_atomically(path, key)
+        write_atomically(folder / KEY_FILE, key)
     return key
+
+
+def known_key(folder: Path) -> str | None:
+    """The same where there is one."""
+    key = intact(lambda: read_text(folder / KEY_FILE).strip()) or ""
+    return key if re.fullmatch(r"[0-9a-f]{32}", key) else None
 
 
 def experiment_name(spec: SearchSpec) -> str:

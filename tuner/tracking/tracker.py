@@ -125,6 +125,7 @@ class Tracker(Listener):
             "tuner.method": record.method,
             "tuner.role": role_of(self.run.spec, self.run.history, record),
             "tuner.pareto": "false",
+            "tuner.reason": "none",  # one that failed and is tried again had another
         }
         if record.role is not None:
             tags["tuner.kind"] = "reference"
@@ -153,15 +154,13 @@ class Tracker(Listener):
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
-        tags = {"tuner.budget": _BUDGET.get(record.state, "stopped")}
-        if record.reason:
-            tags["tuner.reason"] = record.reason
+        tags = {"tuner.budget": _BUDGET.get(record.state, "stopped"), "tuner.reason": record.reason or "none"}
         if record.stem_epochs:
             tags["tuner.stem_epochs"] = str(record.stem_epochs)
         self._last_end = max(self._last_end, record.ended)
         changes = Changes(tags=tags, status=_STATUS[record.state], ended=record.ended or time.time())
         if record.preview:
-            changes.metrics = _previewed(record.preview, milliseconds(record.ended))
+            changes.metrics = _previewed(record.preview)
         if record.curve is not None:
             changes.metrics = [*changes.metrics, *self._trained(record)]
             changes.params["offsets_kind"] = record.curve.points[-1].offsets.kind
@@ -220,6 +219,8 @@ class Tracker(Listener):
             if not record.state.ended and not _to_come(record):
                 self.trial_ended(record)
         tags = {"mlflow.note.content": summary_markdown(self.run), "tuner.state": state}
+        if (trials := self.run.history.steered.trials) is not None:  # it may have been extended while it ran
+            tags["tuner.trials"] = str(trials)
         files = [self.run.folder / name for name in ("spec.yaml", "front.html", "front.png", "front.parquet")]
         self._send(
             PARENT,
@@ -436,8 +437,9 @@ def write(client: MlflowClient, run_id: str, changes: Changes) -> None:
         client.set_terminated(run_id, changes.status, milliseconds(changes.ended))
 
 
-def _previewed(preview: Preview, when: int) -> list[tuple[str, float, int, int]]:
+def _previewed(preview: Preview) -> list[tuple[str, float, int, int]]:
     """The metrics at the end of a preview, under names of their own: beside them are those of the full training."""
+    when = milliseconds(preview.ended)
     values = {k: v for k, v in preview.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     return [(f"preview/{metric_name(k)}", float(v), when, int(preview.metrics["epoch"])) for k, v in values.items()]
 

@@ -170,14 +170,16 @@ def _check_port(port: int) -> None:
 
 def _print_links(address: str, uri: str, home: Home, name: str | None, live: LiveServer) -> None:
     to_stdout(f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning")
-    for search, pages in search_links(address, uri, [name] if name else search_names(home)[-1:]).items():
+    for search, pages in search_links(address, uri, home, [name] if name else search_names(home)[-1:]).items():
         live.mlflow[search] = pages
         for page, link in pages.items():
             to_stdout(f"{search} {page:8} {link}")
 
 
-def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str, str]]:
-    """Search name -> links to its pages at ``address`` (see `runs.links`), for those ``names`` that MLflow has."""
+def search_links(address: str, uri: str, home: Home, names: list[str]) -> dict[str, dict[str, str]]:
+    """Search name -> links to its pages at ``address`` (see `runs.links`), for those ``names`` that MLflow has.
+
+    One that ``home`` has is found by its key: another home may have one of the same name in the same MLflow."""
     runs.configure_mlflow()
     from mlflow import MlflowClient
 
@@ -186,7 +188,9 @@ def search_links(address: str, uri: str, names: list[str]) -> dict[str, dict[str
     client, links = MlflowClient(tracking_uri=uri), {}
     experiments = {e.experiment_id: e for e in client.search_experiments()}
     for name in names:
-        is_search = f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'"
+        key = runs.known_key(home.search(name))
+        of_name = f"tags.`tuner.search` = '{name}' and tags.`tuner.kind` = 'search'"
+        is_search = f"tags.`tuner.key` = '{key}'" if key else of_name
         for run in client.search_runs(list(experiments), is_search, max_results=1):
             experiment = experiments[run.info.experiment_id]
             view = runs.VIEW_TAG + run.info.run_id in experiment.tags

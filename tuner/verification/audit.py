@@ -47,6 +47,7 @@ RUNS = 4  # of the attack on what may be broken
 LEVEL = 0.01  # of all tests of an audit
 ROUNDING = 1e-4
 SAMPLE = 200  # images
+ROLE_NAMES = {"front": "front", "paper": "default setting", "no_search": "no search", ROLE: "model"}
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ class Model:
     claim: Claim
     config: TrialConfig
     network: nn.Module | None = None  # of a function, which no checkpoint holds
+    title: str | None = None  # of a model that no search made
 
     @property
     def name(self) -> str:
-        return name_of(self.claim.trial, self.claim.offsets.tau)
+        return self.title or name_of(self.claim.trial, self.claim.offsets.tau)
 
 
 def audit(
@@ -134,7 +136,7 @@ def _foreign(certificate: Certificate, opened: Callable[[], ForeignModel] | None
         what = "file" if model.network is None else "model"
         raise Failed(f"the {what} is not the certificate's ({model.digest[:12]}, not {claim.checkpoint[:12]})")
     _check_budget(model.name, model.config, claim)
-    return model.name, [Model(claim, model.config, model.network)]
+    return model.name, [Model(claim, model.config, model.network, model.name)]
 
 
 def _known(certificate: Certificate, home: Home) -> str:
@@ -338,18 +340,17 @@ def why_not(result: dict[str, Any]) -> str:
 
 def show_audit(result: dict[str, Any]) -> None:
     """Print `audit`'s result as a table."""
-    from rich.table import Table
-
     from tuner.report.console import stdout_console
+    from tuner.report.tables import PlainTable
 
     console = stdout_console()
-    table = Table(title=f"{result['sample']} images (seed {result['seed']}), attack {result['attack']}")
+    table = PlainTable(title=f"{result['sample']} images (seed {result['seed']}), attack {result['attack']}")
     for name in ("", "role", "clean differ", "of them rounding", "robust, now broken", "broken, now robust", "verdict"):
         table.add_column(name)
     for row in result["rows"]:
         numbers = ("clean_differ", "clean_rounding", "robust_now_broken", "broken_now_robust")
         verdict = "holds" if row["holds"] else "does not hold"
-        table.add_row(row["name"], row["role"].replace("_", " "), *(str(row[n]) for n in numbers), verdict)
+        table.add_row(row["name"], ROLE_NAMES[row["role"]], *(str(row[n]) for n in numbers), verdict)
     console.print(table)
     if result["attack"] != result["certificate_attack"]:
         console.print(

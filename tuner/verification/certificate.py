@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainables.offsets import NONE, Offsets
-from trainables.reading import Damaged, read_json
+from trainables.reading import Damaged, intact, read_json, shaped
 from trainables.threats import LINF, THREATS
 from tuner.errors import UsageError
 from tuner.files import write_atomically
@@ -31,6 +31,7 @@ NAME = "verified.json"
 KIND = "tuner verification certificate"
 FORMAT = 1
 SAID = ("method", "dataset", "image_size", "test_split", "imbalance", "model")  # of a search's spec
+CLASS_NAME = 255  # characters, as many as `trainables.data.store` takes, which loads torch
 LARGEST_IMAGE = 1 << 24  # values
 LARGEST = 1 << 28  # bytes; a million images and a hundred models
 
@@ -111,6 +112,13 @@ def write_certificate(
     write_atomically(run.folder / NAME, json.dumps(certificate, indent=1))
 
 
+def latest_images(folder: Path) -> str | None:
+    """The digest of the test images that the latest certificate in a search's or a model's folder is of; None where
+    there is none. What was stored before of others is no result beside it."""
+    found = intact(lambda: read_json(folder / NAME, LARGEST))
+    return found["data"] if shaped(found, {"data": str}) else None
+
+
 def packed_labels(labels: np.ndarray) -> str:
     """(N,) class numbers as hexadecimal digits, four for each image."""
     return labels.astype(">u2").tobytes().hex()
@@ -151,7 +159,7 @@ def read_certificate(path: Path) -> Certificate:
 
 def _certificate(stored: dict[str, Any]) -> Certificate:
     images = _number(stored["images"], 1, 10**8)
-    classes = tuple(_text(name, 200) for name in stored["classes"])
+    classes = tuple(_text(name, CLASS_NAME) for name in stored["classes"])
     claims = tuple(_claim(row, images, len(classes)) for row in stored["rows"])
     _require(bool(claims) and len(set((c.trial, c.offsets.tau) for c in claims)) == len(claims), "rows")
     _require(SEARCH_NAME.fullmatch(stored["search"]) is not None, "search")
@@ -175,7 +183,8 @@ def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarr
 def _said(spec: dict[str, Any]) -> dict[str, str]:
     methods = spec.get("method", "")
     shown = {**spec, "method": " + ".join(map(str, methods)) if isinstance(methods, list) else methods}
-    return {key: str(shown.get(key) or "")[:200] for key in SAID}
+    texts = {key: str(shown.get(key) or "") for key in SAID}
+    return {key: text[:200] for key, text in texts.items()} | {"dataset": texts["dataset"][-200:]}  # its end names it
 
 
 def _claim(row: dict[str, Any], images: int, classes: int) -> Claim:

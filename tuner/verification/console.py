@@ -13,15 +13,14 @@ from tuner.verification.text import cells, gain_cells, sentences
 
 def show_verification(result: dict[str, Any], home: Home) -> None:
     """Print `verify_search`'s result as a table, with what to know beside it and where the report is."""
-    from rich.table import Table
-
     from tuner.report.console import stdout_console
+    from tuner.report.tables import PlainTable
 
     console, first, *rest = stdout_console(), *sentences(result)
     console.print(first, highlight=False, soft_wrap=True)
     titles = f"{result['search']} on split {TEST_SPLIT}, attack {result['attack']}", "gains, same images"
     for title, (header, rows) in zip(titles, (cells(result), gain_cells(result))):
-        table = Table(title=title)
+        table = PlainTable(title=title)
         for name in header:
             table.add_column(name.replace(" ", "\n"))  # numbers with their intervals need the width
         for row in rows:
@@ -33,7 +32,7 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
     again = ""
     if foreign:
         which = shlex.quote(foreign["arch"]) if foreign["called"] else "FILE --arch ARCH"
-        again = f" --model {which} --dataset DATASET"
+        again = " ".join([f" --model {which} --dataset DATASET", *map(shlex.quote, foreign["options"])])
     for line in [
         *rest,
         CORRECTION,

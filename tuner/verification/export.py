@@ -28,7 +28,7 @@ from tuner.sync.named_places import check_named
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import ROLES, row_named
-from tuner.verification.verify import make_jobs, stored
+from tuner.verification.verify import is_of, make_jobs, stored
 
 FORMAT = 1
 FILES = ("model.safetensors", "model.pt2", "model.json", "README.md")
@@ -168,13 +168,15 @@ def _val_metrics(metrics: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
-    """The results of `tuner verify` for exactly this checkpoint with these offsets, one for each attack."""
+    """The results of `tuner verify` for exactly this checkpoint with these offsets, one for each attack, on the test
+    images of its latest run."""
+    from tuner.verification.certificate import latest_images
     from tuner.verification.summary import row_of
 
-    metrics = []
+    metrics, data = [], latest_images(folder)
     for attack in sorted((folder / "verify").glob("*")):
         tested = replace(job, path=attack / job.path.name)
-        if (result := stored(tested)) is not None:
+        if is_of(result := stored(tested), data) and result:
             row = row_of(result, tested.flags)
             classes = row["per_class"].items()
             metrics.append(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainables.first_look import Accuracy
 
 ROLE = "model"  # of its row
+ASKED = ("image_size", "test_split", "threat")  # fields of a spec, beside `set`
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ def verify_model(
         _test_here(job, opened, attack, say)
     done = [(job, verify.stored(job))]
     result = _summary(opened, attack, *done[0])
-    write_report(result, opened)
     write_certificate(opened, attack, done, model=opened.arch)
+    write_report(result, opened)
     return result
 
 
@@ -227,5 +228,18 @@ def _summary(model: ForeignModel, attack: str, job: Job, stored: dict[str, Any])
         "note": CORRECTION,
         "home": str(model.home.root),
         "about": list(model.about),
-        "model": {"arch": model.arch, "file": model.digest, "called": model.network is not None},
+        "model": {
+            "arch": model.arch,
+            "file": model.digest,
+            "called": model.network is not None,
+            "options": _options(model.spec),
+        },
     }
+
+
+def _options(spec: SearchSpec) -> list[str]:
+    """What else was asked of the images and the attack, as words of a command: an audit must be asked the same."""
+    asked, usual = spec.to_dict(), SearchSpec().to_dict()
+    said = {f"--{name.replace('_', '-')}": asked[name] for name in ASKED if asked[name] != usual[name]}
+    settings = [("--set", f"{key}={value}") for key, value in spec.set.items()]
+    return [str(word) for pair in [*said.items(), *settings] for word in pair]

@@ -217,12 +217,11 @@ def _percent(value: float | None, ci: tuple[float, float] | None = None) -> str:
 
 
 def show_leaderboard(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from tuner.report.console import stdout_console
+    from tuner.report.tables import PlainTable
 
     console, (header, rows) = stdout_console(), cells(result)
-    table = Table(*header, title="Robust accuracy on split test, in per cent")
+    table = PlainTable(*header, title="Robust accuracy on split test, in per cent")
     for row in rows:
         table.add_row(*row)
     console.print(table)

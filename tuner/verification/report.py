@@ -9,6 +9,7 @@ from typing import Any
 from tuner import escape
 from tuner.files import write_atomically
 from tuner.spec.search_spec import SearchSpec
+from tuner.verification.certificate import latest_images
 from tuner.verification.job import Tested
 from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
 from tuner.verification.text import cells, gain_cells, role_name, sentences
@@ -22,40 +23,39 @@ def write_report(result: dict[str, Any], run: Tested) -> None:
 
 
 def _parquet(folder: Path) -> bytes:
-    """One row for each model and attack tested so far."""
+    """One row for each model and attack tested so far on the images that the certificate is of."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = []
+    rows, data = [], latest_images(folder)
     for path in sorted((folder / "verify").glob("*/*.json")):
-        flags = path.with_suffix(".parquet")
-        stored = read_result(path, flags)
-        if stored is None or "failed" in stored:
-            continue
-        r = row_of(stored, flags)
-        scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
-        intervals = {
-            f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))
-        }
-        classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
-        rows.append(
-            {
-                "search": folder.name,
-                "split": TEST_SPLIT,
-                "attack": stored["attack"],
-                "retrained": "-seed" in path.stem,
-                "offsets": r["offsets"]["kind"],
-                "tau": r["offsets"]["tau"],
-                **scalars,
-                "alarms": "; ".join(r["alarms"]),
-                **intervals,
-                **classes,
-            }
-        )
+        stored = read_result(path, path.with_suffix(".parquet"))
+        if stored and "failed" not in stored and data in (None, stored["data"]):
+            rows.append(_row(folder.name, path, stored))
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({escape.printable(n): [row.get(n) for row in rows] for n in names}), sink)
     return sink.getvalue().to_pybytes()
+
+
+def _row(name: str, path: Path, stored: dict[str, Any]) -> dict[str, Any]:
+    """A model's row in the table; ``path``: of its ``stored`` result."""
+    r = row_of(stored, path.with_suffix(".parquet"))
+    scalars = {k: v for k, v in r.items() if not isinstance(v, (dict, list))}
+    intervals = {f"{n}_{end}": r["ci"][n][i] for n in r["ci"] if n != "level" for i, end in enumerate(("low", "high"))}
+    classes = {f"{k}/{c}": v[k] for k in ("robust_acc", "clean_acc") for c, v in r["per_class"].items()}
+    return {
+        "search": name,
+        "split": TEST_SPLIT,
+        "attack": stored["attack"],
+        "retrained": "-seed" in path.stem,
+        "offsets": r["offsets"]["kind"],
+        "tau": r["offsets"]["tau"],
+        **scalars,
+        "alarms": "; ".join(r["alarms"]),
+        **intervals,
+        **classes,
+    }
 
 
 def page(result: dict[str, Any], spec: SearchSpec) -> str:
@@ -95,12 +95,13 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
     }
     first, of_search = result["rows"][0], f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}"
     what = f"{of_search}, model {spec.model} · budget {spec.max_epochs} epochs"
+    eps = "searched" if "eps" in spec.own_attacks else f"{first['eps']:.3g}"
     if "model" in result:
         what = f"{result['model']['arch']} on {spec.dataset}"
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
         f"{what} · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
-        f"{spec.threat_model.shown}, eps {first['eps']:.3g} of a pixel range of 1",
+        f"{spec.threat_model.shown}, eps {eps} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {
             "points": points,

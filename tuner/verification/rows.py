@@ -81,11 +81,13 @@ def row_named(run: SearchRun, pick: str) -> dict[str, Any]:
 
 def references(run: SearchRun) -> list[tuple[str, dict[str, Any]]]:
     """(role, row) of each method's default setting and of plain AT: without offsets, and with those that are best on
-    val (`best_row`). Empty for those that have not finished."""
+    val (`best_row`). Empty for those that have not finished. Where plain AT is a method, its default setting is no
+    search, and has that role alone."""
+    plain = run.no_search_rows()
     curves = [("paper", run.paper_rows(method)) for method in run.spec.methods]
     found = []
-    for role, rows in [*curves, ("no_search", run.no_search_rows())]:
-        if rows:
+    for role, rows in [*curves, ("no_search", plain)]:
+        if rows and not (role == "paper" and plain and rows[0]["trial"] == plain[0]["trial"]):
             best = rows[best_of(run, rows)]
             found += [(role, row) for row in (rows[:1] if best is rows[0] else [rows[0], best])]
     return found

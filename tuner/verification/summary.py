@@ -200,9 +200,8 @@ def _gain(rows: list[dict], run: SearchRun, train_counts: Sequence[int]) -> list
 
 
 def compared_as(over: str, rows: list[dict]) -> list[dict]:
-    """The rows of the reference ``over``. Plain AT as a method has a default setting too, but is no search."""
-    roles = [(row, (row["role"], *row["also"])) for row in rows]
-    return [row for row, own in roles if over in own and (over == "no_search" or "no_search" not in own)]
+    """The rows of the reference ``over``."""
+    return [row for row in rows if over in (row["role"], *row["also"])]
 
 
 def _gain_over(row: dict, reference: dict, over: str, train_counts: Sequence[int]) -> list[dict[str, Any]]:

@@ -82,8 +82,9 @@ def _difference(found: dict[str, Any]) -> str:
 
 
 def _with_ci(row: dict, name: str) -> str:
+    """``0.979 ± 0.059``: an interval around the value, which 0 or 1 may cut at one end."""
     low, high = row["ci"][name]
-    return f"{row[name]:.3f} ± {(high - low) / 2:.3f}"
+    return f"{row[name]:.3f} ± {max(high - row[name], row[name] - low):.3f}"
 
 
 def headline(result: dict[str, Any]) -> list[str]:

@@ -119,8 +119,8 @@ def verify_search(
             run_jobs(todo, run.spec, attack, say)
     done = [(job, stored(job)) for job in jobs]
     result = summary(run, attack, done, left_out)
-    write_report(result, run)
     write_certificate(run, attack, done)
+    write_report(result, run)
     _to_mlflow(result, run, say)
     if run.spec.storage:
         push(run.spec.storage, home, name)

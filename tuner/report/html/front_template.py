@@ -135,6 +135,9 @@ function barsBeside(p) {
     {name: r.shownName, y: r.shown.robust, color: r.colour + "99", pattern: r.role === "paper" ? "/" : ""}));
 }
 
+/* The place of a value among the choices of an axis. */
+const chosen = (s, v) => s.ticks.findIndex(t => t[0] === v);
+
 function drawParams(method, full) {
   const grid = element("params");
   grid.replaceChildren(...method.searched.map(() => document.createElement("div")));
@@ -143,11 +146,12 @@ function drawParams(method, full) {
     const some = full.filter(p => s.name in p.params);
     const trace = (key, color, symbol) => ({
       ...places(some), y: some.map(p => p[key]),
-      x: some.map(p => s.choice ? String(p.params[s.name]) : p.params[s.name]),
+      x: some.map(p => s.choice ? s.ticks[chosen(s, p.params[s.name])][1] : p.params[s.name]),
       mode: "markers", name: D[key],
       marker: {color, symbol, size: some.map(p => p.front ? 11 : 7)}});
     const xaxis = {title: {text: asText(s.name)}, type: s.choice ? "category" : s.log ? "log" : "linear",
-                   automargin: true, tickvals: s.ticks.map(t => t[0]), ticktext: s.ticks.map(t => asText(t[1])),
+                   automargin: true, tickvals: s.ticks.map(t => t[s.choice ? 1 : 0]),
+                   ticktext: s.ticks.map(t => asText(t[1])),
                    range: s.range};
     if (s.choice) Object.assign(xaxis, {categoryorder: "array", categoryarray: s.ticks.map(t => t[1])});
     Plotly.newPlot(grid.children[i], [trace("x", D.colours.x, "circle"), trace("y", D.colours.y, "triangle-up")],
@@ -159,7 +163,7 @@ function drawParams(method, full) {
 
 /* One axis for each searched parameter, then the objectives. A trial without a parameter passes its axis at "–". */
 function drawParallel(method, full) {
-  const place = (s, v) => s.choice ? s.ticks.findIndex(t => t[0] === String(v)) : s.log ? Math.log10(v) : v;
+  const place = (s, v) => s.choice ? chosen(s, v) : s.log ? Math.log10(v) : v;
   const axis = s => {
     const [low, high] = s.range, none = low - .12 * (high - low), missing = full.some(p => !(s.name in p.params));
     const ticks = s.ticks.map(t => [place(s, t[0]), t[1]]).concat(missing ? [[none, "–"]] : []);

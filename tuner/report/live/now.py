@@ -21,6 +21,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.steering import pending
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.spec.search_spec import SearchSpec
 
 LATEST = 8  # ended trials that are listed
 CURVES = 12  # of running trials; where nothing runs, of the latest that trained in full
@@ -35,7 +36,7 @@ class Watched:
         self.lock = threading.Lock()
         self.generation = 0  # how often the history turned out to be another file
         self._history = self.followed.run.history
-        self._bills: dict[Any, Bill] = {}
+        self._expected: tuple[SearchSpec, Bill] | None = None  # of a search as it is now
         self._forget()
 
     def _forget(self) -> None:
@@ -76,6 +77,8 @@ class Watched:
                 self._seen[record.trial], self.changed[record.trial] = now, history.changes
                 if record.state == TrialState.FINISHED and (before is None or before[0] != record.state):
                     new.append(record)
+                    if record.of is not None:  # a mean, which moves
+                        self.changed[record.of] = history.changes
         if self._front is None or any(record.of is not None for record in new):
             self._front = front_of(spec, history)
             return
@@ -120,9 +123,9 @@ class Watched:
     def _bill(self) -> dict[str, Any]:
         """What it has cost, and what it will; in words and in epochs."""
         spec = self.run.spec
-        if spec.trials not in self._bills:
-            self._bills = {spec.trials: expected(spec)}  # the same until it is extended
-        so_far, whole = trained(spec, self.run.history), self._bills[spec.trials]
+        if self._expected is None or self._expected[0] != spec:
+            self._expected = spec, expected(spec)
+        so_far, (_, whole) = trained(spec, self.run.history), self._expected
         return {
             "trained": so_far.epochs,
             "expected": whole.epochs,
