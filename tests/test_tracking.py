@@ -268,6 +268,18 @@ def test_a_trial_whose_start_was_never_written_gets_its_run_by_sync(tmp_path, sp
     assert sorted(trials) == [0, 1] and all(r.data.tags["tuner.kind"] == "trial" for r in trials.values())
 
 
+def test_the_end_of_a_resume_sends_what_failed_before_any_epoch(tmp_path, spec, monkeypatch):
+    """The driver before was killed when a trial had failed and none had ended an epoch."""
+    home, told = home_in(tmp_path), []
+    monkeypatch.setattr("tuner.tracking.tracker.sync", lambda run, **how: told.append(run.name))
+    run = run_of(spec, search_in(home, spec, trials=0, failed=False), home)
+    for known in (False, True):
+        Tracker(run, warn=print).search_ended(run, "finished")
+        assert bool(told) == known
+        run.history.append("start", 0, params=spec.search_space().default(), method=spec.method)
+        run.history.append("end", 0, state="failed", reason="no room")
+
+
 @pytest.mark.slow
 def test_a_server_that_is_away_blocks_nothing_and_sync_fills_in(tmp_path, spec, monkeypatch, askers):
     home, said = home_in(tmp_path), []

@@ -92,7 +92,7 @@ class Tracker(Listener):
         self._members: dict[int, str] = {}  # trials that are tagged as members of the front -> labels of their rows
         self._last_end = 0.0
         self._page_due = 0.0  # ``time.monotonic()`` from which the page may be uploaded again
-        self._resumed = any(record.epochs for record in run.history.everything())
+        self._resumed = bool(run.history.everything())  # also where none has ended an epoch: trials may have failed
         self._writer = _Writer(self)
         self._thread = threading.Thread(target=self._writer.work, name="mlflow", daemon=True)
         self.threads = [self._thread]  # of these some may still write when `close` has returned
