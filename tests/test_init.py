@@ -141,6 +141,9 @@ def test_it_goes_on_when_the_file_is_gone_and_not_with_another_file(robust, tmp_
     with pytest.raises(UsageError, match="is not the file that search 'mine' began with; put that one back"):
         prepare_init(run.spec, home)
     file.unlink()
+    moved = dataclasses.replace(run.spec, storage=str(tmp_path / "storage"))  # the search goes on with a storage
+    assert prepare_init(moved, home) == kept
+    Trainer(config_of(dataclasses.replace(run, spec=moved), home=str(tmp_path / "another machine")))
     shutil.rmtree(home.root / "inits")
     with pytest.raises(UsageError, match="is gone, and so are the weights that were read from it"):
         prepare_init(run.spec, home)

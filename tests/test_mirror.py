@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -209,3 +210,56 @@ def test_c8_what_a_lost_mount_took_is_sent_again(two, tmp_path):
     assert (path / "searches/x/history.jsonl").read_text() == "1\n2\n3\n"
     assert (path / "searches/x/result.json").read_text() == "{}"
     assert (path / "searches/x/front.png").stat().st_mtime_ns == written, "what is there is not sent again"
+
+
+# ---- a search that began without a storage, or with another one ----------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A home with a search that has no storage, and checkpoints of all kinds."""
+    home = Home(tmp_path / "h")
+    texts = {"spec.yaml": SearchSpec(method="at", name="x").to_stored(), "history.jsonl": "{}\n"}
+    trained = ("trials/-1", "trials/3", "previews/4", "verify/seeds/3/17")
+    for name, text in {**texts, **{f"{folder}/checkpoint.pt": folder for folder in trained}}.items():
+        path = home.search("x") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return home, trained
+
+
+def test_what_it_has_trained_comes_into_the_storage_that_it_gets(here, tmp_path):
+    home, trained = here
+    spec = SearchSpec(method="at", name="x", storage=str(tmp_path / "s"))
+    store = mirror.open_search(spec.storage, "x")
+    mirror.check_kept(spec, home, "x")
+    with mirror.mirrored(spec, home, "x"):
+        assert [store.read(f"{folder}/checkpoint.pt") for folder in trained] == [folder.encode() for folder in trained]
+        store.write("trials/3/checkpoint.pt", b"later")
+    with mirror.mirrored(spec, home, "x"):
+        assert store.read("trials/3/checkpoint.pt") == b"later", "from then on the storage has them"
+
+
+def test_the_lease_changes_while_much_was_trained(here, tmp_path, monkeypatch):
+    home, trained = here
+    driver = mirror.Mirror(str(tmp_path / "s"), home, "x")
+    driver.claim()
+    monkeypatch.setattr(time, "monotonic", lambda: driver._due + 1)
+    before = driver.store.read(mirror.LEASE)
+    driver.send_trained()
+    assert driver.store.read(mirror.LEASE) != before
+
+
+def test_a_search_stays_with_its_storage(here, tmp_path):
+    home, _ = here
+    first, other = str(tmp_path / "s"), str(tmp_path / "moved")
+    spec = SearchSpec(method="at", name="x", storage=first)
+    (home.search("x") / "spec.yaml").write_text(spec.to_stored())
+    mirror.check_kept(spec, home, "x")
+    for now in (None, other):
+        with pytest.raises(UsageError, match=f"keeps its checkpoints in '{first}'; give --storage {first}"):
+            mirror.check_kept(replace(spec, storage=now), home, "x")
+    Storage(other).write("searches/x/spec.yaml", b"method: at")
+    mirror.check_kept(replace(spec, storage=other), home, "x")  # it was moved
+    (home.search("x") / "history.jsonl").unlink()
+    mirror.check_kept(replace(spec, storage=None), home, "x")  # nothing has begun

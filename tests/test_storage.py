@@ -249,6 +249,19 @@ def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
         assert load_checkpoint(tmp_path, Trainer(replace(config, **other))) is None
 
 
+def test_a_search_of_the_home_gets_a_storage(finished, tmp_path):
+    """Nothing is lost where a user names a storage only later, also where TUNER_STORAGE does it."""
+    home, store = shutil.copytree(finished[1], tmp_path / "home"), tmp_path / "a store"
+    again = tuner("resume", "first", "--home", home, "--json", env={"TUNER_STORAGE": str(store)})
+    assert again.returncode == 0 and json.loads(again.stdout)["front"] == finished[0]["front"], again.stderr
+    out = tuner(
+        "export", "first", "--pick", "paper", "--to", tmp_path / "m", "--home", tmp_path / "b", "--storage", store
+    )
+    assert out.returncode == 0, out.stderr
+    without = tuner("search", "--spec", home / "searches/first/spec.yaml", "--home", home, "--storage", tmp_path / "c")
+    assert without.returncode == 2 and "keeps its checkpoints in" in without.stderr
+
+
 # ---- the whole of it -------------------------------------------------------------------------------------------------
 
 TINY = [

@@ -49,7 +49,7 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
-from tuner.sync.mirror import mirrored, push
+from tuner.sync.mirror import check_kept, mirrored, push
 from tuner.sync.named_places import place_flags, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
@@ -73,6 +73,7 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     from trainables.threats import check_radius
 
     home.require_writable()
+    check_kept(spec, home, spec.search_name)
     places_to_notify()
     require_same(spec.plug_ins)
     check_head()

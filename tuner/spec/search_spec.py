@@ -400,7 +400,7 @@ class SearchSpec(SearchFields):
         dataset = self.dataset.rstrip("/").replace("\\", "/").split("/")[-1].split(":")[-1]
         safe = "".join(c if c.isascii() and c.isalnum() or c in "._-" else "-" for c in dataset) or "data"
         methods = "-".join([*self.methods[:3], *(["more"] if len(self.methods) > 3 else [])])
-        return self.name or f"{f'{methods}-{safe}'[:LONGEST_NAME - 9]}-{self.hash()}"
+        return self.name or f"{f'{methods}-{safe}'[: LONGEST_NAME - 9]}-{self.hash()}"
 
     @property
     def experiment_name(self) -> str:

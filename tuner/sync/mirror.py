@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import stat
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.files import inside, regular
-from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, shaped
+from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, read_text, shaped
 from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
 from tuner.escape import to_stderr
@@ -40,6 +41,7 @@ MIRRORED = re.compile(
     r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/(history\.jsonl|points\.json)"
     r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
+_TRAINED = re.compile(r"(trials|previews|verify/seeds/-?\d{1,9})/-?\d{1,10}/checkpoint\.pt")
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
 
@@ -142,6 +144,25 @@ def push(storage: str, home: Home, name: str) -> None:
         Mirror(storage, home, name).send()
 
 
+def check_kept(spec: SearchSpec, home: Home, name: str) -> None:
+    """``UsageError`` where the search keeps its checkpoints in another storage than the spec names, which has not the
+    search either; ``Failed`` if that one cannot be read. A search that began without a storage may get one."""
+    path = home.search(name) / "spec.yaml"
+    if not path.exists() or not path.with_name(HISTORY).exists():
+        return
+    kept = SearchSpec.from_stored(read_text(path), name=name).storage
+    if not kept or kept == spec.storage:
+        return
+    if spec.storage:
+        with storage_errors(spec.storage):
+            if open_search(spec.storage, name).read("spec.yaml") is not None:
+                return  # another address of the same, or a copy
+    raise UsageError(
+        f"search {name!r} keeps its checkpoints in {kept!r}; give --storage {shlex.quote(kept)}, or choose another "
+        "--name"
+    )
+
+
 @contextlib.contextmanager
 def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     """In this block a driver owns the search: its folder is brought here first, changes are sent in the background, and
@@ -155,8 +176,10 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     mirror = Mirror(spec.storage, home, name)
     with storage_errors(spec.storage):
         mirror.claim()
-    pull(spec.storage, home, name)
+    known = pull(spec.storage, home, name)
     with storage_errors(spec.storage):
+        if not known:  # it may have begun without this storage
+            mirror.send_trained()
         mirror.fetch_requests()
     stop = threading.Event()
     thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
@@ -197,6 +220,18 @@ class Mirror:
                     data = opened.read()
                 self.store.write(file, data[: data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
+
+    def send_trained(self) -> None:
+        """Send the checkpoints that lie in the folder, of a search that ran without a storage until now."""
+        for where, _, files in os.walk(self.folder):  # which does not follow links
+            for path in (Path(where, name) for name in files):
+                file = path.relative_to(self.folder).as_posix()
+                if not _TRAINED.fullmatch(file) or path.is_symlink():
+                    continue
+                if time.monotonic() > self._due:
+                    self._renew_lease(self._every)
+                with open(path, "rb", opener=regular) as opened:
+                    self.store.write(file, opened.read())
 
     def _own_files(self) -> Iterator[Path]:
         """What lies in the folder under a name of the search's own files."""

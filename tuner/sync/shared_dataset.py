@@ -51,24 +51,31 @@ def keep_images(spec: SearchSpec, folder: Path, decoded: Path | None) -> None:
     """Note in the search's ``folder`` what its training set is (`train` and `val` are chosen from it), unless a storage
     keeps that; ``decoded``: the folder of the decoded data. ``UsageError`` where the search began with another one:
     trials before and after could not be compared."""
-    from trainables.data.store import sketch
-
     if spec.storage or decoded is None:
         return
-    now, then = sketch(decoded), intact(lambda: read_text(folder / IMAGES).strip())
-    if then is None:  # a new search, or one of a version that did not note it
+    now, known = _compared(spec, folder, decoded)
+    if not known:  # a new search, or one of a version that did not note it
         write_atomically(folder / IMAGES, now)
-    elif then != now:
+
+
+def _compared(spec: SearchSpec, folder: Path, decoded: Path) -> tuple[str, bool]:
+    """What the training set is, and whether it was noted; `keep_images` says what is raised."""
+    from trainables.data.store import sketch
+
+    now, then = sketch(decoded), intact(lambda: read_text(folder / IMAGES).strip())
+    if then not in (None, now):
         raise UsageError(
             f"the training images of {spec.dataset!r} are not those with which search {spec.search_name!r} began, so "
             "its trials could not be compared; put those back, or choose another --name"
         )
+    return now, then is not None
 
 
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
     """Decode the data and put them into the storage, unless they are there; ``Failed`` if it cannot be written.
 
-    ``folder``: the search's. Without a storage nothing happens.
+    ``folder``: the search's. Without a storage nothing happens. ``UsageError`` where the search began without one, with
+    other training images.
     """
     from trainables.data import prepare, share
 
@@ -76,6 +83,7 @@ def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
         return
     found = data_spec(spec, dataset_of(spec, folder))
     decoded = prepare(found.dataset, home.root, found.reading)
+    _compared(spec, folder, decoded)
     with storage_errors(spec.storage):
         name = share(decoded, spec.storage)
     write_atomically(folder / DATASET, name)
