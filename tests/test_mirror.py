@@ -212,6 +212,44 @@ def test_c8_what_a_lost_mount_took_is_sent_again(two, tmp_path):
     assert (path / "searches/x/front.png").stat().st_mtime_ns == written, "what is there is not sent again"
 
 
+def test_a_command_that_took_long_takes_nothing_back(two):
+    """`tuner verify` of another home ends after the search has gone on, and ended, elsewhere."""
+    where, a, b = two
+    mirror.pull(where, b, "x")
+    for name, text in {"history.jsonl": "1\n2\n3\n4\n", "result.json": "the end", "front.png": "last"}.items():
+        (a.search("x") / name).write_text(text)
+    mirror.push(where, a, "x")
+    for name in ("verified.json", "verify/apgd/4.json"):
+        (b.search("x") / name).write_text("tested")
+    mirror.push(where, b, "x")
+    store = mirror.open_search(where, "x")
+    found = [store.read(name) for name in ("history.jsonl", "result.json", "front.png")]
+    assert found == [b"1\n2\n3\n4\n", b"the end", b"last"]
+    assert store.read("verified.json") == store.read("verify/apgd/4.json") == b"tested"
+
+
+def test_later_tests_of_another_home_count(two):
+    """Neither a home that has the same history, nor the driver of a search that goes on, keeps or sends older ones."""
+    where, a, b = two
+    spec = SearchSpec(method="at", name="x", storage=where)
+    (a.search("x") / "verified.json").write_text("a's")
+    mirror.push(where, a, "x")
+    mirror.pull(where, b, "x")
+    with mirror.mirrored(spec, a, "x"):
+        for name in ("verified.json", "verify/apgd/0.json"):
+            (b.search("x") / name).write_text("b's")
+        mirror.push(where, b, "x")
+        (a.search("x") / "front.png").write_text("drawn again")
+    mirror.push(where, a, "x", tests=False)
+    store = mirror.open_search(where, "x")
+    assert [store.read(name) for name in ("verified.json", "front.png")] == [b"b's", b"drawn again"]
+    mirror.pull(where, a, "x")
+    assert (a.search("x") / "verified.json").read_text() == (a.search("x") / "verify/apgd/0.json").read_text() == "b's"
+    (a.search("x") / "verified.json").write_text("not sent yet")
+    mirror.pull(where, a, "x")
+    assert (a.search("x") / "verified.json").read_text() == "not sent yet"
+
+
 # ---- a search that began without a storage, or with another one ----------------------------------------------------
 
 
@@ -221,6 +259,7 @@ def here(tmp_path):
     home = Home(tmp_path / "h")
     texts = {"spec.yaml": SearchSpec(method="at", name="x").to_stored(), "history.jsonl": "{}\n"}
     trained = ("trials/-1", "trials/3", "previews/4", "verify/seeds/3/17")
+    texts["verified.json"] = "tested"
     for name, text in {**texts, **{f"{folder}/checkpoint.pt": folder for folder in trained}}.items():
         path = home.search("x") / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,6 +274,7 @@ def test_what_it_has_trained_comes_into_the_storage_that_it_gets(here, tmp_path)
     mirror.check_kept(spec, home, "x")
     with mirror.mirrored(spec, home, "x"):
         assert [store.read(f"{folder}/checkpoint.pt") for folder in trained] == [folder.encode() for folder in trained]
+        assert store.read("verified.json") == b"tested"
         store.write("trials/3/checkpoint.pt", b"later")
     with mirror.mirrored(spec, home, "x"):
         assert store.read("trials/3/checkpoint.pt") == b"later", "from then on the storage has them"

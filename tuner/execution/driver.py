@@ -165,7 +165,7 @@ def fill_mlflow(name: str, home: Home | None = None, say: Say = lambda text: Non
     with _locked(run):
         write_pictures(run)
         if run.spec.storage and not unasked_storage_note(run.spec, home, name):
-            push(run.spec.storage, home, name)
+            push(run.spec.storage, home, name, tests=False)
         return sync(run, warn=say, left=leave_behind)
 
 

@@ -35,12 +35,15 @@ MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 30.0  # between two sendings, which shall 
 HISTORY, LEASE = "history.jsonl", "driver.json"
 REQUESTS = "requests"  # folder of what users ask of a search: a file for each, until its driver takes it up
 _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
-# What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
-MIRRORED = re.compile(
-    r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
+# What a search's driver writes, and what `tuner verify` does. Checkpoints are not among it: trials write them to the
+# storage themselves.
+DRIVEN = re.compile(
+    r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)"
     r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/(history\.jsonl|points\.json)"
-    r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
+TESTED = re.compile(r"verified\.(html|json|parquet)|verify/[^/]+/[^/]+\.(json|parquet)")
+MIRRORED = re.compile(f"{DRIVEN.pattern}|{TESTED.pattern}")
+CERTIFICATE = "verified.json"
 _TRAINED = re.compile(r"(trials|previews|verify/seeds/-?\d{1,9})/-?\d{1,10}/checkpoint\.pt")
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
@@ -61,8 +64,9 @@ def pull(storage: str, home: Home, name: str) -> bool:
 
     Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
     files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
-    checkpoints in it belong to that history. ``Failed`` if the storage cannot be read; ``UsageError``, before any file
-    is written, if a file name in it leads out of the folder. Files that no search writes are left there.
+    checkpoints in it belong to that history. Of tests, which several homes may make, the later ones count. ``Failed`` if
+    the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out of the folder.
+    Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -70,11 +74,11 @@ def pull(storage: str, home: Home, name: str) -> bool:
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
-        behind = _is_behind(folder, theirs)
+        behind, tested = _is_behind(folder, theirs), _tested_later(store, folder)
         paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
         ours = [file for file in paths if MIRRORED.fullmatch(file)]
         for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
-            if behind or not paths[file].exists():
+            if behind or not paths[file].exists() or (tested and TESTED.fullmatch(file)):
                 write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
 
@@ -83,6 +87,13 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
     """Whether the history ``theirs`` holds events that the folder's own does not."""
     path = folder / HISTORY
     return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
+
+
+def _tested_later(store: Storage, folder: Path) -> bool:
+    """Whether another home has verified the search since this one did, or brought that here. Verifications are minutes
+    apart, so clocks may be compared."""
+    there, here = store.written(CERTIFICATE), folder / CERTIFICATE
+    return there is not None and here.exists() and there > here.stat().st_mtime
 
 
 def _stored_files(store: Storage) -> Iterator[tuple[str, int]]:
@@ -138,10 +149,18 @@ def leave_request(storage: str, name: str, file: str, text: str) -> None:
         open_search(storage, name).write(f"{REQUESTS}/{file}", text.encode())
 
 
-def push(storage: str, home: Home, name: str) -> None:
-    """Send to the storage what a command wrote into a search's folder; ``Failed`` if the storage cannot be written."""
+def push(storage: str, home: Home, name: str, *, tests: bool = True) -> None:
+    """Send to the storage what a command wrote into a search's folder, with its ``tests`` or without; ``Failed`` if the
+    storage cannot be written.
+
+    Where the search has gone on elsewhere meanwhile, only tests are sent: all else there is newer.
+    """
     with storage_errors(storage):
-        Mirror(storage, home, name).send()
+        mirror = Mirror(storage, home, name)
+        if tests:
+            mirror.send(TESTED)
+        if not _is_behind(mirror.folder, mirror.store.read(HISTORY) or b""):
+            mirror.send()
 
 
 def check_kept(spec: SearchSpec, home: Home, name: str) -> None:
@@ -180,6 +199,7 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     with storage_errors(spec.storage):
         if not known:  # it may have begun without this storage
             mirror.send_trained()
+            mirror.send(TESTED)
         mirror.fetch_requests()
     stop = threading.Event()
     thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
@@ -206,9 +226,10 @@ class Mirror:
         self._every = MIN_INTERVAL_S  # seconds that our lease announces
         self._due = math.inf  # ``time.monotonic()`` by which the lease must change; inf: there is none
 
-    def send(self) -> None:
-        """Send every file that has changed since it was last sent; the history last, and of it only whole lines."""
-        for path in sorted(self._own_files(), key=lambda path: path.name == HISTORY):
+    def send(self, names: re.Pattern[str] = DRIVEN) -> None:
+        """Send every file that has changed since it was last sent; the history last, and of it only whole lines.
+        ``names``: those that are sent."""
+        for path in sorted(self._own_files(names), key=lambda path: path.name == HISTORY):
             file, about = path.relative_to(self.folder).as_posix(), path.lstat()
             if not stat.S_ISREG(about.st_mode):  # a link may lead to any file of the user's, a pipe waits
                 continue
@@ -233,13 +254,13 @@ class Mirror:
                 with open(path, "rb", opener=regular) as opened:
                     self.store.write(file, opened.read())
 
-    def _own_files(self) -> Iterator[Path]:
-        """What lies in the folder under a name of the search's own files."""
+    def _own_files(self, names: re.Pattern[str]) -> Iterator[Path]:
+        """What lies in the folder under these names."""
         for where, folders, files in os.walk(self.folder):  # which does not follow links
             if Path(where) == self.folder:
                 folders[:] = [name for name in folders if name not in _NOT_LISTED]
             paths = (Path(where, name) for name in files)
-            yield from (path for path in paths if MIRRORED.fullmatch(path.relative_to(self.folder).as_posix()))
+            yield from (path for path in paths if names.fullmatch(path.relative_to(self.folder).as_posix()))
 
     def run(self, stop: threading.Event) -> None:
         """Send changes and renew the lease until ``stop`` is set. Prints the first error of each outage; returns early
