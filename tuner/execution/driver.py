@@ -49,7 +49,7 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
-from tuner.sync.mirror import check_kept, mirrored, push
+from tuner.sync.mirror import check_kept, mirrored, push, running_from
 from tuner.sync.named_places import place_flags, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
@@ -141,6 +141,8 @@ def resume(
     if is_locked(run.folder / ".lock"):
         raise UsageError(_running(run))
     if trials is not None and trials != run.history.in_force(run.spec).trials:
+        if run.spec.storage and (elsewhere := running_from(run.spec.storage, home, name)):
+            raise UsageError(elsewhere)
         ask(run, "extend", trials=trials)
     return search(changed, home, listeners)
 

@@ -64,9 +64,9 @@ def pull(storage: str, home: Home, name: str) -> bool:
 
     Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
     files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
-    checkpoints in it belong to that history. Of tests, which several homes may make, the later ones count. ``Failed`` if
-    the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out of the folder.
-    Files that no search writes are left there.
+    checkpoints in it belong to that history. Of tests, which several homes may make, the later ones count. ``Failed``
+    if the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out of the
+    folder. Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -120,6 +120,18 @@ def alive(lease: bytes | None, unchanged_s: float) -> bool:
     """Whether a driver with this lease is alive, where the lease has not changed for so many seconds."""
     found = _lease(lease)
     return found is not None and unchanged_s < _MISSED_INTERVALS * found["every"]
+
+
+def running_from(storage: str, home: Home, name: str) -> str | None:
+    """A sentence on the driver of another home that runs the search; None: there is none. Waits where a lease lies
+    there. ``Failed`` if the storage does not work."""
+    with storage_errors(storage):
+        who = Mirror(storage, home, name).other_driver()
+    return who and _running_from(name, who)
+
+
+def _running_from(name: str, who: str) -> str:
+    return f"search {name!r} is running already, from {who}; wait for it, or give this one another --name"
 
 
 def move_search(storage: str, home: Home, name: str, source: str, target: str) -> None:
@@ -295,25 +307,31 @@ class Mirror:
             self.store.remove(f"{REQUESTS}/{file}")
 
     def claim(self) -> None:
-        """Take the search's lease; ``UsageError`` if a driver of another home is alive, that is, its lease changes.
+        """Take the search's lease; ``UsageError`` if a driver of another home is alive.
 
         Two drivers that start within the same second from two homes are not noticed here.
         """
+        if who := self.other_driver():
+            raise UsageError(_running_from(self.name, who))
+        self._write_lease(MAX_INTERVAL_S)  # long enough to bring the search's folder here
+
+    def other_driver(self) -> str | None:
+        """The driver of another home that is alive, that is, whose lease changes; None: there is none. The lease of one
+        that is gone is removed: nobody waits for it again."""
         first = self.store.read(LEASE)
         theirs = _lease(first)
-        if theirs and theirs["who"] != self.owner:
-            deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
-            while time.monotonic() < deadline:
-                time.sleep(0.5)
-                now = self.store.read(LEASE)
-                if now is None:
-                    break
-                if now != first:
-                    raise UsageError(
-                        f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
-                        "give this one another --name"
-                    )
-        self._write_lease(MAX_INTERVAL_S)  # long enough to bring the search's folder here
+        if not theirs or theirs["who"] == self.owner:
+            return None
+        deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            now = self.store.read(LEASE)
+            if now is None:
+                return None
+            if now != first:
+                return theirs["who"]
+        self.store.remove(LEASE)
+        return None
 
     def _write_lease(self, every: float) -> None:
         """Write a new lease, which announces that it will change again within ``every`` seconds."""
