@@ -50,7 +50,7 @@ from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
 from tuner.sync.mirror import check_kept, mirrored, push, running_from
-from tuner.sync.named_places import place_flags, unasked_storage_note
+from tuner.sync.named_places import resume_command, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import ASIDE, Tracker, sync
@@ -153,7 +153,7 @@ def _as_changed(run: SearchRun) -> SearchRun:
 
 
 def _go_on(run: SearchRun) -> str:
-    return f"`tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}` continues it"
+    return f"`{resume_command(run.spec, run.home, run.name)}` continues it"
 
 
 def fill_mlflow(name: str, home: Home | None = None, say: Say = lambda text: None) -> bool:
@@ -198,7 +198,8 @@ def _store_spec(run: SearchRun) -> None:
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             more = differs == ["trials"] and new["trials"] > stored["trials"]
-            extend = f", or extend it: tuner resume {run.name} --trials {new['trials']}{run.home.flag}" if more else ""
+            command = f"{resume_command(run.spec, run.home, run.name)} --trials {new['trials']}"
+            extend = f", or extend it: {command}" if more else ""
             raise UsageError(
                 f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name{extend}"
             )

@@ -46,7 +46,7 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         print_json(result)
         return
     from tuner.report.text import notes
-    from tuner.sync.named_places import place_flags
+    from tuner.sync.named_places import resume_command
 
     console, folder, counts = stdout_console(), home.search(result["search"]), result["trials"]
     _show_gain_and_front(console, result, spec)
@@ -60,7 +60,7 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     tuner resume {result['search']}{place_flags(spec)}{home.flag}")
+        lines.append(f"go on     {resume_command(spec, home, result['search'])}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 

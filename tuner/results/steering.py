@@ -228,6 +228,7 @@ KINDS: dict[str, Check] = {
     "confirm": _confirm,
     "note": _note,
 }
+COMMANDS = {"extend": "resume", "confirm": "front"}  # where they are not called as the request is
 REMARKS = ("note",)  # which change nothing of the search
 
 
@@ -288,7 +289,7 @@ def answered(answer: Answer) -> str:
 def ask(run: SearchRun, kind: str, **about: Any) -> Answer | None:
     """Ask for a change. None: it waits for the search's driver, or for the next one. ``UsageError`` where it cannot be
     done."""
-    check_named(run.spec, run.home, run.name, kind)
+    check_named(run.spec, run.home, run.name, COMMANDS.get(kind, kind))
     with suppress(NotYet):
         KINDS[kind](run.spec, run.history, about)
     run.home.require_writable(run.folder)

@@ -46,6 +46,11 @@ def place_flags(spec: SearchSpec) -> str:
     return "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
 
 
+def resume_command(spec: SearchSpec, home: Home, name: str) -> str:
+    """What a user types to go on with a search, wherever its parts lie."""
+    return f"tuner resume {name}{place_flags(spec)}{home.flag}"
+
+
 def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
