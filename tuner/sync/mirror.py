@@ -155,6 +155,13 @@ def move_search(storage: str, home: Home, name: str, source: str, target: str) -
             all_.fs.delete_dir(f"{all_.root}/{source}")
 
 
+def stored_beside(storage: str, name: str, folder: str) -> bool:
+    """Whether a storage has a search ``name`` and files in ``folder``, too, which are not moved to it yet."""
+    with storage_errors(storage):
+        there = open_search(storage, name).read("spec.yaml") is not None
+        return there and any(True for _ in Storage(storage).files(folder, recursive=True))
+
+
 def leave_request(storage: str, name: str, file: str, text: str) -> None:
     """Leave a request for the search's driver in its storage; ``Failed`` if the storage cannot be written."""
     with storage_errors(storage):
