@@ -35,9 +35,25 @@ def test_env_by_name_and_value():
     assert submission.parse_env(given) == (["MLFLOW_TRACKING_PASSWORD"], {"TUNER_PYTHON": "1=2"})
 
 
-def test_what_cannot_travel():
-    with pytest.raises(UsageError, match="absolute path"):
-        submission.check_travels(SearchSpec(dataset="folder:here"))
+@pytest.mark.parametrize(
+    "field, here, there",
+    [
+        ("dataset", "folder:here", "folder:/here"),
+        ("dataset", "parquet:~/here", "parquet:s3://bucket/here"),
+        ("extra_data", "parquet:here", "parquet:/here"),
+        ("init", "weights.pt", "/weights.pt"),
+        ("init", "export:here", "export:/here"),
+        ("init", "export:3", "first:3"),
+        ("init", "some:weights", "first:no_search"),
+        ("study_storage", "sqlite:///study.db", "sqlite:////study.db"),
+        ("study_storage", "sqlite:///study.db", "postgresql://host/studies"),
+        ("storage", "here", "~/here"),
+    ],
+)
+def test_what_cannot_travel(field, here, there):
+    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} '{here}' is (a )?relative.* absolute path"):
+        submission.check_travels(SearchSpec(**{field: here}))
+    submission.check_travels(SearchSpec(**{field: there}))
 
 
 class Silent:
