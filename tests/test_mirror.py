@@ -9,6 +9,7 @@ import pytest
 from trainables.storage import Storage
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.results.running import Running, read_running
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
 
@@ -226,6 +227,28 @@ def test_a_command_that_took_long_takes_nothing_back(two):
     found = [store.read(name) for name in ("history.jsonl", "result.json", "front.png")]
     assert found == [b"1\n2\n3\n4\n", b"the end", b"last"]
     assert store.read("verified.json") == store.read("verify/apgd/4.json") == b"tested"
+
+
+def test_what_runs_elsewhere_is_known_between_two_events_too(two):
+    """A preview, say, is an event at its end alone."""
+    where, a, b = two
+    for epoch in (1, 2):
+        (running := Running(a.search("x"))).heard(3, "host", epoch)
+        running.write()
+        mirror.push(where, a, "x")
+        mirror.pull(where, b, "x")
+        assert read_running(b.search("x"))[3].epoch == epoch
+
+
+def test_the_end_is_brought_after_the_last_event_too(two):
+    """A look from elsewhere may come between a search's last event and its pictures."""
+    where, a, b = two
+    mirror.pull(where, b, "x")
+    for name in ("front.png", "result.json"):
+        (a.search("x") / name).write_text("the end")
+    mirror.push(where, a, "x")
+    mirror.pull(where, b, "x")
+    assert [(b.search("x") / name).read_text() for name in ("front.png", "result.json")] == ["the end", "the end"]
 
 
 def test_later_tests_of_another_home_count(two):

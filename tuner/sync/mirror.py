@@ -43,7 +43,12 @@ DRIVEN = re.compile(
 )
 TESTED = re.compile(r"verified\.(html|json|parquet)|verify/[^/]+/[^/]+\.(json|parquet)")
 MIRRORED = re.compile(f"{DRIVEN.pattern}|{TESTED.pattern}")
-CERTIFICATE = "verified.json"
+# What changes without an event of the history: where the one is later, the others are taken.
+LATER = {
+    "verified.json": TESTED,
+    "running.json": re.compile(r"running\.json"),
+    "result.json": re.compile(r"result\.json|history\.parquet|front\.(html|png|parquet)"),
+}
 _TRAINED = re.compile(r"(trials|previews|verify/seeds/-?\d{1,9})/-?\d{1,10}/checkpoint\.pt")
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
@@ -64,9 +69,11 @@ def pull(storage: str, home: Home, name: str) -> bool:
 
     Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
     files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
-    checkpoints in it belong to that history. Of tests, which several homes may make, the later ones count. ``Failed``
-    if the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out of the
-    folder. Files that no search writes are left there.
+    checkpoints in it belong to that history. What is written without an event (`LATER`), such as tests, which several
+    homes may make, counts where it was written later.
+
+    ``Failed`` if the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out
+    of the folder. Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -74,11 +81,12 @@ def pull(storage: str, home: Home, name: str) -> bool:
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
-        behind, tested = _is_behind(folder, theirs), _tested_later(store, folder)
+        behind = _is_behind(folder, theirs)
+        later = [kind for file, kind in LATER.items() if _is_later(store, folder, file)]
         paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
         ours = [file for file in paths if MIRRORED.fullmatch(file)]
         for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
-            if behind or not paths[file].exists() or (tested and TESTED.fullmatch(file)):
+            if behind or not paths[file].exists() or any(kind.fullmatch(file) for kind in later):
                 write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
 
@@ -89,11 +97,11 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
     return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
 
 
-def _tested_later(store: Storage, folder: Path) -> bool:
-    """Whether another home has verified the search since this one did, or brought that here. Verifications are minutes
-    apart, so clocks may be compared."""
-    there, here = store.written(CERTIFICATE), folder / CERTIFICATE
-    return there is not None and here.exists() and there > here.stat().st_mtime
+def _is_later(store: Storage, folder: Path, file: str) -> bool:
+    """Whether a file was written there after it was written, or brought, here. Clocks are compared: one that is off
+    shows an older one for so long."""
+    there, here = store.written(file), folder / file
+    return there is not None and (not here.exists() or there > here.stat().st_mtime)
 
 
 def _stored_files(store: Storage) -> Iterator[tuple[str, int]]:
