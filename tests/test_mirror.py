@@ -229,6 +229,25 @@ def test_a_command_that_took_long_takes_nothing_back(two):
     assert store.read("verified.json") == store.read("verify/apgd/4.json") == b"tested"
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_another_search_of_the_same_name_is_not_overwritten(two, begun):
+    """A colleague's in a shared storage, say, which `tuner ls` would bring here."""
+    where, _, b = two
+    folder = b.search("x")
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text("mine")
+    (folder / "history.jsonl").write_text("mine, at another time\n" if begun else "mine, being wri")
+    if not begun:  # with no event it is none
+        assert mirror.pull(where, b, "x")
+        return
+    with pytest.raises(UsageError, match="'x' in .* is another one than search 'x' in .*; give another --home"):
+        mirror.pull(where, b, "x")
+    assert files_of(b) == ["history.jsonl", "spec.yaml"] and (folder / "spec.yaml").read_text() == "mine"
+    with pytest.raises(UsageError, match="is another one"), mirror.mirrored(SearchSpec(storage=where), b, "x"):
+        pass
+    assert mirror.lease_of(where, "x") is None, "nobody waits for a driver that did not start"
+
+
 def test_what_runs_elsewhere_is_known_between_two_events_too(two):
     """A preview, say, is an event at its end alone."""
     where, a, b = two

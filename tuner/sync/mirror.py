@@ -73,7 +73,7 @@ def pull(storage: str, home: Home, name: str) -> bool:
     homes may make, counts where it was written later.
 
     ``Failed`` if the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out
-    of the folder. Files that no search writes are left there.
+    of the folder, or if the home has another search of this name. Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -81,6 +81,11 @@ def pull(storage: str, home: Home, name: str) -> bool:
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
+        if _is_another(folder, theirs):
+            raise UsageError(
+                f"search {name!r} in {storage!r} is another one than search {name!r} in {str(home.root)!r}; give "
+                "another --home to see that of the storage, or no storage to see that of this home"
+            )
         behind = _is_behind(folder, theirs)
         later = [kind for file, kind in LATER.items() if _is_later(store, folder, file)]
         paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
@@ -95,6 +100,15 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
     """Whether the history ``theirs`` holds events that the folder's own does not."""
     path = folder / HISTORY
     return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
+
+
+def _is_another(folder: Path, theirs: bytes) -> bool:
+    """Whether two searches have one name: their histories begin with other events, which hold their time."""
+    path = folder / HISTORY
+    if not path.exists():
+        return False
+    ours = read_bytes(path, LOG_BYTES)
+    return b"\n" in ours and b"\n" in theirs and ours.partition(b"\n")[0] != theirs.partition(b"\n")[0]
 
 
 def _is_later(store: Storage, folder: Path, file: str) -> bool:
@@ -222,12 +236,16 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     mirror = Mirror(spec.storage, home, name)
     with storage_errors(spec.storage):
         mirror.claim()
-    known = pull(spec.storage, home, name)
-    with storage_errors(spec.storage):
-        if not known:  # it may have begun without this storage
-            mirror.send_trained()
-            mirror.send(TESTED)
-        mirror.fetch_requests()
+    try:
+        known = pull(spec.storage, home, name)
+        with storage_errors(spec.storage):
+            if not known:  # it may have begun without this storage
+                mirror.send_trained()
+                mirror.send(TESTED)
+            mirror.fetch_requests()
+    except BaseException:
+        mirror.let_go()
+        raise
     stop = threading.Event()
     thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
     thread.start()
@@ -381,5 +399,9 @@ class Mirror:
         except TakenOver as error:
             to_stderr(error)
         else:
-            with contextlib.suppress(OSError):
-                self.store.remove(LEASE)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Remove the lease."""
+        with contextlib.suppress(OSError):
+            self.store.remove(LEASE)
