@@ -205,6 +205,18 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
         assert (tmp_path / "node/datasets" / name / half).read_bytes() == (decoded / half).read_bytes()
 
 
+@pytest.mark.parametrize("folder", ["x" * 255, "日" * 85, "what?"])
+def test_data_and_storage_in_folders_of_any_name(folder, parquet_dir, tmp_path):
+    """Hashes, and the name of a lock, come on top of the data's. A ? is no query where there is no URL."""
+    from trainables.data import prepare, share
+
+    (tmp_path / folder).mkdir()
+    shutil.copytree(parquet_dir, tmp_path / folder / folder)
+    decoded = prepare(f"parquet:{tmp_path / folder / folder}", tmp_path / "driver")
+    name = share(decoded, str(tmp_path / folder))
+    assert prepare(f"stored:{tmp_path / folder}/datasets/{name}", tmp_path / "node").name == name
+
+
 def test_data_by_url(parquet_dir, tmp_path, s3_env):
     """`parquet:s3://...`: what a laptop submits for a cluster that has the data in a bucket; changed files count."""
     from trainables.data import DataError, absolute, prepare
