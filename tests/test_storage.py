@@ -22,6 +22,7 @@ from trainables import storage
 from trainables.datasets import training_for
 from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
+from tuner.execution import driver
 from tuner.execution.nodes import inspect_node, place_problem
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
@@ -203,6 +204,18 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
     assert sorted(said, key=len) == [[name]] * 3 + [["did it", name]]
     for half in ("train.arrow", "test.arrow"):
         assert (tmp_path / "node/datasets" / name / half).read_bytes() == (decoded / half).read_bytes()
+
+
+def test_the_command_that_began_a_search_needs_its_data_in_no_other_home(parquet_dir, tmp_path):
+    """As `tuner resume` does not: the storage has them decoded, and what the search began with."""
+    from trainables.data import prepare, share
+
+    store, gone = str(tmp_path / "s"), tmp_path / "gone"
+    spec = SearchSpec(method="trades", dataset=f"parquet:{gone}", imbalance="none", name="x", storage=store)
+    name = share(prepare(f"parquet:{parquet_dir}", tmp_path / "a"), store)
+    for file, text in {"spec.yaml": spec.to_stored(), "history.jsonl": "", "dataset": name}.items():
+        Storage(store).write(f"searches/x/{file}", text.encode())
+    assert driver.check(spec, Home(tmp_path / "b", store)).classes == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("folder", ["x" * 255, "日" * 85, "what?"])

@@ -49,7 +49,7 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
-from tuner.sync.mirror import check_kept, mirrored, push, running_from
+from tuner.sync.mirror import check_kept, mirrored, pull, push, running_from
 from tuner.sync.named_places import resume_command, unasked_storage_note
 from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
@@ -78,6 +78,8 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     require_same(spec.plug_ins)
     check_head()
     check_storage(spec)
+    if spec.storage:  # another home may have begun it: what that did holds here too
+        pull(spec.storage, home, spec.search_name)
     try:
         summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
         check_model(spec.model, summary.shape)
