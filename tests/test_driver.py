@@ -155,7 +155,7 @@ def test_whoever_is_told_how_to_go_on_is_told_the_storage_too(driven, tmp_path):
     with pytest.raises(UsageError, match=re.escape(f"`{command}` continues it")):
         assessed(run)
     driven(nothing, storage=storage)
-    with pytest.raises(UsageError, match=re.escape(f"or extend it: {command} --trials 9")):
+    with pytest.raises(UsageError, match=re.escape(f"or extend it: {command.replace(' s ', ' s --trials 9 ')}")):
         driven(nothing, storage=storage, trials=9)
     for kind in ("extend", "confirm", "retry"):
         with pytest.raises(UsageError) as refused:

@@ -200,7 +200,7 @@ def _store_spec(run: SearchRun) -> None:
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             more = differs == ["trials"] and new["trials"] > stored["trials"]
-            command = f"{resume_command(run.spec, run.home, run.name)} --trials {new['trials']}"
+            command = resume_command(run.spec, run.home, run.name, f" --trials {new['trials']}")
             extend = f", or extend it: {command}" if more else ""
             raise UsageError(
                 f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name{extend}"
