@@ -24,8 +24,12 @@ from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
 from tuner.execution import driver
 from tuner.execution.nodes import inspect_node, place_problem
+from tuner.execution.trial_config import first_trial
 from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.shared_dataset import dataset_of, keep_place
 from tuner.sync.storage_spec import with_storage
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -204,6 +208,30 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
     assert sorted(said, key=len) == [[name]] * 3 + [["did it", name]]
     for half in ("train.arrow", "test.arrow"):
         assert (tmp_path / "node/datasets" / name / half).read_bytes() == (decoded / half).read_bytes()
+
+
+def test_relative_paths_of_data_count_from_where_the_search_began(parquet_dir, tmp_path, monkeypatch):
+    """So that it can be resumed, verified and exported from another folder, or by a service."""
+    (there := tmp_path / "there").mkdir()
+    for name in ("data", "more"):
+        shutil.copytree(parquet_dir, there / name)
+    spec = SearchSpec(
+        method="trades", dataset="parquet:data", imbalance="none", extra_data="parquet:more", extra_ratio=0.3, name="x"
+    )
+    home = Home(tmp_path / "home")
+    home.search("x").mkdir(parents=True)
+    monkeypatch.chdir(there)
+    first = driver.check(spec, home).counts
+    keep_place(spec, home.search("x"))
+    monkeypatch.chdir(tmp_path)
+    keep_place(spec, home.search("x"))  # of a resume
+    assert driver.check(spec, home).counts == first
+    config = first_trial(SearchRun(spec, home, "x", History(None)))
+    assert (config.dataset, config.extra) == (f"parquet:{there}/data", f"parquet:{there}/more")
+    (there / "data").rename(tmp_path / "data")  # and where both were moved, from here
+    assert dataset_of(spec, home.search("x")) == f"parquet:{tmp_path}/data"
+    keep_place(replace(spec, dataset="digits", extra_data="none", extra_ratio=0.3), home.search("y"))
+    assert not home.search("y").exists()
 
 
 def test_the_command_that_began_a_search_needs_its_data_in_no_other_home(parquet_dir, tmp_path):

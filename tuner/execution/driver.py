@@ -51,7 +51,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
 from tuner.sync.mirror import check_kept, mirrored, pull, push, running_from
 from tuner.sync.named_places import resume_command, unasked_storage_note
-from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
+from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, keep_place, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import ASIDE, Tracker, sync
 
@@ -81,7 +81,8 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     if spec.storage:  # another home may have begun it: what that did holds here too
         pull(spec.storage, home, spec.search_name)
     try:
-        summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
+        folder = home.search(spec.search_name)
+        summary = check_data(data_spec(spec, dataset_of(spec, folder), folder), home.root)
         check_model(spec.model, summary.shape)
         check_radius(spec.threat_model, summary.shape)
         kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
@@ -109,6 +110,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     with stoppable(until, go_on=_go_on(run)) as stop, _locked(run), mirrored(spec, home, run.name):
         stop.orderly = False
         _store_spec(run)
+        keep_place(spec, run.folder)
         if start:
             keep_init(run.folder, start)
         share_dataset(spec, home, run.folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.reading import intact, read_text
+from trainables.reading import intact, is_text, read_text
 from tuner.errors import UsageError
 from tuner.files import write_atomically
 from tuner.home import Home
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from trainables.data import DataSpec
 
 DATASET = "dataset"  # file in the search's folder with the name of the decoded data
+BEGAN = "began-in"  # the same with the folder from which relative paths of its data count
 IMAGES = "images"  # the same with what tells its training set from another one
 
 
@@ -24,7 +26,6 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
 
     ``folder``: the search's. ``UsageError`` if the name stored in it is not valid.
     """
-    from trainables.data import absolute
     from trainables.data.store import DECODED
     from trainables.storage import below
 
@@ -34,17 +35,36 @@ def dataset_of(spec: SearchSpec, folder: Path) -> str:
         if not DECODED.fullmatch(name):
             raise UsageError(f"{key} holds {name[:80]!r}, which is no name of decoded data")
         return f"stored:{below(spec.storage, 'datasets', name)}"
-    return absolute(spec.dataset)
+    return found_at(spec.dataset, folder)
 
 
-def data_spec(spec: SearchSpec, dataset: str) -> DataSpec:
-    """The images of a search, whose data set is found under the name ``dataset``."""
-    from trainables.data import DataSpec, Reading, absolute
+def found_at(data: str, folder: Path) -> str:
+    """``data`` for a process in another folder: where a relative path leads to nothing here, it counts from where the
+    search in ``folder`` began."""
+    from trainables.data import absolute
 
-    reading = Reading(spec.image_size, spec.test_split, spec.groups)
-    return DataSpec(
-        dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading, absolute(spec.extra_data)
-    )
+    (kind, _, where), here = data.partition(":"), absolute(data)
+    if here == data or os.path.exists(here.partition(":")[2]):
+        return here
+    there = intact(lambda: Path(read_text(folder / BEGAN), Path(where).expanduser()).resolve())
+    return f"{kind}:{there}" if there else here
+
+
+def keep_place(spec: SearchSpec, folder: Path) -> None:
+    """Note in the search's ``folder`` from where relative paths of its data count."""
+    from trainables.data import absolute
+
+    began, data = folder / BEGAN, (spec.dataset, spec.extra_data)
+    if not began.exists() and any(absolute(one) != one for one in data) and is_text(os.getcwd()):
+        write_atomically(began, os.getcwd())
+
+
+def data_spec(spec: SearchSpec, dataset: str, folder: Path) -> DataSpec:
+    """The images of the search in ``folder``, whose data set is found under the name ``dataset``."""
+    from trainables.data import DataSpec, Reading
+
+    reading, extra = Reading(spec.image_size, spec.test_split, spec.groups), found_at(spec.extra_data, folder)
+    return DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading, extra)
 
 
 def keep_images(spec: SearchSpec, folder: Path, decoded: Path | None) -> None:
@@ -81,7 +101,7 @@ def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:
 
     if not spec.storage or (folder / DATASET).exists():
         return
-    found = data_spec(spec, dataset_of(spec, folder))
+    found = data_spec(spec, dataset_of(spec, folder), folder)
     decoded = prepare(found.dataset, home.root, found.reading)
     _compared(spec, folder, decoded)
     with storage_errors(spec.storage):
