@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from trainables.storage import Storage
-from tuner.errors import UsageError
+from tuner.errors import TakenOver, UsageError
 from tuner.home import Home
 from tuner.results.running import Running, read_running
 from tuner.spec.search_spec import SearchSpec
@@ -70,6 +70,22 @@ def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
     mirror.pull(where, b, "x")
     assert (folder / "history.jsonl").read_text() == (ours if kept else "1\n2\n")
     assert (folder / "front.png").read_text() == ("mine" if kept else "png")
+
+
+def test_two_machines_of_one_name_are_two(two, monkeypatch):
+    """Such as containers of one image, whose homes have one place, too; the same home again is its own."""
+    where, a, _ = two
+    first = mirror.Mirror(where, a, "x")
+    first.claim()
+    mirror.Mirror(where, a, "x").claim()  # after a kill, at once
+    a.root.rename(a.root.with_name("on another machine"))
+    a.search("x").mkdir(parents=True)
+    monkeypatch.setattr(mirror.time, "sleep", lambda seconds: first._write_lease(2.0))
+    with pytest.raises(UsageError, match="is running already, from"):
+        mirror.Mirror(where, a, "x").claim()
+    mirror.Mirror(where, a, "x")._write_lease(2.0)
+    with pytest.raises(TakenOver, match="was taken over by"):
+        first._check_owner()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,7 @@ class Mirror:
         that is gone is removed: nobody waits for it again."""
         first = self.store.read(LEASE)
         theirs = _lease(first)
-        if not theirs or theirs["who"] == self.owner:
+        if not theirs or self._is_ours(theirs):
             return None
         deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
         while time.monotonic() < deadline:
@@ -366,9 +367,22 @@ class Mirror:
         self.store.remove(LEASE)
         return None
 
+    @cached_property
+    def _id(self) -> str:
+        """What tells this home from one at the same place on another machine of the same name: containers have both
+        alike."""
+        path = self.folder / ".driver"
+        known = intact(lambda: read_text(path))
+        if not known:
+            write_atomically(path, known := uuid.uuid4().hex)
+        return known
+
+    def _is_ours(self, lease: dict[str, Any]) -> bool:
+        return lease["who"] == self.owner and lease.get("id", self._id) == self._id  # earlier versions wrote none
+
     def _write_lease(self, every: float) -> None:
         """Write a new lease, which announces that it will change again within ``every`` seconds."""
-        text = json.dumps({"who": self.owner, "every": every, "beat": uuid.uuid4().hex})
+        text = json.dumps({"who": self.owner, "id": self._id, "every": every, "beat": uuid.uuid4().hex})
         self.store.write(LEASE, text.encode())
         self._every, self._due = every, time.monotonic() + 1.5 * every  # before others take the lease for abandoned
 
@@ -377,10 +391,10 @@ class Mirror:
         lease = self.store.read(LEASE)
         if lease is None and not _is_behind(self.folder, self.store.read(HISTORY) or b""):
             return  # the lease was removed, but nothing was added to the history
-        owner = (_lease(lease) or {"who": "a driver that has ended since"})["who"]
-        if owner != self.owner:
+        found = _lease(lease) or {"who": "a driver that has ended since"}
+        if not self._is_ours(found):
             raise TakenOver(
-                f"search {self.name!r} was taken over by {owner}; nothing more is sent to {self.storage!r}, "
+                f"search {self.name!r} was taken over by {found['who']}; nothing more is sent to {self.storage!r}, "
                 f"the results of this driver are in {self.folder}"
             )
 
