@@ -434,6 +434,23 @@ def test_p1_nothing_is_recorded_once_ray_is_left_behind(tmp_path):
     assert history.changes == told
 
 
+@pytest.mark.process
+def test_p1_what_ray_has_started_is_killed_before_ray_has_started():
+    """A second signal in that second left processes, which wrote into their folder after it had been removed."""
+    from ray._private import services, worker
+
+    from tuner.execution.ray_patches import kill_private, out_of_reach
+
+    assert worker._global_node is None
+    with out_of_reach():
+        started = services.ConsolePopen(["sleep", "60"])
+    try:
+        kill_private()
+        assert started.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        started.kill()
+
+
 def test_p1_ray_pickles_nothing_of_the_drivers():
     from tuner.execution.ray_scheduler import SearchStopper
 
