@@ -87,14 +87,21 @@ def pull(storage: str, home: Home, name: str) -> bool:
                 f"search {name!r} in {storage!r} is another one than search {name!r} in {str(home.root)!r}; give "
                 "another --home to see that of the storage, or no storage to see that of this home"
             )
-        behind = _is_behind(folder, theirs)
-        later = [kind for file, kind in LATER.items() if _is_later(store, folder, file)]
         paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
-        ours = [file for file in paths if MIRRORED.fullmatch(file)]
-        for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
-            if behind or not paths[file].exists() or any(kind.fullmatch(file) for kind in later):
-                write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
+        files = _to_bring(
+            store, folder, theirs, {file: path for file, path in paths.items() if MIRRORED.fullmatch(file)}
+        )
+        for file in sorted(files, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
+            write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
+
+
+def _to_bring(store: Storage, folder: Path, theirs: bytes, paths: dict[str, Path]) -> list[str]:
+    """Those of the files ``paths`` that are newer in the storage, whose history is ``theirs``, or not here."""
+    if _is_behind(folder, theirs):
+        return [*paths]
+    later = [kind for file, kind in LATER.items() if _is_later(store, folder, file)]
+    return [file for file, path in paths.items() if not path.exists() or any(kind.fullmatch(file) for kind in later)]
 
 
 def _is_behind(folder: Path, theirs: bytes) -> bool:
