@@ -56,6 +56,15 @@ def test_what_cannot_travel(field, here, there):
     submission.check_travels(SearchSpec(**{field: there}))
 
 
+def test_a_resume_is_checked_without_its_search():
+    """Which is on the cluster: a budget of GPU hours is one that it may have."""
+    changes = {"budget": "6gpu-h", "trials": 64}
+    assert submission.resume_job("first", changes=changes)["changes"] == changes
+    for wrong in ({"budget": "6gpus"}, {"seeds": 0}):
+        with pytest.raises(UsageError, match="is not allowed"):
+            submission.resume_job("first", changes=wrong)
+
+
 class Silent:
     """A cluster that answers ``rows`` one after the other; an error is raised. At the end it is gone."""
 

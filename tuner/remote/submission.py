@@ -107,7 +107,7 @@ def resume_job(
     check_name(search)
     places, changes = dict(said or {}), dict(changes or {})
     check_travels(SearchSpec(**{field: value for field, value in places.items() if value is not None}))
-    SearchSpec(**changes)  # says what is wrong with them
+    SearchSpec(**changes, gpus_per_trial=1)  # says what is wrong with them; whether it has GPUs is known there alone
     return {"command": "resume", "search": search, "home": cluster_home(home), **places, "changes": changes}
 
 
