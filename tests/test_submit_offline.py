@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_submit import free_ports
 from tuner.errors import ClusterError, UsageError
-from tuner.job import problem
+from tuner.job import home_of, problem
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard, cluster_address, job_row
 from tuner.spec.search_spec import SearchSpec
@@ -54,6 +54,14 @@ def test_what_cannot_travel(field, here, there):
     with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} '{here}' is (a )?relative.* absolute path"):
         submission.check_travels(SearchSpec(**{field: here}))
     submission.check_travels(SearchSpec(**{field: there}))
+
+
+def test_the_home_of_a_job(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TUNER_HOME", raising=False)
+    assert home_of({"home": None}).root == tmp_path / "tuner-home" and home_of({"home": "~/x"}).root == tmp_path / "x"
+    with pytest.raises(UsageError, match="'~nobody-here/x' names a user that this machine does not have"):
+        home_of({"home": "~nobody-here/x"})
 
 
 def test_a_resume_is_checked_without_its_search():
