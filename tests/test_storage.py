@@ -87,8 +87,9 @@ def test_files(kind, tmp_path, s3_env, gs):
     store.write("two", memoryview(b"22"))
     assert list(store.files()) == [("two", 2)] and dict(store.files("x")) == {"one": 6} and store.folders() == ["x"]
     assert dict(store.files(recursive=True)) == {"two": 2, "x/one": 6}
+    assert store.written("x/one") == pytest.approx(time.time(), abs=60) and store.written("x") is None
     store.remove("x/one"), store.remove("x/one")
-    assert store.read("x/one") is None
+    assert store.read("x/one") is None and store.written("x/one") is None
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
