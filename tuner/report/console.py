@@ -243,7 +243,13 @@ def show_searches(home: Home, as_json: bool) -> None:
     """Print one row per search of the home; a search that cannot be read is reported on stderr."""
     from tuner.results.listing import LISTED, searches
 
-    rows = searches(home, to_stderr)
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        to_stderr(text)
+
+    rows = searches(home, say)
     if as_json:
         print_json(rows)
         return
@@ -252,7 +258,8 @@ def show_searches(home: Home, as_json: bool) -> None:
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    stdout_console().print(table if rows else f"no searches in {home.root}", highlight=False)
+    if rows or not told:  # of those that cannot be read that was said
+        stdout_console().print(table if rows else f"no searches in {home.root}", highlight=False)
 
 
 def method_json(name: str) -> dict[str, Any]:
