@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.histories import start
+from trainables.files import locked
 from trainables.storage import Storage
 from tuner.errors import TakenOver, UsageError
 from tuner.home import Home
+from tuner.results.history import History
 from tuner.results.running import Running, read_running
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
@@ -245,23 +248,35 @@ def test_a_command_that_took_long_takes_nothing_back(two):
     assert store.read("verified.json") == store.read("verify/apgd/4.json") == b"tested"
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_another_search_of_the_same_name_is_not_overwritten(two, begun):
+def test_another_search_of_the_same_name_is_not_overwritten(two, tmp_path):
     """A colleague's in a shared storage, say, which `tuner ls` would bring here."""
     where, _, b = two
-    folder = b.search("x")
+    folder, history = b.search("x"), History(b.search("x"))
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text("mine")
-    (folder / "history.jsonl").write_text("mine, at another time\n" if begun else "mine, being wri")
-    if not begun:  # with no event it is none
-        assert mirror.pull(where, b, "x")
-        return
-    with pytest.raises(UsageError, match="'x' in .* is another one than search 'x' in .*; give another --home"):
+    start(history, SearchSpec(method="at"), 0, {})
+
+    def refused():
+        return pytest.raises(UsageError, match="'x' in .* is another one than search 'x' in .*; give another --home")
+
+    with locked(folder / ".lock"), refused():
+        mirror.pull(where, b, "x")  # it runs
+    history.append("end", 0, state="finished")
+    before = files_of(b)
+    with refused():
         mirror.pull(where, b, "x")
-    assert files_of(b) == ["history.jsonl", "spec.yaml"] and (folder / "spec.yaml").read_text() == "mine"
-    with pytest.raises(UsageError, match="is another one"), mirror.mirrored(SearchSpec(storage=where), b, "x"):
+    assert files_of(b) == before and (folder / "spec.yaml").read_text() == "mine"
+    with refused(), mirror.mirrored(SearchSpec(storage=where), b, "x"):
         pass
     assert mirror.lease_of(where, "x") is None, "nobody waits for a driver that did not start"
+
+
+@pytest.mark.parametrize("text", ['{"event": "start", "trial": 0}\n', "being wri"])
+def test_what_a_driver_left_that_had_sent_nothing_is_no_other_search(two, text):
+    where, _, b = two
+    b.search("x").mkdir(parents=True)
+    (b.search("x") / "history.jsonl").write_text(text)
+    assert mirror.pull(where, b, "x") and (b.search("x") / "history.jsonl").read_text() == "1\n2\n"
 
 
 def test_what_runs_elsewhere_is_known_between_two_events_too(two):

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainables.files import inside, regular
+from trainables.files import inside, is_locked, regular
 from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, read_text, shaped
 from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
@@ -50,6 +50,7 @@ LATER = {
     "running.json": re.compile(r"running\.json"),
     "result.json": re.compile(r"result\.json|history\.parquet|front\.(html|png|parquet)"),
 }
+ENDED = b'"event": "end"', b'"event": "preview"'  # of a trial, as the history has them
 _TRAINED = re.compile(r"(trials|previews|verify/seeds/-?\d{1,9})/-?\d{1,10}/checkpoint\.pt")
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
@@ -111,12 +112,16 @@ def _is_behind(folder: Path, theirs: bytes) -> bool:
 
 
 def _is_another(folder: Path, theirs: bytes) -> bool:
-    """Whether two searches have one name: their histories begin with other events, which hold their time."""
+    """Whether two searches have one name: their histories begin with other events, which hold their time. One here in
+    which nothing has ended, and that nobody runs, is none: a driver that was killed before it had sent anything left
+    it."""
     path = folder / HISTORY
     if not path.exists():
         return False
     ours = read_bytes(path, LOG_BYTES)
-    return b"\n" in ours and b"\n" in theirs and ours.partition(b"\n")[0] != theirs.partition(b"\n")[0]
+    if b"\n" not in ours or b"\n" not in theirs or ours.partition(b"\n")[0] == theirs.partition(b"\n")[0]:
+        return False
+    return any(event in ours for event in ENDED) or is_locked(folder / ".lock")
 
 
 def _is_later(store: Storage, folder: Path, file: str) -> bool:
