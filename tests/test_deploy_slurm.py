@@ -112,7 +112,7 @@ def test_a_search_is_queued_by_a_script_of_its_own(queue, tmp_path):
     found = submit_slurm(spec, queue, "--nodes=2 --time=08:00:00 --exclusive")
     script = queue.root / "slurm" / "queued.sbatch"
     assert found == {"id": "4711", "search": "queued", "script": str(script)}
-    written = str(script.with_suffix(".yaml"))
+    (written,) = map(str, script.parent.glob("queued-*.yaml"))
     asked = ["--parsable", str(script), "--spec", written, "--name", "queued", f"home {queue.root}"]
     assert (tmp_path / "asked").read_text().splitlines() == asked
     assert SearchSpec.from_yaml(Path(written).read_text()) == spec
@@ -122,6 +122,17 @@ def test_a_search_is_queued_by_a_script_of_its_own(queue, tmp_path):
     assert directives(script) == [*kept, "--job-name=queued", "--nodes=2", "--time=08:00:00", "--exclusive"]
     bare = [line for line in script.read_text().splitlines() if not line.startswith("#SBATCH")]
     assert bare == [x for x in (DEPLOY / "slurm/search.sbatch").read_text().splitlines() if not x.startswith("#SBATCH")]
+
+
+@pytest.mark.process
+def test_a_queued_job_keeps_its_spec(queue, tmp_path):
+    """Its script reads that when it begins, perhaps hours after another search of this name was sent."""
+    specs = SearchSpec(method="dafa", name="queued"), SearchSpec(method="dafa", name="queued", budget="2h")
+    read = []
+    for spec in specs:
+        submit_slurm(spec, queue, "")
+        read.append(Path((tmp_path / "asked").read_text().splitlines()[3]))
+    assert [SearchSpec.from_yaml(path.read_text()) for path in read] == [*specs]
 
 
 @pytest.mark.process

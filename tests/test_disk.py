@@ -312,6 +312,24 @@ def test_in_a_storage_too(home, tmp_path):
     assert files(Path(storage)) == stored and set(search_names(here)) == {"done", "half"}
 
 
+def test_restore_finds_a_storage_that_was_moved_and_overwrites_nothing_in_it(home, tmp_path):
+    """A storage may have another address than when the search began: another mount, a copy."""
+    first, storage = str(tmp_path / "storage"), str(tmp_path / "moved")
+    spec = SearchSpec(method="srat", trials=9, scheduler="none", name="half", storage=first)
+    (home.search("half") / "spec.yaml").write_text(spec.to_yaml())
+    push(first, home, "half")
+    os.rename(first, storage)
+    stored, here = files(Path(storage)), Home(home.root, storage)
+    remove("half", here)
+    other = Path(storage, "searches/half/spec.yaml")  # another home's, made meanwhile
+    write_atomically(other, b"method: at")
+    with pytest.raises(UsageError, match="search 'half' exists in '.*moved'; restore takes its old name"):
+        restore("half", here)
+    assert other.read_bytes() == b"method: at" and "half" not in search_names(home)
+    other.unlink()
+    assert restore("half", here).spec.storage == storage and files(Path(storage)) == stored
+
+
 def test_a_driver_of_another_home_keeps_it(home, tmp_path, monkeypatch):
     from tuner.sync import mirror
 

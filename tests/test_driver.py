@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from ray import cloudpickle
 
 from tests.histories import fill, metrics, no_search, run_of
 from trainables.data import Summary, prepare
+from trainables.storage import NO_ROOM
 from tuner.errors import Failed, Interrupted, Stopped, UsageError
 from tuner.execution import driver, stopping
 from tuner.execution.stopping import StopRequest, like_ctrl_c, stoppable, unless_stuck
@@ -24,10 +27,13 @@ from tuner.home import Home
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results.history import History
 from tuner.results.listener import Listener
+from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search
+from tuner.results.steering import ask
 from tuner.results.summary import save_result, saved_result
 from tuner.spec.search_spec import SearchSpec
 from tuner.tracking import tracker
+from tuner.verification.rows import assessed
 
 
 class NoTracker(Listener):
@@ -161,6 +167,30 @@ def test_a_search_that_its_storage_stopped_has_failed(driven):
         driven(lambda history: one_trial(history) and "storage")
     assert saved_result(driven.folder)["state"] == "stopped"
     assert driven(all_trials)["state"] == "finished"
+
+
+def test_whoever_is_told_how_to_go_on_is_told_the_storage_too(driven, tmp_path):
+    """Else the command is refused: a later one names the places of a spec again."""
+    storage = str(tmp_path / "my storage")
+    spec, home = replace(driven.spec, storage=storage), Home(tmp_path / "a")
+    from tuner.execution.ray_callback import SearchCallback
+
+    command = f"tuner resume s --storage '{storage}' --home {home.root}"
+    run, said = SearchRun(spec, home, "s", History(None)), []
+    callback = SearchCallback(run, AskTell(spec, run.history, run.folder), Listener(), said.append)
+    callback.started(callback.optimizer.next())
+    callback._interrupted(0, f"StorageDown: it {NO_ROOM}")
+    assert said == [f"the search stops, `{command}` continues it: it {NO_ROOM}"]
+    with pytest.raises(UsageError, match=re.escape(f"`{command}` continues it")):
+        assessed(run)
+    driven(nothing, storage=storage)
+    with pytest.raises(UsageError, match=re.escape(f"or extend it: {command.replace(' s ', ' s --trials 9 ')}")):
+        driven(nothing, storage=storage, trials=9)
+    for kind in ("extend", "confirm", "retry"):
+        with pytest.raises(UsageError) as refused:
+            ask(replace(run, home=Home(home.root)), kind, trial=0)
+        name = {"extend": "resume", "confirm": "front"}.get(kind, kind)
+        assert f": tuner {name} s --storage '{storage}'" in str(refused.value)
 
 
 def test_a_search_goes_on_with_the_training_images_it_began_with_alone(driven, monkeypatch, tmp_path, parquet_dir):
@@ -431,6 +461,23 @@ def test_p1_nothing_is_recorded_once_ray_is_left_behind(tmp_path):
     watch.on_trial_result(0, [], trial, {"trial": 0, "metrics": {"epoch": 99}, "done": False})
     watch.on_trial_complete(0, [], trial)
     assert history.changes == told
+
+
+@pytest.mark.process
+def test_p1_what_ray_has_started_is_killed_before_ray_has_started():
+    """A second signal in that second left processes, which wrote into their folder after it had been removed."""
+    from ray._private import services, worker
+
+    from tuner.execution.ray_patches import kill_private, out_of_reach
+
+    assert worker._global_node is None
+    with out_of_reach():
+        started = services.ConsolePopen(["sleep", "60"])
+    try:
+        kill_private()
+        assert started.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        started.kill()
 
 
 def test_p1_ray_pickles_nothing_of_the_drivers():

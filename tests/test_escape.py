@@ -193,6 +193,8 @@ def test_s10_verify_prints_names(run, home, capsys):
     show_verification(result_of(run), home)
     out = capsys.readouterr().out
     assert "([/red])" in out and "(ho[me])" in out and "gradients of ho[me]" in out and not obeyed(out)
+    show_verification(result_of(run), Home(home.root, "a store"), "parquet:s3://b/d")
+    assert "verified.json --storage 'a store' --dataset parquet:s3://b/d" in capsys.readouterr().out
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from trainables.reading import Damaged
 from trainables.schedule import learning_rate
 from trainables.stem import Fork, key_hash, stem_key
 from tuner.errors import UsageError
+from tuner.execution import driver
 from tuner.execution.initial import prepare_init
 from tuner.execution.trial_config import trial_config
 from tuner.files import write_atomically
@@ -38,6 +39,7 @@ from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import INIT, init_of, keep_init
+from tuner.sync.mirror import push
 from tuner.verification.foreign import verify_model
 
 WIDTHS, MODEL = (6, 13, 26, 51), "resnet18:0.1"
@@ -142,12 +144,30 @@ def test_it_goes_on_when_the_file_is_gone_and_not_with_another_file(robust, tmp_
     with pytest.raises(UsageError, match="is not the file that search 'mine' began with; put that one back"):
         prepare_init(run.spec, home)
     file.unlink()
+    moved = dataclasses.replace(run.spec, storage=str(tmp_path / "storage"))  # the search goes on with a storage
+    assert prepare_init(moved, home) == kept
+    Trainer(config_of(dataclasses.replace(run, spec=moved), home=str(tmp_path / "another machine")))
     shutil.rmtree(home.root / "inits")
     with pytest.raises(UsageError, match="is gone, and so are the weights that were read from it"):
         prepare_init(run.spec, home)
     shutil.copy(robust[1], file)
     assert prepare_init(run.spec, home)["weights"] == kept["weights"]
     Trainer(config_of(run))
+
+
+def test_the_same_command_in_another_home_begins_with_the_same_file(robust, tmp_path):
+    spec = spec_of("weights.pt", storage=str(tmp_path / "storage"))
+    here, there = Home(tmp_path / "a"), Home(tmp_path / "b", spec.storage)
+    run = prepared(dataclasses.replace(spec, init=str(robust[1])), here)
+    write_atomically(run.folder / "spec.yaml", spec.to_stored())
+    push(spec.storage, here, "mine")
+    driver.check(spec, there)
+    assert prepare_init(spec, there) == init_of(spec, run.folder), "it needs no file"
+    state = read_state(robust[1]).state
+    state["module.model.linear.bias"] = torch.ones(10)
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(UsageError, match="is not the file that search 'mine' began with"):
+        prepare_init(dataclasses.replace(spec, init=str(tmp_path / "other.pt")), there)
 
 
 def test_weights_lie_in_the_storage_by_their_content(robust, tmp_path):

@@ -11,6 +11,7 @@ from tests.conftest import tuner_here
 from trainables.data.store import CLASS_NAME
 from tuner.errors import UsageError
 from tuner.home import Home
+from tuner.sync.mirror import push
 from tuner.verification.certificate import FORMAT, KIND, packed, packed_labels
 from tuner.verification.leaderboard import cells, leaderboard
 from tuner.verification.published import PUBLISHED
@@ -54,6 +55,14 @@ def put(folder, stored, here=True):
         (folder / "verify" / "apgd").mkdir(parents=True)
         (folder / "verify" / "apgd" / ("model.json" if stored["rows"][0]["role"] == "model" else "3.json")).touch()
     return folder / "verified.json"
+
+
+def test_what_was_verified_in_another_home_is_found_in_the_storage(tmp_path):
+    storage, there, here = str(tmp_path / "s"), Home(tmp_path / "a"), Home(tmp_path / "b", str(tmp_path / "s"))
+    put(there.search("mine"), certificate())
+    (there.search("mine") / "spec.yaml").write_text("method: dafa")
+    push(storage, there, "mine")
+    assert leaderboard(["mine"], here)["rows"][0]["verdict"] == "tested here"
 
 
 def test_figures_are_those_of_the_flags(tmp_path):

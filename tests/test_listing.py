@@ -144,3 +144,11 @@ def test_a_search_that_is_removed_meanwhile_hides_no_other(home, monkeypatch):
     monkeypatch.setattr(searches.Path, "glob", lambda path, pattern: [home.search(n) / "spec.yaml" for n in found])
     monkeypatch.setattr(searches.Path, "stat", stat)
     assert sorted(search_names(home)) == sorted(found)
+
+
+def test_a_home_whose_only_search_cannot_be_read_is_not_called_empty(tmp_path):
+    assert tuner_here("ls", "--home", tmp_path).stdout == f"no searches in {tmp_path}\n"
+    (folder := Home(tmp_path).search("s")).mkdir(parents=True)
+    (folder / "spec.yaml").write_text("method: nonsense")
+    done = tuner_here("ls", "--home", tmp_path)
+    assert done.returncode == 0 and done.stdout == "" and "search 's' cannot be read" in done.stderr

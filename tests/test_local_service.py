@@ -38,6 +38,19 @@ def block_of_ports(count=40):
     raise AssertionError("no free ports")
 
 
+@pytest.mark.process
+def test_what_it_says_to_type_is_what_a_shell_reads(tmp_path):
+    place, env = tmp_path / "a b", {"PATH": os.environ["PATH"], "TUNER_LOCAL": str(tmp_path / "my service")}
+    place.mkdir()
+    shutil.copy(SERVICE, place)
+    (tmp_path / "my service").mkdir()
+    refused = subprocess.run(["bash", place / SERVICE.name, "destroy"], env=env, capture_output=True, text=True)
+    command = refused.stderr.strip().partition("say so with: ")[2]
+    assert refused.returncode == 1 and command.endswith("destroy --yes")
+    subprocess.run(["bash", "-c", command], env=env, check=True)
+    assert not (tmp_path / "my service").exists()
+
+
 @pytest.mark.long
 @pytest.mark.skipif(
     not POSTGRES, reason="PostgreSQL's programs are not installed (Debian: apt-get install -y postgresql)"

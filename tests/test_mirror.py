@@ -2,12 +2,17 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
+from tests.histories import start
+from trainables.files import locked
 from trainables.storage import Storage
-from tuner.errors import UsageError
+from tuner.errors import TakenOver, UsageError
 from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.running import Running, read_running
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync import mirror
 
@@ -68,6 +73,22 @@ def test_the_longer_history_wins_unless_they_parted(two, ours, kept):
     mirror.pull(where, b, "x")
     assert (folder / "history.jsonl").read_text() == (ours if kept else "1\n2\n")
     assert (folder / "front.png").read_text() == ("mine" if kept else "png")
+
+
+def test_two_machines_of_one_name_are_two(two, monkeypatch):
+    """Such as containers of one image, whose homes have one place, too; the same home again is its own."""
+    where, a, _ = two
+    first = mirror.Mirror(where, a, "x")
+    first.claim()
+    mirror.Mirror(where, a, "x").claim()  # after a kill, at once
+    a.root.rename(a.root.with_name("on another machine"))
+    a.search("x").mkdir(parents=True)
+    monkeypatch.setattr(mirror.time, "sleep", lambda seconds: first._write_lease(2.0))
+    with pytest.raises(UsageError, match="is running already, from"):
+        mirror.Mirror(where, a, "x").claim()
+    mirror.Mirror(where, a, "x")._write_lease(2.0)
+    with pytest.raises(TakenOver, match="was taken over by"):
+        first._check_owner()
 
 
 @pytest.mark.slow
@@ -209,3 +230,149 @@ def test_c8_what_a_lost_mount_took_is_sent_again(two, tmp_path):
     assert (path / "searches/x/history.jsonl").read_text() == "1\n2\n3\n"
     assert (path / "searches/x/result.json").read_text() == "{}"
     assert (path / "searches/x/front.png").stat().st_mtime_ns == written, "what is there is not sent again"
+
+
+def test_a_command_that_took_long_takes_nothing_back(two):
+    """`tuner verify` of another home ends after the search has gone on, and ended, elsewhere."""
+    where, a, b = two
+    mirror.pull(where, b, "x")
+    for name, text in {"history.jsonl": "1\n2\n3\n4\n", "result.json": "the end", "front.png": "last"}.items():
+        (a.search("x") / name).write_text(text)
+    mirror.push(where, a, "x")
+    for name in ("verified.json", "verify/apgd/4.json"):
+        (b.search("x") / name).write_text("tested")
+    mirror.push(where, b, "x")
+    store = mirror.open_search(where, "x")
+    found = [store.read(name) for name in ("history.jsonl", "result.json", "front.png")]
+    assert found == [b"1\n2\n3\n4\n", b"the end", b"last"]
+    assert store.read("verified.json") == store.read("verify/apgd/4.json") == b"tested"
+
+
+def test_another_search_of_the_same_name_is_not_overwritten(two, tmp_path):
+    """A colleague's in a shared storage, say, which `tuner ls` would bring here."""
+    where, _, b = two
+    folder, history = b.search("x"), History(b.search("x"))
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text("mine")
+    start(history, SearchSpec(method="at"), 0, {})
+
+    def refused():
+        return pytest.raises(UsageError, match="'x' in .* is another one than search 'x' in .*; give another --home")
+
+    with locked(folder / ".lock"), refused():
+        mirror.pull(where, b, "x")  # it runs
+    history.append("end", 0, state="finished")
+    before = files_of(b)
+    with refused():
+        mirror.pull(where, b, "x")
+    assert files_of(b) == before and (folder / "spec.yaml").read_text() == "mine"
+    with refused(), mirror.mirrored(SearchSpec(storage=where), b, "x"):
+        pass
+    assert mirror.lease_of(where, "x") is None, "nobody waits for a driver that did not start"
+
+
+@pytest.mark.parametrize("text", ['{"event": "start", "trial": 0}\n', "being wri"])
+def test_what_a_driver_left_that_had_sent_nothing_is_no_other_search(two, text):
+    where, _, b = two
+    b.search("x").mkdir(parents=True)
+    (b.search("x") / "history.jsonl").write_text(text)
+    assert mirror.pull(where, b, "x") and (b.search("x") / "history.jsonl").read_text() == "1\n2\n"
+
+
+def test_what_runs_elsewhere_is_known_between_two_events_too(two):
+    """A preview, say, is an event at its end alone."""
+    where, a, b = two
+    for epoch in (1, 2):
+        (running := Running(a.search("x"))).heard(3, "host", epoch)
+        running.write()
+        mirror.push(where, a, "x")
+        mirror.pull(where, b, "x")
+        assert read_running(b.search("x"))[3].epoch == epoch
+
+
+def test_the_end_is_brought_after_the_last_event_too(two):
+    """A look from elsewhere may come between a search's last event and its pictures."""
+    where, a, b = two
+    mirror.pull(where, b, "x")
+    for name in ("front.png", "result.json"):
+        (a.search("x") / name).write_text("the end")
+    mirror.push(where, a, "x")
+    mirror.pull(where, b, "x")
+    assert [(b.search("x") / name).read_text() for name in ("front.png", "result.json")] == ["the end", "the end"]
+
+
+def test_later_tests_of_another_home_count(two):
+    """Neither a home that has the same history, nor the driver of a search that goes on, keeps or sends older ones."""
+    where, a, b = two
+    spec = SearchSpec(method="at", name="x", storage=where)
+    (a.search("x") / "verified.json").write_text("a's")
+    mirror.push(where, a, "x")
+    mirror.pull(where, b, "x")
+    with mirror.mirrored(spec, a, "x"):
+        for name in ("verified.json", "verify/apgd/0.json"):
+            (b.search("x") / name).write_text("b's")
+        mirror.push(where, b, "x")
+        (a.search("x") / "front.png").write_text("drawn again")
+    mirror.push(where, a, "x", tests=False)
+    store = mirror.open_search(where, "x")
+    assert [store.read(name) for name in ("verified.json", "front.png")] == [b"b's", b"drawn again"]
+    mirror.pull(where, a, "x")
+    assert (a.search("x") / "verified.json").read_text() == (a.search("x") / "verify/apgd/0.json").read_text() == "b's"
+    (a.search("x") / "verified.json").write_text("not sent yet")
+    mirror.pull(where, a, "x")
+    assert (a.search("x") / "verified.json").read_text() == "not sent yet"
+
+
+# ---- a search that began without a storage, or with another one ----------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A home with a search that has no storage, and checkpoints of all kinds."""
+    home = Home(tmp_path / "h")
+    texts = {"spec.yaml": SearchSpec(method="at", name="x").to_stored(), "history.jsonl": "{}\n"}
+    trained = ("trials/-1", "trials/3", "previews/4", "verify/seeds/3/17")
+    texts["verified.json"] = "tested"
+    for name, text in {**texts, **{f"{folder}/checkpoint.pt": folder for folder in trained}}.items():
+        path = home.search("x") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return home, trained
+
+
+def test_what_it_has_trained_comes_into_the_storage_that_it_gets(here, tmp_path):
+    home, trained = here
+    spec = SearchSpec(method="at", name="x", storage=str(tmp_path / "s"))
+    store = mirror.open_search(spec.storage, "x")
+    mirror.check_kept(spec, home, "x")
+    with mirror.mirrored(spec, home, "x"):
+        assert [store.read(f"{folder}/checkpoint.pt") for folder in trained] == [folder.encode() for folder in trained]
+        assert store.read("verified.json") == b"tested"
+        store.write("trials/3/checkpoint.pt", b"later")
+    with mirror.mirrored(spec, home, "x"):
+        assert store.read("trials/3/checkpoint.pt") == b"later", "from then on the storage has them"
+
+
+def test_the_lease_changes_while_much_was_trained(here, tmp_path, monkeypatch):
+    home, trained = here
+    driver = mirror.Mirror(str(tmp_path / "s"), home, "x")
+    driver.claim()
+    monkeypatch.setattr(time, "monotonic", lambda: driver._due + 1)
+    before = driver.store.read(mirror.LEASE)
+    driver.send_trained()
+    assert driver.store.read(mirror.LEASE) != before
+
+
+def test_a_search_stays_with_its_storage(here, tmp_path):
+    home, _ = here
+    first, other = str(tmp_path / "s"), str(tmp_path / "moved")
+    spec = SearchSpec(method="at", name="x", storage=first)
+    (home.search("x") / "spec.yaml").write_text(spec.to_stored())
+    mirror.check_kept(spec, home, "x")
+    for now in (None, other):
+        with pytest.raises(UsageError, match=f"keeps its checkpoints in '{first}'; give --storage {first}"):
+            mirror.check_kept(replace(spec, storage=now), home, "x")
+    Storage(other).write("searches/x/spec.yaml", b"method: at")
+    mirror.check_kept(replace(spec, storage=other), home, "x")  # it was moved
+    (home.search("x") / "history.jsonl").unlink()
+    mirror.check_kept(replace(spec, storage=None), home, "x")  # nothing has begun

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from trainables.gpu_packing import choose, measure, room
 from tuner.errors import UsageError
 from tuner.execution.resources import (
     fraction,
+    resolve_gpus_per_trial,
     task_options,
     threads_per_process,
     trial_resources,
@@ -97,6 +99,42 @@ def test_auto_without_a_gpu_is_none():
     assert unsatisfiable_resources(SearchSpec(gpus_per_trial="auto"), [{"CPU": 1.0}]) is None
     asked = SearchSpec(gpus_per_trial="auto", accelerator="T4")
     assert "is on no node; they have none" in unsatisfiable_resources(asked, [{"CPU": 1.0}])
+
+
+class OneTask:
+    """A Ray with these nodes; the task that measures is told how many trials to try at most, and finds one image/s."""
+
+    exceptions = SimpleNamespace(RayError=KeyError)
+
+    def __init__(self, *nodes):
+        self.nodes = lambda: [{"Alive": True, "Resources": node} for node in nodes]
+        self.most = None
+
+    def remote(self, function):
+        return self
+
+    def options(self, **how):
+        return SimpleNamespace(remote=self._measured)
+
+    def _measured(self, config, most, threads):
+        self.most = most
+        return [{"at_a_time": 1, "images_per_s": 1.0, "memory": GIB, "total": GIB}]
+
+    def get(self, row):
+        return row
+
+
+def test_auto_is_measured_for_the_kind_of_gpu_that_is_asked_for():
+    small, large = {"CPU": 2.0, "GPU": 1.0, "accelerator_type:T4": 1.0}, {"CPU": 16.0, "GPU": 1.0}
+    ray = OneTask(small, {**large, "accelerator_type:H200": 1.0})
+    asked = SearchSpec(gpus_per_trial="auto", accelerator="H200")
+    assert resolve_gpus_per_trial(ray, asked, lambda: None, print).gpus_per_trial == 1 and ray.most == 16
+    resolve_gpus_per_trial(ray, SearchSpec(gpus_per_trial="auto"), lambda: None, print)
+    assert ray.most == 2, "a trial may run on either"
+    grows = OneTask({"CPU": 4.0})  # an autoscaler may add a node, which nothing asks for without a number
+    with pytest.raises(UsageError, match="--gpus-per-trial auto is measured on a GPU, and no node has an H200 now"):
+        resolve_gpus_per_trial(grows, asked, lambda: None, print)
+    assert resolve_gpus_per_trial(grows, SearchSpec(gpus_per_trial="auto"), lambda: None, print).gpus_per_trial == 0
 
 
 def test_what_ray_is_asked_for():

@@ -17,6 +17,7 @@ from search_spaces.registry import HELPERS, check_space
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSpec, check
 from trainables.datasets import DATASETS, training_for
+from trainables.gpu_packing import measure
 from trainables.loop import Trainer
 from trainables.methods import method_class
 from trainables.models.build import build_model
@@ -246,6 +247,23 @@ def test_unknown_names_are_answered_with_the_usable_ones(installed):
     assert "robustlt, scaled, sovr, spectral, srat" in str(refused.value) and "torn" not in str(refused.value)
     assert METHODS.problems == PROBLEMS
     assert "scaled" in METHODS and "torn" not in METHODS and len(METHODS) == len(list(METHODS)) == len(set(METHODS))
+
+
+@pytest.mark.process
+@pytest.mark.timeout(120)
+def test_how_many_share_a_gpu_is_measured_of_one_that_prints(installed, tmp_path):
+    """Its lines are no answers, and fill no pipe that nobody reads."""
+    file = installed / "cool_equation.py"
+    text = file.read_text()
+    line = "        factor = self.params.factor"
+    assert line in text
+    training = asdict(training_for("digits", passes=1, attack_steps=1, eval_attack=1))
+    try:
+        file.write_text(text.replace(line, f"        print('step' * 50_000)\n{line}"))
+        rows = list(measure(TrialConfig("scaled", training=training, home=str(tmp_path)), most=1, seconds=0.2))
+    finally:
+        file.write_text(text)
+    assert [row["at_a_time"] for row in rows] == [1] and rows[0]["images_per_s"] > 0
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from search_spaces.param import params_of
 from search_spaces.training import Training
 from tuner.cli import main
 from tuner.errors import UsageError
-from tuner.home import Home
+from tuner.home import Home, check_name
 from tuner.results.searches import load_search
 from tuner.spec.fields import SearchFields
 from tuner.spec.option import ALWAYS, options_of
@@ -163,6 +163,13 @@ def test_a_search_keeps_its_name(text, name):
     spec = SearchSpec.from_yaml(text)
     assert spec.search_name == name and SearchSpec.from_stored(spec.to_yaml()).search_name == name
     assert VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("folder", ["vögel", "日本", "x" * 200, "²"])
+def test_a_folder_of_any_name_makes_a_name_of_a_search(folder):
+    spec = SearchSpec(method=("srat", "at"), dataset=f"folder:/data/{folder}")
+    assert check_name(spec.search_name).endswith(f"-{spec.hash()}") and len(spec.lanes) == 2
+    assert SearchSpec.from_stored(spec.to_stored()).search_name == spec.search_name
 
 
 # Of each field: words of the command line that set it, what the spec file says for the same, and values that are

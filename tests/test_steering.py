@@ -15,6 +15,7 @@ from tests.test_lanes import curve, dying, metrics_at, quick, summary, train  # 
 from trainables.files import locked
 from trainables.storage import Storage
 from tuner.errors import UsageError
+from tuner.execution.driver import resume
 from tuner.execution.ray_callback import SearchCallback
 from tuner.files import write_atomically
 from tuner.home import Home, user_name
@@ -751,15 +752,22 @@ def test_a_driver_of_another_home_takes_up_what_lies_in_the_storage(tmp_path):
     run = load_search(there, "s")
     with pytest.raises(UsageError, match="which this command does not name"):
         ask(load_search(Home(tmp_path / "b"), "s"), "retry", trial=5)
-    assert ask(run, "retry", trial=5) is None and not pending(run.folder) and not pending(folder)
+    assert ask(run, "retry", trial=5).words == "trial 5 will be tried again" and not pending(run.folder)
+    assert load_search(Home(tmp_path / "c", storage), "s").history.trials[5].state == "waiting", "the storage has it"
+    with pytest.raises(UsageError, match="trial 5 is waiting"):
+        ask(load_search(there, "s"), "retry", trial=5)
     with mirrored(spec, here, "s"):
-        (answer,) = take_up(spec, history := History(folder), folder)
-        assert answer.words == "trial 5 will be tried again" and history.trials[5].state == "waiting"
-        assert ask(run, "extend", trials=9) is None
+        assert History(folder).trials[5].state == "waiting"
+        extended = tuner_here("resume", "s", "--trials", 9, "--home", there.root, "--storage", storage)
+        assert extended.returncode == 0 and extended.stdout.startswith("asked for; taken up where it runs"), extended
+        with pytest.raises(UsageError, match="'s' is running already, from .*; wait for it"):
+            resume("s", there, trials=12, seeds=2)
         deadline = time.time() + 20
         while not pending(folder) and time.time() < deadline:
             time.sleep(0.05)
         assert pending(folder), "it looks there while it runs, too"
+        (asked,) = pending(folder)
+        assert json.loads(asked.read_text())["about"] == {"trials": 9}, "what was refused left nothing"
     assert not list(Storage(storage).files("searches/s/requests"))
 
 

@@ -22,9 +22,14 @@ from trainables import storage
 from trainables.datasets import training_for
 from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
+from tuner.execution import driver
 from tuner.execution.nodes import inspect_node, place_problem
+from tuner.execution.trial_config import first_trial
 from tuner.home import Home
+from tuner.results.history import History
+from tuner.results.search_run import SearchRun
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.shared_dataset import dataset_of, keep_place
 from tuner.sync.storage_spec import with_storage
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -82,8 +87,9 @@ def test_files(kind, tmp_path, s3_env, gs):
     store.write("two", memoryview(b"22"))
     assert list(store.files()) == [("two", 2)] and dict(store.files("x")) == {"one": 6} and store.folders() == ["x"]
     assert dict(store.files(recursive=True)) == {"two": 2, "x/one": 6}
+    assert store.written("x/one") == pytest.approx(time.time(), abs=60) and store.written("x") is None
     store.remove("x/one"), store.remove("x/one")
-    assert store.read("x/one") is None
+    assert store.read("x/one") is None and store.written("x/one") is None
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -205,6 +211,54 @@ def test_a_node_decodes_or_copies_a_data_set_once(kind, parquet_dir, tmp_path, s
         assert (tmp_path / "node/datasets" / name / half).read_bytes() == (decoded / half).read_bytes()
 
 
+def test_relative_paths_of_data_count_from_where_the_search_began(parquet_dir, tmp_path, monkeypatch):
+    """So that it can be resumed, verified and exported from another folder, or by a service."""
+    (there := tmp_path / "there").mkdir()
+    for name in ("data", "more"):
+        shutil.copytree(parquet_dir, there / name)
+    spec = SearchSpec(
+        method="trades", dataset="parquet:data", imbalance="none", extra_data="parquet:more", extra_ratio=0.3, name="x"
+    )
+    home = Home(tmp_path / "home")
+    home.search("x").mkdir(parents=True)
+    monkeypatch.chdir(there)
+    first = driver.check(spec, home).counts
+    keep_place(spec, home.search("x"))
+    monkeypatch.chdir(tmp_path)
+    keep_place(spec, home.search("x"))  # of a resume
+    assert driver.check(spec, home).counts == first
+    config = first_trial(SearchRun(spec, home, "x", History(None)))
+    assert (config.dataset, config.extra) == (f"parquet:{there}/data", f"parquet:{there}/more")
+    (there / "data").rename(tmp_path / "data")  # and where both were moved, from here
+    assert dataset_of(spec, home.search("x")) == f"parquet:{tmp_path}/data"
+    keep_place(replace(spec, dataset="digits", extra_data="none", extra_ratio=0.3), home.search("y"))
+    assert not home.search("y").exists()
+
+
+def test_the_command_that_began_a_search_needs_its_data_in_no_other_home(parquet_dir, tmp_path):
+    """As `tuner resume` does not: the storage has them decoded, and what the search began with."""
+    from trainables.data import prepare, share
+
+    store, gone = str(tmp_path / "s"), tmp_path / "gone"
+    spec = SearchSpec(method="trades", dataset=f"parquet:{gone}", imbalance="none", name="x", storage=store)
+    name = share(prepare(f"parquet:{parquet_dir}", tmp_path / "a"), store)
+    for file, text in {"spec.yaml": spec.to_stored(), "history.jsonl": "", "dataset": name}.items():
+        Storage(store).write(f"searches/x/{file}", text.encode())
+    assert driver.check(spec, Home(tmp_path / "b", store)).classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("folder", ["x" * 255, "日" * 85, "what?"])
+def test_data_and_storage_in_folders_of_any_name(folder, parquet_dir, tmp_path):
+    """Hashes, and the name of a lock, come on top of the data's. A ? is no query where there is no URL."""
+    from trainables.data import prepare, share
+
+    (tmp_path / folder).mkdir()
+    shutil.copytree(parquet_dir, tmp_path / folder / folder)
+    decoded = prepare(f"parquet:{tmp_path / folder / folder}", tmp_path / "driver")
+    name = share(decoded, str(tmp_path / folder))
+    assert prepare(f"stored:{tmp_path / folder}/datasets/{name}", tmp_path / "node").name == name
+
+
 def test_data_by_url(parquet_dir, tmp_path, s3_env):
     """`parquet:s3://...`: what a laptop submits for a cluster that has the data in a bucket; changed files count."""
     from trainables.data import DataError, absolute, prepare
@@ -247,6 +301,19 @@ def test_a_checkpoint_of_another_proposal_is_not_taken(tmp_path):
     others = {"params": {"beta": 5.0}}, {"seed": 1}, {"training": {**training, "lr": 0.02}}  # where lr is searched
     for other in others:
         assert load_checkpoint(tmp_path, Trainer(replace(config, **other))) is None
+
+
+def test_a_search_of_the_home_gets_a_storage(finished, tmp_path):
+    """Nothing is lost where a user names a storage only later, also where TUNER_STORAGE does it."""
+    home, store = shutil.copytree(finished[1], tmp_path / "home"), tmp_path / "a store"
+    again = tuner("resume", "first", "--home", home, "--json", env={"TUNER_STORAGE": str(store)})
+    assert again.returncode == 0 and json.loads(again.stdout)["front"] == finished[0]["front"], again.stderr
+    out = tuner(
+        "export", "first", "--pick", "paper", "--to", tmp_path / "m", "--home", tmp_path / "b", "--storage", store
+    )
+    assert out.returncode == 0, out.stderr
+    without = tuner("search", "--spec", home / "searches/first/spec.yaml", "--home", home, "--storage", tmp_path / "c")
+    assert without.returncode == 2 and "keeps its checkpoints in" in without.stderr
 
 
 # ---- the whole of it -------------------------------------------------------------------------------------------------

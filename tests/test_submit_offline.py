@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_submit import free_ports
 from tuner.errors import ClusterError, UsageError
-from tuner.job import problem
+from tuner.job import home_of, problem
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard, cluster_address, job_row
 from tuner.spec.search_spec import SearchSpec
@@ -35,9 +35,42 @@ def test_env_by_name_and_value():
     assert submission.parse_env(given) == (["MLFLOW_TRACKING_PASSWORD"], {"TUNER_PYTHON": "1=2"})
 
 
-def test_what_cannot_travel():
-    with pytest.raises(UsageError, match="absolute path"):
-        submission.check_travels(SearchSpec(dataset="folder:here"))
+@pytest.mark.parametrize(
+    "field, here, there",
+    [
+        ("dataset", "folder:here", "folder:/here"),
+        ("dataset", "parquet:~/here", "parquet:s3://bucket/here"),
+        ("extra_data", "parquet:here", "parquet:/here"),
+        ("init", "weights.pt", "/weights.pt"),
+        ("init", "export:here", "export:/here"),
+        ("init", "export:3", "first:3"),
+        ("init", "some:weights", "first:no_search"),
+        ("study_storage", "sqlite:///study.db", "sqlite:////study.db"),
+        ("study_storage", "sqlite:///study.db", "postgresql://host/studies"),
+        ("storage", "here", "~/here"),
+    ],
+)
+def test_what_cannot_travel(field, here, there):
+    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} '{here}' is (a )?relative.* absolute path"):
+        submission.check_travels(SearchSpec(**{field: here}))
+    submission.check_travels(SearchSpec(**{field: there}))
+
+
+def test_the_home_of_a_job(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TUNER_HOME", raising=False)
+    assert home_of({"home": None}).root == tmp_path / "tuner-home" and home_of({"home": "~/x"}).root == tmp_path / "x"
+    with pytest.raises(UsageError, match="'~nobody-here/x' names a user that this machine does not have"):
+        home_of({"home": "~nobody-here/x"})
+
+
+def test_a_resume_is_checked_without_its_search():
+    """Which is on the cluster: a budget of GPU hours is one that it may have."""
+    changes = {"budget": "6gpu-h", "trials": 64}
+    assert submission.resume_job("first", changes=changes)["changes"] == changes
+    for wrong in ({"budget": "6gpus"}, {"seeds": 0}):
+        with pytest.raises(UsageError, match="is not allowed"):
+            submission.resume_job("first", changes=wrong)
 
 
 class Silent:

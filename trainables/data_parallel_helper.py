@@ -12,19 +12,19 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from queue import Queue
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from trainables.config import TrialConfig
 from trainables.data_parallel import Group
 from trainables.loop import Diverged, Trainer
-from trainables.processes import frames
+from trainables.processes import frames, own_output
 
 
 def main() -> None:
     work: Queue[dict[str, Any]] = Queue()
-    answers = _answers()
+    answers = own_output()
     threading.Thread(target=_listen, args=(work,), daemon=True).start()
     meeting = work.get()
     group, trainer = Group(meeting["rank"], meeting["size"]), None
@@ -46,14 +46,6 @@ def prepared(group: Group, job: dict[str, Any], trainer: Trainer | None) -> Trai
     trainer.method.needs_val_losses = job["val_losses"]
     trainer.load_state_dict(state)
     return trainer
-
-
-def _answers() -> IO[str]:
-    """Our standard output, which from now on nobody else writes to."""
-    sys.stdout.flush()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    return answers
 
 
 def _listen(work: Queue[dict[str, Any]]) -> None:

@@ -11,10 +11,14 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
 
 from trainables.config import TrialConfig
+from trainables.processes import own_output
 
 AT_A_TIME = (1, 2, 3, 4, 6, 8, 12, 16)
 SPARE = 0.9  # of the memory: evaluation peaks and fragments need the rest
@@ -46,13 +50,13 @@ def measure(config: TrialConfig, most: int, threads: int = 1, seconds: float = 5
     """
     with contextlib.ExitStack() as stack:
         running = [_start(stack, config, threads)]
-        first = _read(running[0])
+        first = running[0].answer()
         counts, rates = room(first["memory"], first["total"], most), {}
         for k in counts:
             try:
                 while len(running) < k:
                     running.append(_start(stack, config, threads))
-                    _read(running[-1])
+                    running[-1].answer()
                 rates[k] = _together(running, seconds)
             except RuntimeError:
                 if k == 1:
@@ -63,7 +67,28 @@ def measure(config: TrialConfig, most: int, threads: int = 1, seconds: float = 5
                 return
 
 
-def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> subprocess.Popen:
+@dataclass(frozen=True)
+class _Trial:
+    """A measured trial, and the file for what it prints: in a pipe that nobody reads it would stop."""
+
+    process: subprocess.Popen
+    printed: IO[bytes]
+
+    def told(self, line: str) -> None:
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            self.printed.seek(0)
+            lines = self.printed.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError((lines or ["it ended without a word"])[-1])
+        return json.loads(line)
+
+
+def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> _Trial:
+    printed = stack.enter_context(tempfile.TemporaryFile())
     process = subprocess.Popen(
         [sys.executable, "-m", "trainables.gpu_packing"],
         # it imports as this process does, and not from the current folder first
@@ -71,27 +96,19 @@ def _start(stack: contextlib.ExitStack, config: TrialConfig, threads: int) -> su
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=printed,
     )
     stack.callback(process.wait)
     stack.callback(process.kill)
-    process.stdin.write(json.dumps({"config": config.to_dict(), "threads": threads}) + "\n")
-    process.stdin.flush()
-    return process
+    trial = _Trial(process, printed)
+    trial.told(json.dumps({"config": config.to_dict(), "threads": threads}))
+    return trial
 
 
-def _read(process: subprocess.Popen) -> dict:
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError((process.stderr.read().strip().splitlines() or ["it ended without a word"])[-1])
-    return json.loads(line)
-
-
-def _together(running: list[subprocess.Popen], seconds: float) -> float:
-    for process in running:
-        process.stdin.write(f"{seconds}\n")
-        process.stdin.flush()
-    return sum(_read(process)["images_per_s"] for process in running)
+def _together(running: list[_Trial], seconds: float) -> float:
+    for trial in running:
+        trial.told(str(seconds))
+    return sum(trial.answer()["images_per_s"] for trial in running)
 
 
 def _trial() -> None:
@@ -100,6 +117,7 @@ def _trial() -> None:
 
     from trainables.loop import Trainer
 
+    answers = own_output()
     given = json.loads(sys.stdin.readline())
     torch.set_num_threads(given["threads"])
     trainer = Trainer(TrialConfig(**given["config"]))
@@ -107,12 +125,12 @@ def _trial() -> None:
     for _ in range(WARM_STEPS):
         next(steps)
     _judge_some(trainer)
-    print(json.dumps(_memory(trainer.device)), flush=True)
+    answers.write(json.dumps(_memory(trainer.device)) + "\n")
     for line in sys.stdin:
         begin, images = time.perf_counter(), 0
         while time.perf_counter() - begin < float(line):
             images += next(steps)
-        print(json.dumps({"images_per_s": images / (time.perf_counter() - begin)}), flush=True)
+        answers.write(json.dumps({"images_per_s": images / (time.perf_counter() - begin)}) + "\n")
 
 
 def _steps(trainer) -> Iterator[int]:

@@ -45,5 +45,14 @@ def has_weights(where: str | Path, digest: str) -> bool:
     return _file(digest) in {name for name, _ in Storage(below(where, "inits")).files()}
 
 
+def bring_weights(source: str | Path, where: str | Path, digest: str) -> bool:
+    """Copy these weights from below ``source`` to below ``where``; whether they were there, and whole. ``OSError``."""
+    data = Storage(below(source, "inits")).read(_file(digest))
+    if data is None or hashlib.sha256(data).hexdigest() != digest:
+        return False
+    Storage(below(where, "inits")).write(_file(digest), data)
+    return True
+
+
 def _file(digest: str) -> str:
     return f"{digest}.safetensors"

@@ -100,6 +100,15 @@ class Helpers:
         return f": {one_line(lines[-1])}" if lines else ""
 
 
+def own_output() -> IO[str]:
+    """For a process like these: our standard output, which from now on nobody else writes to. What is printed goes to
+    standard error."""
+    sys.stdout.flush()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return answers
+
+
 def _end(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 

@@ -144,6 +144,11 @@ class Storage:
         with contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(f"{self.root}/{name}")
 
+    def written(self, name: str) -> float | None:
+        """When the file was written, in seconds since 1970 by the storage's clock; None where there is none."""
+        info = self.fs.get_file_info(f"{self.root}/{name}")
+        return (info.mtime_ns or 0) / 1e9 if info.type == fs.FileType.File else None
+
     def remove_abandoned(self, folder: str = "", **how: Any) -> None:
         """`trainables.files.remove_abandoned` in a folder, where files are written aside at all."""
         if self.fs.type_name == "local":

@@ -13,7 +13,8 @@ from trainables.reading import is_text
 from trainables.urls import SIGN_IN, check_public
 from tuner.errors import UsageError
 
-SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_NAME = 100
+SEARCH_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
 
 def check_name(name: str) -> str:
@@ -23,7 +24,7 @@ def check_name(name: str) -> str:
     """
     if not SEARCH_NAME.fullmatch(name):
         raise UsageError(
-            f"search name {name!r} is not allowed; use 1 to 100 of letters, digits, '.', '_', '-', "
+            f"search name {name!r} is not allowed; use 1 to {LONGEST_NAME} of letters, digits, '.', '_', '-', "
             "starting with a letter or digit"
         )
     return name

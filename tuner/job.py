@@ -25,8 +25,7 @@ NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
 
 def home_of(job: dict[str, Any]) -> Home:
     """The home that the job names, else TUNER_HOME, else ~/tuner-home."""
-    root = Path(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home").expanduser()
-    return Home(root, job.get("storage"))
+    return Home(job.get("home") or os.environ.get("TUNER_HOME") or "~/tuner-home", job.get("storage"))
 
 
 def problem(job: dict[str, Any]) -> str | None:

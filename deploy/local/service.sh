@@ -6,6 +6,7 @@ set -euo pipefail
 umask 077
 
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")   # however it was called, also from its own folder
+typed=$(printf %q "$self")                              # as a shell reads it
 dir=${TUNER_LOCAL:-$HOME/tuner-local}
 base=${TUNER_LOCAL_PORT:-17600}
 pg_port=$base mlflow_port=$((base + 1)) gcs_port=$((base + 2)) dashboard_port=$((base + 3))
@@ -143,7 +144,7 @@ up() {
     pg_up
     mlflow_up
     ray_up "$workers"
-    say "ready; in every shell that uses it:  eval \"\$($self env)\""
+    say "ready; in every shell that uses it:  eval \"\$($typed env)\""
 }
 
 stop_one() {  # NAME SECONDS: SIGTERM, then SIGKILL to what is left of its session
@@ -188,7 +189,7 @@ case ${1:-} in
         # shellcheck disable=SC2016  # by the shell that reads it
         printf 'export MLFLOW_TRACKING_PASSWORD="$(cat %q)"\n' "$dir/mlflow-password" ;;
     destroy)
-        [ "${2:-}" = --yes ] || die "this deletes every search and run in $dir; say so with: $self destroy --yes"
+        [ "${2:-}" = --yes ] || die "this deletes every search and run in $dir; say so with: $typed destroy --yes"
         down
         if [ -f "$dir/ray-temp" ]; then rm -rf -- "$(cat "$dir/ray-temp")"; fi
         rm -rf -- "$dir" ;;
@@ -198,5 +199,5 @@ case ${1:-} in
             cd / && exec setpriv --reuid postgres --regid postgres --init-groups "$pg/postgres" -D "$dir/pg" -h 127.0.0.1 -p "$pg_port" -k "$dir/pg"
         fi
         exec "$pg/postgres" -D "$dir/pg" -h 127.0.0.1 -p "$pg_port" -k "$dir/pg" ;;
-    *) die "say what to do: $self up [WORKERS] | status | env | down | destroy --yes" ;;
+    *) die "say what to do: $typed up [WORKERS] | status | env | down | destroy --yes" ;;
 esac

@@ -20,6 +20,7 @@ class DataError(ValueError):
 MOST_PIXELS = 4096
 GROUPS = ("auto", "none")
 WHOLE = ":all"  # at the end of an imbalance
+LONGEST = 128  # bytes of a data set's name in that of a folder: hashes come on top, and file systems take 255
 
 
 @dataclass(frozen=True)
@@ -145,4 +146,5 @@ def class_counts(n_max: float, classes: int, kind: str, factor: float) -> list[i
 def decoded_start(kind: str, name: str) -> str:
     """With what the names of the folders begin into which a data set is decoded, before a hash of its files. ``name``:
     its path, or its URL without a query."""
-    return f"{kind}-" + re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2]) + "-"
+    safe = re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2])
+    return f"{kind}-{safe.encode()[:LONGEST].decode(errors='ignore')}-"

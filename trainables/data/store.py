@@ -105,7 +105,7 @@ def _locate(dataset: str, datasets: Path, reading: Reading) -> tuple[str, Callab
 def _stored_name(where: str, datasets: Path) -> str:
     """The folder for a copy of the decoded data at ``where``; the folder that was decoded here, if it has their
     content."""
-    name = where.partition("?")[0].rpartition("/")[2]
+    name = (where.partition("?")[0] if "://" in where else where).rpartition("/")[2]
     if not DECODED.fullmatch(name):
         raise DataError(f"dataset 'stored:{where}' names no decoded data; it takes stored:STORAGE/datasets/NAME")
     parts = CONTENT.fullmatch(name)

@@ -128,12 +128,14 @@ def resume(
     from tuner.execution.driver import resume as go_on
     from tuner.results.searches import load_search, shown_state
     from tuner.results.steering import ask
+    from tuner.sync.mirror import running_from
     from tuner.sync.named_places import check_named
 
     where = Home(home, storage)
     run = load_search(where, search)
     check_named(run.spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
-    if trials is not None and not changes and shown_state(run) == "running":
+    extends, place = trials is not None and not changes, run.spec.storage
+    if extends and (shown_state(run) == "running" or place and running_from(place, where, search)):
         show_answer(run, ask(run, "extend", trials=trials), as_json)
         return
     _run(lambda: go_on(search, where, trials=trials, **changes), run.spec, where, as_json)

@@ -216,7 +216,7 @@ def verify(
         spec = load_search(where, result["search"]).spec if json_robustbench is not None else None
     if json_robustbench is not None:
         write_record(result, spec, json_robustbench)
-    print_json(result) if as_json else show_verification(result, where)
+    print_json(result) if as_json else show_verification(result, where, dataset)
 
 
 def model_spec(model: str | None, arch: str | None, dataset: str | None, **given: Any) -> SearchSpec | None:

@@ -133,7 +133,7 @@ def _check_without_data(spec) -> None:
     from tuner.sync.shared_dataset import data_spec
 
     try:
-        validate_spec(data_spec(spec, absolute(spec.dataset)))
+        validate_spec(data_spec(spec, absolute(spec.dataset), Path()))
         if find_model(parse_model(spec.model)[0]) is None:
             check_model(spec.model, (3, 224, 224))  # the size that torchvision's are made for
     except ValueError as error:

@@ -125,10 +125,10 @@ def show_answer(run, answer, as_json: bool) -> None:
 def said(run, answer) -> tuple[str, str]:
     """What became of a request, and what the user does next."""
     from tuner.results.searches import load_search, shown_state
-    from tuner.sync.named_places import place_flags
+    from tuner.sync.named_places import resume_command
 
     running = shown_state(run) == "running"
-    go_on = f"tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}"
+    go_on = resume_command(run.spec, run.home, run.name)
     if answer:
         left = shown_state(load_search(run.home, run.name)) == "stopped"
         words, then = answer.words, f"go on with: {go_on}" if left else ""

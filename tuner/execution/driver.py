@@ -49,9 +49,9 @@ from tuner.results.trial_record import TrialRecord
 from tuner.spec.plug_ins import require_same
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of, init_text, keep_init
-from tuner.sync.mirror import mirrored, push
-from tuner.sync.named_places import place_flags, unasked_storage_note
-from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, share_dataset
+from tuner.sync.mirror import check_kept, mirrored, pull, push, running_from
+from tuner.sync.named_places import resume_command, unasked_storage_note
+from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images, keep_place, share_dataset
 from tuner.sync.storage_spec import check_storage, with_storage
 from tuner.tracking.tracker import ASIDE, Tracker, sync
 
@@ -73,12 +73,16 @@ def check(spec: SearchSpec, home: Home) -> Summary:
     from trainables.threats import check_radius
 
     home.require_writable()
+    check_kept(spec, home, spec.search_name)
     places_to_notify()
     require_same(spec.plug_ins)
     check_head()
     check_storage(spec)
+    if spec.storage:  # another home may have begun it: what that did holds here too
+        pull(spec.storage, home, spec.search_name)
     try:
-        summary = check_data(data_spec(spec, dataset_of(spec, home.search(spec.search_name))), home.root)
+        folder = home.search(spec.search_name)
+        summary = check_data(data_spec(spec, dataset_of(spec, folder), folder), home.root)
         check_model(spec.model, summary.shape)
         check_radius(spec.threat_model, summary.shape)
         kind_for(spec.offsets, summary.counts["train"], summary.counts["val"])
@@ -106,6 +110,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
     with stoppable(until, go_on=_go_on(run)) as stop, _locked(run), mirrored(spec, home, run.name):
         stop.orderly = False
         _store_spec(run)
+        keep_place(spec, run.folder)
         if start:
             keep_init(run.folder, start)
         share_dataset(spec, home, run.folder)
@@ -140,6 +145,8 @@ def resume(
     if is_locked(run.folder / ".lock"):
         raise UsageError(_running(run))
     if trials is not None and trials != run.history.in_force(run.spec).trials:
+        if run.spec.storage and (elsewhere := running_from(run.spec.storage, home, name)):
+            raise UsageError(elsewhere)
         ask(run, "extend", trials=trials)
     return search(changed, home, listeners)
 
@@ -150,7 +157,7 @@ def _as_changed(run: SearchRun) -> SearchRun:
 
 
 def _go_on(run: SearchRun) -> str:
-    return f"`tuner resume {run.name}{place_flags(run.spec)}{run.home.flag}` continues it"
+    return f"`{resume_command(run.spec, run.home, run.name)}` continues it"
 
 
 def fill_mlflow(name: str, home: Home | None = None, say: Say = lambda text: None) -> bool:
@@ -164,7 +171,7 @@ def fill_mlflow(name: str, home: Home | None = None, say: Say = lambda text: Non
     with _locked(run):
         write_pictures(run)
         if run.spec.storage and not unasked_storage_note(run.spec, home, name):
-            push(run.spec.storage, home, name)
+            push(run.spec.storage, home, name, tests=False)
         return sync(run, warn=say, left=leave_behind)
 
 
@@ -195,7 +202,8 @@ def _store_spec(run: SearchRun) -> None:
         if stored != new:
             differs = [k for k in new | stored if new.get(k) != stored.get(k)]
             more = differs == ["trials"] and new["trials"] > stored["trials"]
-            extend = f", or extend it: tuner resume {run.name} --trials {new['trials']}{run.home.flag}" if more else ""
+            command = resume_command(run.spec, run.home, run.name, f" --trials {new['trials']}")
+            extend = f", or extend it: {command}" if more else ""
             raise UsageError(
                 f"search {run.name!r} exists with another {', '.join(differs)}; choose another --name{extend}"
             )

@@ -33,7 +33,7 @@ def prepare_init(spec: SearchSpec, home: Home) -> dict[str, Any] | None:
     """
     if not spec.starts_from:
         return None
-    from trainables.initial import has_weights
+    from trainables.initial import bring_weights, has_weights
 
     kept, where = init_of(spec, home.search(spec.search_name)), spec.storage or str(home.root)
     found = _open(spec, home, missing_ok=kept is not None)
@@ -44,6 +44,8 @@ def prepare_init(spec: SearchSpec, home: Home) -> dict[str, Any] | None:
         )
     with storage_errors(spec.storage or str(home.root)):
         if kept and has_weights(where, kept["weights"]):
+            return kept
+        if kept and spec.storage and bring_weights(home.root, where, kept["weights"]):  # it began without a storage
             return kept
     if not found:
         raise UsageError(f"--init {spec.init!r} is gone, and so are the weights that were read from it, in {where!r}")

@@ -24,6 +24,7 @@ from tuner.results.search_run import SearchRun
 from tuner.results.steering import REMARKS, answered, take_up
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
+from tuner.sync.named_places import resume_command
 
 # A trial whose process dies this often within one epoch, on living nodes, is itself the cause and fails. A storage that
 # fails a trial this often, after minutes of waiting each time, would fail the others too, so the search stops.
@@ -144,7 +145,8 @@ class SearchCallback(Callback):
         if record.errors > self.spec.max_failures:
             self._end(number, TrialState.FAILED, reason)
         elif kind == STORAGE and (deaths >= DEATHS or NO_ROOM in reason):
-            self.say(f"the search stops, `tuner resume {self.run.name}{self.run.home.flag}` continues it: {reason}")
+            command = resume_command(self.spec, self.run.home, self.run.name)
+            self.say(f"the search stops, `{command}` continues it: {reason}")
             self.stop(STORAGE)
         elif kind == PROCESS and deaths >= DEATHS:
             self._end(number, TrialState.FAILED, f"its process died {DEATHS} times in one epoch: {reason}")

@@ -27,7 +27,7 @@
     Why: `timeout`, `kill -- -PID` and a closing terminal signal the driver's whole process group, and a driver without
     its Ray hangs; Ray blocks SIGINT alone. Gain: the search ends as after a signal to its driver alone.
     Remove when `ray.init` can do it.
-`dead_process`, `kill_private`: read ``worker._global_node.all_processes``.
+`dead_process`, `kill_private`: read ``worker._global_node.all_processes``, and what was started `out_of_reach`.
     Why: a driver whose GCS or raylet died waits for a minute, deaf, and is then ended by Ray; agents and workers stay
     for up to a minute. Gain: it ends at once and orderly, and nothing is left. Remove when Ray does this itself.
 `survive_memory_kills`: Ray Tune's actor manager treats ``OutOfMemoryError`` as a lost actor.
@@ -150,16 +150,21 @@ def out_of_reach() -> Iterator[None]:
     from ray._private import services
 
     popen = services.ConsolePopen
+    _started.clear()
 
     class InOwnSession(popen):
         def __init__(self, *args, **options):
             super().__init__(*args, start_new_session=True, **options)
+            _started.append(self)
 
     services.ConsolePopen = InOwnSession
     try:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+_started: list[subprocess.Popen] = []  # the latest instance's, of which Ray tells only once all have started
 
 
 def dead_process() -> str | None:
@@ -173,7 +178,7 @@ def dead_process() -> str | None:
 
 def kill_private() -> None:
     """Kill what is left of the instance that `ray.init` started here: its processes and all in their sessions."""
-    sessions = {process.pid for _, process in _processes()}
+    sessions = {process.pid for process in [*_started, *(process for _, process in _processes())]}
     for pid in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
         with suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) in sessions:

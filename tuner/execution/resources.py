@@ -109,13 +109,20 @@ def resolve_gpus_per_trial(
     """The spec with ``gpus_per_trial="auto"`` replaced by a number; unchanged if it holds a number already.
 
     The trial that ``first`` makes is measured on a GPU of the cluster, alone and beside copies of itself; ``say``
-    prints what was measured. ``UsageError`` if that fails.
+    prints what was measured. ``UsageError`` if that fails, or if a kind of GPU is asked for that no node has yet.
     """
     from trainables.gpu_packing import choose, measure
 
     if spec.gpus_per_trial != AUTO:
         return spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    if spec.accelerator:
+        nodes = [node for node in nodes if f"{LABEL}{spec.accelerator}" in node]
+        if not nodes:
+            raise UsageError(
+                f"--gpus-per-trial auto is measured on a GPU, and no node has an {spec.accelerator} now; give a "
+                "number, for which the cluster may add a node"
+            )
     if not nodes:
         say("gpus-per-trial auto: no GPU found, trials run on CPUs")
         return replace(spec, gpus_per_trial=0.0)

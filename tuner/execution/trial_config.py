@@ -7,14 +7,13 @@ from dataclasses import asdict, replace
 from search_spaces import method_space
 from search_spaces.param import params_of
 from trainables.config import TrialConfig
-from trainables.data import absolute
 from tuner.results.references import fork_of
 from tuner.results.replicates import other_seeds
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_record import TrialRecord
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.initial import init_of
-from tuner.sync.shared_dataset import dataset_of
+from tuner.sync.shared_dataset import dataset_of, found_at
 
 
 def first_trial(run: SearchRun) -> TrialConfig:
@@ -62,7 +61,7 @@ def trial_config(run: SearchRun, record: TrialRecord) -> TrialConfig:
         init=(start := init_of(spec, run.folder)) and start["weights"],
         offsets=spec.offsets,
         trial=record.trial,
-        extra=absolute(spec.extra_data),
+        extra=found_at(spec.extra_data, run.folder),
         extra_ratio=spec.extra_ratio if spec.extra_data != "none" else 0.0,
         processes=spec.processes,
         folder=run.place("trials" if record.full else "previews", record.trial),

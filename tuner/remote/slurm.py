@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -21,19 +22,21 @@ ANSWER_S = 60
 
 
 def submit_slurm(spec: SearchSpec, home: Home | None = None, options: str = "") -> dict[str, Any]:
-    """Write ``slurm/NAME.sbatch`` and ``slurm/NAME.yaml`` below the home, which all nodes must see, and queue the
-    script: {"id", "search", "script"}. It starts Ray over the allocation, runs or resumes the search, and goes back
-    into the queue where its time is over.
+    """Write ``slurm/NAME.sbatch`` and the spec, ``slurm/NAME-HASH.yaml``, below the home, which all nodes must see, and
+    queue the script: {"id", "search", "script"}. It starts Ray over the allocation, runs or resumes the search, and
+    goes back into the queue where its time is over.
 
     ``options``: sbatch's, such as ``--nodes=2 --gpus-per-node=4``. ``UsageError`` for another word among them or where
     there is no sbatch; ``ClusterError`` with what sbatch says where it refuses the job.
     """
     home, given, name = home or Home(), sbatch_options(options), spec.search_name
     home.require_writable()
-    folder = home.root / "slurm"
-    script, written = folder / f"{name}.sbatch", folder / f"{name}.yaml"
+    folder, text = home.root / "slurm", spec.to_yaml()
+    # SLURM copies the script, but the spec is read when the job begins: another one of this name may come before
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    script, written = folder / f"{name}.sbatch", folder / f"{name}-{digest}.yaml"
     write_atomically(script, batch_script(["--job-name=" + name, *given]))
-    write_atomically(written, spec.to_yaml())
+    write_atomically(written, text)
     command = ["sbatch", "--parsable", str(script), "--spec", str(written), "--name", name]
     if not shutil.which("sbatch"):
         there = f"TUNER_HOME={shlex.quote(str(home.root))} {shlex.join(command)}"

@@ -35,7 +35,7 @@ from tuner.home import check_name, owner_name
 from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, OWNER_KEY, PRIORITY_KEY, Dashboard
 from tuner.results.listener import LISTENERS
 from tuner.spec.plug_ins import TABLES
-from tuner.spec.search_spec import SearchSpec
+from tuner.spec.search_spec import EXPORT, SearchSpec
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -53,6 +53,7 @@ ENTRYPOINT = (
     '| sed -n "s/^--python_worker_command=\\([^ ]*\\) .*/\\1/p"); '
     'exec "${TUNER_PYTHON:-${python:-python}}" -m tuner.job'
 )
+TRIAL = re.compile(r"(?<!^export):(\d+|no_search)$")  # of SEARCH:TRIAL, in ``init``
 _RAY_LINE = re.compile(r"Running entrypoint for job|\S+ \S+\tINFO job_manager|\S+ \S+ INFO job_manager")
 # The variables whose values a job may carry, where everyone on the cluster reads them; a URL without a sign-in.
 OPEN_VARIABLES = (
@@ -106,7 +107,7 @@ def resume_job(
     check_name(search)
     places, changes = dict(said or {}), dict(changes or {})
     check_travels(SearchSpec(**{field: value for field, value in places.items() if value is not None}))
-    SearchSpec(**changes)  # says what is wrong with them
+    SearchSpec(**changes, gpus_per_trial=1)  # says what is wrong with them; whether it has GPUs is known there alone
     return {"command": "resume", "search": search, "home": cluster_home(home), **places, "changes": changes}
 
 
@@ -195,12 +196,15 @@ def check_fits(cluster: Dashboard, spec: SearchSpec) -> None:
 
 def check_travels(spec: SearchSpec) -> None:
     """``UsageError`` for a path that may mean something else on another node."""
-    kind, colon, path = spec.dataset.partition(":")
-    if colon and not path.startswith("/") and "://" not in path:
-        raise UsageError(
-            f"--dataset {spec.dataset!r} is a relative path; data is never sent, so give the absolute path or URL "
-            "under which every node of the cluster sees it"
-        )
+    weights = "" if spec.init == "none" or TRIAL.search(spec.init) else spec.init.removeprefix(EXPORT)
+    study = (spec.study_storage or "").partition("sqlite:///")[2]
+    paths = {field: getattr(spec, field).partition(":")[2] for field in ("dataset", "extra_data")}
+    for field, path in {**paths, "init": weights, "study_storage": study}.items():
+        if path and not path.startswith("/") and "://" not in path:
+            raise UsageError(
+                f"--{field.replace('_', '-')} {getattr(spec, field)!r} is a relative path; files are never sent, so "
+                "give the absolute path, or of data a URL, under which every node of the cluster sees it"
+            )
     check_storage_travels(spec.storage)
 
 

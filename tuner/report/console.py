@@ -46,7 +46,7 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         print_json(result)
         return
     from tuner.report.text import notes
-    from tuner.sync.named_places import place_flags
+    from tuner.sync.named_places import resume_command
 
     console, folder, counts = stdout_console(), home.search(result["search"]), result["trials"]
     _show_gain_and_front(console, result, spec)
@@ -61,7 +61,7 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     tuner resume {result['search']}{place_flags(spec)}{home.flag}")
+        lines.append(f"go on     {resume_command(spec, home, result['search'])}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -244,7 +244,13 @@ def show_searches(home: Home, as_json: bool) -> None:
     """Print one row per search of the home; a search that cannot be read is reported on stderr."""
     from tuner.results.listing import LISTED, searches
 
-    rows = searches(home, to_stderr)
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        to_stderr(text)
+
+    rows = searches(home, say)
     if as_json:
         print_json(rows)
         return
@@ -253,7 +259,8 @@ def show_searches(home: Home, as_json: bool) -> None:
         table.add_column(name)
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    stdout_console().print(table if rows else f"no searches in {home.root}", highlight=False)
+    if rows or not told:  # of those that cannot be read that was said
+        stdout_console().print(table if rows else f"no searches in {home.root}", highlight=False)
 
 
 def method_json(name: str) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from tuner.results.search_run import SearchRun
 from tuner.results.searches import load_search, search_names, stored_search
 from tuner.sync.initial import INIT
 from tuner.sync.mirror import HISTORY
-from tuner.sync.shared_dataset import DATASET, IMAGES
+from tuner.sync.shared_dataset import BEGAN, DATASET, IMAGES
 
 # Beside the history and the spec.
-COPIED = (INIT, "warm-start/history.jsonl", "warm-start/points.json", DATASET, IMAGES)
+COPIED = (INIT, "warm-start/history.jsonl", "warm-start/points.json", DATASET, IMAGES, BEGAN)
 TRAINED = ("trials", "previews")
 
 

@@ -40,7 +40,7 @@ from tuner.spec.samplers import SAMPLERS
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import Space
 from tuner.sync.mirror import REQUESTS as FOLDER
-from tuner.sync.mirror import leave_request
+from tuner.sync.mirror import lease_of, leave_request, mirrored
 from tuner.sync.named_places import check_named
 
 SIZE = 2**20  # bytes of one
@@ -228,6 +228,7 @@ KINDS: dict[str, Check] = {
     "confirm": _confirm,
     "note": _note,
 }
+COMMANDS = {"extend": "resume", "confirm": "front"}  # where they are not called as the request is
 REMARKS = ("note",)  # which change nothing of the search
 
 
@@ -288,23 +289,31 @@ def answered(answer: Answer) -> str:
 def ask(run: SearchRun, kind: str, **about: Any) -> Answer | None:
     """Ask for a change. None: it waits for the search's driver, or for the next one. ``UsageError`` where it cannot be
     done."""
-    check_named(run.spec, run.home, run.name, kind)
+    check_named(run.spec, run.home, run.name, COMMANDS.get(kind, kind))
     with suppress(NotYet):
         KINDS[kind](run.spec, run.history, about)
     run.home.require_writable(run.folder)
     run.home.require_own_files(run.name)
     request = Request(f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}", kind, user_name(), about)
-    text = json.dumps({"kind": kind, "by": request.by, "about": about})
-    if run.spec.storage:  # its driver may work in another home
-        leave_request(run.spec.storage, run.name, f"{request.id}.json", text)
-        return None
-    write_atomically(run.folder / FOLDER / f"{request.id}.json", text)
+    text, storage = json.dumps({"kind": kind, "by": request.by, "about": about}), run.spec.storage
+    if storage:  # its driver may work in another home
+        leave_request(storage, run.name, f"{request.id}.json", text)
+        if lease_of(storage, run.name) is not None:
+            return None
+    else:
+        write_atomically(run.folder / FOLDER / f"{request.id}.json", text)
     with locked(run.folder / ".lock", patience=0.2) as free:
-        answers = take_up(run.spec, History(run.folder), run.folder) if free else []
+        answers = _taken_up(run) if free else []
     mine = next((answer for answer in answers if answer.request.id == request.id), None)
     if mine and not mine.done:
         raise UsageError(mine.words)
     return mine
+
+
+def _taken_up(run: SearchRun) -> list[Answer]:
+    """What `take_up` does of a search that no driver runs; its storage has it then."""
+    with mirrored(run.spec, run.home, run.name):
+        return take_up(run.spec, History(run.folder), run.folder)
 
 
 def pending(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from trainables.datasets import training_for
 from trainables.threats import LINF, Threat, parse_threat
 from trainables.urls import public
 from tuner.errors import UsageError
-from tuner.home import owner_name
+from tuner.home import LONGEST_NAME, owner_name
 from tuner.spec.budget import Budget
 from tuner.spec.epoch_plan import EpochPlan
 from tuner.spec.fields import FORMER, SearchFields
@@ -401,9 +401,9 @@ class SearchSpec(SearchFields):
     @property
     def search_name(self) -> str:
         dataset = self.dataset.rstrip("/").replace("\\", "/").split("/")[-1].split(":")[-1]
-        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in dataset) or "data"
+        safe = "".join(c if c.isascii() and c.isalnum() or c in "._-" else "-" for c in dataset) or "data"
         methods = "-".join([*self.methods[:3], *(["more"] if len(self.methods) > 3 else [])])
-        return self.name or f"{methods}-{safe}-{self.hash()}"
+        return self.name or f"{f'{methods}-{safe}'[: LONGEST_NAME - 9]}-{self.hash()}"
 
     @property
     def experiment_name(self) -> str:

@@ -11,17 +11,19 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import stat
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainables.files import inside, regular
-from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, shaped
+from trainables.files import inside, is_locked, regular
+from trainables.reading import LOG_BYTES, intact, parse_json, read_bytes, read_text, shaped
 from trainables.storage import Storage, below, explain
 from tuner.errors import TakenOver, UsageError
 from tuner.escape import to_stderr
@@ -34,12 +36,22 @@ MIN_INTERVAL_S, MAX_INTERVAL_S = 2.0, 30.0  # between two sendings, which shall 
 HISTORY, LEASE = "history.jsonl", "driver.json"
 REQUESTS = "requests"  # folder of what users ask of a search: a file for each, until its driver takes it up
 _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its intervals belongs to a driver that is gone
-# What a search and the commands on it write. Checkpoints are not among it: trials write them to the storage themselves.
-MIRRORED = re.compile(
-    r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)|verified\.(html|json|parquet)"
+# What a search's driver writes, and what `tuner verify` does. Checkpoints are not among it: trials write them to the
+# storage themselves.
+DRIVEN = re.compile(
+    r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)"
     r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/(history\.jsonl|points\.json)"
-    r"|verify/[^/]+/[^/]+\.(json|parquet)"
 )
+TESTED = re.compile(r"verified\.(html|json|parquet)|verify/[^/]+/[^/]+\.(json|parquet)")
+MIRRORED = re.compile(f"{DRIVEN.pattern}|{TESTED.pattern}")
+# What changes without an event of the history: where the one is later, the others are taken.
+LATER = {
+    "verified.json": TESTED,
+    "running.json": re.compile(r"running\.json"),
+    "result.json": re.compile(r"result\.json|history\.parquet|front\.(html|png|parquet)"),
+}
+ENDED = b'"event": "end"', b'"event": "preview"'  # of a trial, as the history has them
+_TRAINED = re.compile(r"(trials|previews|verify/seeds/-?\d{1,9})/-?\d{1,10}/checkpoint\.pt")
 _NOT_LISTED = ("ray", "trials", "previews", REQUESTS)  # folders of many files that are not mirrored
 
 
@@ -59,8 +71,11 @@ def pull(storage: str, home: Home, name: str) -> bool:
 
     Histories only grow. If the local one is longer, this home was cut off before it could send the rest, and local
     files stay. If each has events that the other lacks, another driver resumed the search, and the storage wins: the
-    checkpoints in it belong to that history. ``Failed`` if the storage cannot be read; ``UsageError``, before any file
-    is written, if a file name in it leads out of the folder. Files that no search writes are left there.
+    checkpoints in it belong to that history. What is written without an event (`LATER`), such as tests, which several
+    homes may make, counts where it was written later.
+
+    ``Failed`` if the storage cannot be read; ``UsageError``, before any file is written, if a file name in it leads out
+    of the folder, or if the home has another search of this name. Files that no search writes are left there.
     """
     folder = home.search(name)
     with storage_errors(storage):
@@ -68,19 +83,52 @@ def pull(storage: str, home: Home, name: str) -> bool:
         theirs = store.read(HISTORY) or b""
         if store.read("spec.yaml") is None:
             return False
-        behind = _is_behind(folder, theirs)
+        if _is_another(folder, theirs):
+            raise UsageError(
+                f"search {name!r} in {storage!r} is another one than search {name!r} in {str(home.root)!r}; give "
+                "another --home to see that of the storage, or no storage to see that of this home"
+            )
         paths = {file: inside(folder, file) for file, _ in _stored_files(store)}  # all checked before one is written
-        ours = [file for file in paths if MIRRORED.fullmatch(file)]
-        for file in sorted(ours, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
-            if behind or not paths[file].exists():
-                write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
+        files = _to_bring(
+            store, folder, theirs, {file: path for file, path in paths.items() if MIRRORED.fullmatch(file)}
+        )
+        for file in sorted(files, key=lambda file: file == HISTORY):  # the history last: it says that the rest is here
+            write_atomically(paths[file], theirs if file == HISTORY else store.read(file) or b"")
     return True
+
+
+def _to_bring(store: Storage, folder: Path, theirs: bytes, paths: dict[str, Path]) -> list[str]:
+    """Those of the files ``paths`` that are newer in the storage, whose history is ``theirs``, or not here."""
+    if _is_behind(folder, theirs):
+        return [*paths]
+    later = [kind for file, kind in LATER.items() if _is_later(store, folder, file)]
+    return [file for file, path in paths.items() if not path.exists() or any(kind.fullmatch(file) for kind in later)]
 
 
 def _is_behind(folder: Path, theirs: bytes) -> bool:
     """Whether the history ``theirs`` holds events that the folder's own does not."""
     path = folder / HISTORY
     return not (read_bytes(path, LOG_BYTES) if path.exists() else b"").startswith(theirs)
+
+
+def _is_another(folder: Path, theirs: bytes) -> bool:
+    """Whether two searches have one name: their histories begin with other events, which hold their time. One here in
+    which nothing has ended, and that nobody runs, is none: a driver that was killed before it had sent anything left
+    it."""
+    path = folder / HISTORY
+    if not path.exists():
+        return False
+    ours = read_bytes(path, LOG_BYTES)
+    if b"\n" not in ours or b"\n" not in theirs or ours.partition(b"\n")[0] == theirs.partition(b"\n")[0]:
+        return False
+    return any(event in ours for event in ENDED) or is_locked(folder / ".lock")
+
+
+def _is_later(store: Storage, folder: Path, file: str) -> bool:
+    """Whether a file was written there after it was written, or brought, here. Clocks are compared: one that is off
+    shows an older one for so long."""
+    there, here = store.written(file), folder / file
+    return there is not None and (not here.exists() or there > here.stat().st_mtime)
 
 
 def _stored_files(store: Storage) -> Iterator[tuple[str, int]]:
@@ -109,6 +157,18 @@ def alive(lease: bytes | None, unchanged_s: float) -> bool:
     return found is not None and unchanged_s < _MISSED_INTERVALS * found["every"]
 
 
+def running_from(storage: str, home: Home, name: str) -> str | None:
+    """A sentence on the driver of another home that runs the search; None: there is none. Waits where a lease lies
+    there. ``Failed`` if the storage does not work."""
+    with storage_errors(storage):
+        who = Mirror(storage, home, name).other_driver()
+    return who and _running_from(name, who)
+
+
+def _running_from(name: str, who: str) -> str:
+    return f"search {name!r} is running already, from {who}; wait for it, or give this one another --name"
+
+
 def move_search(storage: str, home: Home, name: str, source: str, target: str) -> None:
     """Move the folder ``source`` of a storage, of the search ``name``, to ``target``. May be repeated where it was cut
     off. ``UsageError`` if a driver of another home is running the search, ``Failed`` if the storage does not work."""
@@ -130,16 +190,50 @@ def move_search(storage: str, home: Home, name: str, source: str, target: str) -
             all_.fs.delete_dir(f"{all_.root}/{source}")
 
 
+def stored_beside(storage: str, name: str, folder: str) -> bool:
+    """Whether a storage has a search ``name`` and files in ``folder``, too, which are not moved to it yet."""
+    with storage_errors(storage):
+        there = open_search(storage, name).read("spec.yaml") is not None
+        return there and any(True for _ in Storage(storage).files(folder, recursive=True))
+
+
 def leave_request(storage: str, name: str, file: str, text: str) -> None:
     """Leave a request for the search's driver in its storage; ``Failed`` if the storage cannot be written."""
     with storage_errors(storage):
         open_search(storage, name).write(f"{REQUESTS}/{file}", text.encode())
 
 
-def push(storage: str, home: Home, name: str) -> None:
-    """Send to the storage what a command wrote into a search's folder; ``Failed`` if the storage cannot be written."""
+def push(storage: str, home: Home, name: str, *, tests: bool = True) -> None:
+    """Send to the storage what a command wrote into a search's folder, with its ``tests`` or without; ``Failed`` if the
+    storage cannot be written.
+
+    Where the search has gone on elsewhere meanwhile, only tests are sent: all else there is newer.
+    """
     with storage_errors(storage):
-        Mirror(storage, home, name).send()
+        mirror = Mirror(storage, home, name)
+        if tests:
+            mirror.send(TESTED)
+        if not _is_behind(mirror.folder, mirror.store.read(HISTORY) or b""):
+            mirror.send()
+
+
+def check_kept(spec: SearchSpec, home: Home, name: str) -> None:
+    """``UsageError`` where the search keeps its checkpoints in another storage than the spec names, which has not the
+    search either; ``Failed`` if that one cannot be read. A search that began without a storage may get one."""
+    path = home.search(name) / "spec.yaml"
+    if not path.exists() or not path.with_name(HISTORY).exists():
+        return
+    kept = SearchSpec.from_stored(read_text(path), name=name).storage
+    if not kept or kept == spec.storage:
+        return
+    if spec.storage:
+        with storage_errors(spec.storage):
+            if open_search(spec.storage, name).read("spec.yaml") is not None:
+                return  # another address of the same, or a copy
+    raise UsageError(
+        f"search {name!r} keeps its checkpoints in {kept!r}; give --storage {shlex.quote(kept)}, or choose another "
+        "--name"
+    )
 
 
 @contextlib.contextmanager
@@ -155,9 +249,16 @@ def mirrored(spec: SearchSpec, home: Home, name: str) -> Iterator[None]:
     mirror = Mirror(spec.storage, home, name)
     with storage_errors(spec.storage):
         mirror.claim()
-    pull(spec.storage, home, name)
-    with storage_errors(spec.storage):
-        mirror.fetch_requests()
+    try:
+        known = pull(spec.storage, home, name)
+        with storage_errors(spec.storage):
+            if not known:  # it may have begun without this storage
+                mirror.send_trained()
+                mirror.send(TESTED)
+            mirror.fetch_requests()
+    except BaseException:
+        mirror.let_go()
+        raise
     stop = threading.Event()
     thread = threading.Thread(target=mirror.run, args=(stop,), daemon=True)
     thread.start()
@@ -183,9 +284,10 @@ class Mirror:
         self._every = MIN_INTERVAL_S  # seconds that our lease announces
         self._due = math.inf  # ``time.monotonic()`` by which the lease must change; inf: there is none
 
-    def send(self) -> None:
-        """Send every file that has changed since it was last sent; the history last, and of it only whole lines."""
-        for path in sorted(self._own_files(), key=lambda path: path.name == HISTORY):
+    def send(self, names: re.Pattern[str] = DRIVEN) -> None:
+        """Send every file that has changed since it was last sent; the history last, and of it only whole lines.
+        ``names``: those that are sent."""
+        for path in sorted(self._own_files(names), key=lambda path: path.name == HISTORY):
             file, about = path.relative_to(self.folder).as_posix(), path.lstat()
             if not stat.S_ISREG(about.st_mode):  # a link may lead to any file of the user's, a pipe waits
                 continue
@@ -198,13 +300,25 @@ class Mirror:
                 self.store.write(file, data[: data.rfind(b"\n") + 1] if file == HISTORY else data)
                 self._sent[file] = state
 
-    def _own_files(self) -> Iterator[Path]:
-        """What lies in the folder under a name of the search's own files."""
+    def send_trained(self) -> None:
+        """Send the checkpoints that lie in the folder, of a search that ran without a storage until now."""
+        for where, _, files in os.walk(self.folder):  # which does not follow links
+            for path in (Path(where, name) for name in files):
+                file = path.relative_to(self.folder).as_posix()
+                if not _TRAINED.fullmatch(file) or path.is_symlink():
+                    continue
+                if time.monotonic() > self._due:
+                    self._renew_lease(self._every)
+                with open(path, "rb", opener=regular) as opened:
+                    self.store.write(file, opened.read())
+
+    def _own_files(self, names: re.Pattern[str]) -> Iterator[Path]:
+        """What lies in the folder under these names."""
         for where, folders, files in os.walk(self.folder):  # which does not follow links
             if Path(where) == self.folder:
                 folders[:] = [name for name in folders if name not in _NOT_LISTED]
             paths = (Path(where, name) for name in files)
-            yield from (path for path in paths if MIRRORED.fullmatch(path.relative_to(self.folder).as_posix()))
+            yield from (path for path in paths if names.fullmatch(path.relative_to(self.folder).as_posix()))
 
     def run(self, stop: threading.Event) -> None:
         """Send changes and renew the lease until ``stop`` is set. Prints the first error of each outage; returns early
@@ -239,29 +353,48 @@ class Mirror:
             self.store.remove(f"{REQUESTS}/{file}")
 
     def claim(self) -> None:
-        """Take the search's lease; ``UsageError`` if a driver of another home is alive, that is, its lease changes.
+        """Take the search's lease; ``UsageError`` if a driver of another home is alive.
 
         Two drivers that start within the same second from two homes are not noticed here.
         """
+        if who := self.other_driver():
+            raise UsageError(_running_from(self.name, who))
+        self._write_lease(MAX_INTERVAL_S)  # long enough to bring the search's folder here
+
+    def other_driver(self) -> str | None:
+        """The driver of another home that is alive, that is, whose lease changes; None: there is none. The lease of one
+        that is gone is removed: nobody waits for it again."""
         first = self.store.read(LEASE)
         theirs = _lease(first)
-        if theirs and theirs["who"] != self.owner:
-            deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
-            while time.monotonic() < deadline:
-                time.sleep(0.5)
-                now = self.store.read(LEASE)
-                if now is None:
-                    break
-                if now != first:
-                    raise UsageError(
-                        f"search {self.name!r} is running already, from {theirs['who']}; wait for it, or "
-                        "give this one another --name"
-                    )
-        self._write_lease(MAX_INTERVAL_S)  # long enough to bring the search's folder here
+        if not theirs or self._is_ours(theirs):
+            return None
+        deadline = time.monotonic() + _MISSED_INTERVALS * theirs["every"]
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            now = self.store.read(LEASE)
+            if now is None:
+                return None
+            if now != first:
+                return theirs["who"]
+        self.store.remove(LEASE)
+        return None
+
+    @cached_property
+    def _id(self) -> str:
+        """What tells this home from one at the same place on another machine of the same name: containers have both
+        alike."""
+        path = self.folder / ".driver"
+        known = intact(lambda: read_text(path))
+        if not known:
+            write_atomically(path, known := uuid.uuid4().hex)
+        return known
+
+    def _is_ours(self, lease: dict[str, Any]) -> bool:
+        return lease["who"] == self.owner and lease.get("id", self._id) == self._id  # earlier versions wrote none
 
     def _write_lease(self, every: float) -> None:
         """Write a new lease, which announces that it will change again within ``every`` seconds."""
-        text = json.dumps({"who": self.owner, "every": every, "beat": uuid.uuid4().hex})
+        text = json.dumps({"who": self.owner, "id": self._id, "every": every, "beat": uuid.uuid4().hex})
         self.store.write(LEASE, text.encode())
         self._every, self._due = every, time.monotonic() + 1.5 * every  # before others take the lease for abandoned
 
@@ -270,10 +403,10 @@ class Mirror:
         lease = self.store.read(LEASE)
         if lease is None and not _is_behind(self.folder, self.store.read(HISTORY) or b""):
             return  # the lease was removed, but nothing was added to the history
-        owner = (_lease(lease) or {"who": "a driver that has ended since"})["who"]
-        if owner != self.owner:
+        found = _lease(lease) or {"who": "a driver that has ended since"}
+        if not self._is_ours(found):
             raise TakenOver(
-                f"search {self.name!r} was taken over by {owner}; nothing more is sent to {self.storage!r}, "
+                f"search {self.name!r} was taken over by {found['who']}; nothing more is sent to {self.storage!r}, "
                 f"the results of this driver are in {self.folder}"
             )
 
@@ -292,5 +425,9 @@ class Mirror:
         except TakenOver as error:
             to_stderr(error)
         else:
-            with contextlib.suppress(OSError):
-                self.store.remove(LEASE)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Remove the lease."""
+        with contextlib.suppress(OSError):
+            self.store.remove(LEASE)

@@ -41,9 +41,10 @@ def places(spec: SearchSpec) -> dict[str, str]:
     return {field: getattr(spec, field) for field, is_remote in remote.items() if is_remote}
 
 
-def place_flags(spec: SearchSpec) -> str:
-    """The command line flags that name the places of a spec, each with a space before it; empty if it has none."""
-    return "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
+def resume_command(spec: SearchSpec, home: Home, name: str, more: str = "") -> str:
+    """What a user types to go on with a search, wherever its parts lie. ``more``: with a space before it."""
+    flags = "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
+    return f"tuner resume {name}{more}{flags}{home.flag}"
 
 
 def _flag(field: str) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from trainables.files import locked
 from trainables.reading import intact, read_text
 from tuner.errors import UsageError
+from tuner.files import write_atomically
 from tuner.home import Home, check_name
 from tuner.results.disk import TRASH, empty_trash, removed
 from tuner.results.search_run import SearchRun
 from tuner.results.searches import stored_search
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.mirror import move_search
+from tuner.sync.mirror import move_search, stored_beside
 from tuner.sync.named_places import check_named
 from tuner.tracking.after_search import set_deleted
 
@@ -40,6 +41,7 @@ def remove(name: str, home: Home | None = None) -> Path:
             set_deleted(run, True)
             if run.spec.storage:
                 move_search(run.spec.storage, home, name, f"searches/{name}", f"{TRASH}/{to}")
+                write_atomically(folder / "spec.yaml", run.spec.to_stored())  # the storage may have moved since
         (home.root / TRASH).mkdir(exist_ok=True)
         os.rename(folder, home.root / TRASH / to)
     empty_trash(home)
@@ -60,6 +62,8 @@ def restore(name: str, home: Home | None = None) -> SearchRun:
     spec = intact(lambda: SearchSpec.from_stored(read_text(found[-1] / "spec.yaml"), name=name))
     if spec and spec.storage:
         check_named(spec, home, name, "restore")
+        if stored_beside(spec.storage, name, f"{TRASH}/{found[-1].name}"):
+            raise UsageError(f"search {name!r} exists in {spec.storage!r}; restore takes its old name")
         move_search(spec.storage, home, name, f"{TRASH}/{found[-1].name}", f"searches/{name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.rename(found[-1], folder)

@@ -11,7 +11,7 @@ from tuner.verification.summary import CORRECTION, TEST_SPLIT
 from tuner.verification.text import cells, gain_cells, sentences
 
 
-def show_verification(result: dict[str, Any], home: Home) -> None:
+def show_verification(result: dict[str, Any], home: Home, dataset: str | None = None) -> None:
     """Print `verify_search`'s result as a table, with what to know beside it and where the report is."""
     from tuner.report.console import stdout_console
     from tuner.report.tables import PlainTable
@@ -29,7 +29,8 @@ def show_verification(result: dict[str, Any], home: Home) -> None:
             console.print(table)
     foreign = result.get("model")
     folder = folder_of(home, result["search"]) if foreign else home.search(result["search"])
-    again = ""
+    named = {"--storage": home.storage, "--dataset": dataset}  # `tuner audit` is to be told them again
+    again = "".join(f" {flag} {shlex.quote(value)}" for flag, value in named.items() if value)
     if foreign:
         which = shlex.quote(foreign["arch"]) if foreign["called"] else "FILE --arch ARCH"
         again = " ".join([f" --model {which} --dataset DATASET", *map(shlex.quote, foreign["options"])])

@@ -18,6 +18,8 @@ from trainables.offsets import Offsets
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, Home
 from tuner.results.pareto import nondominated, row_label
+from tuner.results.searches import storage_of
+from tuner.sync.mirror import pull
 from tuner.verification.certificate import NAME, Certificate, Claim, read_certificate
 from tuner.verification.foreign import ROLE, folder_of
 from tuner.verification.intervals import class_mean, worst_class
@@ -42,7 +44,8 @@ def leaderboard(names: Sequence[str] = (), home: Home | None = None) -> dict[str
     ``names``: searches and verified models of the home, and files of certificates; none: what is published. Published
     rows are those of the groups that the names have.
 
-    ``UsageError`` for a name that is neither, and for a file that is no certificate.
+    ``UsageError`` for a name that is neither, and for a file that is no certificate; ``Failed`` if the home's storage
+    cannot be read.
     """
     home = home or Home()
     rows = [row for name in dict.fromkeys(names) for row in _rows(name, home)]
@@ -68,6 +71,8 @@ def _rows(name: str, home: Home) -> list[dict[str, Any]]:
         return _of(read_certificate(Path(name)), name, THEIRS)
     if not SEARCH_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is neither a file nor a name; it takes searches, verified models and certificates")
+    if storage := storage_of(home):  # which the user has named
+        pull(storage, home, name)
     for folder in (home.search(name), folder_of(home, name)):
         if (folder / NAME).exists():
             certificate = read_certificate(folder / NAME)

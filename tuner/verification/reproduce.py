@@ -92,7 +92,7 @@ def _here(run: SearchRun, dataset: str) -> dict[str, Any]:
     from trainables.stem import code_version as training_code
     from trainables.verification_run import machine
 
-    images = data_spec(run.spec, dataset)
+    images = data_spec(run.spec, dataset, run.folder)
     try:
         data = content(prepare(dataset, run.home.root, images.reading))
         if extra := extra_content(images, run.home.root):

@@ -15,6 +15,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.results.references import best_row
 from tuner.results.search_run import SearchRun
 from tuner.results.trial_state import TrialState
+from tuner.sync.named_places import resume_command
 
 ALL = "all"  # the pick
 ROLES = ("front", "paper", "no_search")
@@ -47,7 +48,8 @@ def assessed(run: SearchRun) -> Front:
         raise UsageError(f"no trial of search {name!r} that has finished its full budget satisfies the constraints")
     if not front.rows:
         raise UsageError(
-            f"search {name!r} has no finished full-budget trial yet; `tuner resume {name}{run.home.flag}` continues it"
+            f"search {name!r} has no finished full-budget trial yet; `{resume_command(run.spec, run.home, name)}` "
+            "continues it"
         )
     return front
 

@@ -140,7 +140,7 @@ def _check_images(run: SearchRun, todo: Iterable[Job]) -> None:
 
     if all(job.seed is None for job in todo):
         return
-    images = data_spec(run.spec, dataset_of(run.spec, run.folder))
+    images = data_spec(run.spec, dataset_of(run.spec, run.folder), run.folder)
     try:
         keep_images(run.spec, run.folder, prepare(images.dataset, run.home.root, images.reading))
     except DataError as error:
