@@ -5,7 +5,7 @@
 #   make test          all of that and every other test that takes no more than 25 s
 #   make test-all      all tests: what CI runs
 #   make policy        a policy linter over the Kubernetes manifests and the Dockerfile
-#   make fuzz          10,000 wrong inputs of every entry point (ROUNDS, SEED): about 8 CPU minutes
+#   make fuzz          10,000 wrong inputs of every entry point (ROUNDS, SEED): minutes of CPU time
 #   make chaos         200 small searches (ROUNDS, SEED), killed, cut off and starved until they end: hours of CPU time
 #   make docs          the generated pages and tables of README and docs/
 #   make test-lowest   the quick tests and one search with the lowest versions that pyproject.toml allows

@@ -227,8 +227,8 @@ def _stem(name: str, method: Method) -> list[str]:
         return []
     if "start" in params_of(METHODS[name].Params):
         lines = [
-            "In a search all of it acts from `start` on: the epochs before are its plain base's "
-            "(`--burn-in own`: its own)."
+            "In a search all of it acts from `start` on: the epochs before are its plain base's (those of the default "
+            "setting, and with `--burn-in own` of all trials, are its own)."
         ]
     else:
         lines = ["Has no `start`: what trains in full trains alone; previews fork from its plain base all the same."]
@@ -240,10 +240,15 @@ def _stem(name: str, method: Method) -> list[str]:
 
 def _costs(method: Method) -> list[str]:
     """What makes an epoch cost more than plain AT's."""
-    attacks = len(method.attacks(Attack(steps=10, step=0.25), 0))
-    if attacks == 1:
+    plain = Attack(steps=10, step=0.25)
+    attacks = method.attacks(plain, 0)
+    if len(attacks) == 1:
         return []
-    return [f"Makes {attacks} attacks a training step, so an epoch costs about {attacks} times that of plain AT."]
+    steps = sum(attack.steps * (attack.targets if attack.loss == "dlr-targeted" else 1) for attack in attacks)
+    return [
+        f"Makes {len(attacks)} attacks a training step, of {steps} steps in all to plain AT's {plain.steps}: an epoch "
+        f"costs up to about {steps / plain.steps:.2g} times that of plain AT, less where images are small."
+    ]
 
 
 def _reads_val(method: Method) -> list[str]:

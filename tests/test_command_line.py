@@ -158,6 +158,7 @@ COMPLETIONS = [
     (["search", "--scheduler", "pre"], ["preview"]),
     (["search", "--dataset", "cifar"], ["cifar10", "cifar100"]),
     (["search", "--dataset", "parq"], ["parquet:"]),
+    (["verify", "--model", "robust.pt", "--dataset", "cifar1"], ["cifar10", "cifar100"]),
     (["search", "--model", "wrn"], ["wrn-34-10"]),
     (["search", "--objective", "worst_class_c"], ["worst_class_clean_acc"]),
     (["search", "--set", "attack_b"], ["attack_bn="]),

@@ -1,13 +1,14 @@
 """The generated pages of docs/ are current, and a method's card says what its code and the stored runs say."""
 
 import inspect
+import json
 import sys
 
 import pytest
 
 from benchmarks import method_cards
 from benchmarks.method_cards import built_in_methods, card, index
-from benchmarks.pages import generated, stale
+from benchmarks.pages import RESULTS, generated, stale
 from search_spaces import METHODS
 from search_spaces.param import describe, params_of
 from tests.test_methods_report import run
@@ -44,6 +45,19 @@ def test_a_card_has_the_equation_in_words_and_in_code():
     assert inspect.getdoc(sys.modules[method_class("lsat").__module__]) in page
     assert "```text\ndef forward(self, batch: Batch)" in page
     assert "    return " in page.partition("def forward")[2].partition("```")[0]
+
+
+def test_a_card_says_what_attacks_cost_as_it_was_measured():
+    """By their steps, of which a targeted attack has one for each class: LRAT's two are no two of plain AT's."""
+    measured = json.loads((RESULTS / "method_cost.json").read_text())
+    steps, most = {row["method"]: row["attack"] for row in measured}, {}
+    for row in measured:
+        most[row["method"]] = max(most.get(row["method"], 0.0), row["per_epoch"])
+    dear = {name: count for name, count in steps.items() if count > steps["at"]}
+    assert set(dear) == {name for name in built_in_methods() if "attacks a training step" in card(name, [])}
+    for name, count in dear.items():
+        assert f"of {count} steps in all to plain AT's {steps['at']}" in card(name, [])
+        assert f"up to about {count / steps['at']:.2g} times" in card(name, []) and round(most[name]) == count / 10
 
 
 def test_cautions_follow_from_the_code():

@@ -26,6 +26,7 @@ from tuner.results.pareto import Front, row_label
 from tuner.results.references import paper_row
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH
+from tuner.spec.objectives import parse_constraint
 from tuner.spec.search_spec import SearchSpec
 
 OBJECTIVES = ("natural_robust_acc", "worst_class_robust_acc")
@@ -476,6 +477,14 @@ def test_a_trial_on_the_front_twice_shows_its_parameters_once():
     rows = [at(tau, 4, 0.6 - 0.1 * tau, 0.1 + 0.1 * tau) | {"params": params} for tau in (0, 0.5)]
     _, cells = report.front_cells(front(*rows, {**row(5, 0.2, 0.5), "params": params}), [], tuple("abcdef"))
     assert [line[-1] for line in cells] == ["a=1 b=1 c=1 d=1 e=1 f=1", "as 4", "a=1 b=1 c=1 d=1 e=1 f=1"]
+
+
+def test_an_answer_that_is_off_the_front_says_so():
+    """A bound on what is no objective may pick one; `--pick` takes none of them."""
+    best, other = row(4, 0.6, 0.3), row(5, 0.5, 0.2)
+    bound = parse_constraint("clean_acc>=0.1")
+    assert "trial 5, not on the front (on val: " in report.kept_text(other, bound, front(best))
+    assert "trial 4 (on val: " in report.kept_text(best, bound, front(best))
 
 
 AT = [

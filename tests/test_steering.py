@@ -14,6 +14,7 @@ from tests.test_driver import driven  # noqa: F401 - a fixture
 from tests.test_lanes import curve, dying, metrics_at, quick, summary, train  # noqa: F401 - a fixture
 from trainables.files import locked
 from trainables.storage import Storage
+from tuner.cli.app import whole_command
 from tuner.errors import UsageError
 from tuner.execution.driver import resume
 from tuner.execution.ray_callback import SearchCallback
@@ -809,6 +810,8 @@ def test_nothing_is_asked_twice_by_the_command_line(made):
     for trial, what in (("no_search", "no search is "), ("-1x", "'-1x' is no number of a trial"), (77, "no trial 77")):
         refused = tuner_here("retry", "s", *home, "--", trial)
         assert refused.returncode == 2 and what in refused.stderr, refused.stderr
+    helps = {name: whole_command().commands[name].params[1].help for name in ("skip", "retry", "note")}
+    assert {name for name, text in helps.items() if "no_search" in text} == {"retry", "note"}, "others refuse it"
     added = json.loads(tuner_here("add", "s", "beta=7.5", *home, "--json").stdout)
     assert added["done"] and added["words"] == "trial 6 is added: beta=7.5"
     with locked(made.folder / ".lock"):

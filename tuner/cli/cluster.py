@@ -13,6 +13,7 @@ from tuner.cli.options import (
     CLUSTERS,
     Address,
     ClusterHome,
+    DoctorHome,
     Env,
     Follow,
     HomeOption,
@@ -222,7 +223,7 @@ def stop(
         to_stdout(f"job {job} has ended already: {row['state']}")
 
 
-def doctor(address: Address = None, home: ClusterHome = None, storage: StorageOption = None, as_json: Json = False):
+def doctor(address: Address = None, home: DoctorHome = None, storage: StorageOption = None, as_json: Json = False):
     """Check this machine, and with --address a cluster: what works, and what to do about the rest."""
     from tuner.remote.doctor import examine
 

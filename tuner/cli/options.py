@@ -118,7 +118,16 @@ ClusterHome = Annotated[
         "--home",
         "DIR",
         "Home folder on the cluster, which every node must see.",
-        default="TUNER_HOME there, else ~/tuner-home",
+        default="TUNER_HOME there, else ~/tuner-home; with --slurm TUNER_HOME, else tuner-home",
+    ),
+]
+DoctorHome = Annotated[
+    Optional[str],
+    option(
+        "--home",
+        "DIR",
+        "Home folder; where a cluster is checked, the one there.",
+        default="TUNER_HOME, else tuner-home; on a cluster TUNER_HOME there, else ~/tuner-home",
     ),
 ]
 Env = Annotated[

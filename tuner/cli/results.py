@@ -47,6 +47,16 @@ Arch = Annotated[
     Optional[str],
     option("--arch", "NAME", "Its network, as --model of tuner search.", panel=MODEL, suggest=known.models),
 ]
+DatasetTested = Annotated[
+    Optional[str],
+    option(
+        "--dataset",
+        "TEXT",
+        "With --model the images that it is tested on, as --dataset of tuner search. Else the search's dataset, named "
+        "again where it is a URL: a search that somebody sent must not choose whom this machine asks.",
+        suggest=known.datasets,
+    ),
+]
 _FIELDS = options_of(SearchFields)
 ImageSize = Annotated[Optional[int], option_of(_FIELDS["image_size"], MODEL)]
 TestSplit = Annotated[Optional[str], option_of(_FIELDS["test_split"], MODEL)]
@@ -168,7 +178,7 @@ def verify(
         int,
         option("--seeds", "N", "Number of other seeds with which each setting is trained and tested too.", default="0"),
     ] = 0,
-    dataset: DatasetAgain = None,
+    dataset: DatasetTested = None,
     model: ModelFile = None,
     arch: Arch = None,
     image_size: ImageSize = None,
@@ -270,7 +280,7 @@ def audit(
             suggest=lambda: ("apgd", "autoattack", "pgd:"),
         ),
     ] = None,
-    dataset: DatasetAgain = None,
+    dataset: DatasetTested = None,
     model: ModelFile = None,
     arch: Arch = None,
     image_size: ImageSize = None,

@@ -12,6 +12,7 @@ from tuner.escape import print_json, to_stdout
 from tuner.home import Home
 
 Trial = Annotated[int, trial_argument("Number of a trial, or no_search; `tuner trials SEARCH` lists them.")]
+Skipped = Annotated[int, trial_argument("Number of a trial; `tuner trials SEARCH` lists them.")]
 
 
 def add(
@@ -36,7 +37,7 @@ def add(
     _ask(search, Home(home, storage), as_json, "add", params=params, **({"method": method} if method else {}))
 
 
-def skip(search: Search, trial: Trial, home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
+def skip(search: Search, trial: Skipped, home: HomeOption = None, storage: StorageOption = None, as_json: Json = False):
     """End a trial of a search that waits or runs; it is marked as skipped. One that was previewed is not promoted.
 
     Example: tuner skip first 7

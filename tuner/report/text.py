@@ -197,8 +197,9 @@ def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
     cost = f"; {lost:.3f} below the best {short_label(name)} of the front" if lost > 0 else ""
     params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
     offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
+    off = "" if row_label(row) in map(row_label, front.rows) else ", not on the front"  # --pick takes no such
     sure = f"; on new images with probability {row['p_holds']:.0%}" if row.get("p_holds") is not None else ""
-    return f"{constraint}{sure}: {row_name(row)}{offsets} (on {SPLIT}: {metrics}{cost}) {params}".rstrip()
+    return f"{constraint}{sure}: {row_name(row)}{offsets}{off} (on {SPLIT}: {metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:

@@ -128,7 +128,7 @@ class SearchFields:
         "Which split of images of your own counts as test, such as validation; only verify opens it.", before="test")
     groups: str = option("auto", Choice(known.groups), TRAINED,
         "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
-        "names say CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
+        "names are the numbers CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
     extra_data: str = option("none", Text(EXTRA, check_extra), TRAINED,
         "parquet:DIR of more images to train on, such as generated ones, in a folder that all nodes see. Their labels "
         "are matched by name, and they judge nothing.", before="none")
