@@ -226,7 +226,8 @@ def test_the_card_says_which_epoch():
 
 
 @pytest.mark.parametrize(
-    "role, epoch, selected", [("front", "last", "the model"), ("paper", "last", None), ("no_search", "best", "the epoch")]
+    "role, epoch, selected",
+    [("front", "last", "the model"), ("paper", "last", None), ("no_search", "best", "the epoch")],
 )
 def test_the_card_says_what_was_chosen_by_what(role, epoch, selected):
     about = {"role": role, "epoch": epoch, "metrics": [{"split": "val"}]}
