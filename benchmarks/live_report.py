@@ -264,6 +264,13 @@ GOALS = (
         (STOCK,),
         lambda pairs: geometric([(mine["time"], s["time"]) for mine, s in pairs]),
     ),
+    Goal(
+        "hypervolume for what random+stem spends, over its own",
+        1.0,
+        False,
+        (STEM,),
+        lambda pairs: of_means([(value_at(mine, r["cost"]), final(r)) for mine, r in pairs]),
+    ),
     Goal("cost to reach what random+stem ends with, over its own", 1.1, True, (STEM,), to_level(lambda _, r: final(r))),
 )
 WORST = GOALS[-1]  # also looked at over all problems

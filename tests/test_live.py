@@ -841,7 +841,8 @@ def test_ratios_by_hand():
     }
     plain = {s: result("plain", s, [(12, 0.1), (24, 0.2)]) for s in (0, 1)}
     once = {s: result("no search", s, [(13, 0.1)]) for s in (0, 1)}
-    found = {"stock, no offsets": stock, "ours": ours, "plain": plain, "no search": once}
+    stem = {s: result("random+stem", s, [(30, 0.1), (60, 0.5)]) for s in (0, 1)}
+    found = {"stock, no offsets": stock, "ours": ours, "plain": plain, "no search": once, "random+stem": stem}
     ratios = {goal.text: goal.of(found, "ours") for goal in live_report.GOALS}
     cost = ratios["cost to reach what stock ends with, over stock's"]
     assert cost.value == pytest.approx(1 / 4) and cost.seeds == 2 and cost.bound == ""
@@ -852,6 +853,8 @@ def test_ratios_by_hand():
     assert ratios["hypervolume at stock's cost, over stock's"].value == pytest.approx(1.125)
     assert ratios["hypervolume at stock's cost, over no search (one training)"].value == pytest.approx(2.25)
     assert ratios["the same, no search repeated for the same cost"].value == pytest.approx(1.125)
+    # at 60 as at 80, over 0.5
+    assert ratios["hypervolume for what random+stem spends, over its own"].value == pytest.approx(0.45)
     # claimed 0.3 over 0.3, 0.4 and 0.2: (1 * 3/4 * 3/2) ** (1/3)
     assert ratios["hypervolume claimed, over held out"].value == pytest.approx(1.125 ** (1 / 3))
     assert ratios["simulated time to the end, over stock's"].value == pytest.approx(0.5)
