@@ -2,8 +2,9 @@
 
     python -m benchmarks.pages            # writes it with the other generated files
 
-A recording is a run of an arm of ``SCHEDULERS``, swept over offsets, with the problem's own settings; its trace has
-what was spent, judging included, and the hypervolume on test. The share of judging is taken to be the same all along.
+A recording is a run of an arm of ``SCHEDULERS`` with four workers, swept over offsets, with the problem's own settings;
+its trace has what was spent, judging included, and the hypervolume on test. The share of judging is taken to be the
+same all along.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tuner.results.forecast import TABLE as TABLE
 SCHEDULERS = {"ours": "preview", "ours in full": "none"}  # by arm
 LEAST = 5  # recordings of a problem: with fewer a mean says too little
 STEP = 0.5  # trainings between two lines
+WORKERS = 4  # more of them spend more before the first model is shown, so their runs are other searches
 Run = dict[str, Any]
 
 
@@ -28,7 +30,8 @@ def table(runs: Sequence[Run]) -> str:
     about = "made by python -m benchmarks.pages of benchmarks/results/live.jsonl; do not edit"
     by_search: dict[tuple, list[Run]] = {}
     for run in runs:
-        if run["arm"] in SCHEDULERS and (run["offsets"], run["set"]) == ("auto", {}) and run["trace"]:
+        as_it_comes = (run["offsets"], run["set"], run["workers"]) == ("auto", {}, WORKERS)
+        if run["arm"] in SCHEDULERS and as_it_comes and run["trace"]:
             if _on_digits(run["problem"]):
                 by_search.setdefault((run["problem"], run["arm"], run["trials"], run["epochs"]), []).append(run)
     found = [_recording(*key, by_search[key]) for key in sorted(by_search)]

@@ -18,6 +18,7 @@ def run(seed, ends, cost=100.0, epochs_trained=60, problem="srat", **changed):
         "problem": problem,
         "arm": "ours in full",
         "seed": seed,
+        "workers": 4,
         "offsets": "auto",
         "trials": 16,
         "epochs": 12,
@@ -48,6 +49,7 @@ def test_the_table_by_hand():
         [run(n, [(20, 0.1)], set={"passes": 1}) for n in range(9)],
         [run(n, [(20, 0.1)], problem="srat-cifar10") for n in range(9)],
         [run(n, [(20, 0.1)], problem="done") for n in range(4)],  # too few
+        [run(n, [(90, 0.5)], workers=16) for n in range(9)],
         [run(9, [])],
     ],
 )
