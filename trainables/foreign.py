@@ -20,12 +20,11 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from trainables.checkpoint import numbers_in
+from trainables.model_io import LARGEST, WEIGHTS
 from trainables.models.backbones import DeepMind, PreActivation, Residual
 from trainables.models.build import Classifier
 from trainables.reading import Damaged, intact, one_line, read_bytes, read_json, shaped
 
-LARGEST = 2**34  # bytes of a file
-EXPORTED = "model.safetensors"  # the weights' name in an export of ours
 # Where checkpoints keep the weights, the first that is there: an average of ours before the last weights.
 INSIDE = ("average", "state_dict", "model_state_dict", "model", "net")
 SCALING = {"mean": "std", "mu": "sigma"}  # names of a normalisation's two parts: pixels in [0, 1], (x - mean) / std
@@ -103,7 +102,7 @@ def read_state(path: str | Path) -> Read:
 
 def _head_of_export(weights: Path) -> str:
     """What ``model.json`` beside weights says, if these are of an export; else linear, as public models are."""
-    about = intact(lambda: read_json(weights.with_name("model.json"))) if weights.name == EXPORTED else None
+    about = intact(lambda: read_json(weights.with_name("model.json"))) if weights.name == WEIGHTS else None
     return about["architecture"]["head"] if shaped(about, {"architecture": {"head": str}}) else "linear"
 
 

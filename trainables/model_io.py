@@ -23,6 +23,7 @@ from trainables.reading import Damaged, one_line, read_bytes, read_json, shaped
 from trainables.storage import below
 
 LARGEST = 2**34  # bytes of a model's weights
+WEIGHTS = "model.safetensors"  # their name in an export
 ARCHITECTURE = {"model": str, "head": str, "classes": [str], "shape": [int], "mean": [float], "std": [float]}
 
 
@@ -142,7 +143,7 @@ def write_weights(model: nn.Module, folder: Path, shape: list[int]) -> None:
     weights, whole = save({k: v.contiguous() for k, v in model.state_dict().items()}), io.BytesIO()
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, whole)
-    for name, data in (("model.safetensors", weights), ("model.pt2", whole.getbuffer())):
+    for name, data in ((WEIGHTS, weights), ("model.pt2", whole.getbuffer())):
         with naming(folder / name):
             (folder / name).write_bytes(data)
 
@@ -156,7 +157,7 @@ def load_model(folder: str | Path) -> nn.Module:
     from safetensors.torch import load
 
     folder = Path(folder)
-    about, weights = read_json(folder / "model.json"), read_bytes(folder / "model.safetensors", LARGEST)
+    about, weights = read_json(folder / "model.json"), read_bytes(folder / WEIGHTS, LARGEST)
     try:
         if not shaped(about, {"architecture": ARCHITECTURE}):
             raise ValueError("model.json describes no model")

@@ -109,14 +109,14 @@ def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
 
 def _export(folder: Path, spec: SearchSpec) -> Read:
     from trainables.foreign import read_state
-    from trainables.model_io import ARCHITECTURE
+    from trainables.model_io import ARCHITECTURE, WEIGHTS
     from trainables.reading import read_json
 
     about = read_json(folder / "model.json")
     if not shaped(about, {"architecture": ARCHITECTURE}):
         raise Damaged(f"{str(folder)!r} holds no model of tuner export")
     _check_model(about["architecture"]["model"], spec)
-    return read_state(folder / "model.safetensors")
+    return read_state(folder / WEIGHTS)
 
 
 def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> Read:

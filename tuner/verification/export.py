@@ -28,7 +28,7 @@ from tuner.sync.named_places import check_named
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import ROLES, row_named
-from tuner.verification.verify import is_of, make_jobs, stored
+from tuner.verification.verify import make_jobs, stored
 
 FORMAT = 1
 FILES = ("model.safetensors", "model.pt2", "model.json", "README.md")
@@ -171,7 +171,7 @@ def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
     """The results of `tuner verify` for exactly this checkpoint with these offsets, one for each attack, on the test
     images of its latest run."""
     from tuner.verification.certificate import latest_images
-    from tuner.verification.summary import row_of
+    from tuner.verification.summary import is_of, row_of
 
     metrics, data = [], latest_images(folder)
     for attack in sorted((folder / "verify").glob("*")):

@@ -23,7 +23,7 @@ from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification import verify
 from tuner.verification.job import Job
-from tuner.verification.summary import CORRECTION, TEST_SPLIT, row_of
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, is_of, row_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,7 +186,7 @@ def verify_model(
         say(line)
     path = opened.folder / "verify" / verify.folder_of(attack) / ROLE
     job = Job(0, opened.config, path, role=ROLE, title=opened.name, published=opened.digest)
-    if (known := verify.stored(job)) and verify.is_of(known, verify.test_data(opened.config)):
+    if (known := verify.stored(job)) and is_of(known, verify.test_data(opened.config)):
         say("it is tested already")
     elif opened.network is None:
         verify.run_jobs([job], spec, attack, say)

@@ -11,7 +11,7 @@ from tuner.files import write_atomically
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.certificate import latest_images
 from tuner.verification.job import Tested
-from tuner.verification.summary import CORRECTION, TEST_SPLIT, read_result, row_of
+from tuner.verification.summary import CORRECTION, TEST_SPLIT, is_of, read_result, row_of
 from tuner.verification.text import cells, gain_cells, role_name, sentences
 
 
@@ -30,7 +30,7 @@ def _parquet(folder: Path) -> bytes:
     rows, data = [], latest_images(folder)
     for path in sorted((folder / "verify").glob("*/*.json")):
         stored = read_result(path, path.with_suffix(".parquet"))
-        if stored and "failed" not in stored and data in (None, stored["data"]):
+        if stored and "failed" not in stored and is_of(stored, data):
             rows.append(_row(folder.name, path, stored))
     names = list(dict.fromkeys(k for row in rows for k in row))
     sink = pa.BufferOutputStream()

@@ -41,6 +41,11 @@ STORED = {
 }
 
 
+def is_of(result: dict[str, Any] | None, data: str | None) -> bool:
+    """Whether there is a stored result and it is of the test images ``data``; one that failed is of any."""
+    return result is not None and ("failed" in result or data in (None, result["data"]))
+
+
 def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     """A tested model's accuracies (fractions) and their intervals.
 

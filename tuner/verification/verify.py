@@ -37,7 +37,7 @@ from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
-from tuner.verification.summary import read_result
+from tuner.verification.summary import is_of, read_result
 
 Say = Callable[[str], None]
 MOST = 8  # points of the front that are tested where nothing else is asked for
@@ -220,11 +220,6 @@ def test_data(config: TrialConfig) -> str | None:
         return digest(open_test(config.data_spec, Path(config.home)))
     except (DataError, OSError):
         return None
-
-
-def is_of(result: dict[str, Any] | None, data: str | None) -> bool:
-    """Whether there is a `stored` result and it is of the test images ``data``; one that failed is of any."""
-    return result is not None and ("failed" in result or data in (None, result["data"]))
 
 
 def stored(job: Job) -> dict[str, Any] | None:
