@@ -53,7 +53,7 @@ from benchmarks.live_problem import (
 )
 from benchmarks.live_report import RESULTS, stored, write_page
 from benchmarks.live_simulation import Simulation
-from benchmarks.live_stages import Memo
+from benchmarks.live_stages import Memo, device_kind
 from trainables.curve import Curve
 from tuner.files import write_atomically
 from tuner.results.pareto import nondominated
@@ -115,11 +115,6 @@ def one(run: Run) -> dict[str, Any]:
             "wall_s": round(time.time() - begin, 1),
         },
     }
-
-
-def device_kind(device: torch.device) -> str:
-    """What decides the last bits: the CPU's widest vectors, or the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def on_test(memo: Memo, row: Row) -> dict[str, float]:

@@ -158,8 +158,13 @@ def line_key(line: Line, device: torch.device) -> dict[str, Any]:
         "code": code_version(config.method),
     }
     if device.type == "cpu":  # both change the order of sums, hence the last bits
-        return key | {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
-    return key | {"gpu": torch.cuda.get_device_name(device)}
+        return key | {"threads": torch.get_num_threads(), "cpu": device_kind(device)}
+    return key | {"gpu": device_kind(device)}
+
+
+def device_kind(device: torch.device) -> str:
+    """What decides the last bits: the CPU's widest vectors, or the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def stem_kind(config: TrialConfig) -> tuple[bool, str]:
