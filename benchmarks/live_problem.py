@@ -6,14 +6,16 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.live_stages import Line, LineTrainer, Memo, Stage, kind_of
-from benchmarks.synthetic import thinned
+from benchmarks.synthetic import signs, thinned
 from trainables.config import TrialConfig
 from tuner.execution.trial_config import trial_config
 from tuner.home import Home
@@ -29,8 +31,8 @@ IMAGES = 10_000  # to which a folder's training images are thinned before the im
 
 @dataclass(frozen=True)
 class Problem:
-    """A method's default space on some data. ``space``, ``set`` and ``fix``: as of `tuner search`. ``needs_data``: the
-    images are a folder's with train.parquet and test.parquet (``--data``)."""
+    """A method's default space on some data. ``space``, ``set`` and others: as of `tuner search`. ``needs_data``:
+    which data are to be given by ``--data``, a folder with train.parquet and test.parquet; a key of `PARTS`."""
 
     method: str
     imbalance: str = "exp:10"
@@ -38,11 +40,17 @@ class Problem:
     set: dict[str, Any] = field(default_factory=dict)
     model: str = "cnn"
     epochs: int = 12
-    needs_data: bool = False
+    image_size: int = 0
+    needs_data: str = ""
     space: dict[str, Any] = field(default_factory=dict)
 
 
 FORM = {"form": ["at", "trades"], "beta": [1.0, 10.0]}  # the plain loss underneath is searched, too
+SIGNS = {"eps": 4 / 255, "batch_size": 32, "passes": 6, "augment": "crop", "lr": 0.05}
+PARTS: dict[str, Callable[[Path, Path], str]] = {
+    "cifar10": partial(thinned, total=IMAGES),
+    "gtsrb": signs,
+}  # what is taken of the data that were given
 PROBLEMS: dict[str, Problem] = {
     "srat": Problem("srat"),
     "done": Problem("done"),
@@ -55,7 +63,9 @@ PROBLEMS: dict[str, Problem] = {
     "done-balanced": Problem("done", imbalance="none"),
     "mail-balanced": Problem("mail", imbalance="none", fix={"form": "trades"}),
     "fairfront-balanced": Problem("fairfront", imbalance="none"),
-    "srat-cifar10": Problem("srat", model="preact-resnet18", epochs=30, needs_data=True),
+    "srat-cifar10": Problem("srat", model="preact-resnet18", epochs=30, needs_data="cifar10"),
+    # as digits: 486 training images, batches of 32, 6 passes an epoch
+    "srat-signs": Problem("srat", image_size=12, set=SIGNS, needs_data="gtsrb"),
 }
 
 
@@ -82,6 +92,7 @@ class Job:
             "fix": problem.fix,
             "set": problem.set,
             "model": problem.model,
+            "image_size": problem.image_size,
             "max_epochs": problem.epochs,
             "trials": self.trials,
             "seed": self.seed,
@@ -110,10 +121,10 @@ def dataset_of(problem: Problem, data: Path | None, memo: Path) -> str | None:
     if not problem.needs_data:
         return None
     if data is None:
-        raise SystemExit("this problem needs --data FOLDER with train.parquet and test.parquet")
-    folder = memo.absolute() / "data" / f"{data.name}-{IMAGES}"
-    # thinned once: a data set's name follows its files' times
-    return f"parquet:{folder}" if (folder / "test.parquet").exists() else thinned(data, folder, IMAGES)
+        raise SystemExit(f"this problem needs --data FOLDER with {problem.needs_data}'s train.parquet and test.parquet")
+    folder = memo.absolute() / "data" / problem.needs_data
+    # written once: a data set's name follows its files' times
+    return f"parquet:{folder}" if (folder / "test.parquet").exists() else PARTS[problem.needs_data](data, folder)
 
 
 # ---- what a stage costs ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Random images behind the real data code, for benchmarks of cost: no download, any size and number."""
+"""Data sets for benchmarks: random images behind the real data code, for those of cost, and parts of real ones."""
 
 from __future__ import annotations
 
@@ -46,3 +46,25 @@ def _some(table: pa.Table, total: int, seed: int) -> pa.Table:
     rng, classes = np.random.default_rng(seed), np.unique(labels)
     kept = [rng.permutation(np.flatnonzero(labels == c))[: total // len(classes)] for c in classes]
     return table.take(np.sort(np.concatenate(kept)))
+
+
+def signs(source: Path, folder: Path, *, every: int = 8, test: int = 1500) -> str:
+    """GTSRB's ten largest classes but for the speed limits (which few pixels do not tell apart): every eighth frame of
+    each track, and ``test`` random test images, as many of each class; its name. ``source``: a parquet data set whose
+    training images are named CLASS/TRACK_FRAME."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = pq.read_table(source / "train.parquet")
+    sizes = np.bincount(train["label"].to_numpy())
+    chosen = [c for c in np.argsort(-sizes, kind="stable") if c > 8][:10]  # 0 to 8 are speed limits
+    new = {int(old): label for label, old in enumerate(chosen)}
+    for name, some in (("train.parquet", None), ("test.parquet", test)):
+        rows = [
+            row | {"label": new[row["label"]]}
+            for row in pq.read_table(source / name).to_pylist()
+            if row["label"] in new
+        ]
+        if some is None:
+            rows = [row for row in rows if int(Path(row["image"]["path"]).stem.split("_")[1]) % every == 0]
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table if some is None else _some(table, some, 0), folder / name)
+    return f"parquet:{folder}"
