@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from benchmarks.live_arms import ARMS, OBJECTIVES, Arm, Model, front_rows
 from benchmarks.live_problem import PROBLEMS, Costs, Job
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Line, Memo, Result, Stage, meaning
+from benchmarks.synthetic import signs, write_table
 from tests.conftest import tuner
 from trainables.config import TrialConfig
 from trainables.curve import Curve, CurvePoint
@@ -926,3 +928,21 @@ def test_no_choice_shows_more_than_the_best_on_test():
 def test_nothing_is_published_without_results():
     """The page exists if and only if there are results."""
     assert live_report.PAGE.exists() == bool(live.stored(live.RESULTS))
+
+
+def test_signs_are_the_ten_largest_classes_but_for_speed_limits(tmp_path):
+    """Classes 9 to 19 have 30 to 20 training images and one track each: the smallest, 19, is left out."""
+    sizes = {0: 50, **{c: 16 for c in range(1, 9)}, **{c: 39 - c for c in range(9, 20)}}
+    train = [
+        {"image": {"bytes": b"", "path": f"{c:05d}/00000_{k:05d}.ppm"}, "label": c}
+        for c, n in sizes.items()
+        for k in range(n)
+    ]
+    test = [{"image": {"bytes": b"", "path": f"{k}.ppm"}, "label": c} for c in sizes for k in range(4)]
+    write_table(train, tmp_path / "all/train.parquet")
+    write_table(test, tmp_path / "all/test.parquet")
+    assert signs(tmp_path / "all", tmp_path / "part", test=30) == f"parquet:{tmp_path / 'part'}"
+    rows, tested = (pq.read_table(tmp_path / f"part/{name}.parquet").to_pylist() for name in ("train", "test"))
+    assert {(row["image"]["path"][:5], row["label"]) for row in rows} == {(f"{c:05d}", c - 9) for c in range(9, 19)}
+    assert {int(row["image"]["path"][-9:-4]) for row in rows} == {0, 8, 16, 24}
+    assert [row["label"] for row in tested] == [label for label in range(10) for _ in range(3)]
