@@ -284,6 +284,8 @@ def test_the_estimate_is_what_such_a_search_trains():
         {"method": ("at", "srat")},
         {"method": ("srat", "trades")},
         {"method": ("at", "srat"), "stems": 4},
+        {"method": ("at", "lsat"), "stems": 4, "trials": 5},
+        {"method": "dafa", "fix": SearchSpec(method="dafa").search_space().default(), "stems": 4},
         RECIPES,
     ):
         spec = spec_of(scheduler="none", **fields)

@@ -109,7 +109,10 @@ def expected_stems(spec: SearchSpec) -> float:
     trials leave some of them out. fairfront's hedge, which measures losses on `val`, too, is not seen here."""
     unused = {(*stem_of(PLAIN), spec.seed, spec.trained_as(PLAIN)): 0.0}  # how probably no trial forks from it
     previews = spec.scheduling.previewing
-    for lane in (lane for lane in spec.lanes if lane.epoch_plan.forks[1] or previews or lane.methods == (PLAIN,)):
+    for lane in spec.lanes:
+        forks = lane.search_space().searched and (lane.epoch_plan.forks[1] or previews)
+        if not forks and lane.methods != (PLAIN,):
+            continue
         form, head, val_losses = stem_of(lane.methods[0])
         forms = lane.search_space().choices_of("form") or (form,)
         trained_as = spec.trained_as(lane.methods[0])

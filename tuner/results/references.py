@@ -92,7 +92,9 @@ def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
     if not record.full:
         return plan.preview[0]
     role = role_of(spec, history, record)
-    if role == "no_search" or (record.method == PLAIN and not plan.space.searched):  # under any of the seeds
+    if not plan.space.searched:  # each of its trials is the default setting, under one of the seeds
+        role = "no_search" if record.method == PLAIN else "paper"
+    if role == "no_search":
         return spec.forks[1]
     return 0 if role == "paper" else plan.fork_of(record.params)
 
