@@ -29,9 +29,7 @@ def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     before all trials have ended."""
     if not trials_ended(spec, history):
         return []
-    asked = [
-        (t.trial, seed) for t in history.trials.values() for seed in _new_seeds(spec, history, t, t.seeds - 1)
-    ]
+    asked = [(t.trial, seed) for t in history.trials.values() for seed in _new_seeds(spec, history, t, t.seeds - 1)]
     started = {(r.of, r.seed) for r in history.replicates.values()}
     return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
 
