@@ -11,7 +11,7 @@ from tests.test_lanes import drive, metrics_at, quick  # noqa: F401 - a fixture
 from tuner.errors import UsageError
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results import promotion
-from tuner.results.bill import Bill, expected, trained
+from tuner.results.bill import Bill, cost_words, epochs_left, expected, trained
 from tuner.results.history import History
 from tuner.results.promotion import adds_most, curve_of, promotable
 from tuner.results.references import references
@@ -339,6 +339,21 @@ def test_what_a_search_has_cost():
     assert trained(spec, history).to_dict()["epochs"] == history.epochs_trained() == 40
     # trial 2 was only previewed: 12 epochs less, 4 of previews more; of the stem's 8 nothing, plain AT alone used it
     assert history.epochs_saved(12) == {"stem": 0, "previews": 12 - 4, "at_chance": 0}
+
+
+@pytest.mark.parametrize("scheduler, more", [("preview", 2 + 12), ("none", 12)])
+def test_what_users_add_counts_in_what_is_left_and_once_it_trains_in_what_was_trained(scheduler, more):
+    """A search said that nothing was left while it trained what was added, which it counted before it had begun."""
+    spec, history = spec_of(trials=5, scheduler=scheduler), History(None)
+    default, whole = spec.search_space().default(), expected(spec).epochs
+    history.append("start", 0, params=default, method="trades")
+    assert trained(spec, history).full == 0
+    history.append("epoch", 0, metrics={"epoch": 1})
+    waits = {"preview": True} if scheduler == "preview" else {}
+    history.append("add", 1, params={"beta": 2.0}, method="trades", by="ann", request="1", **waits)
+    assert epochs_left(spec, history) == whole - 1 + more and trained(spec, history).full == 1
+    assert epochs_left(spec.changed(budget="20epochs"), history) == 19
+    assert cost_words(spec.changed(budget="20epochs"), 1).endswith("; --budget ends it at 1.7")
 
 
 # ---- every scheduler -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction, judging
 from tuner.report.text import MAX_ROWS, evenly
-from tuner.results.bill import cost_line, epochs_left
+from tuner.results.bill import cost_words, epochs_left
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
@@ -76,7 +77,7 @@ class Progress(Listener):
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
             f"{norm}eps {eps if isinstance(eps, str) else f'{eps:.4g}'}"
         )
-        for line in [*self.spec.notes, stem_line(self.spec), cost_line(self.spec)]:
+        for line in [*self.spec.notes, stem_line(self.spec), f"cost: {cost_words(self.spec, self.history.added)}"]:
             self.say(line)
 
     def trial_started(self, record: TrialRecord) -> None:
@@ -128,7 +129,9 @@ class Progress(Listener):
         left = epochs_left(self.history.in_force(self.spec), self.history)
         if left is None:
             return None
-        return left * (time.monotonic() - self.begin) / (trained - self.trained_before)
+        elapsed = time.monotonic() - self.begin
+        limit = max(0.0, (self.spec.seconds or math.inf) - elapsed)
+        return min(limit, left * elapsed / (trained - self.trained_before))
 
     def _view(self) -> Group:
         elapsed = duration(time.monotonic() - self.begin)

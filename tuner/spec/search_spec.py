@@ -224,7 +224,15 @@ class SearchSpec(SearchFields):
             f"--space {name} varies the attack that judges each trial, too: a weaker one looks like a better trial"
             for name in self.own_attacks
         ]
-        return idle + alone + own + [note for note in priors if note]
+        return idle + alone + own + [note for note in (*priors, self._repair_note()) if note]
+
+    def _repair_note(self) -> str | None:
+        repairs = (
+            lane.search_space().choices_of("head_repair") or {lane.training().head_repair} for lane in self.lanes
+        )
+        if not any("sam" in kinds for kinds in repairs):
+            return None
+        return "head_repair=sam trains each model's head one epoch more, which neither cost nor a budget of epochs counts"
 
     def _check_average(self) -> None:
         space = self.search_space()
