@@ -232,7 +232,7 @@ class SearchSpec(SearchFields):
         )
         if not any("sam" in kinds for kinds in repairs):
             return None
-        return "head_repair=sam trains each model's head one epoch more, which neither cost nor a budget of epochs counts"
+        return "head_repair=sam trains each head one epoch more, which neither cost nor a budget of epochs counts"
 
     def _check_average(self) -> None:
         space = self.search_space()
