@@ -677,6 +677,14 @@ def test_references_replicates_default_settings_and_previews_are_never_dead():
     assert found == {0: False, 1: False, NO_SEARCH: False, 2: True, 3: False, 4: False}
 
 
+def test_a_default_setting_is_not_dead_under_its_second_seed_either():
+    spec, history = spec_of(fix={"beta": 2.0}, stems=2, scheduler="none"), History(None)
+    training(history, 0, 0.25, 0.25)
+    training(history, 1, 0.25, 0.25, seed=1)
+    assert history.trials[1].params == {"beta": 2.0}
+    assert not AskTell(spec, history).dead(1, history.trials[1].last)
+
+
 def test_without_rates_of_classes_nothing_is_at_chance():
     spec, history = spec_of(scheduler="none"), History(None)
     training(history, 0)

@@ -26,7 +26,7 @@ from tuner.results.assessment import flat
 from tuner.results.bill import StemKey, stem_key, stem_key_of
 from tuner.results.history import History
 from tuner.results.promotion import added_preview, promotable
-from tuner.results.references import PLAIN, fork_of
+from tuner.results.references import PLAIN, fork_of, unvaried
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.budget import Budget
@@ -218,7 +218,7 @@ class AskTell:
         if proposal is None:
             return None
         if proposal.trial >= len(known):
-            seed = self.spec.seed_of(proposal.trial)
+            seed = self.spec.seed_of(proposer.history.proposed)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
         return self._if_time_left(record)
@@ -244,9 +244,7 @@ class AskTell:
         """The method of the next trial: one with trials that had begun, or that wait, else the one that has had the
         fewest."""
         open_ = [(method, proposer) for method, proposer in self.methods.items() if not proposer.exhausted]
-        return min(
-            open_, key=lambda found: (not found[1].begun, not found[1].interrupted, len(found[1].history.trials))
-        )
+        return min(open_, key=lambda found: (not found[1].begun, not found[1].interrupted, found[1].history.proposed))
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
@@ -308,8 +306,8 @@ class AskTell:
 
     def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Stems) -> int:
         """The same, at most, of a method's next trial, whose setting is not known yet."""
-        plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
-        seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
+        plan, default, method = proposer.spec.epoch_plan, proposer.whole.default(), proposer.spec.methods[0]
+        seed = self.spec.seed_of(proposer.history.proposed)
         possible = product(*(proposer.whole.choices_of(name) or (default.get(name),) for name in STEM_PARAMS))
         keys = [stem_key_of(self.spec, method, choices, seed) for choices in possible]
 
@@ -347,8 +345,7 @@ class AskTell:
         record = self.history.trials.get(number)
         if record is None or not record.full:
             return False
-        method, place = self.history.number_in_lane(number)
-        if place < self.spec.of(method).default_trials:
+        if self.history.number_in_lane(number)[1] == 0 or unvaried(self.spec, record):
             return False
         own = metrics["epoch"] - record.stem_epochs
         if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):

@@ -18,7 +18,7 @@ from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.promotion import added_preview, promotable
-from tuner.results.references import references
+from tuner.results.references import references, unvaried
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
@@ -44,21 +44,18 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
     seeds = dict[int, list[int]]()
     for record in map(history.record, sorted(members)):
-        same = history.numbers[record.method] if _fixed(spec, record) else [record.trial]
+        same = [record.trial]
+        if unvaried(spec, record):
+            same = [n for n in history.numbers[record.method] if unvaried(spec, history.trials[n])]
         if record.trial == same[0]:  # later ones are the same under another seed
             seeds[record.trial] = _new_seeds(spec, history, record, spec.seeds - len(same))
     return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items() if n < len(found)]
 
 
-def _fixed(spec: SearchSpec, record: TrialRecord) -> bool:
-    """Whether it is a trial of a method that varies nothing, of which each has the same setting under another seed."""
-    return record.role is None and not spec.of(record.method).search_space().searched
-
-
 def _new_seeds(spec: SearchSpec, history: History, record: TrialRecord, number: int) -> list[int]:
     """The seeds of a trial's first replicates, so many. No training is done twice: where a method varies nothing, the
     seeds of all stems are left to its trials, of which an extension brings more, and others' replicates have theirs."""
-    if not _fixed(spec, record):
+    if not unvaried(spec, record):
         return other_seeds(spec, record, number)
     taken = {r.seed for r in history.replicates.values() if r.method == record.method and r.of != record.trial}
     return [*islice(filterfalse(taken.__contains__, count(spec.seed + spec.stems)), max(0, number))]
