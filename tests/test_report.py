@@ -23,7 +23,7 @@ from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import paper_row
+from tuner.results.references import paper_trial
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.objectives import parse_constraint
@@ -272,12 +272,12 @@ def test_each_parameter_has_a_column_where_there_is_room():
 
 
 def test_paper_row_is_the_default_setting_at_full_budget(spec, history, tmp_path):
-    assert paper_row(spec, history)["trial"] == 0
+    assert paper_trial(spec, history) == 0
     other = History(tmp_path / "other")
     start(other, spec, 0, {**spec.search_space().default(), "start": 0.3})
     other.append("epoch", 0, metrics=metrics(4, 0.5, 0.1))
     other.append("end", 0, state="finished")
-    assert paper_row(spec, other) is None
+    assert paper_trial(spec, other) is None
 
 
 def test_parquet_has_one_row_per_front_member(spec, history, tmp_path):

@@ -103,8 +103,3 @@ def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
     if role == "no_search":
         return spec.forks[1]
     return 0 if role == "paper" else plan.fork_of(record.params)
-
-
-def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
-    """The first of `paper_rows`: the default setting without offsets."""
-    return next(iter(paper_rows(spec, history)), None)
