@@ -414,7 +414,7 @@ def test_a_scheduler_that_nobody_named_is_the_one_that_saves():
     assert [spec_of(trials=n).scheduling.name for n in (4, 5)] == ["none", "preview"]
     assert [spec_of(max_epochs=n).scheduling.name for n in (3, 4)] == ["none", "preview"]
     assert spec_of(burn_in="own").scheduling.name == "none" and spec_of(method="at").scheduling.name == "none"
-    why = "scheduler none: previews need 4 settings beside default ones, 4 epochs and a stem; every trial trains in full"
+    why = "scheduler none: previews need 4 settings beside the default, 4 epochs and a stem; every trial trains in full"
     assert spec_of(trials=4).scheduling.describe() == why
     # trainings of 12 epochs: after their forks 12 of TRADES, 12 - (2 + 11) / 2 = 5.5 of SRAT; previews have two
     assert 12 >= 2 * (2 + 12 / 4) and 5.5 < 2 * (2 + 5.5 / 4) and 8.75 >= 2 * (2 + 8.75 / 4)
