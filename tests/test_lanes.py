@@ -230,6 +230,8 @@ def test_plain_at_alone_is_a_search_over_seeds(sampler):
     drive(AskTell(spec, history, references=references(spec)), history, spec)
     assert [(t.seed, t.state) for t in history.trials.values()] == [(s, "finished") for s in range(3)]
     assert "stems: trials are trained under 3 seeds in turn" in AskTell(spec, history).descriptions, "there is no stem"
+    fixed = SearchSpec(method="dafa", fix=SearchSpec(method="dafa").search_space().default(), stems=3)
+    assert "stems: trials are trained under 3 seeds in turn" in AskTell(fixed, History(None)).descriptions
     both = AskTell(spec_of(stems=3), History(None)).descriptions
     assert "stems: trials are trained under 3 seeds in turn, each with its own stem" in both
 

@@ -126,7 +126,8 @@ class AskTell:
         if len(self.methods) > 1:
             lines.append(f"methods {', '.join(self.methods)} take turns at {self.total} trials")
         if self.spec.stems > 1:
-            stem = ", each with its own stem" if self.spec.forks[1] else ""
+            forking = any(p.whole.searched or method == PLAIN for method, p in self.methods.items())
+            stem = ", each with its own stem" if forking and self.spec.forks[1] else ""
             lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn{stem}")
         if self.spec.seeds > 1:
             lines.append(f"seeds: at the end every front member is trained with {self.spec.seeds} seeds in all")
