@@ -146,6 +146,7 @@ def test_who_waits_trains_stems_of_other_seeds_that_will_be_needed(tmp_path):
 
     assert spare(3) == () and spare(3, seeds=3) == (4, 5)
     assert spare(4, seeds=3) == (), "a replicate's are trained already"
+    assert spare(3, stems=3, trials=2) == (4,), "no trial has the third seed"
     assert spare(3, stems=3) == (4, 5) and spare(4, stems=3) == (3, 5) and spare(4, stems=2, seeds=3) == (3, 5)
 
 
