@@ -466,6 +466,15 @@ def test_nothing_starts_that_cannot_end_in_time():
     assert optimizer.next() is None and len(history.trials) == 4
 
 
+def test_what_has_begun_goes_on_however_little_time_there_is():
+    """A search that was resumed for less than a training takes trained nothing, each time."""
+    spec, history = spec_of(method="trades", scheduler="none"), History(None)
+    drive(AskTell(spec, history), history, spec, until=14 + 1 + 2)  # two of 12 epochs of 3 s of the second trial
+    optimizer = AskTell(spec, history, until=time.monotonic() + 6)
+    assert optimizer.next().trial == 1 and not optimizer.late
+    assert optimizer.next() is None and optimizer.late
+
+
 def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_training():
     """Of the epochs of 3 s a preview trains two, and a full training those after its fork: srat's start is 0.5."""
     spec, history = spec_of(method="srat", fix={"start": 0.5}, scheduler="preview"), History(None)

@@ -255,12 +255,13 @@ class AskTell:
     def _in_time(self, method: str, needs: Callable[[Stems], int], *, begun: bool = False) -> bool:
         """Whether the epochs that a trial of a method ``needs``, with stems as far as they are, are within the budget
         and can end by ``until`` at the pace of its latest ones; else the search is ``late``. ``begun``: the history has
-        the trial as running, and what has begun is trained to its end, as it would have been uninterrupted."""
-        if self.until is None and self.budget is None:
+        the trial as running, and what has begun goes on, as it would have uninterrupted: in runs that are shorter than
+        a training, too."""
+        if begun or (self.until is None and self.budget is None):
             return True
         promised, stems = self._promised()
         epochs = needs(stems)
-        self.late = not begun and not self._affordable(promised + epochs)
+        self.late = not self._affordable(promised + epochs)
         if self.until is None or self.late:
             return not self.late
         seconds = list(islice(self._durations(method), PACE))
