@@ -472,7 +472,7 @@ def test_what_has_begun_goes_on_however_little_time_there_is():
     drive(AskTell(spec, history), history, spec, until=14 + 1 + 2)  # two of 12 epochs of 3 s of the second trial
     optimizer = AskTell(spec, history, until=time.monotonic() + 6)
     assert optimizer.next().trial == 1 and not optimizer.late
-    assert optimizer.next() is None and optimizer.late
+    assert optimizer.next() is None and optimizer.late and not optimizer.spent
 
 
 def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_training():
@@ -526,7 +526,7 @@ def test_nothing_starts_that_would_exceed_the_budget():
     drive(AskTell(spec, history), history, spec, until=2 * 14 + 1 + 5)  # two of them, and five epochs of the third
     ask = AskTell(spec, history)
     assert ask.next().trial == 2 and not ask.late, "it goes on: what it still trains is counted once"
-    assert ask.next() is None and ask.late
+    assert ask.next() is None and ask.late and ask.spent
     drive(AskTell(spec, history), history, spec)
     assert history.epochs_trained() == 36 and len(history.trials) == 3 and state_of(run_of(spec, history)) == "stopped"
     history = History(None)

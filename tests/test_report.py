@@ -604,3 +604,14 @@ def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tm
     assert (
         "on the images of val that judge every epoch: trial 0 at epoch 2 (class mean 0.600, at the end 0.400)" in said
     )
+
+
+@pytest.mark.parametrize(
+    "spent, larger", [("40epochs", " --budget 80epochs"), ("1.5gpu-h", " --budget 3gpu-h"), (None, "")]
+)
+def test_how_to_go_on_names_more_where_the_budget_is_spent(spent, larger, tmp_path, capsys):
+    """The command that was shown trained nothing, and showed itself again."""
+    spec = SearchSpec(method="trades", name="s", trials=9)
+    result = front_json(run_of(spec, fill(History(None), spec))) | {"epochs_trained": 9, "wall_s": 3.0}
+    show_result(result | ({"spent": spent} if spent else {}), spec, Home(tmp_path), as_json=False)
+    assert f"go on     tuner resume s{larger} --home" in capsys.readouterr().out

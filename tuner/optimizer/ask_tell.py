@@ -58,9 +58,9 @@ class AskTell:
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then, in
-    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case. ``first``: by
-    method, what it tries first. ``gpus_per_trial``: what a trial uses, for a budget in GPU hours. ``out``: the trials
-    that are with a worker.
+    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case; ``spent``: because
+    of the budget. ``first``: by method, what it tries first. ``gpus_per_trial``: what a trial uses, for a budget in GPU
+    hours. ``out``: the trials that are with a worker.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class AskTell:
         references: Iterable[TrialRecord] = (),
         until: float | None = None,
     ):
-        self.history, self.until, self.late, self.folder = history, until, False, folder
+        self.history, self.until, self.folder = history, until, folder
+        self.late = self.spent = False
         self.first = first or {}
         self.warm, self.references, self.out = list(warm), list(references), set[int]()
         self.methods: dict[str, Proposer] = {}
@@ -261,7 +262,7 @@ class AskTell:
             return True
         promised, stems = self._promised()
         epochs = needs(stems)
-        self.late = not self._affordable(promised + epochs)
+        self.late = self.spent = not self._affordable(promised + epochs)
         if self.until is None or self.late:
             return not self.late
         seconds = list(islice(self._durations(method), PACE))

@@ -18,6 +18,7 @@ from tuner.home import Home
 from tuner.report.tables import PlainTable
 from tuner.results.prices import class_prices
 from tuner.results.search_run import SearchRun
+from tuner.spec.budget import Budget
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import build_space
 
@@ -61,7 +62,9 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     {resume_command(spec, home, result['search'])}")
+        spent = Budget.of(result.get("spent"))  # else the command would train nothing
+        larger = f" --budget {2 * spent.amount:g}{spent.unit}" if spent else ""
+        lines.append(f"go on     {resume_command(spec, home, result['search'], larger)}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
