@@ -607,11 +607,18 @@ def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tm
 
 
 @pytest.mark.parametrize(
-    "spent, larger", [("40epochs", " --budget 80epochs"), ("1.5gpu-h", " --budget 3gpu-h"), (None, "")]
+    "spent, larger",
+    [
+        ("40epochs", " --budget 80epochs"),
+        ("1.5gpu-h", " --budget 3gpu-h"),
+        ("15epochs", " --budget 50epochs"),
+        (None, ""),
+    ],
 )
 def test_how_to_go_on_names_more_where_the_budget_is_spent(spent, larger, tmp_path, capsys):
     """The command that was shown trained nothing, and showed itself again."""
     spec = SearchSpec(method="trades", name="s", trials=9)
     result = front_json(run_of(spec, fill(History(None), spec))) | {"epochs_trained": 9, "wall_s": 3.0}
-    show_result(result | ({"spent": spent} if spent else {}), spec, Home(tmp_path), as_json=False)
+    result |= {"bill": {"epochs": 14, "max_epochs": 36}} | ({"spent": spent} if spent else {})
+    show_result(result, spec, Home(tmp_path), as_json=False)
     assert f"go on     tuner resume s{larger} --home" in capsys.readouterr().out
