@@ -29,7 +29,8 @@ def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     before all trials have ended."""
     if not trials_ended(spec, history):
         return []
-    asked = [(t.trial, seed) for t in history.trials.values() for seed in _new_seeds(spec, history, t, t.seeds - 1)]
+    confirmed = (t for t in history.trials.values() if t.seeds > 1)
+    asked = [(t.trial, seed) for t in confirmed for seed in _new_seeds(spec, history, t, t.seeds - 1)]
     started = {(r.of, r.seed) for r in history.replicates.values()}
     return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
 
@@ -42,14 +43,17 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
-    seeds = dict[int, list[int]]()
-    for record in map(history.record, sorted(members)):
-        same = [record.trial]
-        if unvaried(spec, record):
-            same = [n for n in history.numbers[record.method] if unvaried(spec, history.trials[n])]
-        if record.trial == same[0]:  # later ones are the same under another seed
-            seeds[record.trial] = _new_seeds(spec, history, record, spec.seeds - len(same))
+    seeds = {trial: _lacking(spec, history, history.record(trial)) for trial in sorted(members)}
     return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items() if n < len(found)]
+
+
+def _lacking(spec: SearchSpec, history: History, record: TrialRecord) -> list[int]:
+    """Under which further seeds a member is trained. Where its method varies nothing, its trials are one setting under
+    several seeds already, and the first stands for all."""
+    if not unvaried(spec, record):
+        return other_seeds(spec, record, spec.seeds - 1)
+    same = [n for n in history.numbers[record.method] if unvaried(spec, history.trials[n])]
+    return _new_seeds(spec, history, record, spec.seeds - len(same)) if record.trial == same[0] else []
 
 
 def _new_seeds(spec: SearchSpec, history: History, record: TrialRecord, number: int) -> list[int]:
