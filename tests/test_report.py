@@ -612,6 +612,7 @@ def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tm
         ("40epochs", " --budget 80epochs"),
         ("1.5gpu-h", " --budget 3gpu-h"),
         ("15epochs", " --budget 50epochs"),
+        ("1500000epochs", " --budget 3000000epochs"),
         (None, ""),
     ],
 )

@@ -73,7 +73,7 @@ def _larger_budget(result: dict[str, Any]) -> str:
     if spent is None:
         return ""
     enough = result["bill"]["epochs"] + result["bill"]["max_epochs"] if spent.unit == "epochs" else 0.0
-    return f" --budget {max(2 * spent.amount, enough):g}{spent.unit}"
+    return f" --budget {max(2 * spent.amount, enough):.10g}{spent.unit}"
 
 
 def _saved(result: dict[str, Any]) -> str:
