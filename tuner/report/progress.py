@@ -15,7 +15,7 @@ from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction, judging
 from tuner.report.text import MAX_ROWS, evenly
-from tuner.results.bill import cost_words, epochs_left
+from tuner.results.bill import cost_words, seconds_left
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
@@ -42,7 +42,6 @@ class Progress(Listener):
         self.spec = run.spec
         self.console = PlainConsole(stderr=True)
         self.begin, self.history = time.monotonic(), run.history
-        self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.best = Front((), ())
         self.live: Live | None = None
@@ -122,16 +121,10 @@ class Progress(Listener):
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
     def _seconds_left(self) -> float | None:
-        """Extrapolated from the epochs trained so far; None while that says nothing."""
-        trained = self.history.epochs_trained()
-        if trained == self.trained_before:
-            return None
-        left = epochs_left(self.history.in_force(self.spec), self.history)
-        if left is None:
-            return None
-        elapsed = time.monotonic() - self.begin
-        limit = max(0.0, (self.spec.seconds or math.inf) - elapsed)
-        return min(limit, left * elapsed / (trained - self.trained_before))
+        """As `tuner.results.bill.seconds_left` says, within a budget of time."""
+        left = seconds_left(self.history.in_force(self.spec), self.history)
+        limit = max(0.0, (self.spec.seconds or math.inf) - (time.monotonic() - self.begin))
+        return None if left is None else min(limit, left)
 
     def _view(self) -> Group:
         elapsed = duration(time.monotonic() - self.begin)
