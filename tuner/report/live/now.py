@@ -121,10 +121,10 @@ class Watched:
     def _bill(self) -> dict[str, Any]:
         """What it has cost, and what it will; in words and in epochs."""
         spec, history = self.run.spec, self.run.history
-        so_far = trained(spec, history)
+        so_far, whole = trained(spec, history), epochs_within(spec, expected(spec, history.added))
         return {
             "trained": so_far.epochs,
-            "expected": epochs_within(spec, expected(spec, history.added)),
+            "expected": whole + sum(r.trained for r in history.replicates.values()),  # which come on top
             "words": so_far.words,
             "expected_words": cost_words(spec, history.added),
             "trainings": so_far.epochs / spec.max_epochs,
