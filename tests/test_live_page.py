@@ -106,7 +106,7 @@ def test_what_replicates_cost_comes_on_top_of_what_was_expected(tmp_path):
         history.append("epoch", 6, metrics=metrics(epoch, 0.5, 0.1))
     watched = Watched(home, "s")
     watched.look()
-    assert watched.now(-1, None)["bill"]["expected"] == expected(SPEC).epochs + 2
+    assert watched.now(-1, None)["bill"]["expected"] == expected(watched.run.spec).epochs + 2
 
 
 def test_a_line_counts_once_it_is_whole(tmp_path):
