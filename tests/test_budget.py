@@ -270,6 +270,18 @@ def test_what_a_user_adds_may_fork_before_what_is_kept_of_the_stem(budget):
     assert search.run().epochs_trained() <= budget and not history.tally.running
 
 
+def test_what_users_add_has_no_turn_of_seeds_and_methods():
+    """Plain AT was trained twice under the first seed and never under the second, or once less; what was added forked
+    at the end of a stem of another learning rate."""
+    search = Workers(spec_of(method=("srat", "at"), fix={"lr": 0.1}, stems=2, trials=4, scheduler="none"), 1)
+    history = search.run(30)
+    assert len(history.trials) == 3
+    users(history, "add", 3, params={"lr": 0.05}, method="at", seed=0)
+    search.start()
+    plain = [trial for trial in search.run().trials.values() if trial.method == "at"]
+    assert [(t.seed, t.params["lr"], t.stem_epochs) for t in plain] == [(0, 0.1, 11), (0, 0.05, 0), (1, 0.1, 11)]
+
+
 def test_plain_at_as_a_method_promises_its_stem_once():
     """16 trials of AT and SRAT under four seeds need what they train; with a budget of as much, all of them end."""
     fields = {"method": ("at", "srat"), "stems": 4, "scheduler": "none"}
@@ -284,6 +296,8 @@ def test_the_estimate_is_what_such_a_search_trains():
         {"method": ("at", "srat")},
         {"method": ("srat", "trades")},
         {"method": ("at", "srat"), "stems": 4},
+        {"method": ("at", "lsat"), "stems": 4, "trials": 5},
+        {"method": "dafa", "fix": SearchSpec(method="dafa").search_space().default(), "stems": 4},
         RECIPES,
     ):
         spec = spec_of(scheduler="none", **fields)

@@ -237,6 +237,16 @@ def test_a_result_that_says_stopped_is_not_that_of_a_search_that_is_finished(dri
     assert driven(nothing)["state"] == "finished" == saved_result(driven.folder)["state"]
 
 
+@pytest.mark.parametrize("ended, said", [("budget", {"spent": "13epochs"}), ("time budget", {})])
+def test_a_result_says_that_a_budget_is_spent(driven, ended, said):
+    def late(history):
+        one_trial(history)
+        return ended
+
+    result = driven(late, budget="13epochs")
+    assert {name: result[name] for name in result if name == "spent"} == said and result["state"] == "stopped"
+
+
 def test_who_interrupts_after_the_last_trial_has_stopped_nothing(driven):
     def late(history):
         all_trials(history)

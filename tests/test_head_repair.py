@@ -221,6 +221,24 @@ def test_the_spaces_say_whose_head_is_not_linear():
 
 
 @pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"set": {"head_repair": "sam"}}, True),
+        ({"fix": {"head_repair": "sam"}}, True),
+        ({"space": {"head_repair": ["none", "sam"]}, "method": ("dafa", "robustlt")}, True),
+        *(
+            ({"set": {"head_repair": "norm"}}, False),
+            ({"space": {"head_repair": ["none", "norm"]}}, False),
+            ({}, False),
+        ),
+    ],
+    ids=str,
+)
+def test_a_search_says_that_an_epoch_of_tuning_is_in_no_cost(given, said):
+    assert any("which neither cost nor" in note for note in SearchSpec(**given).notes) is said
+
+
+@pytest.mark.parametrize(
     "given",
     [{"set": {"head_repair": "norm"}}, {"fix": {"head_repair": "sam"}}, {"space": {"head_repair": ["none", "sam"]}}],
 )

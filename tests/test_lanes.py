@@ -16,7 +16,7 @@ from tuner.report.text import front_cells, notes
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.references import references
-from tuner.results.replicates import fell_off, missing, total_trials, wanted
+from tuner.results.replicates import fell_off, total_trials, wanted
 from tuner.results.steering import KINDS
 from tuner.results.summary import extras, front_json, state_of
 from tuner.results.trial_record import NO_SEARCH
@@ -230,6 +230,8 @@ def test_plain_at_alone_is_a_search_over_seeds(sampler):
     drive(AskTell(spec, history, references=references(spec)), history, spec)
     assert [(t.seed, t.state) for t in history.trials.values()] == [(s, "finished") for s in range(3)]
     assert "stems: trials are trained under 3 seeds in turn" in AskTell(spec, history).descriptions, "there is no stem"
+    fixed = SearchSpec(method="dafa", fix=SearchSpec(method="dafa").search_space().default(), stems=3)
+    assert "stems: trials are trained under 3 seeds in turn" in AskTell(fixed, History(None)).descriptions
     both = AskTell(spec_of(stems=3), History(None)).descriptions
     assert "stems: trials are trained under 3 seeds in turn, each with its own stem" in both
 
@@ -240,9 +242,9 @@ def test_replicates_of_a_trial_have_other_seeds_than_its_own():
         ended(history, number, 0.5, worst, seed=number % 2)
     (best,) = {row["trial"] for row in front_of(spec, history).rows}
     assert (best, history.record(best).seed) == (1, 1)
-    assert missing(spec, history) == [(0, 1), (1, 0), (0, 2), (1, 2)]
+    assert wanted(spec, history) == [(0, 1), (1, 0), (0, 2), (1, 2)]
     ended(history, 4, 0.5, 0.2, of=1, seed=0)
-    assert missing(spec, history) == [(0, 1), (0, 2), (1, 2)]
+    assert wanted(spec, history) == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_spec_file_json_and_lanes_of_several_methods(tmp_path):
@@ -338,15 +340,41 @@ def test_no_training_is_repeated_that_is_a_trial_anyway():
 
 
 def test_a_seed_that_a_user_asks_for_is_one_that_no_trial_has():
-    """Of plain AT under four seeds: `--confirm` of one trial was answered by the others, and nothing was trained."""
+    """Of plain AT under four seeds: `--confirm` of one trial was answered by the others, and nothing was trained; of
+    two, both were trained under the same seed."""
     spec, history = SearchSpec(method="at", trials=4, stems=4), History(None)
     for number in range(4):
         ended(history, number, 0.3, 0.1, method="at", seed=number)
     for trial, new in ((0, [(0, 4)]), (2, [(0, 4), (2, 4)]), (0, [(0, 4), (0, 5), (2, 4)])):
         history.append("confirm", **KINDS["confirm"](spec, history, {"trial": trial}), by="ada")
-        assert wanted(spec, history) == new
+        assert wanted(spec, history) == new  # whichever is trained first has the seed
     ended(history, 4, 0.2, 0.1, method="at", seed=4, of=0)
-    assert wanted(spec, history) == [(0, 5), (2, 4)]
+    assert wanted(spec, history) == [(0, 5), (2, 5)]
+
+
+def test_replicates_leave_the_seeds_of_stems_to_the_trials_that_an_extension_brings():
+    """Plain AT was trained twice under each seed that a replicate had before."""
+    history = History(None)
+    for number in range(4):
+        ended(history, number, 0.3, 0.1, method="at", seed=number)
+    spec = SearchSpec(method="at", trials=4, stems=8, seeds=6)
+    assert wanted(spec, history) == [(0, 8), (0, 9)]
+    for number, seed in ((4, 8), (5, 9)):
+        ended(history, number, 0.3, 0.1, method="at", seed=seed, of=0)
+    for number in range(4, 8):
+        ended(history, number + 2, 0.3, 0.1, method="at", seed=number)
+    assert wanted(spec.changed(trials=8), history) == []
+
+
+def test_of_an_odd_number_of_trials_each_method_has_its_turns():
+    """Of 5 trials the second method has two. It was taken to have three: a replicate under the third seed was thought
+    to be a trial, and was never trained."""
+    spec, history = SearchSpec(method=("trades", "at"), trials=5, stems=4, seeds=3, scheduler="none"), History(None)
+    assert [lane.default_trials for lane in spec.lanes] == [1, 2] and spec.proposals == 2
+    for number in range(5):
+        method = spec.methods[number % 2]
+        ended(history, number, 0.3, 0.1, method=method, seed=spec.seed_of(number // 2))
+    assert (1, 4) in wanted(spec, history)
 
 
 def test_only_the_front_and_the_papers_setting_are_run_again():
@@ -438,6 +466,15 @@ def test_nothing_starts_that_cannot_end_in_time():
     assert optimizer.next() is None and len(history.trials) == 4
 
 
+def test_what_has_begun_goes_on_however_little_time_there_is():
+    """A search that was resumed for less than a training takes trained nothing, each time."""
+    spec, history = spec_of(method="trades", scheduler="none"), History(None)
+    drive(AskTell(spec, history), history, spec, until=14 + 1 + 2)  # two of 12 epochs of 3 s of the second trial
+    optimizer = AskTell(spec, history, until=time.monotonic() + 6)
+    assert optimizer.next().trial == 1 and not optimizer.late
+    assert optimizer.next() is None and optimizer.late and not optimizer.spent
+
+
 def test_a_preview_needs_the_time_of_a_preview_and_a_promoted_trial_that_of_a_training():
     """Of the epochs of 3 s a preview trains two, and a full training those after its fork: srat's start is 0.5."""
     spec, history = spec_of(method="srat", fix={"start": 0.5}, scheduler="preview"), History(None)
@@ -489,7 +526,7 @@ def test_nothing_starts_that_would_exceed_the_budget():
     drive(AskTell(spec, history), history, spec, until=2 * 14 + 1 + 5)  # two of them, and five epochs of the third
     ask = AskTell(spec, history)
     assert ask.next().trial == 2 and not ask.late, "it goes on: what it still trains is counted once"
-    assert ask.next() is None and ask.late
+    assert ask.next() is None and ask.late and ask.spent
     drive(AskTell(spec, history), history, spec)
     assert history.epochs_trained() == 36 and len(history.trials) == 3 and state_of(run_of(spec, history)) == "stopped"
     history = History(None)

@@ -188,7 +188,8 @@ def test_progress_says_what_offsets_give(capsys):
 def test_the_time_left_counts_the_reference(monkeypatch, capsys):
     """Two trials and the reference of four epochs each: after six epochs in a minute six are left, so a minute."""
     now = [1000.0]
-    monkeypatch.setattr("tuner.report.progress.time.monotonic", lambda: now[0])
+    for clock in ("tuner.report.progress.time.monotonic", "tuner.results.history.time.time"):
+        monkeypatch.setattr(clock, lambda: now[0])
     spec, history = SearchSpec(method="trades", max_epochs=4, trials=2), History(None)
     progress = Progress(run_of(spec, history))
     start(history, spec, 0, spec.search_space().default())
@@ -198,18 +199,36 @@ def test_the_time_left_counts_the_reference(monkeypatch, capsys):
 
     def train(record, *epochs):
         for epoch in epochs:
+            now[0] += 10
             history.append("epoch", record.trial, metrics=metrics(epoch, 0.5, 0.1))
             progress.epoch_ended(record, record.last)
 
     train(history.trials[0], 1, 2, 3, 4)
     train(history.references[NO_SEARCH], 1, 2)
     history.append("end", 0, state=TrialState.FINISHED)
-    now[0] += 60
     progress.trial_ended(history.trials[0])
     assert "(1/2 done, 1 running, about 1 min 00 s left)" in capsys.readouterr().err
     train(record := history.references[NO_SEARCH], 3, 4)
     history.append("end", NO_SEARCH, state=TrialState.FINISHED)
-    now[0] += 20
     progress.trial_ended(record)
     assert "no search finished" in (said := capsys.readouterr().err)
     assert "(1/2 done, 0 running, about 40 s left)" in said, "four of twelve epochs, eight in 80 s"
+
+
+@pytest.mark.parametrize(
+    "limits, left", [({"budget": "8epochs"}, "20 s"), ({"budget": "1.5min"}, "30 s"), ({"time_budget": 80.0}, "20 s")]
+)
+def test_the_time_left_ends_with_the_budget(limits, left, monkeypatch, capsys):
+    """After six epochs in a minute."""
+    now = [1000.0]
+    for clock in ("tuner.report.progress.time.monotonic", "tuner.results.history.time.time"):
+        monkeypatch.setattr(clock, lambda: now[0])
+    spec, history = SearchSpec(method="trades", max_epochs=6, trials=20, scheduler="none", **limits), History(None)
+    progress = Progress(run_of(spec, history))
+    start(history, spec, 0, spec.search_space().default())
+    for epoch in range(1, 7):
+        now[0] += 10
+        history.append("epoch", 0, metrics=metrics(epoch, 0.5, 0.1))
+    history.append("end", 0, state=TrialState.FINISHED)
+    progress.trial_ended(history.trials[0])
+    assert f"about {left} left)" in capsys.readouterr().err

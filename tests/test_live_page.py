@@ -92,6 +92,21 @@ def test_what_a_resume_changes_and_another_search_of_the_name_are_seen(tmp_path)
     now = watched.now(-1, None)
     assert [best["name"] for best in now["front"]["best"]] == ["clean", "class mean"]
     assert now["bill"]["expected"] == expected(other).epochs and watched.front == load_search(home, "s").front()
+    (home.search("s") / "spec.yaml").write_text(replace(other, budget="20epochs").to_stored())
+    watched.look()
+    bill = watched.now(-1, None)["bill"]
+    assert bill["expected"] == 20 and bill["expected_words"].endswith("; --budget ends it at 4.0")
+
+
+def test_what_replicates_cost_comes_on_top_of_what_was_expected(tmp_path):
+    """More was spent than was expected to be, in all of a search's last part."""
+    home, history = made(tmp_path)
+    history.append("start", 6, params=history.trials[0].params, method=SPEC.method, seed=1, of=0)
+    for epoch in (1, 2):
+        history.append("epoch", 6, metrics=metrics(epoch, 0.5, 0.1))
+    watched = Watched(home, "s")
+    watched.look()
+    assert watched.now(-1, None)["bill"]["expected"] == expected(watched.run.spec).epochs + 2
 
 
 def test_a_line_counts_once_it_is_whole(tmp_path):

@@ -11,7 +11,7 @@ from tests.test_lanes import drive, metrics_at, quick  # noqa: F401 - a fixture
 from tuner.errors import UsageError
 from tuner.optimizer.ask_tell import AskTell
 from tuner.results import promotion
-from tuner.results.bill import Bill, expected, trained
+from tuner.results.bill import Bill, cost_words, epochs_left, expected, trained
 from tuner.results.history import History
 from tuner.results.promotion import adds_most, curve_of, promotable
 from tuner.results.references import references
@@ -341,6 +341,21 @@ def test_what_a_search_has_cost():
     assert history.epochs_saved(12) == {"stem": 0, "previews": 12 - 4, "at_chance": 0}
 
 
+@pytest.mark.parametrize("scheduler, more", [("preview", 2 + 12), ("none", 12)])
+def test_what_users_add_counts_in_what_is_left_and_once_it_trains_in_what_was_trained(scheduler, more):
+    """A search said that nothing was left while it trained what was added, which it counted before it had begun."""
+    spec, history = spec_of(trials=5, scheduler=scheduler), History(None)
+    default, whole = spec.search_space().default(), expected(spec).epochs
+    history.append("start", 0, params=default, method="trades")
+    assert trained(spec, history).full == 0
+    history.append("epoch", 0, metrics={"epoch": 1})
+    waits = {"preview": True} if scheduler == "preview" else {}
+    history.append("add", 1, params={"beta": 2.0}, method="trades", by="ann", request="1", **waits)
+    assert epochs_left(spec, history) == whole - 1 + more and trained(spec, history).full == 1
+    assert epochs_left(spec.changed(budget="20epochs"), history) == 19
+    assert cost_words(spec.changed(budget="20epochs"), 1).endswith("; --budget ends it at 1.7")
+
+
 # ---- every scheduler -------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +414,7 @@ def test_a_scheduler_that_nobody_named_is_the_one_that_saves():
     assert [spec_of(trials=n).scheduling.name for n in (4, 5)] == ["none", "preview"]
     assert [spec_of(max_epochs=n).scheduling.name for n in (3, 4)] == ["none", "preview"]
     assert spec_of(burn_in="own").scheduling.name == "none" and spec_of(method="at").scheduling.name == "none"
-    why = "scheduler none: previews need 5 trials, 4 epochs and a stem; every trial trains in full"
+    why = "scheduler none: previews need 4 settings beside the default, 4 epochs and a stem; every trial trains in full"
     assert spec_of(trials=4).scheduling.describe() == why
     # trainings of 12 epochs: after their forks 12 of TRADES, 12 - (2 + 11) / 2 = 5.5 of SRAT; previews have two
     assert 12 >= 2 * (2 + 12 / 4) and 5.5 < 2 * (2 + 5.5 / 4) and 8.75 >= 2 * (2 + 8.75 / 4)
@@ -660,6 +675,14 @@ def test_references_replicates_default_settings_and_previews_are_never_dead():
     optimizer = AskTell(spec, history)
     found = {t.trial: optimizer.dead(t.trial, t.last) for t in history.everything()}
     assert found == {0: False, 1: False, NO_SEARCH: False, 2: True, 3: False, 4: False}
+
+
+def test_a_default_setting_is_not_dead_under_its_second_seed_either():
+    spec, history = spec_of(fix={"beta": 2.0}, stems=2, scheduler="none"), History(None)
+    training(history, 0, 0.25, 0.25)
+    training(history, 1, 0.25, 0.25, seed=1)
+    assert history.trials[1].params == {"beta": 2.0}
+    assert not AskTell(spec, history).dead(1, history.trials[1].last)
 
 
 def test_without_rates_of_classes_nothing_is_at_chance():

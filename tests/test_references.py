@@ -16,7 +16,7 @@ from tuner.results.assessment import assess, flat, nearest
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
 from tuner.results.references import no_search_rows, paper_rows, paper_trial, references, role_of
-from tuner.results.replicates import missing, trials_ended
+from tuner.results.replicates import trials_ended, wanted
 from tuner.results.summary import front_json, state_of
 from tuner.results.trial_record import NO_SEARCH, WHOLE
 from tuner.spec.search_spec import SearchSpec
@@ -231,7 +231,7 @@ def test_references_get_all_seeds():
     spec, history = SearchSpec(method="wat", trials=1, seeds=2), History(None)
     finish(history, 0, (0, 300, 40), params=spec.search_space().default())
     no_search(history, (0, 310, 30))
-    assert missing(spec, history) == [(NO_SEARCH, 1), (0, 1)]
+    assert wanted(spec, history) == [(NO_SEARCH, 1), (0, 1)]
 
 
 # ---- what may be said ------------------------------------------------------------------------------------------------

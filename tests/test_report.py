@@ -23,7 +23,7 @@ from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import paper_row
+from tuner.results.references import paper_trial
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH
 from tuner.spec.objectives import parse_constraint
@@ -272,12 +272,12 @@ def test_each_parameter_has_a_column_where_there_is_room():
 
 
 def test_paper_row_is_the_default_setting_at_full_budget(spec, history, tmp_path):
-    assert paper_row(spec, history)["trial"] == 0
+    assert paper_trial(spec, history) == 0
     other = History(tmp_path / "other")
     start(other, spec, 0, {**spec.search_space().default(), "start": 0.3})
     other.append("epoch", 0, metrics=metrics(4, 0.5, 0.1))
     other.append("end", 0, state="finished")
-    assert paper_row(spec, other) is None
+    assert paper_trial(spec, other) is None
 
 
 def test_parquet_has_one_row_per_front_member(spec, history, tmp_path):
@@ -604,3 +604,22 @@ def test_what_is_told_at_the_end_adds_up_and_says_of_which_images_it_is(spec, tm
     assert (
         "on the images of val that judge every epoch: trial 0 at epoch 2 (class mean 0.600, at the end 0.400)" in said
     )
+
+
+@pytest.mark.parametrize(
+    "spent, larger",
+    [
+        ("40epochs", " --budget 80epochs"),
+        ("1.5gpu-h", " --budget 3gpu-h"),
+        ("15epochs", " --budget 50epochs"),
+        ("1500000epochs", " --budget 3000000epochs"),
+        (None, ""),
+    ],
+)
+def test_how_to_go_on_names_more_where_the_budget_is_spent(spent, larger, tmp_path, capsys):
+    """The command that was shown trained nothing, and showed itself again."""
+    spec = SearchSpec(method="trades", name="s", trials=9)
+    result = front_json(run_of(spec, fill(History(None), spec))) | {"epochs_trained": 9, "wall_s": 3.0}
+    result |= {"bill": {"epochs": 14, "max_epochs": 36}} | ({"spent": spent} if spent else {})
+    show_result(result, spec, Home(tmp_path), as_json=False)
+    assert f"go on     tuner resume s{larger} --home" in capsys.readouterr().out

@@ -133,12 +133,20 @@ def test_plain_at_under_any_seed_is_a_stem_trained_on(tmp_path):
     assert told(varied, {"lr": 0.02}, tmp_path, seed=1, method="at").fork == 0
 
 
+def test_where_nothing_varies_trials_of_all_seeds_are_trained_alike(tmp_path):
+    """They are each other's replicates; those after the first were forked from the stem."""
+    fixed = SearchSpec(method="dafa").search_space().default()
+    spec = SearchSpec(method="dafa", max_epochs=10, fix=fixed, stems=3)
+    assert fixed["start"] and [told(spec, fixed, tmp_path, trial=n, seed=n).fork for n in range(3)] == [0, 0, 0]
+
+
 def test_who_waits_trains_stems_of_other_seeds_that_will_be_needed(tmp_path):
     def spare(seed, **changes):
         return told(SearchSpec(method="wmmr", seed=3, **changes), {}, tmp_path, seed=seed).spare_seeds
 
     assert spare(3) == () and spare(3, seeds=3) == (4, 5)
     assert spare(4, seeds=3) == (), "a replicate's are trained already"
+    assert spare(3, stems=3, trials=2) == (4,), "no trial has the third seed"
     assert spare(3, stems=3) == (4, 5) and spare(4, stems=3) == (3, 5) and spare(4, stems=2, seeds=3) == (3, 5)
 
 

@@ -268,6 +268,21 @@ def test_what_a_user_adds_or_narrows_goes_before(tmp_path):
     assert optimizer.methods["mail"]._given()["start"] == 0.7
 
 
+def test_what_users_add_takes_no_place_among_the_first_points(tmp_path):
+    """They counted as first points: after five of them, what the earlier search gives was never tried."""
+    home, spec = made(tmp_path), new()
+    optimizer, default = asked(spec, home), resolve("mail", {})
+    history, (first, *_) = optimizer.history, optimizer.first["mail"].settings
+    history.append("start", 0, params=default, method="mail")
+    history.append("end", 0, state="finished")
+    for number in range(1, 6):
+        params = {**default, "start": 0.5 + number / 100}
+        history.append("add", number, params=params, method="mail", by="ada", request=str(number))
+        history.append("end", number, state="finished")
+    again = AskTell(spec, history, first=optimizer.first).methods["mail"].next()
+    assert (again.trial, again.params) == (6, first)
+
+
 @pytest.mark.parametrize(
     "changes, there, said",
     [

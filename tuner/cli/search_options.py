@@ -141,13 +141,13 @@ def _check_without_data(spec) -> None:
 
 
 def _show(spec, as_json: bool) -> None:
-    from tuner.results.bill import cost_line
+    from tuner.results.bill import cost_words
     from tuner.results.forecast import forecast
 
     for note in spec.notes:
         to_stderr(note)
     to_stderr(spec.scheduling.describe())
-    to_stderr(cost_line(spec))
+    to_stderr(f"cost: {cost_words(spec)}")
     if found := forecast(spec):
         to_stderr(f"forecast: {found.words}")
     print_json(spec.to_dict()) if as_json else to_stdout(spec.to_yaml(), end="")

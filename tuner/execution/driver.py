@@ -245,6 +245,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
     result = {
         **front_json(run),
         **({"parted": apart} if apart else {}),
+        **({"spent": spec.budget} if ended_early == "budget" else {}),
         "epochs_trained": history.epochs_trained() - trained_before,
         "epochs_saved": sum(saved_by.values()),
         "epochs_saved_by": saved_by,
@@ -297,7 +298,7 @@ def _write(say: Say, write: Callable[..., Any], *args: Any) -> None:
 
 
 def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: StopRequest) -> str | None:
-    """Run the trials; return why the search ended early ("signal", "time budget", "storage"), or None.
+    """Run the trials; return why the search ended early ("signal", "time budget", "budget", "storage"), or None.
 
     ``UsageError`` if the nodes do not share the storage.
     """
@@ -332,7 +333,7 @@ def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: Sto
         if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
             raise UsageError(problem)
     shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
-    return stop.reason or ("time budget" if optimizer.late else None)
+    return stop.reason or ("budget" if optimizer.spent else "time budget" if optimizer.late else None)
 
 
 def _quota(spec: SearchSpec, cluster: dict[str, float], say: Say) -> tuple[dict[str, float], int | None]:

@@ -72,5 +72,5 @@ def _spare_seeds(spec: SearchSpec, record: TrialRecord) -> tuple[int, ...]:
     """Whose stems are trained while this trial waits for its own: other trials' or their replicates'."""
     if spec.budget:  # what nobody may need is not bought
         return ()
-    own = range(spec.seed, spec.seed + spec.stems)
-    return tuple(other_seeds(spec, record, max(spec.stems, spec.seeds) - 1)) if record.seed in own else ()
+    own, turns = range(spec.seed, spec.seed + spec.stems), min(spec.stems, spec.lanes[0].trials)
+    return tuple(other_seeds(spec, record, max(turns, spec.seeds) - 1)) if record.seed in own else ()

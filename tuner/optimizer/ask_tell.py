@@ -26,7 +26,7 @@ from tuner.results.assessment import flat
 from tuner.results.bill import StemKey, stem_key, stem_key_of
 from tuner.results.history import History
 from tuner.results.promotion import added_preview, promotable
-from tuner.results.references import PLAIN, fork_of
+from tuner.results.references import PLAIN, fork_of, unvaried
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.budget import Budget
@@ -58,9 +58,9 @@ class AskTell:
 
     ``references``: trained beside the search's trials, once the first of them has started: they are what it is compared
     with, so a short time budget must not leave them out. ``until``: no trial starts that cannot end by then, in
-    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case. ``first``: by
-    method, what it tries first. ``gpus_per_trial``: what a trial uses, for a budget in GPU hours. ``out``: the trials
-    that are with a worker.
+    ``time.monotonic()``, nor one that would exceed the budget. ``late``: set once that is the case; ``spent``: because
+    of the budget. ``first``: by method, what it tries first. ``gpus_per_trial``: what a trial uses, for a budget in GPU
+    hours. ``out``: the trials that are with a worker.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class AskTell:
         references: Iterable[TrialRecord] = (),
         until: float | None = None,
     ):
-        self.history, self.until, self.late, self.folder = history, until, False, folder
+        self.history, self.until, self.folder = history, until, folder
+        self.late = self.spent = False
         self.first = first or {}
         self.warm, self.references, self.out = list(warm), list(references), set[int]()
         self.methods: dict[str, Proposer] = {}
@@ -126,7 +127,8 @@ class AskTell:
         if len(self.methods) > 1:
             lines.append(f"methods {', '.join(self.methods)} take turns at {self.total} trials")
         if self.spec.stems > 1:
-            stem = ", each with its own stem" if self.spec.forks[1] else ""
+            forking = any(p.whole.searched or method == PLAIN for method, p in self.methods.items())
+            stem = ", each with its own stem" if forking and self.spec.forks[1] else ""
             lines.append(f"stems: trials are trained under {self.spec.stems} seeds in turn{stem}")
         if self.spec.seeds > 1:
             lines.append(f"seeds: at the end every front member is trained with {self.spec.seeds} seeds in all")
@@ -218,7 +220,7 @@ class AskTell:
         if proposal is None:
             return None
         if proposal.trial >= len(known):
-            seed = self.spec.seed_of(proposal.trial)
+            seed = self.spec.seed_of(proposer.history.proposed)
             return TrialRecord(self._number, proposal.params, method, seed=seed, full=not preview)
         record = self.history.trials[known[proposal.trial]]
         return self._if_time_left(record)
@@ -244,9 +246,7 @@ class AskTell:
         """The method of the next trial: one with trials that had begun, or that wait, else the one that has had the
         fewest."""
         open_ = [(method, proposer) for method, proposer in self.methods.items() if not proposer.exhausted]
-        return min(
-            open_, key=lambda found: (not found[1].begun, not found[1].interrupted, len(found[1].history.trials))
-        )
+        return min(open_, key=lambda found: (not found[1].begun, not found[1].interrupted, found[1].history.proposed))
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
@@ -256,12 +256,13 @@ class AskTell:
     def _in_time(self, method: str, needs: Callable[[Stems], int], *, begun: bool = False) -> bool:
         """Whether the epochs that a trial of a method ``needs``, with stems as far as they are, are within the budget
         and can end by ``until`` at the pace of its latest ones; else the search is ``late``. ``begun``: the history has
-        the trial as running, and what has begun is trained to its end, as it would have been uninterrupted."""
-        if self.until is None and self.budget is None:
+        the trial as running, and what has begun goes on, as it would have uninterrupted: in runs that are shorter than
+        a training, too."""
+        if begun or (self.until is None and self.budget is None):
             return True
         promised, stems = self._promised()
         epochs = needs(stems)
-        self.late = not begun and not self._affordable(promised + epochs)
+        self.late = self.spent = not self._affordable(promised + epochs)
         if self.until is None or self.late:
             return not self.late
         seconds = list(islice(self._durations(method), PACE))
@@ -308,8 +309,8 @@ class AskTell:
 
     def _most(self, proposer: Proposer, varied: bool, preview: bool, stems: Stems) -> int:
         """The same, at most, of a method's next trial, whose setting is not known yet."""
-        plan, number, default = proposer.spec.epoch_plan, len(proposer.history.trials), proposer.whole.default()
-        seed, method = self.spec.seed_of(number), proposer.spec.methods[0]
+        plan, default, method = proposer.spec.epoch_plan, proposer.whole.default(), proposer.spec.methods[0]
+        seed = self.spec.seed_of(proposer.history.proposed)
         possible = product(*(proposer.whole.choices_of(name) or (default.get(name),) for name in STEM_PARAMS))
         keys = [stem_key_of(self.spec, method, choices, seed) for choices in possible]
 
@@ -347,8 +348,7 @@ class AskTell:
         record = self.history.trials.get(number)
         if record is None or not record.full:
             return False
-        method, place = self.history.number_in_lane(number)
-        if place < self.spec.of(method).default_trials:
+        if self.history.number_in_lane(number)[1] == 0 or unvaried(self.spec, record):
             return False
         own = metrics["epoch"] - record.stem_epochs
         if own < max(DEAD_AT_LEAST, math.ceil(DEAD_AFTER * self.spec.max_epochs)):

@@ -158,10 +158,11 @@ class Proposer:
         return propose(space, self.worth.values, seen, sampler)
 
     def _first(self, number: int) -> dict[str, Any] | None:
-        """What is tried before a model is trusted; None: it is."""
-        if number < START and (given := self._given()):
+        """What is tried before a model is trusted; None: it is. What users add is none of it, and takes no place."""
+        begins = self.history.proposed < START
+        if begins and (given := self._given()):
             return given
-        if len(self.known.values) < MIN_VALUES or (number < START and not self.warm):
+        if len(self.known.values) < MIN_VALUES or (begins and not self.warm):
             return first_points(self.space, self.spec.seed, number)
         return None
 

@@ -18,6 +18,7 @@ from tuner.home import Home
 from tuner.report.tables import PlainTable
 from tuner.results.prices import class_prices
 from tuner.results.search_run import SearchRun
+from tuner.spec.budget import Budget
 from tuner.spec.search_spec import SearchSpec
 from tuner.spec.space import build_space
 
@@ -61,9 +62,18 @@ def show_result(result: dict[str, Any], spec: SearchSpec, home: Home, as_json: b
         f"mlflow    tuner ui --search {result['search']}" + home.flag,
     ]
     if result["state"] == "stopped":
-        lines.append(f"go on     {resume_command(spec, home, result['search'])}")
+        lines.append(f"go on     {resume_command(spec, home, result['search'], _larger_budget(result))}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _larger_budget(result: dict[str, Any]) -> str:
+    """What lets a search go on whose budget is spent: twice that, and enough for one more training."""
+    spent = Budget.of(result.get("spent"))
+    if spent is None:
+        return ""
+    enough = result["bill"]["epochs"] + result["bill"]["max_epochs"] if spent.unit == "epochs" else 0.0
+    return f" --budget {max(2 * spent.amount, enough):.10g}{spent.unit}"
 
 
 def _saved(result: dict[str, Any]) -> str:

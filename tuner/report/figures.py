@@ -20,7 +20,7 @@ from tuner.report.text import SPLIT, headline, offsets_text
 from tuner.results.fronts import counts
 from tuner.results.history import History
 from tuner.results.pareto import Front, row_label
-from tuner.results.references import paper_row
+from tuner.results.references import paper_trial
 from tuner.results.search_run import SearchRun
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
@@ -232,7 +232,7 @@ def points_of(
     point has ``std`` where it is a mean over seeds. What ``front`` says of its rows, such as ``p_front``, holds for
     their points.
     """
-    papers = {row["trial"] for lane in spec.lanes if (row := paper_row(lane, history))}
+    papers = {paper_trial(spec, history, method) for method in spec.methods}
     on_front = {row_label(row): row for row in front.rows}
     points = []
     for record in history.trials.values() if records is None else records:

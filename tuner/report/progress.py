@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from trainables.threats import LINF
 from tuner.report.console import PlainConsole
 from tuner.report.format import fraction, judging
 from tuner.report.text import MAX_ROWS, evenly
-from tuner.results.bill import cost_line, epochs_left
+from tuner.results.bill import cost_words, seconds_left
 from tuner.results.listener import Listener
 from tuner.results.pareto import Front, row_label
 from tuner.results.replicates import total_trials
@@ -41,7 +42,6 @@ class Progress(Listener):
         self.spec = run.spec
         self.console = PlainConsole(stderr=True)
         self.begin, self.history = time.monotonic(), run.history
-        self.trained_before = run.history.epochs_trained()
         self.running: dict[int, TrialRecord] = {}  # trials, replicates and references
         self.best = Front((), ())
         self.live: Live | None = None
@@ -76,7 +76,7 @@ class Progress(Listener):
             f"{self.spec.method_names} on {self.spec.dataset} ({self.spec.imbalance}), model {self.spec.model}, "
             f"{norm}eps {eps if isinstance(eps, str) else f'{eps:.4g}'}"
         )
-        for line in [*self.spec.notes, stem_line(self.spec), cost_line(self.spec)]:
+        for line in [*self.spec.notes, stem_line(self.spec), f"cost: {cost_words(self.spec, self.history.added)}"]:
             self.say(line)
 
     def trial_started(self, record: TrialRecord) -> None:
@@ -121,14 +121,10 @@ class Progress(Listener):
         return ", ".join(parts + ([f"about {duration(left)} left"] if left is not None else []))
 
     def _seconds_left(self) -> float | None:
-        """Extrapolated from the epochs trained so far; None while that says nothing."""
-        trained = self.history.epochs_trained()
-        if trained == self.trained_before:
-            return None
-        left = epochs_left(self.history.in_force(self.spec), self.history)
-        if left is None:
-            return None
-        return left * (time.monotonic() - self.begin) / (trained - self.trained_before)
+        """As `tuner.results.bill.seconds_left` says, within a budget of time."""
+        left = seconds_left(self.history.in_force(self.spec), self.history)
+        limit = max(0.0, (self.spec.seconds or math.inf) - (time.monotonic() - self.begin))
+        return None if left is None else min(limit, left)
 
     def _view(self) -> Group:
         elapsed = duration(time.monotonic() - self.begin)

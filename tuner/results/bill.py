@@ -51,12 +51,14 @@ class Bill:
         return {**asdict(self), "epochs": self.epochs}
 
 
-def expected(spec: SearchSpec) -> Bill:
-    """What a new search will cost about; how many replicates follow is not known before."""
+def expected(spec: SearchSpec, added: int = 0) -> Bill:
+    """What a search will cost about, with so many trials that users ``added``; how many replicates follow is not known
+    before."""
     scheduler, beside, total = spec.scheduling, len(references(spec)), total_trials(spec)
     alone = total - spec.proposals  # default settings
     previews = spec.proposals if scheduler.previewing else 0
-    promoted = scheduler.most(previews) if scheduler.previewing else spec.proposals
+    promoted = (scheduler.most(previews) if scheduler.previewing else spec.proposals) + added
+    previews += added if scheduler.previewing else 0
     _, latest = spec.forks
     plans = [lane.epoch_plan for lane in spec.lanes if lane.search_space().searched]
     own = fmean([plan.likely_own if SAMPLERS[spec.sampler].learns else plan.own for plan in plans] or [0.0])
@@ -68,13 +70,18 @@ def expected(spec: SearchSpec) -> Bill:
     return Bill(spec.max_epochs, stem, previews, previews * each, alone + beside + promoted, full_epochs)
 
 
-def cost_line(spec: SearchSpec) -> str:
-    """What a new search will cost about, and where its budget of epochs ends it before."""
-    bill, budget = expected(spec), Budget.of(spec.budget)
-    line = f"cost: about {bill.words}"
-    if budget and budget.unit == "epochs" and budget.amount < bill.epochs:
-        line += f"; --budget ends it at {budget.amount / spec.max_epochs:.1f}"
-    return line
+def cost_words(spec: SearchSpec, added: int = 0) -> str:
+    """What a search will cost about, and where its budget of epochs ends it before."""
+    bill = expected(spec, added)
+    within = epochs_within(spec, bill)
+    ends = f"; --budget ends it at {within / spec.max_epochs:.1f}" if within < bill.epochs else ""
+    return f"about {bill.words}{ends}"
+
+
+def epochs_within(spec: SearchSpec, bill: Bill) -> float:
+    """How many epochs of an expected ``bill`` are trained where there is a budget of epochs."""
+    budget = Budget.of(spec.budget)
+    return min(bill.epochs, budget.amount) if budget and budget.unit == "epochs" else bill.epochs
 
 
 def epochs_left(spec: SearchSpec, history: History) -> float | None:
@@ -82,7 +89,7 @@ def epochs_left(spec: SearchSpec, history: History) -> float | None:
     on the results of these."""
     if history.replicates:
         return None
-    return max(0.0, expected(spec).epochs - history.epochs_trained())
+    return max(0.0, epochs_within(spec, expected(spec, history.added)) - history.epochs_trained())
 
 
 def seconds_left(spec: SearchSpec, history: History) -> float | None:
@@ -109,7 +116,10 @@ def expected_stems(spec: SearchSpec) -> float:
     trials leave some of them out. fairfront's hedge, which measures losses on `val`, too, is not seen here."""
     unused = {(*stem_of(PLAIN), spec.seed, spec.trained_as(PLAIN)): 0.0}  # how probably no trial forks from it
     previews = spec.scheduling.previewing
-    for lane in (lane for lane in spec.lanes if lane.epoch_plan.forks[1] or previews or lane.methods == (PLAIN,)):
+    for lane in spec.lanes:
+        forks = lane.search_space().searched and (lane.epoch_plan.forks[1] or previews)
+        if not forks and lane.methods != (PLAIN,):
+            continue
         form, head, val_losses = stem_of(lane.methods[0])
         forms = lane.search_space().choices_of("form") or (form,)
         trained_as = spec.trained_as(lane.methods[0])
@@ -149,7 +159,7 @@ def trained(spec: SearchSpec, history: History) -> Bill:
     """What a search has cost so far."""
     everything = history.everything()
     previews = [t.preview.epochs for t in everything if t.preview]
-    full = [len(t.epochs) - t.stem_epochs for t in everything if t.full]
+    full = [own for t in everything if t.full and (own := len(t.epochs) - t.stem_epochs)]
     return Bill(
         spec.max_epochs, sum(t.stem_trained for t in everything), len(previews), sum(previews), len(full), sum(full)
     )

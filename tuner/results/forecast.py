@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuner.results.bill import expected
+from tuner.results.bill import epochs_within, expected
 from tuner.spec.budget import Budget
 from tuner.spec.search_spec import SearchSpec
 
@@ -58,8 +58,7 @@ def forecast(spec: SearchSpec) -> Forecast | None:
     recording = _recording(spec)
     if recording is None or spec.time_budget or (budget and budget.unit != "epochs"):
         return None
-    epochs = expected(spec).epochs
-    trainings = min(epochs, budget.amount if budget else epochs) / spec.max_epochs
+    trainings = epochs_within(spec, expected(spec)) / spec.max_epochs
     steps = recording["after"]
     at = bisect_right([step["trainings"] for step in steps], trainings) - 1
     found: dict[str, float | None] = steps[at] if at >= 0 else dict.fromkeys(("share", "lowest", "highest"))

@@ -63,7 +63,6 @@ class History:
         self.tally = Tally()
         self._in_lane: dict[int, tuple[str, int]] = {}  # trial -> its method, its number among that method's trials
         self._lanes: dict[str, History] = {}
-        self._root: tuple[History, str] | None = None  # of a lane: the whole history, the lane's method
         self._torn = False  # whether the file ends in the middle of a line
         self._latest = 0.0  # time of the latest event
         self.pace: deque[tuple[float, int]] = deque(maxlen=PACE)  # when epochs were trained, and how many: the latest
@@ -155,7 +154,6 @@ class History:
         """The trials of one method as a history of their own, numbered from 0, which later events keep up to date."""
         if method not in self._lanes:
             lane = self._lanes[method] = History(None)
-            lane._root = (self, method)
             for number, trial in enumerate(self.numbers.get(method, [])):
                 copy = replace(self.trials[trial], trial=number, epochs=list(self.trials[trial].epochs))
                 lane.trials[number], lane._in_lane[number] = copy, (method, number)

@@ -85,6 +85,12 @@ def role_of(spec: SearchSpec, history: History, record: TrialRecord) -> str:
     return "paper" if first and _has(default, record) else "trial"
 
 
+def unvaried(spec: SearchSpec, record: TrialRecord) -> bool:
+    """Whether a trial has the one setting of a method that varies nothing: such trials differ in their seed alone."""
+    space = spec.of(record.method).search_space()
+    return record.method in spec.methods and not space.searched and _has(space.default(), record)
+
+
 def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
     """After how many epochs of the stem a trial begins its own, a preview where it is one. Plain AT is the stem, and
     leaves it where nobody needs it any more; a default setting is trained as its paper does, alone."""
@@ -92,11 +98,8 @@ def fork_of(spec: SearchSpec, history: History, record: TrialRecord) -> int:
     if not record.full:
         return plan.preview[0]
     role = role_of(spec, history, record)
-    if role == "no_search" or (record.method == PLAIN and not plan.space.searched):  # under any of the seeds
+    if unvaried(spec, record):  # under whichever of the seeds
+        role = "no_search" if record.method == PLAIN else "paper"
+    if role == "no_search":
         return spec.forks[1]
     return 0 if role == "paper" else plan.fork_of(record.params)
-
-
-def paper_row(spec: SearchSpec, history: History) -> dict[str, Any] | None:
-    """The first of `paper_rows`: the default setting without offsets."""
-    return next(iter(paper_rows(spec, history)), None)

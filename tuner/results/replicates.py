@@ -11,46 +11,28 @@ is compared, the default setting and plain AT, and trials of which a user wants 
 
 from __future__ import annotations
 
+from itertools import count, filterfalse, islice
+
 from tuner.results.assessment import flat
 from tuner.results.fronts import front_of
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.promotion import added_preview, promotable
-from tuner.results.references import references
+from tuner.results.references import references, unvaried
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
 from tuner.spec.search_spec import SearchSpec
 
 
 def wanted(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
-    """(trial, seed) of every replicate that the current front needs and that has not been started; none before all
-    trials have ended."""
-    return missing(spec, history) if trials_ended(spec, history) else []
-
-
-def missing(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
-    """Like `wanted`, even while trials are still to come."""
-    asked = [(t.trial, seed) for t in history.trials.values() for seed in _asked_for(spec, history, t)]
-    started = {(r.of, r.seed) for r in history.replicates.values()}
-    pairs = dict.fromkeys([*_of_members(spec, history), *asked])
-    return [pair for pair in pairs if pair not in started and not _trained(spec, history, *pair)]
-
-
-def _asked_for(spec: SearchSpec, history: History, record: TrialRecord) -> list[int]:
-    """The seeds of the replicates that users want of a trial: none that another trial has."""
-    if record.seeds == 1:
+    """(trial, seed) of every replicate that the current front, or a user, needs and that has not been started; none
+    before all trials have ended."""
+    if not trials_ended(spec, history):
         return []
-    count = record.seeds - 1
-    others = other_seeds(spec, record, count + spec.stems)
-    return [seed for seed in others if not _trained(spec, history, record.trial, seed)][:count]
-
-
-def _trained(spec: SearchSpec, history: History, trial: int, seed: int) -> bool:
-    """Whether that training is a trial anyway: a method that varies nothing has one under the seed of each stem."""
-    record = history.record(trial)
-    if record.role is not None or spec.of(record.method).search_space().searched:
-        return False
-    return spec.seed <= seed < spec.seed + spec.of(record.method).default_trials
+    confirmed = (t for t in history.trials.values() if t.seeds > 1)
+    asked = [(t.trial, seed) for t in confirmed for seed in _new_seeds(spec, history, t, t.seeds - 1)]
+    started = {(r.of, r.seed) for r in history.replicates.values()}
+    return [pair for pair in dict.fromkeys([*_of_members(spec, history), *asked]) if pair not in started]
 
 
 def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
@@ -61,11 +43,26 @@ def _of_members(spec: SearchSpec, history: History) -> list[tuple[int, int]]:
     papers = {numbers[0] for numbers in history.numbers.values()}  # each method's first trial is its default setting
     members |= {t.trial for t in history.with_state(TrialState.FINISHED) if t.trial in papers}
     members |= {t.trial for t in history.references.values() if t.state == TrialState.FINISHED}
-    # later trials of a method that varies nothing are its first under another seed
-    fixed = (lane.methods[0] for lane in spec.lanes if not lane.search_space().searched)
-    members -= {number for method in fixed for number in history.numbers.get(method, [])[1:]}
-    seeds = {trial: other_seeds(spec, history.record(trial), spec.seeds - 1) for trial in sorted(members)}
-    return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items()]
+    seeds = {trial: _lacking(spec, history, history.record(trial)) for trial in sorted(members)}
+    return [(trial, found[n]) for n in range(spec.seeds - 1) for trial, found in seeds.items() if n < len(found)]
+
+
+def _lacking(spec: SearchSpec, history: History, record: TrialRecord) -> list[int]:
+    """Under which further seeds a member is trained. Where its method varies nothing, its trials are one setting under
+    several seeds already, and the first stands for all."""
+    if not unvaried(spec, record):
+        return other_seeds(spec, record, spec.seeds - 1)
+    same = [n for n in history.numbers[record.method] if unvaried(spec, history.trials[n])]
+    return _new_seeds(spec, history, record, spec.seeds - len(same)) if record.trial == same[0] else []
+
+
+def _new_seeds(spec: SearchSpec, history: History, record: TrialRecord, number: int) -> list[int]:
+    """The seeds of a trial's first replicates, so many. No training is done twice: where a method varies nothing, the
+    seeds of all stems are left to its trials, of which an extension brings more, and others' replicates have theirs."""
+    if not unvaried(spec, record):
+        return other_seeds(spec, record, number)
+    taken = {r.seed for r in history.replicates.values() if r.method == record.method and r.of != record.trial}
+    return [*islice(filterfalse(taken.__contains__, count(spec.seed + spec.stems)), max(0, number))]
 
 
 def other_seeds(spec: SearchSpec, record: TrialRecord, count: int) -> list[int]:

@@ -96,7 +96,7 @@ class NoScheduler(Scheduler):
         elif self.possible:
             why = ": from their forks on, trainings are too short for previews to halve what is trained"
         else:
-            why = f": previews need {FEWEST + 1} trials, {SHORTEST} epochs and a stem"
+            why = f": previews need {FEWEST} settings beside the default, {SHORTEST} epochs and a stem"
         return f"scheduler {self.name}{why}; every trial trains in full"
 
 

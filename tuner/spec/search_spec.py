@@ -177,12 +177,18 @@ class SearchSpec(SearchFields):
 
     @cached_property
     def lanes(self) -> tuple[SearchSpec, ...]:
-        """The searches of one method each, with the part of ``fix`` and ``space`` that is theirs; ``trials`` is an
-        equal share."""
+        """The searches of one method each, with the part of ``fix`` and ``space`` that is theirs; ``trials`` is what
+        comes to it where they take turns."""
         if len(self.methods) == 1:
             return (self,)
-        share = -(-self.trials // len(self.methods))
-        return tuple(self.changed(method=m, trials=share, **self._own(m)) for m in self.methods)
+        return tuple(
+            self.changed(method=m, trials=share, **self._own(m)) for m, share in zip(self.methods, self._shares)
+        )
+
+    @property
+    def _shares(self) -> list[int]:
+        """How many of the trials come to each method where they take turns."""
+        return [len(range(place, self.trials, len(self.methods))) for place in range(len(self.methods))]
 
     def changed(self, **fields: Any) -> SearchSpec:
         """The same search, by its name and with its scheduler, with other values of some fields."""
@@ -218,7 +224,15 @@ class SearchSpec(SearchFields):
             f"--space {name} varies the attack that judges each trial, too: a weaker one looks like a better trial"
             for name in self.own_attacks
         ]
-        return idle + alone + own + [note for note in priors if note]
+        return idle + alone + own + [note for note in (*priors, self._repair_note()) if note]
+
+    def _repair_note(self) -> str | None:
+        repairs = (
+            lane.search_space().choices_of("head_repair") or {lane.training().head_repair} for lane in self.lanes
+        )
+        if not any("sam" in kinds for kinds in repairs):
+            return None
+        return "head_repair=sam trains each head one epoch more, which neither cost nor a budget of epochs counts"
 
     def _check_average(self) -> None:
         space = self.search_space()
@@ -348,9 +362,9 @@ class SearchSpec(SearchFields):
     @property
     def proposals(self) -> int:
         """How many trials are no default setting, of which a method that varies nothing has one under each seed."""
-        varied = [method for method, space in self._spaces.items() if space.searched]
-        once = len(varied) + (len(self.methods) - len(varied)) * min(self.stems, -(-self.trials // len(self.methods)))
-        return max(0, self.trials - once) if varied else 0
+        varied = [bool(space.searched) for space in self._spaces.values()]
+        defaults = sum(1 if own else min(self.stems, share) for own, share in zip(varied, self._shares))
+        return self.trials - defaults if any(varied) else 0
 
     @property
     def default_trials(self) -> int:

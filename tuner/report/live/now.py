@@ -11,7 +11,7 @@ from tuner.home import Home
 from tuner.report.figures import plane, points_of, staircase
 from tuner.report.format import short_label
 from tuner.report.trials import trial_json
-from tuner.results.bill import Bill, expected, seconds_left, trained
+from tuner.results.bill import cost_words, epochs_within, expected, seconds_left, trained
 from tuner.results.following import Followed
 from tuner.results.fronts import counts, front_of
 from tuner.results.pareto import Front, row_label
@@ -21,7 +21,6 @@ from tuner.results.search_run import SearchRun
 from tuner.results.steering import pending
 from tuner.results.trial_record import TrialRecord
 from tuner.results.trial_state import TrialState
-from tuner.spec.search_spec import SearchSpec
 
 LATEST = 8  # ended trials that are listed
 CURVES = 12  # of running trials; where nothing runs, of the latest that trained in full
@@ -36,7 +35,6 @@ class Watched:
         self.lock = threading.Lock()
         self.generation = 0  # how often the history turned out to be another file
         self._history = self.followed.run.history
-        self._expected: tuple[SearchSpec, Bill] | None = None  # of a search as it is now
         self._forget()
 
     def _forget(self) -> None:
@@ -122,15 +120,13 @@ class Watched:
 
     def _bill(self) -> dict[str, Any]:
         """What it has cost, and what it will; in words and in epochs."""
-        spec = self.run.spec
-        if self._expected is None or self._expected[0] != spec:
-            self._expected = spec, expected(spec)
-        so_far, (_, whole) = trained(spec, self.run.history), self._expected
+        spec, history = self.run.spec, self.run.history
+        so_far, whole = trained(spec, history), epochs_within(spec, expected(spec, history.added))
         return {
             "trained": so_far.epochs,
-            "expected": whole.epochs,
+            "expected": whole + sum(r.trained for r in history.replicates.values()),  # which come on top
             "words": so_far.words,
-            "expected_words": whole.words,
+            "expected_words": cost_words(spec, history.added),
             "trainings": so_far.epochs / spec.max_epochs,
             "gpus": str(spec.gpus_per_trial),
         }
