@@ -32,6 +32,9 @@ first runs of arms that train epoch by epoch: at most three epochs less). Hyperv
 class on the TEST split of the rows that the arm's own front names, chosen on `val`; no search sees these images. Arms
 are swept over post-hoc class offsets unless they say "no offsets".
 
+A problem is a method's default space on digits, exp:10; `srat-signs` on GTSRB's ten largest classes but for the speed
+limits, exp:10 too, at 12x12 pixels: four frames of each track, 486 training images and 1,500 of `test`.
+
 The arms, by their command line names: `no search` is plain AT once, `plain` plain AT again and again, under the next
 seeds, half as many trainings as the others have trials, `random` trains the default setting and random ones in full,
 four times as many as the others, and judges each at its end alone; `random+stem`, as many as the others have, takes the
@@ -309,7 +312,7 @@ def grouped(lines: Sequence[Run]) -> dict[tuple[str, int], Found]:
     """(problem with its settings, workers) -> its runs. Of the same run the last line counts."""
     groups: dict[tuple[str, int], Found] = {}
     for run in lines:
-        changed = ", ".join(f"{k}={v}" for k, v in run["set"].items())
+        changed = ", ".join(f"{k}={f'{v:.4g}' if isinstance(v, float) else v}" for k, v in run["set"].items())
         problem = f"{run['problem']}, {run['trials']} trials x {run['epochs']} epochs{changed and ', ' + changed}"
         groups.setdefault((problem, run["workers"]), {}).setdefault(label(run), {})[run["seed"]] = run
     return groups
