@@ -31,6 +31,7 @@ from trainables.model_io import load_model, load_trial, write_weights
 from trainables.offsets import Offsets
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
+from tuner.report.model_card import card_markdown
 from tuner.results.history import History
 from tuner.results.searches import load_front
 from tuner.verification.export import export_model
@@ -167,6 +168,14 @@ def test_folder_is_whole(exported):
     assert about["architecture"]["classes"] == [str(c) for c in range(10)]
     assert about["architecture"]["shape"] == [1, 8, 8]
     assert about["code"].startswith("0.1.0")
+
+
+def test_the_card_says_why_figures_on_val_are_not_the_fronts(exported):
+    about = json.loads((exported[0] / "model.json").read_text())
+    assert about["mean_of"] == [0] and "means over" not in card_markdown(about)
+    said = "The search shows means over seeds 0, 1, 2; here the row of `val` is of seed 0 alone."
+    assert said in card_markdown({**about, "mean_of": [0, 1, 2]})
+    assert "means over" not in card_markdown({**about, "mean_of": [0, 1, 2], "epoch": "best"})  # no row of the front
 
 
 def test_exported_model_has_the_metrics_it_was_picked_for(exported):

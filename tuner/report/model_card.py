@@ -36,7 +36,7 @@ Code {about["code"]}, torch {about["torch"]}.
 {_table(about["metrics"])}
 
 In the natural average a class counts by its training images, in the class mean all count alike.
-{_selection_note(about)}
+{_selection_note(about)}{_seed_note(about)}
 
 ### Per class
 
@@ -150,6 +150,17 @@ def _selection_note(about: dict[str, Any]) -> str:
     if about.get("role", "front") == "front":
         return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
     return "**Not verified on `test` yet**: these numbers are of `val`."
+
+
+def _seed_note(about: dict[str, Any]) -> str:
+    """Why the figures on `val` are not those of the search's front, where that shows means."""
+    seeds = about.get("mean_of", [])  # model.json of earlier versions does not say
+    if len(seeds) < 2 or about.get("epoch") == "best":
+        return ""
+    return (
+        f" The search shows means over seeds {', '.join(map(str, seeds))}; here the row of `val` is of seed "
+        f"{about['training']['seed']} alone."
+    )
 
 
 def _per_class(m: dict[str, Any]) -> str:
