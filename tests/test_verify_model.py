@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from tests.verifying import without_ray
 from trainables import called, first_look
 from trainables.data import DataSpec, open_splits, open_test
 from trainables.models.build import build_model
+from tuner.cli.results import model_spec
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
@@ -71,6 +73,14 @@ def test_each_image_is_judged_as_in_the_authors_code(published, verified):
     assert 0.3 < right.mean() and 0 < robust.sum() < clean.sum()
     by_class = [right[labels == c].mean() for c in range(10)]
     assert row["clean_acc"] == pytest.approx(np.mean(by_class)) and row["role"] == "model" and row["eps"] == 0.02
+
+
+def test_the_page_on_python_asks_as_the_command_does():
+    """Else the natural average is another, and the leaderboard has it among other thinnings."""
+    page = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
+    (call,) = re.findall(r"`verify_model\(FILE, (SearchSpec\(.*?\))\)`", page)
+    asked = eval(call, {"SearchSpec": SearchSpec, "ARCH": ARCH, "DATA": "digits"})
+    assert asked == model_spec("robust.pt", ARCH, "digits", set=None)
 
 
 def test_how_to_audit_it_is_told_with_all_that_was_asked(published, verified, capsys):

@@ -174,7 +174,8 @@ def verify_model(
 ) -> dict[str, Any]:
     """Test ``model`` on split test; returns what `--json` prints. ``model`` and ``spec``: as in `open_model`.
 
-    ``UsageError`` for wrong input.
+    The command asks with method "at" and imbalance "none". The latter says of which training images `val` is what is
+    left, and by which the natural average weighs the classes. ``UsageError`` for wrong input.
     """
     from tuner.verification.certificate import write_certificate
     from tuner.verification.report import write_report
