@@ -28,7 +28,7 @@ from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.model_io import load_model, load_trial, write_weights
-from trainables.offsets import Offsets
+from trainables.offsets import Offsets, prior
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
 from tuner.report.model_card import card_markdown
@@ -176,6 +176,14 @@ def test_the_card_says_why_figures_on_val_are_not_the_fronts(exported):
     said = "The search shows means over seeds 0, 1, 2; here the row of `val` is of seed 0 alone."
     assert said in card_markdown({**about, "mean_of": [0, 1, 2]})
     assert "means over" not in card_markdown({**about, "mean_of": [0, 1, 2], "epoch": "best"})  # no row of the front
+
+
+def test_the_card_says_by_which_formula_its_offsets_were_computed(exported):
+    """0 for the largest class is minus tau log of no share of all images."""
+    about, counts = json.loads((exported[0] / "model.json").read_text()), [100, 50, *[20] * 8]
+    card = card_markdown({**about, "offsets": prior(counts, 0.5).to_dict()})
+    assert "minus 0.5 times the logarithm of its training images over those of the largest class" in card
+    assert f"`0` +0.000, `1` {-0.5 * np.log(50 / 100):+.3f}, `2` {-0.5 * np.log(20 / 100):+.3f}" in card
 
 
 def test_exported_model_has_the_metrics_it_was_picked_for(exported):

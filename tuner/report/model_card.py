@@ -104,7 +104,8 @@ def _offsets(about: dict[str, Any]) -> str:
     if not found.get("tau"):
         return ""
     how = (
-        f"minus {found['tau']:g} times the logarithm of the class's share of the training images (logit adjustment)"
+        f"minus {found['tau']:g} times the logarithm of its training images over those of the largest class (logit "
+        "adjustment)"
         if found["kind"] == "prior"
         else f"fitted to validation images, at {found['tau']:g} of their full size"
     )
