@@ -186,6 +186,16 @@ def test_the_card_says_by_which_formula_its_offsets_were_computed(exported):
     assert f"`0` +0.000, `1` {-0.5 * np.log(50 / 100):+.3f}, `2` {-0.5 * np.log(20 / 100):+.3f}" in card
 
 
+def test_the_card_says_from_what_and_on_what_else_it_was_trained(exported):
+    """Two epochs from somebody's robust weights were "trained for 2 epochs"."""
+    about = json.loads((exported[0] / "model.json").read_text())
+    epochs = f"Trained for {about['epochs']} epochs"
+    assert f"{epochs}, seed 0" in card_markdown(about)
+    spec = {**about["spec"], "init": "robust.pt", "extra_data": "parquet:generated", "extra_ratio": 0.3}
+    said = "begun with the weights of `robust.pt`, with images of `parquet:generated` as 30 % of each batch, seed 0"
+    assert f"{epochs}, {said}" in card_markdown({**about, "spec": spec})
+
+
 def test_exported_model_has_the_metrics_it_was_picked_for(exported):
     """Judged again by the search's own evaluation, the weights give the numbers of the history."""
     to, result, home = exported

@@ -27,7 +27,7 @@ def card_markdown(about: dict[str, Any]) -> str:
 An adversarially trained image classifier ({markdown(about["architecture"]["model"])}, {len(classes)} classes, images
 {"x".join(map(str, shape))}), {_origin(about)}.
 {_offsets(about)}
-Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, {norm} radius
+Method parameters: {params}. Trained for {about["epochs"]} epochs{_given(about)}, seed {data["seed"]}, {norm} radius
 {data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}{_repair(about)}. Everything else is in `model.json`.
 Code {about["code"]}, torch {about["torch"]}.
 
@@ -77,6 +77,15 @@ def _weights(about: dict[str, Any]) -> str:
         which = "which is the last" if is_last else "not the last"
         return f"{what} the best of its epochs on `val` (largest sum of the objectives), {which}"
     return "the average over training" if averaged else "those after the last epoch"
+
+
+def _given(about: dict[str, Any]) -> str:
+    """What it was trained from and on beside random weights and the data set's images."""
+    spec = about.get("spec", {})
+    init, extra = (spec.get(name, "none") for name in ("init", "extra_data"))
+    begun = "" if init == "none" else f", begun with the weights of {code(init)}"
+    more = "" if extra == "none" else f", with images of {code(extra)} as {100 * spec['extra_ratio']:g} % of each batch"
+    return begun + more
 
 
 def _repair(about: dict[str, Any]) -> str:
