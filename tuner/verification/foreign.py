@@ -124,8 +124,8 @@ def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
 
 def _seen(seen: Accuracy) -> str:
     return (
-        f"a first look at {seen.images} images of val: {seen.clean_acc:.3f} right without an attack, "
-        f"{seen.robust_acc:.3f} of {seen.attacked} under the search's"
+        f"a first look at {seen.images} images of val, which may have trained it: {seen.clean_acc:.3f} right without "
+        f"an attack, {seen.robust_acc:.3f} of {seen.attacked} under the search's"
     )
 
 
