@@ -211,6 +211,19 @@ class Noise(nn.Module):
         return z + torch.rand_like(z)
 
 
+def closed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Closed())
+
+
+class Closed(nn.Module):
+    def forward(self, z):
+        return z.detach()
+
+
+def undefined():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Threshold(1e9, float("nan")))
+
+
 def nothing():
     return "no model"
 
@@ -302,6 +315,8 @@ def test_other_test_images_are_tested_again(parquet_dir, tmp_path):
         ("narrow", "it gives (4, 9) for 4 images of 10 classes, not logits of shape (4, 10)"),
         ("wide", "it does not take images of shape (4, 1, 8, 8) (RuntimeError: "),
         ("noisy", "its logits of an image depend on the other images of a batch, or on chance"),
+        ("closed", "its logits have no gradient for the pixels, which attacks need"),
+        ("undefined", "its logits are not all finite numbers"),
     ],
 )
 def test_a_function_that_returns_no_model_for_the_data_is_one_sentence(own, tmp_path, function, said):
