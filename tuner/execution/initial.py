@@ -84,13 +84,15 @@ def _trained_on_val(spec: SearchSpec, home: Home, config: TrialConfig) -> str:
     from trainables.data.split import choose
     from trainables.data.store import mapped, prepare
 
-    made, own = _made_by(spec, home), config.data_spec
-    fields = ("dataset", "image_size", "groups")
-    if made is None or made.starts_from or any(getattr(made, name) != getattr(spec, name) for name in fields):
-        return "whether it was trained on images of val is not known; if so, rates on val are too high"
-    then = {name: getattr(made, name) for name in ("imbalance", "seed", "val_fraction", "val_per_class")}
+    made, own, known = _made_by(spec, home), config.data_spec, None
     source = mapped(prepare(own.dataset, home.root, own.reading) / "train.arrow")
-    (known, _), (_, val) = choose(source, replace(own, **then)), choose(source, own)
+    same = ("dataset", "image_size", "groups")
+    if made and not made.starts_from and all(getattr(made, name) == getattr(spec, name) for name in same):
+        then = {name: getattr(made, name) for name in ("imbalance", "seed", "val_fraction", "val_per_class")}
+        known = intact(lambda: choose(source, replace(own, **then))[0])  # None: the images are others now
+    if known is None:
+        return "whether it was trained on images of val is not known; if so, rates on val are too high"
+    val = choose(source, own)[1]
     both = len(np.intersect1d(known, val))
     return f"it was trained on {both} of the {len(val)} images of val, so rates on val are too high" if both else ""
 
