@@ -11,6 +11,7 @@ from search_spaces.param import choice, loguniform, param, uniform
 PAPER = "this project"
 SUMMARY = "one family of instance weight, class weight, radius and regulariser"
 
+PRIOR_IN_LOSS = "the log class frequencies in its loss where logit_prior is above 0"
 STEM = {"val_losses": {"class_weight": ("hedge",)}}
 _REGULARISED = {"form": ("trades", "mart")}
 _TERMS = choice("both", "main", "regulariser")

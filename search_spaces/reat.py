@@ -9,6 +9,7 @@ from search_spaces.param import choice, loguniform, param
 
 PAPER = "Li et al., Alleviating the Effect of Data Imbalance on AT (REAT), 2023, arXiv:2307.10205"
 SUMMARY = "balanced softmax plus a feature term for tail classes"
+PRIOR_IN_LOSS = "the log class frequencies in its loss (balanced softmax)"
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,9 @@ def run_class_balanced(inputs, params):
         loss = method(batch(inputs["y"], [logits], epoch=epoch))
         out |= {f"loss_{name}": loss, f"grad_{name}": gradients(loss, logits)[0]}
         if name == "ce":
-            out |= {"cb_weights": method.weights_at(epoch), "ldam_margins": method.margins}
+            ones = torch.ones_like(method.class_weights)
+            weights = method.class_weights if method.started(epoch) else ones
+            out |= {"cb_weights": weights, "ldam_margins": method.margins}
     return out
 
 

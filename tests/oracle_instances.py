@@ -82,11 +82,12 @@ def run_gairat_schedule(inputs, params):
     switch = 60 if params["epochs"] >= 110 else 30  # the authors' fixed switch points
     schedule = known(params["schedule"], "schedule", ("fixed", "linear", "piecewise"))
     last, first = numbers(params["Lambda"]), numbers(params["Lambda_max"])
-    return {
-        "Lambda": [
-            gairat.lambda_at(epoch, params["epochs"], last, first, schedule, switch) for epoch in inputs["epoch_1based"]
-        ]
-    }
+
+    def after(epoch):
+        return gairat.lambda_at(epoch, params["epochs"], last, first) if schedule == "linear" else last
+
+    # the later branches of their "piecewise" are unreachable; before the switch weights are even: our `start`
+    return {"Lambda": [first if epoch < switch else after(epoch) for epoch in inputs["epoch_1based"]]}
 
 
 @oracle("imbalance")

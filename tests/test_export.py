@@ -28,9 +28,10 @@ from trainables.datasets import training_for
 from trainables.evaluate import evaluate
 from trainables.loop import Trainer
 from trainables.model_io import load_model, load_trial, write_weights
-from trainables.offsets import Offsets
+from trainables.offsets import Offsets, prior
 from tuner.errors import Failed, UsageError
 from tuner.home import Home
+from tuner.report.model_card import card_markdown
 from tuner.results.history import History
 from tuner.results.searches import load_front
 from tuner.verification.export import export_model
@@ -167,6 +168,32 @@ def test_folder_is_whole(exported):
     assert about["architecture"]["classes"] == [str(c) for c in range(10)]
     assert about["architecture"]["shape"] == [1, 8, 8]
     assert about["code"].startswith("0.1.0")
+
+
+def test_the_card_says_why_figures_on_val_are_not_the_fronts(exported):
+    about = json.loads((exported[0] / "model.json").read_text())
+    assert about["mean_of"] == [0] and "means over" not in card_markdown(about)
+    said = "The search shows means over seeds 0, 1, 2; here the row of `val` is of seed 0 alone."
+    assert said in card_markdown({**about, "mean_of": [0, 1, 2]})
+    assert "means over" not in card_markdown({**about, "mean_of": [0, 1, 2], "epoch": "best"})  # no row of the front
+
+
+def test_the_card_says_by_which_formula_its_offsets_were_computed(exported):
+    """0 for the largest class is minus tau log of no share of all images."""
+    about, counts = json.loads((exported[0] / "model.json").read_text()), [100, 50, *[20] * 8]
+    card = card_markdown({**about, "offsets": prior(counts, 0.5).to_dict()})
+    assert "minus 0.5 times the logarithm of its training images over those of the largest class" in card
+    assert f"`0` +0.000, `1` {-0.5 * np.log(50 / 100):+.3f}, `2` {-0.5 * np.log(20 / 100):+.3f}" in card
+
+
+def test_the_card_says_from_what_and_on_what_else_it_was_trained(exported):
+    """Two epochs from somebody's robust weights were "trained for 2 epochs"."""
+    about = json.loads((exported[0] / "model.json").read_text())
+    epochs = f"Trained for {about['epochs']} epochs"
+    assert f"{epochs}, seed 0" in card_markdown(about)
+    spec = {**about["spec"], "init": "robust.pt", "extra_data": "parquet:generated", "extra_ratio": 0.3}
+    said = "begun with the weights of `robust.pt`, with images of `parquet:generated` as 30 % of each batch, seed 0"
+    assert f"{epochs}, {said}" in card_markdown({**about, "spec": spec})
 
 
 def test_exported_model_has_the_metrics_it_was_picked_for(exported):
@@ -429,7 +456,7 @@ def test_any_reference_and_any_row_can_be_exported(finished, wide_front, tmp_pat
 
 
 def test_a_prior_in_the_loss_is_said(finished):
-    """bsl and robal train with class frequencies; offsets come on top."""
+    """bsl, robal and others train with class frequencies; offsets come on top. REAT, which does too, did not say so."""
     from search_spaces import METHODS
     from tuner.spec.search_spec import SearchSpec
 
@@ -444,7 +471,9 @@ def test_a_prior_in_the_loss_is_said(finished):
         "prior_in_loss": said["bsl"][0],
     }
     assert "The method trains with the log class frequencies" in _offsets(about) and "`dog` +2.000" in _offsets(about)
-    assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == {"bsl", "robal", "robustlt"}
+    equations = (ROOT / "trainables/methods").glob("*.py")
+    having = {path.stem for path in equations if "balanced_logits(" in path.read_text()}
+    assert {m for m in METHODS if hasattr(METHODS[m], "PRIOR_IN_LOSS")} == having | {"robal"} > {"reat", "fairfront"}
 
 
 def test_table_of_all_trials(finished, tmp_path):

@@ -1,6 +1,7 @@
 """Extra images: fitted to the data set's classes and size, a fixed share of every batch, and in nothing that judges."""
 
 import re
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainables.data.store import mapped
 from trainables.datasets import training_for
 from trainables.loop import Trainer
 from trainables.methods.at import At
+from trainables.model_io import load_trial
 from trainables.stem import stem_key
 from tuner.errors import UsageError
 from tuner.execution.trial_config import first_trial
@@ -193,6 +195,18 @@ def test_a_trial_trains_on_them_and_goes_on_bit_by_bit(made, tmp_path):
     keys = [stem_key(Trainer(replace(c, fork=1))) for c in (config, mixed, replace(mixed, extra_ratio=0.25))]
     assert "extra" not in keys[0] and keys[1]["extra"] == keys[2]["extra"] and keys[1] != keys[2]
     assert isinstance(trainer.method, At) and np.isfinite(metrics[0]["train_loss"])
+
+
+def test_a_trained_model_is_verified_and_exported_without_them(made, tmp_path):
+    """They may be large, and gone or elsewhere by then."""
+    dataset, extra, home = made
+    training = asdict(training_for(dataset, batch_size=8, attack_steps=1, eval_attack=1))
+    config = TrialConfig("at", {}, training, dataset=dataset, imbalance="none", home=str(home), max_epochs=1)
+    trainer = Trainer(replace(config, extra=extra, extra_ratio=0.5))
+    save_checkpoint(tmp_path / "trial", trainer, trainer.run_epoch())
+    shutil.rmtree(tmp_path / "more")
+    model, about = load_trial(tmp_path / "trial", home)
+    assert about["config"]["extra"] == extra and torch.equal(model.head.weight, trainer.model.head.weight)
 
 
 def test_a_search_hands_them_to_its_trials(made, tmp_path, monkeypatch):

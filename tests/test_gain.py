@@ -163,6 +163,9 @@ def test_a_reference_is_the_one_with_which_the_search_compares(monkeypatch, tmp_
     no_search(history, (0, 320, 100), (1.0, 250, 60))
     finish(history, 2, (0, 200, 100), (1.0, 290, 190), params=default, of=0, seed=1)
     found = verified_alike(monkeypatch, tmp_path / "1", spec, history)
+    assert {row["label"] for row in found["rows"] if row.get("mean_of") == [0, 1]} == {"0", "0@1"}
+    (said,) = (line for line in sentences(found) if line.startswith("Figures on val are of the models tested"))
+    assert said.endswith("the search itself shows means over several of trial 0, trial 0@1.")
     assert {(g["row"], g["over"], g["reference"]) for g in found["gain"]} == {
         ("1", "no_search", "no_search@1"),
         ("1", "paper", "0@1"),

@@ -38,7 +38,7 @@ from tuner.results.searches import load_search
 from tuner.results.summary import front_json
 from tuner.results.trial_record import NO_SEARCH, TrialRecord
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.initial import INIT, init_of, keep_init
+from tuner.sync.initial import INIT, init_of, init_text, keep_init
 from tuner.sync.mirror import push
 from tuner.verification.foreign import verify_model
 
@@ -259,6 +259,34 @@ def test_an_export_and_a_trial(tmp_path):
         with pytest.raises(UsageError) as refused:
             prepare_init(SearchSpec(init=wrong, name="mine"), mine)
         assert part in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_images_of_val_on_which_the_weights_were_trained_are_said(robust, tmp_path):
+    """Under another seed four of five images of val had trained them, and rates on val were shown as of unseen ones."""
+    home = Home(tmp_path)
+    ended(home)
+    found = {seed: prepare_init(SearchSpec(init="first:no_search", name="mine", seed=seed), home) for seed in (0, 1)}
+    assert found[0]["val"] == "" and init_text(found[0]).endswith("before training")
+    known, val = (open_splits(DataSpec("digits", "exp:10", seed), tmp_path) for seed in (0, 1))
+    both = set(known.train.index.tolist()) & set(val.val.index.tolist())
+    assert len(both) > 100
+    said = f"; it was trained on {len(both)} of the {len(val.val)} images of val, so rates on val are too high"
+    assert init_text(found[1]).endswith(said)
+    (tmp_path / "export").mkdir()
+    shutil.copy(tmp_path / "inits" / f"{found[0]['weights']}.safetensors", tmp_path / "export" / "model.safetensors")
+    about = {
+        "architecture": {"model": "cnn", "head": "linear", "classes": ["a"], "shape": [1], "mean": [0], "std": [1]}
+    }
+    for spec, ends in ((SearchSpec(), said), (None, NOT_KNOWN), (SearchSpec(init="x"), NOT_KNOWN)):
+        described = about | ({"spec": spec.to_dict()} if spec else {})
+        (tmp_path / "export" / "model.json").write_text(json.dumps(described))
+        record = prepare_init(SearchSpec(init=f"export:{tmp_path / 'export'}", name="mine", seed=1), home)
+        assert init_text(record).endswith(ends)
+    assert init_text(prepare_init(spec_of(robust[1]), home)).endswith(NOT_KNOWN)
+
+
+NOT_KNOWN = "; whether it was trained on images of val is not known; if so, rates on val are too high"
 
 
 def test_an_exported_cosine_head_is_no_linear_one(tmp_path):

@@ -37,6 +37,7 @@ CASES = [  # name, shape, conv-BN pairs
     ("dm-wrn-28-10:0.1", GREY8, 12),
     ("dm-wrn-16-1", GREY8, 6),
     ("dm-wrn-10-1:0.5", GREY28, 3),
+    ("dm-wrn-10-1:0.5", (3, 27, 30), 3),
     ("vit-tiny:0.3", (3, 9, 12), 0),
     ("vit-tiny:0.3", GREY28, 0),
     ("mobilenet_v3_small", RGB32, 34),

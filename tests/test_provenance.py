@@ -111,6 +111,9 @@ def test_tuner_space_shows_the_sources(capsys, monkeypatch):
         "per_class": "code",
         "start": "ours",
     }
+    assert json.loads(out)["recipe_of_form"]["at"] == {"clean_bn": "twice"}
+    _, out, _ = run(capsys, monkeypatch, "space", "cfa")
+    assert out.splitlines()[-1].endswith("; 200 epochs; with --fix form=at also attack_bn train")
     _, out, _ = run(capsys, monkeypatch, "methods", "--json")
     assert all(p["source"] in SOURCES for row in json.loads(out) for p in row["params"])
 

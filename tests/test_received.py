@@ -197,6 +197,21 @@ def test_data_and_study_of_a_spec_are_named_again(finished, tmp_path, listener):
         check_named(spec, home, "first", "resume", dataset=data + "x", study_storage=study)
 
 
+def test_other_data_than_the_searchs_are_refused(tmp_path, monkeypatch):
+    """They were passed over: `tuner verify first --dataset cifar10` tested on digits, and said so nowhere."""
+    monkeypatch.chdir(tmp_path)
+    home, own = Home(tmp_path), SearchSpec(dataset="folder:signs")
+    (tmp_path / "signs").mkdir()
+    for same in (None, "folder:signs", f"folder:{tmp_path}/signs", "folder:./signs"):
+        check_named(own, home, "first", "verify", dataset=same)
+    with pytest.raises(UsageError, match="--dataset 'cifar10' is not that of search 'first', which uses 'digits'"):
+        check_named(SearchSpec(), home, "first", "verify", dataset="cifar10")
+    with pytest.raises(UsageError, match="--dataset 'folder:others' is not that of"):
+        check_named(own, home, "first", "verify", dataset="folder:others")
+    with pytest.raises(UsageError, match="--study-storage 'sqlite:///x' is not that of search 'first', which has none"):
+        check_named(own, home, "first", "resume", study_storage="sqlite:///x")
+
+
 @pytest.mark.parametrize("text", ["../../..", "..", "", "a/b", "/etc", "x\n../y"])
 def test_the_name_of_decoded_data_is_a_name(text, tmp_path):
     folder = tmp_path / "searches" / "first"

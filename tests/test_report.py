@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.histories import curve, fill, metrics, run_of, start
+from tests.test_references import finish
 from tests.test_wrong_input import run as command
 from tuner.home import Home
 from tuner.report import figures, png
@@ -302,6 +303,16 @@ def test_parquet_has_offsets_and_counts(spec, tmp_path):
         assert [r[f"robust_count/{c}"] for c in range(4)] == list(point.robust)
         assert r["robust_acc/3"] == r["robust_count/3"] / r["count/3"] == pytest.approx(point.robust[3] / 1000)
         assert [r[f"offset/{c}"] for c in range(4)] == [r["tau"] * c for c in range(4)]
+
+
+def test_parquet_says_over_how_many_seeds_its_metrics_are_means(tmp_path):
+    """Its counts are those of one: beside means they gave other accuracies without a word."""
+    spec, history = SearchSpec(method="wat", trials=1, seeds=2), History(None)
+    finish(history, 0, (0, 300, 200), params=spec.search_space().default())
+    finish(history, 1, (0, 200, 100), params=spec.search_space().default(), of=0, seed=1)
+    files = write_pictures(run_of(spec, history), tmp_path)
+    (row,) = pq.read_table(files["front.parquet"]).to_pylist()
+    assert (row["seeds"], row["robust_acc/a"], row["robust_count/a"], row["count/a"]) == (2, 250 / 400, 300, 400)
 
 
 def test_a_trial_is_a_curve_in_the_pictures(spec, tmp_path):

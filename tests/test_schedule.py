@@ -127,13 +127,16 @@ def test_nesterov_is_torchs_to_the_bit():
 
 
 @pytest.mark.parametrize("padding, mode", [("zero", "constant"), ("reflect", "reflect")])
-def test_a_crop_is_torchvisions(padding, mode):
-    x = torch.rand(50, 3, 16, 16)
-    top, left = torch.randint(0, 5, (2, 50, 1), generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("sides", [(16, 16), (64, 8)])
+def test_a_crop_is_torchvisions(padding, mode, sides):
+    """An eighth of each side: by one of the height a narrow image left its frame, and could not be mirrored."""
+    pads, draws = [side // 8 for side in sides], torch.Generator().manual_seed(3)
+    x = torch.rand(50, 3, *sides)
+    top, left = (torch.randint(0, 2 * p + 1, (50, 1), generator=draws).flatten().tolist() for p in pads)
     found = random_crop(x, torch.Generator().manual_seed(3), padding)
-    for image, cropped, down, right in zip(x, found, top.flatten().tolist(), left.flatten().tolist()):
-        assert torch.equal(crop(pad(image, [2, 2, 2, 2], padding_mode=mode), down, right, 16, 16), cropped)
-    assert len(set(top.flatten().tolist())) == len(set(left.flatten().tolist())) == 5
+    for image, cropped, down, right in zip(x, found, top, left):
+        assert torch.equal(crop(pad(image, pads[::-1], padding_mode=mode), down, right, *sides), cropped)
+    assert len(set(left)) == 2 * pads[1] + 1 and len(set(top)) > pads[0]
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,8 @@ def test_cifar100_lt_and_steps():
 def test_what_judges_the_head_is_said(tmp_path):
     found = check(DataSpec("digits", "exp:10:all"), tmp_path)
     assert found.counts["train"][8] < found.counts["train"][0] == 139  # the smallest class's, as n_max
-    assert found.judged_by_train == ("0",) and "val has no other images of 0 than those that train" in found.words
+    assert (found.counts["val"][0], found.judged_by_train) == (142, ("0",))  # three that do not train, too
+    assert "too few images of 0 are left over for val, which has some that train too" in found.words
     plain = check(DataSpec(), tmp_path)
     assert plain.judged_by_train == () and "too high" not in plain.words
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from tests.verifying import without_ray
 from trainables import called, first_look
 from trainables.data import DataSpec, open_splits, open_test
 from trainables.models.build import build_model
+from tuner.cli.results import model_spec
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
@@ -71,6 +73,14 @@ def test_each_image_is_judged_as_in_the_authors_code(published, verified):
     assert 0.3 < right.mean() and 0 < robust.sum() < clean.sum()
     by_class = [right[labels == c].mean() for c in range(10)]
     assert row["clean_acc"] == pytest.approx(np.mean(by_class)) and row["role"] == "model" and row["eps"] == 0.02
+
+
+def test_the_page_on_python_asks_as_the_command_does():
+    """Else the natural average is another, and the leaderboard has it among other thinnings."""
+    page = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
+    (call,) = re.findall(r"`verify_model\(FILE, (SearchSpec\(.*?\))\)`", page)
+    asked = eval(call, {"SearchSpec": SearchSpec, "ARCH": ARCH, "DATA": "digits"})
+    assert asked == model_spec("robust.pt", ARCH, "digits", set=None)
 
 
 def test_how_to_audit_it_is_told_with_all_that_was_asked(published, verified, capsys):
@@ -201,6 +211,19 @@ class Noise(nn.Module):
         return z + torch.rand_like(z)
 
 
+def closed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Closed())
+
+
+class Closed(nn.Module):
+    def forward(self, z):
+        return z.detach()
+
+
+def undefined():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Threshold(1e9, float("nan")))
+
+
 def nothing():
     return "no model"
 
@@ -292,6 +315,8 @@ def test_other_test_images_are_tested_again(parquet_dir, tmp_path):
         ("narrow", "it gives (4, 9) for 4 images of 10 classes, not logits of shape (4, 10)"),
         ("wide", "it does not take images of shape (4, 1, 8, 8) (RuntimeError: "),
         ("noisy", "its logits of an image depend on the other images of a batch, or on chance"),
+        ("closed", "its logits have no gradient for the pixels, which attacks need"),
+        ("undefined", "its logits are not all finite numbers"),
     ],
 )
 def test_a_function_that_returns_no_model_for_the_data_is_one_sentence(own, tmp_path, function, said):

@@ -8,17 +8,19 @@ from torch import Tensor
 
 
 def random_crop(x: Tensor, generator: torch.Generator, padding: str = "zero") -> Tensor:
-    """Shift each image (B, C, H, W) by up to an eighth of its size (4 pixels at 32x32, 1 at 8x8).
+    """Shift each image (B, C, H, W) along each side by up to an eighth of it (4 pixels at 32x32, 1 at 8x8).
 
     What moves in: zeros, or with ``padding="reflect"`` the image mirrored at its border pixels.
     """
     batch, _, height, width = x.shape
-    pad = max(1, height // 8)
-    top, left = torch.randint(0, 2 * pad + 1, (2, batch, 1), device=x.device, generator=generator)
+    down, across = (max(1, side // 8) for side in (height, width))
+    top, left = (
+        torch.randint(0, 2 * pad + 1, (batch, 1), device=x.device, generator=generator) for pad in (down, across)
+    )
     rows = top + torch.arange(height, device=x.device)
     cols = left + torch.arange(width, device=x.device)
     mode = "reflect" if padding == "reflect" else "constant"
-    padded = F.pad(x, (pad, pad, pad, pad), mode=mode).permute(0, 2, 3, 1)
+    padded = F.pad(x, (across, across, down, down), mode=mode).permute(0, 2, 3, 1)
     image = torch.arange(batch, device=x.device)[:, None, None]
     return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 

@@ -79,7 +79,7 @@ def _digest(network: nn.Module) -> str:
 def first_look_at(called: Called, config: TrialConfig) -> tuple[Accuracy, list[str]]:
     """How accurate it is on the data of ``config``, and its logits of a few images, rounded: what tells it from other
     code with the same weights. ``ValueError``, one sentence, unless it gives logits of its classes, each image's its
-    own."""
+    own and with a gradient for its pixels."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     splits = open_splits(config.data_spec, Path(config.home), device=device)
     network, k = called.network.to(device), len(splits.classes)
@@ -88,11 +88,17 @@ def first_look_at(called: Called, config: TrialConfig) -> tuple[Accuracy, list[s
         with torch.no_grad():
             logits = network(x)
             alone = network(x[:1])
+        with torch.enable_grad():
+            attackable = network(x.clone().requires_grad_())
     except Exception as error:
         raise ValueError(f"it does not take images of shape {tuple(x.shape)} ({named_line(error)[:300]})") from error
     if not isinstance(logits, Tensor) or logits.shape != (len(x), k) or not logits.is_floating_point():
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"it gives {shape} for {len(x)} images of {k} classes, not logits of shape ({len(x)}, {k})")
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not all finite numbers")
+    if not attackable.requires_grad:
+        raise ValueError("its logits have no gradient for the pixels, which attacks need; is its forward in no_grad?")
     if not torch.allclose(logits[:1], alone, rtol=1e-3, atol=1e-4):
         raise ValueError("its logits of an image depend on the other images of a batch, or on chance")
     return look(network, splits, config), [f"{value:.3g}" for value in logits.flatten().tolist()]

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.attack import pgd, start_point
 from trainables.class_metrics import class_metrics
 from trainables.cuda_graph import Recorder
-from trainables.losses import logit_margin
+from trainables.losses import cross_entropy, logit_margin
 from trainables.threat_model import LInf, ThreatModel
 
 Forward = Callable[[Tensor], Tensor]
@@ -45,15 +44,7 @@ class Evaluation:
         return {**class_metrics(classes, train_counts, *counts), "masking_gap": gap}
 
 
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    return logit_margin(logits, y)
-
-
-LOSSES = (_cross_entropy, _margin)  # of the two attacks, in their order
+LOSSES = (cross_entropy, logit_margin)  # of the two attacks, in their order
 
 
 @contextmanager
@@ -100,7 +91,7 @@ def evaluate(
     right = logits.argmax(1) == y
     count.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
     clean.index_add_(0, y, right.double())
-    ce.index_add_(0, y, _cross_entropy(logits, y).double())
+    ce.index_add_(0, y, cross_entropy(logits, y).double())
     todo = everyone if with_kl else everyone[right]
     for loss, survivors in zip(LOSSES, (ce_robust, robust)):
         left = todo[:0]
@@ -111,7 +102,7 @@ def evaluate(
             (x_adv,) = find(x, y[tried], start_point(x, eps, "uniform", generator, threat))
             logits_adv = judge(x_adv[: len(rows)])
             seen(rows, logits_adv)
-            if with_kl and loss is _cross_entropy:
+            if with_kl and loss is cross_entropy:
                 p, q = logits[rows].log_softmax(1), logits_adv.log_softmax(1)
                 kl.index_add_(0, y[rows], (p.exp() * (p - q)).sum(1).double())
             left = torch.cat([left, rows[(logits_adv.argmax(1) == y[rows]) & right[rows]]])

@@ -243,7 +243,7 @@ def _names(state: Mapping[str, Tensor], model: Classifier) -> dict[str, str]:
     names = {}
     for name in state:
         path, _, last = name.rpartition(".")
-        layer = _layer(path, of)
+        layer = _layer(path)
         names[name] = f"{of[layer]}.{last}" if layer in of else name
     return names
 
@@ -267,7 +267,7 @@ def _layers(model: Classifier) -> Iterator[tuple[str, str]]:
                 yield f"{path}.{inner}", f"{stage} {block} {layer}"
 
 
-def _layer(path: str, of: Mapping[str, str]) -> str | None:
+def _layer(path: str) -> str | None:
     """What a public code calls ``path``; None where it is not known."""
     for pattern, from_zero in BLOCKS:
         if found := pattern.fullmatch(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _trial(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """What `load_trial` returns, of the last epoch or of the ``best``."""
     config = TrialConfig.of({**state["config"], **({"dataset": dataset} if dataset else {})})
-    summary = check_data(config.data_spec, home)
+    summary = check_data(replace(config.data_spec, extra="none"), home)  # which a model does not need
     about = architecture(config, summary)
     model = build(about)
     weights = best["model"] if best else state["average"] or state["model"]

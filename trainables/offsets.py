@@ -1,7 +1,8 @@
 """Post-hoc class offsets: numbers added to a trained model's logits, one for each class. No torch.
 
 They shift the decision from well-represented classes to weak ones without any training. ``prior`` is logit adjustment
-(Menon et al. 2021, arXiv:2007.07314, eq. 9): minus tau times the logarithm of the class's share of the training images.
+(Menon et al. 2021, arXiv:2007.07314, eq. 9): minus tau times the logarithm of the class's share of the training images,
+moved to 0 for the largest class.
 """
 
 from __future__ import annotations

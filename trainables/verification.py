@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.apgd import apgd, dlr_targeted
 from trainables.attack import pgd, start_point
 from trainables.attack_copy import Frozen
 from trainables.evaluate import no_tf32
-from trainables.losses import logit_margin
+from trainables.losses import cross_entropy, logit_margin
 from trainables.square import square
 from trainables.threat_model import LInf, ThreatModel
 
@@ -83,7 +82,7 @@ class Cascade:
             for name in official.attacks:
                 yield self._stage(name, partial(official.broken, name), whole=True)
         elif self.attack == "apgd":
-            for name, loss in (("pgd-ce", _cross_entropy), ("pgd-margin", logit_margin)):
+            for name, loss in (("pgd-ce", cross_entropy), ("pgd-margin", logit_margin)):
                 yield self._stage(name, partial(self._pgd_once, loss=loss, steps=self.search_steps))
             yield self._stage("apgd-ce", self._apgd_ce)
             yield self._stage("apgd-t", self._apgd_t)
@@ -135,7 +134,7 @@ class Cascade:
         return broken
 
     def _pgd(self, x: Tensor, y: Tensor, steps: int, restarts: int) -> Tensor:
-        once = partial(self._pgd_once, loss=_cross_entropy, steps=steps)
+        once = partial(self._pgd_once, loss=cross_entropy, steps=steps)
         return self._one_by_one(x, y, [once] * restarts)
 
     def _pgd_once(self, x: Tensor, y: Tensor, _=None, *, loss, steps: int) -> Tensor:
@@ -151,7 +150,7 @@ class Cascade:
         return survived <= steps  # of steps + 1 iterates
 
     def _apgd_ce(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._apgd_once(x, y, _cross_entropy)
+        return self._apgd_once(x, y, cross_entropy)
 
     def _apgd_t(self, x: Tensor, y: Tensor) -> Tensor:
         """Towards each of the (at most 9) most likely wrong classes; with two classes the margin says it all."""
@@ -238,7 +237,3 @@ class Official:
         x, y = self.split.batch(rows.to(self.split.labels.device))
         _, y_adv = self.auto.run_standard_evaluation(x, y, batch_size=OFFICIAL_BATCH)
         return y_adv != y
-
-
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="none")

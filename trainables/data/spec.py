@@ -122,8 +122,8 @@ def parse_imbalance(text: str) -> tuple[str, float]:
 
 def keeps_head(imbalance: str) -> bool:
     """Whether the largest class trains with all of its images, as in the published long-tailed data sets (CIFAR-10-LT
-    begins at 5000): nothing is reserved for judging, and a class without images left over is judged by those it trains
-    on."""
+    begins at 5000): nothing is reserved for judging, and a class of which hardly an image is left over is judged by
+    those it trains on too."""
     return str(imbalance).strip().lower().endswith(WHOLE)
 
 

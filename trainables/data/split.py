@@ -43,8 +43,9 @@ class Summary:
         again = ""
         if self.judged_by_train:
             again = (
-                f"; val has no other images of {', '.join(self.judged_by_train)} than those that train, so its rates "
-                "there, and averages with them, are too high: only tuner verify, on test, compares models"
+                f"; too few images of {', '.join(self.judged_by_train)} are left over for val, which has some "
+                "that train too, so its rates there, and averages with them, are too high: only tuner verify, on test, "
+                "compares models"
             )
         return f"data: {len(self.classes)} classes; images of {width}x{height}: {images}{note}{again}"
 

@@ -1,9 +1,10 @@
-"""Fairfront, ours: sum_i v_i [CE-type_i + beta Reg_i] with v_i an instance weight times a class weight,
+"""Fairfront, ours: mean_i v_i [CE-type_i + beta Reg_i] with v_i an instance weight times a class weight,
 radius eps * e_y.
 
 Its corners are the published methods; tests/test_fairfront.py lists which setting gives which: loss, gradient,
-radius, state. The attack is always the plain base's: WMMR's corner is WMMR without its weighted attack. Class-level
-state lives in the published methods themselves, held as parts, so that there is one place where each is computed.
+radius, state. The attack is the plain base's, but FAAL's with its weights (``class_weight="ball"``), whose mart form
+attacks as the trades form does; WMMR's corner is WMMR without its weighted attack. Class-level state lives in the
+published methods themselves, held as parts, so that there is one place where each is computed.
 """
 
 from __future__ import annotations

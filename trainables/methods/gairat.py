@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -26,28 +24,18 @@ def geometry_weights(kappa: Tensor, steps: int, lam: float, func: str) -> Tensor
     return to_mean_one((1 + torch.tanh(argument)) / 2 if func == "tanh" else torch.sigmoid(argument))
 
 
-def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float, schedule: str, switch: int) -> float:
-    """Lambda of the 1-based ``epoch``: ``lam_max`` before ``switch``, then ``lam``, or on the line from
-    ``lam_max`` (epoch 0) to ``lam`` (last epoch). "piecewise" equals "fixed", as in the authors' code, whose
-    later branches are unreachable."""
-    if epoch < switch:
-        return lam_max
-    return lam_max - epoch / epochs * (lam_max - lam) if schedule == "linear" else lam
+def lambda_at(epoch: int, epochs: int, lam: float, lam_max: float) -> float:
+    """Lambda of the 1-based ``epoch`` on the line from ``lam_max`` (epoch 0) to ``lam`` (last epoch)."""
+    return lam_max - epoch / epochs * (lam_max - lam)
 
 
 class Gairat(Method):
     name = "gairat"
 
     def weights(self, batch: Batch) -> Tensor:
-        p = self.params
-        lam = lambda_at(
-            batch.epoch + 1,
-            self.task.max_epochs,
-            p.lam,
-            p.lam_max if p.schedule == "linear" else math.inf,
-            p.schedule,
-            switch=0,
-        )
+        p, lam = self.params, self.params.lam
+        if p.schedule == "linear":
+            lam = lambda_at(batch.epoch + 1, self.task.max_epochs, lam, p.lam_max)
         return geometry_weights(batch.survived, self.task.attack_steps, lam, p.func)
 
     def forward(self, batch: Batch):

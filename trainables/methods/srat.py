@@ -74,10 +74,6 @@ class Srat(Method):
         self.register_buffer("data_mean", data_mean(self.class_weights, counts))
         self.register_buffer("margins", ldam_margins(counts, params.max_margin))
 
-    def weights_at(self, epoch: int) -> Tensor:
-        """(K,) class weights of an epoch, summing to K."""
-        return self.class_weights if self.started(epoch) else torch.ones_like(self.class_weights)
-
     def class_loss(self, batch: Batch, logits: Tensor) -> Tensor:
         """(B,) L of logits (B, K): cross-entropy, focal or LDAM."""
         if self.params.loss == "ldam":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
@@ -79,18 +80,29 @@ class PreActivation(nn.Module):
         return self.body(h) + (x if self.shortcut is None else self.shortcut(h))
 
 
+class SamePad(nn.Module):
+    """Zeros around (B, C, H, W) as TensorFlow's ``SAME`` adds them for a 3x3 convolution: one on each side, but with a
+    stride of 2 an even side gets them at its end alone."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left = (1 if self.stride == 1 else side % 2 for side in x.shape[2:])
+        return F.pad(x, (left, 1, top, 1))
+
+
 class DeepMind(PreActivation):
-    """The same with Swish, and padded as TensorFlow's ``SAME``: on an even side a stride of 2 adds pixels at the right
-    and below alone."""
+    """The same with Swish, and padded by `SamePad`."""
 
     activation = nn.SiLU
 
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__(cin, cout, stride)
-        pad = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
         self.pre = nn.Sequential(nn.BatchNorm2d(cin), nn.SiLU(inplace=True))
         self.body = nn.Sequential(
-            nn.ZeroPad2d(pad),
+            SamePad(stride),
             nn.Conv2d(cin, cout, 3, stride, bias=False),
             nn.BatchNorm2d(cout),
             nn.SiLU(inplace=True),

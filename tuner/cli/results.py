@@ -190,7 +190,8 @@ def verify(
         option(
             "--json-robustbench",
             "FILE",
-            "File for RobustBench's record of the model (its front's knee): autoattack alone.",
+            "File for RobustBench's record of the model (of a search its front's knee, or the --pick): autoattack "
+            "alone.",
         ),
     ] = None,
     home: HomeOption = None,

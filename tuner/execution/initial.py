@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.reading import Damaged, shaped
+from trainables.reading import Damaged, intact, read_json, shaped
 from tuner.errors import UsageError
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.home import Home
@@ -20,6 +22,7 @@ from tuner.sync.named_places import places
 from tuner.sync.storage_spec import storage_errors, with_storage
 
 if TYPE_CHECKING:
+    from trainables.config import TrialConfig
     from trainables.foreign import Read
 
 NO_SEARCH_NAME = "no_search"
@@ -70,7 +73,37 @@ def _looked_at(spec: SearchSpec, home: Home, found: Read, where: str) -> dict[st
         "weights": weights,
         "notes": [*found.notes, *fitted.notes],
         "accuracy": accuracy.to_dict(),
+        "val": _trained_on_val(spec, home, config),
     }
+
+
+def _trained_on_val(spec: SearchSpec, home: Home, config: TrialConfig) -> str:
+    """What is to be said of `val` where the weights may know its images; empty where they do not."""
+    import numpy as np
+
+    from trainables.data.split import choose
+    from trainables.data.store import mapped, prepare
+
+    made, own, known = _made_by(spec, home), config.data_spec, None
+    source = mapped(prepare(own.dataset, home.root, own.reading) / "train.arrow")
+    same = ("dataset", "image_size", "groups")
+    if made and not made.starts_from and all(getattr(made, name) == getattr(spec, name) for name in same):
+        then = {name: getattr(made, name) for name in ("imbalance", "seed", "val_fraction", "val_per_class")}
+        known = intact(lambda: choose(source, replace(own, **then))[0])  # None: the images are others now
+    if known is None:
+        return "whether it was trained on images of val is not known; if so, rates on val are too high"
+    val = choose(source, own)[1]
+    both = len(np.intersect1d(known, val))
+    return f"it was trained on {both} of the {len(val)} images of val, so rates on val are too high" if both else ""
+
+
+def _made_by(spec: SearchSpec, home: Home) -> SearchSpec | None:
+    """The search that made the weights; None where it is not known."""
+    if spec.init.startswith(EXPORT):
+        about = read_json(Path(spec.init.removeprefix(EXPORT)) / "model.json")
+        return intact(lambda: SearchSpec.from_stored(json.dumps(about["spec"])))
+    search, colon, _ = spec.init.rpartition(":")
+    return load_search(home, search).spec if colon and not Path(spec.init).exists() else None
 
 
 def _check_heads(spec: SearchSpec) -> None:
@@ -110,7 +143,6 @@ def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
 def _export(folder: Path, spec: SearchSpec) -> Read:
     from trainables.foreign import read_state
     from trainables.model_io import ARCHITECTURE, WEIGHTS
-    from trainables.reading import read_json
 
     about = read_json(folder / "model.json")
     if not shaped(about, {"architecture": ARCHITECTURE}):

@@ -289,6 +289,7 @@ def method_json(name: str) -> dict[str, Any]:
         for p in params_of(space.Params).values()
     ]
     recipe = {"recipe": recipe_of(name) or None, "recipe_epochs": epochs_of(name)}
+    recipe["recipe_of_form"] = getattr(space, "RECIPE_OF_FORM", None)
     package = {"package": (METHODS.source(name) or "").removeprefix("package ") or None}
     return {"name": name, "paper": space.PAPER, "summary": space.SUMMARY, "params": params, **recipe, **package}
 
@@ -344,8 +345,14 @@ def show_space(method: str, as_json: bool) -> None:
 
 
 def recipe_text(recipe: dict[str, Any], epochs: int | None, method: str) -> str:
-    """``lr 0.1, milestones 0.75,0.9; 100 epochs``"""
+    """``lr 0.1, milestones 0.75,0.9; 100 epochs; with --fix form=at also attack_bn train``"""
     begins = getattr(method_space(method), "FINE_TUNING", {})
-    settings = ", ".join(f"{name} {value}" for name, value in {**recipe, **begins}.items())
+
+    def listed(settings: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {value}" for name, value in settings.items())
+
     after = f"; {epochs} epochs" if epochs else ""
-    return settings + after + (" from a trained model (--init)" if begins else "")
+    after += " from a trained model (--init)" if begins else ""
+    of_form = getattr(method_space(method), "RECIPE_OF_FORM", {})
+    more = [f"; with --fix form={form} also {listed(own)}" for form, own in of_form.items()]
+    return listed({**recipe, **begins}) + after + "".join(more)

@@ -27,7 +27,7 @@ def card_markdown(about: dict[str, Any]) -> str:
 An adversarially trained image classifier ({markdown(about["architecture"]["model"])}, {len(classes)} classes, images
 {"x".join(map(str, shape))}), {_origin(about)}.
 {_offsets(about)}
-Method parameters: {params}. Trained for {about["epochs"]} epochs, seed {data["seed"]}, {norm} radius
+Method parameters: {params}. Trained for {about["epochs"]} epochs{_given(about)}, seed {data["seed"]}, {norm} radius
 {data.get("eps", 0):.4g} of a pixel range of 1; weights: {weights}{_repair(about)}. Everything else is in `model.json`.
 Code {about["code"]}, torch {about["torch"]}.
 
@@ -36,7 +36,7 @@ Code {about["code"]}, torch {about["torch"]}.
 {_table(about["metrics"])}
 
 In the natural average a class counts by its training images, in the class mean all count alike.
-{_selection_note(about)}
+{_selection_note(about)}{_seed_note(about)}
 
 ### Per class
 
@@ -79,6 +79,15 @@ def _weights(about: dict[str, Any]) -> str:
     return "the average over training" if averaged else "those after the last epoch"
 
 
+def _given(about: dict[str, Any]) -> str:
+    """What it was trained from and on beside random weights and the data set's images."""
+    spec = about.get("spec", {})
+    init, extra = (spec.get(name, "none") for name in ("init", "extra_data"))
+    begun = "" if init == "none" else f", begun with the weights of {code(init)}"
+    more = "" if extra == "none" else f", with images of {code(extra)} as {100 * spec['extra_ratio']:g} % of each batch"
+    return begun + more
+
+
 def _repair(about: dict[str, Any]) -> str:
     """What was done to the head, after the weights; of epochs before the last, none is repaired."""
     kind = about["training"].get("head_repair", "none")
@@ -104,7 +113,8 @@ def _offsets(about: dict[str, Any]) -> str:
     if not found.get("tau"):
         return ""
     how = (
-        f"minus {found['tau']:g} times the logarithm of the class's share of the training images (logit adjustment)"
+        f"minus {found['tau']:g} times the logarithm of its training images over those of the largest class (logit "
+        "adjustment)"
         if found["kind"] == "prior"
         else f"fitted to validation images, at {found['tau']:g} of their full size"
     )
@@ -150,6 +160,17 @@ def _selection_note(about: dict[str, Any]) -> str:
     if about.get("role", "front") == "front":
         return "**Not verified on `test` yet**: the model was selected by these numbers, so they are biased upwards."
     return "**Not verified on `test` yet**: these numbers are of `val`."
+
+
+def _seed_note(about: dict[str, Any]) -> str:
+    """Why the figures on `val` are not those of the search's front, where that shows means."""
+    seeds = about.get("mean_of", [])  # model.json of earlier versions does not say
+    if len(seeds) < 2 or about.get("epoch") == "best":
+        return ""
+    return (
+        f" The search shows means over seeds {', '.join(map(str, seeds))}; here the row of `val` is of seed "
+        f"{about['training']['seed']} alone."
+    )
 
 
 def _per_class(m: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ RENEW_S = 2.0  # between two looks of `tuner watch`
 LATEST = 20  # trials that it shows
 
 
-def trial_json(run: SearchRun, record: TrialRecord) -> dict[str, Any]:
+def trial_json(record: TrialRecord) -> dict[str, Any]:
     """One trial, as ``tuner trials --json`` prints it. ``metrics``: of its last epoch, or at the end of its preview,
     without offsets; ``of``: the trial whose setting a replicate repeats; ``added``: by whom, of a user's own one;
     ``stars``: who marked it."""
@@ -73,11 +73,11 @@ def show_trials(name: str, trial: int | None, home: Home, as_json: bool) -> None
     run = load_search(home, name)
     if trial is not None:
         record = record_of(run, trial)
-        print_json(trial_json(run, record)) if as_json else _show_one(run, record)
+        print_json(trial_json(record)) if as_json else _show_one(run, record)
         return
     records = sorted(run.history.everything(), key=lambda record: record.trial)
     if as_json:
-        print_json([trial_json(run, record) for record in records])
+        print_json([trial_json(record) for record in records])
         return
     console = stdout_console()
     console.print(f"{run.name} ({shown_state(run)}, split val): {counts(run.history)}", highlight=False, soft_wrap=True)

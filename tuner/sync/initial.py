@@ -43,9 +43,10 @@ def keep_init(folder: Path, record: dict[str, Any]) -> None:
 
 
 def init_text(record: dict[str, Any]) -> str:
-    """One sentence: how accurate the weights are before anything is trained."""
-    found = record["accuracy"]
+    """One sentence: how accurate the weights are before anything is trained, and whether they know images of `val`."""
+    found, known = record["accuracy"], shaped(record, {"val": str}) and record["val"]  # earlier versions did not look
+    val = f"; {known}" if known else ""
     return (
         f"init: {record['source']} classifies {found['clean_acc']:.3f} of {found['images']} images of val right, and "
-        f"{found['robust_acc']:.3f} of {found['attacked']} under attack, before training"
+        f"{found['robust_acc']:.3f} of {found['attacked']} under attack, before training{val}"
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import shlex
 
+from trainables.urls import masked
 from tuner.errors import UsageError
 from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
-from tuner.sync.shared_dataset import DATASET
+from tuner.sync.shared_dataset import DATASET, found_at
 from tuner.sync.storage_spec import with_storage
 
 
 def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: str | None) -> None:
-    """``UsageError`` if ``command`` would make this machine contact a place that its user has not named.
+    """``UsageError`` if ``command`` would make this machine contact a place that its user has not named, or if they
+    name another one than the search has: what they ask for would not be done.
 
     A received search's folder holds a spec that someone else wrote. Before this machine's credentials go to a place in
     it, the user must name that place on the command line (a storage also in TUNER_STORAGE). ``named``: what the user
@@ -29,6 +31,18 @@ def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: 
             f"search {name!r} uses {', '.join(map(repr, unnamed.values()))}, which this command does not name; "
             f"if you trust the author of the search: tuner {command} {name} {flags}{home.flag}"
         )
+    for field in named.keys() - {"storage"}:
+        given, own = named[field], getattr(spec, field)
+        if given not in (None, own) and not (field == "dataset" and _same_folder(given, spec, home, name)):
+            uses = f"uses {own!r}" if own else "has none"
+            raise UsageError(f"{_flag(field)} {masked(given)!r} is not that of search {name!r}, which {uses}")
+
+
+def _same_folder(given: str, spec: SearchSpec, home: Home, name: str) -> bool:
+    """Whether the data that the user names here are those of the search, by another path."""
+    from trainables.data import absolute
+
+    return absolute(given) == found_at(spec.dataset, home.search(name))
 
 
 def places(spec: SearchSpec) -> dict[str, str]:

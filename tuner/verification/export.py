@@ -133,6 +133,7 @@ def _write(folder: Path, job: Job, run: SearchRun, pick: str, epoch: str) -> dic
         "weights": saved["weights"],
         "epochs": saved["epoch"],
         "epoch": epoch,
+        "mean_of": [of.seed for of in run.history.seeds_of(job.trial)],  # seeds over which the front's row is a mean
         "preprocessing": "RGB or grey images as float32 in [0, 1], (B, C, H, W); mean and std are inside the model",
         "training": {
             **saved["config"]["training"],

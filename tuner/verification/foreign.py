@@ -124,8 +124,8 @@ def _of_file(file: Path, spec: SearchSpec, home: Home) -> ForeignModel:
 
 def _seen(seen: Accuracy) -> str:
     return (
-        f"a first look at {seen.images} images of val: {seen.clean_acc:.3f} right without an attack, "
-        f"{seen.robust_acc:.3f} of {seen.attacked} under the search's"
+        f"a first look at {seen.images} images of val, which may have trained it: {seen.clean_acc:.3f} right without "
+        f"an attack, {seen.robust_acc:.3f} of {seen.attacked} under the search's"
     )
 
 
@@ -174,7 +174,8 @@ def verify_model(
 ) -> dict[str, Any]:
     """Test ``model`` on split test; returns what `--json` prints. ``model`` and ``spec``: as in `open_model`.
 
-    ``UsageError`` for wrong input.
+    The command asks with method "at" and imbalance "none". The latter says of which training images `val` is what is
+    left, and by which the natural average weighs the classes. ``UsageError`` for wrong input.
     """
     from tuner.verification.certificate import write_certificate
     from tuner.verification.report import write_report

@@ -39,7 +39,7 @@ OF_PUBLISHED = ("cifar10", "linf", "8/255")  # data, norm and radius of what is 
 
 
 def leaderboard(names: Sequence[str] = (), home: Home | None = None) -> dict[str, Any]:
-    """What `--json` prints: ``rows``, those of one group together, the best average first.
+    """``rows``, which `--json` prints, those of one group together, the best average first, and a ``note`` on them.
 
     ``names``: searches and verified models of the home, and files of certificates; none: what is published. Published
     rows are those of the groups that the names have.

@@ -121,8 +121,9 @@ def summary(
     """What `tuner verify --json` prints. ``done``: jobs with their stored results; ``left_out``: labels
     of the front's rows that were not tested.
 
-    A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew. ``gain``: what
-    each row of the front gains over the best row on val of the default setting and of plain AT.
+    A row is one of the search's own models; its ``seeds`` has the mean over the models trained anew, and ``mean_of``
+    the seeds over which the search shows a mean of it, where these are several: ``val`` is of the model alone.
+    ``gain``: what each row of the front gains over the best row on val of the default setting and of plain AT.
     """
     spec, rows, retrained = run.spec, [], {}
     for job, stored in done:
@@ -175,6 +176,8 @@ def _about(job: Job, run: SearchRun) -> dict[str, Any]:
         about["setting"] = paper_label(record.method, record.params)
     if run.spec.constraint:
         about["feasible"] = feasible(run, _on_val(run, job.trial, job.offsets.tau))
+    if len(seeds := run.history.seeds_of(job.trial)) > 1:
+        about["mean_of"] = [of.seed for of in seeds]
     return {**about, "val": {n: val.get(n) for n in shown}}
 
 

@@ -139,7 +139,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
-    lines += _not_compared(rows)
+    lines += _not_compared(rows) + _of_one_seed(rows)
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "
@@ -170,6 +170,13 @@ def _not_compared(rows: list[dict[str, Any]]) -> list[str]:
             name = own[0]["setting"] if over == "paper" else "no search"
             lines.append(f"Nothing is compared with {name}: it violates the constraints on val with all its offsets.")
     return lines
+
+
+def _of_one_seed(rows: list[dict[str, Any]]) -> list[str]:
+    """Why figures on val are not those of the search's front."""
+    some = ", ".join(r["name"] for r in rows if "mean_of" in r)
+    said = "Figures on val are of the models tested, each of one seed; the search itself shows means over several of"
+    return [f"{said} {some}."] if some else []
 
 
 def _trained_anew(name: str, found: dict[str, Any], metrics: Sequence[str]) -> list[str]:

@@ -197,7 +197,7 @@ class Watched:
                 "reason": t.reason,
                 "ended": t.ended,
                 "front": t.trial in members,
-                "values": {short_label(n): trial_json(self.run, t)["metrics"].get(n) for n in self.run.spec.objectives},
+                "values": {short_label(n): trial_json(t)["metrics"].get(n) for n in self.run.spec.objectives},
             }
             for t in ended
         ]
