@@ -209,9 +209,15 @@ STEM = "random+stem"
 PEERS = (RANDOM, STEM, SWEPT, "primo")
 GOALS = (
     Goal("cost to reach what stock ends with, over stock's", 1 / 5, True, (STOCK,), to_level(lambda _, s: final(s))),
-    Goal("the same, stock swept over offsets too", 1 / 5, True, (SWEPT,), to_level(lambda _, s: final(s))),
     Goal(
-        "the same level as stock, over the cost of ours as it was",
+        "cost to reach what stock with offsets ends with, over its own",
+        1 / 5,
+        True,
+        (SWEPT,),
+        to_level(lambda _, s: final(s)),
+    ),
+    Goal(
+        "cost to reach what stock ends with, over that of ours as it was",
         1 / 3,
         True,
         (WAS, STOCK),
@@ -226,7 +232,7 @@ GOALS = (
         lambda pairs: of_means([(value_at(mine, s["cost"]), final(s)) for mine, s in pairs]),
     ),
     Goal(
-        "the same, stock swept over offsets too",
+        "hypervolume at the cost of stock with offsets, over its own",
         1.3,
         False,
         (SWEPT,),
@@ -240,11 +246,25 @@ GOALS = (
         lambda pairs: of_means([(value_at(mine, s["cost"]), final(once)) for mine, s, once in pairs]),
     ),
     Goal(
-        "the same, no search repeated for the same cost",
+        "hypervolume at stock's cost, over no search repeated for as much",
         1.05,
         False,
         (STOCK, PLAIN),
         lambda pairs: of_means([(value_at(mine, s["cost"]), value_at(plain, s["cost"])) for mine, s, plain in pairs]),
+    ),
+    Goal(
+        "hypervolume at its end, over no search (one training)",
+        1.05,
+        False,
+        (NO_SEARCH,),
+        lambda pairs: of_means([(final(mine), final(once)) for mine, once in pairs]),
+    ),
+    Goal(
+        "hypervolume at its end, over no search repeated (plain)",
+        1.05,
+        False,
+        (PLAIN,),
+        lambda pairs: of_means([(final(mine), final(plain)) for mine, plain in pairs]),
     ),
     Goal(
         "hypervolume claimed, over held out",

@@ -854,7 +854,10 @@ def test_ratios_by_hand():
     # at stock's 80: 0.25 and 0.2, mean 0.225, over 0.2; over no search's 0.1
     assert ratios["hypervolume at stock's cost, over stock's"].value == pytest.approx(1.125)
     assert ratios["hypervolume at stock's cost, over no search (one training)"].value == pytest.approx(2.25)
-    assert ratios["the same, no search repeated for the same cost"].value == pytest.approx(1.125)
+    assert ratios["hypervolume at stock's cost, over no search repeated for as much"].value == pytest.approx(1.125)
+    # at their ends 0.3 and 0.4, over 0.1 and 0.2
+    assert ratios["hypervolume at its end, over no search (one training)"].value == pytest.approx(3.5)
+    assert ratios["hypervolume at its end, over no search repeated (plain)"].value == pytest.approx(1.75)
     # at 60 as at 80, over 0.5
     assert ratios["hypervolume for what random+stem spends, over its own"].value == pytest.approx(0.45)
     # claimed 0.3 over 0.3, 0.4 and 0.2: (1 * 3/4 * 3/2) ** (1/3)
