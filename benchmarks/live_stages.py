@@ -388,7 +388,7 @@ class Memo:
 
 def kind_of(asked: str, splits: Splits) -> str:
     """The kind of offsets that is asked for on these images (auto depends on them)."""
-    judged = torch.bincount(splits.val.labels, minlength=len(splits.classes)).tolist()
+    judged = splits.val.independent(len(splits.classes)).tolist()
     return kind_for(asked, splits.class_counts, judged)
 
 

@@ -84,6 +84,9 @@ def test_standard_errors_by_hand():
     assert standard_error(METRICS, "tail_robust_acc", counts) == pytest.approx(0.1)  # 30 % of three are one
     assert standard_error(METRICS, "clean_acc", counts) == pytest.approx((0.09 / 16) ** 0.5 / 2)
     assert standard_error(METRICS, "robust_acc_gap", counts) is None
+    tracks = replace(counts, points=(replace(counts.points[0], tracks=(25, 4, 16)),))  # a track counts as one image
+    assert standard_error(METRICS, "worst_class_robust_acc", tracks) == pytest.approx((0.16 / 4) ** 0.5)
+    assert standard_error(METRICS, "robust_acc", tracks) == pytest.approx((0.25 / 25 + 0.04 + 0.16 / 16) ** 0.5 / 3)
     assert standard_error({}, "robust_acc", counts) is None
 
 

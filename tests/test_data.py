@@ -148,6 +148,9 @@ def test_tracks_stay_together(small, home):
     assert not set(track[splits.train.index]) & set(track[splits.val.index])
     # One track of the smallest class is kept; 24, 16 and 12 images train; 36, 32 and 18 may judge: 6, 5 and 3 tracks.
     assert splits.class_counts == [24, 16, 12] and splits.val.y.bincount().tolist() == [36, 30, 18]
+    assert splits.val.independent(3).tolist() == [6, 5, 3] and splits.val.independent(4, slice(0, 1)).tolist()[3] == 0
+    alone = open_splits(DataSpec(small["parquet"], "none"), home).val
+    assert alone.groups is None and alone.independent(3).tolist() == alone.y.bincount().tolist()
     assert check(spec, home).grouped_by == "track"
     assert check(DataSpec(small["parquet"], "none"), home).grouped_by is None
 

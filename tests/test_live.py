@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ from benchmarks.live_problem import PROBLEMS, Costs, Job
 from benchmarks.live_simulation import Simulation
 from benchmarks.live_stages import Line, Memo, Result, Stage, meaning
 from benchmarks.synthetic import signs, write_table
+from benchmarks.tracks import correlation
 from tests.conftest import tuner
 from trainables.config import TrialConfig
 from trainables.curve import Curve, CurvePoint
@@ -949,3 +951,12 @@ def test_signs_are_the_ten_largest_classes_but_for_speed_limits(tmp_path):
     assert {(row["image"]["path"][:5], row["label"]) for row in rows} == {(f"{c:05d}", c - 9) for c in range(9, 19)}
     assert {int(row["image"]["path"][-9:-4]) for row in rows} == {0, 8, 16, 24}
     assert [row["label"] for row in tested] == [label for label in range(10) for _ in range(3)]
+
+
+def test_correlation_within_tracks_by_hand():
+    """Two tracks of two frames in each of two classes. Alike: 1. Different: -1. In the third one frame is right: 0.125
+    between tracks (0.25 over 4 - 2) and within them (0.5 over 8 - 4)."""
+    labels, tracks = np.repeat([0, 1], 4), np.repeat([7, 3, 5, 9], 2)
+    assert correlation(np.array([1, 1, 0, 0, 0, 0, 1, 1.0]), labels, tracks) == pytest.approx(1)
+    assert correlation(np.array([1, 0, 1, 0, 0, 1, 1, 0.0]), labels, tracks) == pytest.approx(-1)
+    assert correlation(np.array([1, 0, 0, 0, 0, 0, 0, 0.0]), labels, tracks) == pytest.approx(0)

@@ -280,6 +280,36 @@ def test_every_row_of_the_front_has_interval_probability_and_shrunk_value():
     assert len(found.band["x"]) == len(found.band["lower"]) == len(found.band["upper"])
 
 
+def test_a_track_counts_as_one_image():
+    """With four frames a track, what may be said is what a quarter of the images would say, less than all would."""
+
+    def of(frames, tracks=None):
+        spec, history = SearchSpec(method="wat", trials=8), History(None)
+        for trial, points in enumerate([[(0, 300, 40), (1.0, 260, 200)], [(0, 320, 60)], [(0, 300, 40)]]):
+            scaled = curve(*((tau, a // frames, b // frames) for tau, a, b in points))
+            for point in scaled["points"]:
+                point["count"] = point["clean"] = [N // frames] * 2
+                point |= {"tracks": tracks} if tracks else {}
+            number, role = (NO_SEARCH, {"role": "no_search"}) if trial == 2 else (trial, {})
+            history.append("start", number, params={}, method="wat", **role)
+            history.append("epoch", number, metrics={"epoch": 1, "clean_acc": 0.9, "train_loss": 1.5})
+            history.append("curve", number, curve=scaled)
+            history.append("end", number, state="finished")
+        return assess(spec, history)
+
+    all_frames, a_quarter, by_track = of(1), of(4), of(1, [N // 4] * 2)
+    name, wide = OBJECTIVES[-1], []
+    for found in (all_frames, a_quarter, by_track):
+        low, high = found.front.rows[0]["ci"][name]
+        wide.append(high - low)
+    assert wide[2] == pytest.approx(wide[1]) and wide[2] > 1.4 * wide[0]
+    assert by_track.hypervolume["claimed"] == pytest.approx(a_quarter.hypervolume["claimed"])
+    assert by_track.gain["no_search"]["hypervolume"]["ci"] == pytest.approx(
+        a_quarter.gain["no_search"]["hypervolume"]["ci"]
+    )
+    assert (by_track.images, by_track.tracks) == (2 * N, N // 2) and all_frames.tracks is None
+
+
 def test_of_very_many_trials_those_near_the_front_are_assessed():
     rows = [{"trial": n, "a": a, "b": b} for n, (a, b) in enumerate([(1, 9), (9, 1), (5, 5), (4, 4), (1, 1), (3, 4)])]
     rows.append({"trial": 4, "a": 2.0, "b": 8.0})  # another point of the fifth

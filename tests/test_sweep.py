@@ -1,10 +1,13 @@
 """Post-hoc offsets: their values, what a sweep finds against exact robustness, and what it costs."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from trainables import data
 from trainables.curve import Curve, CurvePoint
 from trainables.evaluate import evaluate
 from trainables.offsets import NONE, TAUS, Offsets, kind_for, prior
@@ -39,8 +42,8 @@ class Linear:
 class Split:
     """Images (N, 1, 1, D) and their labels."""
 
-    def __init__(self, x, labels):
-        self.x, self.labels = x, labels
+    def __init__(self, x, labels, groups=None):
+        self.x, self.labels, self.groups = x, labels, groups
 
     def __len__(self):
         return len(self.labels)
@@ -81,7 +84,7 @@ def test_auto_is_prior_only_where_training_images_are_imbalanced():
     assert kind_for("auto", [117, 111, 114], [9, 9, 9]) == "classes"
     assert kind_for("none", [100, 10], [9, 9]) == "none"
     assert kind_for("auto", [10, 10], [2, 1]) == "none", "of one image nothing is left to judge"
-    with pytest.raises(ValueError, match="'classes' is not allowed here: a class has fewer than two images in val"):
+    with pytest.raises(ValueError, match="'classes' is not allowed here: a class has fewer than two images, or tracks"):
         kind_for("classes", [10, 10], [2, 1])
 
 
@@ -92,6 +95,12 @@ def test_offsets_and_curves_survive_being_stored():
     assert Offsets.of(None) == NONE
     assert curve.metrics(point)["natural_robust_acc"] == pytest.approx((4 * 2 / 4 + 2 * 1 / 4) / 6)
     assert curve.metrics(point)["worst_class_robust_acc"] == 0.25
+    of_tracks = replace(curve, points=tuple(replace(p, tracks=(2, 1)) for p in curve.points))
+    assert Curve.of(of_tracks.to_dict()) == of_tracks and of_tracks.points[1].independent == (2, 1)
+    assert point.independent == (4, 4) and "tracks" not in point.to_dict()
+    for wrong in ([2], [5, 1], [2, 0], [2, -1]):
+        with pytest.raises(ValueError, match="tracks than images"):
+            Curve.of({**curve.to_dict(), "points": [{**point.to_dict(), "tracks": wrong}]})
 
 
 # ---- the line --------------------------------------------------------------------------------------------------------
@@ -205,6 +214,26 @@ def test_a_sweep_costs_less_than_two_evaluations():
 
 def test_every_other_image_of_each_class():
     assert every_other(torch.tensor([0, 1, 0, 0, 1])).tolist() == [True, True, False, True, False]
+
+
+def test_every_other_track_of_each_class():
+    """Class 0 has tracks 3, 5 and 9, class 1 has 4 and 8: all frames of 3, 9 and 4 are in one half."""
+    labels, tracks = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1]), torch.tensor([5, 3, 4, 5, 9, 3, 8, 4])
+    assert every_other(labels, tracks).tolist() == [False, True, True, False, True, True, False, True]
+
+
+def test_offsets_are_fitted_on_some_tracks_and_judged_on_others():
+    model = Linear(3)
+    split = images(model, 300)
+    split.groups = torch.arange(300) // 4 * 3 + split.labels  # up to four images a track, each of one class
+    split.independent = partial(data.Split.independent, split)
+    attacks, seen, _ = judged(model, split)
+    point = points_of("classes", attacks, seen, [10, 10, 10])[-1]
+    left = ~every_other(split.labels, split.groups)
+    assert list(point.count) == torch.bincount(split.labels[left], minlength=3).tolist()
+    own = [len(split.groups[left & (split.labels == c)].unique()) for c in range(3)]
+    assert list(point.tracks) == own and all(a < n for a, n in zip(own, point.count))
+    assert not set(split.groups[left].tolist()) & set(split.groups[~left].tolist())
 
 
 def test_classes_are_fitted_on_one_half_and_judged_on_the_other():

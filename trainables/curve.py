@@ -14,21 +14,29 @@ from trainables.offsets import Offsets
 @dataclass(frozen=True)
 class CurvePoint:
     """A model with one setting of offsets: counts (K,) of images, and of those classified right without and under
-    attack."""
+    attack. ``tracks``: (K,) of how many tracks the images are; None where each is its own."""
 
     offsets: Offsets
     count: tuple[int, ...]
     clean: tuple[int, ...]
     robust: tuple[int, ...]
+    tracks: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         lists = {name: list(getattr(self, name)) for name in ("count", "clean", "robust")}
-        return {"offsets": self.offsets.to_dict(), **lists}
+        tracks = {} if self.tracks is None else {"tracks": list(self.tracks)}
+        return {"offsets": self.offsets.to_dict(), **lists, **tracks}
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> CurvePoint:
         lists = (tuple(stored[name]) for name in ("count", "clean", "robust"))
-        return cls(Offsets.of(stored["offsets"]), *lists)
+        tracks = stored.get("tracks")
+        return cls(Offsets.of(stored["offsets"]), *lists, None if tracks is None else tuple(tracks))
+
+    @property
+    def independent(self) -> tuple[int, ...]:
+        """(K,) how many different things the images of each class show: what an interval may count."""
+        return self.count if self.tracks is None else self.tracks
 
     def check(self, classes: int) -> None:
         """``ValueError`` where the counts are none of so many classes."""
@@ -39,6 +47,10 @@ class CurvePoint:
                 raise ValueError("a curve's point with more images right than there are")
         if not 0 < sum(self.count) < math.inf:
             raise ValueError("a curve's point without images")
+        if len(self.independent) != classes or not all(
+            min(n, 1) <= own <= n for own, n in zip(self.independent, self.count)
+        ):
+            raise ValueError("a curve's point with no track, or more tracks than images, in a class")
 
 
 @dataclass(frozen=True)

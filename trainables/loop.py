@@ -162,7 +162,7 @@ class Trainer:
         self.epoch = 0
         self.best: dict | None = None  # epoch, metrics and weights of `final_model`, once there is an own epoch
         self.stats: EpochStats | None = None  # of the last epoch; a trial that forks here starts from it
-        judged = torch.bincount(self.splits.val.labels, minlength=self.classes).tolist()
+        judged = self.splits.val.independent(self.classes).tolist()
         self.offsets = kind_for(config.offsets, self.splits.class_counts, judged)
         self.curve: Curve | None = None  # once all epochs are trained: the final model over its offsets
 

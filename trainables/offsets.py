@@ -52,14 +52,15 @@ def prior(train_counts: Sequence[int], tau: float) -> Offsets:
 
 
 def kind_for(asked: str, train_counts: Sequence[int], val_counts: Sequence[int]) -> str:
-    """What ``--offsets`` means for data with so many images of each class, to train and to judge, (K,) each.
+    """What ``--offsets`` means for data with so many images of each class, to train and to judge, (K,) each; where they
+    are frames of tracks, ``val_counts`` are tracks.
 
     ``auto`` is ``prior`` where training images are imbalanced, else ``classes``: half of the images that judge fit
     these, the other half judges. Where a class has only one, ``auto`` is ``none``, and ``classes`` a ``ValueError``.
     """
     halved = min(val_counts) >= 2
     if asked == "classes" and not halved:
-        raise ValueError("offsets 'classes' is not allowed here: a class has fewer than two images in val")
+        raise ValueError("offsets 'classes' is not allowed here: a class has fewer than two images, or tracks, in val")
     if asked != "auto":
         return asked
     if imbalanced(train_counts):

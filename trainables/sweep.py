@@ -94,13 +94,13 @@ def points_of(kind: str, attacks: ShiftedAttacks, seen: Found, train_counts: Seq
     """The curve of a model that has just been evaluated: the model as it is, then at each of `TAUS`.
 
     ``kind``: ``none`` is the model as it is alone; ``prior`` judges on all images; ``classes`` fits the offsets on
-    every other image of each class and judges on those between, all points alike. ``seen``: everything that `evaluate`
-    judged, all images first.
+    every other image of each class (track, where they come in tracks) and judges on those between, all points alike.
+    ``seen``: everything that `evaluate` judged, all images first.
     """
     labels = attacks.split.labels
     rows = torch.arange(len(labels), device=labels.device)
     if kind == "classes":
-        fitting = every_other(labels)
+        fitting = every_other(labels, attacks.split.groups)
         direction = fit_direction(attacks, seen, rows[fitting], torch.as_tensor(train_counts))
         rows = rows[~fitting]
     elif kind == "none":
@@ -124,12 +124,16 @@ def points_along(
     def counted(mask: Tensor) -> tuple[int, ...]:
         return tuple(torch.bincount(labels[mask], minlength=len(direction)).tolist())
 
+    tracks = None
+    if attacks.split.groups is not None:
+        tracks = tuple(attacks.split.independent(len(direction), rows).tolist())
     return tuple(
         CurvePoint(
             offsets[i],
             counted(torch.ones_like(rows, dtype=torch.bool)),
             counted((clean + tau * direction).argmax(1) == labels),
             counted(robust[:, i]),
+            tracks,
         )
         for i, tau in enumerate(taus)
     )
@@ -213,12 +217,14 @@ def sweep(attacks: ShiftedAttacks, seen: Found, direction: Tensor, rows: Tensor,
 # ---- offsets of single classes ---------------------------------------------------------------------------------------
 
 
-def every_other(labels: Tensor) -> Tensor:
-    """(N,) bool: the first, third, fifth ... image of each class."""
+def every_other(labels: Tensor, groups: Tensor | None = None) -> Tensor:
+    """(N,) bool: the first, third, fifth ... image of each class, or where there are ``groups`` (N,) all images of its
+    first, third, fifth ... one."""
     rank = torch.zeros_like(labels)
     for c in labels.unique():
         rows = (labels == c).nonzero().squeeze(1)
-        rank[rows] = torch.arange(len(rows), device=labels.device)
+        each = torch.arange(len(rows), device=labels.device)
+        rank[rows] = each if groups is None else groups[rows].unique(return_inverse=True)[1]
     return rank % 2 == 0
 
 

@@ -31,6 +31,7 @@ class Split:
     base: Tensor  # (M, C, H, W) uint8, M >= N
     index: Tensor  # (N,) int64, rows of base
     labels: Tensor  # (N,) int64
+    groups: Tensor | None = None  # (N,) int64: images of one number are frames of one track; None: there are no tracks
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,6 +43,15 @@ class Split:
     def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images of ``rows`` as float32 in [0, 1], (B, C, H, W), and their labels (B,)."""
         return self.images(rows).float().div_(255), self.labels[rows]
+
+    def independent(self, classes: int, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(classes,) of how many different things the images ``rows`` of each class are: tracks, or else images."""
+        import torch
+
+        labels = self.labels[rows]
+        if self.groups is not None:
+            labels = torch.stack([self.groups[rows], labels]).unique(dim=1)[1]
+        return torch.bincount(labels, minlength=classes)
 
     @property
     def x(self) -> Tensor:
@@ -161,6 +171,8 @@ def _split(source: Mapped, rows: np.ndarray, device: str) -> Split:
         base = torch.from_numpy(source.images)
     index = torch.from_numpy(rows)
     labels = torch.from_numpy(source.labels[rows])
+    groups = None if source.groups is None else torch.from_numpy(source.groups[rows])
     if torch.device(device).type == "cpu":
-        return Split(base, index, labels)
-    return Split(base[index].to(device), torch.arange(len(rows), device=device), labels.to(device))
+        return Split(base, index, labels, groups)
+    there = None if groups is None else groups.to(device)
+    return Split(base[index].to(device), torch.arange(len(rows), device=device), labels.to(device), there)

@@ -57,9 +57,7 @@ def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, 
             lines.append(f"Nothing is compared with {name}: it violates the constraints with all its offsets.")
             continue
         gain = (assessed or {}).get("gain", {}).get(f"over_{reference.role}")
-        lines.append(
-            _assessed(front, reference, gain, assessed["images"]) if gain and assessed else _measured(front, reference)
-        )
+        lines.append(_assessed(front, reference, gain, assessed) if gain and assessed else _measured(front, reference))
     return "\n".join(lines)
 
 
@@ -68,11 +66,12 @@ def assessed_in(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return result if result.get("gain") else None
 
 
-def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], images: int) -> str:
+def _assessed(front: Front, reference: Reference, gain: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """``Over no search (plain AT with offsets), on 989 images of val: not distinguishable. ...``"""
+    tracks = f" (of {result['tracks']} tracks, each of which counts as one)" if result.get("tracks") else ""
     what = reference.sentence(reference.plain)
     volume, last = gain["hypervolume"], gain["last"]
-    said = f"Over {what}, on {images} images of {SPLIT}: {VERDICTS[volume['verdict']]}. "
+    said = f"Over {what}, on {result['images']} images of {SPLIT}{tracks}: {VERDICTS[volume['verdict']]}. "
     others = " or ".join(short_label(n) for n in front.objectives[:-1])
     if last is None:
         said += f"No point of the search has its {others}; hypervolume {_difference(volume)}."

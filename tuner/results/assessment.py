@@ -43,7 +43,7 @@ class Assessment:
       ``by``; None where no row has that.
 
     Each with ``value``, ``ci`` (95 %) and ``verdict``: ``gain``, ``loss`` or ``not distinguishable``. ``images``: how
-    many they rest on.
+    many they rest on, and of how many ``tracks`` these are (None where each is its own).
     """
 
     front: Front
@@ -51,6 +51,7 @@ class Assessment:
     band: dict[str, list[float]] | None
     gain: dict[str, dict[str, Any]]
     images: int
+    tracks: int | None = None
 
 
 def assess(spec: SearchSpec, history: History) -> Assessment | None:
@@ -87,6 +88,7 @@ def _assess(spec: SearchSpec, history: History) -> Assessment | None:
         found.front["band"],
         {name: _gain(gain, named) for name, gain in found.front["gain"].items()},
         sum(curve.points[0].count),
+        sum(curve.points[0].independent) if curve.points[0].tracks else None,
     )
 
 
@@ -202,7 +204,10 @@ def _kept(spec: SearchSpec, history: History, trial: int, setting: Sequence[floa
 
 
 def _judged(history: History, trial: int, setting: Sequence[float] | None) -> list[Any]:
-    """The points of a trial's curve; with replicates their counts are means over its seeds."""
+    """The points of a trial's curve; with replicates their counts are means over its seeds.
+
+    A track counts as one image: its frames are mostly right or wrong together, so that more of them say little more of
+    signs that no search saw. (On GTSRB, every eighth frame, their correlation within a class is 0.6.)"""
     from tuner.results.uncertainty import Judged
 
     first, *others = [record for record in history.seeds_of(trial) if record.curve is not None]
@@ -213,7 +218,10 @@ def _judged(history: History, trial: int, setting: Sequence[float] | None) -> li
             [sum(counts) / len(same) for counts in zip(*(getattr(p, name) for p in same))]
             for name in ("clean", "robust")
         )
-        found.append(Judged(trial, point.offsets.tau, point.count, clean, robust, setting))
+        if point.tracks:
+            share = [own / max(n, 1) for own, n in zip(point.tracks, point.count)]
+            clean, robust = ([k * s for k, s in zip(counts, share)] for counts in (clean, robust))
+        found.append(Judged(trial, point.offsets.tau, point.independent, clean, robust, setting))
     return found
 
 

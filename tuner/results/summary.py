@@ -36,6 +36,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "paper_curve": paper,
         "no_search": run.no_search_rows(),
         "images": found and found.images,
+        **({"tracks": found.tracks} if found and found.tracks else {}),
         "band": found and _band(found.band),
         "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
         "trials": _trial_counts(history),
