@@ -29,10 +29,8 @@ def standard_error(metrics: Mapping[str, Any], objective: str, curve: Curve) -> 
     # offsets of single classes are fitted on the other half of the images; an epoch is judged on both
     halves = 2 if any(point.offsets.kind == "classes" for point in curve.points) else 1
     point = curve.points[0]
-    counts = watched([halves * n or 1 for n in point.count])
-    if point.tracks:  # frames of a track are right or wrong together
-        counts = [min(n, halves * tracks or 1) for n, tracks in zip(counts, point.tracks)]
-    images = zip(curve.classes, counts, curve.train_counts)
+    judging, most = watched([halves * n or 1 for n in point.count]), [halves * n or 1 for n in point.independent]
+    images = zip(curve.classes, map(min, judging, most), curve.train_counts)
     classes = [(metrics[prefix + name], n, weight) for name, n, weight in images if prefix + name in metrics]
     kept = _counted(objective, len(classes))
     if not classes or kept is None:

@@ -9,6 +9,7 @@ from typing import Any
 from trainables.reading import intact, read_json, shaped
 from tuner.files import write_atomically
 from tuner.results import replicates
+from tuner.results.assessment import Assessment
 from tuner.results.history import History
 from tuner.results.pareto import Front
 from tuner.results.search_run import SearchRun
@@ -35,8 +36,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         "paper": paper[0] if paper else None,
         "paper_curve": paper,
         "no_search": run.no_search_rows(),
-        "images": found and found.images,
-        **({"tracks": found.tracks} if found and found.tracks else {}),
+        **_judged_on(found),
         "band": found and _band(found.band),
         "gain": {f"over_{name}": gain for name, gain in found.gain.items()} if found else {},
         "trials": _trial_counts(history),
@@ -50,6 +50,13 @@ def front_json(run: SearchRun) -> dict[str, Any]:
         for row in [*paper, *result["no_search"]]:
             row["feasible"] = spec.goal.feasible(history.metrics_of(row))
     return result | extras(run)
+
+
+def _judged_on(found: Assessment | None) -> dict[str, Any]:
+    """How many images what is said rests on, and where they come in tracks of how many."""
+    if found is None:
+        return {"images": None}
+    return {"images": found.images, **({"tracks": found.tracks} if found.tracks else {})}
 
 
 def _trial_counts(history: History) -> dict[str, int]:
