@@ -26,11 +26,7 @@ def standard_error(metrics: Mapping[str, Any], objective: str, curve: Curve) -> 
     class: that of its class alone; the tail: of the worst 30 % of the classes. None for a metric of another kind.
     """
     prefix = "clean_acc/" if objective.endswith("clean_acc") else "robust_acc/"
-    # offsets of single classes are fitted on the other half of the images; an epoch is judged on both
-    halves = 2 if any(point.offsets.kind == "classes" for point in curve.points) else 1
-    point = curve.points[0]
-    judging, most = watched([halves * n or 1 for n in point.count]), [halves * n or 1 for n in point.independent]
-    images = zip(curve.classes, map(min, judging, most), curve.train_counts)
+    images = zip(curve.classes, _judging(curve), curve.train_counts)
     classes = [(metrics[prefix + name], n, weight) for name, n, weight in images if prefix + name in metrics]
     kept = _counted(objective, len(classes))
     if not classes or kept is None:
@@ -39,6 +35,16 @@ def standard_error(metrics: Mapping[str, Any], objective: str, curve: Curve) -> 
     shares = [(p, n, weight if natural else 1) for p, n, weight in sorted(classes)[:kept]]
     total = sum(share for *_, share in shares)
     return math.sqrt(sum((share / total) ** 2 * p * (1 - p) / n for p, n, share in shares))
+
+
+def _judging(curve: Curve) -> list[int]:
+    """How many images of each class judge an epoch, a track counting as one."""
+    # offsets of single classes are fitted on the other half of the images; an epoch is judged on both
+    halves = 2 if any(point.offsets.kind == "classes" for point in curve.points) else 1
+    images, independent = (
+        [halves * n or 1 for n in counts] for counts in (curve.points[0].count, curve.points[0].independent)
+    )
+    return [*map(min, watched(images), independent)]
 
 
 def _counted(objective: str, classes: int) -> int | None:
