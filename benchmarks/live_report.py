@@ -198,6 +198,16 @@ def to_level(level: Callable[..., float], spent: str = "cost") -> Callable[[list
     return ratio
 
 
+def at_its_cost(pairs: list[tuple[Run, ...]]) -> Ratio | None:
+    """The arm's hypervolume when it has spent what the second run spent, over what that ends with."""
+    return of_means([(value_at(mine, other["cost"]), final(other)) for mine, other in pairs])
+
+
+def at_their_ends(pairs: list[tuple[Run, ...]]) -> Ratio | None:
+    """The arm's hypervolume at its end, over the second run's."""
+    return of_means([(final(mine), final(other)) for mine, other in pairs])
+
+
 def perfect(runs: Sequence[Run]) -> float:
     """The hypervolume that the best choice among all models of these runs, made on `test` itself, would have there."""
     return volume([point for run in runs for point in run["best"]])
@@ -224,20 +234,8 @@ GOALS = (
         to_level(lambda _, was, s: final(s)),
     ),
     Goal("cost to reach what random ends with, over random's", 1 / 8, True, (RANDOM,), to_level(lambda _, r: final(r))),
-    Goal(
-        "hypervolume at stock's cost, over stock's",
-        1.3,
-        False,
-        (STOCK,),
-        lambda pairs: of_means([(value_at(mine, s["cost"]), final(s)) for mine, s in pairs]),
-    ),
-    Goal(
-        "hypervolume at the cost of stock with offsets, over its own",
-        1.3,
-        False,
-        (SWEPT,),
-        lambda pairs: of_means([(value_at(mine, s["cost"]), final(s)) for mine, s in pairs]),
-    ),
+    Goal("hypervolume at stock's cost, over stock's", 1.3, False, (STOCK,), at_its_cost),
+    Goal("hypervolume at the cost of stock with offsets, over its own", 1.3, False, (SWEPT,), at_its_cost),
     Goal(
         "hypervolume at stock's cost, over no search (one training)",
         1.05,
@@ -252,20 +250,8 @@ GOALS = (
         (STOCK, PLAIN),
         lambda pairs: of_means([(value_at(mine, s["cost"]), value_at(plain, s["cost"])) for mine, s, plain in pairs]),
     ),
-    Goal(
-        "hypervolume at its end, over no search (one training)",
-        1.05,
-        False,
-        (NO_SEARCH,),
-        lambda pairs: of_means([(final(mine), final(once)) for mine, once in pairs]),
-    ),
-    Goal(
-        "hypervolume at its end, over no search repeated (plain)",
-        1.05,
-        False,
-        (PLAIN,),
-        lambda pairs: of_means([(final(mine), final(plain)) for mine, plain in pairs]),
-    ),
+    Goal("hypervolume at its end, over no search (one training)", 1.05, False, (NO_SEARCH,), at_their_ends),
+    Goal("hypervolume at its end, over no search repeated (plain)", 1.05, False, (PLAIN,), at_their_ends),
     Goal(
         "hypervolume claimed, over held out",
         1.10,
@@ -287,13 +273,7 @@ GOALS = (
         (STOCK,),
         lambda pairs: geometric([(mine["time"], s["time"]) for mine, s in pairs]),
     ),
-    Goal(
-        "hypervolume for what random+stem spends, over its own",
-        1.0,
-        False,
-        (STEM,),
-        lambda pairs: of_means([(value_at(mine, r["cost"]), final(r)) for mine, r in pairs]),
-    ),
+    Goal("hypervolume for what random+stem spends, over its own", 1.0, False, (STEM,), at_its_cost),
     Goal("cost to reach what random+stem ends with, over its own", 1.1, True, (STEM,), to_level(lambda _, r: final(r))),
 )
 WORST = GOALS[-1]  # also looked at over all problems

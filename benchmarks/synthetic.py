@@ -52,19 +52,15 @@ def signs(source: Path, folder: Path, *, every: int = 8, test: int = 1500) -> st
     """GTSRB's ten largest classes but for the speed limits (which few pixels do not tell apart): every eighth frame of
     each track, and ``test`` random test images, as many of each class; its name. ``source``: a parquet data set whose
     training images are named CLASS/TRACK_FRAME."""
-    folder.mkdir(parents=True, exist_ok=True)
-    train = pq.read_table(source / "train.parquet")
+    train, tested = (pq.read_table(source / name) for name in ("train.parquet", "test.parquet"))
     sizes = np.bincount(train["label"].to_numpy())
     chosen = [c for c in np.argsort(-sizes, kind="stable") if c > 8][:10]  # 0 to 8 are speed limits
     new = {int(old): label for label, old in enumerate(chosen)}
-    for name, some in (("train.parquet", None), ("test.parquet", test)):
-        rows = [
-            row | {"label": new[row["label"]]}
-            for row in pq.read_table(source / name).to_pylist()
-            if row["label"] in new
-        ]
-        if some is None:
-            rows = [row for row in rows if int(Path(row["image"]["path"]).stem.split("_")[1]) % every == 0]
-        table = pa.Table.from_pylist(rows)
-        pq.write_table(table if some is None else _some(table, some, 0), folder / name)
+
+    def kept(table: pa.Table) -> list[dict]:
+        return [row | {"label": new[row["label"]]} for row in table.to_pylist() if row["label"] in new]
+
+    frames = [row for row in kept(train) if int(Path(row["image"]["path"]).stem.split("_")[1]) % every == 0]
+    write_table(frames, folder / "train.parquet")
+    pq.write_table(_some(pa.Table.from_pylist(kept(tested)), test, 0), folder / "test.parquet")
     return f"parquet:{folder}"
