@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import statistics
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -49,6 +50,7 @@ KNOBS: dict[str, dict] = {
     "schedule=cosine": {"schedule": "cosine"},
 }
 LONGER = "twice the epochs"
+SAME = 0.01  # of plain AT's hypervolume: a setting that is never farther from it trains its model
 
 
 def settings() -> list[str]:
@@ -96,28 +98,45 @@ def stored() -> list[dict]:
 
 
 def ratios(rows: list[dict]) -> dict[str, list[float]]:
-    """Setting -> its hypervolume on `test` over plain AT's of the same seed and kind of CPU, where there are both."""
+    """Setting -> its hypervolume on `test` over plain AT's of the same seed and kind of CPU, where there are both and
+    neither diverged."""
     plain = {(row["seed"], row.get("cpu")): row["held_out"] for row in rows if row["setting"] == PLAIN}
     found: dict[str, list[float]] = {}
     for row in rows:
-        if row["setting"] != PLAIN and (base := plain.get((row["seed"], row.get("cpu")))):
+        if row["setting"] != PLAIN and "failed" not in row and (base := plain.get((row["seed"], row.get("cpu")))):
             found.setdefault(row["setting"], []).append(row["held_out"] / base)
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval (Student's t over the seeds)."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, -math.inf, math.inf
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+def spread(found: dict[str, list[float]]) -> tuple[float, int]:
+    """(standard deviation of a log ratio between seeds, pooled over all settings; its degrees of freedom).
+
+    Two to four seeds say next to nothing of one setting's own. Settings that train plain AT's model, or nearly, would
+    make it too small and are left out.
+    """
+    logs = [[math.log(ratio) for ratio in values] for values in found.values() if not same(values)]
+    freedom = sum(len(values) - 1 for values in logs)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in logs if len(values) > 1)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (math.inf, 1)
+
+
+def same(values: list[float]) -> bool:
+    """Whether a setting trains plain AT's model, or nearly."""
+    return all(abs(ratio - 1) < SAME for ratio in values)
+
+
+def interval(values: list[float], deviation: float, freedom: int) -> tuple[float, float, float]:
+    """Geometric mean and its 95 % interval (Student's t, with the pooled ``deviation`` of the logarithms)."""
+    middle = statistics.fmean(map(math.log, values))
+    half = student.ppf(0.975, freedom) * deviation / math.sqrt(len(values))
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
 
 
 def page(rows: list[dict]) -> str:
     """The page of the stored results."""
     plain = [row["held_out"] for row in rows if row["setting"] == PLAIN]
-    found = {name: (*interval(values), len(values)) for name, values in ratios(rows).items()}
+    found, failed = ratios(rows), Counter(row["setting"] for row in rows if "failed" in row)
+    deviation, freedom = spread(found)
     lines = [
         "# What is left to gain once offsets are free",
         "",
@@ -131,20 +150,24 @@ def page(rows: list[dict]) -> str:
         fill(
             f"Plain AT has a hypervolume (natural average x worst class) of {statistics.fmean(plain):.3f} on `test`, "
             f"from {min(plain):.3f} to {max(plain):.3f} (trainings: {len(plain)}). The others as a ratio to plain AT "
-            "of the same seed on the same kind of CPU (rows of before that was kept count as one other kind): mean and "
-            f"its 95 % interval (Student's t). Of {len(found)} settings that change nothing, about "
-            f"{0.025 * len(found):.0f} would be said to add something, and as many to cost something.",
+            "of the same seed on the same kind of CPU (rows of before that was kept count as one other kind): "
+            "geometric mean and its 95 % interval, by Student's t with one standard deviation between seeds for all "
+            f"settings: {deviation:.2f} of the log ratio ({freedom} degrees of freedom; settings within {SAME:.0%} of "
+            "plain AT under every seed are left out of it, they train the same model). "
+            f"Of {len(found)} settings that change nothing, about {0.025 * len(found):.0f} would be said to add "
+            "something, and as many to cost something.",
             116,
         ),
         "",
         "| setting | | ratio | 95 % interval | pairs | |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for name, (mean, low, high, seeds) in sorted(found.items(), key=lambda item: -item[1][0]):
-        kind = "method" if name in METHODS else "knob"
+    for name, values in sorted(found.items(), key=lambda item: -interval(item[1], deviation, freedom)[0]):
+        kind, (mean, low, high) = "method" if name in METHODS else "knob", interval(values, deviation, freedom)
         verdict = "adds" if low > 1 else "costs" if high < 1 else "not distinguishable"
-        span = f"{low:.2f} .. {high:.2f}" if seeds > 1 else "-"
-        lines.append(f"| {name} | {kind} | {mean:.2f} | {span} | {seeds} | {verdict if seeds > 1 else 'one seed'} |")
+        verdict = "as plain AT" if same(values) else verdict
+        verdict += f"; diverged under {failed[name]} more" if failed[name] else ""
+        lines.append(f"| {name} | {kind} | {mean:.2f} | {low:.2f} .. {high:.2f} | {len(values)} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import held_out
+from benchmarks import held_out, what_adds
 
 FOLDER = Path(held_out.__file__).parent
 # started by another script, in an environment that has NePS
@@ -52,3 +52,23 @@ def test_held_out_searches_what_it_is_asked_for_once(tmp_path, monkeypatch, give
     assert [(row["method"], row["seed"], row["options"]) for row in rows] == [("srat", n, options) for n in (0, 1)]
     held_out.main()
     assert len(asked) == 2
+
+
+def test_what_adds_pools_the_spread_between_seeds():
+    """By hand: logs of 1.1 and 1.21 differ by ln 1.1, those of b by nothing, so that the pooled variance is half of
+    (ln 1.1)^2 / 2 = 0.004542, with 2 degrees of freedom, whose t is 4.3027."""
+    found = {"a": [1.1, 1.21], "b": [0.9, 0.9], "as plain": [1.001, 0.995], "once": [1.5]}
+    deviation, freedom = what_adds.spread(found)
+    assert freedom == 2 and deviation == pytest.approx(0.047656, rel=1e-4)
+    mean, low, high = what_adds.interval(found["a"], deviation, freedom)
+    assert (mean, low, high) == pytest.approx((1.15369, 0.99799, 1.33368), rel=1e-4)
+    assert what_adds.interval(found["once"], deviation, freedom)[1] == pytest.approx(1.5 / 1.22757, rel=1e-4)
+    assert what_adds.same(found["as plain"]) and not what_adds.same(found["b"])
+
+
+def test_what_adds_says_which_trainings_diverged():
+    rows = [{"setting": "at", "seed": seed, "held_out": 0.5, "test": []} for seed in (0, 1, 2)]
+    rows += [{"setting": "trades", "seed": seed, "held_out": 0.6 - 0.1 * seed} for seed in (0, 1)]
+    rows.append({"setting": "trades", "seed": 2, "held_out": 0.0, "failed": "the loss is not finite"})
+    (line,) = (line for line in what_adds.page(rows).splitlines() if line.startswith("| trades"))
+    assert "| 1.10 |" in line and line.endswith("| 2 | not distinguishable; diverged under 1 more |")
