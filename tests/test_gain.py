@@ -134,8 +134,9 @@ def test_rows_are_spread_along_the_front():
 # ---- over which reference --------------------------------------------------------------------------------------------
 
 
-def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25), eps=lambda job: 0.1):
-    """The summary of a verification of all points in which every model has these robust accuracies."""
+def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25), eps=lambda job: 0.1, **said):
+    """The summary of a verification of all points in which every model has these robust accuracies. ``said``: what
+    else the results say."""
     monkeypatch.setattr(verify, "check_checkpoint", lambda config, record: None)
     run = run_of(spec, history, Home(tmp_path), "s")
     rows, left = chosen(run, "all", 1)
@@ -147,6 +148,7 @@ def verified_alike(monkeypatch, tmp_path, spec, history, rates=(0.5, 0.25), eps=
             **{"classes": ["a", "b", "c"], "train_counts": [30, 3, 3], "alarms": [], "offsets": job.offsets.to_dict()},
             **{"threat": "linf", "eps": eps(job), "epoch": 1, "device": "cpu", "seconds": 1, "checkpoint": "x"},
             "stages": [{"name": "clean"}, {"name": "pgd"}],
+            **said,
         }
         verify.store(job, "pgd:2x1", {"result": measured})
         done.append((job, {**measured, "trial": job.trial, "seed": 0}))

@@ -17,3 +17,4 @@ class Decoded:
     groups: np.ndarray | None = None  # (N,) train rows that must stay together, e.g. frames of one track
     grouped_by: str | None = None
     note: str = ""  # what was changed on the way, for the user to read
+    test_groups: np.ndarray | None = None  # (N,) the same of test rows; None: nothing says which belong together

@@ -173,28 +173,37 @@ def _decoded(train: Encoded, test: Encoded, classes: list[str], reading: Reading
     except SeveralSizes:  # rare, so the sizes of all images are not asked for beforehand
         note = f"images of several sizes resized to {SEVERAL[0]}x{SEVERAL[1]} (--image-size takes another)"
         arrays = images(SEVERAL, True)
-    groups = tracks_of(train.paths) if reading.groups == "auto" else None
-    if groups is not None:
-        tracks = f"{groups.max() + 1} tracks by the file names stay together (--groups none if they are no tracks)"
-        note = f"{note}; {tracks}" if note else tracks
-    return Decoded(
-        (arrays[0], train.labels), (arrays[1], test.labels), classes, groups, None if groups is None else "track", note
-    )
+    groups = of_test = None
+    if reading.groups == "auto":
+        groups = tracks_of(train.paths)
+        of_test = tracks_of(test.paths, known=groups is not None)
+    grouped_by, told = None if groups is None else "track", _told(groups, of_test)
+    note = f"{note}; {told}" if note and told else note or told
+    return Decoded((arrays[0], train.labels), (arrays[1], test.labels), classes, groups, grouped_by, note, of_test)
 
 
-def tracks_of(paths: list[str | None] | None) -> np.ndarray | None:
+def tracks_of(paths: list[str | None] | None, known: bool = False) -> np.ndarray | None:
     """(N,) number of each row's track, or None unless every path is ``class/track_frame.ext`` and that makes groups.
 
-    It makes none where each class is one track (``class/class_index.ext``), or each image.
+    It makes none where each class is one track (``class/class_index.ext``), or each image. Where it is ``known`` that
+    the data come in tracks, a small split may have one of each class: it is none if it has the class's own number.
     """
-    found = [_TRACK.search(path or "") for path in paths or ()]
-    if not found or not all(found):
+    found = [m for path in paths or () if (m := _TRACK.search(path or ""))]
+    if not found or len(found) < len(paths or ()):
         return None
-    tracks, numbers = np.unique([f"{m[1]}/{m[2]}" for m in found if m], return_inverse=True)
-    classes = {m[1] for m in found if m}
-    if len(tracks) in (len(classes), len(found)):
-        return None
-    return numbers.astype(np.int64)
+    tracks, numbers = np.unique([f"{m[1]}/{m[2]}" for m in found], return_inverse=True)
+    if known:
+        none = all(m[1].lstrip("0") == m[2].lstrip("0") for m in found)
+    else:
+        none = len(tracks) in (len({m[1] for m in found}), len(found))
+    return None if none else numbers.astype(np.int64)
+
+
+def _told(train: np.ndarray | None, test: np.ndarray | None) -> str:
+    """What a user may not expect of the tracks (N,) of both splits."""
+    told = [] if train is None else [f"{train.max() + 1} tracks by the file names stay together"]
+    told += [] if test is None else [f"{test.max() + 1} tracks of test by the file names count as one image each"]
+    return " and ".join(told) + (" (--groups none if they are no tracks)" if told else "")
 
 
 class SeveralSizes(DataError):

@@ -1,7 +1,7 @@
 """The decoded dataset on disk: two Arrow files, written once per machine, mapped read-only by everyone.
 
     home/datasets/NAME-HASH/train.arrow   image tensor<uint8, (C, H, W)>, label int64, perhaps group int64
-    home/datasets/NAME-HASH/test.arrow    image, label: a file of its own, which a search never opens
+    home/datasets/NAME-HASH/test.arrow    the same columns: a file of its own, which a search never opens
 
 With a storage (`--storage`) the same two files lie there as well, put by the driver under NAME-HASH-CONTENT; a node
 copies them once. HASH covers path, size and time of the source files, and how they are read, so changed files are
@@ -41,6 +41,7 @@ from trainables.storage import Storage, below, explain, open_source
 DECODED = re.compile(r"\w[\w.-]*")  # a decoded folder's name
 CONTENT = re.compile(r"(.+)-([0-9a-f]{32})")  # and that of its copy, which ends with its content
 FORMAT = 1  # raise it when the decoded files change: old ones are then left alone and new ones written
+OWN_FORMAT = 2  # the same of the user's own files; those of format 1 did not say which test images are of one track
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _locate(dataset: str, datasets: Path, reading: Reading) -> tuple[str, Callab
     found = layout(kind, [file.name for file in below], reading.test_split, place)
     read = set(found.files)
     stats = sorted(file for file in below if file.name in read)
-    digest = hashlib.sha256(repr((FORMAT, kind, place, stats, reading)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((OWN_FORMAT, kind, place, stats, reading)).encode()).hexdigest()[:16]
     key = decoded_start(kind, name) + digest
     return key, lambda: decode(kind, where, found, reading)
 
@@ -195,7 +196,7 @@ def _write(aside: Path, key: str, data: Decoded | str) -> None:
         _validate(data)
         meta = {"classes": data.classes, "grouped_by": data.grouped_by, "note": data.note, **_statistics(data.train[0])}
         write_images(aside / "train.arrow", *data.train, data.groups, meta)
-        write_images(aside / "test.arrow", *data.test, None, meta)
+        write_images(aside / "test.arrow", *data.test, data.test_groups, meta)
     (aside / "content").write_text(_hash(aside))
 
 

@@ -111,9 +111,19 @@ def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
 
 def open_test(spec: DataSpec, home: Path, device="cpu") -> Split:
     """The source's own test set, whatever the imbalance and the seed."""
-    validate_spec(spec)
-    source = mapped(prepare(spec.dataset, home, spec.reading) / "test.arrow")
+    source = _test(spec, home)
     return _split(source, np.arange(len(source.labels)), str(device))
+
+
+def hides_tracks(spec: DataSpec, home: Path) -> bool:
+    """Whether training images are frames of tracks, while nothing says which test images are of one track."""
+    source = _test(spec, home)
+    return source.meta["grouped_by"] is not None and source.groups is None
+
+
+def _test(spec: DataSpec, home: Path) -> Mapped:
+    validate_spec(spec)
+    return mapped(prepare(spec.dataset, home, spec.reading) / "test.arrow")
 
 
 @lru_cache(maxsize=2)  # each holds device memory

@@ -60,6 +60,7 @@ DatasetTested = Annotated[
 _FIELDS = options_of(SearchFields)
 ImageSize = Annotated[Optional[int], option_of(_FIELDS["image_size"], MODEL)]
 TestSplit = Annotated[Optional[str], option_of(_FIELDS["test_split"], MODEL)]
+Groups = Annotated[Optional[str], option_of(_FIELDS["groups"], MODEL)]
 Threat = Annotated[Optional[str], option_of(_FIELDS["threat"], MODEL)]
 TrainingSetting = Annotated[Optional[list[str]], option_of(_FIELDS["set"], MODEL)]
 Parquet = Annotated[Optional[Path], option("--parquet", "FILE", "File for one tidy table of all trials and epochs.")]
@@ -183,6 +184,7 @@ def verify(
     arch: Arch = None,
     image_size: ImageSize = None,
     test_split: TestSplit = None,
+    groups: Groups = None,
     threat: Threat = None,
     training: TrainingSetting = None,
     json_robustbench: Annotated[
@@ -215,7 +217,8 @@ def verify(
         raise UsageError("tuner verify takes the name of a search, or --model FILE with --arch NAME")
     if json_robustbench is not None:
         check_record(attack, json_robustbench)
-    spec = model_spec(model, arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
+    asked = {"image_size": image_size, "test_split": test_split, "groups": groups, "threat": threat, "set": training}
+    spec = model_spec(model, arch, dataset, **asked)
     if model is not None:
         if (pick, most, seeds) != (None, 8, 0):
             raise UsageError("--pick, --most and --seeds are of a search; --model FILE is one model")
@@ -239,7 +242,8 @@ def model_spec(model: str | None, arch: str | None, dataset: str | None, **given
     if model is None:
         if arch or any(given.values()):
             raise UsageError(
-                "--arch, --image-size, --test-split, --threat and --set belong to --model FILE; a search has its own"
+                "--arch, --image-size, --test-split, --groups, --threat and --set belong to --model FILE; a search has "
+                "its own"
             )
         return None
     from trainables.called import is_call
@@ -286,6 +290,7 @@ def audit(
     arch: Arch = None,
     image_size: ImageSize = None,
     test_split: TestSplit = None,
+    groups: Groups = None,
     threat: Threat = None,
     training: TrainingSetting = None,
     home: HomeOption = None,
@@ -301,7 +306,8 @@ def audit(
     from tuner.verification.foreign import open_model
 
     where = Home(home, storage)
-    spec = model_spec(model, arch, dataset, image_size=image_size, test_split=test_split, threat=threat, set=training)
+    asked = {"image_size": image_size, "test_split": test_split, "groups": groups, "threat": threat, "set": training}
+    spec = model_spec(model, arch, dataset, **asked)
     opened = spec and partial(open_model, model, spec, where)
     result = audited(
         file, where, search=search, sample=sample, seed=seed, attack=attack, dataset=dataset, model=opened, say=_say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +56,23 @@ def value_text(value: Any) -> str:
 def fraction(value: float | None) -> str:
     """A metric with three decimals; ``-`` for None or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def images_text(row: Mapping[str, Any], what: str = "images") -> str:
+    """``12630 images``, ``20 images of 5 tracks``: on how many a model was tested."""
+    return f"{row['images']} {what}" + (f" of {row['tracks']} tracks" if row.get("tracks") else "")
+
+
+def tracks_note(row: Mapping[str, Any]) -> list[str]:
+    """What intervals of a tested model count where its images may come in tracks, in at most one sentence."""
+    if "tracks" not in row:
+        return []
+    if row["tracks"] is not None:
+        return ["In intervals on test a track counts as one image: its frames are mostly right or wrong together."]
+    return [
+        "Training images are frames of tracks, but nothing says which test images are of one track: each counts as an "
+        "independent image, so intervals on test are too narrow if some are frames of one track."
+    ]
 
 
 def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str, float]:

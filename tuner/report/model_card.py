@@ -7,7 +7,7 @@ from typing import Any
 from search_spaces.provenance import paper_label
 from trainables.threats import LINF, THREATS
 from tuner.escape import code, markdown
-from tuner.report.format import LABELS, fraction, value_text
+from tuner.report.format import LABELS, fraction, tracks_note, value_text
 from tuner.spec.objectives import NATURAL, WORST
 
 
@@ -149,9 +149,8 @@ def _selection_note(about: dict[str, Any]) -> str:
     metrics = about["metrics"]
     if metrics[-1]["split"] == "test":
         alarms = [a for m in metrics for a in m.get("alarms", [])]
-        return "The search saw only `val`; `test` was opened only for `tuner verify`." + "".join(
-            f" **Alarm: {markdown(a)}.**" for a in alarms
-        )
+        said = ["The search saw only `val`; `test` was opened only for `tuner verify`.", *tracks_note(metrics[-1])]
+        return " ".join([*said, *(f"**Alarm: {markdown(a)}.**" for a in alarms)])
     if about.get("epoch") == "best":
         return (
             "**Not verified on `test` yet**: the epoch was selected by these numbers, which are of the images of `val` "

@@ -12,6 +12,8 @@ robust, now broken   The sample is attacked `RUNS` times, after the first only t
 broken, now robust   Of the images that the certificate and the first run judge differently, the certificate calls half
                      broken.
 
+Both hold where images are frames of tracks too: what differs between runs are starts, drawn for each image on its own.
+
 Flags of a clean image are not random. One that differs is put down to rounding where the two largest logits differ by
 less than `ROUNDING` of the largest; any other does not hold.
 """
@@ -101,6 +103,8 @@ def audit(
         models = [_found(run, claim) for claim in certificate.claims]
     check_ball(attack, models[0].config.threat)
     split = _test_split(models[0].config, certificate)
+    if missing := _check_tracks(split, certificate):
+        say(missing)
     rows = np.sort(np.random.default_rng(seed).permutation(certificate.images)[:sample])
     say(f"{len(rows)} of {certificate.images} test images (seed {seed}), attack {attack}")
     found: list[dict[str, Any]] = []
@@ -211,6 +215,21 @@ def _test_split(config: TrialConfig, certificate: Certificate) -> Split:
     if len(split) != certificate.images or digest(split) != certificate.data:
         raise Failed(f"the test images of {config.dataset!r} here are not the certificate's: pixels or labels differ")
     return split
+
+
+def _check_tracks(split: Split, certificate: Certificate) -> str | None:
+    """What of the tracks cannot be checked, in a sentence. ``Failed`` where they are others here: they decide how wide
+    intervals from the certificate are."""
+    here, theirs = split.groups, certificate.tracks
+    if theirs is None:
+        what = "the certificate does not say of which tracks the test images are, so intervals from it count each image"
+        return None if here is None else what
+    if here is None:
+        return "nothing says here of which tracks the test images are, so those of the certificate are not checked"
+    pairs = np.stack([here.cpu().numpy(), theirs])
+    if {len(np.unique(numbers)) for numbers in pairs} != {np.unique(pairs, axis=1).shape[1]}:
+        raise Failed("the tracks of the test images here are not the certificate's")
+    return None
 
 
 def _check(

@@ -25,7 +25,7 @@ from tuner.files import write_atomically
 from tuner.home import SEARCH_NAME
 from tuner.verification.job import Job, Tested
 from tuner.verification.rows import ROLES
-from tuner.verification.summary import TEST_SPLIT, flags_of
+from tuner.verification.summary import TEST_SPLIT, flags_of, tracks_of
 
 NAME = "verified.json"
 KIND = "tuner verification certificate"
@@ -55,8 +55,9 @@ class Claim:
 @dataclass(frozen=True)
 class Certificate:
     """``data``: sha256 of the test images and labels (`trainables.data.digest`). ``labels`` (N,) and ``train_counts``
-    (K,): earlier versions wrote none. ``spec``: `SAID`, as text, empty where it is not said; like these two it is its
-    sender's word."""
+    (K,): earlier versions wrote none. ``tracks`` (N,): of which track each image is, None where each is its own or,
+    with ``hidden_tracks``, nothing says it. ``spec``: `SAID`, as text, empty where it is not said; like all but
+    ``data`` it is its sender's word."""
 
     search: str
     attack: str
@@ -66,6 +67,8 @@ class Certificate:
     claims: tuple[Claim, ...]
     labels: np.ndarray | None = None
     train_counts: tuple[int, ...] = ()
+    tracks: np.ndarray | None = None
+    hidden_tracks: bool = False
     spec: dict[str, str] = field(default_factory=dict)
 
 
@@ -89,6 +92,7 @@ def write_certificate(
         "data": first["data"],
         "labels": packed_labels(labels),
         "train_counts": first["train_counts"],
+        **_tracks_said(first, own[0][0].flags),
         "rows": [
             {
                 "trial": job.trial,
@@ -112,6 +116,13 @@ def write_certificate(
     write_atomically(run.folder / NAME, json.dumps(certificate, indent=1))
 
 
+def _tracks_said(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
+    """``tracks`` of the test images as text, or that they are hidden; nothing where there are none."""
+    if (tracks := tracks_of(flags)) is not None:
+        return {"tracks": packed_tracks(tracks)}
+    return {"hidden_tracks": True} if stored.get("hidden_tracks") else {}
+
+
 def latest_images(folder: Path) -> str | None:
     """The digest of the test images that the latest certificate in a search's or a model's folder is of; None where
     there is none. What was stored before of others is no result beside it."""
@@ -122,6 +133,11 @@ def latest_images(folder: Path) -> str | None:
 def packed_labels(labels: np.ndarray) -> str:
     """(N,) class numbers as hexadecimal digits, four for each image."""
     return labels.astype(">u2").tobytes().hex()
+
+
+def packed_tracks(tracks: np.ndarray) -> str:
+    """(N,) int64 as hexadecimal digits, eight for each image, which number the tracks anew from 0."""
+    return np.unique(tracks, return_inverse=True)[1].astype(">u4").tobytes().hex()
 
 
 def packed(flags: np.ndarray) -> str:
@@ -165,8 +181,10 @@ def _certificate(stored: dict[str, Any]) -> Certificate:
     _require(SEARCH_NAME.fullmatch(stored["search"]) is not None, "search")
     attack, data = _text(stored["attack"], 40), _sha256(stored["data"])
     labels, counts = _labels(stored, images, len(classes))
+    tracks, hidden = _tracks(stored, images), stored.get("hidden_tracks") is True
+    said = _said(stored.get("spec", {}))
     return Certificate(
-        stored["search"], attack, data, images, classes, claims, labels, counts, _said(stored.get("spec", {}))
+        stored["search"], attack, data, images, classes, claims, labels, counts, tracks, hidden and tracks is None, said
     )
 
 
@@ -178,6 +196,14 @@ def _labels(stored: dict[str, Any], images: int, classes: int) -> tuple[np.ndarr
     counts = tuple(_number(count, 1, 10**9) for count in stored["train_counts"])
     _require(len(counts) == classes, "train_counts")
     return labels, counts
+
+
+def _tracks(stored: dict[str, Any], images: int) -> np.ndarray | None:
+    if "tracks" not in stored:
+        return None
+    tracks = np.frombuffer(bytes.fromhex(stored["tracks"]), dtype=">u4").astype(np.int64)
+    _require(len(tracks) == images, "tracks")
+    return tracks
 
 
 def _said(spec: dict[str, Any]) -> dict[str, str]:

@@ -186,6 +186,7 @@ def _test_metrics(folder: Path, job: Job) -> list[dict[str, Any]]:
                     "attack": result["attack"],
                     "threat": row["threat"],
                     "eps": row["eps"],
+                    **({key: row[key] for key in ("images", "tracks")} if "tracks" in row else {}),
                     "ci": row["ci"],
                     "alarms": row["alarms"],
                     **{k: v for k, v in row.items() if "acc" in k},

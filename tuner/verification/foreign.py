@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trainables.first_look import Accuracy
 
 ROLE = "model"  # of its row
-ASKED = ("image_size", "test_split", "threat")  # fields of a spec, beside `set`
+ASKED = ("image_size", "test_split", "groups", "threat")  # fields of a spec, beside `set`
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def verify_model(
         say(line)
     path = opened.folder / "verify" / verify.folder_of(attack) / ROLE
     job = Job(0, opened.config, path, role=ROLE, title=opened.name, published=opened.digest)
-    if (known := verify.stored(job)) and is_of(known, verify.test_data(opened.config)):
+    if (known := verify.stored(job)) and is_of(known, verify.test_data(job)):
         say("it is tested already")
     elif opened.network is None:
         verify.run_jobs([job], spec, attack, say)

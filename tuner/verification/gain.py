@@ -9,6 +9,8 @@ The worst class's interval also contains that of a bootstrap around rates from w
 taken out (where all classes are equal, the measured ones are too far apart and understate the bias), and Newcombe's
 score interval of the two lowest classes (1998; the one for pairs where they are the same class).
 
+Where images are frames of tracks, a track counts as one image, which may be right in part.
+
 Coverage in simulation (nominal 95 %, 36 and 300 images for each of 10 classes, 300 repetitions, four of five images
 alike under both models): averages 93 to 98 %; worst class 96 to 100 % where both models' classes differ or both are
 equal, 85 to 93 % where one model's classes are all equal and the other's are not.
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tuner.verification.intervals import DRAWS, Interval, wilson
+from tuner.verification.intervals import DRAWS, Interval, as_tracks, independent, wilson
 
 WORST = "worst_class_robust_acc"
 METRICS = ("natural_robust_acc", WORST, "robust_acc")
@@ -31,22 +33,32 @@ SPREAD = 0.5  # of an image, in each class
 
 
 def paired(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, train_counts: Sequence[int], seed: int = 0
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    train_counts: Sequence[int],
+    seed: int = 0,
+    tracks: np.ndarray | None = None,
 ) -> dict[str, Difference]:
     """``first`` minus ``second`` in each of `METRICS`.
 
     ``labels`` (N,): classes of the test images; ``first`` and ``second`` (N,): which of them are robust under each
-    model; ``train_counts`` (K,): training images of each class. Classes without a test image are left out.
+    model; ``train_counts`` (K,): training images of each class; ``tracks`` (N,): of which track each image is, None
+    where each is its own. Classes without a test image are left out.
     """
     count = np.bincount(labels, minlength=len(train_counts))
     there = count > 0
     outcome = 2 * first.astype(int) + second.astype(int)
     cells = np.stack([np.bincount(labels[outcome == o], minlength=len(train_counts)) for o in range(4)], 1)[there]
     count, weights = count[there], np.asarray(train_counts, dtype=float)[there]
+    rates = _rates(cells / count[:, None])
+    if tracks is not None:
+        own = independent(labels, tracks, len(train_counts))[there]
+        cells, count = as_tracks(cells, count, own), own
     smooth = (cells + SPREAD / 4) / (count + SPREAD)[:, None]
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.multinomial(n, p, size=DRAWS) for n, p in zip(count, smooth)], 1) / count[:, None]
-    rates, noise = _rates(cells / count[:, None]), _rates(drawn) - _rates(smooth)[:, None, :]
+    noise = _rates(drawn) - _rates(smooth)[:, None, :]
     centre = np.stack([_shrunk(right, count) for right in rates])
     measured = {name: float(value) for name, value in _differences(rates, weights).items()}
     plain = _basic(measured, _rates(smooth), noise, weights)
@@ -68,12 +80,12 @@ def _basic(measured: dict[str, float], centre: np.ndarray, noise: np.ndarray, we
 
 def _newcombe(cells: np.ndarray, rates: np.ndarray) -> Interval:
     """Of the difference between the two models' lowest classes. ``cells`` (K, 4), counts; ``rates`` (2, K)."""
-    lowest, count = rates.argmin(1), cells.sum(1)
-    ends = [wilson(round(r[c] * count[c]), int(count[c])) for r, c in zip(rates, lowest)]
+    lowest, rights = rates.argmin(1), (cells[:, 2:].sum(1), cells[:, 1::2].sum(1))
+    ends = [wilson(right[c].item(), cells[c].sum().item()) for right, c in zip(rights, lowest)]
     (p, q), ((p_low, p_high), (q_low, q_high)) = rates.min(1).tolist(), ends
     phi = 0.0
     if lowest[0] == lowest[1]:
-        neither, second, first, both = map(int, cells[lowest[0]])
+        neither, second, first, both = cells[lowest[0]].tolist()
         scale = (both + first) * (second + neither) * (both + second) * (first + neither)
         phi = (both * neither - first * second) / scale**0.5 if scale else 0.0
 

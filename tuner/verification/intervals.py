@@ -23,7 +23,21 @@ Z = 1.959963984540054  # 95 %
 DRAWS = 4000  # bootstrap samples
 
 
-def wilson(right: int, of: int) -> Interval:
+def independent(labels: np.ndarray, tracks: np.ndarray | None, classes: int) -> np.ndarray:
+    """(classes,) of how many different things the images of each class are: tracks, or else images. ``labels`` and
+    ``tracks`` (N,): those of each image, None where each is its own."""
+    if tracks is not None:
+        labels = np.unique(np.stack([tracks, labels]), axis=1)[1]
+    return np.bincount(labels, minlength=classes)
+
+
+def as_tracks(right: np.ndarray, count: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """``right`` of ``count`` images of each class, (K, ...) and (K,), as of ``own`` tracks (K,), a part of which may be
+    right: frames of a track are right or wrong together, so that more of them say little more."""
+    return (right.T * own / count).T  # in this order all of the images are all of the tracks, to the bit
+
+
+def wilson(right: float, of: float) -> Interval:
     """95 % interval, within [0, 1], of a rate measured as ``right`` of ``of`` (Wilson, 1927)."""
     if not of:
         return 0.0, 1.0
@@ -45,13 +59,14 @@ def class_mean(right: np.ndarray, count: np.ndarray, weights: np.ndarray | None 
 
 
 def worst_class(right: np.ndarray, count: np.ndarray, seed: int = 0) -> tuple[float, Interval]:
-    """(bias-corrected smallest accuracy, its 95 % interval); ``right`` and ``count``: images of each class, (K,)."""
+    """(bias-corrected smallest accuracy, its 95 % interval); ``right`` and ``count``: images of each class, (K,), or
+    tracks as `as_tracks` counts them."""
     p = right / count
     smallest, lowest = float(p.min()), int(p.argmin())
     drawn = np.random.default_rng(seed).binomial(count, np.broadcast_to(p, (DRAWS, len(p)))) / count
     minima = drawn.min(1)
     corrected = min(1.0, max(0.0, 2 * smallest - float(minima.mean())))
     q_low, q_high = np.quantile(minima, [0.025, 0.975])
-    low, high = wilson(int(right[lowest]), int(count[lowest]))
+    low, high = wilson(right[lowest].item(), count[lowest].item())
     basic_low, basic_high = max(0.0, 2 * smallest - float(q_high)), min(1.0, 2 * smallest - float(q_low))
     return corrected, (min(low, basic_low), max(high, basic_high))

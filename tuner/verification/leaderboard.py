@@ -17,12 +17,13 @@ from trainables.class_metrics import class_metrics
 from trainables.offsets import Offsets
 from tuner.errors import UsageError
 from tuner.home import SEARCH_NAME, Home
+from tuner.report.format import images_text, tracks_note
 from tuner.results.pareto import nondominated, row_label
 from tuner.results.searches import storage_of
 from tuner.sync.mirror import pull
 from tuner.verification.certificate import NAME, Certificate, Claim, read_certificate
 from tuner.verification.foreign import ROLE, folder_of
-from tuner.verification.intervals import class_mean, worst_class
+from tuner.verification.intervals import as_tracks, class_mean, independent, worst_class
 from tuner.verification.job import name_of
 from tuner.verification.published import PUBLISHED
 from tuner.verification.robustbench import eps_text
@@ -54,7 +55,8 @@ def leaderboard(names: Sequence[str] = (), home: Home | None = None) -> dict[str
     rows = sorted(rows + published, key=lambda row: (_group(row), -row["average"]))
     for group in dict.fromkeys(map(_group, rows)):
         _mark([row for row in rows if _group(row) == group and row["worst"] is not None])
-    return {"rows": rows, "note": NOTE}
+    of_tracks = dict.fromkeys(f"{row['data']}: {note}" for row in rows for note in tracks_note(row))
+    return {"rows": rows, "note": " ".join([NOTE, *of_tracks])}
 
 
 def _mark(rows: list[dict[str, Any]]) -> None:
@@ -99,6 +101,7 @@ def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, A
         "imbalance": certificate.spec["imbalance"],
         "attack": certificate.attack,
         "images": certificate.images,
+        **_tracks(certificate),
         "source": source,
         "verdict": verdict,
         "front": False,
@@ -113,6 +116,13 @@ def _of(certificate: Certificate, source: str, verdict: str) -> list[dict[str, A
         }
         for claim in certificate.claims
     ]
+
+
+def _tracks(certificate: Certificate) -> dict[str, Any]:
+    """Of how many tracks the test images are, if they are of any; None where nothing says it."""
+    if certificate.tracks is None or certificate.labels is None:
+        return {"tracks": None} if certificate.hidden_tracks else {}
+    return {"tracks": int(independent(certificate.labels, certificate.tracks, len(certificate.classes)).sum())}
 
 
 def _name(certificate: Certificate, claim: Claim) -> str:
@@ -130,12 +140,14 @@ def _accuracies(certificate: Certificate, claim: Claim) -> dict[str, Any]:
     count, clean, robust = (np.bincount(labels[m], minlength=k) for m in (slice(None), claim.clean, claim.robust))
     metrics = class_metrics(certificate.classes, certificate.train_counts, count, clean, robust)
     there = count > 0
+    own = independent(labels, certificate.tracks, k)[there]
+    right = as_tracks(robust[there], count[there], own)
     return {
         "clean": metrics["clean_acc"],
         "average": metrics["robust_acc"],
-        "average_ci": class_mean(robust[there], count[there]),
+        "average_ci": class_mean(right, own),
         "worst": metrics["worst_class_robust_acc"],
-        "worst_ci": worst_class(robust[there], count[there])[1],
+        "worst_ci": worst_class(right, own)[1],
         "few": metrics.get("few_robust_acc"),
     }
 
@@ -203,7 +215,7 @@ def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             row["network"],
             row["data"] + ("" if row["imbalance"] == "none" else f" {row['imbalance']}"),
             f"{row['threat']}:{row['eps']}",
-            f"{row['attack']}, {row['images']} images" if row["attack"] else "see source",
+            f"{row['attack']}, {images_text(row)}" if row["attack"] else "see source",
             _percent(row["clean"]),
             _percent(row["average"], row["average_ci"]),
             _percent(row["worst"], row["worst_ci"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner import escape
 from tuner.files import write_atomically
+from tuner.report.format import images_text
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.certificate import latest_images
 from tuner.verification.job import Tested
@@ -100,7 +101,7 @@ def page(result: dict[str, Any], spec: SearchSpec) -> str:
         what = f"{result['model']['arch']} on {spec.dataset}"
     return whole_page(
         f"{result['search']} verified on {TEST_SPLIT}",
-        f"{what} · split {TEST_SPLIT}, {first['images']} images · attack {result['attack']}, "
+        f"{what} · split {TEST_SPLIT}, {images_text(first)} · attack {result['attack']}, "
         f"{spec.threat_model.shown}, eps {eps} of a pixel range of 1",
         re.sub("@@([A-Z]+)@@", lambda match: fields[match[1]], BODY),
         {

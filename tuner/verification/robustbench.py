@@ -13,6 +13,7 @@ import numpy as np
 from trainables.threats import LINF
 from tuner.errors import UsageError
 from tuner.report.files import require_file, write_asked
+from tuner.report.format import images_text
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.summary import flags_of
 
@@ -55,7 +56,7 @@ def record(row: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:
         "clean_acc": _percent(clean),
         "reported": "",
         "autoattack_acc": _percent(robust),
-        "footnote": f"{len(robust)} test images; worst class {row['worst_class']}: "
+        "footnote": f"{images_text(row, 'test images')}; worst class {row['worst_class']}: "
         f"{100 * row['worst_class_robust_acc']:.2f}.",
         "unreliable": bool(row["alarms"]),
     }

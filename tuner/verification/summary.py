@@ -18,11 +18,12 @@ from tuner.results.pareto import Front, nondominated, row_label
 from tuner.results.search_run import SearchRun
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS, over_seeds, paired, verdict
-from tuner.verification.intervals import class_mean, wilson, worst_class
+from tuner.verification.intervals import as_tracks, class_mean, independent, wilson, worst_class
 from tuner.verification.job import Job
 from tuner.verification.rows import ROLES, best_of, feasible
 
 TEST_SPLIT = "test"
+TRACK = "track"  # column of the flags where the test images' tracks are known
 CORRECTION = (
     "Intervals are 95 %. The smallest of several measured accuracies is biased low; the corrected value "
     "subtracts the bias that a class-stratified bootstrap shows, and its interval is the basic bootstrap's, "
@@ -50,16 +51,19 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
     """A tested model's accuracies (fractions) and their intervals.
 
     ``stored``: the result that `verify.store` wrote as JSON; ``flags``: the Parquet file of its images beside it.
-    Classes without an image are left out.
+    Classes without an image are left out. ``tracks``, of how many the images are, is there where they may come in
+    tracks, each of which counts as one image in intervals; None: nothing says which images are of one, so all count.
     """
-    labels, clean, robust = flags_of(flags)
+    (labels, clean, robust), tracks, hidden = flags_of(flags), tracks_of(flags), stored.get("hidden_tracks")
     classes, train_counts = stored["classes"], np.asarray(stored["train_counts"], dtype=float)
     count, is_clean, is_robust = (np.bincount(labels[m], minlength=len(classes)) for m in (slice(None), clean, robust))
     values = class_metrics(classes, stored["train_counts"], count.tolist(), is_clean.tolist(), is_robust.tolist())
     present = count > 0
     names = [c for c, has_images in zip(classes, present) if has_images]
     count, is_clean, is_robust = count[present], is_clean[present], is_robust[present]
-    corrected, worst_ci = worst_class(is_robust, count)
+    own = independent(labels, tracks, len(classes))[present]
+    right, right_clean = (as_tracks(counts, count, own) for counts in (is_robust, is_clean))
+    corrected, worst_ci = worst_class(right, own)
     return {
         "trial": stored["trial"],
         "seed": stored["seed"],
@@ -68,19 +72,23 @@ def row_of(stored: dict[str, Any], flags: Path) -> dict[str, Any]:
         "threat": stored["threat"],
         "eps": stored["eps"],
         "images": len(labels),
+        **({"tracks": int(own.sum())} if tracks is not None else {"tracks": None} if hidden else {}),
         **{name: value for name, value in values.items() if "/" not in name},
         "worst_class": names[int((is_robust / count).argmin())],
         "worst_class_robust_acc_corrected": corrected,
         "ci": {
-            "robust_acc": class_mean(is_robust, count),
-            "natural_robust_acc": class_mean(is_robust, count, train_counts[present]),
+            "robust_acc": class_mean(right, own),
+            "natural_robust_acc": class_mean(right, own, train_counts[present]),
             "worst_class_robust_acc": worst_ci,
-            "clean_acc": class_mean(is_clean, count),
+            "clean_acc": class_mean(right_clean, own),
             "level": 0.95,
         },
         "per_class": {
-            c: {"robust_acc": k / n, "ci": wilson(k, n), "clean_acc": a / n, "images": n}
-            for c, k, n, a in zip(names, is_robust.tolist(), count.tolist(), is_clean.tolist())
+            c: {"robust_acc": k / n, "ci": wilson(*found), "clean_acc": a / n, "images": n}
+            | ({} if tracks is None else {"tracks": found[1]})
+            for c, k, n, a, found in zip(
+                names, is_robust.tolist(), count.tolist(), is_clean.tolist(), zip(right.tolist(), own.tolist())
+            )
         },
         "stages": stored["stages"],
         "alarms": stored["alarms"],
@@ -113,6 +121,19 @@ def flags_of(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if clean.dtype != bool or robust.dtype != bool or (robust & ~clean).any():
         raise Damaged(f"{str(path)!r} does not hold the flags of images")
     return labels, clean, robust
+
+
+def tracks_of(path: Path) -> np.ndarray | None:
+    """(N,) number of the track of each test image in a file of flags; None where it names none, as in those of earlier
+    versions. ``Damaged``, or what Arrow raises, where they cannot be read."""
+    import pyarrow.parquet as pq
+
+    if TRACK not in pq.read_schema(path).names:
+        return None
+    tracks = pq.read_table(path, columns=[TRACK])[TRACK].to_numpy()
+    if tracks.dtype != np.int64:
+        raise Damaged(f"{str(path)!r} does not hold the tracks of images")
+    return tracks
 
 
 def summary(
@@ -218,7 +239,8 @@ def _gain_over(row: dict, reference: dict, over: str, train_counts: Sequence[int
     if not np.array_equal(labels, same):
         raise Failed(f"{row['name']} and {reference['name']} were tested on different images; remove the verify folder")
     entries = []
-    for metric, (difference, ci) in paired(labels, mine, theirs, train_counts).items():
+    tracks = tracks_of(Path(row["flags"]))
+    for metric, (difference, ci) in paired(labels, mine, theirs, train_counts, tracks=tracks).items():
         entry = {
             "row": row["label"],
             "over": over,

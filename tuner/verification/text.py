@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search_spaces.provenance import legend_label
-from tuner.report.format import fraction
+from tuner.report.format import fraction, images_text, tracks_note
 from tuner.spec.objectives import shown_metrics
 from tuner.verification.gain import METRICS
 from tuner.verification.summary import compared_as
@@ -90,7 +90,7 @@ def _with_ci(row: dict, name: str) -> str:
 def headline(result: dict[str, Any]) -> list[str]:
     """What the result's ``subject`` gains over no search and the default setting; with seeds, over trainings too."""
     names, label = {r["label"]: r["name"] for r in result["rows"]}, result["subject"]["label"]
-    images, lines, seeds = result["rows"][0]["images"], [], []
+    lines, seeds = [], []
     (subject,) = (r for r in result["rows"] if r["label"] == label)
     for over in ("no_search", "paper"):
         if over in subject["also"]:
@@ -105,7 +105,8 @@ def headline(result: dict[str, Any]) -> list[str]:
     if not lines:
         return []
     who = f"{names[label]}, {result['subject']['why']},"
-    said = [f"On {images} test images {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
+    images = images_text(result["rows"][0], "test images")
+    said = [f"On {images} {who} {'; it '.join(lines)} (95 % intervals, paired by image)."]
     if seeds:
         said.append(f"Trained anew with other seeds it {'; it '.join(seeds)} ({_seeds_in(result)}).")
     return said
@@ -139,7 +140,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     rows, fell = result["rows"], result["fell_off"]
     names, front = {r["label"]: r["name"] for r in rows}, [r for r in rows if r["role"] == "front"]
     lines = [f"{line[0].upper()}{line[1:]}." for line in result.get("about", [])] + headline(result)
-    lines += _not_compared(rows) + _of_one_seed(rows)
+    lines += tracks_note(rows[0]) + _not_compared(rows) + _of_one_seed(rows)
     if len(front) > 1:
         lines.append(
             f"Of {len(front)} points of the validation front, {len(front) - len(fell)} are on the front of the "

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables.config import TrialConfig
 from trainables.offsets import Offsets
@@ -37,7 +37,10 @@ from tuner.sync.shared_dataset import data_spec, dataset_of, keep_images
 from tuner.verification.code import code_version
 from tuner.verification.job import Job
 from tuner.verification.rows import chosen
-from tuner.verification.summary import is_of, read_result
+from tuner.verification.summary import TRACK, is_of, read_result
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Say = Callable[[str], None]
 MOST = 8  # points of the front that are tested where nothing else is asked for
@@ -130,7 +133,7 @@ def verify_search(
 def _untested(jobs: list[Job]) -> list[Job]:
     """Those that have no result on the test images as they are here."""
     known = [stored(job) for job in jobs]
-    data = test_data(jobs[0].config) if any(known) else None
+    data = test_data(jobs[0]) if any(known) else None
     return [job for job, result in zip(jobs, known) if not is_of(result, data)]
 
 
@@ -211,15 +214,36 @@ def check_checkpoint(config: TrialConfig, record: TrialRecord) -> None:
         raise Failed(f"checkpoint {path!r} is not the one that trial {record.trial} ended with")
 
 
-def test_data(config: TrialConfig) -> str | None:
+def test_data(job: Job) -> str | None:
     """What the test images are here (`trainables.data.digest`); None where they cannot be opened, so that what is
-    stored is still shown."""
+    stored is still shown. What earlier versions stored of these images, beside the job's result, is told their tracks.
+    """
     from trainables.data import DataError, digest, open_test
+    from trainables.verification_run import tracks_said
 
     try:
-        return digest(open_test(config.data_spec, Path(config.home)))
+        split = open_test(job.config.data_spec, Path(job.config.home))
+        data, said = digest(split), tracks_said(split, job.config)
     except (DataError, OSError):
         return None
+    for path in sorted(job.path.parents[1].glob("*/*.json")) if said else ():
+        result = read_result(path, path.with_suffix(".parquet"))
+        if result and result.get("data") == data:
+            _tell_tracks(path, result, said)
+    return data
+
+
+def _tell_tracks(path: Path, result: dict[str, Any], said: dict[str, Any]) -> None:
+    """``path``: of a stored ``result``; ``said``: as `trainables.verification_run.tracks_said`."""
+    import pyarrow.parquet as pq
+
+    if "tracks" not in said:
+        if "hidden_tracks" not in result:
+            write_atomically(path, json.dumps(result | said, indent=1))
+        return
+    table = pq.read_table(flags := path.with_suffix(".parquet"))
+    if TRACK not in table.column_names and table.num_rows == len(said["tracks"]):
+        _write_table(flags, table.append_column(TRACK, [said["tracks"]]))
 
 
 def stored(job: Job) -> dict[str, Any] | None:
@@ -312,7 +336,6 @@ def said(job: Job, event: dict[str, Any]) -> str:
 def store(job: Job, attack: str, event: dict[str, Any]) -> None:
     """Write the last event of a job as its result. The JSON file comes last: it says that both files are complete."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     result = {"trial": job.trial, "seed": job.config.seed, "attack": attack, "split": "test", "code": code_version()}
     names = ["index", "label", "clean", "robust", "broken_by"]
@@ -320,7 +343,7 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
         table, result["failed"] = pa.table({n: [] for n in names}), event["failed"]
     else:
         measured = dict(event["result"])
-        labels, broken_by = measured.pop("labels"), measured.pop("broken_by")
+        labels, broken_by, tracks = measured.pop("labels"), measured.pop("broken_by"), measured.pop("tracks", None)
         stages = [s["name"] for s in measured["stages"]]
         table = pa.table(
             {
@@ -329,13 +352,21 @@ def store(job: Job, attack: str, event: dict[str, Any]) -> None:
                 "clean": broken_by != 0,
                 "robust": broken_by < 0,
                 "broken_by": [stages[b] if b >= 0 else "" for b in broken_by.tolist()],
+                **({} if tracks is None else {TRACK: tracks}),
             }
         )
         result |= measured
+    _write_table(job.flags, table)
+    write_atomically(job.json, json.dumps(result, indent=1))
+
+
+def _write_table(file: Path, table: pa.Table) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_atomically(job.flags, sink.getvalue().to_pybytes())
-    write_atomically(job.json, json.dumps(result, indent=1))
+    write_atomically(file, sink.getvalue().to_pybytes())
 
 
 def _to_mlflow(result: dict[str, Any], run: SearchRun, say: Say) -> None:
