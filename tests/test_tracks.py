@@ -16,21 +16,27 @@ from tests.make_data import encode
 from tests.test_escape import ABOUT
 from tests.test_gain import verified_alike
 from tests.test_references import finish, no_search
-from trainables.data import DataSpec, Reading, check, hides_tracks, open_test, prepare, store
+from trainables.config import TrialConfig
+from trainables.data import DataSpec, Reading, check, hides_tracks, open_test, prepare
+from trainables.data import store as decoded
 from trainables.data.files import tracks_of
+from trainables.offsets import NONE
 from tuner.home import Home
 from tuner.report.model_card import card_markdown
 from tuner.results.history import History
 from tuner.spec.search_spec import SearchSpec
 from tuner.verification.certificate import packed_tracks, read_certificate
 from tuner.verification.console import show_verification
+from tuner.verification.export import _test_metrics
 from tuner.verification.gain import _newcombe, paired
 from tuner.verification.intervals import as_tracks, class_mean, independent, wilson, worst_class
+from tuner.verification.job import Job
 from tuner.verification.leaderboard import cells, leaderboard
 from tuner.verification.robustbench import record
 from tuner.verification.summary import row_of
 from tuner.verification.summary import tracks_of as stored_tracks
 from tuner.verification.text import sentences
+from tuner.verification.verify import store
 
 # 5 tracks of 4 frames in each class: which frames are right. Three tracks of class 0 are, one of class 1; half of each
 # track of class 2, so 2.5 of its tracks.
@@ -145,7 +151,7 @@ def test_what_are_tracks_where_train_has_none_and_where_it_has_some(paths, alone
 def test_what_an_earlier_version_decoded_is_decoded_anew(tmp_path, monkeypatch):
     dataset = signs(tmp_path / "d")
     with monkeypatch.context() as before:
-        before.setattr(store, "OWN_FORMAT", 1)
+        before.setattr(decoded, "OWN_FORMAT", 1)
         old = prepare(dataset, tmp_path)
     assert prepare(dataset, tmp_path) != old and old.is_dir()
     assert prepare("digits", tmp_path).name == "digits-v1", "whose files are as they were"
@@ -372,6 +378,25 @@ def test_gains_of_a_search_count_tracks(monkeypatch, tmp_path, searched):
     hidden = verified_alike(monkeypatch, tmp_path / "3", *searched, hidden_tracks=True)
     assert any("nothing says which test images are of one track" in line for line in sentences(hidden))
     assert [{**g, "row": 0} for g in hidden["gain"]] == [{**g, "row": 0} for g in plain_["gain"]]
+
+
+@pytest.mark.parametrize("said, found", [({"tracks": np.repeat([0, 1], 2)}, 2), ({"hidden_tracks": True}, None)])
+def test_an_export_takes_them_over(monkeypatch, tmp_path, said, found):
+    monkeypatch.setattr("trainables.verification_run.fingerprint", lambda folder: "x")
+    job = Job(0, TrialConfig("at", folder="f"), tmp_path / "verify" / "apgd" / "0")
+    measured = {
+        **{"labels": np.array([0, 0, 1, 1]), "broken_by": np.array([-1, 0, -1, -1]), "alarms": [], "epoch": 1},
+        **{"classes": ["a", "b"], "train_counts": [30, 3], "threat": "linf", "eps": 0.1, "search_steps": 2},
+        **{"device": "cpu", "seconds": 1.0, "checkpoint": "x", "versions": {}, "offsets": NONE.to_dict(), "data": "d"},
+        "stages": [{"name": "clean", "tried": 4, "broken": 1, "seconds": 1.0}],
+    }
+    store(job, "apgd", {"result": {**measured, **said}})
+    (metrics,) = _test_metrics(tmp_path, job)
+    assert (metrics["images"], metrics["tracks"]) == (4, found)
+    assert metrics["ci_per_class"]["b"] == wilson(*((1, 1) if found else (2, 2)))
+    store(job, "apgd", {"result": measured})
+    (metrics,) = _test_metrics(tmp_path, job)
+    assert not {"images", "tracks"} & metrics.keys()
 
 
 def test_a_model_card_says_it():

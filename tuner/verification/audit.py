@@ -102,9 +102,7 @@ def audit(
         check_named(run.spec, home, name, f"audit {file} --search", dataset=dataset)
         models = [_found(run, claim) for claim in certificate.claims]
     check_ball(attack, models[0].config.threat)
-    split = _test_split(models[0].config, certificate)
-    if missing := _check_tracks(split, certificate):
-        say(missing)
+    split = _test_split(models[0].config, certificate, say)
     rows = np.sort(np.random.default_rng(seed).permutation(certificate.images)[:sample])
     say(f"{len(rows)} of {certificate.images} test images (seed {seed}), attack {attack}")
     found: list[dict[str, Any]] = []
@@ -204,8 +202,8 @@ def _check_row(run: SearchRun, claim: Claim, name: str) -> None:
         )
 
 
-def _test_split(config: TrialConfig, certificate: Certificate) -> Split:
-    """The test images; ``Failed`` unless they are the certificate's."""
+def _test_split(config: TrialConfig, certificate: Certificate, say: Say) -> Split:
+    """The test images; ``Failed`` unless they are the certificate's. What cannot be checked of them is said."""
     import torch
 
     from trainables.data import digest, open_test
@@ -214,6 +212,8 @@ def _test_split(config: TrialConfig, certificate: Certificate) -> Split:
     split = open_test(config.data_spec, Path(config.home), device)
     if len(split) != certificate.images or digest(split) != certificate.data:
         raise Failed(f"the test images of {config.dataset!r} here are not the certificate's: pixels or labels differ")
+    if unchecked := _check_tracks(split, certificate):
+        say(unchecked)
     return split
 
 
