@@ -127,8 +127,9 @@ class SearchFields:
     test_split: str = option("test", Text(SPLIT_NAME, check_split_name), TRAINED,
         "Which split of images of your own counts as test, such as validation; only verify opens it.", before="test")
     groups: str = option("auto", Choice(known.groups), TRAINED,
-        "Which images of your own stay together, in training or in judging: auto those of one track, where the file "
-        "names are the numbers CLASS/TRACK_FRAME; none takes every image on its own.", before="auto")
+        "Which images of your own stay together, in training or in judging, and count as one in intervals: auto those "
+        "of one track, where the file names are the numbers CLASS/TRACK_FRAME; none takes every image on its own.",
+        before="auto")
     extra_data: str = option("none", Text(EXTRA, check_extra), TRAINED,
         "parquet:DIR of more images to train on, such as generated ones, in a folder that all nodes see. Their labels "
         "are matched by name, and they judge nothing.", before="none")
