@@ -170,6 +170,33 @@ def test_the_same_command_in_another_home_begins_with_the_same_file(robust, tmp_
         prepare_init(dataclasses.replace(spec, init=str(tmp_path / "other.pt")), there)
 
 
+def test_it_goes_on_where_the_search_of_the_trial_is_not_and_not_with_another_trial(tmp_path):
+    """In another home, after `tuner gc` or `rm`; `tuner resume` on another machine had no search of that name."""
+    here, storage = Home(tmp_path / "home"), str(tmp_path / "storage")
+    first = ended(here)
+    run = prepared(SearchSpec(init="first:no_search", name="mine", storage=storage), here)
+    kept = init_of(run.spec, run.folder)
+    write_atomically(run.folder / "spec.yaml", run.spec.to_stored())
+    push(storage, here, "mine")
+    there = Home(tmp_path / "b", storage)
+    driver.check(run.spec, there)
+    assert prepare_init(run.spec, there) == prepare_init(run.spec, here) == kept
+    checkpoint = first.folder / "trials" / str(NO_SEARCH) / "checkpoint.pt"
+    other = Trainer(trial_config(first, first.history.record(NO_SEARCH)))
+    save_checkpoint(checkpoint.parent, other, other.run_epoch())
+    with pytest.raises(UsageError, match="is not the file that search 'mine' began with"):
+        prepare_init(run.spec, here)
+    checkpoint.unlink()
+    assert prepare_init(run.spec, here) == kept
+    (first.folder / "history.jsonl").write_text("{}\n")
+    assert prepare_init(run.spec, here) == kept, "whatever became of the other search"
+    shutil.rmtree(first.folder)
+    assert prepare_init(run.spec, here) == kept
+    shutil.rmtree(tmp_path / "storage" / "inits")
+    with pytest.raises(UsageError, match="is gone, and so are the weights that were read from it"):
+        prepare_init(run.spec, here)
+
+
 def test_weights_lie_in_the_storage_by_their_content(robust, tmp_path):
     spec = spec_of(robust[1], storage=str(tmp_path / "storage"))
     run = prepared(spec, Home(tmp_path / "home"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.reading import Damaged, intact, read_json, shaped
-from tuner.errors import UsageError
+from tuner.errors import Failed, UsageError
 from tuner.execution.trial_config import first_trial, trial_config
 from tuner.home import Home
 from tuner.results.history import History
@@ -116,7 +116,7 @@ def _check_heads(spec: SearchSpec) -> None:
 
 def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
     """``UsageError``; None for what is not there where that does not matter."""
-    from trainables.foreign import read_state
+    from trainables.foreign import read_state, state_in
 
     try:
         if spec.init.startswith(EXPORT):
@@ -124,7 +124,14 @@ def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
         path, (search, colon, trial) = Path(spec.init), spec.init.rpartition(":")
         if not colon or path.exists():
             return read_state(path)
-        return _trial(search, trial, spec, home)
+        try:
+            data, model = _trial(search, trial, spec, home)
+        except (UsageError, Failed, Damaged):  # its search is of another home, or was removed, or gc took the checkpoint
+            if missing_ok:
+                return None
+            raise
+        _check_model(model, spec)
+        return state_in(data, spec.init)
     except FileNotFoundError as error:
         if missing_ok:
             return None
@@ -151,9 +158,9 @@ def _export(folder: Path, spec: SearchSpec) -> Read:
     return read_state(folder / WEIGHTS)
 
 
-def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> Read:
+def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> tuple[bytes, str]:
+    """A trial's checkpoint, and the model that it is of."""
     from trainables.checkpoint import checkpoint_bytes
-    from trainables.foreign import state_in
 
     run = load_search(home, search)
     named = with_storage(SearchSpec(), home).storage
@@ -167,11 +174,10 @@ def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> Read:
         record = run.history.record(number)
     except KeyError:
         raise UsageError(f"--init {spec.init!r}: search {search!r} has no trial {trial!r}") from None
-    _check_model(run.spec.model, spec)
     data = checkpoint_bytes(trial_config(run, record).folder)
     if data is None:
         raise UsageError(f"--init {spec.init!r}: trial {trial} has no checkpoint")
-    return state_in(data, spec.init)
+    return data, run.spec.model
 
 
 def _check_model(theirs: str, spec: SearchSpec) -> None:
