@@ -1,5 +1,6 @@
 """Submitting without a cluster: addresses, secrets, versions, the package, and what a job's states mean."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.test_submit import free_ports
+from tuner import job
+from tuner.cli import app, cluster
 from tuner.errors import ClusterError, UsageError
 from tuner.job import home_of, problem
 from tuner.remote import submission
@@ -127,6 +131,56 @@ def test_other_versions_are_refused(what, theirs):
         submission.check_versions(Other(**{what: theirs}))
     assert problem({"env": [], "versions": {**submission.ours(), what: theirs}})
     assert problem({"env": [], "versions": submission.ours()}) is None
+
+
+def told(monkeypatch, capsys, folder, **about):
+    """What a job with these lines in its job.json tells followers, and its exit code."""
+    folder.mkdir()
+    spec = about.pop("spec", None)
+    (folder / "spec.yaml").write_text(spec.to_yaml() if spec else "")
+    (folder / "job.json").write_text(json.dumps({"env": [], "versions": submission.ours(), **about}))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(app, "HEARERS", [])
+    monkeypatch.setattr(sys, "argv", ["tuner"])
+    with pytest.raises(SystemExit) as end:
+        job.main()
+    stream = submission._Stream(show=False)
+    stream.write(capsys.readouterr().out, done=True)
+    return stream.result, end.value.code or 0
+
+
+@pytest.mark.slow
+def test_a_job_tells_what_it_came_to_and_not_what_an_earlier_one_did(finished, tmp_path, monkeypatch, capsys):
+    """One that was refused had the result of the search that has its name, and no error."""
+    result, _, _ = finished
+    shutil.copytree(finished[1], tmp_path / "home")
+    about = {"command": "search", "search": "first", "home": str(tmp_path / "home")}
+    spec = SearchSpec.from_stored((tmp_path / "home/searches/first/spec.yaml").read_text())
+    known, code = told(monkeypatch, capsys, tmp_path / "a", spec=spec, **about)
+    assert code == 0 and known["state"] == "finished" and known["front"] == result["front"]
+    other, code = told(monkeypatch, capsys, tmp_path / "b", spec=spec.changed(seed=7), **about)
+    assert code == 2 and other.keys() == {"error"} and "exists with another seed" in other["error"]
+    about |= {"command": "resume", "changes": {}, "storage": "s3://me:word@b"}
+    other, code = told(monkeypatch, capsys, tmp_path / "c", **about)
+    assert code == 2 and other.keys() == {"error"} and "carries a password" in other["error"]
+
+
+@pytest.mark.parametrize(
+    "result, state, shown",
+    [
+        ({"state": "stopped", "spent": "6epochs"}, "finished", {"state": "stopped", "spent": "6epochs"}),
+        ({"error": "refused"}, "failed", {"state": "failed", "error": "refused"}),
+        ({"state": "finished", "x": float("nan")}, "finished", {"state": "finished", "x": None}),
+        (None, "failed", {"state": "failed", "error": "the job ended without a result"}),
+        ([{"check": "home"}], "finished", {"state": "finished", "checks": [{"check": "home"}]}),
+    ],
+)
+def test_what_a_follower_prints_is_what_the_search_came_to(result, state, shown, monkeypatch, capsys):
+    """A job finishes whose search was stopped by a budget: scripts took that for a whole search."""
+    monkeypatch.setattr(submission, "follow", lambda *_: ({"state": state, "exit_code": 0}, result))
+    with pytest.raises(typer.Exit):
+        cluster._follow(Silent(), "a-1", as_json=True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {**shown, "id": "a-1"}
 
 
 def test_package_is_small_and_whole(tmp_path):

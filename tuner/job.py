@@ -1,7 +1,7 @@
 """The entry point of a job that `tuner submit` has sent to a cluster: `python -m tuner.job` in the job's folder.
 
 It checks what the submitter could not see (environment variables, installed packages and versions), then runs the same
-command that a user would type there, and prints the result as one line of JSON for `tuner submit --follow`.
+command that a user would type there, and prints what that comes to as one line of JSON for `tuner submit --follow`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from trainables.reading import read_json
 from tuner.errors import UsageError
-from tuner.escape import to_stderr, to_stdout
+from tuner.escape import finite, to_stderr, to_stdout
 from tuner.home import Home
 
 NEEDED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "typer")
@@ -69,6 +69,7 @@ def main() -> None:
         home = home_of(job)
     except UsageError as error:
         to_stderr(f"Error: {error}")
+        _emit({"error": str(error)})
         raise SystemExit(2) from None
     if job["command"] == "doctor":
         from tuner.remote.doctor import on_cluster
@@ -79,11 +80,11 @@ def main() -> None:
 
 
 def _search(job: dict[str, Any], home: Home) -> None:
-    """Run `tuner search` or `tuner resume` in this process, then print the result, if there is one."""
+    """Run `tuner search` or `tuner resume` in this process, which prints its result or error for followers too."""
     import tempfile
 
     from tuner import cli
-    from tuner.results.summary import saved_result
+    from tuner.cli.app import HEARERS
 
     # Leave this folder: where two nodes run on one machine, Ray may unpack it again while we run.
     spec = Path(tempfile.mkdtemp(prefix="tuner-job-")) / "spec.yaml"
@@ -96,12 +97,10 @@ def _search(job: dict[str, Any], home: Home) -> None:
         part for key, value in job.get("changes", {}).items() for part in (f"--{key.replace('_', '-')}", str(value))
     ]
     sys.argv = ["tuner", *command, "--home", str(home.root), *places, *changes]
+    HEARERS.append(_emit)  # not result.json at the end: that may be of an earlier run, where this one is refused
     try:
         cli.main()
     finally:
-        result = saved_result(home.search(job["search"]))
-        if result:
-            _emit(result)
         shutil.rmtree(spec.parent, ignore_errors=True)
 
 
@@ -109,7 +108,7 @@ def _emit(value: Any) -> None:
     """Print the line that `tuner.remote.submission.follow` reads as the job's result."""
     from tuner.remote.submission import RESULT
 
-    to_stdout(RESULT + json.dumps(value))
+    to_stdout(RESULT + json.dumps(finite(value)))
 
 
 if __name__ == "__main__":

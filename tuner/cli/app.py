@@ -43,6 +43,9 @@ from tuner.errors import Failed, UsageError
 from tuner.escape import print_json, to_stderr, to_stdout
 from tuner.home import Home
 
+# Who else hears what a search or a resume of this process comes to, as --json prints it: a result or an error.
+HEARERS: list[Callable[[dict[str, Any]], None]] = []
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -136,7 +139,7 @@ def resume(
     check_named(run.spec, where, search, "resume", dataset=dataset, study_storage=study_storage)
     extends, place = trials is not None and not changes, run.spec.storage
     if extends and (shown_state(run) == "running" or place and running_from(place, where, search)):
-        show_answer(run, ask(run, "extend", trials=trials), as_json)
+        _tell(show_answer(run, ask(run, "extend", trials=trials), as_json))
         return
     _run(lambda: go_on(search, where, trials=trials, **changes), run.spec, where, as_json)
 
@@ -145,18 +148,27 @@ def _run(go: Callable[[], dict[str, Any]], spec, home: Home, as_json: bool) -> N
     from tuner.errors import Interrupted, Stopped
     from tuner.report.console import show_result
 
+    def show(result: dict[str, Any]) -> None:
+        show_result(result, spec, home, as_json)
+        _tell(result)
+
     try:
         result = go()
     except Interrupted as stop:
-        show_result(stop.result, spec, home, as_json)
+        show(stop.result)
         raise
     except Stopped as stop:
-        show_result({**stop.result, "error": str(stop)}, spec, home, as_json)
+        show({**stop.result, "error": str(stop)})
         to_stderr(f"Error: {stop}")
         raise typer.Exit(1) from None
-    show_result(result, spec, home, as_json)
+    show(result)
     if result["state"] == "failed":
         raise typer.Exit(1)
+
+
+def _tell(said: dict[str, Any]) -> None:
+    for hear in HEARERS:
+        hear(said)
 
 
 steering.register(app)
@@ -304,4 +316,5 @@ def _complain(sentence: str, code: int) -> int:
         with suppress(OSError):  # stdout may be what is full
             to_stdout(json.dumps({"error": sentence}))
     to_stderr(f"Error: {sentence}")
+    _tell({"error": sentence})
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -119,16 +118,18 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
     except KeyboardInterrupt:
         to_stderr(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it")
         raise typer.Exit(130) from None
-    if as_json:
-        to_stdout(
-            json.dumps(
-                {**(result or {"error": "the job ended without a result"}), "id": job_id, "state": row["state"]},
-                indent=1,
-            )
-        )
+    if as_json:  # the state is the search's, as of `tuner search`: a job finishes whose search a budget has stopped
+        print_json({"state": row["state"], **_answer(result), "id": job_id})
     else:
         to_stdout(f"job {job_id} {row['state']}")
     raise typer.Exit(exit_code(row))
+
+
+def _answer(result: dict[str, Any] | list[Any] | None) -> dict[str, Any]:
+    """What a job's command would print with --json: a search's result, the checks of `tuner doctor`, or an error."""
+    if isinstance(result, list):
+        return {"checks": result}
+    return result or {"error": "the job ended without a result"}
 
 
 def jobs(address: Address = None, as_json: Json = False):

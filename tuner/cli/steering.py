@@ -115,12 +115,12 @@ def _ask(search: str, home: Home, as_json: bool, kind: str, **about: Any) -> Non
     show_answer(run, ask(run, kind, **about), as_json)
 
 
-def show_answer(run, answer, as_json: bool) -> None:
+def show_answer(run, answer, as_json: bool) -> dict[str, Any]:
+    """Print what became of a request; returns what --json prints."""
     words, then = said(run, answer)
-    if as_json:
-        print_json({"search": run.name, "done": bool(answer), "words": words, "then": then})
-    else:
-        to_stdout("; ".join(filter(None, (words, then))))
+    told = {"search": run.name, "done": bool(answer), "words": words, "then": then}
+    print_json(told) if as_json else to_stdout("; ".join(filter(None, (words, then))))
+    return told
 
 
 def said(run, answer) -> tuple[str, str]:

@@ -44,7 +44,7 @@ STOP_WAIT_S = 180  # from SIGTERM to SIGKILL; Ray's default, 3 s, is too short f
 POLL_S = 0.5
 START_S = 20  # how long a starting cluster may take to report its first node
 AWAY_S = 60  # how long a follower keeps asking a cluster that does not answer
-RESULT = "tuner-result: "  # the job's last line: what `search --json` would print
+RESULT = "tuner-result: "  # the line with what `search --json` would print, a result or {"error": ...}
 # A job's shell is started by Ray's supervisor of jobs, a worker of the raylet, whose arguments name the interpreter
 # that Ray itself runs in. That need not be on the head's PATH.
 ENTRYPOINT = (
