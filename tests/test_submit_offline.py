@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from tests.test_submit import free_ports
 from tuner import job
 from tuner.cli import app, cluster
 from tuner.errors import ClusterError, UsageError
+from tuner.home import Home
 from tuner.job import home_of, problem
 from tuner.remote import submission
 from tuner.remote.dashboard import Dashboard, cluster_address, job_row
 from tuner.spec.search_spec import SearchSpec
+from tuner.sync.named_places import resume_command
 
 
 def test_nobody_answers():
@@ -181,6 +184,25 @@ def test_what_a_follower_prints_is_what_the_search_came_to(result, state, shown,
     with pytest.raises(typer.Exit):
         cluster._follow(Silent(), "a-1", as_json=True)
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {**shown, "id": "a-1"}
+
+
+class Reached(Other):
+    def may_grow(self):
+        return False
+
+
+def test_what_a_job_says_to_go_on_is_typed_where_it_was_sent_from(monkeypatch, tmp_path):
+    sent = list[dict[str, str]]()
+    monkeypatch.setattr(submission, "_send", lambda *about: sent.append(about[-1]))
+    submission.submit(Reached(), {"command": "resume", "search": "first"})
+    for name, value in sent[0].items():
+        monkeypatch.setenv(name, value)
+    command = resume_command(SearchSpec(storage="s3://b/x"), Home(tmp_path), "first", " --budget 12epochs")
+    asked = list[tuple]()
+    monkeypatch.setattr(cluster, "resume", lambda *about: asked.append(about))
+    app.whole_command()(shlex.split(command)[1:], standalone_mode=False)
+    said = {"storage": "s3://b/x", "dataset": None, "study_storage": None}
+    assert asked == [("http://head:8265", "first", tmp_path, said, {"budget": "12epochs"}, False, False)]
 
 
 def test_package_is_small_and_whole(tmp_path):

@@ -36,6 +36,7 @@ from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, OWNER_KEY, PRIOR
 from tuner.results.listener import LISTENERS
 from tuner.spec.plug_ins import TABLES
 from tuner.spec.search_spec import EXPORT, SearchSpec
+from tuner.sync.named_places import REACHED
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -131,7 +132,7 @@ def submit(
     job = {**job, "env": names, "versions": ours()}
     with tempfile.TemporaryDirectory(prefix="tuner-submit-") as folder:
         pack(Path(folder), job, spec.to_yaml() if spec else "", package)
-        values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), REACHED: cluster.address}
         if cluster.may_grow():
             values[GROWS] = "1"
         whose = {OWNER_KEY: spec.owned_by, PRIORITY_KEY: spec.priority} if spec else {OWNER_KEY: owner_name()}

@@ -3,6 +3,7 @@ spec, which may come from someone else."""
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from trainables.urls import masked
@@ -11,6 +12,8 @@ from tuner.home import Home
 from tuner.spec.search_spec import SearchSpec
 from tuner.sync.shared_dataset import DATASET, found_at
 from tuner.sync.storage_spec import with_storage
+
+REACHED = "TUNER_CLUSTER_ADDRESS"  # environment variable of a job: the dashboard from where it was sent
 
 
 def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: str | None) -> None:
@@ -56,9 +59,11 @@ def places(spec: SearchSpec) -> dict[str, str]:
 
 
 def resume_command(spec: SearchSpec, home: Home, name: str, more: str = "") -> str:
-    """What a user types to go on with a search, wherever its parts lie. ``more``: with a space before it."""
+    """What a user types to go on with a search, wherever its parts lie; of a job, where it was sent from. ``more``:
+    with a space before it."""
     flags = "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
-    return f"tuner resume {name}{more}{flags}{home.flag}"
+    address = os.environ.get(REACHED)
+    return f"tuner resume {name}{more}{flags}{home.flag}" + (f" --address {shlex.quote(address)}" if address else "")
 
 
 def _flag(field: str) -> str:
