@@ -19,11 +19,14 @@ from tests.histories import curve, run_of
 from trainables import ray_adapter
 from trainables.checkpoint import read_checkpoint
 from trainables.config import TrialConfig
+from trainables.data import prepare, share
 from trainables.datasets import training_for
 from trainables.gpu_use import rows_of
+from trainables.initial import keep_weights
+from trainables.models.build import build_model
 from trainables.processes import ProcessDied
 from trainables.ray_adapter import WAITS_S, StorageDown, TrialActor
-from trainables.storage import Storage
+from trainables.storage import Storage, below
 from trainables.trial_report import TrialReport
 from tuner.execution.failures import NODE, OWN, PROCESS, STORAGE, classify_failure
 from tuner.execution.ray_callback import DEATHS, SearchCallback
@@ -284,6 +287,51 @@ def test_a_storage_that_stays_silent_is_named(actor, tmp_path):
         running.step()
     assert slept == list(WAITS_S) and 200 < sum(slept) < 400
     assert StorageDown.__name__ in repr(cloudpickle.loads(cloudpickle.dumps(StorageDown("so"))))
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """(function that makes the actor of a trial whose data and initial weights lie in a storage, on a machine that has
+    neither; function(name, answers) that lets the storage give these for that file first; the seconds it slept)."""
+    shared, training = str(tmp_path / "shared"), asdict(training_for("digits", passes=1, eval_attack=1))
+    data = below(shared, "datasets", share(prepare("digits", tmp_path / "driver"), shared))
+    weights, slept, read = keep_weights(shared, build_model("cnn", 10, (1, 8, 8)).state_dict()), [], Storage.read
+    trial = TrialConfig(
+        "gairat", training=training, dataset=f"stored:{data}", home=str(tmp_path / "node"), storage=shared, init=weights
+    )
+    monkeypatch.setattr(ray_adapter, "sleep", slept.append)
+    answers = {"train.arrow": [], f"{weights}.safetensors": []}
+
+    def sometimes(self, name):
+        if not answers.get(name):
+            return read(self, name)
+        if isinstance(answer := answers[name].pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Storage, "read", sometimes)
+    return lambda: TrialActor({"trial": trial.to_dict()}), answers, slept
+
+
+def test_data_and_weights_to_start_from_are_waited_for_too(node):
+    """A trial on a machine that had not copied them yet was given up as if it were its own fault."""
+    make, answers, slept = node
+    for given in answers.values():
+        given += [OSError("AWS Error NETWORK_CONNECTION"), None]  # None: the mount is away
+    assert make().trainer.epoch == 0 and slept == [*WAITS_S[:4]]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_data_and_weights_that_stay_away_are_named(node, which):
+    make, answers, slept = node
+    name = [*answers][which]
+    answers[name] += [None] * 100
+    with pytest.raises(StorageDown, match=f"{name}.*{'are not in' if which else 'removed from the storage'}"):
+        make()
+    assert slept == list(WAITS_S)
+    answers[name][:] = [b"altered"]
+    with pytest.raises(ValueError, match="its content does not fit its name"):
+        make()
 
 
 @pytest.mark.parametrize("error", [FileExistsError(), NotADirectoryError(), PermissionError(), ValueError()])

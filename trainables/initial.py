@@ -17,6 +17,10 @@ from trainables.storage import Storage, below
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+class Gone(Damaged, OSError):
+    """The weights lay in the storage when the search began, and do not now. A mount that is away may come back."""
+
+
 def keep_weights(where: str | Path, weights: dict[str, Tensor]) -> str:
     """Write a model's weights below ``where``, unless they are there; returns their name, the file's SHA-256.
     ``OSError``."""
@@ -29,12 +33,12 @@ def keep_weights(where: str | Path, weights: dict[str, Tensor]) -> str:
 
 
 def load_initial(model: nn.Module, where: str | Path, digest: str) -> None:
-    """Give ``model`` these weights, with the normalisation that belongs to them. ``Damaged`` where they are not there,
-    or are other ones; ``OSError``."""
+    """Give ``model`` these weights, with the normalisation that belongs to them. ``Gone`` where they are not there,
+    ``Damaged`` where they are other ones; ``OSError``."""
     store = Storage(below(where, "inits"))
     data = store.read(_file(digest)) if DIGEST.fullmatch(digest) else None
     if data is None:
-        raise Damaged(f"the weights to start from, {_file(digest)!r}, are not in {store.where!r}; start a search anew")
+        raise Gone(f"the weights to start from, {_file(digest)!r}, are not in {store.where!r}; start a search anew")
     if hashlib.sha256(data).hexdigest() != digest:
         raise Damaged(f"{_file(digest)!r} in {store.where!r} is cut or altered: its content does not fit its name")
     load_weights(model, load(data))

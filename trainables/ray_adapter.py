@@ -52,7 +52,7 @@ class TrialActor(tune.Trainable):
 
         self.trial = TrialConfig(**config["trial"])
         torch.set_num_threads(max(1, int(config.get("threads", 1))))
-        self.trainer = Trainer(self.trial)
+        self.trainer = self._stored(lambda: Trainer(self.trial))  # it reads data, and the weights to start from
         folder = self.trial.folder
         self.epochs = self._stored(lambda: load_checkpoint(folder, self.trainer)) or [] if folder else []
         self.unreported = bool(self.epochs)
@@ -104,7 +104,9 @@ class TrialActor(tune.Trainable):
                 raise
             except OSError as error:
                 if wait is None or (is_full(error) and waited >= FULL_WAITS):  # nobody makes room unless it is said
-                    raise StorageDown(explain(self.trial.storage or self.trial.home, error)) from error
+                    own = isinstance(error, ValueError)  # which has a sentence of its own
+                    why = str(error) if own else explain(self.trial.storage or self.trial.home, error)
+                    raise StorageDown(why) from error
             sleep(wait)
 
     def _on_stem(self) -> TrialReport:

@@ -44,6 +44,10 @@ FORMAT = 1  # raise it when the decoded files change: old ones are then left alo
 OWN_FORMAT = 2  # the same of the user's own files; those of format 1 did not say which test images are of one track
 
 
+class Away(DataError, OSError):
+    """The place where the data lie does not answer, or has lost them; it may be there again."""
+
+
 @dataclass(frozen=True)
 class Mapped:
     """One mapped file; the arrays are read-only and belong to the page cache."""
@@ -58,7 +62,7 @@ def prepare(dataset: str, home: Path, reading: Reading = Reading()) -> Path:  # 
     """The folder with the decoded ``dataset``, made now if it is not there yet. Any number of processes may
     call at once. ``reading``: how files of the user's own are read.
 
-    `DataError` for an unknown name, missing or wrong files, or a home that cannot be written.
+    `DataError` for an unknown name, missing or wrong files, or a home that cannot be written; `Away` is one too.
     """
     key, decode = _locate(dataset, Path(home).expanduser().resolve() / "datasets", reading)
     return place_folder(home, key, lambda aside: _write(aside, key, decode()))
@@ -75,6 +79,8 @@ def place_folder(home: Path, key: str, write: Callable[[Path], None]) -> Path:
         with locked(datasets / f".{key}.lock"):
             if not folder.is_dir():
                 _write_aside(folder, write)
+    except DataError:
+        raise
     except OSError as problem:
         raise DataError(
             f"home {str(home)!r} cannot be written ({problem}); it must be a folder that can be created and written"
@@ -169,7 +175,8 @@ def _as_data_error(where: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (OSError, ValueError)) and not where.startswith("hf://"):
             raise  # the hub's client has exceptions of its own, and those of its HTTP client
-        raise DataError(f"dataset: {explain(where, error)}") from None
+        kind = Away if isinstance(error, OSError) else DataError
+        raise kind(f"dataset: {explain(where, error)}") from None
 
 
 def _fetch(kind: str, where: str, found: Layout, reading: Reading) -> Decoded:
@@ -236,7 +243,7 @@ def _copy(where: str, folder: Path) -> None:
         with _as_data_error(where):
             data = Storage(where).read(name)
         if data is None:
-            raise DataError(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
+            raise Away(f"dataset 'stored:{where}' has no {name}; it was removed from the storage")
         (folder / name).write_bytes(data)
 
 
