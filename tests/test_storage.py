@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,8 +24,8 @@ from trainables import storage
 from trainables.datasets import training_for
 from trainables.storage import Storage, below, storage_problem
 from tuner.errors import UsageError
-from tuner.execution import driver
-from tuner.execution.nodes import inspect_node, place_problem
+from tuner.execution import driver, nodes
+from tuner.execution.nodes import Needs, inspect_node, place_problem, trials_problem
 from tuner.execution.trial_config import first_trial
 from tuner.home import Home
 from tuner.results.history import History
@@ -165,6 +167,64 @@ def test_nodes_that_do_not_share(tmp_path):
     assert "not the same folder on every node: 1 of 2 nodes (10.0.0.2)" in place_problem(rows, place)
     rows[1]["answer"] = {"place": "storage 's3://b/x' refuses the sign-in from here; set ..."}
     assert place_problem(rows, "s3://b/x").startswith("on 1 of 2 nodes (10.0.0.2): storage 's3://b/x' refuses")
+
+
+@pytest.fixture
+def own_data(parquet_dir, tmp_path):
+    """(search of data in folders of the user's own, the folder of its data set, that of its extra images)."""
+    shutil.copytree(parquet_dir, tmp_path / "own")
+    (tmp_path / "extra").mkdir()
+    shutil.copy(next((tmp_path / "own").glob("**/train*.parquet")), tmp_path / "extra" / "more.parquet")
+    spec = SearchSpec(dataset=f"parquet:{tmp_path}/own", extra_data=f"parquet:{tmp_path}/extra", name="s")
+    return SearchRun(spec, Home(tmp_path / "home"), "s", History(None)), tmp_path / "own", tmp_path / "extra"
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_node_that_sees_other_data_or_code_is_told_apart(which, own_data, tmp_path):
+    """What a node answers by itself; trials that came to it failed as if that were their own fault."""
+    run, folder = own_data[0], own_data[which]
+    needs, name = Needs.of(run), f"parquet:{folder}"
+    assert trials_problem(needs) is None
+    (folder / "notes.parquet.txt").write_text("not read")
+    (file,) = folder.glob("**/more.parquet") if which == 2 else folder.glob("**/train*.parquet")
+    os.utime(file, (1, 1))
+    assert trials_problem(needs) is None, "a copy of the data may be of another day"
+    with open(file, "ab") as more:
+        more.write(b"x")
+    assert trials_problem(needs) == f"the files of {name!r} there are not those on the driver's machine"
+    shutil.move(folder, tmp_path / "away")
+    assert f"dataset {name!r} names no folder" in trials_problem(needs)
+    assert trials_problem(replace(needs, data=replace(needs.data, dataset="digits", extra="none"))) is None
+    assert "'/proc/none' cannot be written" in trials_problem(replace(needs, home="/proc/none"))
+
+
+def test_a_node_with_other_code_is_told_apart(tmp_path):
+    needs = Needs.of(SearchRun(SearchSpec(), Home(tmp_path), "s", History(None)))
+    assert not needs.folders and trials_problem(needs) is None
+    assert "the code there is not that of the driver" in trials_problem(replace(needs, code="other"))
+
+
+def test_a_search_stops_where_nodes_are_not_alike(own_data, monkeypatch, tmp_path):
+    run, _, extra = own_data
+    run.home.require_writable()
+
+    def ask(function, *args):
+        here = function(*args)
+        shutil.move(extra, tmp_path / "away")
+        return [{"node": "10.0.0.1", "answer": here}, {"node": "10.0.0.2", "answer": function(*args)}]
+
+    monkeypatch.setattr(nodes, "ask", ask)
+    monkeypatch.setattr(nodes, "connected_ray", lambda: SimpleNamespace(nodes=lambda: [{"Alive": True}] * 2))
+    stopped = []
+    problem = driver._nodes_checker(run, stopped.append)()
+    said = (
+        f"on 1 of 2 nodes (10.0.0.2): dataset 'parquet:{extra}' names no folder; parquet:DIR takes an existing folder"
+    )
+    assert problem.result(60) == said
+    for thread in threading.enumerate():
+        if thread.name == "nodes":
+            thread.join(60)
+    assert stopped == ["nodes"]
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

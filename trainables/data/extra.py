@@ -28,11 +28,7 @@ NAME = "extra.arrow"
 def prepare_extra(extra: str, home: Path, own: Mapped) -> Path:
     """The decoded images of ``extra`` (``parquet:DIR``) for the data set whose training set is ``own``, made now if
     they are not there yet. ``DataError`` as `prepare` has them, and where a class is not among the data set's."""
-    kind, _, where = extra.partition(":")
-    folder = Path(where).expanduser()
-    files = [f for f in listed(kind, where) if f.name.lower().endswith(".parquet") and not is_hidden(f.name)]
-    if not files:
-        raise DataError(f"extra data {extra!r} hold no .parquet files")
+    folder, files = Path(extra.partition(":")[2]).expanduser(), extra_files(extra)
     classes, shape = own.meta["classes"], own.images.shape[1:]
     told = (FORMAT, str(folder.resolve()), sorted(files), classes, shape)
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
@@ -46,6 +42,15 @@ def prepare_extra(extra: str, home: Path, own: Mapped) -> Path:
         write_images(aside / NAME, images, labels, None, meta)
 
     return place_folder(home, key, write) / NAME
+
+
+def extra_files(extra: str) -> list[File]:
+    """The files of ``parquet:DIR`` that are read. `DataError`."""
+    kind, _, where = extra.partition(":")
+    files = [f for f in listed(kind, where) if f.name.lower().endswith(".parquet") and not is_hidden(f.name)]
+    if not files:
+        raise DataError(f"extra data {extra!r} hold no .parquet files")
+    return files
 
 
 def extra_content(spec: DataSpec, home: Path) -> str | None:

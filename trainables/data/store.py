@@ -101,12 +101,23 @@ def _locate(dataset: str, datasets: Path, reading: Reading) -> tuple[str, Callab
     else:
         below, decode = listed(kind, where), load
         place = name = str(Path(where).expanduser().resolve())
-    found = layout(kind, [file.name for file in below], reading.test_split, place)
-    read = set(found.files)
-    stats = sorted(file for file in below if file.name in read)
+    found, stats = _read_of(kind, below, reading, place)
     digest = hashlib.sha256(repr((OWN_FORMAT, kind, place, stats, reading)).encode()).hexdigest()[:16]
     key = decoded_start(kind, name) + digest
     return key, lambda: decode(kind, where, found, reading)
+
+
+def _read_of(kind: str, below: list[File], reading: Reading, place: str) -> tuple[Layout, list[File]]:
+    """Which of the files ``below`` the data's ``place`` are read."""
+    found = layout(kind, [file.name for file in below], reading.test_split, place)
+    read = set(found.files)
+    return found, sorted(file for file in below if file.name in read)
+
+
+def source_files(dataset: str, reading: Reading) -> list[File]:
+    """The files of ``parquet:DIR`` or ``folder:DIR``, a folder of this machine, that are read. `DataError`."""
+    kind, _, where = dataset.partition(":")
+    return _read_of(kind, listed(kind, where), reading, where)[1]
 
 
 def _stored_name(where: str, datasets: Path) -> str:

@@ -266,6 +266,7 @@ def _run(run: SearchRun, data: Summary, listeners: Sequence[Listener], stop: Sto
 
 _WHY = {
     "storage": "its storage failed",
+    "nodes": "not all nodes can run its trials",
     "ray": "Ray is gone",
     "disk": "its home cannot be written, for example because the disk is full: make room",
 }
@@ -300,7 +301,7 @@ def _write(say: Say, write: Callable[..., Any], *args: Any) -> None:
 def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: StopRequest) -> str | None:
     """Run the trials; return why the search ended early ("signal", "time budget", "budget", "storage"), or None.
 
-    ``UsageError`` if the nodes do not share the storage.
+    ``UsageError`` if the nodes do not share the storage, or are not alike.
     """
     use_token()
     quiet_tune()
@@ -330,7 +331,7 @@ def _tune(run: SearchRun, data: Summary, listener: Listener, say: Say, stop: Sto
                 if stop.reason or not callback.take_up():
                     break  # else something was asked for after Ray Tune had heard that there is nothing more
         # after a signal or at the end of the time budget the search does not wait for the nodes' answers
-        if stop.reason in (None, "storage") and (problem := callback.ask_nodes().result()):
+        if stop.reason in (None, "storage", "nodes") and (problem := callback.ask_nodes().result()):
             raise UsageError(problem)
     shutil.rmtree(run.folder / "ray", ignore_errors=True)  # the history holds everything
     return stop.reason or ("budget" if optimizer.spent else "time budget" if optimizer.late else None)
@@ -373,16 +374,17 @@ def _watched(ray: ModuleType, stop: StopRequest, say: Say) -> Iterator[None]:
 
 
 def _nodes_checker(run: SearchRun, stop: Callable[[str], None]) -> Callable[[], Future[str | None]]:
-    """A function that asks the nodes, once, whether they can use the search's storage; if not, it stops the search.
+    """A function that asks the nodes, once, whether they can use the search's storage and run its trials as this
+    machine would; if not, it stops the search.
 
     It is called when the first trial trains, not before: on a small machine the answers take seconds.
     """
-    from tuner.execution.nodes import nodes_storage_problem
+    from tuner.execution.nodes import nodes_problem
 
     @cache
     def ask() -> Future[str | None]:
-        problem = nodes_storage_problem(run.spec, run.home)
-        problem.add_done_callback(lambda f: stop("storage") if f.exception() or f.result() else None)
+        problem = nodes_problem(run)
+        problem.add_done_callback(lambda f: stop("nodes") if f.exception() or f.result() else None)
         return problem
 
     return ask

@@ -116,7 +116,7 @@ def _check_heads(spec: SearchSpec) -> None:
 
 def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
     """``UsageError``; None for what is not there where that does not matter."""
-    from trainables.foreign import read_state, state_in
+    from trainables.foreign import read_state
 
     try:
         if spec.init.startswith(EXPORT):
@@ -124,14 +124,7 @@ def _open(spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
         path, (search, colon, trial) = Path(spec.init), spec.init.rpartition(":")
         if not colon or path.exists():
             return read_state(path)
-        try:
-            data, model = _trial(search, trial, spec, home)
-        except (UsageError, Failed, Damaged):  # its search is of another home, or was removed, or gc took the checkpoint
-            if missing_ok:
-                return None
-            raise
-        _check_model(model, spec)
-        return state_in(data, spec.init)
+        return _trial(search, trial, spec, home, missing_ok)
     except FileNotFoundError as error:
         if missing_ok:
             return None
@@ -158,7 +151,22 @@ def _export(folder: Path, spec: SearchSpec) -> Read:
     return read_state(folder / WEIGHTS)
 
 
-def _trial(search: str, trial: str, spec: SearchSpec, home: Home) -> tuple[bytes, str]:
+def _trial(search: str, trial: str, spec: SearchSpec, home: Home, missing_ok: bool) -> Read | None:
+    """What a trial has trained; None where that is not to be found, and does not matter: its search is in another home,
+    was removed, or `tuner gc` took the checkpoint."""
+    from trainables.foreign import state_in
+
+    try:
+        data, model = _checkpoint(search, trial, spec, home)
+    except (UsageError, Failed, Damaged):
+        if missing_ok:
+            return None
+        raise
+    _check_model(model, spec)
+    return state_in(data, spec.init)
+
+
+def _checkpoint(search: str, trial: str, spec: SearchSpec, home: Home) -> tuple[bytes, str]:
     """A trial's checkpoint, and the model that it is of."""
     from trainables.checkpoint import checkpoint_bytes
 
