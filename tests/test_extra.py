@@ -20,6 +20,7 @@ from trainables.methods.at import At
 from trainables.model_io import load_trial
 from trainables.stem import stem_key
 from tuner.errors import UsageError
+from tuner.execution import driver
 from tuner.execution.trial_config import first_trial
 from tuner.home import Home
 from tuner.results.disk import _decodes
@@ -224,3 +225,28 @@ def test_a_search_hands_them_to_its_trials(made, tmp_path, monkeypatch):
         SearchSpec(extra_ratio=0.4)
     with pytest.raises(UsageError, match="--extra-data 'more' is not allowed; it takes none or parquet:DIR"):
         SearchSpec(extra_data="more")
+
+
+def test_a_search_goes_on_with_the_extra_images_it_began_with_alone_in_any_home(made, tmp_path, monkeypatch):
+    """No storage keeps them: they were taken from the folder that has the name there, whatever it holds."""
+    storage = str(tmp_path / "storage")
+    spec = SearchSpec(dataset=made[0], imbalance="none", extra_data="parquet:more", name="s", storage=storage)
+    monkeypatch.setattr(driver, "_run", lambda run, *rest: run)
+    monkeypatch.chdir(tmp_path)
+    here, there = Home(tmp_path / "a"), Home(tmp_path / "b", storage)
+    run = driver.search(spec, here)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert first_trial(driver.resume("s", there)).extra == first_trial(run).extra == made[1]
+    file = tmp_path / "more" / "a.parquet"
+    shutil.copy(file, tmp_path / "kept.parquet")
+    shard(file, [0, 1, 1, 1], names=["dog", "cat"], first=500)
+    for home in (here, there, Home(tmp_path / "c", storage)):
+        with pytest.raises(UsageError, match="the extra images of 'parquet:more' are not those with which search 's'"):
+            driver.resume("s", home)
+    shutil.copy(tmp_path / "kept.parquet", file)
+    driver.resume("s", there)
+    images = there.search("s") / "images"
+    images.write_text(images.read_text().split()[0])  # as an earlier version noted it
+    driver.resume("s", there)
+    assert len(images.read_text().split()) == 2

@@ -31,6 +31,7 @@ class Summary:
     decoded: Path | None = None  # the folder of the decoded images
     extra: tuple[int, ...] = ()  # extra training images per class; none where there are no extra data
     extra_note: str = ""  # as ``note``, of them
+    extra_content: str | None = None  # what they are, see `trainables.data.extra`
 
     @property
     def words(self) -> str:
@@ -74,6 +75,7 @@ def check(spec: DataSpec, home: Path) -> Summary:
         folder,
         () if more is None else tuple(np.bincount(more.labels, minlength=classes).tolist()),
         "" if more is None else more.meta["note"],
+        None if more is None else more.meta["content"],
     )
 
 

@@ -122,7 +122,7 @@ def search(spec: SearchSpec, home: Home | None = None, listeners: Sequence[Liste
         if done and done["state"] == state_of(run) != "stopped":
             _write(to_stderr, keep_listed, run)
             return done | front_json(run)  # the history is the truth
-        keep_images(spec, run.folder, data.decoded)
+        keep_images(spec, run.folder, data.decoded, data.extra_content)
         if done:
             save_result(run.folder, None)  # if this run is killed, the old result must not be taken for its own
         return _run(run, data, listeners, stop)

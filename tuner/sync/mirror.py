@@ -40,7 +40,8 @@ _MISSED_INTERVALS = 2.5  # a lease that has not changed for so many of its inter
 # storage themselves.
 DRIVEN = re.compile(
     r"spec\.yaml|history\.(jsonl|parquet)|(result|running)\.json|front\.(html|png|parquet)"
-    r"|study\.(log|owner|unreadable\.log)|dataset|init\.json|mlflow\.key|warm-start/(history\.jsonl|points\.json)"
+    r"|study\.(log|owner|unreadable\.log)|dataset|images|began-in|init\.json|mlflow\.key"
+    r"|warm-start/(history\.jsonl|points\.json)"
 )
 TESTED = re.compile(r"verified\.(html|json|parquet)|verify/[^/]+/[^/]+\.(json|parquet)")
 MIRRORED = re.compile(f"{DRIVEN.pattern}|{TESTED.pattern}")

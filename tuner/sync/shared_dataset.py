@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATASET = "dataset"  # file in the search's folder with the name of the decoded data
 BEGAN = "began-in"  # the same with the folder from which relative paths of its data count
-IMAGES = "images"  # the same with what tells its training set from another one
+IMAGES = "images"  # the same with what tells its training set, and its extra images, from other ones
 
 
 def dataset_of(spec: SearchSpec, folder: Path) -> str:
@@ -67,28 +67,32 @@ def data_spec(spec: SearchSpec, dataset: str, folder: Path) -> DataSpec:
     return DataSpec(dataset, spec.imbalance, spec.seed, spec.val_fraction, spec.val_per_class, reading, extra)
 
 
-def keep_images(spec: SearchSpec, folder: Path, decoded: Path | None) -> None:
+def keep_images(spec: SearchSpec, folder: Path, decoded: Path | None, extra: str | None) -> None:
     """Note in the search's ``folder`` what its training set is (`train` and `val` are chosen from it), unless a storage
-    keeps that; ``decoded``: the folder of the decoded data. ``UsageError`` where the search began with another one:
-    trials before and after could not be compared."""
-    if spec.storage or decoded is None:
+    keeps that, and what its extra images are, which none keeps. ``decoded``: the folder of the decoded data; ``extra``:
+    the content of the extra images. ``UsageError`` where the search began with others: trials before and after could
+    not be compared."""
+    if decoded is None or (spec.storage and extra is None):
         return
-    now, known = _compared(spec, folder, decoded)
+    now, known = _compared(spec, folder, decoded, extra)
     if not known:  # a new search, or one of a version that did not note it
         write_atomically(folder / IMAGES, now)
 
 
-def _compared(spec: SearchSpec, folder: Path, decoded: Path) -> tuple[str, bool]:
-    """What the training set is, and whether it was noted; `keep_images` says what is raised."""
+def _compared(spec: SearchSpec, folder: Path, decoded: Path, extra: str | None = None) -> tuple[str, bool]:
+    """What the images are, and whether all of it was noted; `keep_images` says what is raised."""
     from trainables.data.store import sketch
 
-    now, then = sketch(decoded), intact(lambda: read_text(folder / IMAGES).strip())
-    if then not in (None, now):
-        raise UsageError(
-            f"the training images of {spec.dataset!r} are not those with which search {spec.search_name!r} began, so "
-            "its trials could not be compared; put those back, or choose another --name"
-        )
-    return now, then is not None
+    now = [sketch(decoded), *([extra] if extra else [])]
+    then = intact(lambda: read_text(folder / IMAGES).split()) or []
+    images = f"training images of {spec.dataset!r}", f"extra images of {spec.extra_data!r}"
+    for what, here, before in zip(images, now, then):
+        if here != before:
+            raise UsageError(
+                f"the {what} are not those with which search {spec.search_name!r} began, so its trials could not be "
+                "compared; put those back, or choose another --name"
+            )
+    return " ".join(now), len(then) >= len(now)
 
 
 def share_dataset(spec: SearchSpec, home: Home, folder: Path) -> None:

@@ -140,12 +140,14 @@ def _untested(jobs: list[Job]) -> list[Job]:
 def _check_images(run: SearchRun, todo: Iterable[Job]) -> None:
     """``UsageError`` where models would be trained anew on other images than the search's."""
     from trainables.data import DataError, prepare
+    from trainables.data.extra import extra_content
 
     if all(job.seed is None for job in todo):
         return
     images = data_spec(run.spec, dataset_of(run.spec, run.folder), run.folder)
     try:
-        keep_images(run.spec, run.folder, prepare(images.dataset, run.home.root, images.reading))
+        decoded = prepare(images.dataset, run.home.root, images.reading)
+        keep_images(run.spec, run.folder, decoded, extra_content(images, run.home.root))
     except DataError as error:
         raise UsageError(str(error)) from None
 
