@@ -186,6 +186,23 @@ def test_what_a_follower_prints_is_what_the_search_came_to(result, state, shown,
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {**shown, "id": "a-1"}
 
 
+@pytest.mark.parametrize(
+    "said, right",
+    [
+        ("go on     tuner resume a --storage s3://b/x --home '/my home' --address http://head:8265", True),
+        ("go on     tuner resume a; rm -rf ~", False),
+        ("go on     tuner resume other", False),
+        ("go on     tuner resume a '", False),
+    ],
+)
+def test_a_stopped_job_goes_on_where_its_search_lies(said, right):
+    """Whoever had sent it with a home or a storage was shown a command that found no such search."""
+    job = Silent()
+    job.logs = lambda _: f"go on     tuner resume a --home /before\n{said}\nlast\n"
+    command = submission.go_on_command(job, {"id": "a-1", "search": "a"})
+    assert command == (said.removeprefix("go on     ") if right else "tuner resume a --address http://head:8265")
+
+
 class Reached(Other):
     def may_grow(self):
         return False

@@ -212,6 +212,7 @@ def stop(
     Somebody else's job is stopped only where --owner says whose it is.
     """
     from tuner.remote.dashboard import Dashboard
+    from tuner.remote.submission import go_on_command
     from tuner.remote.submission import stop as stop_job
 
     cluster = Dashboard(address)
@@ -219,7 +220,7 @@ def stop(
     if as_json:
         print_json({k: row[k] for k in ("id", "search", "state")})
     elif was_running:
-        to_stdout(f"job {job} {row['state']}; go on with: tuner resume {row['search']} --address {cluster.address}")
+        to_stdout(f"job {job} {row['state']}; go on with: {go_on_command(cluster, row)}")
     else:
         to_stdout(f"job {job} has ended already: {row['state']}")
 

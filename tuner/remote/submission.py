@@ -404,6 +404,15 @@ def stop(
     return row, True
 
 
+def go_on_command(cluster: Dashboard, row: dict[str, Any]) -> str:
+    """What goes on with a job that has ended: as its driver said it, which knows home and storage."""
+    said = re.findall(r"^go on +(tuner resume .*)$", cluster.logs(row["id"]), re.MULTILINE)
+    words = intact(lambda: shlex.split(said[-1])) or []
+    if words[2:3] == [row["search"]] and shlex.join(words) == said[-1]:  # whatever else a log may hold, to be typed
+        return said[-1]
+    return f"tuner resume {row['search']} --address {cluster.address}"
+
+
 def exit_code(row: dict[str, Any]) -> int:
     """The exit code of an ended job: that of its driver, 130 for a stopped one, 1 for one that was killed."""
     if row["state"] == "stopped":
