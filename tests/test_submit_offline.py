@@ -186,6 +186,18 @@ def test_what_a_follower_prints_is_what_the_search_came_to(result, state, shown,
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {**shown, "id": "a-1"}
 
 
+def test_a_follower_that_is_interrupted_prints_json_too(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submission, "follow", interrupted)
+    with pytest.raises(typer.Exit) as end:
+        cluster._follow(Silent(), "a-1", as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert end.value.exit_code == 130 and (printed["id"], printed["state"]) == ("a-1", "running")
+    assert "`tuner stop a-1 --address http://head:8265` ends it" in printed["error"]
+
+
 @pytest.mark.parametrize(
     "said, right",
     [

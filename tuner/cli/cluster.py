@@ -116,7 +116,10 @@ def _follow(cluster, job_id: str, as_json: bool) -> None:
     try:
         row, result = follow(cluster, job_id)
     except KeyboardInterrupt:
-        to_stderr(f"\nthe job goes on; `tuner stop {job_id} --address {cluster.address}` ends it")
+        sentence = f"the job goes on; `tuner stop {job_id} --address {cluster.address}` ends it"
+        if as_json:
+            print_json({"error": sentence, "id": job_id, "state": "running"})
+        to_stderr(f"\n{sentence}")
         raise typer.Exit(130) from None
     if as_json:  # the state is the search's, as of `tuner search`: a job finishes whose search a budget has stopped
         print_json({"state": row["state"], **_answer(result), "id": job_id})
