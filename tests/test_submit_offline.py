@@ -221,9 +221,11 @@ class Reached(Other):
 
 
 def test_what_a_job_says_to_go_on_is_typed_where_it_was_sent_from(monkeypatch, tmp_path):
+    """And sends it as before: its code was another where the image's is used, its MLflow where --env named that."""
     sent = list[dict[str, str]]()
     monkeypatch.setattr(submission, "_send", lambda *about: sent.append(about[-1]))
-    submission.submit(Reached(), {"command": "resume", "search": "first"})
+    env = ["TUNER_NOTIFY", "MLFLOW_TRACKING_URI=http://mlflow:5000"]
+    submission.submit_resume(Reached(), "first", env=env, package="image")
     for name, value in sent[0].items():
         monkeypatch.setenv(name, value)
     command = resume_command(SearchSpec(storage="s3://b/x"), Home(tmp_path), "first", " --budget 12epochs")
@@ -231,7 +233,9 @@ def test_what_a_job_says_to_go_on_is_typed_where_it_was_sent_from(monkeypatch, t
     monkeypatch.setattr(cluster, "resume", lambda *about: asked.append(about))
     app.whole_command()(shlex.split(command)[1:], standalone_mode=False)
     said = {"storage": "s3://b/x", "dataset": None, "study_storage": None}
-    assert asked == [("http://head:8265", "first", tmp_path, said, {"budget": "12epochs"}, False, False)]
+    assert asked == [("http://head:8265", "first", tmp_path, said, {"budget": "12epochs"}, env, "image", False, False)]
+    with pytest.raises(UsageError, match="--env and --package are for a job on a Ray cluster"):
+        app.whole_command()(["resume", "first", "--package", "image"], standalone_mode=False)
 
 
 def test_package_is_small_and_whole(tmp_path):

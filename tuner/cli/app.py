@@ -26,9 +26,11 @@ from tuner.cli.options import (
     SEARCHING,
     BudgetNow,
     DatasetAgain,
+    Env,
     HomeOption,
     Json,
     Method,
+    Package,
     Search,
     SeedsNow,
     StorageOption,
@@ -113,6 +115,8 @@ def resume(
     seeds: SeedsNow = None,
     dataset: DatasetAgain = None,
     study_storage: StudyStorageAgain = None,
+    env: Env = None,
+    package: Package = "send",
     home: HomeOption = None,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -126,8 +130,10 @@ def resume(
     if address:
         said = {"storage": storage, "dataset": dataset, "study_storage": study_storage}
         more = {**changes, **({} if trials is None else {"trials": trials})}
-        cluster.resume(address, search, home, said, more, follow, as_json)
+        cluster.resume(address, search, home, said, more, env or [], package, follow, as_json)
         return
+    if env or package != "send":
+        raise UsageError("--env and --package are for a job on a Ray cluster; name that with --address")
     from tuner.execution.driver import resume as go_on
     from tuner.results.searches import load_search, shown_state
     from tuner.results.steering import ask

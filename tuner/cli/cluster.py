@@ -83,6 +83,8 @@ def resume(
     home: Path | None,
     said: dict[str, str | None],
     changes: dict[str, object],
+    env: list[str],
+    package: str,
     follow: bool,
     as_json: bool,
 ) -> None:
@@ -96,7 +98,7 @@ def resume(
 
     job = resume_job(search, None if home is None else str(home), said, changes)  # wrong input needs no cluster
     cluster = Dashboard(address)
-    _sent(cluster, submit(cluster, job), search, follow, as_json)
+    _sent(cluster, submit(cluster, job, env, package), search, follow, as_json)
 
 
 def _sent(cluster, job_id: str, search: str, follow: bool, as_json: bool) -> None:

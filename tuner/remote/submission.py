@@ -36,7 +36,7 @@ from tuner.remote.dashboard import ENDED, INTERRUPTED, OUR_KEY, OWNER_KEY, PRIOR
 from tuner.results.listener import LISTENERS
 from tuner.spec.plug_ins import TABLES
 from tuner.spec.search_spec import EXPORT, SearchSpec
-from tuner.sync.named_places import REACHED
+from tuner.sync.named_places import SENT_WITH
 
 PACKAGES = ("search_spaces", "trainables", "tuner")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -88,14 +88,16 @@ def submit_resume(
     home: str | None = None,
     said: Mapping[str, str | None] | None = None,
     changes: Mapping[str, Any] | None = None,
+    env: Sequence[str] = (),
+    package: str = "send",
 ) -> str:
     """Send a job that goes on with a search in the cluster's ``home`` or in a storage; returns the job's id.
 
     ``said``: the places that are named again (``storage``, ``dataset``, ``study_storage``), which the job names in its
-    turn. ``changes``: how the search goes on, by the names of its fields, such as ``trials``. Errors as in
-    `submit_search`.
+    turn. ``changes``: how the search goes on, by the names of its fields, such as ``trials``. The other arguments are
+    those of `submit`. Errors as in `submit_search`.
     """
-    return submit(cluster, resume_job(search, home, said, changes))
+    return submit(cluster, resume_job(search, home, said, changes), env, package)
 
 
 def resume_job(
@@ -132,7 +134,9 @@ def submit(
     job = {**job, "env": names, "versions": ours()}
     with tempfile.TemporaryDirectory(prefix="tuner-submit-") as folder:
         pack(Path(folder), job, spec.to_yaml() if spec else "", package)
-        values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), REACHED: cluster.address}
+        again = ["--address", cluster.address, *(["--package", package] if package != "send" else [])]
+        again += [part for item in env for part in ("--env", item)]
+        values = {**values, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), SENT_WITH: shlex.join(again)}
         if cluster.may_grow():
             values[GROWS] = "1"
         whose = {OWNER_KEY: spec.owned_by, PRIORITY_KEY: spec.priority} if spec else {OWNER_KEY: owner_name()}

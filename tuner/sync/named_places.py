@@ -13,7 +13,7 @@ from tuner.spec.search_spec import SearchSpec
 from tuner.sync.shared_dataset import DATASET, found_at
 from tuner.sync.storage_spec import with_storage
 
-REACHED = "TUNER_CLUSTER_ADDRESS"  # environment variable of a job: the dashboard from where it was sent
+SENT_WITH = "TUNER_SENT_WITH"  # environment variable of a job: the options with which it is sent again
 
 
 def check_named(spec: SearchSpec, home: Home, name: str, command: str, **named: str | None) -> None:
@@ -62,8 +62,8 @@ def resume_command(spec: SearchSpec, home: Home, name: str, more: str = "") -> s
     """What a user types to go on with a search, wherever its parts lie; of a job, where it was sent from. ``more``:
     with a space before it."""
     flags = "".join(f" {_flag(field)} {shlex.quote(value)}" for field, value in places(spec).items())
-    address = os.environ.get(REACHED)
-    return f"tuner resume {name}{more}{flags}{home.flag}" + (f" --address {shlex.quote(address)}" if address else "")
+    sent_with = os.environ.get(SENT_WITH)
+    return f"tuner resume {name}{more}{flags}{home.flag}{f' {sent_with}' if sent_with else ''}"
 
 
 def _flag(field: str) -> str:
