@@ -57,6 +57,8 @@ PROBLEMS: dict[str, Problem] = {
     "srat-form": Problem("srat", space=FORM),
     "done-form": Problem("done", space=FORM),
     "mixup": Problem("mixup"),
+    "frl": Problem("frl"),
+    "wat": Problem("wat"),
     "mail": Problem("mail", fix={"form": "trades"}),
     "fairfront": Problem("fairfront"),
     "srat-balanced": Problem("srat", imbalance="none"),
