@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests import histories
 from tests.browser import free_port
 from tests.histories import fill, metrics, run_of, start
 from trainables.curve import Curve
@@ -497,6 +498,45 @@ def test_a_members_points_may_change(tmp_path, spec):
     assert tracker.close("stopped", timeout=120)
     _, _, trials = read_back(home, spec)
     assert [trials[t].data.tags["tuner.front_points"] for t in (0, 1)] == ["0@1", "1, 1@0.5, 1@1"]
+
+
+def test_a_resume_takes_the_tags_of_members_that_fell_off(tmp_path, spec):
+    """The driver before had tagged them; of the front it left, this one has only the history."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False, curves=True)
+    run = run_of(spec, history, home)
+    assert sync(run, timeout=120)
+    tagged = read_back(home, spec)[2]
+    before = {t for t, r in tagged.items() if r.data.tags["tuner.pareto"] == "true"}
+    assert before and before == {row["trial"] for row in run.front().rows}
+    tracker = Tracker(run, warn=print)
+    start(history, spec, 2, spec.search_space().default())
+    tracker.trial_started(history.trials[2])
+    for epoch in (1, 4):
+        history.append("epoch", 2, metrics=metrics(epoch, 0.9, 0.8))
+    history.append("curve", 2, curve=histories.curve(0.9, 0.8))
+    history.append("end", 2, state="finished")
+    tracker.trial_ended(history.trials[2])
+    assert {row["trial"] for row in run.front().rows} == {2}
+    tracker.front_changed(run.front(), 4)
+    assert tracker.close("stopped", timeout=120)
+    trials = read_back(home, spec)[2]
+    assert trials[2].data.tags["tuner.pareto"] == "true"
+    for trial in before:
+        tags = {name: trials[trial].data.tags[name] for name in ("tuner.pareto", "tuner.front_points")}
+        assert tags == {"tuner.pareto": "false", "tuner.front_points": "none"}, trial
+
+
+def test_what_a_resume_sends_is_not_of_1970(tmp_path, spec):
+    """It was interrupted before any trial ended."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=2, failed=False, curves=True)
+    run = run_of(spec, history, home)
+    assert sync(run, timeout=120)
+    assert Tracker(run, warn=print).close("stopped", timeout=120)
+    client, parent, _ = read_back(home, spec)
+    points = client.get_metric_history(parent.info.run_id, "no_search_hypervolume")
+    assert len(points) == 1 and points[0].timestamp == layout.milliseconds(max(t.ended for t in history.everything()))
 
 
 def test_roles_where_plain_at_is_searched():

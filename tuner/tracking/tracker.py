@@ -89,7 +89,8 @@ class Tracker(Listener):
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._seconds: dict[int, dict[int, float]] = {}  # trial -> epoch -> its duration: the time axis of metrics
         self._started: dict[int, float] = {}
-        self._members: dict[int, str] = {}  # trials that are tagged as members of the front -> labels of their rows
+        # trials that are tagged as members of the front -> labels of their rows; an earlier driver's may not be
+        self._members = dict.fromkeys((row["trial"] for row in run.front().rows), "") if live else {}
         self._last_end = 0.0
         self._page_due = 0.0  # ``time.monotonic()`` from which the page may be uploaded again
         self._resumed = bool(run.history.everything())  # also where none has ended an epoch: trials may have failed
@@ -237,8 +238,8 @@ class Tracker(Listener):
     def _reference_metrics(self) -> list[tuple[str, float, int, int]]:
         """The hypervolumes of the references over their offsets that satisfy the constraints, as the front's is; of
         those that have finished and have any."""
-        run, when = self.run, milliseconds(self._last_end)
-        spec, history = run.spec, run.history
+        run, spec, history = self.run, self.run.spec, self.run.history
+        when = milliseconds(max((record.ended for record in history.everything()), default=0.0))  # some before a resume
         trials = {
             "no_search_hypervolume": no_search_trial(spec, history),
             "paper_hypervolume": paper_trial(spec, history),
