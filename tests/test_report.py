@@ -1,7 +1,10 @@
 """Reports: tables, words, pictures and the Parquet file, from made-up histories."""
 
+import io
 import json
 import re
+from dataclasses import replace
+from html import unescape
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,11 +14,11 @@ from tests.histories import curve, fill, metrics, run_of, start
 from tests.test_references import finish
 from tests.test_wrong_input import run as command
 from tuner.home import Home
-from tuner.report import figures, png
+from tuner.report import figures, png, trials
 from tuner.report import text as report
-from tuner.report.comparison import compare_runs
+from tuner.report.comparison import compare_runs, sentences
 from tuner.report.comparison_figures import comparison_data, comparison_png
-from tuner.report.console import show_result
+from tuner.report.console import PlainConsole, show_result
 from tuner.report.files import write_pictures
 from tuner.report.gain import gains
 from tuner.report.html.front_page import front_page
@@ -547,9 +550,9 @@ def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_pat
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(spec.to_yaml())
     run = run_of(spec, fill(History(folder), spec, curves=True), home, "s")
-    said = "no trial that has finished its full budget satisfies the constraints"
-    assert said in report.summary_markdown(run)
-    assert said in write_pictures(run, tmp_path / "out")["front.html"].read_text()
+    said = "no trial that has finished its full budget satisfies the constraints (clean_acc>=0.999)."
+    assert said in report.summary_markdown(run).replace("\\", "")
+    assert said in unescape(write_pictures(run, tmp_path / "out")["front.html"].read_text())
     code, out, _ = command(capsys, monkeypatch, "front", "s", "--home", tmp_path)
     assert code == 0 and said in out
     for asked in (["verify", "s"], ["export", "s", "--pick", "knee", "--to", tmp_path / "model"]):
@@ -557,6 +560,36 @@ def test_a_front_that_the_constraints_left_empty_is_no_unfinished_search(tmp_pat
         assert code == 2 and "has finished its full budget satisfies the constraints" in err and "resume" not in err
     code, _, err = command(capsys, monkeypatch, "front", "s", "--at", "clean_acc>=0.01", "--home", tmp_path)
     assert code == 1 and "has clean_acc>=0.01 and satisfies the search's constraints, with any of its offsets" in err
+
+
+def test_a_constraint_is_named_wherever_a_front_is_shown(tmp_path, capsys, monkeypatch):
+    """Models that violate it are drawn too, some better in both objectives than the front: the legend denied that."""
+    spec = SearchSpec(method="wat", trials=2, max_epochs=4, name="s", constraint=("clean_acc>=0.8",))
+    home, default = Home(tmp_path), spec.search_space().default()
+    (folder := home.search("s")).mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    history = History(folder)
+    for trial, (mean, worst, clean) in enumerate([(0.4, 0.2, 0.9), (0.5, 0.3, 0.7)]):
+        start(history, spec, trial, default)
+        history.append("epoch", trial, metrics={**metrics(4, mean, worst), "clean_acc": clean})
+        history.append("end", trial, state="finished")
+    run, bound = run_of(spec, history, home, "s"), "clean_acc>=0.8"
+    data = figures.picture_data(run)
+    assert data["members"] == ["0"] and data["line"].count(f"constraint {bound}") == 1
+    assert data["styles"]["front"]["name"].startswith("Pareto front: no other model that satisfies the constraints")
+    plain = figures.picture_data(run_of(replace(spec, constraint=()), history, home, "s"))
+    assert "no other model of the search" in plain["styles"]["front"]["name"] and "constraint" not in plain["line"]
+    texts = {p["id"]: p["text"] for p in data["points"]}
+    assert "(full budget, violates the constraints" in texts["1"] and "(on the front, " in texts["0"]
+    assert not any("violates" in p["text"] for p in plain["points"])
+    assert f"constraint {bound}" in report.summary_markdown(run).replace("\\", "")
+    assert front_json(run)["constraint"] == [bound] and "constraint" not in front_json(run_of(SearchSpec(), history))
+    code, out, _ = command(capsys, monkeypatch, "front", "s", "--home", tmp_path)
+    assert code == 0 and f"Pareto front on val with {bound}" in out
+    console = PlainConsole(file=io.StringIO(), width=140)
+    console.print(trials.view(run, "stopped", 140))
+    assert f"Pareto front on val with {bound}" in console.file.getvalue()
+    assert f"Of s only models with {bound} are on a front." in sentences(compare_runs([run]))
 
 
 def test_trials_that_are_judged_by_attacks_of_their_own_gain_nothing(spec, capsys):

@@ -3,20 +3,24 @@ again does so under that seed. Without Ray, on made-up histories. What is propos
 search is extended: tests/test_steering.py."""
 
 import json
+import re
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import tuner_here
 from tests.histories import fill, metrics, run_of, start
 from tuner.home import Home
+from tuner.report.comparison import combined_cells, compare_runs
 from tuner.report.figures import picture_data
+from tuner.report.files import write_pictures
 from tuner.report.live.now import Watched
-from tuner.report.text import headline
+from tuner.report.text import front_cells, headline
 from tuner.results.cloning import clone
 from tuner.results.history import History
 from tuner.results.searches import load_search
 from tuner.spec.search_spec import SearchSpec
-from tuner.tracking.runs import parent_changes
+from tuner.tracking.runs import _view_state, parent_changes
 from tuner.verification import verify
 from tuner.verification.reproduce import _config
 
@@ -52,6 +56,10 @@ def test_tables_have_a_column_for_it(home):
     assert [row["seed"] for row in found["front"]] == [SEEDS[row["trial"]] for row in found["front"]]
     table = tuner_here("front", "s", "--home", home.root).stdout
     assert "┃ seed ┃" in table
+    kept = tuner_here("front", "s", "--at", "robust_acc>=0.1", "--home", home.root).stdout
+    assert re.search(r"trial 7, seed 5[,:( ]", kept)
+    files = pq.read_table(write_pictures(run, home.root)["front.parquet"]).to_pylist()
+    assert [row["seed"] for row in files] == [row["seed"] for row in found["front"]]
     one = run_of(
         SearchSpec(method="srat", trials=6, max_epochs=12, name="one"), fill(History(None), SearchSpec("srat"))
     )
@@ -67,7 +75,39 @@ def test_pages_and_mlflow_say_it(home):
     latest = watched.now(0, None)["latest"]
     assert {t["label"] for t in latest} >= {"trial 1, seed 5", "trial 3, seed 4", "no search"}
     assert "seeds 4 to 6 in turn" in headline(SPEC)[1] and "seed 0" in headline(SearchSpec("srat"))[1]
+    columns = _view_state("0", SPEC)["selectedColumns"]
+    assert "params.`seed`" in columns and "params.`method`" not in columns
+    columns = _view_state("0", SearchSpec(("srat", "at")))["selectedColumns"]
+    assert "params.`method`" in columns and "params.`seed`" not in columns
     assert parent_changes(SPEC).params["stems"] == 3 and "stems" not in parent_changes(SearchSpec("srat")).params
+
+
+def test_the_combined_front_of_several_methods_says_it():
+    """Of plain AT, which varies nothing, rows differ in it alone."""
+    spec = SearchSpec(method=("srat", "at"), trials=4, max_epochs=4, stems=2)
+    for seeds, shown in (((0, 1), ["1", "0"]), ((0, 0), None)):
+        history = History(None)
+        for trial, (seed, mean, worst) in enumerate(zip(seeds, (0.5, 0.6), (0.3, 0.2))):
+            history.append("start", trial, params={}, method="at", seed=seed)
+            history.append("epoch", trial, metrics=metrics(4, mean, worst))
+            history.append("end", trial, state="finished")
+        header, rows = combined_cells(compare_runs([run_of(spec, history)]))
+        assert shown == ([row[header.index("seed")] for row in rows] if "seed" in header else None)
+
+
+def test_a_mean_is_of_no_single_seed():
+    """With --seeds beside --stems: a member's values are means over its own seed and others."""
+    spec, history = SearchSpec(method="srat", trials=2, max_epochs=4, stems=2, seeds=2), History(None)
+    default = spec.search_space().default()
+    for trial, of, seed in ((0, None, 0), (1, None, 1), (2, 1, 0)):
+        history.append("start", trial, params=default, method="srat", seed=seed, **({"of": of} if of else {}))
+        mean, worst = (0.5, 0.3) if trial == 0 else (0.6, 0.2)
+        history.append("epoch", trial, metrics=metrics(4, mean, worst))
+        history.append("end", trial, state="finished")
+    run = run_of(spec, history)
+    header, rows = front_cells(run.front(), [], spec.search_space().searched)
+    assert {row[0]: row[header.index("seed")] for row in rows} == {"0": "0", "1": "1, 0"}
+    assert {p["id"]: p["seed"] for p in picture_data(run)["points"]} == {"0": 0, "1": None}
 
 
 def test_it_is_trained_again_under_its_own_seed_on_the_same_images(home, tmp_path):

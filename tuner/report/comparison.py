@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import UsageError
 from tuner.home import Home
-from tuner.report.format import fraction, judging, short_label, value_text
+from tuner.report.format import fraction, judging, seed_text, short_label, value_text
 from tuner.results.history import History
 from tuner.results.pareto import Front, hypervolume, nondominated, row_label
 from tuner.results.search_run import SearchRun
@@ -240,10 +240,19 @@ def sentences(comparison: Comparison) -> list[str]:
     budgets = {search.spec.max_epochs for g in comparison.groups for search in g.searches}
     if len(budgets) > 1:
         lines.append(f"Budgets differ ({', '.join(map(str, sorted(budgets)))} epochs), so the comparison is not equal.")
-    return lines + [
+    return [
+        *lines,
+        *_bounded(comparison),
         f"All values are of split {SPLIT}, on which these trials were selected; `tuner verify` tests them "
-        "on other images."
+        "on other images.",
     ]
+
+
+def _bounded(comparison: Comparison) -> list[str]:
+    """Which models alone may be on a search's front, where it has constraints."""
+    searches = [search for group in comparison.groups for search in group.searches if search.spec.constraint]
+    bounds = {search.name: ", ".join(search.spec.constraint) for search in searches}
+    return [f"Of {name} only models with {bound} are on a front." for name, bound in bounds.items()]
 
 
 def _images_of(search: ComparedSearch) -> set[int]:
@@ -255,17 +264,20 @@ def _images_of(search: ComparedSearch) -> set[int]:
 def combined_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, one row for each row of the combined front."""
     names = shown_metrics(comparison.objectives)
+    several = len({row.get("seed") for row in comparison.combined}) > 1  # settings of one may differ in it alone
     rows = [
         [
             row["method"],
             row["search"],
             row_label(row),
+            *([seed_text(row)] if several else []),
             *(fraction(row.get(n)) for n in names),
             " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items()),
         ]
         for row in comparison.combined
     ]
-    return ["method", "search", "trial", *(short_label(n) for n in names), "parameters"], rows
+    seed = ["seed"] if several else []
+    return ["method", "search", "trial", *seed, *(short_label(n) for n in names), "parameters"], rows
 
 
 def as_json(comparison: Comparison) -> dict[str, dict[str, Any]]:

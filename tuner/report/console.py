@@ -156,7 +156,8 @@ def _show_kept(runs: list[SearchRun], kept: dict[str, dict[str, Any] | None], co
 
     for run in runs:
         row = kept[run.name]
-        text = kept_text(row, constraint, run.front()) if row else f"{constraint}: no finished trial"
+        several = run.spec.stems > 1
+        text = kept_text(row, constraint, run.front(), several) if row else f"{constraint}: no finished trial"
         stdout_console().print(f"{run.name}, {text}", highlight=False, soft_wrap=True)
 
 
@@ -231,7 +232,8 @@ def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchS
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
         console.print(gains_in(result, spec.objectives), highlight=False, soft_wrap=True)
-    console.print(front_table(best, references, searched, console.width, empty=why_empty(result)))
+    titles = {"empty": why_empty(result), "constraint": spec.constraint}
+    console.print(front_table(best, references, searched, console.width, **titles))
 
 
 def _show_comparison(comparison: Comparison) -> None:

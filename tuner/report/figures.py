@@ -80,6 +80,7 @@ STYLES = {
     TrialState.SKIPPED: style("skipped (last epoch)", GREY, "x-thin-open", "x", 8),
     TrialState.WAITING: style("waiting", GREEN, "diamond-open", "D", 8),
 }
+WITHIN = "Pareto front: no other model that satisfies the constraints is better in both"  # others lie beyond it
 CURVES = "one trained model under growing class offsets"
 BAND = "90 % band of the front"
 # How the references are drawn: colour, plotly's and matplotlib's symbol, dash.
@@ -110,7 +111,7 @@ def picture_data(run: SearchRun, most: int = DRAWN) -> dict:
         "line": f"{line} · {counts(history)}",
         "gain": gains_in(result, spec.objectives),
         "empty": not front.rows,
-        "styles": STYLES,
+        "styles": {**STYLES, "front": {**STYLES["front"], "name": WITHIN}} if spec.constraint else STYLES,
         "curves": _curves(points, {reference.plain["trial"] for reference in references}),
         "references": drawn,
         "bands": [_band(band)] if band else [],
@@ -274,11 +275,11 @@ def _points_of(
     is_paper: bool = False,
 ) -> list[dict]:
     """`points_of` of one trial, replicate or reference."""
-    points = []
+    points, goal = [], spec.goal
     metrics_of = dict.fromkeys((*spec.objectives, *axes))
     for row, (offsets, metrics) in zip(history.rows_of(record.trial, metrics_of), history.points(record.trial)):
         x, y, std = row[axes[0]], row[axes[1]], row.get("std")
-        row = {**row, **on_front.get(row_label(row), {})}
+        row = {**row, **on_front.get(row_label(row), {}), "feasible": goal.feasible(metrics)}
         if _finite(x) and _finite(y):
             points.append(
                 {
@@ -296,7 +297,7 @@ def _points_of(
                     "paper": is_paper and not offsets.tau,
                     "setting": setting_name(row) if is_paper else "",
                     "params": record.params,
-                    "seed": record.seed if spec.stems > 1 else None,
+                    "seed": record.seed if spec.stems > 1 and "seeds" not in row else None,
                     "values": {short_label(name): row.get(name) for name in shown_metrics(spec.objectives)},
                     "p_front": row.get("p_front"),
                     "offsets": _offsets_of(record, offsets),
@@ -435,6 +436,7 @@ def _range(values: list[float]) -> list[float]:
 
 def _hover(spec: SearchSpec, record: TrialRecord, row: dict, search: str, on_front: bool, is_paper: bool) -> str:
     state = "on the front" if on_front else _STATES[record.state]
+    state += "" if row["feasible"] else ", violates the constraints"
     name = "no search" if record.trial == NO_SEARCH else f"{search} trial {row_label(row)}".strip()
     head = f"<b>{escape.plotly(name)}</b> "
     lines = [

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 def front_parquet(run: SearchRun) -> bytes:
     """The front as the bytes of a Parquet file, one row for each (trial, offsets).
 
-    Columns: trial, label (`row_label`), offsets_kind, tau, epoch, seeds (over so many the metrics are means), the
-    metrics of `shown_metrics`, method, split, budget (epochs), param/NAME, robust_acc/CLASS; of a model that was
-    judged over its offsets also offset/CLASS (added to the logit) and the counts of images judged and classified
-    right without and under attack: count/CLASS, clean_count/CLASS, robust_count/CLASS. These are of the trial's own
-    seed.
+    Columns: trial, label (`row_label`), offsets_kind, tau, epoch, seed (the trial's own), seeds (over so many the
+    metrics are means), the metrics of `shown_metrics`, method, split, budget (epochs), param/NAME, robust_acc/CLASS; of
+    a model that was judged over its offsets also offset/CLASS (added to the logit) and the counts of images judged and
+    classified right without and under attack: count/CLASS, clean_count/CLASS, robust_count/CLASS. These are of the
+    trial's own seed.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,6 +47,7 @@ def front_parquet(run: SearchRun) -> bytes:
             "offsets_kind": r["offsets"]["kind"],
             "tau": float(r["offsets"]["tau"]),
             "epoch": r["epoch"],
+            "seed": r["seed"],
             "seeds": len(history.seeds_of(r["trial"])),
             **{n: r[n] for n in metrics},
             "method": r["method"],
@@ -64,6 +65,7 @@ def front_parquet(run: SearchRun) -> bytes:
         "offsets_kind": pa.string(),
         "tau": pa.float64(),
         "epoch": pa.int64(),
+        "seed": pa.int64(),
         "seeds": pa.int64(),
         **dict.fromkeys(metrics, pa.float64()),
         "method": pa.string(),

@@ -84,6 +84,11 @@ def per_class(metrics: dict[str, float], metric: str = "robust_acc") -> dict[str
     )
 
 
+def seed_text(row: Mapping[str, Any]) -> str:
+    """Under which seed a row's model was trained, ``1``, or over which it is a mean, ``1, 0``; empty if not known."""
+    return ", ".join(map(str, row.get("seeds", [row.get("seed", "")])))
+
+
 def with_std(row: dict, name: str) -> str:
     """``0.512``, or ``0.512 ± 0.020`` (standard deviation) where it is a mean over seeds."""
     std = row.get("std", {}).get(name)

@@ -12,7 +12,7 @@ from tuner.results.pareto import Front, hypervolume, row_label
 from tuner.results.summary import SPLIT
 
 EMPTY = "The front is empty: no trial has finished its full budget."
-INFEASIBLE = "The front is empty: no trial that has finished its full budget satisfies the constraints."
+INFEASIBLE = "The front is empty: no trial that has finished its full budget satisfies the constraints"
 VERDICTS = {
     "gain": "the search adds to it",
     "loss": "the search is worse",
@@ -35,7 +35,7 @@ def gains_in(result: Mapping[str, Any], objectives: Sequence[str]) -> str:
 
 def why_empty(result: Mapping[str, Any]) -> str:
     """What is said of a result whose front has no rows."""
-    return INFEASIBLE if result.get("infeasible") else EMPTY
+    return f"{INFEASIBLE} ({', '.join(result['constraint'])})." if result.get("infeasible") else EMPTY
 
 
 def gains(front: Front, references: Sequence[Reference], assessed: Mapping[str, Any] | None = None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.escape import code, markdown
-from tuner.report.format import SHORT_LABELS, judging, short_label, value_text, with_std
+from tuner.report.format import SHORT_LABELS, judging, seed_text, short_label, value_text, with_std
 from tuner.report.gain import EMPTY, gains_in, row_name
 from tuner.report.reference import Reference, front_in, references_of
 from tuner.results.fronts import counts
@@ -55,7 +55,7 @@ def _model_columns(rows: Sequence[tuple[str, dict]], narrow: bool) -> dict[str, 
     if len({row.get("method") for _, row in rows if row["trial"] != NO_SEARCH}) > 1:
         columns["method"] = [row["method"] for _, row in rows]
     if len({row.get("seed") for _, row in rows}) > 1:
-        columns["seed"] = [str(row.get("seed", "")) for _, row in rows]
+        columns["seed"] = [seed_text(row) for _, row in rows]
     if not narrow and any(offsets_text(row) for _, row in rows):
         columns["offsets"] = [offsets_text(row) or "-" for _, row in rows]
     return columns
@@ -156,12 +156,17 @@ def _apart(row: dict[str, Any]) -> str:
 
 
 def front_table(
-    front: Front, references: Sequence[Reference], searched: tuple[str, ...], width: int, empty: str = EMPTY
+    front: Front,
+    references: Sequence[Reference],
+    searched: tuple[str, ...],
+    width: int,
+    empty: str = EMPTY,
+    constraint: Sequence[str] = (),
 ) -> Table:
     """`front_cells` as a table for the terminal, of ``width`` characters, the references below a line and in bold.
 
     Where that is too little for one line a row, labels are broken at spaces and parameters wherever it must be.
-    ``empty``: the title without rows of the front.
+    ``empty``: the title without rows of the front; ``constraint``: the search's, which all of them satisfy.
     """
     from tuner.report.tables import PlainTable
 
@@ -172,7 +177,8 @@ def front_table(
         rows = [[label.replace(" ", "\n"), *cells] for label, *cells in rows]
     own = len(evenly(front.rows, MAX_ROWS))
     more = f" ({len(front.rows) - own} more rows: --json and front.html have all)" if len(front.rows) > own else ""
-    table = PlainTable(title=f"Pareto front on {SPLIT}{more}" if front.rows else empty)
+    within = f" with {', '.join(constraint)}" if constraint else ""
+    table = PlainTable(title=f"Pareto front on {SPLIT}{within}{more}" if front.rows else empty)
     numbers = {"on the front", *SHORT_LABELS.values()}
     for name in header:  # even without rows: rich shows no table without columns
         number = name.replace("\n", " ") in numbers
@@ -189,28 +195,30 @@ def _width(header: list[str], rows: list[list[str]]) -> int:
     return 3 * len(header) + 1 + sum(max(map(len, cells)) for cells in [*columns, words])
 
 
-def kept_text(row: dict, constraint: Constraint, front: Front) -> str:
-    """What the answer to ``--at`` says: the row, its metrics, and what it costs against the best of the front."""
+def kept_text(row: dict, constraint: Constraint, front: Front, several: bool = False) -> str:
+    """What the answer to ``--at`` says: the row, its metrics, and what it costs against the best of the front.
+    ``several``: trials are of several seeds, so that of the row is said too."""
     name = next((n for n in front.objectives if n != constraint.metric), front.objectives[0])
     metrics = ", ".join(f"{short_label(n)} {with_std(row, n)}" for n in shown_metrics(front.objectives))
     lost = max((r[name] for r in front.rows), default=row[name]) - row[name]
     cost = f"; {lost:.3f} below the best {short_label(name)} of the front" if lost > 0 else ""
     params = " ".join(f"{k}={value_text(v)}" for k, v in row["params"].items() if v is not None)
     offsets = f", offsets {text}" if (text := offsets_text(row)) else ""
+    offsets = (f", seed {seed_text(row)}" if several else "") + offsets
     off = "" if row_label(row) in map(row_label, front.rows) else ", not on the front"  # --pick takes no such
     sure = f"; on new images with probability {row['p_holds']:.0%}" if row.get("p_holds") is not None else ""
     return f"{constraint}{sure}: {row_name(row)}{offsets}{off} (on {SPLIT}: {metrics}{cost}) {params}".rstrip()
 
 
 def headline(spec: SearchSpec) -> tuple[str, str]:
-    """A title (method and data) and the line below it (split, budget, attack, sampler)."""
+    """A title (method and data) and the line below it (split, budget, attack, sampler, constraints)."""
     eps = value_text(judging(spec, "eps"))
     seeds = f"seed {spec.seed}" if spec.stems == 1 else f"seeds {spec.seed} to {spec.seed + spec.stems - 1} in turn"
     title = f"{spec.method_names} on {spec.dataset}, imbalance {spec.imbalance}, model {spec.model}"
     return title, (
         f"split {SPLIT} · budget {spec.max_epochs} epochs · {spec.threat_model.shown} attack, eps {eps} of a pixel "
         f"range of 1, {judging(spec, 'eval_attack')} steps each of CE-PGD and margin-PGD · sampler {spec.sampler}, "
-        f"{seeds}"
+        f"{seeds}" + (f" · constraint {', '.join(spec.constraint)}" if spec.constraint else "")
     )
 
 

@@ -186,7 +186,8 @@ def view(run: SearchRun, state: str, width: int) -> Group:
         nodes = gpus_by_host(read_running(run.folder))
         parts += [Text(f"GPUs of {host}: {'; '.join(map(in_words, gpus))}") for host, gpus in nodes.items()]
     if front.rows:
-        parts.append(front_table(front, [], run.spec.shown_space().searched, width))
+        searched = run.spec.shown_space().searched
+        parts.append(front_table(front, [], searched, width, constraint=run.spec.constraint))
     return Group(*parts)
 
 

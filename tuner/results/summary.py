@@ -45,6 +45,7 @@ def front_json(run: SearchRun) -> dict[str, Any]:
     if spec.own_attacks:
         result |= {"own_attacks": list(spec.own_attacks), "gain": {}}
     if spec.constraint:  # finished trials that violate a constraint with all offsets, so they are not on the front
+        result["constraint"] = list(spec.constraint)
         kept = {row["trial"] for row in history.rows(spec.objectives, spec.goal)}
         result["infeasible"] = [t.trial for t in history.with_state(TrialState.FINISHED) if t.trial not in kept]
         for row in [*paper, *result["no_search"]]:

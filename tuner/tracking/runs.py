@@ -344,6 +344,8 @@ def _view_state(parent: str, spec: SearchSpec) -> dict:
         "tags.`tuner.pareto`",
         "tags.`tuner.front_points`",
         "tags.`tuner.budget`",
+        *(["params.`method`"] if len(spec.methods) > 1 else []),
+        *(["params.`seed`"] if spec.stems > 1 else []),
         *(f"params.`{n}`" for n in searched),
     ]
     return {
