@@ -69,6 +69,17 @@ def test_too_few_and_all_alike():
     assert importances_of(SPEC, alike)[0].words.startswith("Nothing to say: all 20 previews are worth the same")
 
 
+def test_of_a_method_that_varies_nothing_more_trials_would_not_help():
+    """Plain AT under several seeds beside SRAT: "from 12 on two measures are shown" was never kept."""
+    spec = SearchSpec(method=("srat", "at"), trials=4, max_epochs=4, stems=2)
+    history = History(None)
+    history.append("start", 0, params=spec.of("srat").search_space().default(), method="srat")
+    for trial in (1, 2):
+        history.append("start", trial, params={}, method="at", seed=trial)
+    srat, plain = importances_of(spec, history)
+    assert srat.words.startswith("Too few to say") and plain.words == "Nothing to say: the search varies nothing of at."
+
+
 def test_of_many_trials_the_latest_count(monkeypatch):
     from tuner.optimizer import importances as module
 

@@ -217,6 +217,17 @@ def test_the_end_is_told_with_the_front_and_what_it_adds(run):
     json.loads(message.body())
 
 
+def test_kind_text_and_data_of_a_search_whose_driver_failed_are_of_one_state(run):
+    """Its trials have ended: by them alone it is finished."""
+    place = Kept()
+    listener = Notifications([place], print, lambda: 10.0)
+    listener.search_started(run)
+    listener.search_ended(run, "failed")
+    listener.result()
+    (message,) = place.taken
+    assert (message.kind, message.data["state"]) == ("search.failed", "failed") and ": failed: " in message.text
+
+
 def test_a_front_is_told_of_when_it_has_moved_but_not_all_the_time(run, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(notifications.time, "monotonic", lambda: now[0])

@@ -240,6 +240,22 @@ def test_a_trial_that_is_tried_again_has_no_reason_of_before(tmp_path, spec):
     assert (run.info.status, run.data.tags["tuner.reason"]) == ("FINISHED", "none")
 
 
+def test_a_trial_that_is_skipped_while_it_waits_has_a_run(tmp_path, spec):
+    """The terminal shows it, and `sync` adds it: so does the driver that is told."""
+    home = home_in(tmp_path)
+    history = search_in(home, spec, trials=1, failed=False)
+    tracker = Tracker(run_of(spec, history, home), warn=print)
+    tracker.trial_started(history.trials[0])
+    tracker.trial_ended(history.trials[0])
+    history.append("add", 1, params=spec.search_space().default() | {"start": 0.3}, method="srat", by="ada")
+    history.append("skip", 1, by="ada")
+    tracker.trial_ended(history.trials[1])
+    assert tracker.close("finished", timeout=120)
+    run = read_back(home, spec)[2][1]
+    assert (run.info.status, run.data.tags["tuner.reason"]) == ("KILLED", "skipped by ada")
+    assert run.data.params["start"] == "0.3" and run.info.end_time >= run.info.start_time
+
+
 def test_what_a_preview_ended_with_stands_once_in_its_run(tmp_path, spec):
     """It is written when the preview ends, and with the full training: at the time of that it was another value."""
     home = home_in(tmp_path)

@@ -50,6 +50,7 @@ class Importances:
     best: float = 0.0
     ped_anova: dict[str, float] | None = None
     fanova: dict[str, float] | None = None
+    varies: bool = True  # whether the search varies any parameter of the method
 
     @property
     def kind(self) -> str:
@@ -58,6 +59,8 @@ class Importances:
     @property
     def words(self) -> str:
         """What may be said of them, in a few sentences."""
+        if not self.varies:  # however many trials there are
+            return f"Nothing to say: the search varies nothing of {self.method}."
         if self.ped_anova is None or self.fanova is None:
             few = self.trials < LEAST
             return (
@@ -100,7 +103,7 @@ def _of(spec: SearchSpec, history: History) -> Importances:
         if (space.expresses(t.params) if t.added else space.contains(t.params))
     )
     values = list(islice((value for t in inside if (value := worth(t))), MOST))[::-1]
-    found = Importances(spec.methods[0], len(values), worth.previews)
+    found = Importances(spec.methods[0], len(values), worth.previews, varies=bool(space.searched))
     if len(values) < LEAST or len({value.product for value in values}) < 2 or not _varied(space, values):
         return found
     best = max(BEST, BEST_TRIALS / len(values))

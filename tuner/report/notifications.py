@@ -231,7 +231,8 @@ class Notifications(Listener):
         said = gains_in(result, run.spec.objectives)
         trials = ", ".join(f"{n} {what}" for what, n in result["trials"].items() if n)
         named = ("state", "objectives", "front", "hypervolume", "gain", "trials")
-        self._post(f"search.{state}", f"{state}: {trials}\n{said}", **{key: result[key] for key in named})
+        data = {key: result[key] for key in named} | {"state": state}  # failed where the driver did, too
+        self._post(f"search.{state}", f"{state}: {trials}\n{said}", **data)
         self._queue.put(None)
         self._closing = time.monotonic() + self.close_s()
 

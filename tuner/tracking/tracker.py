@@ -155,6 +155,8 @@ class Tracker(Listener):
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
+        if record.trial not in self._started:  # skipped while it waited: MLflow may never have heard of it
+            self.trial_started(record)
         tags = {"tuner.budget": _BUDGET.get(record.state, "stopped"), "tuner.reason": record.reason or "none"}
         if record.stem_epochs:
             tags["tuner.stem_epochs"] = str(record.stem_epochs)
