@@ -356,6 +356,38 @@ def test_what_users_add_counts_in_what_is_left_and_once_it_trains_in_what_was_tr
     assert cost_words(spec.changed(budget="20epochs"), 1).endswith("; --budget ends it at 1.7")
 
 
+def test_nothing_is_left_where_all_trials_have_ended():
+    """Some at chance, failed or skipped: "5/5 done, about 4 min left"."""
+    spec, history = SearchSpec(method="trades", trials=2, max_epochs=4, scheduler="none"), History(None)
+    default = spec.search_space().default()
+    for trial in (0, NO_SEARCH, 1):
+        assert epochs_left(spec, history) > 0, "there is more to come"
+        extra = {"role": "no_search", "method": "at"} if trial == NO_SEARCH else {"method": "trades"}
+        history.append("start", trial, params={} if trial == NO_SEARCH else default, **extra)
+        history.append("epoch", trial, metrics={"epoch": 1})
+    for trial, state in ((0, "failed"), (1, "stopped"), (NO_SEARCH, "failed")):
+        assert epochs_left(spec, history) > 0, "some train"
+        history.append("end", trial, state=state)
+    assert epochs_left(spec, history) == 0
+    history.append("add", 2, params=default | {"beta": 2.0}, method="trades", by="ada")
+    assert epochs_left(spec, history) > 0
+    history.append("skip", 2, by="ada")
+    assert epochs_left(spec, history) == 0
+
+
+def test_something_is_left_while_previews_wait_for_what_becomes_of_them():
+    spec, history = spec_of(trials=5, scheduler="preview"), History(None)
+    default = spec.search_space().default()
+    for number in (NO_SEARCH, 0):
+        extra = {"role": "no_search", "method": "at"} if number == NO_SEARCH else {"method": "trades"}
+        history.append("start", number, params=default if number == 0 else {}, **extra)
+        history.append("end", number, state="failed")
+    for number in range(1, 5):
+        history.append("start", number, params=default | {"beta": float(number)}, method="trades", preview=True)
+        history.append("preview", number, epochs=2, metrics={"epoch": 10})
+    assert history.tally.ended == 5 and epochs_left(spec, history) > 0
+
+
 # ---- every scheduler -------------------------------------------------------------------------------------------------
 
 

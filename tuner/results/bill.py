@@ -86,10 +86,20 @@ def epochs_within(spec: SearchSpec, bill: Bill) -> float:
 
 def epochs_left(spec: SearchSpec, history: History) -> float | None:
     """About how many epochs the search still trains, replicates aside; None once there are any: how many follow depends
-    on the results of these."""
+    on the results of these. 0 where all trials have ended, some sooner than expected: at chance, failed, skipped."""
     if history.replicates:
         return None
-    return max(0.0, epochs_within(spec, expected(spec, history.added)) - history.epochs_trained())
+    whole = expected(spec, history.added)
+    if _ended(spec, history, whole):
+        return 0.0
+    return max(0.0, epochs_within(spec, whole) - history.epochs_trained())
+
+
+def _ended(spec: SearchSpec, history: History, whole: Bill) -> bool:
+    """Whether all that was expected to begin has, and has ended: by counts alone, which another thread may read."""
+    tally = history.tally
+    begun = tally.full + len(history.references) >= whole.full
+    return begun and not tally.running and tally.ended >= total_trials(spec) + history.added
 
 
 def seconds_left(spec: SearchSpec, history: History) -> float | None:
