@@ -232,8 +232,8 @@ def _show_gain_and_front(console: Console, result: dict[str, Any], spec: SearchS
     best, references, searched = front_in(result, spec.objectives), references_of(result), spec.shown_space().searched
     if best.rows:  # else the table's title says that there is none
         console.print(gains_in(result, spec.objectives), highlight=False, soft_wrap=True)
-    titles = {"empty": why_empty(result), "constraint": spec.constraint}
-    console.print(front_table(best, references, searched, console.width, **titles))
+    why = why_empty(result)
+    console.print(front_table(best, references, searched, console.width, empty=why, constraint=spec.constraint))
 
 
 def _show_comparison(comparison: Comparison) -> None:
