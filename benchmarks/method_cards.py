@@ -48,6 +48,7 @@ with other methods' (`--warm-start`): [what each means](../../search_spaces/coor
 
 - What our runs say of the papers' claims: [evidence](evidence.md)
 - What SRAT, DONE and DAFA add over one plain training: [no search](no-search.md)
+- What each method's default setting adds to plain AT's curve, on digits: [measured](../experiments/what-adds.md)
 - What every method shares, the keys of `--set`: [common training settings](training.md)
 - How to add a method: [extending](../extending.md)
 
