@@ -162,8 +162,9 @@ def page(rows: list[dict]) -> str:
         "| setting | | ratio | 95 % interval | pairs | |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for name, values in sorted(found.items(), key=lambda item: -interval(item[1], deviation, freedom)[0]):
-        kind, (mean, low, high) = "method" if name in METHODS else "knob", interval(values, deviation, freedom)
+    intervals = {name: interval(values, deviation, freedom) for name, values in found.items()}
+    for name, (mean, low, high) in sorted(intervals.items(), key=lambda item: -item[1][0]):
+        kind, values = "method" if name in METHODS else "knob", found[name]
         verdict = "adds" if low > 1 else "costs" if high < 1 else "not distinguishable"
         verdict = "as plain AT" if same(values) else verdict
         verdict += f"; diverged under {failed[name]} more" if failed[name] else ""
