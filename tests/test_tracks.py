@@ -17,7 +17,7 @@ from tests.test_escape import ABOUT
 from tests.test_gain import verified_alike
 from tests.test_references import finish, no_search
 from trainables.config import TrialConfig
-from trainables.data import DataSpec, Reading, check, hides_tracks, open_test, prepare
+from trainables.data import DataSpec, Reading, check, open_test, prepare
 from trainables.data import store as decoded
 from trainables.data.files import tracks_of
 from trainables.offsets import NONE
@@ -102,14 +102,14 @@ def test_tracks_of_test_are_read_by_the_names_as_those_of_train(tmp_path):
     dataset = signs(tmp_path / "d")
     spec = DataSpec(dataset, "none")
     split = open_test(spec, tmp_path)
-    assert split.independent(3).tolist() == [5, 5, 5] and not hides_tracks(spec, tmp_path)
+    assert split.independent(3).tolist() == [5, 5, 5] and not open_test(spec, tmp_path).hides_tracks
     assert split.groups.tolist() == np.repeat(range(15), 4).tolist()
     assert check(spec, tmp_path).note == (
         "9 tracks by the file names stay together and 15 tracks of test by the file names count as one image each "
         "(--groups none if they are no tracks)"
     )
     alone = DataSpec(dataset, "none", reading=Reading(groups="none"))
-    assert open_test(alone, tmp_path).groups is None and not hides_tracks(alone, tmp_path)
+    assert open_test(alone, tmp_path).groups is None and not open_test(alone, tmp_path).hides_tracks
     assert check(alone, tmp_path).note == ""
 
 
@@ -127,8 +127,8 @@ def test_of_image_folders_too(tmp_path):
 def test_names_without_tracks_hide_them(tmp_path):
     """As in GTSRB's official test set, whose images are numbered in random order."""
     spec = DataSpec(signs(tmp_path / "d", unnamed), "none")
-    assert open_test(spec, tmp_path).groups is None and hides_tracks(spec, tmp_path)
-    assert "of test" not in check(spec, tmp_path).note and not hides_tracks(DataSpec("digits"), tmp_path)
+    assert open_test(spec, tmp_path).groups is None and open_test(spec, tmp_path).hides_tracks
+    assert "of test" not in check(spec, tmp_path).note and not open_test(DataSpec("digits"), tmp_path).hides_tracks
 
 
 @pytest.mark.parametrize(

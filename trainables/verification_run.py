@@ -16,7 +16,7 @@ from torch import nn
 from trainables.checkpoint import checkpoint_bytes, load_checkpoint, read_checkpoint, save_checkpoint
 from trainables.config import TrialConfig
 from trainables.curve import Curve
-from trainables.data import Split, digest, hides_tracks, open_test
+from trainables.data import Split, digest, open_test
 from trainables.loop import Diverged, Trainer
 from trainables.model_io import load_trial
 from trainables.offsets import NONE, Offsets
@@ -118,7 +118,7 @@ def test_model(
         "result": {
             "labels": split.labels.cpu().numpy(),
             "broken_by": cascade.broken_by.numpy(),
-            **tracks_said(split, config),
+            **tracks_said(split),
             "stages": [vars(s) for s in cascade.stages],
             "alarms": cascade.alarms,
             "offsets": offsets.to_dict(),
@@ -137,12 +137,12 @@ def test_model(
     }
 
 
-def tracks_said(split: Split, config: TrialConfig) -> dict[str, Any]:
+def tracks_said(split: Split) -> dict[str, Any]:
     """What a result says of the test images' tracks: ``tracks`` (N,), where they are known; ``hidden_tracks`` where
     training images are frames of tracks, but nothing says which test images are of one. Else nothing."""
     if split.groups is not None:
         return {"tracks": split.groups.cpu().numpy()}
-    return {"hidden_tracks": True} if hides_tracks(config.data_spec, Path(config.home)) else {}
+    return {"hidden_tracks": True} if split.hides_tracks else {}
 
 
 def machine(device: str | None) -> dict[str, str]:

@@ -3,7 +3,6 @@
 prepare / check          no torch, quick: the driver calls them before Ray starts
 open_splits              what a trial trains and is judged on: `train` and `val`
 open_test                the only way to the test images; `tuner verify` and `tuner audit` alone call it
-hides_tracks             whether they may be frames of tracks that nothing names
 digest                   of a split: what its images and labels are
 """
 
@@ -11,7 +10,7 @@ from trainables.data.files import absolute
 from trainables.data.spec import DataError, DataSpec, Reading, class_counts, parse_imbalance
 from trainables.data.split import Summary, check
 from trainables.data.store import prepare, share
-from trainables.data.tensors import Split, Splits, digest, hides_tracks, open_splits, open_test
+from trainables.data.tensors import Split, Splits, digest, open_splits, open_test
 
 __all__ = [
     "DataError",
@@ -24,7 +23,6 @@ __all__ = [
     "check",
     "class_counts",
     "digest",
-    "hides_tracks",
     "open_splits",
     "open_test",
     "parse_imbalance",

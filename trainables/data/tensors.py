@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ class Split:
     index: Tensor  # (N,) int64, rows of base
     labels: Tensor  # (N,) int64
     groups: Tensor | None = None  # (N,) int64: images of one number are frames of one track; None: there are no tracks
+    hides_tracks: bool = False  # of test images: training has tracks, and nothing says which of these are of one
 
     def __len__(self) -> int:
         return len(self.index)
@@ -111,19 +112,10 @@ def open_splits(spec: DataSpec, home: Path, device="cpu") -> Splits:
 
 def open_test(spec: DataSpec, home: Path, device="cpu") -> Split:
     """The source's own test set, whatever the imbalance and the seed."""
-    source = _test(spec, home)
-    return _split(source, np.arange(len(source.labels)), str(device))
-
-
-def hides_tracks(spec: DataSpec, home: Path) -> bool:
-    """Whether training images are frames of tracks, while nothing says which test images are of one track."""
-    source = _test(spec, home)
-    return source.meta["grouped_by"] is not None and source.groups is None
-
-
-def _test(spec: DataSpec, home: Path) -> Mapped:
     validate_spec(spec)
-    return mapped(prepare(spec.dataset, home, spec.reading) / "test.arrow")
+    source = mapped(prepare(spec.dataset, home, spec.reading) / "test.arrow")
+    split = _split(source, np.arange(len(source.labels)), str(device))
+    return replace(split, hides_tracks=source.meta["grouped_by"] is not None and source.groups is None)
 
 
 @lru_cache(maxsize=2)  # each holds device memory

@@ -225,7 +225,7 @@ def test_data(job: Job) -> str | None:
 
     try:
         split = open_test(job.config.data_spec, Path(job.config.home))
-        data, said = digest(split), tracks_said(split, job.config)
+        data, said = digest(split), tracks_said(split)
     except (DataError, OSError):
         return None
     for path in sorted(job.path.parents[1].glob("*/*.json")) if said else ():
